@@ -1,0 +1,136 @@
+"""Which services are processed from the start: `site@service` patterns, and the first start of a database."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+
+import transaction
+from zope.component import adapter
+from zope.component import getGlobalSiteManager
+from zope.component.interfaces import ISite
+from zope.processlifetime import IDatabaseOpenedWithRoot
+from zope.site import LocalSiteManager
+from zope.site.folder import rootFolder
+
+from lovely.remotetask.config import productConfiguration
+from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import localServices
+from lovely.remotetask.sites import pathOf
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: The name of the product configuration, and of the default service.
+PRODUCT = 'lovely.remotetask'
+DEFAULT_SERVICE = 'TaskService'
+
+
+def install(db):
+    """Make the root folder, its site manager and the default service, whatever of these is missing."""
+    manager = transaction.TransactionManager(explicit=True)
+    for attempt in manager.attempts(10):        # other processes of a new deployment may do the same now
+        with attempt, contextlib.closing(db.open(manager)) as connection:
+            root = connection.root()
+            if ROOT_NAME not in root:
+                root[ROOT_NAME] = rootFolder()
+            folder = root[ROOT_NAME]
+            if not ISite.providedBy(folder):
+                folder.setSiteManager(LocalSiteManager(folder))
+            if not localServices(folder):
+                service = folder[DEFAULT_SERVICE] = TaskService()
+                for name in ('', DEFAULT_SERVICE):
+                    folder.getSiteManager().registerUtility(service, ITaskService, name)
+            manager.commit()
+            manager.begin()
+
+
+def getAutostartServiceNames():
+    """Return the patterns of the product configuration: `site@service`, either of them '*', no site for the root."""
+    return splitPatterns((productConfiguration(PRODUCT) or {}).get('autostart', ''))
+
+
+def splitPatterns(text):
+    """Return the patterns in a text that separates them by commas."""
+    return [name.strip() for name in text.split(',') if name.strip()]
+
+
+def _sites(root):
+    """Return the name and the site of the root ('root') and of each site directly in it."""
+    sites = [('root', root)] if ISite.providedBy(root) else []
+    return sites + [(name, site) for name, site in root.items() if ISite.providedBy(site)]
+
+
+def _services(name, site, connection):
+    """Return the services of a site: name -> service.  The root has the globally registered ones of this database."""
+    services = localServices(site) if ISite.providedBy(site) else {}
+    if name == 'root':
+        for found, service in getGlobalSiteManager().getUtilitiesFor(ITaskService):
+            jar = getattr(service, '_p_jar', None)
+            if jar is not None and jar.db() is connection.db() and len(pathOf(service)) == 1:
+                services.setdefault(found, connection.get(service._p_oid))
+    return services
+
+
+def matching(connection, patterns):
+    """Return (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
+
+    connection -- an open connection of the database; its root folder is at ROOT_NAME.
+    patterns -- a list of texts, see `getAutostartServiceNames`.  A site's pattern does not fit what it acquires.
+    """
+    root = connection.root()[ROOT_NAME]
+    found = []
+    for pattern in patterns:
+        siteName, _, serviceName = pattern.rpartition('@')
+        if siteName == '*':
+            sites = _sites(root)
+            if not ISite.providedBy(root):
+                sites.insert(0, ('root', root))
+        elif not siteName:
+            sites = [('root', root)]
+        elif siteName in root and ISite.providedBy(root[siteName]):
+            sites = [(siteName, root[siteName])]
+        else:
+            log.error('site %s not found', siteName)
+            continue
+        fits = False
+        for name, site in sites:
+            for registered, service in sorted(_services(name, site, connection).items(), reverse=True):
+                if serviceName not in ('*', registered):
+                    continue
+                fits = True
+                if not any(service is other for _, _, other in found):
+                    found.append((name, registered, service))
+        if not fits:
+            if '*' in (siteName, serviceName):
+                log.warning('no services started by directive %s', pattern)
+            else:
+                log.error('service %s on site %s not found', serviceName, siteName or 'root')
+    return found
+
+
+def servicePaths(db, patterns):
+    """Return the paths (tuples of names) of the services that the patterns fit."""
+    manager = transaction.TransactionManager(explicit=True)
+    manager.begin()
+    connection = db.open(manager)
+    try:
+        return [pathOf(service) for _, _, service in matching(connection, patterns)]
+    finally:
+        manager.abort()
+        connection.close()
+
+
+@adapter(IDatabaseOpenedWithRoot)
+def bootStrapSubscriber(event):
+    """Start the services that the product configuration names, in threads of this process."""
+    patterns = getAutostartServiceNames()
+    log.info('handling event IStartRemoteTasksEvent')
+    connection = event.database.open()
+    try:
+        for siteName, name, service in matching(connection, patterns):
+            service.startProcessing()
+            log.info('service %s on site %s started', name, siteName)
+    finally:
+        transaction.abort()
+        connection.close()

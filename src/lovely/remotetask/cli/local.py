@@ -1,0 +1,254 @@
+"""The server commands: frontend and processing host, each alone or both in one process."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import importlib.metadata
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+
+import click
+import zope.component
+from zc.lockfile import LockError
+
+from lovely.remotetask.autostart import install
+from lovely.remotetask.autostart import servicePaths
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.config import load
+from lovely.remotetask.database import Database
+from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import findService
+from lovely.remotetask.xmlrpc.gateway import Gateway
+from lovely.remotetask.xmlrpc.server import Frontend
+from lovely.remotetask.xmlrpc.server import Limits
+from lovely.remotetask.zcml import loadSite
+
+
+log = logging.getLogger('lovely.remotetask')
+
+try:
+    VERSION = importlib.metadata.version('lovely.remotetask')
+except importlib.metadata.PackageNotFoundError:         # run from its sources
+    VERSION = 'unreleased'
+
+#: The autostart directives of a configuration without any: all task services.
+DEFAULT_AUTOSTART = '*@*'
+
+
+# Commands
+
+@click.command()
+@click.pass_obj
+def serve(configurationPath):
+    """Serve XML-RPC and process jobs, in one process.
+
+    The whole service for a start, and for whoever needs no more than one process.  Stops on Ctrl-C or SIGTERM: takes
+    no more jobs, lets the running ones end, gives the others back; a second one ends it at once.
+
+    \b
+    Examples:
+      $ remotetask serve
+      $ remotetask -C remotetask.conf serve
+    """
+    _run(configurationPath, hasFrontend=True, hasProcessor=True)
+
+
+@click.command()
+@click.pass_obj
+def frontend(configurationPath):
+    """Serve XML-RPC only; jobs are processed by others.
+
+    The database has to be one for many processes, as ZEO or RelStorage.  Stops on Ctrl-C or SIGTERM.
+
+    \b
+    Example:
+      $ remotetask -C remotetask.conf frontend
+    """
+    _run(configurationPath, hasFrontend=True, hasProcessor=False)
+
+
+@click.command()
+@click.pass_obj
+def processor(configurationPath):
+    """Process jobs only; they are taken by others.
+
+    The database has to be one for many processes, as ZEO or RelStorage.  Any number of processing hosts may run, each
+    under a name of its own.  Stops on Ctrl-C or SIGTERM: lets the running jobs end, gives the others back; a second
+    one ends it at once.
+
+    \b
+    Example:
+      $ remotetask -C remotetask.conf processor
+    """
+    _run(configurationPath, hasFrontend=False, hasProcessor=True)
+
+
+COMMANDS = (serve, frontend, processor)
+
+
+# Stopping
+
+class _Interrupted(BaseException):
+    """The process was asked to stop before it was ready."""
+
+
+class _StopRequests:
+    """SIGINT and SIGTERM, while entered: the first asks the process to stop, the second ends it at once."""
+
+    def __init__(self):
+        # Not a threading.Event: a signal handler that sets one may wait for a lock that its own thread holds.
+        self._requests = queue.SimpleQueue()
+        self._seen = False
+        self._ready = False
+
+    def __enter__(self):
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def wait(self):
+        """Wait for a request; return None, or the exception that `fail` was called with."""
+        self._ready = True
+        return self._requests.get()
+
+    def fail(self, error):
+        """Ask the process to stop because of an exception in one of its threads."""
+        self._requests.put(error)
+
+    def _handle(self, number, frame):
+        if self._seen:
+            os._exit(128 + number)
+        self._seen = True
+        self._requests.put(None)
+        if not self._ready:
+            raise _Interrupted()
+
+
+class _GracePeriod:
+    """The time to stop in, for all that stops together; it begins when somebody asks what is left of it."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self._end = None
+
+    def left(self):
+        """Return the seconds that are left, 0 at least."""
+        if self._end is None:
+            self._end = time.monotonic() + self.seconds
+        return max(0.0, self._end - time.monotonic())
+
+
+# Running
+
+def _run(configurationPath, hasFrontend, hasProcessor):
+    """Run the servers until the process is asked to stop."""
+    with _StopRequests() as requests, contextlib.ExitStack() as closing:
+        try:
+            _start(load(configurationPath), hasFrontend, hasProcessor, requests, closing)
+            click.echo('ready')
+            error = requests.wait()
+        except _Interrupted:
+            error = None
+        log.info('stopping')
+        if error is not None:
+            raise CommandFailure(f'the frontend failed: {error}') from error
+
+
+def _start(configuration, hasFrontend, hasProcessor, requests, closing):
+    """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
+    configuration.setUpLogging()
+    click.echo(f'lovely.remotetask {VERSION}')
+    click.echo(f'data: {configuration.databaseDescription}')
+    database = _openDatabase(configuration)
+    closing.callback(database.close)
+    install(database.db)
+    loadSite(configuration.siteDefinition)
+    names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
+    click.echo(f'tasks: {", ".join(names) or "none"}')
+    grace = _GracePeriod(configuration.processor.gracePeriod)
+    processors = []
+    # The processors start after the frontend, so that nothing has been claimed when its address is taken; and they
+    # also stop after it: first no new jobs, then the end of the old ones.
+    closing.callback(_stopProcessors, processors, grace)
+    if hasFrontend:
+        _startFrontend(configuration, database, requests, closing, grace)
+    if hasProcessor:
+        _startProcessors(configuration, database, processors)
+
+
+def _openDatabase(configuration):
+    try:
+        return Database(configuration.database.open)
+    except LockError as error:
+        raise CommandFailure(f'{configuration.databaseDescription} is in use by another process; stop that one, '
+                             'or let many share the data by ZEO or RelStorage') from error
+    except RemoteTaskError:
+        raise
+    except Exception as error:                          # each kind of storage has errors of its own
+        log.debug('cannot open the database', exc_info=True)
+        raise CommandFailure(f'cannot open the database {configuration.databaseDescription}: '
+                             f'{type(error).__name__}: {error}') from error
+
+
+def _startFrontend(configuration, database, requests, closing, grace):
+    settings = configuration.frontend
+    limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections,
+                    requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
+    gateway = Gateway(database.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path))
+    try:
+        server = Frontend(settings.address, gateway, limits)
+    except ConfigurationError as error:                 # the configuration is right: the address is taken, or gone
+        raise CommandFailure(str(error)) from error
+    closing.callback(lambda: gateway.stop(grace.left()))
+    closing.callback(lambda: server.stop(grace.left()))
+    gateway.start()
+
+    def serveForever():
+        try:
+            server.serveForever()
+        except Exception as error:
+            log.exception('the frontend failed')
+            requests.fail(error)
+
+    threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()
+    click.echo(f'listening on {_url(server.address)}')
+
+
+def _url(address):
+    host, port = address[:2]
+    return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
+
+
+def _startProcessors(configuration, database, processors):
+    settings = configuration.processor
+    autostart = configuration.product('lovely.remotetask').get('autostart', DEFAULT_AUTOSTART)
+    directives = [directive.strip() for directive in autostart.split(',') if directive.strip()]
+    paths = servicePaths(database.db, directives)
+    if not paths:
+        raise CommandFailure(f'there is no task service to process: autostart {autostart!r} fits none')
+    for path in paths:
+        one = MultiProcessor(database.db, path, waitTime=settings.waitTime, maxThreads=settings.threads,
+                             name=settings.name, lease=settings.lease,
+                             ledgerDB=database.ledgerDB())
+        one.start()
+        processors.append(one)
+    click.echo(f'processing as {settings.name} with {settings.threads} '
+               f'{"thread" if settings.threads == 1 else "threads"}')
+
+
+def _stopProcessors(processors, grace):
+    for one in processors:
+        one.running = False                             # all claim nothing more, while the first is waited for
+    for one in processors:
+        if not one.stop(grace.left()):
+            log.warning('jobs are still running after a grace period of %g seconds; they will be run again',
+                        grace.seconds)

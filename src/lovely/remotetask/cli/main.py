@@ -1,0 +1,105 @@
+"""The program `remotetask`: its options, and how it ends."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import os
+import sys
+
+import click
+
+from lovely.remotetask.cli import local
+from lovely.remotetask.cli import remote
+from lovely.remotetask.cli.failure import BAD_INPUT
+from lovely.remotetask.cli.failure import FAILURE
+from lovely.remotetask.cli.failure import INTERRUPTED
+from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.errors import RemoteTaskError
+
+
+log = logging.getLogger(__name__)
+
+
+@click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
+             invoke_without_command=True)
+@click.option('-C', '--config', metavar='FILE', envvar='REMOTETASK_CONFIG', show_envvar=True,
+              help='The configuration file of serve, frontend and processor.  Without one: the example task "echo", '
+                   'a database in ./var, and XML-RPC on http://127.0.0.1:8080/.')
+@click.version_option(local.VERSION, message='lovely.remotetask %(version)s')
+@click.pass_context
+def remotetask(context, config):
+    """Run tasks elsewhere: durable jobs in a ZODB, asked for over XML-RPC.
+
+    serve, frontend and processor are the servers; they read a configuration file.  All other commands are clients:
+    they talk to a frontend and read no file.
+
+    \b
+    A first look, in two terminals:
+      $ remotetask serve
+      $ remotetask add echo '{"hello": "world"}' --wait
+
+    \b
+    Exit codes:
+      0    done
+      1    failed; a line on the standard error output says why
+      2    wrong usage, wrong input, or a mistake in the configuration
+      3    cannot connect to the frontend
+      4    the job that was waited for ended in an error
+      130  interrupted by Ctrl-C
+    """
+    context.obj = config
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(BAD_INPUT)
+
+
+for command in (*local.COMMANDS, *remote.COMMANDS):
+    remotetask.add_command(command)
+
+
+def run(arguments=None):
+    """Run the program and return its exit code; `arguments` is a list of strings, default: those of the process."""
+    try:
+        code = remotetask.main(arguments, prog_name='remotetask', standalone_mode=False)
+        sys.stdout.flush()
+        return code or 0
+    except click.UsageError as error:
+        hint = f' (see {error.ctx.command_path} --help)' if error.ctx is not None else ''
+        return _fail(error.format_message().rstrip('.') + hint, error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except ConfigurationError as error:
+        return _fail(error, BAD_INPUT)
+    except RemoteTaskError as error:
+        return _fail(error, FAILURE)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:                     # whoever read our output has seen enough
+        _closeOutput()
+        return FAILURE
+    except Exception as error:
+        log.debug('unexpected', exc_info=True)
+        return _fail(f'unexpected {type(error).__name__}: {error}', FAILURE)
+
+
+def main():
+    """Run the program and exit."""
+    code = run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _closeOutput()
+    sys.exit(code)
+
+
+def _fail(message, code):
+    click.echo(f'remotetask: {oneLine(str(message))}', err=True)
+    return code
+
+
+def _closeOutput():
+    # The interpreter flushes the standard output once more at exit, and would report the broken pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == '__main__':
+    main()

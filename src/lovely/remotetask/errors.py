@@ -1,0 +1,69 @@
+"""The family of exceptions: the docstring says what to do, the attributes what happened."""
+# SPDX-License-Identifier: ZPL-2.1
+
+
+class RemoteTaskError(Exception):
+    """Whatever this package refuses or fails to do; catch this to catch all of them."""
+
+    def __str__(self):                  # KeyError's own would show the repr of the message
+        return str(self.args[0]) if self.args else ''
+
+
+class InvalidInput(RemoteTaskError, ValueError):
+    """The input does not fit the task; correct the named field and add the job again."""
+
+    def __init__(self, field, reason):
+        """`field` is the name of the offending field ('' for the input as a whole), `reason` a sentence about it."""
+        super().__init__(f'input field {field!r}: {reason}' if field else f'input: {reason}')
+        self.field, self.reason = field, reason
+
+
+class UnknownTask(RemoteTaskError, ValueError):
+    """No task of that name is registered here; use one of those in `available`."""
+
+    def __init__(self, name, available):
+        """`name` is what was asked for, `available` the names that are registered."""
+        self.name, self.available = name, sorted(available)
+        super().__init__(f'task {name!r} is not registered; the registered tasks are: '
+                         f'{", ".join(self.available) or "none"}')
+
+
+class UnknownJob(RemoteTaskError, KeyError):
+    """There is no job with that id: it was never added, or has been cleaned away."""
+
+    def __init__(self, jobid):
+        super().__init__(f'there is no job {jobid!r}')
+        self.jobid = jobid
+
+
+class UnknownService(RemoteTaskError, LookupError):
+    """No task service is registered at that path; check the site and the service's name."""
+
+    def __init__(self, path):
+        super().__init__(f'there is no task service at {path!r}')
+        self.path = path
+
+
+class WrongState(RemoteTaskError, ValueError):
+    """The job is in a state that does not allow this; look at its status first."""
+
+    def __init__(self, jobid, status, action):
+        """`action` is a verb: what was to be done with the job."""
+        super().__init__(f'job {jobid} is {status}: cannot {action} it')
+        self.jobid, self.status, self.action = jobid, status, action
+
+
+class TaskError(RemoteTaskError):
+    """Raised by a task to end its job in `error` at once, without a retry; the message is kept on the job."""
+
+
+class NameTaken(RemoteTaskError):
+    """A processing host of this name is alive; give this one another name, or stop the other first."""
+
+    def __init__(self, name, owner):
+        super().__init__(f'a processing host named {name!r} is already running ({owner}); give this one another name')
+        self.name, self.owner = name, owner
+
+
+class ConfigurationError(RemoteTaskError):
+    """The configuration is wrong; the message says where and how."""

@@ -1,0 +1,238 @@
+"""Contracts: what tasks, jobs, services and processors promise, and the statuses of a job."""
+# SPDX-License-Identifier: ZPL-2.1
+from zope.interface import Attribute
+from zope.interface import Interface
+from zope.schema import Bool
+from zope.schema import Float
+from zope.schema import Int
+from zope.schema import TextLine
+
+
+#: It waits for a processing host; also while it waits for its next attempt after a failure.
+QUEUED = 'queued'
+#: A processing host has claimed it.  Never stored on the job: the host's ledger says so.
+PROCESSING = 'processing'
+#: Somebody called it off before it ended; an outcome that arrives later is thrown away.
+CANCELLED = 'cancelled'
+#: Its task failed, for the last time; the job's `error` says how.
+ERROR = 'error'
+#: Its task returned; the job's `output` is what.
+COMPLETED = 'completed'
+#: It runs once, when its delay is over; the scheduler then queues it.
+DELAYED = 'delayed'
+#: It runs again and again, at the times of its schedule, and keeps this status.
+CRONJOB = 'cronjob'
+#: It has been added but not started: `ITaskService.startJob` queues it.
+STARTLATER = 'start later'
+
+STATUSES = (QUEUED, PROCESSING, CANCELLED, ERROR, COMPLETED, DELAYED, CRONJOB, STARTLATER)
+
+#: Nothing happens to a job in one of these any more; `ITaskService.clean` removes it.
+FINAL = (CANCELLED, ERROR, COMPLETED)
+
+
+class ITask(Interface):
+    """Work that jobs can ask for: a callable, registered as a utility under the name that jobs call it by."""
+
+    inputSchema = Attribute(
+        'An interface whose zope.schema fields describe the input, a dict with the names of the fields as keys. '
+        'The plain `zope.interface.Interface` accepts anything.')
+    outputSchema = Attribute('The same for what the task returns.')
+
+    def __call__(service, jobid, input):
+        """Do the work.
+
+        service -- the `ITaskService` of the job, from the connection of the running thread.
+        jobid -- the id of the job, an int.
+        input -- what was given to `ITaskService.add`; a copy, free to be changed.
+
+        Return the job's result: plain data, or anything that can be pickled.  What is written to the database in
+        here is committed together with the job's completion, or not at all.
+        Raise `errors.TaskError` to end the job in ERROR at once; any other exception is retried by the retry policy
+        and ends in ERROR when its attempts are used up.
+        """
+
+
+class ICheckedTask(ITask):
+    """A task that looks at its input before the job is added, beyond what an input schema can say."""
+
+    def checkInput(input):
+        """Raise `errors.InvalidInput` when the task cannot work with this input; return nothing otherwise."""
+
+
+class IJob(Interface):
+    """A task that was asked for: what with, and what became of it."""
+
+    id = Int(title='Id', description='From 1 to 2**31 - 1: an int of XML-RPC.', min=1, max=2**31 - 1)
+    task = TextLine(title='Task', description='The name of the task.')
+    status = TextLine(title='Status', description='The stored status: any of STATUSES but PROCESSING.')
+    input = Attribute('The argument of the task: plain data, or whatever can be pickled.')
+    output = Attribute('What the task returned; None before.')
+    error = Attribute('Why it ended in ERROR, as text; None otherwise.')
+    errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
+    attempt = Int(title='Attempt', description='How many attempts have been used up.')
+    created = Float(title='Created', description='When it was added, in UTC seconds.')
+    started = Float(title='Started', description='When its last run began, in UTC seconds; None before.',
+                    required=False)
+    completed = Float(title='Completed', description='When its last run ended, in UTC seconds; None before.',
+                      required=False)
+
+
+class ICronJob(IJob):
+    """A job that runs when the fields of a calendar say so, or once after a delay."""
+
+    minute = Attribute('The minutes it runs at, a tuple of 0..59; empty for any.')
+    hour = Attribute('The hours, 0..23.')
+    dayOfMonth = Attribute('The days of the month, 1..31.')
+    month = Attribute('The months, 1..12.')
+    dayOfWeek = Attribute('The days of the week, 0..6; 0 is Monday.')
+    delay = Attribute('Seconds to wait instead; None or 0 for the calendar.')
+    scheduledFor = Attribute('The next call in UTC seconds; None as long as the scheduler has not seen the job.')
+
+    def update(hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+        """Change the schedule.  Raise `ValueError` for a value out of range, changing nothing.
+
+        The service does not know yet: call `ITaskService.reschedule` afterwards.
+        """
+
+    def timeOfNextCall(now):
+        """Return the first time after `now` that fits, in UTC seconds; both are floats or ints.
+
+        With a delay that is `now + delay`.  None when no time of the next eight years fits.
+        """
+
+
+class IJobs(Interface):
+    """All jobs of a service, by id: a mapping that reads, ordered by id."""
+
+    def __getitem__(jobid):
+        """Return the `IJob`; raise `errors.UnknownJob`, a KeyError, when there is none."""
+
+    def get(jobid, default=None):
+        """Return the `IJob`, or `default`."""
+
+    def __contains__(jobid):
+        """Say whether there is such a job."""
+
+    def __len__():
+        """Count the jobs."""
+
+    def __iter__():
+        """Iterate over the ids, ascending."""
+
+    def keys(min=None, max=None):
+        """Iterate over the ids from `min` to `max`, both included, ascending."""
+
+    def values(min=None, max=None):
+        """Iterate over the jobs of these ids."""
+
+    def items(min=None, max=None):
+        """Iterate over the pairs of id and job."""
+
+
+class ITaskService(Interface):
+    """Takes jobs, knows what became of them, and can have them processed.
+
+    Persistent.  The methods work in the caller's transaction and never commit it: a job exists if and only if the
+    transaction that added it was committed.
+    """
+
+    jobs = Attribute('All jobs: `IJobs`.')
+    processorFactory = Attribute('Makes the `IProcessor` that `startProcessing` runs.')
+    processorArguments = Attribute('A dict of keyword arguments for the factory.')
+
+    def getAvailableTasks():
+        """Return a dict of the tasks that jobs can name: name -> `ITask`."""
+
+    def add(task, input=None, startLater=False):
+        """Add a job and return its id.
+
+        task -- the name of a registered task.
+        input -- the task's argument: plain data, or whatever can be pickled.
+        startLater -- true to have it wait, in STARTLATER, for `startJob`.
+
+        Raise `errors.UnknownTask` or `errors.InvalidInput`, both ValueErrors, and change nothing.
+        """
+
+    def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+        """Add an `ICronJob` and return its id.
+
+        With a delay in seconds it runs once, that long after the scheduler first saw it.  Raises what `add` raises,
+        and `ValueError` for a schedule out of range or without any time.
+        """
+
+    def startJob(jobid):
+        """Queue a job that waits in STARTLATER.  Return False when it is in another status, else True."""
+
+    def reschedule(jobid):
+        """Have the scheduler look again at a cron or delayed job whose schedule was changed.
+
+        Raise `errors.UnknownJob`, or `errors.WrongState` when it is neither.
+        """
+
+    def cancel(jobid):
+        """Call a job off, whatever it waits for.  A cancelled job stays so.
+
+        Of a job that is being processed the outcome is thrown away.  Raise `errors.UnknownJob`, or
+        `errors.WrongState` when it has ended already.
+        """
+
+    def clean(status=FINAL):
+        """Remove the jobs in these statuses, any of FINAL.  Raise `ValueError` for another one, removing nothing."""
+
+    def getStatus(jobid):
+        """Return the status, one of STATUSES.  Raise `errors.UnknownJob`."""
+
+    def getResult(jobid):
+        """Return what the task returned; None as long as it has not.  Raise `errors.UnknownJob`."""
+
+    def getError(jobid):
+        """Return why the job failed, as text; 'None' when it did not.  Raise `errors.UnknownJob`."""
+
+    def hasJobsWaiting(now=None):
+        """Say whether a job is ready to run, or due at `now` (UTC seconds; default: the present).  Writes nothing."""
+
+    def claimNextJob(now=None):
+        """Take the next job out of the queue and return its id, or None.  It is PROCESSING from then on."""
+
+    def processNext(now=None, jobid=None):
+        """Run one job in the caller's thread and transaction; return whether there was one.
+
+        now -- UTC seconds; default: the present.
+        jobid -- the id of a job that `claimNextJob` gave; default: claim the next one.
+        """
+
+    def process(now=None):
+        """Run all jobs that are ready or due at `now`, in the caller's thread and transaction."""
+
+    def startProcessing():
+        """Start the service's processor in a daemon thread of this process.  The service must have been committed."""
+
+    def stopProcessing():
+        """Have that thread stop; return at once.  Harmless when none runs."""
+
+    def isProcessing():
+        """Say whether this process has a thread that processes this service's jobs."""
+
+
+class IProcessor(Interface):
+    """Processes the jobs of one service.  Called, it runs until `stop`, usually in a thread of its own."""
+
+    running = Bool(title='Running', description='Set to False to have it stop after the running jobs.')
+    waitTime = Float(title='Wait time', description='Seconds between two looks at an idle database that wakes nobody.')
+
+    def __call__():
+        """Process jobs until `running` is False.  No exception of a task or of the database ends it."""
+
+    def stop(timeout=None):
+        """Have it stop and wait for it, `timeout` seconds at most (default: as long as it takes).
+
+        Claims nothing more; lets the running jobs end; gives the others back.  Return whether it has ended.
+        Twice, or before it ran, is fine.
+        """
+
+    def processNext():
+        """Process one job; return whether there was one."""
+
+    def hasJobsWaiting():
+        """Say whether a job is ready.  Writes nothing."""

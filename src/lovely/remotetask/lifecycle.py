@@ -1,0 +1,202 @@
+"""How a job moves on: due, claimed, recorded, closed, given back.  Functions over a service's parts.
+
+Each works in the caller's transaction and commits nothing.  A *claim* is a note in a ledger that does not write the
+job; its token is the pair of job id and `Job.run`.  Whoever brings a job forward checks the token (`holds`) and writes
+the job, and the database lets only one of two such transactions commit.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+from typing import Any
+from typing import NamedTuple
+
+from lovely.remotetask.container import BITS
+from lovely.remotetask.container import SHARDS
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import Failure
+
+
+#: Failures that are kept on a job, the latest ones.
+KEPT_FAILURES = 10
+
+
+class Claim(NamedTuple):
+    """A job that somebody has taken to run it."""
+
+    jobid: int
+    run: int                # `Job.run` when it was claimed: with the id, the token
+    attempt: int            # failed runs before
+    task: str
+    input: Any              # as the claimer's connection has it: not to be touched, only copied
+
+
+class Outcome(NamedTuple):
+    """What became of a run.  `output` is for COMPLETED; `failure` for ERROR, and for QUEUED: run it again."""
+
+    jobid: int
+    run: int
+    status: str             # COMPLETED, ERROR or QUEUED
+    started: float          # UTC seconds
+    ended: float
+    output: Any = None
+    failure: Failure | None = None
+    retryAt: float | None = None
+
+
+class Recorded(NamedTuple):
+    """A run whose end is on the job already, or does not matter any more: only the claim is left to close."""
+
+    jobid: int
+    run: int
+    started: float = 0.0
+    ended: float = 0.0
+
+
+def shardOf(service, jobid):
+    """Return the shard that the job with this id belongs to."""
+    return service.shards[jobid >> BITS]
+
+
+def enqueue(service, jobid):
+    """Make a job ready to be claimed."""
+    shardOf(service, jobid).ready.put(jobid)
+
+
+def waiting(service):
+    """Count the ids that are ready to be claimed."""
+    return sum(len(shard.ready) for shard in service.shards)
+
+
+def tick(service, now, limit=1000):
+    """Move up to `limit` ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
+
+    Return whether anything was moved.
+    """
+    timetable, jobs = service.schedule, service.jobs
+    moved = timetable.inbox.pull(limit) if timetable.inbox else []
+    for jobid in moved:
+        job = jobs.get(jobid)
+        if job is not None and job.status in (QUEUED, DELAYED, CRONJOB):
+            when = job.timeOfNextRun(now)
+            job.due = None if when is None else timetable.enter(jobid, when)
+    due = timetable.takeDue(now, limit)
+    for key, jobid in due:
+        job = jobs.get(jobid)
+        if job is not None and job.due == key and job.status in (QUEUED, DELAYED, CRONJOB):
+            job.due = job.retryAt = None
+            if job.status == DELAYED:
+                job.status = QUEUED
+            enqueue(service, jobid)
+    return bool(moved or due)
+
+
+def oldestShard(service):
+    """Return the number of the shard whose first id belongs to the job that was added first; None when all are empty."""
+    oldest = None
+    for number, shard in enumerate(service.shards):
+        for jobid in shard.ready:
+            job = shard.jobs.get(jobid)
+            created = (job.created if job is not None else 0, jobid)
+            if oldest is None or created < oldest[0]:
+                oldest = created, number
+            break
+    return oldest and oldest[1]
+
+
+def claim(service, count, start, ledger=None):
+    """Claim up to `count` jobs and return a list of `Claim`s and the number of the shard to go on with.
+
+    start -- the number of the shard to begin with.  The jobs of one shard come in the order of the queue, and each
+    shard has its turn.
+    ledger -- where the claims are noted; default: in the ledger of the job's shard.
+    """
+    pulled = []
+    for number in range(start, start + SHARDS):
+        if len(pulled) >= count:
+            start = number
+            break
+        shard = service.shards[number % SHARDS]
+        if shard.ready:
+            pulled += ((shard, jobid) for jobid in shard.ready.pull(count - len(pulled)))
+    jobs = [(shard, shard.jobs.get(jobid)) for shard, jobid in pulled]
+    if service._p_jar is not None and len(jobs) > 1:
+        service._p_jar.prefetch([job for _, job in jobs if job is not None])
+    claims = []
+    for shard, job in jobs:
+        if job is not None and job.status in (QUEUED, CRONJOB):
+            (shard.ledger if ledger is None else ledger).claim(job.id, job.run)
+            claims.append(claimOn(job))
+    return claims, start % SHARDS
+
+
+def claimOn(job):
+    """Return the `Claim` for a job that a ledger says is claimed."""
+    return Claim(job.id, job.run, job.attempt, job.task, job.input)
+
+
+def holds(job, claim):
+    """Say whether the job (None: it is gone) still waits for the end of this very run."""
+    return job is not None and job.run == claim.run and job.status not in FINAL
+
+
+def record(service, job, outcome):
+    """Write an outcome on its job, which the claim must still hold, and see to what follows from it."""
+    job.started, job.completed = outcome.started, outcome.ended
+    if outcome.failure is not None:
+        job.errors = (job.errors + (outcome.failure,))[-KEPT_FAILURES:]
+        job.attempt += 1
+    if outcome.status == QUEUED:
+        job.retryAt = outcome.retryAt
+    else:
+        job.output = outcome.output
+        if job.error is not None or outcome.failure is not None:
+            job.error = outcome.failure and outcome.failure.message
+        if job.status != CRONJOB:
+            job.status = outcome.status
+            return
+        job.attempt = 0
+    job.run += 1
+    service.schedule.inbox.put(job.id)
+
+
+def settle(service, ledger, report):
+    """Enter the end of a run, an `Outcome` or `Recorded`, in the ledger that holds the claim, and on the job."""
+    if ledger.claimed.get(report.jobid) != report.run:
+        return              # entered before: by a commit whose answer was lost, or by a rescuer
+    ledger.release(report.jobid)
+    job = service.jobs.get(report.jobid)
+    if isinstance(report, Outcome):
+        if not holds(job, report):
+            return
+        record(service, job, report)
+        if job.status in FINAL:
+            job.completed = ledger.finish(job.id, job.status, job.completed)
+    elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
+        ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
+
+
+def giveBack(service, ledger, jobid, started=True):
+    """Return a claimed job to its queue without charging it an attempt.
+
+    started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
+    """
+    run = ledger.claimed.get(jobid)
+    job = service.jobs.get(jobid)
+    if run is None:
+        return
+    if job is None or job.run != run or job.status in FINAL:
+        settle(service, ledger, Recorded(jobid, run))
+        return
+    ledger.release(jobid)
+    if started:
+        job.run += 1
+    enqueue(service, jobid)
+
+
+def claimed(service, jobid):
+    """Say whether some ledger claims the job."""
+    if jobid in shardOf(service, jobid).ledger.claimed:
+        return True
+    return any(jobid in ledger.claimed for ledger in service.ledgers.values())

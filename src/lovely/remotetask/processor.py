@@ -1,0 +1,340 @@
+"""Processors: the threads that keep a service's ledger and run its jobs."""
+# SPDX-License-Identifier: ZPL-2.1
+import collections
+import logging
+import random
+import threading
+import time
+
+import transaction
+from zope.component.hooks import setSite
+from zope.interface import implementer
+
+from lovely.remotetask import lifecycle
+from lovely.remotetask.cycle import Cycle
+from lovely.remotetask.cycle import Deposed
+from lovely.remotetask.cycle import touched
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execute import NotPlain
+from lovely.remotetask.execute import execute
+from lovely.remotetask.execute import failed
+from lovely.remotetask.execute import plainCopy
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import IProcessor
+from lovely.remotetask.lifecycle import Recorded
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import atPath
+from lovely.remotetask.sites import nearestSite
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Seconds of work that the threads have in store at the most, so that a commit does not leave them idle.
+STORE = 0.1
+
+#: Jobs that one processor has claimed at the most.
+MOST = 500
+
+#: Seconds after which a claimed job is looked at again before it is started: it may have been cancelled.
+STALE = 0.1
+
+#: Seconds of the pause after the first conflict or failure of the database, and the longest one.
+PAUSE, LONGEST_PAUSE = 0.01, 2.0
+
+
+def pause(failures, luck):
+    """Return the seconds to wait after so many failures of the database in a row."""
+    return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 20)) * (0.5 + luck / 2)
+
+
+@implementer(IProcessor)
+class MultiProcessor:
+    """Processes the jobs of one service in several threads: see `IProcessor`.
+
+    One thread, the one that calls this, goes through the ledger cycle (see `cycle`); `maxThreads` others run jobs.
+    A job that does not write to the database gives its outcome to the cycle, which commits many together.  One that
+    does is completed in its own transaction: what it wrote and its completion are committed together or not at all.
+
+    db -- the `ZODB.DB` that the tasks see.
+    servicePath -- names from the root folder down to the service, as `sites.pathOf` gives.
+    waitTime -- seconds between two looks at an idle database.
+    maxThreads -- how many jobs run at a time.
+    name -- the name of the processing host, kept over restarts; None for one that is free on this machine.
+    lease -- seconds after which it may be taken for dead when it is silent.
+    ledgerDB -- a `ZODB.DB` of its own for the ledger (see `Database.ledgerDB`); default: `db`.
+    """
+
+    ordered = False
+
+    def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, ledgerDB=None,
+                 clock=time.time, monotonic=time.monotonic):
+        self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
+        self.clock, self.monotonic = clock, monotonic
+        self.cycle = Cycle(ledgerDB or db, self.servicePath, name, lease, ordered=self.ordered, clock=clock,
+                           monotonic=monotonic)
+        self.running = False
+        self.threads = []
+        self.thread = None
+        self._bell = threading.Event()
+        self._ended = threading.Event()
+        self._ended.set()
+        self._deadline = None
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._store = collections.deque()       # claims that wait for a thread, with the moment they were made
+        self._reports = []                      # runs that have ended, for the next turn
+        self._unstarted = set()                 # ids that were claimed, but not begun before the stop
+        self._busy = 0
+        self._average = None                    # seconds that a job takes
+
+    @property
+    def name(self):
+        """The name of the ledger; None before the start when none was given."""
+        return self.cycle.name
+
+    # Starting and stopping
+
+    def start(self):
+        """Start a daemon thread that calls this; return when the ledger is taken.  Raise `NameTaken`."""
+        self._attach()
+        self.thread = threading.Thread(target=self._process, name='.'.join(('remotetasks',) + self.servicePath),
+                                       daemon=True)
+        self.thread.start()
+
+    def __call__(self):
+        """See `IProcessor`."""
+        self._attach()
+        self._process()
+
+    def stop(self, timeout=None, wait=None):
+        """See `IProcessor`.
+
+        wait -- seconds to wait here, while the jobs go on until `timeout`; default: until it has ended.
+        """
+        self._deadline = None if timeout is None else self.monotonic() + timeout
+        self.running = False
+        self._bell.set()
+        if wait is None and timeout is not None:
+            wait = timeout + 2      # past the deadline the jobs that still run are given back, which takes a commit
+        return self._ended.wait(wait)
+
+    def _attach(self):
+        self.cycle.attach()
+        self.running = True
+        self._ended.clear()
+        for bell in {id(hub): hub for hub in (hubOf(self.db), hubOf(self.cycle.db))}.values():
+            bell.subscribe(self._bell)
+
+    def _process(self):
+        try:
+            for number in range(self.maxThreads):
+                thread = threading.Thread(target=self._work, daemon=True,
+                                          name='.'.join(('remotetask-thread',) + self.servicePath + (str(number + 1),)))
+                self.threads.append(thread)
+                thread.start()
+            self._loop()
+        except Deposed as error:
+            log.error('processing host %s stops: %s', self.cycle.name, error)
+        except Exception:
+            log.exception('processing host %s stops', self.cycle.name)
+        finally:
+            self.running = False
+            with self._lock:
+                self._store.clear()
+                self._ready.notify_all()
+            for hub in (hubOf(self.db), hubOf(self.cycle.db)):
+                hub.unsubscribe(self._bell)
+            self.cycle.close()
+            self._ended.set()
+
+    # The ledger's thread
+
+    def _loop(self):
+        failures, reports = 0, []
+        while True:
+            self._bell.clear()
+            with self._lock:
+                reports += self._reports
+                self._reports = []
+            try:
+                claims = self._turn(reports)
+            except Deposed:
+                raise
+            except Exception as error:
+                failures += 1
+                if not isDatabaseError(error):
+                    log.exception('processing host %s: a transaction failed, it is tried again', self.cycle.name)
+                elif failures in (10, 100, 1000):
+                    log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
+                if not self.running and self._late():
+                    return
+                time.sleep(pause(failures, random.random()))
+                continue
+            failures, reports = 0, []
+            if claims:
+                moment = self.monotonic()
+                with self._lock:
+                    self._store.extend((claim, moment) for claim in claims)
+                    self._ready.notify(len(claims))
+            if not self.running and self._finished():
+                return
+            self._bell.wait(self._idleTime())
+
+    def _turn(self, reports):
+        return self.cycle.turn(reports, self._want(len(reports)) if self.running else 0)
+
+    def _want(self, ended):
+        """Return how many jobs to claim: what keeps the threads busy for STORE seconds, and no more."""
+        threads = self.maxThreads
+        if self._average is not None:
+            threads = int(min(MOST, threads * max(1, STORE / max(self._average, 1e-6))))
+        return threads - (len(self.cycle.inFlight) - ended)
+
+    def _idleTime(self):
+        wait = min(self.waitTime, self.cycle.lease / 4)
+        if not self.running and self._deadline is not None:
+            wait = min(wait, self._deadline - self.monotonic())
+        if self.cycle.nextTime is not None:
+            wait = min(wait, self.cycle.nextTime - self.clock())
+        return max(0.0, wait)
+
+    def _late(self):
+        return self._deadline is not None and self.monotonic() >= self._deadline
+
+    def _finished(self):
+        """Stopping: give back what has not begun; return whether nothing runs any more, or the time is over."""
+        with self._lock:
+            unstarted = {claim.jobid for claim, moment in self._store}
+            self._store.clear()
+            over = not self._busy and not self._reports
+        self._unstarted |= unstarted
+        if not over and not self._late():
+            return False
+        self.cycle.leave(self._unstarted)
+        return True
+
+    # The threads that run jobs
+
+    def _work(self):
+        connection = self.db.open()
+        try:
+            while True:
+                with self._lock:
+                    while not self._store:
+                        if not self.running:
+                            return
+                        self._ready.wait()
+                    claim, moment = self._store.popleft()
+                    self._busy += 1
+                began = self.monotonic()
+                try:
+                    report = self._run(connection, claim, began - moment > STALE)
+                except BaseException as error:
+                    log.exception('job %d: the run could not be ended', claim.jobid)
+                    transaction.abort()
+                    report = failed(claim, error, self.clock(), self.clock(), self.cycle.name)
+                spent = self.monotonic() - began
+                with self._lock:
+                    self._busy -= 1
+                    self._reports.append(report)
+                    self._average = spent if self._average is None else self._average * 0.9 + spent * 0.1
+                self._bell.set()
+        finally:
+            transaction.abort()
+            connection.close()
+
+    def _run(self, connection, claim, look):
+        """Run a job until its end is on record or known; return an `Outcome` or `Recorded`."""
+        failures = 0
+        while True:
+            txn = transaction.begin()
+            try:
+                service = atPath(connection.root()[ROOT_NAME], self.servicePath)
+                if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
+                    return Recorded(claim.jobid, claim.run)         # cancelled, or somebody else's by now
+                return self._attempt(service, claim, txn)
+            except Exception as error:
+                if not isDatabaseError(error):
+                    transaction.abort()
+                    return failed(claim, error, self.clock(), self.clock(), self.cycle.name)
+                failures += 1
+                log.debug('job %d is repeated: %s', claim.jobid, error)
+            finally:
+                transaction.abort()
+                setSite(None)
+            look = True
+            if self._late() and not self.running:
+                return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
+            time.sleep(pause(failures, random.random()))
+
+    def _attempt(self, service, claim, txn):
+        setSite(nearestSite(service))
+        try:
+            input = plainCopy(claim.input)
+        except NotPlain:
+            input = service.jobs[claim.jobid].input         # as this connection has it
+        outcome = execute(service, claim, input, self.clock, self.cycle.name)
+        current = transaction.get()
+        if current is not txn:
+            log.warning('job %d: task %s ended the transaction itself; what it committed stays even if the job is run '
+                        'again, what it aborted is gone', claim.jobid, claim.task)
+        elif current.isDoomed() and outcome.status == COMPLETED:
+            error = TaskError('the task doomed its transaction: nothing of it can be stored')
+            return failed(claim, error, outcome.started, outcome.ended, self.cycle.name)
+        if outcome.status != COMPLETED:
+            return outcome
+        try:
+            output = plainCopy(outcome.output)
+            if not touched(current):
+                return outcome._replace(output=output)
+        except NotPlain:
+            pass
+        return self._complete(service, claim, outcome)
+
+    def _complete(self, service, claim, outcome):
+        """Commit the outcome together with what the task wrote."""
+        job = service.jobs.get(claim.jobid)
+        if lifecycle.holds(job, claim):
+            lifecycle.record(service, job, outcome)
+            try:
+                transaction.commit()
+            except Exception as error:
+                if isDatabaseError(error):
+                    raise
+                # Most of all: the result, or something that the task stored, cannot be pickled.
+                final = TaskError(f'what the task gives cannot be stored: {type(error).__name__}: {error}')
+                final.__cause__ = error
+                return failed(claim, final, outcome.started, outcome.ended, self.cycle.name)
+        return Recorded(claim.jobid, claim.run)
+
+    # By hand
+
+    def processNext(self):
+        """See `IProcessor`.  For a processor that does not run: in the caller's thread."""
+        with self.db.transaction() as connection:
+            return atPath(connection.root()[ROOT_NAME], self.servicePath).processNext(self.clock())
+
+    def claimNextJob(self):
+        """Claim the next job, commit that, and return its id; None when there is none."""
+        with self.db.transaction() as connection:
+            return atPath(connection.root()[ROOT_NAME], self.servicePath).claimNextJob(self.clock())
+
+    def hasJobsWaiting(self):
+        """See `IProcessor`."""
+        with self.db.transaction() as connection:
+            return atPath(connection.root()[ROOT_NAME], self.servicePath).hasJobsWaiting(self.clock())
+
+
+class SimpleProcessor(MultiProcessor):
+    """Processes the jobs of one service one at a time, in the order in which they were added."""
+
+    ordered = True
+
+    def __init__(self, db, servicePath, waitTime=1.0, **arguments):
+        """The arguments are those of `MultiProcessor`, without `maxThreads`."""
+        super().__init__(db, servicePath, waitTime, maxThreads=1, **arguments)
+
+    def _want(self, ended):
+        return 1 - (len(self.cycle.inFlight) - ended)

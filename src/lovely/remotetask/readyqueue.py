@@ -1,0 +1,68 @@
+"""A first-in-first-out queue of ids that many processes write: large, and cheap at any length."""
+# SPDX-License-Identifier: ZPL-2.1
+from persistent import Persistent
+from zc.queue import Queue
+
+
+class ReadyQueue(Persistent):
+    """Ids in buckets: `zc.queue.Queue` objects of some 256 ids, which a plain ZEO server merges.
+
+    A put writes the last bucket, a pull the first ones.  This object itself is written only when a bucket is
+    appended or dropped, once in `bucketSize` puts or pulls.
+
+    **No put is ever lost.**  One process may find the last bucket full and append another; a host may then empty the
+    old bucket and drop it; a third process, whose snapshot is older than both, may put an id into the dropped bucket.
+    Each commit alone is legal.  `zc.queue.BucketQueue` refuses most of these merges, but also harmless ones on every
+    queue that is almost empty.  Here instead *whoever drops a bucket closes it in the same transaction*: a closed
+    bucket has one more attribute, and `zc.queue` merges no two states that differ in anything but their items.  So
+    every put and the drop both write the bucket, and of two that do not know of each other one fails.  The last
+    bucket is never dropped, so a put and a pull that meet there are merged.  tests/test_readyqueue.py plays this.
+    """
+
+    bucketSize = 256
+
+    def __init__(self):
+        self._buckets = (Queue(),)
+
+    def put(self, jobid):
+        """Append an id.  Concurrent puts of different ids are merged."""
+        last = self._buckets[-1]
+        if len(last) >= self.bucketSize:
+            last = Queue()
+            self._buckets += (last,)
+        last.put(jobid)
+
+    def pull(self, count=1):
+        """Remove and return up to `count` ids, the first ones, as a list."""
+        pulled = []
+        while len(pulled) < count:
+            first = self._buckets[0]
+            while first and len(pulled) < count:
+                pulled.append(first.pull())
+            if first or len(self._buckets) == 1:
+                break
+            first.closed = True
+            self._buckets = self._buckets[1:]
+        return pulled
+
+    def remove(self, jobid):
+        """Remove an id; return whether it was there.  Looks through all buckets, and writes one."""
+        for bucket in self._buckets:
+            for index, item in enumerate(bucket):
+                if item == jobid:
+                    bucket.pull(index)
+                    return True
+        return False
+
+    def __iter__(self):
+        for bucket in self._buckets:
+            yield from bucket
+
+    def __len__(self):
+        return sum(map(len, self._buckets))
+
+    def __bool__(self):
+        return any(map(len, self._buckets))
+
+    def __repr__(self):
+        return f'<{type(self).__name__} of {len(self)}>'

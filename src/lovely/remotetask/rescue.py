@@ -1,0 +1,87 @@
+"""Who runs under a ledger's name, whether that process is still alive, and taking over from one that is not."""
+# SPDX-License-Identifier: ZPL-2.1
+import os
+import socket
+import uuid
+
+from lovely.remotetask.lifecycle import giveBack
+
+
+def _machine():
+    """Return what tells this machine, its boot and its process namespace from all others, as text."""
+    parts = [socket.gethostname()]
+    for read in (lambda: open('/proc/sys/kernel/random/boot_id').read().strip(),
+                 lambda: str(os.stat('/proc/self/ns/pid').st_ino)):
+        try:
+            parts.append(read())
+        except OSError:
+            pass
+    return '/'.join(parts)
+
+
+def _startOf(pid):
+    """Return when a process was started, in the kernel's units; None when it is gone, '' when nobody can tell."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    try:
+        with open(f'/proc/{pid}/stat') as stat:
+            fields = stat.read().rpartition(')')[2].split()
+    except OSError:
+        return ''
+    return None if fields[0] in 'ZX' else fields[19]       # a zombie runs nothing
+
+
+def identity():
+    """Return a dict that tells one processor of this process from all others, for `Ledger.owner`."""
+    pid = os.getpid()
+    return {'token': uuid.uuid4().hex, 'machine': _machine(), 'pid': pid, 'started': _startOf(pid)}
+
+
+def isGone(owner):
+    """Say whether the owner of a ledger has ended: True, False, or None when it ran on another machine."""
+    if owner is None:
+        return True
+    if owner['machine'] != _machine():
+        return None
+    return _startOf(owner['pid']) != owner['started']
+
+
+class Watch:
+    """Judges ledgers by this process's own monotonic clock: no two hosts' clocks are ever compared.
+
+    lease -- seconds for which the ledger of a living host may stay unchanged.
+    """
+
+    def __init__(self, lease):
+        self.lease = lease
+        self._seen = {}
+
+    def dead(self, ledgers, now):
+        """Return the names of the ledgers whose owners are dead.
+
+        ledgers -- the service's mapping of names to ledgers.
+        now -- seconds of the monotonic clock.
+        """
+        names = []
+        for name, ledger in ledgers.items():
+            gone = isGone(ledger.owner)
+            serial = ledger._p_serial
+            before = self._seen.get(name)
+            if before is None or before[0] != serial:
+                before = self._seen[name] = serial, now
+            if gone or gone is None and now - before[1] > self.lease:
+                names.append(name)
+        return names
+
+
+def rescue(service, name, limit=200):
+    """Return up to `limit` jobs that a dead host has claimed to their queues; return how many."""
+    ledger = service.ledgers[name]
+    jobids = list(ledger.claimed.keys())[:limit]
+    for jobid in jobids:
+        giveBack(service, ledger, jobid)
+    return len(jobids)

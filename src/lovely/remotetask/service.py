@@ -1,0 +1,272 @@
+"""The task service: a few lines for each verb, over the rooms below."""
+# SPDX-License-Identifier: ZPL-2.1
+import random
+import threading
+import time
+
+import transaction
+from BTrees.OOBTree import OOBTree
+from persistent import Persistent
+from zope.interface import implementer
+
+from lovely.remotetask import lifecycle
+from lovely.remotetask.container import SHARDS
+from lovely.remotetask.container import Jobs
+from lovely.remotetask.container import Shard
+from lovely.remotetask.container import newId
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.errors import UnknownJob
+from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execute import execute
+from lovely.remotetask.execute import findTasks
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import PROCESSING
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import STARTLATER
+from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.job import CronJob
+from lovely.remotetask.job import Job
+from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.sites import pathOf
+from lovely.remotetask.task import checkInput
+from lovely.remotetask.timetable import Timetable
+
+
+#: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
+_running = {}
+_runningLock = threading.Lock()
+
+#: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
+STOP_TIME = 1.0
+
+
+@implementer(ITaskService)
+class TaskService(Persistent):
+    """See `ITaskService`."""
+
+    __name__ = __parent__ = None
+
+    processorFactory = SimpleProcessor
+    processorArguments = {'waitTime': 1.0}
+
+    _v_nextid = None        # ids count up from a random start, so that one writer's jobs lie side by side
+    _v_transaction = None   # where the hook of `_wake` has been added last
+
+    def __init__(self):
+        self.shards = tuple(Shard() for _ in range(SHARDS))
+        self.schedule = Timetable()
+        self.ledgers = OOBTree()
+
+    @property
+    def jobs(self):
+        """See `ITaskService`."""
+        return Jobs(self.shards)
+
+    def getAvailableTasks(self):
+        """See `ITaskService`."""
+        return findTasks(self)
+
+    # Adding
+
+    def add(self, task, input=None, startLater=False):
+        """See `ITaskService`."""
+        self._check(task, input)
+        job = self._store(Job(self._newId(), task, input, time.time()))
+        if startLater:
+            job.status = STARTLATER
+        else:
+            self._enqueue(job)
+        return job.id
+
+    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+        """See `ITaskService`."""
+        self._check(task, input)
+        now = time.time()
+        job = CronJob(self._newId(), task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, now)
+        self._checkSchedule(job, now)
+        self._store(job)
+        self.schedule.inbox.put(job.id)
+        self._wake()
+        return job.id
+
+    def _check(self, name, input):
+        tasks = findTasks(self)
+        if name not in tasks:
+            raise UnknownTask(name, tasks)
+        checkInput(tasks[name], input)
+
+    def _checkSchedule(self, job, now):
+        if job.timeOfNextCall(now) is None:
+            raise ValueError('the schedule has no time at all: no month of the given ones has such a day')
+
+    def _newId(self):
+        jobid = newId(self.shards, self._v_nextid)
+        self._v_nextid = jobid + 1
+        return jobid
+
+    def _store(self, job):
+        lifecycle.shardOf(self, job.id).jobs[job.id] = job
+        return job
+
+    def _enqueue(self, job):
+        lifecycle.enqueue(self, job.id)
+        self._wake()
+
+    def _wake(self):
+        """Wake the processors of this process when the transaction is committed."""
+        if self._p_jar is None:
+            return
+        txn = self._p_jar.transaction_manager.get()
+        if self._v_transaction is not txn:
+            self._v_transaction = txn
+            txn.addAfterCommitHook(self._committed, (hubOf(self._p_jar.db()),))
+
+    def _committed(self, success, hub):
+        self._v_transaction = None
+        if success:
+            hub.ring()
+        else:
+            self._v_nextid = None           # somebody writes the same places: go elsewhere
+
+    def startJob(self, jobid):
+        """See `ITaskService`."""
+        job = self.jobs[jobid]
+        if job.status != STARTLATER:
+            return False
+        job.status = QUEUED
+        self._enqueue(job)
+        return True
+
+    def reschedule(self, jobid):
+        """See `ITaskService`."""
+        job = self.jobs[jobid]
+        if job.status not in (CRONJOB, DELAYED):
+            raise WrongState(jobid, job.status, 'reschedule')
+        self._checkSchedule(job, time.time())
+        job.due = None
+        self.schedule.inbox.put(jobid)
+        self._wake()
+
+    # Ending
+
+    def cancel(self, jobid):
+        """See `ITaskService`."""
+        job = self.jobs[jobid]
+        if job.status == CANCELLED:
+            return
+        if job.status in FINAL:
+            raise WrongState(jobid, job.status, 'cancel')
+        shard = lifecycle.shardOf(self, jobid)
+        shard.ready.remove(jobid)
+        shard.ledger.release(jobid)
+        job.status, job.due = CANCELLED, None
+        job.completed = shard.ledger.finish(jobid, CANCELLED, time.time())
+
+    def clean(self, status=FINAL):
+        """See `ITaskService`."""
+        status = {status} if isinstance(status, str) else set(status)
+        if not status <= set(FINAL):
+            raise ValueError(f'only jobs that are {", ".join(FINAL)} can be removed, not '
+                             f'{", ".join(sorted(status - set(FINAL)))}')
+        for ledger in [shard.ledger for shard in self.shards] + list(self.ledgers.values()):
+            for name in status:
+                finished = ledger.finished[name]
+                if not finished:
+                    continue
+                for jobid in finished.values():
+                    lifecycle.shardOf(self, jobid).jobs.pop(jobid, None)
+                ledger.tally[name] -= len(finished)
+                ledger._p_changed = True
+                finished.clear()
+
+    # Asking
+
+    def getStatus(self, jobid):
+        """See `ITaskService`."""
+        job = self.jobs[jobid]
+        if job.status == QUEUED and lifecycle.claimed(self, jobid):
+            return PROCESSING
+        return job.status
+
+    def getResult(self, jobid):
+        """See `ITaskService`."""
+        return self.jobs[jobid].output
+
+    def getError(self, jobid):
+        """See `ITaskService`."""
+        return str(self.jobs[jobid].error)
+
+    def hasJobsWaiting(self, now=None):
+        """See `ITaskService`."""
+        if any(shard.ready for shard in self.shards):
+            return True
+        nextTime = self.schedule.nextTime()
+        return nextTime is not None and nextTime <= (time.time() if now is None else now)
+
+    # Processing in the caller's thread
+
+    def claimNextJob(self, now=None):
+        """See `ITaskService`."""
+        lifecycle.tick(self, time.time() if now is None else now)
+        while (shard := lifecycle.oldestShard(self)) is not None:
+            claims, _ = lifecycle.claim(self, 1, shard)
+            if claims:
+                return claims[0].jobid
+        return None
+
+    def processNext(self, now=None, jobid=None):
+        """See `ITaskService`."""
+        now = time.time() if now is None else now
+        if jobid is None and (jobid := self.claimNextJob(now)) is None:
+            return False
+        ledger, job = lifecycle.shardOf(self, jobid).ledger, self.jobs.get(jobid)
+        if job is None or jobid not in ledger.claimed:
+            raise UnknownJob(jobid) if job is None else WrongState(jobid, self.getStatus(jobid), 'process')
+        savepoint = transaction.savepoint(optimistic=True) if self._p_jar is not None else None
+        outcome = execute(self, lifecycle.claimOn(job), job.input, lambda: now, luck=random.random)
+        if outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
+            savepoint.rollback()
+        lifecycle.settle(self, ledger, outcome)
+        return True
+
+    def process(self, now=None):
+        """See `ITaskService`."""
+        while self.processNext(now):
+            pass
+
+    # Processing in a thread
+
+    def startProcessing(self):
+        """See `ITaskService`."""
+        if self._p_jar is None or self._p_oid is None:
+            raise RemoteTaskError('the service must be committed to a database before it can be processed')
+        db = self._p_jar.db()
+        with _runningLock:
+            before = _running.get((db, self._p_oid))
+            if before is not None and before.running:
+                return
+            processor = self.processorFactory(db, pathOf(self), **self.processorArguments)
+            processor.start()
+            _running[db, self._p_oid] = processor
+
+    def stopProcessing(self):
+        """See `ITaskService`."""
+        if self._p_jar is None:
+            return
+        with _runningLock:
+            processor = _running.pop((self._p_jar.db(), self._p_oid), None)
+        if processor is not None:
+            processor.stop(wait=STOP_TIME)
+
+    def isProcessing(self):
+        """See `ITaskService`."""
+        if self._p_jar is None:
+            return False
+        processor = _running.get((self._p_jar.db(), self._p_oid))
+        return processor is not None and processor.running

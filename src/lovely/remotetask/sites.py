@@ -1,0 +1,68 @@
+"""Where services live: sites, paths, and finding a service by either."""
+# SPDX-License-Identifier: ZPL-2.1
+from zope.component import getGlobalSiteManager
+from zope.component.interfaces import ISite
+
+from lovely.remotetask.errors import UnknownService
+from lovely.remotetask.interfaces import ITaskService
+
+
+#: The key of the root folder in the database's root object, as in every Zope database.
+ROOT_NAME = 'Application'
+
+#: How Zope's paths spell the step from a site to its site manager.
+SITE_MANAGER = '++etc++site'
+
+
+def nearestSite(obj):
+    """Return the site that `obj` is in, or is; None when it is in none."""
+    while obj is not None and not ISite.providedBy(obj):
+        obj = getattr(obj, '__parent__', None)
+    return obj
+
+
+def siteManager(obj):
+    """Return the component registry for `obj`: that of its nearest site, or the global one."""
+    site = nearestSite(obj)
+    return getGlobalSiteManager() if site is None else site.getSiteManager()
+
+
+def pathOf(obj):
+    """Return the names from the root folder down to `obj`, as a tuple."""
+    path = []
+    while obj is not None and getattr(obj, '__name__', None):
+        path.append(obj.__name__)
+        obj = getattr(obj, '__parent__', None)
+    return tuple(reversed(path))
+
+
+def atPath(root, path):
+    """Return the object below `root` to which `path`, a tuple of names, leads; raise `UnknownService` if to none."""
+    obj = root
+    for name in path:
+        try:
+            obj = obj.getSiteManager() if name == SITE_MANAGER else obj[name]
+        except (AttributeError, KeyError, TypeError, LookupError):
+            raise UnknownService('/' + '/'.join(path)) from None
+    return obj
+
+
+def localServices(site):
+    """Return the task services that are registered in the site itself, not acquired: name -> service."""
+    return {registration.name: registration.component
+            for registration in site.getSiteManager().registeredUtilities()
+            if registration.provided.isOrExtends(ITaskService)}
+
+
+def findService(root, path):
+    """Return the service that the path of a URL names; raise `UnknownService` when there is none.
+
+    root -- the root folder.
+    path -- '/' for the root's default service; else the names of the folders down to a site, and last the name that
+    a service is registered by in that site itself: '/site1/TestTaskService1'.
+    """
+    *folders, name = path.strip('/').split('/')
+    try:
+        return localServices(atPath(root, folders))[name]
+    except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
+        raise UnknownService(path) from None

@@ -1,0 +1,124 @@
+"""What a caller is told when something is refused or fails: one table of exceptions, codes and sentences."""
+# SPDX-License-Identifier: ZPL-2.1
+from typing import NamedTuple
+from typing import Optional
+
+from transaction.interfaces import TransientError
+from ZODB.POSException import StorageError
+
+from lovely.remotetask import errors
+
+
+class ParseError(errors.RemoteTaskError, ValueError):
+    """The request is not an XML-RPC call; correct the client that wrote it."""
+
+
+class UnknownMethod(errors.RemoteTaskError, LookupError):
+    """There is no such method; `system.listMethods` names those there are."""
+
+    def __init__(self, name):
+        super().__init__(f'there is no method {name!r}; system.listMethods names those there are')
+        self.name = name
+
+
+class BadArguments(errors.RemoteTaskError, ValueError):
+    """The method takes other arguments; the message says which, `system.methodHelp` says more."""
+
+
+class ResultTooLarge(errors.RemoteTaskError):
+    """The answer would be larger than the frontend sends; have the task leave its result elsewhere and return where."""
+
+    def __init__(self, limit):
+        """`limit` is the largest size, in bytes."""
+        super().__init__(f'the result is larger than {limit} bytes, the most that is sent')
+        self.limit = limit
+
+
+class DatabaseUnavailable(errors.RemoteTaskError):
+    """The database did not do its part; nothing was changed, so the call can be repeated."""
+
+    def __init__(self):
+        super().__init__('the database is not available and nothing was changed: try again')
+
+
+class OutcomeUnknown(errors.RemoteTaskError):
+    """The database did not answer in the end; look what it holds before the call is repeated."""
+
+    def __init__(self):
+        super().__init__('the database did not answer, so it is unknown whether the call was carried out: '
+                         'look before you repeat it')
+
+
+class Stopping(errors.RemoteTaskError):
+    """The frontend is not running, or about to stop; nothing was changed, call again later."""
+
+    def __init__(self):
+        super().__init__('the frontend is stopping and nothing was changed: try again later')
+
+
+class Entry(NamedTuple):
+    """A row of the table."""
+
+    code: int
+    exception: type
+    sentence: Optional[str]     # None: the exception's own message
+
+
+PARSE_ERROR = -32700            # the four numbers are those of the specification of fault code interoperability
+UNKNOWN_METHOD = -32601
+BAD_ARGUMENTS = -32602
+INTERNAL_ERROR = -32603
+REFUSED = 100
+UNKNOWN_SERVICE = 101
+UNKNOWN_TASK = 102
+UNKNOWN_JOB = 103
+WRONG_STATE = 104
+INVALID_INPUT = 105
+TASK_ERROR = 106
+RESULT_TOO_LARGE = 107
+NAME_TAKEN = 108
+CONFIGURATION_ERROR = 109
+DATABASE_UNAVAILABLE = 201
+OUTCOME_UNKNOWN = 202
+STOPPING = 203
+
+#: The first class of an exception's method resolution order that is found here decides.  The messages of our own family
+#: are written for callers; those of all others are not, and stay here.
+TABLE = (
+    Entry(PARSE_ERROR, ParseError, None),
+    Entry(UNKNOWN_METHOD, UnknownMethod, None),
+    Entry(BAD_ARGUMENTS, BadArguments, None),
+    Entry(REFUSED, errors.RemoteTaskError, None),
+    Entry(UNKNOWN_SERVICE, errors.UnknownService, None),
+    Entry(UNKNOWN_TASK, errors.UnknownTask, None),
+    Entry(UNKNOWN_JOB, errors.UnknownJob, None),
+    Entry(WRONG_STATE, errors.WrongState, None),
+    Entry(INVALID_INPUT, errors.InvalidInput, None),
+    Entry(TASK_ERROR, errors.TaskError, None),
+    Entry(RESULT_TOO_LARGE, ResultTooLarge, None),
+    Entry(NAME_TAKEN, errors.NameTaken, None),
+    Entry(CONFIGURATION_ERROR, errors.ConfigurationError, None),
+    Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable, None),
+    Entry(DATABASE_UNAVAILABLE, TransientError, str(DatabaseUnavailable())),
+    Entry(DATABASE_UNAVAILABLE, StorageError, str(DatabaseUnavailable())),
+    Entry(OUTCOME_UNKNOWN, OutcomeUnknown, None),
+    Entry(STOPPING, Stopping, None),
+)
+
+_BY_CLASS = {entry.exception: entry for entry in TABLE}
+
+
+def faultFor(exception, requestId):
+    """Return the fault code and the sentence that tell a caller about an exception.
+
+    exception -- any exception.
+    requestId -- a text that finds the request in the log; the sentence names it when it says nothing else.
+
+    What is not in the table is an INTERNAL_ERROR: its sentence is constant but for the id, and whoever asked is to log
+    the exception.
+    """
+    for class_ in type(exception).__mro__:
+        entry = _BY_CLASS.get(class_)
+        if entry is not None:
+            return entry.code, str(exception) if entry.sentence is None else entry.sentence
+    return INTERNAL_ERROR, f'internal error; the log of the frontend has the details under the request id {requestId}'

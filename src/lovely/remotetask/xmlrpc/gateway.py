@@ -1,0 +1,285 @@
+"""The frontend's way to the database: reads side by side, writes of concurrent calls in one transaction."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import random
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from transaction import TransactionManager
+from transaction.interfaces import TransientError
+from ZODB.POSException import StorageError
+
+from lovely.remotetask import errors
+from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
+from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
+from lovely.remotetask.xmlrpc.faults import Stopping
+from lovely.remotetask.xmlrpc.wire import plain
+
+
+logger = logging.getLogger('lovely.remotetask')
+
+#: Writes that are committed together at most.
+BATCH = 500
+#: Reads that run at a time; the others wait.  With the writer that is ZODB's default pool of connections.
+READERS = 6
+#: Seconds that a caller waits for the database.
+DEADLINE = 30.0
+#: How often a transaction is tried that meets conflicts.
+ATTEMPTS = 10
+# Seconds to wait before the second attempt; doubled each time.
+_FIRST_DELAY = 0.01
+_LONGEST_DELAY = 1.0
+
+
+class _Witness:
+    """A data manager that knows whether all others of its transaction have voted.
+
+    What fails before that has changed nothing.  After it, the database may have committed although the commit raises:
+    the connection can break between its doing so and its saying so.
+    """
+
+    allVoted = False
+
+    def sortKey(self):
+        return '\U0010ffff'             # so that it votes last
+
+    def tpc_begin(self, transaction):
+        pass
+
+    commit = abort = tpc_finish = tpc_abort = tpc_begin
+
+    def tpc_vote(self, transaction):
+        self.allVoted = True
+
+
+class _Write:
+    """A call that waits for its turn, and what became of it."""
+
+    def __init__(self, path, function):
+        self.path, self.function = path, function
+        self.future = Future()
+
+
+class Gateway:
+    """Runs functions on task services, in connections and transactions of its own.
+
+    The functions of waiting calls to `write` run one after the other in the thread of one writer and are committed
+    together.  So many callers cost few commits, and the frontend never conflicts with itself.
+    """
+
+    def __init__(self, db, resolve, deadline=DEADLINE, attempts=ATTEMPTS, batch=BATCH, readers=READERS):
+        """Nothing is opened yet.
+
+        db -- a `ZODB.DB`.
+        resolve -- called with a connection and the path of a URL, it returns the `ITaskService` there or raises
+            `errors.UnknownService`.
+        deadline -- seconds that a caller waits at most.
+        attempts -- how often a transaction that meets conflicts is tried, with growing pauses.
+        batch -- how many writes are committed together at most.
+        readers -- how many reads run at a time.
+        """
+        self.db = db
+        self.resolve = resolve
+        self.deadline = deadline
+        self.attempts = attempts
+        self.batch = batch
+        self._readers = threading.BoundedSemaphore(readers)
+        self._starting = threading.Lock()       # guards the writer
+        self._writer = None
+        self._changed = threading.Condition()   # guards the two that follow
+        self._waiting = deque()
+        self._running = False
+        # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
+        self._connection = None
+
+    def start(self):
+        """Start to take calls.  Harmless when it does already."""
+        with self._starting:
+            if self._running:
+                return
+            if self._writer is not None:
+                self._writer.join()             # stopped, and about to end
+            self._running = True
+            self._writer = threading.Thread(target=self._write, name='remotetask-writer', daemon=True)
+            self._writer.start()
+
+    def stop(self, timeout=None):
+        """Take no more calls, and wait until the waiting writes are done, `timeout` seconds at most.
+
+        Return whether they are.  Twice, or before `start`, is fine.
+        """
+        with self._changed:
+            self._running = False
+            self._changed.notify_all()
+            writer = self._writer
+        if writer is not None:
+            writer.join(timeout)
+        return writer is None or not writer.is_alive()
+
+    def read(self, path, function):
+        """Return `wire.plain` of what the function returns for the service at a path.  What it changes is thrown away.
+
+        path -- the path of a URL.
+        function -- called with the service; once more after each conflict.
+
+        Raise what the function raises; `errors.UnknownService`; `Stopping`; `DatabaseUnavailable`, also when too many
+        calls wait.
+        """
+        with self._changed:
+            if not self._running:
+                raise Stopping()
+        if not self._readers.acquire(timeout=self.deadline):
+            raise DatabaseUnavailable()
+        try:
+            return self._retried(lambda: self._readOnce(path, function))
+        finally:
+            self._readers.release()
+
+    def _readOnce(self, path, function):
+        manager = TransactionManager(explicit=True)
+        connection = self.db.open(manager)
+        try:
+            manager.begin()
+            try:
+                return plain(function(self.resolve(connection, path)))
+            finally:
+                manager.abort()
+        finally:
+            connection.close()
+
+    def write(self, path, function):
+        """Return `wire.plain` of what the function returns for the service at a path, once that is committed.
+
+        path -- the path of a URL.
+        function -- called with the service in the writer's thread, again if its transaction has to be repeated.  When
+            it raises one of the family of `errors` it must have changed nothing: the other calls are committed.
+
+        Raise what the function raises; `errors.UnknownService`; `Stopping` and `DatabaseUnavailable` when nothing was
+        changed; `OutcomeUnknown` when it is not known whether it was.
+        """
+        write = _Write(path, function)
+        with self._changed:
+            if not self._running:
+                raise Stopping()
+            self._waiting.append(write)
+            self._changed.notify_all()
+        try:
+            return write.future.result(self.deadline)
+        except FutureTimeout:
+            if write.future.cancel():           # not begun: then it never will be
+                self._forget(write)
+                raise DatabaseUnavailable() from None
+            if write.future.done():             # in the last moment; or the TimeoutError was the function's own
+                return write.future.result()
+            raise OutcomeUnknown() from None
+
+    def _forget(self, write):
+        # A database can be silent for long, and what nobody waits for is not to pile up meanwhile.
+        with self._changed:
+            if write in self._waiting:
+                self._waiting.remove(write)
+
+    # The writer's thread
+
+    def _write(self):
+        try:
+            while True:
+                writes = self._next()
+                if not writes:
+                    return
+                self._settle([write for write in writes if write.future.set_running_or_notify_cancel()])
+                # An idle writer is not to keep the callers' input and futures alive.
+                del writes
+        finally:
+            self._close()
+
+    def _next(self):
+        with self._changed:
+            while self._running and not self._waiting:
+                self._changed.wait()
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
+
+    def _settle(self, writes):
+        """Commit the writes together and answer their callers; no error ends the writer."""
+        if not writes:
+            return
+        try:
+            outcomes = self._retried(lambda: self._commit(writes))
+        except (DatabaseUnavailable, OutcomeUnknown) as error:
+            self._close()
+            logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
+            for write in writes:
+                write.future.set_exception(error)
+        except BaseException as error:
+            # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
+            self._close()
+            if len(writes) == 1:
+                writes[0].future.set_exception(error)
+            else:
+                for write in writes:
+                    self._settle([write])
+        else:
+            for write, result, refusal in outcomes:
+                if refusal is None:
+                    write.future.set_result(result)
+                else:
+                    write.future.set_exception(refusal)
+
+    def _commit(self, writes):
+        """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
+        if self._connection is None:
+            self._connection = self.db.open(TransactionManager(explicit=True))
+        manager = self._connection.transaction_manager
+        witness = _Witness()
+        try:
+            manager.begin()
+            outcomes = [(write, *self._run(write)) for write in writes]
+            manager.get().join(witness)
+            try:
+                manager.commit()
+            except OSError as error:            # of the storage: a full disk, say
+                raise DatabaseUnavailable() from error
+        except BaseException as error:
+            try:
+                manager.abort()
+            finally:                            # whatever comes of that: to try again could add twice
+                if witness.allVoted:
+                    raise OutcomeUnknown() from error
+            raise
+        return outcomes
+
+    def _run(self, write):
+        try:
+            result = write.function(self.resolve(self._connection, write.path))
+        except errors.RemoteTaskError as refusal:
+            return None, refusal
+        return plain(result), None              # outside: a result that cannot be sent comes after the change
+
+    def _close(self):
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except Exception:                       # it is in no state to be used again, and will not be
+            logger.exception('a connection to the database could not be closed')
+
+    def _retried(self, function):
+        """Call the function, again and after a pause when it meets a conflict; raise `DatabaseUnavailable` in the end.
+        """
+        delay = _FIRST_DELAY
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return function()
+            except StorageError as error:       # a lost connection is a transient error too, but has had its time
+                raise DatabaseUnavailable() from error
+            except TransientError as error:
+                if attempt == self.attempts:
+                    raise DatabaseUnavailable() from error
+                logger.debug('attempt %d of %d met a conflict: %s', attempt, self.attempts, error)
+            # Not all who conflicted come back at the same time.
+            time.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(2 * delay, _LONGEST_DELAY)

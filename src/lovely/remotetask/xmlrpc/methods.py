@@ -1,0 +1,317 @@
+"""The table of methods that can be called: what each does, takes and gives, and whether it writes."""
+# SPDX-License-Identifier: ZPL-2.1
+import heapq
+import inspect
+from datetime import datetime
+from typing import Any
+from typing import Callable
+from typing import NamedTuple
+from typing import Tuple
+
+from lovely.remotetask import errors
+from lovely.remotetask import interfaces
+from lovely.remotetask.xmlrpc.faults import BadArguments
+from lovely.remotetask.xmlrpc.faults import UnknownMethod
+
+
+#: What a method does with the service: nothing (it gets none), look at it, change it.
+NO_SERVICE, READS, WRITES = 'no service', 'reads', 'writes'
+
+#: Jobs that one call of `getJobs` gives at most.
+LISTING_SIZE = 1000
+
+_REQUIRED = object()
+
+# What XML-RPC calls the types that `wire.parseCall` gives.
+_TYPE_NAMES = {
+    type(None): 'nil',
+    bool: 'boolean',
+    int: 'int',
+    float: 'double',
+    str: 'string',
+    bytes: 'base64',
+    datetime: 'dateTime.iso8601',
+    list: 'array',
+    dict: 'struct',
+}
+
+
+class Argument(NamedTuple):
+    """One argument of a method."""
+
+    name: str
+    types: Tuple[type, ...]         # exactly these: True is no int
+    default: Any = _REQUIRED        # what an argument that is left out, or nil, stands for
+    items: Tuple[type, ...] = ()    # what an array is made of
+
+    @property
+    def typeName(self):
+        """The name of its type for introspection: 'mixed' for any."""
+        return _TYPE_NAMES[self.types[0]] if self.types else 'mixed'
+
+    def check(self, method, value):
+        """Return the value, or what it stands for; raise `BadArguments`."""
+        if value is None and self.default is not _REQUIRED:
+            return self.default
+        if self.types and type(value) not in self.types:
+            self._refuse(method, self.types, '', value)
+        if self.items:
+            for item in value:
+                if type(item) not in self.items:
+                    self._refuse(method, self.items, 'an array of ', item)
+        return value
+
+    def _refuse(self, method, types, within, value):
+        expected = ' or '.join(_TYPE_NAMES[type_] for type_ in types)
+        raise BadArguments(f'{method}: the argument {self.name} is to be {within}{expected}, '
+                           f'{_TYPE_NAMES[type(value)]} was given')
+
+
+class Method(NamedTuple):
+    """A row of the table."""
+
+    function: Callable              # called with the service, unless it is NO_SERVICE, and the checked arguments
+    access: str                     # NO_SERVICE, READS or WRITES
+    returns: str                    # the type's name
+    arguments: Tuple[Argument, ...] = ()
+
+    @property
+    def help(self):
+        """What it does, takes and gives, as text."""
+        return inspect.getdoc(self.function)
+
+    @property
+    def signatures(self):
+        """For each number of arguments that it takes, a list of the type returned and those of the arguments."""
+        types = [self.returns] + [argument.typeName for argument in self.arguments]
+        return [types[:1 + count] for count in range(self.required, len(self.arguments) + 1)]
+
+    @property
+    def required(self):
+        """How many arguments cannot be left out."""
+        return sum(argument.default is _REQUIRED for argument in self.arguments)
+
+    def check(self, name, values):
+        """Return the arguments, all of them, as a list; raise `BadArguments`.
+
+        name -- the name it was called by.
+        values -- what was given, as `wire.parseCall` gives it.
+        """
+        if not self.required <= len(values) <= len(self.arguments):
+            names = ', '.join(argument.name for argument in self.arguments)
+            raise BadArguments(f'{name}: the arguments are ({names}), of which the first {self.required} are required; '
+                               f'{len(values)} were given')
+        values = list(values) + [None] * (len(self.arguments) - len(values))
+        return [argument.check(name, value) for argument, value in zip(self.arguments, values)]
+
+
+def _checkStatuses(method, given, allowed):
+    for status in given:
+        if status not in allowed:
+            raise BadArguments(f'{method}: {status[:40]!r} is none of {", ".join(allowed)}')
+    return tuple(given)
+
+
+def getAvailableTasks(service):
+    """getAvailableTasks() -> array of string
+
+    The names of the tasks that jobs can ask for, sorted.
+    """
+    return sorted(service.getAvailableTasks())
+
+
+def add(service, task, input, startLater):
+    """add(string task, mixed input=nil, boolean startLater=false) -> int
+
+    Add a job that calls the task with the input, and return its id.  With startLater true it waits for startJob.
+    Faults: unknown task, invalid input.
+    """
+    return service.add(task, input, startLater=startLater)
+
+
+def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay):
+    """addCronJob(string task, mixed input=nil, array minute=[], array hour=[], array dayOfMonth=[], array month=[],
+                  array dayOfWeek=[], double delay=nil) -> int
+
+    Add a job that runs whenever the calendar fits, and return its id.  The arrays hold ints, and an empty one fits
+    always; dayOfWeek 0 is Monday.  With a delay, in seconds, it runs once, that much later.
+    Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits.
+    """
+    try:
+        return service.addCronJob(task, input, tuple(minute), tuple(hour), tuple(dayOfMonth), tuple(month),
+                                  tuple(dayOfWeek), delay)
+    except errors.RemoteTaskError:
+        raise
+    except ValueError as error:         # the contract's word for a schedule that makes no sense
+        raise BadArguments(f'addCronJob: {error}') from error
+
+
+def startJob(service, jobid):
+    """startJob(int jobid) -> boolean
+
+    Queue a job that was added with startLater.  False when it is in another status.
+    Faults: unknown job.
+    """
+    return service.startJob(jobid)
+
+
+def cancel(service, jobid):
+    """cancel(int jobid) -> boolean
+
+    Call a job off, whatever it waits for; the outcome of a running one is thrown away.  Always true.
+    Faults: unknown job, wrong state for one that has ended.
+    """
+    service.cancel(jobid)
+    return True
+
+
+def clean(service, status):
+    """clean(array status=['cancelled', 'error', 'completed']) -> boolean
+
+    Remove the jobs in these statuses, strings.  Always true.
+    Faults: bad arguments for another status.
+    """
+    service.clean(_checkStatuses('clean', status, interfaces.FINAL))
+    return True
+
+
+def getStatus(service, jobid):
+    """getStatus(int jobid) -> string
+
+    One of: queued, processing, cancelled, error, completed, delayed, cronjob, start later.
+    Faults: unknown job.
+    """
+    return service.getStatus(jobid)
+
+
+def getResult(service, jobid):
+    """getResult(int jobid) -> mixed
+
+    What the task returned; nil as long as it has not.  What XML-RPC cannot carry arrives as text.
+    Faults: unknown job, result too large.
+    """
+    return service.getResult(jobid)
+
+
+def getError(service, jobid):
+    """getError(int jobid) -> string
+
+    Why the job failed; 'None' when it did not.
+    Faults: unknown job.
+    """
+    return str(service.getError(jobid))
+
+
+def hasJobsWaiting(service):
+    """hasJobsWaiting() -> boolean
+
+    Whether a job is ready to run or due.
+    """
+    return bool(service.hasJobsWaiting())
+
+
+def _currentStatus(service, job):
+    # Only a queued job can be shown as another: the rest saves the look into the ledgers.
+    return service.getStatus(job.id) if job.status == interfaces.QUEUED else job.status
+
+
+def _ages(service, status):
+    for job in service.jobs.values():
+        if status is None or _currentStatus(service, job) == status:
+            yield job.created, job.id
+        job._p_deactivate()             # a listing must not fill the memory with all jobs there are
+
+
+def getJobs(service, start, size, status):
+    """getJobs(int start=0, int size=100, string status=nil) -> array of struct
+
+    The jobs, newest first: those from start (0 is the newest) on, size of them, at most 1000; only those in the status,
+    if one is given.  The members are id, task, status, and created, started, completed in seconds since 1970 UTC as
+    double, nil when it has not happened.  Looks at every job of the service.
+    """
+    if start < 0 or not 0 <= size <= LISTING_SIZE:
+        raise BadArguments(f'getJobs: start must not be negative, and size be 0 to {LISTING_SIZE}')
+    if status is not None:
+        _checkStatuses('getJobs', [status], interfaces.STATUSES)
+    newest = heapq.nlargest(start + size, _ages(service, status))[start:]
+    jobs = [service.jobs[jobid] for created, jobid in newest]
+    return [{'id': job.id, 'task': job.task, 'status': _currentStatus(service, job),
+             'created': job.created, 'started': job.started, 'completed': job.completed} for job in jobs]
+
+
+def listMethods():
+    """system.listMethods() -> array of string
+
+    The names of all methods, sorted.
+    """
+    return sorted(METHODS)
+
+
+def methodHelp(name):
+    """system.methodHelp(string name) -> string
+
+    What a method does, takes and gives.
+    Faults: unknown method.
+    """
+    return _find(name).help
+
+
+def methodSignature(name):
+    """system.methodSignature(string name) -> array of array of string
+
+    For each number of arguments that the method takes, the types of what it returns and of the arguments.
+    Faults: unknown method.
+    """
+    return _find(name).signatures
+
+
+_TASK = Argument('task', (str,))
+_INPUT = Argument('input', (), None)
+_JOBID = Argument('jobid', (int,))
+_NAME = Argument('name', (str,))
+
+
+def _calendarField(name):
+    return Argument(name, (list,), (), (int,))
+
+
+METHODS = {
+    'getAvailableTasks': Method(getAvailableTasks, READS, 'array'),
+    'add': Method(add, WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False))),
+    'addCronJob': Method(addCronJob, WRITES, 'int', (
+        _TASK, _INPUT, _calendarField('minute'), _calendarField('hour'), _calendarField('dayOfMonth'),
+        _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None))),
+    'startJob': Method(startJob, WRITES, 'boolean', (_JOBID,)),
+    'cancel': Method(cancel, WRITES, 'boolean', (_JOBID,)),
+    'clean': Method(clean, WRITES, 'boolean', (Argument('status', (list,), interfaces.FINAL, (str,)),)),
+    'getStatus': Method(getStatus, READS, 'string', (_JOBID,)),
+    'getResult': Method(getResult, READS, 'mixed', (_JOBID,)),
+    'getError': Method(getError, READS, 'string', (_JOBID,)),
+    'hasJobsWaiting': Method(hasJobsWaiting, READS, 'boolean'),
+    'getJobs': Method(getJobs, READS, 'array', (
+        Argument('start', (int,), 0), Argument('size', (int,), 100), Argument('status', (str,), None))),
+    'listMethods': Method(listMethods, NO_SERVICE, 'array'),
+    'methodHelp': Method(methodHelp, NO_SERVICE, 'string', (_NAME,)),
+    'methodSignature': Method(methodSignature, NO_SERVICE, 'array', (_NAME,)),
+}
+# The names of the specification; the bare ones are what older clients of this service call.
+METHODS.update({f'system.{name}': METHODS[name] for name in ('listMethods', 'methodHelp', 'methodSignature')})
+
+
+def _find(name):
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise UnknownMethod(name[:255]) from None
+
+
+def prepare(name, values):
+    """Return the `Method` of that name and the list of arguments for its function, checked; touches nothing.
+
+    name -- the name in the call, text.
+    values -- the arguments in the call, as `wire.parseCall` gives them.
+
+    Raise `UnknownMethod` or `BadArguments`.
+    """
+    method = _find(name)
+    return method, method.check(name, values)

@@ -1,0 +1,450 @@
+"""XML-RPC to Python and back: refuses what is no call, and can send whatever a task returned."""
+# SPDX-License-Identifier: ZPL-2.1
+import math
+import re
+from collections.abc import Mapping
+from collections.abc import Sequence
+from collections.abc import Set
+from datetime import date
+from datetime import datetime
+from datetime import time
+from datetime import timedelta
+from datetime import timezone
+from decimal import Decimal
+from uuid import UUID
+from xml.parsers import expat
+from xmlrpc.client import MAXINT
+from xmlrpc.client import MININT
+from xmlrpc.client import Fault
+from xmlrpc.client import Unmarshaller
+from xmlrpc.client import dumps
+
+from transaction.interfaces import TransientError
+from ZODB.POSException import POSError
+
+from lovely.remotetask.xmlrpc.faults import ParseError
+from lovely.remotetask.xmlrpc.faults import ResultTooLarge
+
+
+#: Arrays and structs within each other, in both directions.  Pickling gives up at some 500 on old Pythons.
+NESTING = 64
+#: Bytes that a result may come to, text and markup; see `plain`.
+RESULT_SIZE = 32 * 1024 * 1024
+#: Characters of a fault's sentence.
+SENTENCE_SIZE = 2000
+
+TOO_DEEP = '<nested too deeply>'
+CYCLIC = '<contains itself>'
+
+# What a value costs besides its text: about the length of its tags.
+_VALUE_SIZE = 32
+
+
+# Requests
+
+_DOUBLE = re.compile(r'[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?')
+_INT = re.compile(r'[+-]?[0-9]{1,20}')
+_DATETIME = re.compile(r'[0-9]{8}T[0-9]{2}:[0-9]{2}:[0-9]{2}')
+_BASE64 = re.compile(r'[A-Za-z0-9+/\s]*(=\s*){0,2}')
+_METHOD_NAME = re.compile(r'[A-Za-z0-9_.:/]{1,255}')
+_BLANK = ' \t\r\n'
+_ENCODINGS = ('utf-8', 'utf-16', 'iso-8859-1', 'us-ascii')
+
+
+def _checkInt(bits):
+    def check(text):
+        text = text.strip(_BLANK)
+        if not _INT.fullmatch(text) or not -2 ** (bits - 1) <= int(text) < 2 ** (bits - 1):
+            raise ValueError(f'an integer of {bits} bits was expected')
+        return text
+    return check
+
+
+def _checkDouble(text):
+    text = text.strip(_BLANK)
+    # 400 characters are enough for '%f' of the largest one; a conversion takes longer than linear.
+    if len(text) > 400 or not _DOUBLE.fullmatch(text) or not math.isfinite(float(text)):
+        raise ValueError('a finite decimal number was expected')
+    return text
+
+
+def _checkBoolean(text):
+    text = text.strip(_BLANK)
+    if text not in ('0', '1'):
+        raise ValueError('0 or 1 was expected')
+    return text
+
+
+def _checkDatetime(text):
+    text = text.strip(_BLANK)
+    if not _DATETIME.fullmatch(text):
+        raise ValueError('YYYYMMDDTHH:MM:SS was expected')
+    return text
+
+
+def _checkBase64(text):
+    if not _BASE64.fullmatch(text):
+        raise ValueError('base64 was expected')
+    return text
+
+
+def _checkNil(text):
+    if text.strip(_BLANK):
+        raise ValueError('nothing was expected')
+    return text
+
+
+def _checkMethodName(text):
+    if not _METHOD_NAME.fullmatch(text):
+        raise ValueError('up to 255 letters, digits, underscores, dots, colons and slashes were expected')
+    return text
+
+
+# Elements that hold text, and what makes sure that it is what the element says.
+_LEAVES = {
+    'methodName': _checkMethodName,
+    'name': str,
+    'string': str,
+    'i1': _checkInt(8),
+    'i2': _checkInt(16),
+    'i4': _checkInt(32),
+    'int': _checkInt(32),
+    'i8': _checkInt(64),
+    'boolean': _checkBoolean,
+    'double': _checkDouble,
+    'dateTime.iso8601': _checkDatetime,
+    'base64': _checkBase64,
+    'nil': _checkNil,
+}
+# Elements that hold these, in this order, each once.
+_SEQUENCES = {
+    'methodCall': ('methodName', 'params'),
+    'param': ('value',),
+    'array': ('data',),
+    'member': ('name', 'value'),
+}
+# Elements that hold any number of these.
+_REPEATED = {'params': 'param', 'data': 'value', 'struct': 'member'}
+_TYPES = frozenset(_LEAVES) - {'methodName', 'name'} | {'array', 'struct'}
+_OPTIONAL = {'methodCall': 1}           # a call without arguments may leave out <params>
+
+
+class _CallReader:
+    """Feeds the standard library's `Unmarshaller` what it can rely on.
+
+    That one takes any order of any elements, unknown ones too, and ints of any size; and raises what its bookkeeping
+    happens to raise.  So each element and text is looked at here before it gets there.
+    """
+
+    def __init__(self):
+        self._target = Unmarshaller(use_builtin_types=True)
+        self._target.xml(None, None)            # text arrives decoded
+        self._open = []                         # pairs of tag and number of children so far
+        self._text = []
+        self._nesting = 0
+
+    def read(self, data):
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.XmlDeclHandler = self._declaration
+        parser.StartDoctypeDeclHandler = self._doctype
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._text.append
+        parser.Parse(data, True)
+        return self._target.getmethodname(), self._target.close()
+
+    def _declaration(self, version, encoding, standalone):
+        # The parser would ask Python for others, which knows some that have more to them than characters.
+        if encoding and encoding.lower() not in _ENCODINGS:
+            raise ParseError(f'the encoding {encoding[:40]!r} is not supported, use utf-8')
+
+    def _doctype(self, *declaration):
+        # There is no use for one in XML-RPC, and without one there are no entities to expand.
+        raise ParseError('a document type declaration is not allowed in a call')
+
+    def _start(self, tag, attributes):
+        self._noText()
+        if tag.startswith('ex:'):               # the extensions of Apache: ex:nil, ex:i8
+            tag = tag[3:]
+        if not self._isExpected(tag):
+            within = f'in <{self._open[-1][0]}>' if self._open else 'as the document, a <methodCall> is expected'
+            raise ParseError(f'the element <{tag[:40]}> is not allowed here {within}')
+        if tag in ('array', 'struct'):
+            self._nesting += 1
+            if self._nesting > NESTING:
+                raise ParseError(f'arrays and structs are nested more than {NESTING} deep')
+        if self._open:
+            self._open[-1][1] += 1
+        self._open.append([tag, 0])
+        self._target.start(tag, attributes)
+
+    def _isExpected(self, tag):
+        if not self._open:
+            return tag == 'methodCall'
+        parent, children = self._open[-1]
+        if parent == 'value':
+            return children == 0 and tag in _TYPES
+        if parent in _SEQUENCES:
+            return tag in _SEQUENCES[parent][children:children + 1]
+        return tag == _REPEATED.get(parent)
+
+    def _end(self, tag):
+        tag, children = self._open[-1]
+        if tag in _LEAVES:
+            self._endLeaf(tag)
+        else:
+            self._endNode(tag, children)
+        self._open.pop()
+
+    def _endLeaf(self, tag):
+        text = self._takeText()
+        try:
+            self._target.data(_LEAVES[tag](text))
+        except ValueError as error:
+            raise ParseError(f'the element <{tag}> holds {text[:40]!r}: {error}') from error
+        try:
+            self._target.end(tag)
+        except ValueError as error:             # not every eight digits are a date, nor all of base64 complete
+            raise ParseError(f'the element <{tag}> holds {text[:40]!r}, which is no such value') from error
+
+    def _endNode(self, tag, children):
+        if tag == 'value' and not children:     # text without a type is a string
+            self._target.data(self._takeText())
+        self._noText()
+        expected = _SEQUENCES.get(tag, ())
+        if children < _OPTIONAL.get(tag, len(expected)):
+            raise ParseError(f'an element <{expected[children]}> is missing in <{tag}>')
+        if tag in ('array', 'struct'):
+            self._nesting -= 1
+        self._target.end(tag)
+
+    def _takeText(self):
+        text = ''.join(self._text)
+        self._text.clear()
+        return text
+
+    def _noText(self):
+        text = self._takeText().strip(_BLANK)
+        if text:
+            raise ParseError(f'the text {text[:40]!r} is not allowed here in <{self._open[-1][0]}>')
+
+
+def parseCall(data):
+    """Return the method's name and the tuple of arguments of a call.
+
+    data -- the body of the request, bytes.
+
+    Arguments are None, bool, int, float, str, bytes, naive datetime, list and dict with text keys.  The extensions nil
+    and i8 are understood: ints have 32 bits, i8 has 64; doubles are finite.  Of struct members of the same name
+    the last counts.
+
+    Raise `ParseError` for anything else.
+    """
+    try:
+        return _CallReader().read(data)
+    except expat.ExpatError as error:
+        raise ParseError(f'the request is not well-formed XML: {expat.ErrorString(error.code)}, '
+                         f'line {error.lineno}, column {error.offset}') from error
+
+
+# Responses
+
+# All that XML 1.0 cannot carry: most control characters, halves of surrogate pairs, two that are no characters.
+_UNSENDABLE = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
+# Of a class as such: a metaclass may have its own ideas.
+_nameOf = type.__dict__['__name__'].__get__
+
+
+def _sendable(text):
+    return _UNSENDABLE.sub('\N{REPLACEMENT CHARACTER}', str.__str__(text))
+
+
+def _describe(value):
+    return f'<{_sendable(_nameOf(type(value)))[:100]} object>'
+
+
+def _plainInt(value):
+    value = int.__int__(value)
+    if MININT <= value <= MAXINT:
+        return value
+    try:
+        return str(value)
+    except ValueError:          # Python refuses to write out more than 4300 digits
+        return hex(value)
+
+
+def _plainFloat(value):
+    value = float.__float__(value)
+    return value if math.isfinite(value) else str(value)
+
+
+def _plainDatetime(value):
+    if value.utcoffset() is not None:
+        value = value.astimezone(timezone.utc)
+    return datetime(value.year, value.month, value.day, value.hour, value.minute, value.second)
+
+
+_LEAF_CONVERSIONS = {
+    type(None): lambda value: None,
+    bool: lambda value: value,
+    int: _plainInt,
+    float: _plainFloat,
+    str: _sendable,
+    bytes: lambda value: b''.join([value]),
+    bytearray: lambda value: b''.join([value]),
+    datetime: _plainDatetime,
+    date: date.isoformat,
+    time: time.isoformat,
+    timedelta: timedelta.total_seconds,
+    Decimal: Decimal.__str__,
+    UUID: UUID.__str__,
+}
+
+# The database's own errors are not the value's: the caller repeats the call.  The rest ends the conversion as well.
+_NOT_THE_VALUES = (TransientError, POSError, ResultTooLarge, MemoryError)
+
+
+class _Conversion:
+    """One call of `plain`: what may still be sent, and which containers are being converted."""
+
+    def __init__(self, limit):
+        self._limit = self._left = limit
+        self._within = set()
+
+    def _spend(self, size):
+        self._left -= size
+        if self._left < 0:
+            raise ResultTooLarge(self._limit)
+
+    def convert(self, value):
+        class_ = type(value)            # not value.__class__, which an object can make up, or raise from
+        for base in class_.__mro__:
+            if base in _LEAF_CONVERSIONS:
+                return self._leaf(value, _LEAF_CONVERSIONS[base])
+        if issubclass(class_, Mapping):
+            return self._container(value, self._struct)
+        if issubclass(class_, Set):
+            return self._container(value, self._sorted)
+        if issubclass(class_, Sequence) and class_ is not memoryview:
+            return self._container(value, self._array)
+        return self._leaf(value, _describe)
+
+    def _leaf(self, value, conversion):
+        try:
+            value = conversion(value)
+        except _NOT_THE_VALUES:
+            raise
+        except Exception:               # a subclass or time zone that fails us
+            value = _describe(value)
+        self._spend(len(value) if isinstance(value, (str, bytes)) else 0)
+        return value
+
+    def _container(self, value, conversion):
+        if id(value) in self._within:
+            return CYCLIC
+        if len(self._within) == NESTING:
+            return TOO_DEEP
+        self._within.add(id(value))
+        try:
+            return conversion(value)
+        finally:
+            self._within.remove(id(value))
+
+    def _members(self, value, iterate):
+        # A class of the task's own may fail to iterate, or never end to; what it gave is counted as it comes.
+        members = []
+        try:
+            for member in iterate(value):
+                self._spend(_VALUE_SIZE)
+                members.append(member)
+        except _NOT_THE_VALUES:
+            raise
+        except Exception:
+            return None
+        return members
+
+    def _array(self, value):
+        members = self._members(value, iter)
+        if members is None:
+            return _describe(value)
+        return [self.convert(member) for member in members]
+
+    def _sorted(self, value):
+        array = self._array(value)
+        try:
+            return sorted(array) if isinstance(array, list) else array
+        except TypeError:               # of mixed types
+            return array
+
+    def _struct(self, value):
+        members = self._members(value, lambda mapping: ((key, value) for key, value in mapping.items()))
+        if members is None:
+            return _describe(value)
+        struct = {}
+        for key, member in members:
+            name = self._name(key)
+            while name in struct:       # 1 and '1': neither may hide the other
+                name = f'{name} ({len(struct) + 1})'
+            struct[name] = self.convert(member)
+        return struct
+
+    def _name(self, key):
+        key = self.convert(key)
+        if isinstance(key, datetime):
+            return key.isoformat()
+        return key if isinstance(key, str) else repr(key)
+
+
+def plain(value, limit=RESULT_SIZE):
+    """Return what XML-RPC can carry of a value, made of exactly the types of the right column; writes nothing.
+
+    value -- anything.
+    limit -- size in bytes, text and about 32 for each value.
+
+    ================================================= ==========================================================
+    a value (or one of a subclass)                    becomes
+    ================================================= ==========================================================
+    None, bool                                        itself
+    int of 32 bits                                    int
+    any other int                                     str of decimal digits; hexadecimal above 4300 of them
+    float                                             float; str for 'nan', 'inf', '-inf'
+    str                                               str; U+FFFD for what XML cannot carry: control characters
+                                                      but tab, CR, LF; lone surrogates; U+FFFE and U+FFFF
+    bytes, bytearray                                  bytes
+    datetime                                          datetime without zone and microseconds; in UTC if it had a
+                                                      zone
+    date, time                                        str in ISO format
+    timedelta                                         float, seconds
+    Decimal, UUID                                     str
+    list, tuple, any Sequence                         list
+    set, frozenset, any Set                           list, sorted if the converted members can be
+    dict, any Mapping                                 dict; a key that is no text becomes the text of its
+                                                      conversion, with a number added if that is taken
+    a container within itself                         the str in `CYCLIC`
+    the 65th container within another                 the str in `TOO_DEEP`
+    anything else, or what fails to be converted      str, '<Foo object>' for an instance of Foo
+    ================================================= ==========================================================
+
+    Raise `ResultTooLarge` for a value above the limit; the errors of a database that the value is loaded from pass.
+    """
+    return _Conversion(limit).convert(value)
+
+
+def _encode(text):
+    # A parser turns a carriage return into a line feed unless it is written as a reference.
+    return text.replace('\r', '&#13;').encode('utf-8')
+
+
+def dumpResponse(value):
+    """Return the response that carries `plain` of a value, as bytes of UTF-8.  Raises what that raises."""
+    return _encode(dumps((plain(value),), methodresponse=True, allow_none=True))
+
+
+def dumpFault(code, sentence):
+    """Return the response that carries a fault, as bytes of UTF-8.
+
+    code -- an int of 32 bits.
+    sentence -- text, cut at `SENTENCE_SIZE` characters.
+    """
+    return _encode(dumps(Fault(code, _sendable(sentence)[:SENTENCE_SIZE])))

@@ -1,0 +1,165 @@
+"""ZCML: the directives that register tasks, and the loading of a site definition."""
+# SPDX-License-Identifier: ZPL-2.1
+import inspect
+import os
+import re
+
+import zope.component
+from zope.component.zcml import utility
+from zope.configuration import xmlconfig
+from zope.configuration.config import ConfigurationMachine
+from zope.configuration.config import ConfigurationConflictError
+from zope.configuration.exceptions import ConfigurationError as ZCMLError
+from zope.configuration.exceptions import ConfigurationWrapperError
+from zope.configuration.fields import GlobalInterface
+from zope.configuration.fields import GlobalObject
+from zope.configuration.fields import Path
+from zope.configuration.fields import PythonIdentifier
+from zope.configuration.fields import Tokens
+from zope.interface import Interface
+from zope.interface import implementer
+from zope.schema import Float
+from zope.schema import Text
+from zope.schema import TextLine
+from zope.schema import ValidationError
+from zope.schema.interfaces import IFromUnicode
+from ZConfig.datatypes import stock_datatypes
+
+import lovely.remotetask
+from lovely.remotetask.command import CommandTask
+from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.task import SimpleTask
+
+
+_PLACE = re.compile(r'File "([^"]*)", line (\d+)[-.\d]*')
+#: Names before a sentence that says it all: of our own exceptions, and the private module of zope.schema's.
+_EXCEPTION = re.compile(r'^(?:zope\.schema\._bootstrapinterfaces\.)?(?:(?:ValidationError|ValueError): )?')
+
+
+@implementer(IFromUnicode)
+class Seconds(Float):
+    """A time in seconds, written as in the configuration file: `90`, `90s`, `10m`, `2h`, `1d`."""
+
+    def fromUnicode(self, value):
+        """Return the seconds as a float; raise `ValidationError`."""
+        try:
+            seconds = float(stock_datatypes['time-interval'](value.strip()))
+        except (ValueError, OverflowError):
+            raise ValidationError(f'{value!r} is no time; write whole seconds, or a number with s, m, h or d '
+                                  f'behind it').with_field_and_value(self, value) from None
+        self.validate(seconds)
+        return seconds
+
+
+class ITaskDirective(Interface):
+    """Offer a Python function or an ITask under a name."""
+
+    name = TextLine(title='Name', description='What jobs call the task by.', min_length=1)
+    handler = GlobalObject(
+        title='Handler',
+        description='The dotted name of a function that takes the input and returns the result, of an object that '
+                    'provides ITask, or of a class that implements ITask and is called without arguments.')
+    input_schema = GlobalInterface(
+        title='Input schema', required=False,
+        description='An interface whose fields the input has to fit; for functions, an ITask has its own.')
+    output_schema = GlobalInterface(
+        title='Output schema', required=False,
+        description='An interface whose fields the result has to fit; for functions, an ITask has its own.')
+
+
+class ICommandDirective(Interface):
+    """Offer a program under a name; the values mean what they mean for `command.CommandTask`."""
+
+    name = TextLine(title='Name', description='What jobs call the task by.', min_length=1)
+    command = Text(title='Command', description='The program and its arguments, with {field} for the input\'s values.')
+    directory = Path(
+        title='Directory', required=False,
+        description='Where the program runs and all fields but those in `text` are paths; relative to the ZCML file.')
+    text = Tokens(
+        title='Text', required=False, value_type=PythonIdentifier(),
+        description='The fields that are no paths.')
+    timeout = Seconds(
+        title='Timeout', required=False, default=3600.0,
+        description='How long the program may run: seconds, or with a unit as 90s, 10m, 2h.')
+
+
+def task(_context, name, handler, input_schema=None, output_schema=None):
+    """Register a task made of Python code; see `ITaskDirective`."""
+    schemas = {key: schema for key, schema in (('inputSchema', input_schema), ('outputSchema', output_schema))
+               if schema is not None}
+    isClass = inspect.isclass(handler)
+    if ITask.implementedBy(handler) if isClass else ITask.providedBy(handler):
+        if schemas:
+            raise ValueError(f'{_dotted(handler)} is an ITask and has schemas of its own; none can be given here')
+        made = {'factory': handler} if isClass else {'component': handler}
+    else:
+        _checkFunction(handler, isClass)
+        made = {'component': SimpleTask(handler, **schemas)}
+    # The discriminator of the plain directive: whoever takes a name twice, by whatever directive, is told so.
+    utility(_context, provides=ITask, name=name, **made)
+
+
+def command(_context, name, command, directory=None, text=(), timeout=3600.0):
+    """Register a task made of a program; see `ICommandDirective`."""
+    utility(_context, provides=ITask, name=name, component=CommandTask(command, directory, text, timeout))
+
+
+def loadSite(path):
+    """Execute a ZCML file as a site definition and return its configuration context.
+
+    path -- of the file.  It need not include any meta.zcml: the directives of zope.component and ours are known.
+
+    Raise `errors.ConfigurationError` that says in which file and line, and why.
+    """
+    path = os.path.abspath(path)
+    context = ConfigurationMachine()
+    xmlconfig.registerCommonDirectives(context)
+    try:
+        xmlconfig.include(context, 'meta.zcml', zope.component)
+        xmlconfig.include(context, 'meta.zcml', lovely.remotetask)
+        xmlconfig.include(context, path)
+        context.execute_actions()
+    except OSError as error:
+        raise ConfigurationError(f'{path}: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f'{path}: {error}') from error
+    except ZCMLError as error:
+        raise ConfigurationError(_explain(error)) from error
+    return context
+
+
+def _checkFunction(handler, isClass):
+    if isClass or not callable(handler):
+        raise ValueError(f'{_dotted(handler)} is neither a function that takes the input, nor does it provide or '
+                         f'implement {ITask.__identifier__}')
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as error:
+        raise ValueError(f'{_dotted(handler)} cannot be called with the input alone: {error}') from error
+    except ValueError:                              # some built-in functions do not tell
+        pass
+
+
+def _dotted(handler):
+    # Not the repr: what somebody names by mistake may be large, or secret.
+    name = getattr(handler, '__qualname__', None)
+    return name if isinstance(name, str) else f'an object of {type(handler).__qualname__}'
+
+
+def _explain(error):
+    """Return an error of zope.configuration as text: file, line and reason, then which files included that one."""
+    if isinstance(error, ConfigurationConflictError):
+        return _PLACE.sub(r'\1, line \2', str(error))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    places = [_PLACE.sub(r'\1, line \2', line) for line in lines if _PLACE.match(line)]
+    reasons = [_EXCEPTION.sub('', line) for line in lines if not _PLACE.match(line)]
+    # zope.configuration puts the outermost file first; but a wrapped exception has its own file before all others.
+    places.reverse()
+    if isinstance(error, xmlconfig.ZopeSAXParseException):
+        cause = error.evalue
+        places.insert(0, f'{cause.getSystemId()}, line {cause.getLineNumber()}')
+        reasons = [f'this is not well-formed XML: {cause.getMessage()}']
+    elif isinstance(error, ConfigurationWrapperError) and places:
+        places.insert(0, places.pop())
+    return '\n    included by '.join([': '.join(places[:1] + reasons), *places[1:]])

@@ -1,0 +1,642 @@
+"""The command line: clients against a small XML-RPC server, servers as the processes that users start."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import datetime
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import xmlrpc.client
+from xmlrpc.server import SimpleXMLRPCRequestHandler
+from xmlrpc.server import SimpleXMLRPCServer
+
+import ZEO
+
+from click.testing import CliRunner
+
+from lovely.remotetask import config
+from lovely.remotetask.cli import main
+from lovely.remotetask.xmlrpc import faults
+
+
+#: Seconds after which a process or thread that should have ended long ago makes a test fail.
+PATIENCE = 60
+
+
+def environment(**more):
+    """Return the environment for a process that finds the same packages as this one, and no configuration."""
+    result = {name: value for name, value in os.environ.items() if not name.startswith('REMOTETASK_')}
+    return dict(result, PYTHONPATH=os.pathsep.join(os.path.abspath(path) for path in sys.path), **more)
+
+
+def start(*arguments, **options):
+    """Start the program in a process of its own."""
+    options.setdefault('env', environment())
+    return subprocess.Popen([sys.executable, '-m', 'lovely.remotetask.cli.main', *arguments], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+class CommandTestCase(unittest.TestCase):
+
+    url = None
+
+    def remotetask(self, *arguments):
+        """Run a command in this process; return exit code, standard and error output."""
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            url = ['--url', self.url] if self.url else []
+            code = main.run([*arguments[:1], *url, *arguments[1:]])
+        return code, output.getvalue(), errors.getvalue()
+
+    def fails(self, code, message, *arguments):
+        """Run a command that fails with this code and one line with this message."""
+        result = self.remotetask(*arguments)
+        self.assertEqual(result[:2], (code, ''), result)
+        self.assertRegex(result[2], r'\Aremotetask: [^\n]+\n\Z')
+        self.assertIn(message, result[2])
+
+
+class HelpTest(unittest.TestCase):
+
+    def test_the_program(self):
+        result = CliRunner().invoke(main.remotetask, ['--help'])
+        self.assertEqual(result.exit_code, 0)
+        for name in main.remotetask.commands:
+            self.assertIn(f'\n  {name} ', result.output)
+        self.assertIn('REMOTETASK_CONFIG', result.output)
+        self.assertIn('$ remotetask serve', result.output)
+
+    def test_every_command(self):
+        self.assertEqual(set(main.remotetask.commands), {
+            'serve', 'frontend', 'processor', 'tasks', 'add', 'start', 'status', 'result', 'error', 'cancel', 'jobs'})
+        for name, command in main.remotetask.commands.items():
+            with self.subTest(name):
+                result = CliRunner().invoke(main.remotetask, [name, '-h'])
+                self.assertEqual(result.exit_code, 0)
+                self.assertIn(f'Usage: remotetask {name}', result.output)
+                self.assertIn('Example', result.output)
+                self.assertIn('$ remotetask', result.output)
+                for parameter in command.params:
+                    if parameter.param_type_name == 'option':
+                        self.assertTrue(parameter.help, parameter.name)
+                # A first sentence that fits the list of commands.
+                self.assertNotIn('...', command.get_short_help_str(60))
+
+    def test_version(self):
+        result = CliRunner().invoke(main.remotetask, ['--version'])
+        self.assertEqual(result.exit_code, 0)
+        self.assertRegex(result.output, r'\Alovely\.remotetask \S+\n\Z')
+
+
+class UsageTest(CommandTestCase):
+
+    def test_no_command(self):
+        code, output, errors = self.remotetask()
+        self.assertEqual((code, output), (2, ''))
+        self.assertIn('Usage: remotetask', errors)
+
+    def test_wrong_usage(self):
+        self.fails(2, "'nonsense'", 'nonsense')
+        self.fails(2, "'--nonsense'", '--nonsense')
+        self.fails(2, "Missing argument 'TASK' (see remotetask add --help)", 'add')
+        self.fails(2, 'unexpected extra argument', 'tasks', 'x')
+        self.fails(2, "'ID'", 'status', 'x')
+        self.fails(2, "'ID'", 'status', '0')
+        self.fails(2, "'ID'", 'status', str(2**31))
+        self.fails(2, '--timeout needs --wait', 'add', 'echo', '--timeout', '1')
+        self.fails(2, 'exclude each other', 'add', 'echo', '--wait', '--later')
+        self.fails(2, "'soon' is not a time", 'add', 'echo', '--wait', '--timeout', 'soon')
+        self.fails(2, "'nan' is not a time", 'add', 'echo', '--wait', '--timeout', 'nan')
+        self.fails(2, "'--status'", 'jobs', '--status', 'unknown')
+        self.fails(2, "'--size'", 'jobs', '--size', '0')
+
+    def test_urls(self):
+        for url in ('nonsense', 'ftp://localhost/', 'http://', 'http://localhost:x/', 'http://localhost:99999/',
+                    'http://a b/', 'http://local\nhost/', 'http://[::1/', 'http://höst/'):
+            with self.subTest(url):
+                self.fails(2, 'is not a URL', 'tasks', '--url', url)
+
+    def test_no_json(self):
+        self.fails(2, 'not JSON: line 2 column 7: Expecting value', 'add', 'echo', '{"a": 1,\n "b": x}')
+        self.fails(2, 'not JSON: line 1 column 1', 'add', 'echo', '')
+        self.fails(2, 'NaN is not JSON', 'add', 'echo', '[NaN]')
+        self.fails(2, '32 bits', 'add', 'echo', '[2147483648]')
+        self.fails(2, 'nested too deeply', 'add', 'echo', '[' * 20000 + ']' * 20000)
+
+
+class Jobs(SimpleXMLRPCServer):
+    """The methods of a frontend, for jobs that do as their tasks are called."""
+
+    def __init__(self):
+        super().__init__(('127.0.0.1', 0), logRequests=False, allow_none=True, use_builtin_types=True)
+        self.added = {}
+        self.calls = []
+        self.asked = threading.Event()
+        for function in (self.getAvailableTasks, self.add, self.startJob, self.cancel, self.getStatus, self.getResult,
+                         self.getError, self.getJobs):
+            self.register_function(function)
+
+    def _dispatch(self, method, params):
+        self.calls.append((method, *params))
+        return super()._dispatch(method, params)
+
+    def getAvailableTasks(self):
+        return ['echo', 'twi\x9b1mce']
+
+    def add(self, task, input, startLater):
+        if task == 'unknown':
+            raise xmlrpc.client.Fault(faults.UNKNOWN_TASK, "task 'unknown' is not registered")
+        if task == 'busy':
+            raise xmlrpc.client.Fault(faults.DATABASE_UNAVAILABLE, 'try again')
+        jobid = len(self.added) + 1
+        self.added[jobid] = [task, input, 'start later' if startLater else 'queued']
+        return jobid
+
+    def _find(self, jobid):
+        if jobid not in self.added:
+            raise xmlrpc.client.Fault(faults.UNKNOWN_JOB, f'there is no job {jobid}')
+        return self.added[jobid]
+
+    def startJob(self, jobid):
+        job = self._find(jobid)
+        ready, job[2] = job[2] == 'start later', 'queued'
+        return ready
+
+    def cancel(self, jobid):
+        self._find(jobid)[2] = 'cancelled'
+        return True
+
+    def getStatus(self, jobid):
+        job = self._find(jobid)
+        shown = job[2]
+        # Each time that it is looked at, a job has come further.
+        if shown == 'queued':
+            job[2] = 'processing'
+        elif shown == 'processing' and job[0] != 'endless':
+            job[2] = {'fail': 'error', 'cancel': 'cancelled'}.get(job[0], 'completed')
+        self.asked.set()
+        return shown
+
+    def getResult(self, jobid):
+        task, input, status = self._find(jobid)
+        if status != 'completed' or task == 'nothing':
+            return None
+        if task == 'special':
+            return {'bytes': b'\x00\xff', 'time': datetime.datetime(2024, 2, 29, 12, 30, 1), 'text': 'ünï'}
+        return input
+
+    def getError(self, jobid):
+        return 'the disk\nis \x9b1mfull' if self._find(jobid)[0] == 'fail' else 'None'
+
+    def getJobs(self, start, size, status):
+        rows = [{'id': 1392637175, 'task': 'echo', 'status': 'completed', 'created': 1709209801.5,
+                 'started': 1709209802.0, 'completed': 1709209803.9},
+                {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
+                 'completed': None}]
+        return [row for row in rows if status in (None, row['status'])][start:start + size]
+
+
+class ClientTestCase(CommandTestCase):
+
+    def setUp(self):
+        self.server = Jobs()
+        self.addCleanup(self.server.server_close)
+        thread = threading.Thread(target=self.server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(self.server.shutdown)
+        self.url = 'http://{}:{}/'.format(*self.server.server_address)
+
+
+class ClientTest(ClientTestCase):
+
+    def test_tasks(self):
+        self.assertEqual(self.remotetask('tasks'), (0, 'echo\ntwi 1mce\n', ''))
+
+    def test_add(self):
+        self.assertEqual(self.remotetask('add', 'echo'), (0, '1\n', ''))
+        self.assertEqual(self.remotetask('add', 'echo', '{"a": [1, 2.5, null, true, "ü"]}'), (0, '2\n', ''))
+        self.assertEqual(self.remotetask('add', 'echo', '1', '--later'), (0, '3\n', ''))
+        self.assertEqual(self.server.calls, [('add', 'echo', None, False),
+                                             ('add', 'echo', {'a': [1, 2.5, None, True, 'ü']}, False),
+                                             ('add', 'echo', 1, True)])
+
+    def test_refused(self):
+        self.fails(2, "task 'unknown' is not registered", 'add', 'unknown')
+        self.fails(1, 'try again', 'add', 'busy')
+        for command in 'status', 'result', 'error', 'cancel', 'start':
+            with self.subTest(command):
+                self.fails(1, 'there is no job 99', command, '99')
+
+    def test_wait(self):
+        self.assertEqual(self.remotetask('add', 'echo', '{"hello": "world"}', '--wait'),
+                         (0, '{"hello": "world"}\n', ''))
+        self.assertEqual(self.server.calls.count(('getStatus', 1)), 3)
+        self.assertEqual(self.remotetask('add', 'nothing', '--wait', '--timeout', '60s'), (0, 'null\n', ''))
+
+    def test_wait_in_vain(self):
+        self.fails(4, 'job 1 failed: the disk is 1mfull', 'add', 'fail', '--wait')
+        self.fails(1, 'job 2 was cancelled', 'add', 'cancel', '--wait')
+        self.fails(1, 'job 3 is still processing after 0.1 seconds', 'add', 'endless', '--wait', '--timeout', '100ms')
+
+    def test_status(self):
+        self.remotetask('add', 'echo')
+        self.assertEqual(self.remotetask('status', '1'), (0, 'queued\n', ''))
+
+    def test_result(self):
+        self.remotetask('add', 'special', '--wait')
+        code, output, errors = self.remotetask('result', '1')
+        self.assertEqual((code, errors), (0, ''))
+        self.assertIn('ünï', output)
+        self.assertEqual(json.loads(output), {'bytes': 'AP8=', 'time': '2024-02-29T12:30:01', 'text': 'ünï'})
+
+    def test_result_that_a_terminal_would_obey(self):
+        code, output, errors = self.remotetask('add', 'echo', '"\\u009b1m\\ud83d\\ude00"', '--wait')
+        self.assertEqual((code, output, errors), (0, '"\\u009b1m\\ud83d\\ude00"\n', ''))
+
+    def test_result_of_jobs_without_one(self):
+        self.remotetask('add', 'nothing', '--wait')
+        self.assertEqual(self.remotetask('result', '1'), (0, 'null\n', ''))
+        self.remotetask('add', 'fail', '--wait')
+        self.fails(4, 'job 2 failed: the disk is 1mfull', 'result', '2')
+        self.remotetask('add', 'echo', '--later')
+        self.fails(1, 'job 3 is start later: it has no result yet', 'result', '3')
+
+    def test_error(self):
+        self.remotetask('add', 'fail')
+        self.remotetask('add', 'echo')
+        self.assertEqual(self.remotetask('error', '1'), (0, 'the disk\nis  1mfull\n', ''))
+        self.assertEqual(self.remotetask('error', '2'), (0, 'None\n', ''))
+
+    def test_start(self):
+        self.remotetask('add', 'echo', '--later')
+        self.assertEqual(self.remotetask('start', '1'), (0, '', ''))
+        self.fails(1, 'job 1 is queued: cannot start it', 'start', '1')
+
+    def test_cancel(self):
+        self.remotetask('add', 'echo')
+        self.assertEqual(self.remotetask('cancel', '1'), (0, '', ''))
+        self.assertEqual(self.remotetask('status', '1'), (0, 'cancelled\n', ''))
+
+    def test_jobs(self):
+        self.assertEqual(self.remotetask('jobs'), (0, '''\
+id          task                status     created              started              completed
+1392637175  echo                completed  2024-02-29 12:30:01  2024-02-29 12:30:02  2024-02-29 12:30:03
+7           a rather long name  queued     1970-01-01 00:00:00  -                    -
+''', ''))
+        code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
+        self.assertEqual(output, 'id  task  status  created  started  completed\n')
+        self.assertEqual(self.server.calls, [('getJobs', 0, 20, None), ('getJobs', 1, 5, 'completed')])
+
+    def test_the_path_of_the_url_names_the_service(self):
+        paths = []
+
+        class Handler(SimpleXMLRPCRequestHandler):
+            rpc_paths = ()
+
+            def do_POST(self):
+                paths.append(self.path)
+                super().do_POST()
+
+        self.server.RequestHandlerClass = Handler
+        for path in '', '/', '/site@service':
+            code, output, errors = self.remotetask('tasks', '--url', self.url.rstrip('/') + path)
+            self.assertEqual((code, errors), (0, ''))
+        self.assertEqual(paths, ['/', '/', '/site@service'])
+
+    def test_another_process(self):
+        process = start('add', 'echo', '-', '--wait', env=environment(REMOTETASK_URL=self.url), stdin=subprocess.PIPE)
+        output, errors = process.communicate('["from standard input"]', timeout=PATIENCE)
+        self.assertEqual((process.returncode, output, errors), (0, '["from standard input"]\n', ''))
+
+    def test_another_process_fails(self):
+        process = start('add', 'fail', '--wait', '--url', self.url)
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output), (4, ''))
+        self.assertRegex(errors, r'\Aremotetask: job 1 failed: [^\n]+\n\Z')
+
+    def test_terminal_without_unicode(self):
+        process = start('add', 'echo', '"\\u20ac"', '--wait',
+                        env=environment(REMOTETASK_URL=self.url, PYTHONIOENCODING='ascii'))
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output, errors), (0, '"\\u20ac"\n', ''))
+
+    def test_interrupted(self):
+        process = start('add', 'endless', '--wait', '--url', self.url)
+        self.assertTrue(self.server.asked.wait(PATIENCE))
+        process.send_signal(2)
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output), (130, ''))
+        self.assertIn('remotetask: job 1 goes on\n', errors)
+        self.assertNotIn('Traceback', errors)
+
+    def test_closed_pipe(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            process = subprocess.run([sys.executable, '-m', 'lovely.remotetask.cli.main', 'jobs', '--url', self.url],
+                                     env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True,
+                                     timeout=PATIENCE)
+        finally:
+            os.close(writer)
+        self.assertEqual((process.returncode, process.stderr), (1, ''))
+
+
+class BadServerTest(CommandTestCase):
+    """What else may be at the other end."""
+
+    def answering(self, *answers):
+        """Have a server that answers requests with these bytes, one after the other, then the last again and again.
+
+        None stands for no answer.
+        """
+        answers = list(answers)
+        listener = socket.create_server(('127.0.0.1', 0))
+        self.addCleanup(listener.close)
+        self.url = 'http://user:secret@127.0.0.1:{}/'.format(listener.getsockname()[1])
+        self.requests = []
+        ended = threading.Event()
+
+        def serve():
+            with contextlib.suppress(OSError):              # closed at the end of the test
+                while True:
+                    connection, address = listener.accept()
+                    with connection:
+                        data = received = connection.recv(65536)
+                        while received and not data.startswith(b'\x16') and b'</methodCall>' not in data:  # \x16: TLS
+                            received = connection.recv(65536)
+                            data += received
+                        self.requests.append(data)
+                        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                        if answer is None:
+                            ended.wait(PATIENCE)
+                        else:
+                            connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join)
+        # Closing a listener does not wake who accepts; a shutdown does.
+        self.addCleanup(listener.shutdown, socket.SHUT_RDWR)
+        self.addCleanup(ended.set)
+
+    def http(self, body):
+        return b'HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n%s' % (len(body), body)
+
+    def test_nobody(self):
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = listener.getsockname()[1]
+        self.fails(3, f'http://127.0.0.1:{port}/: cannot connect: Connection refused; is the frontend running?',
+                   'tasks', '--url', f'http://127.0.0.1:{port}')
+        self.fails(3, 'cannot connect', 'tasks', '--url', 'http://nowhere.invalid/')
+        self.fails(3, 'cannot connect', 'tasks', '--url', f'http://{"x" * 70}.invalid/')
+
+    def test_silence(self):
+        self.answering(None)
+        self.fails(1, 'did not answer within 0.2 seconds', 'tasks', '--answer-timeout', '200ms')
+
+    def test_http_status(self):
+        self.answering(b'HTTP/1.1 404 Not\x1bFound\r\nContent-Length: 0\r\n\r\n')
+        self.fails(1, '/ answers with HTTP status 404 Not', 'tasks')
+        self.assertIn(b'Authorization: Basic dXNlcjpzZWNyZXQ=', self.requests[0])
+
+    def test_the_password_is_not_shown(self):
+        self.answering(b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n')
+        code, output, errors = self.remotetask('tasks')
+        self.assertIn('HTTP status 401 Unauthorized; put user and password into the URL', errors)
+        self.assertNotIn('secret', errors)
+
+    def test_broken_connection(self):
+        self.answering(b'')
+        self.fails(1, 'the connection broke', 'add', 'echo')
+        self.assertEqual(len(self.requests), 1)             # a second one might add the job twice
+
+    def test_cut_off(self):
+        self.answering(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<?xml')
+        self.fails(1, 'remotetask: ', 'tasks')
+
+    def test_not_http(self):
+        self.answering(b'SSH-2.0-server\r\n')
+        self.fails(1, 'the connection broke', 'tasks')
+
+    def test_not_xmlrpc(self):
+        for body in (b'<html><p>Hello</html>', b'<html/>', b'', b'plain',
+                     b'<methodResponse><params><param><value><int>x</int></value></param></params></methodResponse>'):
+            with self.subTest(body):
+                self.answering(self.http(body))
+                self.fails(1, 'does not answer in XML-RPC', 'tasks')
+
+    def test_lost_while_waiting(self):
+        five = b'<methodResponse><params><param><value><int>5</int></value></param></params></methodResponse>'
+        self.answering(self.http(five), b'')
+        self.fails(1, 'job 5 was added, but: http://127.0.0.1:', 'add', 'echo', '--wait')
+
+    def test_tls_with_a_server_that_has_none(self):
+        self.answering(b'')
+        self.fails(3, 'cannot connect', 'tasks', '--url', self.url.replace('http:', 'https:'))
+
+
+class ServerTestCase(CommandTestCase):
+    """Starts servers in processes of their own, with a directory for all they write."""
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = os.path.realpath(directory.name)
+
+    def write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, 'w') as file:
+            file.write(text)
+        return path
+
+    def start(self, command, text='', name='remotetask.conf'):
+        """Start a server with this configuration; the log goes to a file."""
+        path = self.write(name, f'<eventlog>\n<logfile>\npath {self.directory}/{name}.log\n</logfile>\n</eventlog>\n'
+                                f'<frontend>\naddress 0\n</frontend>\n{text}')
+        process = start('-C', path, command, cwd=self.directory,
+                        env=environment(PYTHONUNBUFFERED=''))      # what it prints has to come all the same
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def untilReady(self, process):
+        """Return what a server prints up to 'ready'; remember its URL."""
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip('\n'))
+            if line.startswith('listening on '):
+                self.url = line.split()[-1]
+            if line == 'ready\n':
+                return lines
+        self.fail(f'the server ended: {lines} {process.stderr.read()}')
+
+    def stop(self, process, number=15):
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output, errors), (0, '', ''))
+
+    def refuses(self, code, message, *arguments):
+        """Start a server that can't; it ends with this code and one line with this message."""
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, code, errors)
+        self.assertNotIn('ready', output)
+        self.assertRegex(errors, r'\Aremotetask: [^\n]+\n\Z')
+        self.assertIn(message, errors)
+
+    def zeo(self):
+        """Start a database server and return the configuration of its clients."""
+        (host, port), stop = ZEO.server(port=('127.0.0.1', 0))
+        self.addCleanup(stop)
+        return f'<zodb>\n<zeoclient>\nserver {host}:{port}\n</zeoclient>\n</zodb>\n'
+
+    def processorSection(self, name):
+        return f'<processor>\nname {name}\nthreads 2\nwait-time 100ms\n</processor>\n'
+
+
+class ServeTest(ServerTestCase):
+
+    def test_serve(self):
+        process = self.start('serve', self.processorSection('one'))
+        lines = self.untilReady(process)
+        self.assertRegex(lines[0], r'\Alovely\.remotetask \S+\Z')
+        self.assertEqual(lines[1:3], [f'data: FileStorage {self.directory}/var/Data.fs', 'tasks: echo'])
+        self.assertRegex(lines[3], r'\Alistening on http://127\.0\.0\.1:[1-9][0-9]*/\Z')
+        self.assertEqual(lines[4:], ['processing as one with 2 threads', 'ready'])
+        self.assertEqual(self.remotetask('tasks'), (0, 'echo\n', ''))
+        self.assertEqual(self.remotetask('add', 'echo', '{"hello": "wörld"}', '--wait', '--timeout', '60s'),
+                         (0, '{"hello": "wörld"}\n', ''))
+        self.fails(2, "task 'nonsense' is not registered", 'add', 'nonsense')
+        code, output, errors = self.remotetask('jobs', '--status', 'completed')
+        self.assertEqual((code, errors), (0, ''))
+        self.assertEqual(len(output.splitlines()), 2)
+        self.stop(process)
+        self.fails(3, 'cannot connect', 'tasks')
+
+    def test_jobs_outlive_the_process(self):
+        process = self.start('serve')
+        self.untilReady(process)
+        jobid = self.remotetask('add', 'echo', '"kept"', '--later')[1].strip()
+        self.stop(process, 2)
+        process = self.start('serve')
+        self.untilReady(process)
+        self.assertEqual(self.remotetask('status', jobid), (0, 'start later\n', ''))
+        self.assertEqual(self.remotetask('start', jobid), (0, '', ''))
+        self.stop(process)
+
+    def test_second_signal_ends_at_once(self):
+        self.write('blocking.py', 'import time\n\n\ndef block(input):\n    open("running", "w").close()\n'
+                                  '    time.sleep(3600)\n')
+        self.write('site.zcml', '<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">\n'
+                                '<remotetask:task name="block" handler="blocking.block"/>\n</configure>\n')
+        process = self.start('serve', 'site-definition site.zcml\n<processor>\ngrace-period 1h\n</processor>\n')
+        self.assertIn('tasks: block', self.untilReady(process))
+        jobid = self.remotetask('add', 'block')[1].strip()
+        self.awaitFile('running')
+        self.assertEqual(self.remotetask('status', jobid), (0, 'processing\n', ''))
+        process.send_signal(2)
+        self.awaitFile('remotetask.conf.log', 'stopping')
+        process.send_signal(2)
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output, errors), (130, '', ''))
+
+    def awaitFile(self, name, text=''):
+        """Wait until another process has written a file with this text."""
+        path = os.path.join(self.directory, name)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            with contextlib.suppress(FileNotFoundError):
+                with open(path) as file:
+                    if text in file.read():
+                        return
+            time.sleep(0.01)
+        self.fail(f'no {text!r} in {path}')
+
+    def test_database_in_use(self):
+        process = self.start('serve')
+        self.untilReady(process)
+        self.refuses(1, f'FileStorage {self.directory}/var/Data.fs is in use by another process', 'serve', '',
+                     'second.conf')
+        self.stop(process)
+
+    def test_address_in_use(self):
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            address = '127.0.0.1:{}'.format(listener.getsockname()[1])
+            path = self.write('taken.conf', f'<frontend>\naddress {address}\n</frontend>\n')
+            process = start('-C', path, 'serve', cwd=self.directory)
+            output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, 1)
+        self.assertNotIn('ready', output)
+        self.assertRegex(errors.splitlines()[-1], rf'\Aremotetask: .*cannot listen .*{address}.*in use')
+        self.assertNotIn('Traceback', errors)
+
+    def test_database_server_away(self):
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = listener.getsockname()[1]
+        self.refuses(1, f'cannot open the database ZEO 127.0.0.1:{port}: ', 'processor',
+                     f'%import ZEO\n<zodb>\n<clientstorage>\nserver {port}\nwait-timeout 1\n</clientstorage>\n'
+                     '</zodb>\n')
+
+    def test_stopped_while_starting(self):
+        # A server that takes connections and says nothing: the start waits for it.
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = listener.getsockname()[1]
+            process = self.start('processor', f'<zodb>\n<zeoclient>\nserver {port}\n</zeoclient>\n</zodb>\n')
+            connection, address = listener.accept()
+            with connection:
+                process.send_signal(15)
+                output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, errors), (0, ''))
+        self.assertNotIn('ready', output)
+
+    def test_mistakes(self):
+        self.refuses(2, 'remotetask.conf, line 9: ', 'serve', 'nonsense x\n')
+        self.write('site.zcml', '<configure>\n<nonsense/>\n</configure>\n')
+        self.refuses(2, f'{self.directory}/site.zcml', 'serve', 'site-definition site.zcml\n')
+        process = start('-C', 'nowhere.conf', 'serve', cwd=self.directory)
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output), (2, ''))
+        self.assertEqual(errors, f'remotetask: {self.directory}/nowhere.conf: cannot read the configuration file: '
+                                 'No such file or directory\n')
+
+    def test_autostart_that_fits_nothing(self):
+        self.refuses(1, "autostart 'nowhere@nothing' fits none", 'serve',
+                     '<product-config lovely.remotetask>\nautostart nowhere@nothing\n</product-config>\n')
+
+
+class ManyProcessesTest(ServerTestCase):
+
+    def test_frontend_and_processor(self):
+        database = self.zeo()
+        frontend = self.start('frontend', database, 'frontend.conf')
+        lines = self.untilReady(frontend)
+        self.assertTrue(any(line.startswith('listening on ') for line in lines), lines)
+        self.assertFalse(any(line.startswith('processing ') for line in lines), lines)
+        processor = self.start('processor', database + self.processorSection('one'), 'processor.conf')
+        lines = self.untilReady(processor)
+        self.assertIn('processing as one with 2 threads', lines)
+        self.assertFalse(any(line.startswith('listening ') for line in lines), lines)
+        self.assertEqual(self.remotetask('add', 'echo', '[1, 2]', '--wait', '--timeout', '60s'), (0, '[1, 2]\n', ''))
+        self.stop(frontend)
+        self.stop(processor)
+
+    def test_name_taken(self):
+        database = self.zeo()
+        first = self.start('processor', database + self.processorSection('one'), 'first.conf')
+        self.untilReady(first)
+        self.refuses(1, "a processing host named 'one' is already running", 'processor',
+                     database + self.processorSection('one'), 'second.conf')
+        self.stop(first)
+
+
+if __name__ == '__main__':
+    unittest.main()

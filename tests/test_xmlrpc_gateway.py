@@ -1,0 +1,447 @@
+"""Reads and writes through the gateway: together, alone, refused, in conflict, and without a database."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import unittest
+
+import transaction
+import ZEO
+import ZODB
+from BTrees.IOBTree import IOBTree
+from persistent.mapping import PersistentMapping
+from ZEO.ClientStorage import ClientStorage
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import StorageTransactionError
+
+from lovely.remotetask import errors
+from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
+from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
+from lovely.remotetask.xmlrpc.faults import ResultTooLarge
+from lovely.remotetask.xmlrpc.faults import Stopping
+from lovely.remotetask.xmlrpc.gateway import Gateway
+from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
+
+
+WAIT = 30       # seconds for what happens at once, should it never happen
+
+
+class FailingStorage(FileStorage):
+    """A file storage that can be told to fail in either phase of a commit."""
+
+    voteError = finishError = None
+
+    def tpc_vote(self, transaction):
+        if self.voteError is not None:
+            raise self.voteError
+        return super().tpc_vote(transaction)
+
+    def tpc_finish(self, transaction, f=None):
+        tid = super().tpc_finish(transaction, f)
+        if self.finishError is not None:
+            raise self.finishError
+        return tid
+
+
+def resolve(connection, path):
+    """Return the 'service' at a path: here just any persistent object of the root."""
+    try:
+        return connection.root()[path]
+    except KeyError:
+        raise errors.UnknownService(path) from None
+
+
+def append(value):
+    """Return a function for `Gateway.write` that stores a value under the next number and returns that."""
+    def function(jobs):
+        jobid = len(jobs) + 1
+        jobs[jobid] = value
+        return jobid
+    return function
+
+
+def inThread(function, *arguments):
+    """Start the function in a thread; return the thread and a list that gets its result or exception."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append(function(*arguments))
+        except BaseException as error:
+            outcome.append(error)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+class LogCase(unittest.TestCase):
+
+    @contextlib.contextmanager
+    def assertFailureLogged(self):
+        with self.assertLogs(level='ERROR') as logs:        # of the root: the database has something to say as well
+            yield
+        self.assertRegex('\n'.join(logs.output), 'ERROR:lovely.remotetask:the database failed [0-9]+ calls')
+
+
+class GatewayCase(LogCase):
+    """A file storage with an empty tree at '/', and a gateway that can be held up."""
+
+    def setUp(self):
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.storage = FailingStorage(os.path.join(self.directory, 'data.fs'))
+        self.db = ZODB.DB(self.storage)
+        self.addCleanup(self.db.close)
+        with self.db.transaction() as connection:
+            connection.root()['/'] = IOBTree()
+        self.setUpCommits = self.countCommits()
+
+    def makeGateway(self, **arguments):
+        gateway = Gateway(self.db, resolve, **arguments)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+        return gateway
+
+    def holdUp(self, gateway):
+        """Occupy the writer; return a function that lets it go and waits for the others, given as pairs."""
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        def function(jobs):
+            begun.set()
+            go.wait(WAIT)
+        holding = inThread(gateway.write, '/', function)
+        self.assertTrue(begun.wait(WAIT))
+
+        def letGo(*others):
+            go.set()
+            for thread, outcome in (holding, *others):
+                thread.join(WAIT)
+                self.assertFalse(thread.is_alive())
+            return [outcome[0] for thread, outcome in others]
+        return letGo
+
+    def waitForWrites(self, gateway, count):
+        """Wait until that many writes wait for the writer."""
+        deadline = threading.Event()
+        timer = threading.Timer(WAIT, deadline.set)
+        timer.start()
+        try:
+            while len(gateway._waiting) < count:
+                self.assertFalse(deadline.wait(0.001))
+        finally:
+            timer.cancel()
+
+    def stored(self):
+        with self.db.transaction() as connection:
+            return dict(connection.root()['/'])
+
+    def countCommits(self):
+        return sum(1 for record in self.storage.iterator())
+
+
+class TestWrite(GatewayCase):
+
+    def test_resultIsGivenAfterTheCommit(self):
+        gateway = self.makeGateway()
+        self.assertEqual(gateway.write('/', append('a')), 1)
+        self.assertEqual(self.stored(), {1: 'a'})
+
+    def test_resultIsPlain(self):
+        self.assertEqual(self.makeGateway().write('/', lambda jobs: (jobs, 2 ** 40)), [{}, '1099511627776'])
+
+    def test_concurrentWritesShareCommits(self):
+        gateway = self.makeGateway()
+        letGo = self.holdUp(gateway)
+        others = [inThread(gateway.write, '/', append(n)) for n in range(40)]
+        self.waitForWrites(gateway, 40)
+        ids = letGo(*others)
+        self.assertEqual(sorted(ids), list(range(1, 41)))
+        self.assertEqual({jobid: n for n, jobid in enumerate(ids)}, self.stored())
+        self.assertEqual(self.countCommits() - self.setUpCommits, 1)        # who held it up changed nothing
+
+    def test_batchIsBounded(self):
+        gateway = self.makeGateway(batch=10)
+        letGo = self.holdUp(gateway)
+        others = [inThread(gateway.write, '/', append(n)) for n in range(40)]
+        self.waitForWrites(gateway, 40)
+        letGo(*others)
+        self.assertEqual(len(self.stored()), 40)
+        self.assertEqual(self.countCommits() - self.setUpCommits, 4)
+
+    def test_refusalIsForItsCallerAlone(self):
+        gateway = self.makeGateway()
+        letGo = self.holdUp(gateway)
+
+        def refuse(jobs):
+            raise errors.InvalidInput('size', 'too small')
+        others = [inThread(gateway.write, '/', append('a')), inThread(gateway.write, '/', refuse),
+                  inThread(gateway.write, '/nowhere', append('b')), inThread(gateway.write, '/', append('c'))]
+        self.waitForWrites(gateway, 4)
+        results = letGo(*others)
+        self.assertEqual([type(result) for result in results],
+                         [int, errors.InvalidInput, errors.UnknownService, int])
+        self.assertEqual(sorted(self.stored().values()), ['a', 'c'])
+        self.assertEqual(self.countCommits() - self.setUpCommits, 1)
+
+    def test_unexpectedErrorIsForItsCallerAlone(self):
+        gateway = self.makeGateway()
+        letGo = self.holdUp(gateway)
+
+        def writeAndFail(jobs):
+            jobs[1000] = 'half'
+            raise ZeroDivisionError()
+
+        def writeTooMuch(jobs):
+            jobs[1001] = 'unsent'
+            return 'x' * (RESULT_SIZE + 1)
+
+        def exit(jobs):
+            jobs[1002] = 'half'
+            raise SystemExit(3)
+
+        def timeOut(jobs):
+            raise TimeoutError('of its own')
+
+        def unpicklable(jobs):
+            jobs[1003] = threading.Lock()
+        others = [inThread(gateway.write, '/', function) for function in (
+            append('a'), writeAndFail, writeTooMuch, exit, timeOut, unpicklable, append('b'))]
+        self.waitForWrites(gateway, len(others))
+        results = letGo(*others)
+        self.assertEqual([type(result) for result in results], [
+            int, ZeroDivisionError, ResultTooLarge, SystemExit, TimeoutError, TypeError, int])
+        self.assertEqual(sorted(self.stored().values()), ['a', 'b'])
+        self.assertEqual(gateway.write('/', append('c')), 3)
+
+    def test_conflictIsTriedAgain(self):
+        gateway = self.makeGateway()
+        calls = []
+
+        def function(jobs):
+            calls.append(1)
+            if len(calls) < 3:
+                with self.db.transaction(note='meanwhile') as connection:
+                    connection.root()['/'][7] = len(calls)
+            jobs[7] = 'mine'
+        gateway.write('/', function)
+        self.assertEqual(len(calls), 3)
+        self.assertEqual(self.stored(), {7: 'mine'})
+
+    def test_conflictsWithoutEnd(self):
+        gateway = self.makeGateway(attempts=3)
+        calls = []
+
+        def function(jobs):
+            calls.append(1)
+            with self.db.transaction() as connection:
+                connection.root()['/'][7] = len(calls)
+            jobs[7] = 'mine'
+        with self.assertRaises(DatabaseUnavailable), self.assertFailureLogged():
+            gateway.write('/', function)
+        self.assertEqual(len(calls), 3)
+        self.assertEqual(self.stored(), {7: 3})
+        self.assertEqual(gateway.write('/', append('b')), 2)
+
+    def test_failureBeforeTheSecondPhaseChangesNothing(self):
+        gateway = self.makeGateway()
+        for error in (StorageTransactionError('no'), OSError(28, 'No space left on device')):
+            letGo = self.holdUp(gateway)
+            others = [inThread(gateway.write, '/', append(n)) for n in range(3)]
+            self.waitForWrites(gateway, 3)
+            self.storage.voteError = error
+            with self.assertFailureLogged():
+                results = letGo(*others)
+            self.storage.voteError = None
+            self.assertEqual({type(result) for result in results}, {DatabaseUnavailable})
+            self.assertEqual(self.stored(), {})
+        self.assertEqual(gateway.write('/', append('a')), 1)
+
+    def test_failureInTheSecondPhaseMayHaveChangedAll(self):
+        gateway = self.makeGateway()
+        letGo = self.holdUp(gateway)
+        others = [inThread(gateway.write, '/', append(n)) for n in range(3)]
+        self.waitForWrites(gateway, 3)
+        self.storage.finishError = StorageTransactionError('the answer got lost')
+        with self.assertFailureLogged():
+            results = letGo(*others)
+        self.storage.finishError = None
+        self.assertEqual({type(result) for result in results}, {OutcomeUnknown})
+        self.assertEqual(len(self.stored()), 3)         # once each: nothing was tried again
+        self.assertEqual(gateway.write('/', append('a')), 4)
+
+    def test_deadline(self):
+        gateway = self.makeGateway(deadline=0.05)
+        go = threading.Event()
+        self.addCleanup(go.set)
+
+        def slow(jobs):
+            go.wait(WAIT)
+            jobs[1] = 'slow'
+        with self.assertRaises(OutcomeUnknown):
+            gateway.write('/', slow)
+        with self.assertRaises(DatabaseUnavailable):    # has not begun
+            gateway.write('/', append('waited'))
+        self.assertEqual(len(gateway._waiting), 0)
+        go.set()
+        self.assertTrue(gateway.stop(WAIT))
+        self.assertEqual(self.stored(), {1: 'slow'})
+
+
+class TestRead(GatewayCase):
+
+    def test_resultIsPlain(self):
+        gateway = self.makeGateway()
+        gateway.write('/', append((1, 2)))
+        self.assertEqual(gateway.read('/', lambda jobs: jobs), {'1': [1, 2]})
+
+    def test_changesAreThrownAway(self):
+        gateway = self.makeGateway()
+        self.assertEqual(gateway.read('/', append('a')), 1)
+        self.assertEqual(gateway.read('/', len), 0)
+        self.assertEqual(self.countCommits(), self.setUpCommits)
+
+    def test_seesEachCommit(self):
+        gateway = self.makeGateway()
+        for n in range(5):
+            self.assertEqual(gateway.read('/', len), n)
+            gateway.write('/', append(n))
+
+    def test_exceptionsPass(self):
+        gateway = self.makeGateway(readers=1)
+        for function, error in ((lambda jobs: 1 / 0, ZeroDivisionError), (lambda jobs: exit(), SystemExit),
+                                (lambda jobs: 'x' * (RESULT_SIZE + 1), ResultTooLarge)):
+            with self.assertRaises(error):
+                gateway.read('/', function)
+        with self.assertRaises(errors.UnknownService):
+            gateway.read('/nowhere', len)
+        self.assertEqual(gateway.read('/', len), 0)     # the one place is free again
+
+    def test_conflictIsTriedAgain(self):
+        gateway = self.makeGateway(attempts=3)
+        calls = []
+
+        def function(jobs):
+            calls.append(1)
+            if len(calls) % 3:
+                raise transaction.interfaces.TransientError()
+            return 'read'
+        self.assertEqual(gateway.read('/', function), 'read')
+        self.assertEqual(len(calls), 3)
+
+        def conflict(jobs):
+            calls.append(1)
+            raise transaction.interfaces.TransientError()
+        with self.assertRaises(DatabaseUnavailable):
+            gateway.read('/', conflict)
+        self.assertEqual(len(calls), 6)
+
+    def test_readersAreBounded(self):
+        gateway = self.makeGateway(readers=2, deadline=0.05)
+        begun, go = threading.Semaphore(0), threading.Event()
+        self.addCleanup(go.set)
+
+        def slow(jobs):
+            begun.release()
+            go.wait(WAIT)
+            return 'read'
+        slowOnes = [inThread(gateway.read, '/', slow) for n in range(2)]
+        for _ in slowOnes:
+            self.assertTrue(begun.acquire(timeout=WAIT))
+        with self.assertRaises(DatabaseUnavailable):
+            gateway.read('/', len)
+        go.set()
+        for thread, outcome in slowOnes:
+            thread.join(WAIT)
+            self.assertEqual(outcome, ['read'])
+        self.assertEqual(gateway.read('/', len), 0)
+
+
+class TestLifecycle(GatewayCase):
+
+    def test_onlyARunningGatewayTakesCalls(self):
+        gateway = Gateway(self.db, resolve)
+        for _ in range(2):
+            for call in (gateway.read, gateway.write):
+                with self.assertRaises(Stopping):
+                    call('/', len)
+            self.assertTrue(gateway.stop(WAIT))
+            self.assertTrue(gateway.stop(WAIT))
+            gateway.start()
+            gateway.start()
+            self.assertEqual(gateway.write('/', len), gateway.read('/', len))
+            self.assertTrue(gateway.stop(WAIT))
+
+    def test_waitingWritesAreDoneBeforeItStops(self):
+        gateway = self.makeGateway()
+        letGo = self.holdUp(gateway)
+        others = [inThread(gateway.write, '/', append(n)) for n in range(5)]
+        self.waitForWrites(gateway, 5)
+        self.assertFalse(gateway.stop(0.01))
+        with self.assertRaises(Stopping):
+            gateway.write('/', append('late'))
+        self.assertEqual(sorted(letGo(*others)), [1, 2, 3, 4, 5])
+        self.assertTrue(gateway.stop(WAIT))
+        self.assertEqual(sorted(self.stored().values()), [0, 1, 2, 3, 4])
+
+    def test_connectionsGoBackToThePool(self):
+        gateway = self.makeGateway()
+        gateway.write('/', append('a'))
+        gateway.read('/', len)
+        gateway.stop(WAIT)
+        self.assertEqual([details['opened'] for details in self.db.connectionDebugInfo()], [None, None])
+
+
+class TestOverZEO(LogCase):
+    """A database server that goes and comes back."""
+
+    def setUp(self):
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = os.path.join(self.directory, 'data.fs')
+        self.startServer(0)
+        self.addCleanup(self.stopServer)
+        with contextlib.closing(ZEO.DB(self.address)) as db, db.transaction() as connection:
+            connection.root()['/'] = PersistentMapping()
+            connection.root()['/unseen'] = PersistentMapping()
+        self.db = ZODB.DB(ClientStorage(self.address, wait_timeout=1, min_disconnect_poll=0.1, max_disconnect_poll=0.2))
+        self.addCleanup(self.db.close)
+
+    def startServer(self, port):
+        self.address, self._stopServer = ZEO.server(self.path, port=port)
+
+    def stopServer(self):
+        if self._stopServer is not None:
+            self._stopServer()
+            self._stopServer = None
+
+    def test_writerOutlivesTheServer(self):
+        gateway = Gateway(self.db, resolve, attempts=2)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+
+        def add(jobs):
+            jobs[len(jobs)] = 'a'
+            return len(jobs)
+        self.assertEqual(gateway.write('/', add), 1)
+        self.stopServer()
+        for _ in range(2):
+            with self.assertFailureLogged(), self.assertRaises(DatabaseUnavailable):
+                gateway.write('/', add)
+        with self.assertRaises(DatabaseUnavailable), self.assertLogs('ZODB', 'ERROR'):
+            gateway.read('/unseen', len)                # which the client's cache does not hold
+        self.startServer(self.address[1])
+        connected = threading.Event()
+        timer = threading.Timer(WAIT, connected.set)
+        timer.start()
+        self.addCleanup(timer.cancel)
+        while not self.db.storage.is_connected():
+            self.assertFalse(connected.wait(0.01), 'the client did not find the server again')
+        self.assertEqual(gateway.write('/', add), 2)
+        self.assertEqual(gateway.read('/unseen', len), 0)
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,261 @@
+"""The table of methods: what is taken, what is refused before anything is touched, what is given."""
+# SPDX-License-Identifier: ZPL-2.1
+import unittest
+from datetime import datetime
+
+from persistent import Persistent
+from persistent.list import PersistentList
+
+from lovely.remotetask import errors
+from lovely.remotetask import interfaces
+from lovely.remotetask.container import SHARDS
+from lovely.remotetask.container import Jobs
+from lovely.remotetask.container import Shard
+from lovely.remotetask.container import newId
+from lovely.remotetask.job import CronJob
+from lovely.remotetask.job import Job
+from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.faults import BadArguments
+from lovely.remotetask.xmlrpc.faults import UnknownMethod
+from lovely.remotetask.xmlrpc.wire import plain
+
+
+class Service(Persistent):
+    """As much of an `ITaskService` as the methods use; its time is a count of the jobs."""
+
+    def __init__(self):
+        self.shards = PersistentList(Shard() for _ in range(SHARDS))
+        self.clock = 0.0
+
+    @property
+    def jobs(self):
+        return Jobs(self.shards)
+
+    def getAvailableTasks(self):
+        return {'square': len, 'echo': len}
+
+    def _store(self, factory, task, *arguments):
+        if task not in self.getAvailableTasks():
+            raise errors.UnknownTask(task, self.getAvailableTasks())
+        jobid = newId(self.shards)
+        self.clock += 1.0
+        job = factory(jobid, task, *arguments, created=self.clock)
+        self.shards[jobid >> 27].jobs[jobid] = job
+        return job
+
+    def add(self, task, input=None, startLater=False):
+        job = self._store(Job, task, input)
+        if startLater:
+            job.status = interfaces.STARTLATER
+        return job.id
+
+    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+        return self._store(CronJob, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay).id
+
+    def startJob(self, jobid):
+        job = self.jobs[jobid]
+        if job.status != interfaces.STARTLATER:
+            return False
+        job.status = interfaces.QUEUED
+        return True
+
+    def cancel(self, jobid):
+        job = self.jobs[jobid]
+        if job.status in interfaces.FINAL:
+            raise errors.WrongState(jobid, job.status, 'cancel')
+        job.status = interfaces.CANCELLED
+
+    def clean(self, status=interfaces.FINAL):
+        for job in list(self.jobs.values()):
+            if job.status in status:
+                del self.shards[job.id >> 27].jobs[job.id]
+
+    def getStatus(self, jobid):
+        return self.jobs[jobid].status
+
+    def getResult(self, jobid):
+        return self.jobs[jobid].output
+
+    def getError(self, jobid):
+        return str(self.jobs[jobid].error)
+
+    def hasJobsWaiting(self, now=None):
+        return any(job.status == interfaces.QUEUED for job in self.jobs.values())
+
+
+def call(service, name, *values):
+    """Call a method as the server does."""
+    method, arguments = methods.prepare(name, values)
+    if method.access == methods.NO_SERVICE:
+        return plain(method.function(*arguments))
+    return plain(method.function(service, *arguments))
+
+
+class TestArguments(unittest.TestCase):
+
+    def assertRefused(self, name, values, sentence):
+        with self.assertRaises(BadArguments) as caught:
+            methods.prepare(name, values)
+        self.assertEqual(str(caught.exception), sentence)
+
+    def test_number(self):
+        self.assertRefused('add', (), 'add: the arguments are (task, input, startLater), of which the first 1 are '
+                                      'required; 0 were given')
+        self.assertRefused('add', ('a', 1, True, 1), 'add: the arguments are (task, input, startLater), of which the '
+                                                     'first 1 are required; 4 were given')
+        self.assertRefused('hasJobsWaiting', (1,),
+                           'hasJobsWaiting: the arguments are (), of which the first 0 are required; 1 were given')
+
+    def test_types(self):
+        for value, given in ((True, 'boolean'), (1.0, 'double'), ('1', 'string'), (None, 'nil'), ([1], 'array'),
+                             ({}, 'struct'), (b'', 'base64'), (datetime.now(), 'dateTime.iso8601')):
+            for name in ('startJob', 'cancel', 'getStatus', 'getResult', 'getError'):
+                self.assertRefused(name, (value,), f'{name}: the argument jobid is to be int, {given} was given')
+        self.assertRefused('add', (1,), 'add: the argument task is to be string, int was given')
+        self.assertRefused('add', ('a', 1, 1), 'add: the argument startLater is to be boolean, int was given')
+        self.assertRefused('addCronJob', ('a', None, 5),
+                           'addCronJob: the argument minute is to be array, int was given')
+        self.assertRefused('addCronJob', ('a', None, [5, True]),
+                           'addCronJob: the argument minute is to be an array of int, boolean was given')
+        self.assertRefused('addCronJob', ('a',) + (None,) * 6 + ('x',),
+                           'addCronJob: the argument delay is to be double or int, string was given')
+        self.assertRefused('clean', (['error', 1],),
+                           'clean: the argument status is to be an array of string, int was given')
+
+    def test_defaults(self):
+        for values in (('a',), ('a', None), ('a', None, None)):
+            method, arguments = methods.prepare('add', values)
+            self.assertEqual(arguments, ['a', None, False])
+        method, arguments = methods.prepare('addCronJob', ('a', 1, [0], None, [1]))
+        self.assertEqual(arguments, ['a', 1, [0], (), [1], (), (), None])
+
+    def test_unknownMethods(self):
+        for name in ('', 'nope', 'Add', 'add.__globals__', '__class__', 'system.multicall', 'getStatus.', 'x' * 10000):
+            with self.assertRaises(UnknownMethod) as caught:
+                methods.prepare(name, ())
+            self.assertLess(len(str(caught.exception)), 400)
+
+
+class TestMethods(unittest.TestCase):
+
+    def setUp(self):
+        self.service = Service()
+
+    def test_getAvailableTasks(self):
+        self.assertEqual(call(self.service, 'getAvailableTasks'), ['echo', 'square'])
+
+    def test_lifeOfAJob(self):
+        jobid = call(self.service, 'add', 'echo', {'a': [1, None]}, True)
+        self.assertEqual(self.service.jobs[jobid].input, {'a': [1, None]})
+        self.assertEqual(call(self.service, 'getStatus', jobid), 'start later')
+        self.assertIs(call(self.service, 'hasJobsWaiting'), False)
+        self.assertIs(call(self.service, 'startJob', jobid), True)
+        self.assertIs(call(self.service, 'startJob', jobid), False)
+        self.assertIs(call(self.service, 'hasJobsWaiting'), True)
+        self.assertIs(call(self.service, 'getResult', jobid), None)
+        self.assertEqual(call(self.service, 'getError', jobid), 'None')
+        self.assertIs(call(self.service, 'cancel', jobid), True)
+        self.assertEqual(call(self.service, 'getStatus', jobid), 'cancelled')
+        with self.assertRaises(errors.WrongState):
+            call(self.service, 'cancel', jobid)
+
+    def test_resultAndError(self):
+        jobid = call(self.service, 'add', 'echo')
+        self.service.jobs[jobid].output = {1: (2 ** 40, object())}
+        self.service.jobs[jobid].error = 'it broke'
+        self.assertEqual(call(self.service, 'getResult', jobid), {'1': ['1099511627776', '<object object>']})
+        self.assertEqual(call(self.service, 'getError', jobid), 'it broke')
+
+    def test_unknownTask(self):
+        for name in ('add', 'addCronJob'):
+            with self.assertRaises(errors.UnknownTask):
+                call(self.service, name, 'nope')
+
+    def test_unknownJobs(self):
+        for jobid in (1, 0, -1, 2 ** 31 - 1, 2 ** 31, -2 ** 63, 2 ** 63 - 1):
+            for name in ('startJob', 'cancel', 'getStatus', 'getResult', 'getError'):
+                with self.assertRaises(errors.UnknownJob):
+                    call(self.service, name, jobid)
+
+    def test_addCronJob(self):
+        jobid = call(self.service, 'addCronJob', 'echo', 'x', [0, 30], [3], None, [2], [0])
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.minute, job.hour, job.dayOfMonth, job.month, job.dayOfWeek, job.delay, job.input),
+                         ((0, 30), (3,), (), (2,), (0,), None, 'x'))
+        jobid = call(self.service, 'addCronJob', 'echo', None, None, None, None, None, None, 1.5)
+        self.assertEqual((self.service.jobs[jobid].delay, call(self.service, 'getStatus', jobid)), (1.5, 'delayed'))
+        with self.assertRaisesRegex(BadArguments, 'addCronJob: .*minute'):
+            call(self.service, 'addCronJob', 'echo', None, [61])
+
+    def test_clean(self):
+        cancelled = call(self.service, 'add', 'echo')
+        call(self.service, 'cancel', cancelled)
+        queued = call(self.service, 'add', 'echo')
+        self.assertIs(call(self.service, 'clean', ['error', 'completed']), True)
+        self.assertIn(cancelled, self.service.jobs)
+        with self.assertRaisesRegex(BadArguments, "'queued' is none of cancelled, error, completed"):
+            call(self.service, 'clean', ['cancelled', 'queued'])
+        self.assertIn(cancelled, self.service.jobs)
+        self.assertIs(call(self.service, 'clean'), True)
+        self.assertEqual(list(self.service.jobs), [queued])
+
+    def test_getJobs(self):
+        ids = [call(self.service, 'add', 'echo', n) for n in range(10)]
+        for jobid in ids[:5]:
+            call(self.service, 'cancel', jobid)
+        self.service.jobs[ids[9]].started = 20.5
+
+        def listed(*arguments):
+            return [job['id'] for job in call(self.service, 'getJobs', *arguments)]
+        newest = ids[::-1]
+        self.assertEqual(listed(), newest)
+        self.assertEqual(listed(0, 3), newest[:3])
+        self.assertEqual(listed(8, 3), newest[8:])
+        self.assertEqual(listed(100, 3), [])
+        self.assertEqual(listed(2 ** 40, 3), [])
+        self.assertEqual(listed(0, 0), [])
+        self.assertEqual(listed(None, None, 'cancelled'), ids[4::-1])
+        self.assertEqual(listed(1, 2, 'queued'), newest[1:3])
+        self.assertEqual(listed(0, 10, 'error'), [])
+        self.assertEqual(call(self.service, 'getJobs', 0, 1), [{
+            'id': ids[9], 'task': 'echo', 'status': 'queued', 'created': 10.0, 'started': 20.5, 'completed': None}])
+        for arguments in ((-1,), (0, -1), (0, 1001), (0, 1, 'nope')):
+            with self.assertRaises(BadArguments):
+                listed(*arguments)
+
+
+class TestIntrospection(unittest.TestCase):
+
+    def test_listMethods(self):
+        names = call(None, 'system.listMethods')
+        self.assertEqual(names, sorted(names))
+        self.assertEqual(names, call(None, 'listMethods'))
+        self.assertLessEqual({'add', 'getStatus', 'getResult', 'getError', 'cancel', 'getAvailableTasks'}, set(names))
+        self.assertNotIn('system.multicall', names)
+
+    def test_methodHelp(self):
+        for name in call(None, 'listMethods'):
+            text = call(None, 'methodHelp', name)
+            self.assertRegex(text, r'\A(system\.)?' + name.replace('system.', '') + r'\(.*\n')
+            for argument in methods.METHODS[name].arguments:
+                self.assertRegex(text, rf'\b{argument.name}\b')
+        with self.assertRaises(UnknownMethod):
+            call(None, 'system.methodHelp', 'nope')
+
+    def test_methodSignature(self):
+        self.assertEqual(call(None, 'system.methodSignature', 'add'), [
+            ['int', 'string'], ['int', 'string', 'mixed'], ['int', 'string', 'mixed', 'boolean']])
+        self.assertEqual(call(None, 'methodSignature', 'getStatus'), [['string', 'int']])
+        for name in call(None, 'listMethods'):
+            self.assertEqual(call(None, 'system.methodSignature', name)[-1][1:],
+                             [argument.typeName for argument in methods.METHODS[name].arguments])
+        with self.assertRaises(UnknownMethod):
+            call(None, 'system.methodSignature', 'nope')
+
+    def test_everyMethodIsInTheContract(self):
+        names = {name for name, method in methods.METHODS.items() if method.access != methods.NO_SERVICE}
+        self.assertEqual(names - {'getJobs'} - set(interfaces.ITaskService), set())
+
+
+if __name__ == '__main__':
+    unittest.main()

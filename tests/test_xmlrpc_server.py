@@ -1,0 +1,589 @@
+"""Calls over real sockets: clients of the standard library, many at once, rude ones, and attackers."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import gzip
+import http.client
+import io
+import os
+import random
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+import unittest
+import xmlrpc.client
+from datetime import datetime
+from datetime import timezone
+
+import ZODB
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_methods import Service
+from ZODB.FileStorage import FileStorage
+
+from lovely.remotetask import errors
+from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.gateway import Gateway
+from lovely.remotetask.xmlrpc.server import Frontend
+from lovely.remotetask.xmlrpc.server import Limits
+
+
+WAIT = 30       # seconds for what happens at once, should it never happen
+
+CALL = xmlrpc.client.dumps((), 'getAvailableTasks').encode()
+
+
+class Raising:
+    """What a path leads to whose service fails in its own way."""
+
+    def __init__(self, exception):
+        self.exception = exception
+
+    def __getattr__(self, name):
+        raise self.exception
+
+
+class ServerCase(unittest.TestCase):
+    """A frontend on a free port: '/' and '/site1/Tasks' have a service each."""
+
+    limits = Limits(requestTime=WAIT, idleTime=WAIT)
+    deadline = WAIT
+
+    def setUp(self):
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        self.storage = FileStorage(os.path.join(directory, 'data.fs'))
+        self.db = ZODB.DB(self.storage)
+        self.addCleanup(self.db.close)
+        self.services = {}
+        with self.db.transaction() as connection:
+            connection.root()['/'] = Service()
+            connection.root()['/site1/Täsks'] = Service()
+        self.gateway = Gateway(self.db, self.resolve, deadline=self.deadline)
+        self.gateway.start()
+        self.addCleanup(self.gateway.stop, WAIT)
+        self.frontend = Frontend(('127.0.0.1', 0), self.gateway, self.limits)
+        self.serving, _ = inThread(self.frontend.serveForever)
+        self.addCleanup(self.frontend.stop, WAIT)
+
+    def resolve(self, connection, path):
+        if path in self.services:
+            return self.services[path]
+        try:
+            return connection.root()[path]
+        except KeyError:
+            raise errors.UnknownService(path) from None
+
+    def proxy(self, path='/'):
+        host, port = self.frontend.address
+        proxy = xmlrpc.client.ServerProxy(f'http://{host}:{port}{path}', allow_none=True, use_builtin_types=True)
+        self.addCleanup(proxy('close'))
+        return proxy
+
+    def socket(self):
+        """Return a connected socket."""
+        connection = socket.create_connection(self.frontend.address, WAIT)
+        self.addCleanup(connection.close)
+        return connection
+
+    def send(self, data):
+        """Send bytes over a new connection, end it and return all that comes back."""
+        connection = self.socket()
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        return self.receive(connection)
+
+    def receive(self, connection):
+        """Return all that comes until the other side ends the connection, in whichever way."""
+        pieces = []
+        with contextlib.suppress(ConnectionError):
+            while True:
+                piece = connection.recv(65536)
+                if not piece:
+                    break
+                pieces.append(piece)
+        return b''.join(pieces)
+
+    def post(self, body, path='/', **headers):
+        """Return the status, headers and body of the answer to a POST request."""
+        connection = http.client.HTTPConnection(*self.frontend.address, timeout=WAIT)
+        try:
+            connection.request('POST', path, body, {name.replace('_', '-'): value for name, value in headers.items()})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def assertFault(self, code, sentence, function, *arguments):
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            function(*arguments)
+        self.assertEqual(caught.exception.faultCode, code)
+        self.assertRegex(caught.exception.faultString, sentence)
+
+    def assertServing(self):
+        self.assertEqual(self.proxy().getAvailableTasks(), ['echo', 'square'])
+
+
+class TestCalls(ServerCase):
+
+    def test_jobsAreStored(self):
+        proxy = self.proxy()
+        value = {'a': [1, None, True, 1.5, 'é', b'\x00', datetime(2024, 2, 29)]}
+        jobid = proxy.add('echo', value)
+        self.assertEqual(proxy.getStatus(jobid), 'queued')
+        with self.db.transaction() as connection:
+            self.assertEqual(connection.root()['/'].jobs[jobid].input, value)
+
+    def test_connectionIsKept(self):
+        connection = http.client.HTTPConnection(*self.frontend.address, timeout=WAIT)
+        self.addCleanup(connection.close)
+        ports = set()
+        for _ in range(3):
+            connection.request('POST', '/', CALL)
+            ports.add(connection.sock.getsockname())
+            response = connection.getresponse()
+            self.assertEqual(response.version, 11)
+            response.read()
+        self.assertEqual(len(ports), 1)
+
+    def test_pipelinedCallsAreAnsweredInOrder(self):
+        request = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n'
+        bodies = [CALL, xmlrpc.client.dumps((), 'hasJobsWaiting').encode(), CALL]
+        answer = self.send(b''.join(request % len(body) + body for body in bodies))
+        self.assertEqual(answer.count(b'HTTP/1.1 200 OK'), 3)
+        self.assertEqual([line for line in answer.split(b'\n') if b'echo' in line or b'boolean' in line],
+                         [b'<value><string>echo</string></value>', b'<value><boolean>0</boolean></value>',
+                          b'<value><string>echo</string></value>'])
+
+    def test_pathNamesTheService(self):
+        jobid = self.proxy('/site1/T%C3%A4sks').add('echo')
+        for path in ('/site1/T%c3%a4sks', '/site1/T%C3%A4sks?x=1'):
+            self.assertEqual(self.proxy(path).getStatus(jobid), 'queued')
+        for path in ('/', '/RPC2', ''):
+            self.assertFault(faults.UNKNOWN_JOB, f'no job {jobid}', self.proxy(path).getStatus, jobid)
+        for path in ('/nope', '/site1', '/%2e%2e/x', '/%00', '/%ff', '/a%0d%0ab'):
+            self.assertFault(faults.UNKNOWN_SERVICE, 'there is no task service at', self.proxy(path).getStatus, jobid)
+        status, headers, body = self.post(CALL, 'http://example.com/site1/T%C3%A4sks')
+        self.assertIn(b'echo', body)
+
+    def test_introspection(self):
+        proxy = self.proxy('/nope')         # of the frontend, not of a service
+        self.assertEqual(proxy.system.listMethods(), proxy.listMethods())
+        self.assertIn('jobid', proxy.system.methodHelp('cancel'))
+        self.assertEqual(proxy.system.methodSignature('cancel'), [['boolean', 'int']])
+
+    def test_headersKeepInternals(self):
+        for status, headers, body in (self.post(CALL), self.post('', 'x' * 70000)):
+            self.assertEqual(headers['Server'], 'lovely.remotetask')
+
+    def test_accessIsLogged(self):
+        with self.assertLogs('lovely.remotetask.access', 'INFO') as logs:
+            self.proxy().getAvailableTasks()
+            with self.assertRaises(xmlrpc.client.Fault):
+                self.proxy().getStatus(5)
+            self.send(b'GET /\x1b[31m\r\x85 HTTP/1.1\r\n\r\n')
+            self.send(b'\x1b]0;x\x07 \r\n\r\n')
+        self.assertEqual(logs.output[:2], [
+            "INFO:lovely.remotetask.access:127.0.0.1 'POST / HTTP/1.1' 200 getAvailableTasks",
+            "INFO:lovely.remotetask.access:127.0.0.1 'POST / HTTP/1.1' 200 getStatus fault 103"])
+        self.assertEqual(len(logs.output), 4)
+        self.assertNotRegex(''.join(logs.output), '[\x00-\x1f\x7f-\x9f]')
+
+    def test_standardErrorStaysEmpty(self):
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            self.proxy().getAvailableTasks()
+            self.send(b'nonsense\r\n\r\n')
+            self.send(b'GET / HTTP/1.1\r\n\r\n')
+            self.services['/'] = Raising(SystemExit(3))
+            with self.assertRaises((http.client.RemoteDisconnected, ConnectionError)):
+                self.proxy().getAvailableTasks()
+            self.assertTrue(self.frontend.stop(WAIT))
+        self.assertEqual(stderr.getvalue(), '')
+
+    def test_results(self):
+        generator = random.Random(3)
+        leaves = [None, 2 ** 70, float('inf'), '\x00\ud800\r\n', b'\xff', datetime.now(timezone.utc), object, {3, 1},
+                  (1,), '']
+        proxy = self.proxy()
+        jobid = proxy.add('echo')
+        for _ in range(30):
+            value = [generator.choice(leaves) for _ in range(5)]
+            for _ in range(generator.randrange(4)):
+                value = {generator.choice([1, None, '\x01', 'a', (1, 2)]): value}
+            with self.db.transaction() as connection:
+                connection.root()['/'].jobs[jobid].output = value
+            proxy.getResult(jobid)
+        self.assertEqual(proxy.getStatus(jobid), 'queued')
+
+    def test_concurrentAdds(self):
+        before = sum(1 for record in self.storage.iterator())
+        start = threading.Barrier(20)
+
+        def add(n):
+            proxy = self.proxy()
+            proxy.getAvailableTasks()       # connected
+            start.wait(WAIT)
+            return [proxy.add('echo', [n, m]) for m in range(10)]
+        threads = [inThread(add, n) for n in range(20)]
+        ids = []
+        for thread, outcome in threads:
+            thread.join(WAIT)
+            ids.extend(outcome[0])
+        self.assertEqual(len(set(ids)), 200)
+        with self.db.transaction() as connection:
+            jobs = connection.root()['/'].jobs
+            self.assertEqual([jobs[jobid].input for jobid in ids], [[n, m] for n in range(20) for m in range(10)])
+        self.assertLess(sum(1 for record in self.storage.iterator()) - before, 200)
+
+
+class TestFaults(ServerCase):
+
+    def test_refusals(self):
+        proxy = self.proxy()
+        jobid = proxy.add('echo')
+        proxy.cancel(jobid)
+        for code, sentence, method, arguments in (
+                (faults.UNKNOWN_METHOD, "there is no method 'nope'", 'nope', ()),
+                (faults.UNKNOWN_METHOD, "there is no method 'system.multicall'", 'system.multicall', ([],)),
+                (faults.UNKNOWN_METHOD, "there is no method 'add.__call__'", 'add.__call__', ()),
+                (faults.BAD_ARGUMENTS, 'add: the arguments are', 'add', ()),
+                (faults.BAD_ARGUMENTS, 'jobid is to be int, boolean was given', 'getStatus', (True,)),
+                (faults.UNKNOWN_TASK, "task 'nope' is not registered; .* are: echo, square", 'add', ('nope',)),
+                (faults.UNKNOWN_JOB, 'there is no job 0', 'getStatus', (0,)),
+                (faults.WRONG_STATE, f'job {jobid} is cancelled: cannot cancel it', 'cancel', (jobid,))):
+            self.assertFault(code, sentence, getattr(proxy, method), *arguments)
+
+    def test_exceptionsOfTheService(self):
+        for path, code, sentence, exception in (
+                ('/input', faults.INVALID_INPUT, "^input field 'size': too small$",
+                 errors.InvalidInput('size', 'too small')),
+                ('/task', faults.TASK_ERROR, '^no$', errors.TaskError('no')),
+                ('/large', faults.RESULT_TOO_LARGE, 'larger than 5 bytes', faults.ResultTooLarge(5)),
+                ('/other', faults.REFUSED, '^no$', errors.RemoteTaskError('no'))):
+            self.services[path] = Raising(exception)
+            self.assertFault(code, sentence, self.proxy(path).getStatus, 1)
+            self.assertFault(code, sentence, self.proxy(path).cancel, 1)
+
+    def test_internalErrorsAreLoggedOnly(self):
+        self.services['/'] = Raising(ZeroDivisionError('secret of the service'))
+        for name in ('getStatus', 'cancel'):
+            with self.assertLogs('lovely.remotetask', 'ERROR') as logs:
+                with self.assertRaises(xmlrpc.client.Fault) as caught:
+                    getattr(self.proxy(), name)(1)
+            self.assertEqual(caught.exception.faultCode, faults.INTERNAL_ERROR)
+            sentence = caught.exception.faultString
+            self.assertRegex(sentence, '^internal error; the log of the frontend has .* request id [0-9a-f]{12}$')
+            self.assertIn(sentence.split()[-1], logs.output[0])
+            self.assertIn('ZeroDivisionError: secret of the service', logs.output[0])
+
+    def test_stoppedGateway(self):
+        self.gateway.stop(WAIT)
+        self.assertFault(faults.STOPPING, 'the frontend is stopping', self.proxy().add, 'echo')
+
+    def test_whatIsNoExceptionIsNoFault(self):
+        for name in ('getStatus', 'cancel'):
+            self.services['/'] = Raising(SystemExit(3))
+            with self.assertRaises((http.client.RemoteDisconnected, ConnectionError)):
+                getattr(self.proxy(), name)(1)
+            del self.services['/']
+            self.assertServing()
+
+    def test_malformedCalls(self):
+        nested = b'<array><data><value>' * 100000 + b'</value></data></array>' * 100000
+        bomb = b'<!DOCTYPE x [<!ENTITY a "haha"><!ENTITY b "&a;&a;&a;">]>'
+        for body, sentence in (
+                (b'', 'not well-formed XML'),
+                (b'{}', 'not well-formed XML'),
+                (CALL.replace(b'<methodCall', bomb + b'<methodCall'), 'document type declaration'),
+                (CALL.replace(b'<params>', b'<params><param><value>' + nested + b'</value></param>'), '64 deep'),
+                (xmlrpc.client.dumps(xmlrpc.client.Fault(1, 'mine')).encode(), '<methodResponse> is not allowed')):
+            status, headers, answer = self.post(body)
+            self.assertEqual((status, headers['Content-Type']), (200, 'text/xml; charset=utf-8'))
+            self.assertFault(faults.PARSE_ERROR, sentence, xmlrpc.client.loads, answer)
+
+
+class TestDeadline(ServerCase):
+
+    deadline = 0.05
+
+    def test_callersAreToldWhatIsKnown(self):
+        go = threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def cancel(self, jobid):
+                go.wait(WAIT)
+        self.services['/slow'] = Slow()
+        self.assertFault(faults.OUTCOME_UNKNOWN, 'look before you repeat it', self.proxy('/slow').cancel, 1)
+        self.assertFault(faults.DATABASE_UNAVAILABLE, 'nothing was changed: try again', self.proxy().add, 'echo')
+        go.set()
+        self.assertTrue(self.gateway.stop(WAIT))
+        with self.db.transaction() as connection:
+            self.assertEqual(len(connection.root()['/'].jobs), 0)
+
+
+class TestRudeness(ServerCase):
+
+    limits = Limits(bodySize=600 * 1024, requestTime=WAIT, idleTime=WAIT)
+
+    def head(self, *lines):
+        return self.send('\r\n'.join(('POST / HTTP/1.1', 'Host: x') + lines + ('', '')).encode('latin-1') + CALL)
+
+    def assertStatus(self, status, answer):
+        self.assertRegex(answer.partition(b'\r\n')[0].decode(), rf'^HTTP/1\.1 {status} ')
+        self.assertIn(b'\r\nConnection: close\r\n', answer)
+        self.assertServing()
+
+    def test_lengths(self):
+        self.assertStatus(411, self.head())
+        for length in ('-1', 'abc', '', '1.0', '+5', '1e3', '0x10', '1_0', '\xb2', '9' * 100, '1, 1'):
+            self.assertStatus(400, self.head(f'Content-Length: {length}'))
+        self.assertStatus(400, self.head('Content-Length: 1', 'Content-Length: 2'))
+        self.assertStatus(413, self.head('Content-Length: 614401'))
+        self.assertStatus(413, self.head('Content-Length: 99999999999999999'))
+        self.assertStatus(501, self.head('Transfer-Encoding: chunked'))
+        self.assertStatus(501, self.head('Transfer-Encoding: chunked', 'Content-Length: 5'))
+
+    def test_bodyThatEndsEarly(self):
+        self.assertEqual(self.head('Content-Length: 5000'), b'')
+        self.assertServing()
+
+    def test_largestBody(self):
+        proxy = self.proxy()
+        jobid = proxy.add('echo', 'x' * 600000)
+        with self.db.transaction() as connection:
+            self.assertEqual(len(connection.root()['/'].jobs[jobid].input), 600000)
+        with self.assertRaises(xmlrpc.client.ProtocolError) as caught:      # although it has sent all before it reads
+            proxy.add('echo', 'x' * 700000)
+        self.assertEqual(caught.exception.errcode, 413)
+
+    def test_expectedContinue(self):
+        connection = self.socket()
+        head = 'POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n'
+        connection.sendall(head.format(len(CALL)).encode())
+        self.assertEqual(connection.recv(1000), b'HTTP/1.1 100 Continue\r\n\r\n')
+        connection.sendall(CALL)
+        connection.shutdown(socket.SHUT_WR)
+        self.assertIn(b'echo', self.receive(connection))
+        self.assertStatus(413, self.send(head.format(10 ** 9).encode()))
+
+    def test_otherMethods(self):
+        for method in ('GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'):
+            answer = self.send(f'{method} / HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+            self.assertStatus(405, answer)
+            self.assertIn(b'\r\nAllow: POST\r\n', answer)
+            if method == 'HEAD':
+                self.assertTrue(answer.endswith(b'\r\n\r\n'))
+        self.assertStatus(501, self.send(b'<script> / HTTP/1.1\r\n\r\n'))
+        self.assertNotIn(b'script', self.send(b'<script> / HTTP/1.1\r\n\r\n'))
+
+    def test_damagedHeads(self):
+        self.assertStatus(400, self.send(b'POST / HTTP/x\r\n\r\n'))
+        self.assertStatus(505, self.send(b'POST / HTTP/2.0\r\n\r\n'))
+        self.assertStatus(414, self.send(b'POST /' + b'x' * 70000 + b' HTTP/1.1\r\n\r\n'))
+        self.assertStatus(431, self.head('X: ' + 'x' * 70000))
+        self.assertStatus(431, self.head(*['X: y'] * 200))
+        self.assertStatus(431, self.head(*['X: ' + 'x' * 60000] * 3))
+        for data in (b'\r\n', b'\x16\x03\x01\x02\x00\x01\x00', b'\x00' * 1000, b'POST /\r\n', b'POST / HTTP/1.1'):
+            self.send(data)
+        self.assertServing()
+
+    def test_compressedBodies(self):
+        status, headers, answer = self.post(gzip.compress(CALL), Content_Encoding='gzip')
+        self.assertIn(b'echo', answer)
+        bomb = gzip.compress(b'<methodCall>' + b' ' * 100_000_000)
+        self.assertLess(len(bomb), self.limits.bodySize)
+        for body in (bomb, b'no gzip', gzip.compress(CALL)[:-10], gzip.compress(CALL)[:-30]):
+            status, headers, answer = self.post(body, Content_Encoding='gzip')
+            self.assertEqual((status, answer[:4]), (400, b'The '), body[:10])
+        status, headers, answer = self.post(CALL, Content_Encoding='deflate')
+        self.assertEqual((status, headers['Accept-Encoding']), (415, 'gzip, identity'))
+        self.assertServing()
+
+    def test_clientThatGoesBeforeTheAnswer(self):
+        with self.assertNoLogs('lovely.remotetask', 'WARNING'):
+            connection = self.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))     # a reset
+            connection.sendall(b'POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL)
+            connection.close()
+            self.assertServing()
+            self.assertTrue(self.frontend.stop(WAIT))
+
+
+class TestPatience(ServerCase):
+    """Clients that take their time, against limits that are short for them."""
+
+    limits = Limits(requestTime=0.3, idleTime=0.3, largeBodies=1)
+
+    def assertServing(self):
+        limits, self.frontend.limits = self.frontend.limits, ServerCase.limits
+        super().assertServing()
+        self.frontend.limits = limits
+
+    def assertCutOff(self, data):
+        """Send the data, then a byte now and then; assert that the server ends the connection."""
+        connection = self.socket()
+        connection.sendall(data)
+        ended, giveUp = threading.Event(), threading.Event()
+        timer = threading.Timer(WAIT, giveUp.set)
+        timer.start()
+        self.addCleanup(timer.cancel)
+
+        def drip():
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.02):
+                    connection.sendall(b'x')
+        thread, _ = inThread(drip)
+        answer = self.receive(connection)
+        ended.set()
+        thread.join(WAIT)
+        self.assertFalse(giveUp.is_set())
+        self.assertNotIn(b'200 OK', answer)
+        self.assertServing()
+
+    def test_drippingClients(self):
+        self.assertCutOff(b'')
+        self.assertCutOff(b'POST / HTTP/1.1\r\nX: ')
+        self.assertCutOff(b'POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n')
+        self.assertCutOff(b'POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n' + b'x' * 300000)
+        self.assertCutOff(b'GET / HTTP/1.1\r\n\r\n')
+
+    def test_silentClients(self):
+        for data in (b'', b'POST', b'POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n'):
+            connection = self.socket()
+            connection.sendall(data)
+            self.assertEqual(self.receive(connection), b'')
+        self.frontend.limits = Limits(requestTime=WAIT, idleTime=0.3)
+        connection = self.socket()
+        connection.sendall(b'POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL)
+        self.assertIn(b'200 OK', self.receive(connection))
+
+    def test_clientsThatDoNotRead(self):
+        begun = threading.Event()
+
+        class Large:
+            def getResult(self, jobid):
+                begun.set()
+                return b'x' * 20_000_000
+        self.services['/large'] = Large()
+        self.frontend.limits = Limits(answerTime=0.3)
+        body = xmlrpc.client.dumps((1,), 'getResult').encode()
+        connection = self.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.sendall(b'POST /large HTTP/1.1\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
+        self.assertTrue(begun.wait(WAIT))
+        with self.frontend._changed:
+            self.assertTrue(self.frontend._changed.wait_for(lambda: not self.frontend._connections, WAIT))
+        self.assertLess(len(self.receive(connection)), 20_000_000)
+
+    def test_largeBodiesTakeTurns(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'slow'
+        self.services['/slow'] = Slow()
+        self.frontend.limits = Limits(requestTime=1)        # which is also how long the second one waits
+        padding = b' ' * 300_000
+        body = padding.join([b'<methodCall>', b'<methodName>getStatus</methodName><params><param><value><int>1</int>'
+                                              b'</value></param></params></methodCall>'])
+        thread, outcome = inThread(self.post, body, '/slow')
+        self.assertTrue(begun.wait(WAIT))
+        status, headers, answer = self.post(body)
+        self.assertEqual((status, headers['Retry-After']), (503, '1'))
+        self.assertServing()                            # small ones do not wait
+        go.set()
+        thread.join(WAIT)
+        self.assertIn(b'slow', outcome[0][2])
+        status, headers, answer = self.post(body)
+        self.assertEqual(status, 200)
+
+
+class TestCrowd(ServerCase):
+
+    limits = Limits(connections=3, requestTime=WAIT, idleTime=WAIT)
+
+    def test_connectionsAreLimited(self):
+        proxies = [self.proxy() for _ in range(3)]
+        for proxy in proxies:
+            proxy.getAvailableTasks()
+        with self.assertLogs('lovely.remotetask', 'WARNING'):
+            answer = self.receive(self.socket())
+        self.assertRegex(answer, b'^HTTP/1.1 503 Service Unavailable\r\n')
+        self.assertIn(b'\r\nRetry-After: 1\r\n', answer)
+        for proxy in proxies:
+            proxy.getAvailableTasks()
+        proxies.pop()('close')()
+        with self.frontend._changed:
+            self.assertTrue(self.frontend._changed.wait_for(lambda: len(self.frontend._connections) < 3, WAIT))
+        self.assertServing()
+
+
+class TestLifecycle(ServerCase):
+
+    def test_answerUnderWayIsGivenBeforeItStops(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'slow'
+        self.services['/slow'] = Slow()
+        idle = self.socket()
+        kept = self.proxy()
+        kept.getAvailableTasks()
+        thread, outcome = inThread(self.proxy('/slow').getStatus, 1)
+        self.assertTrue(begun.wait(WAIT))
+        self.assertFalse(self.frontend.stop(0.01))
+        self.assertEqual(self.receive(idle), b'')
+        with self.assertRaises(ConnectionError):
+            socket.create_connection(self.frontend.address, WAIT)
+        go.set()
+        self.assertTrue(self.frontend.stop(WAIT))
+        thread.join(WAIT)
+        self.assertEqual(outcome, ['slow'])
+        self.serving.join(WAIT)
+        self.assertFalse(self.serving.is_alive())
+        self.assertTrue(self.frontend.stop(WAIT))
+        self.frontend.serveForever()        # returns at once
+
+    def test_stopBeforeServing(self):
+        frontend = Frontend(('127.0.0.1', 0), self.gateway)
+        self.assertTrue(frontend.stop(WAIT))
+        frontend.serveForever()
+
+    def test_addresses(self):
+        host, port = self.frontend.address
+        self.assertEqual(host, '127.0.0.1')
+        frontend = Frontend(('', 0), self.gateway)
+        self.assertEqual(frontend.address[0], '0.0.0.0')
+        frontend.stop(WAIT)
+        for address in (('127.0.0.1', port), ('192.0.2.1', 0), ('127.0.0.1', 70000), ('no such host', 0),
+                        ('x' * 300, 0)):
+            with self.assertRaises(errors.ConfigurationError) as caught:
+                Frontend(address, self.gateway)
+            self.assertRegex(str(caught.exception), f'the frontend cannot listen at {address[0]}:{address[1]}: .')
+
+    def test_sixthVersionOfTheProtocol(self):
+        try:
+            frontend = Frontend(('::1', 0), self.gateway)
+        except errors.ConfigurationError as error:
+            self.skipTest(str(error))
+        self.addCleanup(frontend.stop, WAIT)
+        inThread(frontend.serveForever)
+        with xmlrpc.client.ServerProxy(f'http://[::1]:{frontend.address[1]}/') as proxy:
+            self.assertEqual(proxy.getAvailableTasks(), ['echo', 'square'])
+
+    def test_limitsArePositive(self):
+        for name in ('connections', 'bodySize', 'largeBodies', 'requestTime', 'idleTime', 'answerTime'):
+            with self.assertRaisesRegex(errors.ConfigurationError, f'the limit {name} .* must be positive, not 0'):
+                Limits(**{name: 0})
+
+
+if __name__ == '__main__':
+    unittest.main()

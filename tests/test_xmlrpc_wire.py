@@ -1,0 +1,405 @@
+"""XML-RPC calls that are read, and refused; values that can be sent, whatever they are."""
+# SPDX-License-Identifier: ZPL-2.1
+import collections
+import enum
+import random
+import threading
+import unittest
+import uuid
+import xmlrpc.client
+from datetime import date
+from datetime import datetime
+from datetime import time
+from datetime import timedelta
+from datetime import timezone
+from datetime import tzinfo
+from decimal import Decimal
+
+from BTrees.OOBTree import OOBTree
+from BTrees.OOBTree import OOTreeSet
+from persistent.list import PersistentList
+from persistent.mapping import PersistentMapping
+from ZODB.POSException import ReadConflictError
+
+from lovely.remotetask.xmlrpc.faults import ParseError
+from lovely.remotetask.xmlrpc.faults import ResultTooLarge
+from lovely.remotetask.xmlrpc.wire import CYCLIC
+from lovely.remotetask.xmlrpc.wire import NESTING
+from lovely.remotetask.xmlrpc.wire import SENTENCE_SIZE
+from lovely.remotetask.xmlrpc.wire import TOO_DEEP
+from lovely.remotetask.xmlrpc.wire import dumpFault
+from lovely.remotetask.xmlrpc.wire import dumpResponse
+from lovely.remotetask.xmlrpc.wire import parseCall
+from lovely.remotetask.xmlrpc.wire import plain
+
+
+def call(value, method='m'):
+    """Return a call with one argument, which is given as XML."""
+    return (f'<?xml version="1.0"?><methodCall><methodName>{method}</methodName>'
+            f'<params><param><value>{value}</value></param></params></methodCall>').encode()
+
+
+def nested(depth, opening='<array><data><value>', closing='</value></data></array>', innermost='x'):
+    return opening * depth + innermost + closing * depth
+
+
+class TestParseCall(unittest.TestCase):
+
+    def assertRefused(self, data, sentence=''):
+        with self.assertRaisesRegex(ParseError, sentence) as caught:
+            parseCall(data)
+        self.assertNotRegex(str(caught.exception), 'Traceback|Error|0x[0-9a-f]{6}|\\.py')
+
+    def test_whatTheStandardLibraryWritesIsRead(self):
+        values = (None, True, False, 0, -2 ** 31, 2 ** 31 - 1, 1.5, -1e300, '', 'é\n<&>]]>\U0001f600', b'\x00\xff', b'',
+                  datetime(2024, 2, 29, 23, 59, 58), [], [1, [2, [None]]], {}, {'': {'a': [1]}, 'b<': 'c'})
+        data = xmlrpc.client.dumps(values, 'system.listMethods', allow_none=True)
+        self.assertEqual(parseCall(data.encode()), ('system.listMethods', values))
+
+    def test_typesAreBuiltIn(self):
+        name, values = parseCall(call('<base64>AA==</base64>'))
+        self.assertIs(type(values[0]), bytes)
+        name, values = parseCall(call('<dateTime.iso8601>20240229T10:11:12</dateTime.iso8601>'))
+        self.assertIs(type(values[0]), datetime)
+
+    def test_valueWithoutTypeIsText(self):
+        for xml, expected in (('', ''), ('abc', 'abc'), (' a ', ' a '), ('<!-- c -->a<![CDATA[<b>]]>', 'a<b>'),
+                              ('\n  <int> 1 </int>\n', 1), ('<string/>', '')):
+            self.assertEqual(parseCall(call(xml)), ('m', (expected,)), xml)
+
+    def test_extensions(self):
+        for xml, expected in (('<i8>-9223372036854775808</i8>', -2 ** 63), ('<ex:i8>1</ex:i8>', 1), ('<ex:nil/>', None),
+                              ('<nil></nil>', None), ('<i1>-128</i1>', -128), ('<i2>32767</i2>', 32767)):
+            self.assertEqual(parseCall(call(xml)), ('m', (expected,)), xml)
+
+    def test_paramsCanBeLeftOut(self):
+        self.assertEqual(parseCall(b'<methodCall><methodName>m</methodName></methodCall>'), ('m', ()))
+        self.assertEqual(parseCall(b'<methodCall><methodName>m</methodName><params/></methodCall>'), ('m', ()))
+
+    def test_encodings(self):
+        xml = call('<string>é</string>').decode().replace('?>', ' encoding="ENCODING"?>')
+        for encoding in ('utf-8', 'UTF-8', 'iso-8859-1', 'utf-16'):
+            data = xml.replace('ENCODING', encoding).encode(encoding)
+            self.assertEqual(parseCall(data), ('m', ('é',)), encoding)
+        for encoding in ('no-such', 'utf-7', 'idna', 'base64', 'shift_jis', 'unicode_escape', 'windows-1252'):
+            self.assertRefused(xml.replace('ENCODING', encoding).encode(), 'encoding .* is not supported')
+
+    def test_doctypeIsRefused(self):
+        bomb = ('<!DOCTYPE b [<!ENTITY a0 "ha">'
+                + ''.join(f'<!ENTITY a{n} "&a{n - 1};&a{n - 1};">' for n in range(1, 40)) + ']>')
+        for doctype in ('<!DOCTYPE methodCall>', '<!DOCTYPE m SYSTEM "file:///etc/passwd">',
+                        '<!DOCTYPE m [<!ENTITY x "y">]>', '<!DOCTYPE m [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
+                        '<!DOCTYPE m [<!ENTITY % x SYSTEM "http://localhost/">%x;]>', bomb):
+            data = call('<string>&x;</string>').replace(b'<methodCall', doctype.encode() + b'<methodCall')
+            self.assertRefused(data, 'document type declaration')
+        self.assertRefused(call('&x;'), 'undefined entity')
+
+    def test_nestingIsLimited(self):
+        name, values = parseCall(call(nested(NESTING)))
+        value = values[0]
+        for level in range(NESTING):
+            [value] = value
+        self.assertEqual(value, 'x')
+        for depth in (NESTING + 1, 100000):
+            self.assertRefused(call(nested(depth)), f'more than {NESTING} deep')
+        struct = nested(NESTING, '<struct><member><name>n</name><value>', '</value></member></struct>',
+                        '<array><data/></array>')
+        self.assertRefused(call(struct), f'more than {NESTING} deep')
+
+    def test_otherDocumentsAreRefused(self):
+        self.assertRefused(dumpFault(1, 'x'), '<methodResponse> is not allowed')
+        self.assertRefused(dumpResponse(1), '<methodResponse> is not allowed')
+        self.assertRefused(b'<methodCall><methodName>m</methodName><fault><value>1</value></fault></methodCall>',
+                           '<fault> is not allowed here in <methodCall>')
+        self.assertRefused(b'<html/>', 'a <methodCall> is expected')
+        for data in (b'', b' ', b'{"jsonrpc": "2.0"}', b'\x00', b'<methodCall>', call('x') + call('x'), call('\x00'),
+                     call('&#0;'), call('&#xD800;'), b'\xff\xfe\x00', call('a')[:-3], call('<int>1</string>')):
+            self.assertRefused(data, 'not well-formed')
+
+    def test_structureIsChecked(self):
+        member = '<member><name>a</name><value>1</value></member>'
+        parseCall(call(f'<struct>{member}</struct>'))
+        for value, sentence in (
+                ('<what>1</what>', '<what>'),
+                ('<int>1</int><int>2</int>', '<int>'),
+                ('x<int>1</int>', "'x' is not allowed here in <value>"),
+                ('<int>1</int>x', "'x' is not allowed here in <value>"),
+                ('<array/>', '<data> is missing in <array>'),
+                ('<array><value>1</value></array>', '<value>'),
+                ('<array><data/><data/></array>', '<data>'),
+                ('<array><data>x</data></array>', "'x' is not allowed here in <data>"),
+                ('<array><data><int>1</int></data></array>', '<int>'),
+                ('<struct><value>1</value></struct>', '<value>'),
+                ('<struct><member><name>a</name></member></struct>', '<value> is missing in <member>'),
+                ('<struct><member><value>1</value></member></struct>', '<value>'),
+                ('<struct><member/></struct>', '<name> is missing in <member>'),
+                (f'<struct>{member[:-9]}<value>1</value></member></struct>', '<value>'),
+                ('<struct><member><name><int>1</int></name></member></struct>', '<int>'),
+                ('<string><b>1</b></string>', '<b>'),
+                ('<bigdecimal>1</bigdecimal>', '<bigdecimal>'),
+                ('<biginteger>1</biginteger>', '<biginteger>'),
+                ('<float>1</float>', '<float>'),
+                ('<x:int>1</x:int>', '<x:int>'),
+                ('<methodName>x</methodName>', '<methodName>'),
+                ('<name>x</name>', '<name>'),
+                ('<fault/>', '<fault>'),
+                ):
+            self.assertRefused(call(value), sentence)
+        for xml in (b'<methodCall/>', b'<methodCall><params/></methodCall>',
+                    b'<methodCall><params/><methodName>m</methodName></methodCall>',
+                    b'<methodCall><methodName>m</methodName><methodName>n</methodName></methodCall>',
+                    b'<methodCall><methodName>m</methodName><params><value>1</value></params></methodCall>',
+                    b'<methodCall><methodName>m</methodName><params><param/></params></methodCall>',
+                    b'<methodCall><methodName>m</methodName><params/><params/></methodCall>',
+                    b'<methodCall>m</methodCall>'):
+            self.assertRefused(xml)
+
+    def test_valuesAreChecked(self):
+        for tag, texts in {
+                'int': ('', 'x', '1.0', '1_0', '0x1', '--1', '\u0661', '2147483648', '-2147483649', '9' * 5000),
+                'i4': ('2147483648',), 'i1': ('128',), 'i2': ('32768',),
+                'i8': ('9223372036854775808', '-9223372036854775809'),
+                'boolean': ('', '2', 'true', '-1'),
+                'double': ('', 'nan', 'inf', '-Infinity', '1e999', '1_0.0', '1,5', 'x', '.', '1e', '1' * 401),
+                'dateTime.iso8601': ('', '20241301T00:00:00', '20240230T00:00:00', '2024-01-01T00:00:00',
+                                     '20240101T00:00:00Z', '20240101T25:00:00', 'x'),
+                'base64': ('A', 'AAA', '====', 'A*==', '\u00e9', 'AA==AA=='),
+                'nil': ('x',),
+                }.items():
+            for text in texts:
+                self.assertRefused(call(f'<{tag}>{text}</{tag}>'), f'the element <{tag}> holds')
+
+    def test_methodNames(self):
+        self.assertEqual(parseCall(call('x', 'system.a_b:c/D9'))[0], 'system.a_b:c/D9')
+        for name in ('', ' m', 'a b', 'm\n', 'é', '__class__()', 'x' * 256, '&lt;'):
+            self.assertRefused(call('x', name), 'the element <methodName> holds')
+
+    def test_sentencesAreShort(self):
+        long = 'x' * 100000
+        for value in (f'<{long}/>', f'<int>{long}</int>', f'{long}<int>1</int>'):
+            with self.assertRaises(ParseError) as caught:
+                parseCall(call(value))
+            self.assertLess(len(str(caught.exception)), 200)
+
+    def test_damagedCallsAreReadOrRefused(self):
+        generator = random.Random(1)
+        intact = xmlrpc.client.dumps(([1, {'a': b'x'}, None, 1.5, datetime(2024, 1, 1), True],), 'm', allow_none=True)
+        pieces = ['<', '>', '/', '&', '<value>', '</value>', '<fault>', '<nil/>', '<data>', '\x00', '\udc80', 'é', ' ']
+        outcomes = collections.Counter()
+        for _ in range(3000):
+            text = intact
+            for _ in range(generator.randrange(1, 4)):
+                start = generator.randrange(len(text))
+                end = start + generator.choice((0, 0, 1, 5, 20))
+                text = text[:start] + generator.choice(pieces) + text[end:]
+            try:
+                parseCall(text.encode('utf-8', 'surrogatepass'))
+            except ParseError:
+                outcomes['refused'] += 1
+            else:
+                outcomes['read'] += 1
+        self.assertGreater(outcomes['refused'], 0)
+        self.assertGreater(outcomes['read'], 0)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Text(str):
+    def __str__(self):
+        raise RuntimeError('boom')
+
+
+class Number(int):
+    def __int__(self):
+        raise RuntimeError('boom')
+
+
+class Listing(list):
+    def __iter__(self):
+        raise RuntimeError('boom')
+
+
+class Endless(collections.abc.Sequence):
+    def __getitem__(self, index):
+        return index
+
+    def __len__(self):
+        return 3
+
+
+class Members(dict):
+    def items(self):
+        return [1]
+
+
+class Unreachable(list):
+    def __iter__(self):
+        raise ReadConflictError()
+
+
+class Liar:
+    @property
+    def __class__(self):
+        raise RuntimeError('boom')
+
+
+class Meta(type):
+    @property
+    def __name__(cls):
+        raise RuntimeError('boom')
+
+
+class Disguised(metaclass=Meta):
+    pass
+
+
+class BrokenZone(tzinfo):
+    def utcoffset(self, moment):
+        raise RuntimeError('boom')
+
+
+def sent(value):
+    """Return what a client of the standard library makes of the response that carries a value."""
+    (result,), method = xmlrpc.client.loads(dumpResponse(value), use_builtin_types=True)
+    return result
+
+
+class TestPlain(unittest.TestCase):
+
+    def test_table(self):
+        east = timezone(timedelta(hours=2))
+        for value, expected in (
+                (None, None), (True, True), (0, 0), (2 ** 31 - 1, 2 ** 31 - 1), (-2 ** 31, -2 ** 31),
+                (2 ** 31, '2147483648'), (-2 ** 31 - 1, '-2147483649'), (16 ** 5000, hex(16 ** 5000)),
+                (1.5, 1.5), (float('nan'), 'nan'), (float('inf'), 'inf'), (float('-inf'), '-inf'),
+                ('é\t\n\r<&>]]>\U0001f600', 'é\t\n\r<&>]]>\U0001f600'),
+                ('\x00a\x0b\x1f\ud800\udfff\ufffe\uffff\x7f', '\ufffda' + '\ufffd' * 6 + '\x7f'),
+                (b'\x00', b'\x00'), (bytearray(b'ab'), b'ab'),
+                (datetime(2024, 1, 2, 3, 4, 5, 678), datetime(2024, 1, 2, 3, 4, 5)),
+                (datetime(2024, 1, 1, 1, 0, tzinfo=east), datetime(2023, 12, 31, 23, 0)),
+                (datetime(1, 1, 1), datetime(1, 1, 1)),
+                (datetime(1, 1, 1, tzinfo=east), '<datetime object>'),          # before the first year in UTC
+                (datetime(2024, 1, 1, tzinfo=BrokenZone()), '<datetime object>'),
+                (date(2024, 2, 29), '2024-02-29'), (time(1, 2, 3, 4), '01:02:03.000004'),
+                (timedelta(minutes=1.5), 90.0), (Decimal('1.10'), '1.10'), (Decimal('NaN'), 'NaN'),
+                (uuid.UUID(int=1), '00000000-0000-0000-0000-000000000001'),
+                ((1, (2,)), [1, [2]]), (range(3), [0, 1, 2]), (collections.deque([1]), [1]),
+                ({3, 1, 2}, [1, 2, 3]), (frozenset('b'), ['b']), ({b'b', b'a'}, [b'a', b'b']),
+                ({1: 'a', None: 'b', (1, 'x'): 'c', 1.5: 'd', b'k': 'e', True: 'f'},
+                 {'1': 'f', 'None': 'b', "[1, 'x']": 'c', '1.5': 'd', "b'k'": 'e'}),
+                ({datetime(2024, 1, 1): 1, date(2024, 1, 1): 2, 2 ** 40: 3, 'a\x00': 4},
+                 {'2024-01-01T00:00:00': 1, '2024-01-01': 2, '1099511627776': 3, 'a\ufffd': 4}),
+                ({1: 'a', '1': 'b', '\x00': 'c', '\x01': 'd'}, {'1': 'a', '1 (2)': 'b', '\ufffd': 'c',
+                                                                '\ufffd (4)': 'd'}),
+                (PersistentList([1]), [1]), (PersistentMapping(a=1), {'a': 1}), (OOBTree({'b': 1, 'a': 2}),
+                                                                                {'a': 2, 'b': 1}),
+                (OOTreeSet([2, 1]), [1, 2]),
+                (collections.OrderedDict(a=1), {'a': 1}), (collections.namedtuple('P', 'x')(1), [1]),
+                (Colour.RED, '<Colour object>'), (Level.LOW, 1), (Text('a'), 'a'), (Number(3), 3),
+                (object(), '<object object>'), (Colour, '<EnumType object>'),
+                (len, '<builtin_function_or_method object>'),
+                (ValueError('secret'), '<ValueError object>'), ((n for n in ()), '<generator object>'),
+                (threading.Lock(), '<lock object>'), (memoryview(b'a'), '<memoryview object>'),
+                (1j, '<complex object>'),
+                (Listing([1]), '<Listing object>'), (Members(), '<Members object>'), (Liar(), '<Liar object>'),
+                (Disguised(), '<Disguised object>'), (type('a\x0bb', (), {})(), '<a\ufffdb object>')):
+            if expected == '<EnumType object>':
+                expected = f'<{type(Colour).__name__} object>'      # another name before Python 3.11
+            with self.subTest(value=repr(expected)[:50]):
+                self.assertEqual(plain(value), expected)
+                self.assertIs(type(plain(value)), type(expected))
+                self.assertEqual(sent(value), expected)
+
+    def test_mixedSetKeepsItsMembers(self):
+        self.assertCountEqual(plain({1, 'a', None, 2.5}), [1, 'a', None, 2.5])
+
+    def test_nesting(self):
+        value = innermost = []
+        for _ in range(5000):
+            value = [value]
+        result = sent(value)
+        for _ in range(NESTING):
+            [result] = result
+        self.assertEqual(result, TOO_DEEP)
+        value = innermost
+        for _ in range(NESTING - 1):
+            value = {'a': value}
+        self.assertEqual(sent(value), value)
+
+    def test_cycles(self):
+        value = [1]
+        value.append({'self': value, 'again': [2]})
+        self.assertEqual(sent(value), [1, {'self': CYCLIC, 'again': [2]}])
+
+    def test_sameObjectTwiceIsNoCycle(self):
+        shared = [1]
+        self.assertEqual(plain([shared, shared]), [[1], [1]])
+
+    def test_sizeIsLimited(self):
+        doubled = []
+        for _ in range(60):
+            doubled = [doubled, doubled]
+        for value in (doubled, 'x' * 1001, [b'x' * 501] * 2, {'x' * 600: 'x' * 401}, [None] * 32, range(10 ** 12),
+                      Endless()):
+            with self.assertRaisesRegex(ResultTooLarge, 'larger than 1000 bytes'):
+                plain(value, 1000)
+        for value in ('x' * 1000, [None] * 31):
+            self.assertEqual(plain(value, 1000), value)
+        with self.assertRaises(ResultTooLarge):
+            dumpResponse(doubled)
+
+    def test_errorsOfTheDatabasePass(self):
+        with self.assertRaises(ReadConflictError):
+            plain({'a': Unreachable()})
+
+    def test_conversionIsIdempotentAndSendable(self):
+        generator = random.Random(2)
+        leaves = [None, True, 1, 2 ** 40, 1.5, float('nan'), 'a\x00\ud800\r', b'\x00', datetime.now(timezone.utc),
+                  date.max, Decimal(1), object(), Colour.RED, Text('x'), Liar(), Disguised(), timedelta(1), 10 ** 5000]
+        keys = ['a', 1, '1', None, b'k', (1, 2), '\x00', '\x01', date.max, 1.5, frozenset('ab')]
+
+        def anything(depth):
+            kind = generator.randrange(8) if depth else 0
+            members = [anything(depth - 1) for _ in range(generator.randrange(4))] if kind > 2 else []
+            if kind == 3:
+                return tuple(members)
+            if kind == 4:
+                return PersistentList(members)
+            if kind > 4:
+                return dict(zip(generator.sample(keys, len(members)), members))
+            return members if kind > 2 else generator.choice(leaves)
+
+        for _ in range(500):
+            value = anything(6)
+            converted = plain(value)
+            self.assertEqual(plain(converted), converted)
+            self.assertEqual(sent(value), converted)
+
+    def test_everyCharacterCanBeSent(self):
+        text = ''.join(map(chr, range(0x110000)))
+        self.assertEqual(sent(text), plain(text))
+        self.assertEqual(len(plain(text)), len(text))
+
+
+class TestDumpFault(unittest.TestCase):
+
+    def test_clientRaisesIt(self):
+        for code, sentence in ((103, 'there is no job 5'), (-32700, 'é <&>'), (1, '')):
+            with self.assertRaises(xmlrpc.client.Fault) as caught:
+                xmlrpc.client.loads(dumpFault(code, sentence))
+            self.assertEqual((caught.exception.faultCode, caught.exception.faultString), (code, sentence))
+
+    def test_sentenceIsMadeSendable(self):
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            xmlrpc.client.loads(dumpFault(1, '\x00\ud800' + 'x' * 100000))
+        self.assertEqual(caught.exception.faultString, '\ufffd\ufffd' + 'x' * (SENTENCE_SIZE - 2))
+
+
+if __name__ == '__main__':
+    unittest.main()
