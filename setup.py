@@ -55,6 +55,7 @@ setup(
         'ZODB >= 6',
         'zope.component[zcml]',
         'zope.configuration',
+        'zope.container',
         'zope.interface',
         'zope.location',
         'zope.processlifetime',

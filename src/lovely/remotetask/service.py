@@ -7,6 +7,7 @@ import time
 import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from zope.container.contained import Contained
 from zope.interface import implementer
 
 from lovely.remotetask import lifecycle
@@ -47,10 +48,8 @@ STOP_TIME = 1.0
 
 
 @implementer(ITaskService)
-class TaskService(Persistent):
+class TaskService(Contained, Persistent):
     """See `ITaskService`."""
-
-    __name__ = __parent__ = None
 
     processorFactory = SimpleProcessor
     processorArguments = {'waitTime': 1.0}
