@@ -73,13 +73,13 @@ def _services(name, site, connection):
 
 
 def matching(connection, patterns):
-    """Return (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
+    """Yield (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
 
     connection -- an open connection of the database; its root folder is at ROOT_NAME.
     patterns -- a list of texts, see `getAutostartServiceNames`.  A site's pattern does not fit what it acquires.
     """
     root = connection.root()[ROOT_NAME]
-    found = []
+    found = set()
     for pattern in patterns:
         siteName, _, serviceName = pattern.rpartition('@')
         if siteName == '*':
@@ -99,14 +99,14 @@ def matching(connection, patterns):
                 if serviceName not in ('*', registered):
                     continue
                 fits = True
-                if not any(service is other for _, _, other in found):
-                    found.append((name, registered, service))
+                if service._p_oid not in found:         # registered under several names, or fitted before
+                    found.add(service._p_oid)
+                    yield name, registered, service
         if not fits:
             if '*' in (siteName, serviceName):
                 log.warning('no services started by directive %s', pattern)
             else:
                 log.error('service %s on site %s not found', serviceName, siteName or 'root')
-    return found
 
 
 def servicePaths(db, patterns):

@@ -75,20 +75,24 @@ class Cycle:
         """
         if self._connection is None:
             self._connection = self.db.open(self._manager)
-        for attempt in self._attempts():
-            with attempt:
-                service = self._service()
-                if self.name is None:
-                    self.name = self._freeName(service)
-                ledger = service.ledgers.get(self.name)
-                if ledger is None:
-                    ledger = service.ledgers[self.name] = Ledger()
-                elif ledger.owner and ledger.owner['token'] != self.owner['token'] \
-                        and rescue.isGone(ledger.owner) is False:
-                    raise NameTaken(self.name, f'process {ledger.owner["pid"]}')
-                ledger.owner = self.owner
-                while rescue.rescue(service, self.name):
-                    pass
+        try:
+            for attempt in self._attempts():
+                with attempt:
+                    service = self._service()
+                    if self.name is None:
+                        self.name = self._freeName(service)
+                    ledger = service.ledgers.get(self.name)
+                    if ledger is None:
+                        ledger = service.ledgers[self.name] = Ledger()
+                    elif ledger.owner and ledger.owner['token'] != self.owner['token'] \
+                            and rescue.isGone(ledger.owner) is False:
+                        raise NameTaken(self.name, f'process {ledger.owner["pid"]}')
+                    ledger.owner = self.owner
+                    while rescue.rescue(service, self.name):
+                        pass
+        except BaseException:
+            self.close()        # a database can't be closed while a connection is open outside of a transaction
+            raise
         self._beaten = self.monotonic()
 
     def _freeName(self, service):

@@ -31,11 +31,11 @@ class Hub:
         with self._lock:
             self._bells.discard(bell)
 
-    def ring(self, committed=True):
-        """Wake everybody.  Cheap, and calls nobody: it may run in ZEO's I/O thread.  Fits as an after-commit hook."""
-        if committed:
-            with self._lock:
-                for bell in self._bells:
+    def ring(self, but=None):
+        """Wake everybody, but whose bell is `but`.  Cheap, and calls nobody: it may run in ZEO's I/O thread."""
+        with self._lock:
+            for bell in self._bells:
+                if bell is not but:
                     bell.set()
 
 

@@ -144,6 +144,9 @@ class MultiProcessor:
             with self._lock:
                 self._store.clear()
                 self._ready.notify_all()
+                idle = not self._busy
+            for thread in self.threads:
+                thread.join(None if idle else 0.1)          # a task that does not end cannot be waited for
             for hub in (hubOf(self.db), hubOf(self.cycle.db)):
                 hub.unsubscribe(self._bell)
             self.cycle.close()
@@ -166,12 +169,16 @@ class MultiProcessor:
                 failures += 1
                 if not isDatabaseError(error):
                     log.exception('processing host %s: a transaction failed, it is tried again', self.cycle.name)
-                elif failures in (10, 100, 1000):
+                else:
+                    log.debug('processing host %s: %s', self.cycle.name, error, exc_info=True)
+                if failures in (10, 100, 1000):
                     log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
                 if not self.running and self._late():
                     return
                 time.sleep(pause(failures, random.random()))
                 continue
+            if reports:
+                hubOf(self.db).ring(but=self._bell)         # whoever waits for results in this process
             failures, reports = 0, []
             if claims:
                 moment = self.monotonic()

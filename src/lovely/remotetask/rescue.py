@@ -1,21 +1,23 @@
 """Who runs under a ledger's name, whether that process is still alive, and taking over from one that is not."""
 # SPDX-License-Identifier: ZPL-2.1
+import functools
 import os
+import pathlib
 import socket
 import uuid
 
 from lovely.remotetask.lifecycle import giveBack
 
 
+@functools.cache
 def _machine():
     """Return what tells this machine, its boot and its process namespace from all others, as text."""
     parts = [socket.gethostname()]
-    for read in (lambda: open('/proc/sys/kernel/random/boot_id').read().strip(),
-                 lambda: str(os.stat('/proc/self/ns/pid').st_ino)):
-        try:
-            parts.append(read())
-        except OSError:
-            pass
+    try:
+        parts += [pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip(),
+                  str(os.stat('/proc/self/ns/pid').st_ino)]
+    except OSError:
+        pass                # not Linux
     return '/'.join(parts)
 
 

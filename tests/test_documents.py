@@ -1,0 +1,88 @@
+"""The narrative documents: README.txt and those of the package, run as doctests."""
+# SPDX-License-Identifier: ZPL-2.1
+import doctest
+import logging
+import pathlib
+import threading
+import unittest
+
+import lovely.remotetask
+import transaction
+import zope.component.hooks
+import zope.component.testing
+from lovely.remotetask import config
+from lovely.remotetask import cron
+from lovely.remotetask import retry
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.interfaces import FINAL
+from ZODB.DB import DB
+from ZODB.DemoStorage import DemoStorage
+
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent
+README = pathlib.Path(__file__).parent.parent / 'README.txt'
+
+
+class Log(logging.Handler):
+    """Keeps what is logged, until it is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(f'{record.levelname} {record.getMessage()}')
+
+    def take(self):
+        lines, self.lines = self.lines, []
+        return '\n'.join(lines)
+
+
+def waitFor(service, jobids, timeout=20):
+    """Wait until all jobs have ended, woken by commits; return their statuses."""
+    bell = threading.Event()
+    hubOf(service._p_jar.db()).subscribe(bell)
+    transaction.begin()
+    while any(service.jobs[jobid].status not in FINAL for jobid in jobids):
+        if not bell.wait(timeout):
+            break
+        bell.clear()
+        transaction.begin()
+    return [service.getStatus(jobid) for jobid in jobids]
+
+
+def setUp(test):
+    zope.component.testing.setUp()
+    log, db = Log(), DB(DemoStorage())
+    logger = logging.getLogger('lovely.remotetask')
+    logger.addHandler(log)
+    test.level, test.propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    test.log = log
+    test.globs.update(log=log, db=db, waitFor=waitFor)
+
+
+def tearDown(test):
+    logger = logging.getLogger('lovely.remotetask')
+    logger.removeHandler(test.log)
+    logger.setLevel(test.level)
+    logger.propagate = test.propagate
+    transaction.abort()
+    zope.component.hooks.setSite(None)
+    config.setProductConfigurations({})
+    zope.component.testing.tearDown()
+
+
+def load_tests(loader, tests, pattern):
+    for path in (README, PACKAGE / 'startlater.txt', PACKAGE / 'processor.txt'):
+        tests.addTest(doctest.DocFileSuite(str(path), module_relative=False, setUp=setUp, tearDown=tearDown,
+                                           optionflags=FLAGS, encoding='utf-8'))
+    for module in (cron, retry):
+        tests.addTest(doctest.DocTestSuite(module, optionflags=FLAGS))
+    return tests
+
+
+if __name__ == '__main__':
+    unittest.main()

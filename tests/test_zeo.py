@@ -1,0 +1,250 @@
+"""Frontend, two processing hosts and a database server as the processes that a deployment has, over ZEO."""
+# SPDX-License-Identifier: ZPL-2.1
+import collections
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import xmlrpc.client
+from concurrent.futures import ThreadPoolExecutor
+
+
+#: Seconds after which something that should have happened long ago makes a test fail.
+PATIENCE = 30
+
+#: Seconds between two looks at a job.
+PAUSE = 0.02
+
+ZEO_CONF = """\
+<zeo>
+  address 127.0.0.1:{port}
+</zeo>
+<filestorage 1>
+  path {directory}/Data.fs
+  blob-dir {directory}/blobs
+</filestorage>
+<eventlog>
+  level warn
+  <logfile>
+    path STDERR
+  </logfile>
+</eventlog>
+"""
+
+CONF = """\
+%import ZEO
+site-definition {directory}/site.zcml
+<zodb>
+  <clientstorage>
+    server 127.0.0.1:{port}
+    wait-timeout {patience}
+    blob-dir {directory}/blobs
+    shared-blob-dir yes
+  </clientstorage>
+</zodb>
+<frontend>
+  address 127.0.0.1:0
+</frontend>
+<processor>
+  name {name}
+  threads 2
+</processor>
+"""
+
+SITE = """\
+<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
+  <include package="lovely.remotetask" />
+  <remotetask:task name="note" handler="zeotasks.note" />
+  <remotetask:task name="meet" handler="zeotasks.meet" />
+</configure>
+"""
+
+# `note` is long enough for both hosts to get some; `meet` lasts until the test wants it to end.
+TASKS = """\
+import os
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def append(name, number):
+    # One write to a file that is opened for appending: lines of many processes do not mix.
+    descriptor = os.open(os.path.join(HERE, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f'{number} {os.getpid()}\\n'.encode())
+    os.close(descriptor)
+
+
+def note(input):
+    time.sleep(0.02)
+    append('notes', input)
+    return input * 2
+
+
+def meet(input):
+    append('begun', input)
+    while not os.path.exists(os.path.join(HERE, 'go')):
+        time.sleep(0.01)
+    append('notes', input)
+    return input * 2
+"""
+
+
+class Process:
+    """A process whose output is read as it comes."""
+
+    def __init__(self, arguments, directory):
+        path = [directory, *(os.path.abspath(entry) for entry in sys.path)]
+        self.arguments = arguments
+        self.popen = subprocess.Popen(
+            [sys.executable, '-u', *arguments], cwd=directory, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)))
+        self.pid = self.popen.pid
+        self.said = []
+        self._lines = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.popen.stdout:
+            self.said.append(line)
+            self._lines.put(line.rstrip('\n'))
+        self._lines.put(None)
+
+    def waitFor(self, beginning):
+        """Return the rest of the next line that begins so."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0, until - time.monotonic()))
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f'{self.arguments} did not say {beginning!r}:\n' + ''.join(self.said))
+            if line.startswith(beginning):
+                return line[len(beginning):]
+
+    def end(self, number):
+        """Send a signal, wait for the end and return the exit code, negative for a signal."""
+        self.popen.send_signal(number)
+        code = self.popen.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def close(self):
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+        self._reader.join(PATIENCE)
+        self.popen.stdout.close()
+
+
+class ZEOTest(unittest.TestCase):
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = os.path.realpath(directory.name)
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            self.port = free.getsockname()[1]
+        self.write('site.zcml', SITE)
+        self.write('zeotasks.py', TASKS)
+        # The clients wait for the server, each for the one thing that it needs.
+        self.zeo = self.start('-m', 'ZEO.runzeo', '-C', self.write('zeo.conf', ZEO_CONF))
+        self.frontend = self.remotetask('frontend', 'frontend')
+        self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
+        self.url = self.frontend.waitFor('listening on ')
+        for process in self.frontend, *self.hosts:
+            process.waitFor('ready')
+
+    def write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, 'w') as file:
+            # Only the configurations have something to fill in.
+            file.write(text.format(directory=self.directory, port=self.port, patience=PATIENCE,
+                                   name=name.removesuffix('.conf')) if name.endswith('.conf') else text)
+        return path
+
+    def start(self, *arguments):
+        process = Process(arguments, self.directory)
+        self.addCleanup(process.close)
+        return process
+
+    def remotetask(self, name, command):
+        return self.start('-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', CONF), command)
+
+    def call(self, method, *arguments):
+        """Call a method of the service over a connection of its own."""
+        with xmlrpc.client.ServerProxy(self.url, allow_none=True) as server:
+            return getattr(server, method)(*arguments)
+
+    def add(self, task, numbers):
+        """Add a job for each of the numbers, from several threads; return id -> number."""
+        numbers = list(numbers)
+        with ThreadPoolExecutor(5) as threads:
+            return dict(zip(threads.map(lambda number: self.call('add', task, number), numbers), numbers))
+
+    def waitUntil(self, condition, what):
+        """Return the condition's value as soon as it is true."""
+        until = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            if time.monotonic() > until:
+                said = ''.join(''.join(process.said) for process in (self.zeo, self.frontend, *self.hosts))
+                self.fail(f'in vain waited for {what}:\n{said}')
+            time.sleep(PAUSE)
+        return value
+
+    def waitForJobs(self, jobs):
+        """Wait until all jobs have completed, and check what they gave."""
+        with xmlrpc.client.ServerProxy(self.url, allow_none=True) as server:
+            for jobid, number in jobs.items():
+                self.waitUntil(lambda: server.getStatus(jobid) in ('completed', 'error', 'cancelled'), f'job {jobid}')
+                self.assertEqual((server.getStatus(jobid), server.getError(jobid)), ('completed', 'None'))
+                self.assertEqual(server.getResult(jobid), number * 2)
+
+    def lines(self, name):
+        """Return what the tasks have appended to a file, a list of pairs of number and process id."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.directory, name)) as file:
+            return [tuple(map(int, line.split())) for line in file]
+        return []
+
+    def test_every_job_runs_once_and_both_hosts_run_some(self):
+        jobs = self.add('note', range(100))
+        self.assertEqual(len(jobs), 100)
+        self.waitForJobs(jobs)
+        notes = self.lines('notes')
+        self.assertEqual(sorted(number for number, pid in notes), list(range(100)))
+        # Not the frontend, and no third process: exactly the two hosts.
+        self.assertEqual({pid for number, pid in notes}, {host.pid for host in self.hosts})
+        self.assertIs(self.call('hasJobsWaiting'), False)
+
+        for host in self.hosts:
+            self.assertEqual(host.end(signal.SIGTERM), 0, ''.join(host.said))
+        self.assertEqual(self.frontend.end(signal.SIGTERM), 0, ''.join(self.frontend.said))
+
+    def test_the_jobs_of_a_killed_host_complete_on_the_other(self):
+        jobs = self.add('meet', range(4))       # two threads of each of two hosts
+        begun = self.waitUntil(lambda: len(self.lines('begun')) == 4 and self.lines('begun'), 'four running jobs')
+        victim, survivor = self.hosts
+        self.assertEqual(collections.Counter(pid for number, pid in begun), {victim.pid: 2, survivor.pid: 2})
+        jobs.update(self.add('note', range(4, 24)))     # waiting for one of the hosts, or claimed by it already
+
+        self.assertEqual(victim.end(signal.SIGKILL), -signal.SIGKILL)
+        self.write('go', '')
+
+        self.waitForJobs(jobs)
+        self.assertEqual(sorted(self.lines('notes')), [(number, survivor.pid) for number in range(24)])
+        # What the victim had begun, and only that, was begun once more.
+        lost = sorted(number for number, pid in begun if pid == victim.pid)
+        self.assertEqual(sorted(self.lines('begun')[4:]), [(number, survivor.pid) for number in lost])
+        self.assertEqual(survivor.end(signal.SIGTERM), 0, ''.join(survivor.said))
+
+
+if __name__ == '__main__':
+    unittest.main()
