@@ -1,0 +1,363 @@
+"""The stored model: the ready queue's promise, schedules, contracts, names that are file format, and the rooms."""
+# SPDX-License-Identifier: ZPL-2.1
+import ast
+import pathlib
+import tempfile
+import time
+import unittest
+
+import lovely.remotetask
+import transaction
+from lovely.remotetask import interfaces
+from lovely.remotetask.container import Jobs
+from lovely.remotetask.errors import UnknownJob
+from lovely.remotetask.errors import WrongState
+from lovely.remotetask.job import CronJob
+from lovely.remotetask.job import Job
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.readyqueue import ReadyQueue
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.task import SimpleTask
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+from zope.component import provideUtility
+from zope.component import testing
+from zope.dottedname.resolve import resolve
+from zope.interface.verify import verifyClass
+from zope.interface.verify import verifyObject
+
+
+PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent
+
+
+class TestReadyQueue(unittest.TestCase):
+    """Stories with several connections to one queue."""
+
+    def setUp(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        self.db = DB(FileStorage(self.directory.name + '/Data.fs'))
+        self.addCleanup(self.db.close)
+        queue = ReadyQueue()
+        queue.bucketSize = 3
+        with self.db.transaction() as connection:
+            connection.root()['queue'] = queue
+
+    def user(self):
+        """Return a user's transaction manager, begun, and the user's view of the queue."""
+        manager = transaction.TransactionManager()
+        connection = self.db.open(manager)
+        self.addCleanup(connection.close)
+        self.addCleanup(manager.abort)
+        manager.begin()
+        return manager, connection.root()['queue']
+
+    def content(self):
+        return list(self.user()[1])
+
+    def put(self, *items):
+        manager, queue = self.user()
+        for item in items:
+            queue.put(item)
+        manager.commit()
+
+    def pull(self, count):
+        manager, queue = self.user()
+        pulled = queue.pull(count)
+        manager.commit()
+        return pulled
+
+    def test_order(self):
+        self.put(*range(10))
+        self.assertEqual(self.pull(4), [0, 1, 2, 3])
+        self.put(10)
+        self.assertEqual(self.pull(100), [4, 5, 6, 7, 8, 9, 10])
+        self.assertEqual(self.pull(1), [])
+
+    def test_puts_are_merged(self):
+        (one, queue1), (two, queue2) = self.user(), self.user()
+        queue1.put(1)
+        queue2.put(2)
+        one.commit()
+        two.commit()
+        self.assertEqual(self.content(), [1, 2])
+
+    def test_put_and_last_pull_are_merged(self):
+        self.put(1)
+        (host, queue1), (client, queue2) = self.user(), self.user()
+        self.assertEqual(queue1.pull(5), [1])
+        queue2.put(2)
+        host.commit()
+        client.commit()
+        self.assertEqual(self.content(), [2])
+
+    def test_pulls_of_the_same_conflict(self):
+        self.put(1, 2)
+        (one, queue1), (two, queue2) = self.user(), self.user()
+        self.assertEqual((queue1.pull(1), queue2.pull(1)), ([1], [1]))
+        one.commit()
+        with self.assertRaises(ConflictError):
+            two.commit()
+
+    def test_no_put_into_a_dropped_bucket(self):
+        # P2 begins while the bucket is the last one and has room; P1 fills it and appends another; a host empties and
+        # drops it.  Whatever P2 does with its old view must not commit.
+        self.put(1, 2)
+        late, queue2 = self.user()
+        self.assertEqual(len(queue2._buckets), 1)
+        len(queue2._buckets[0])                     # P2 has loaded the bucket
+        self.put(3, 4)
+        self.assertEqual(self.pull(3), [1, 2, 3])
+        self.assertEqual(self.pull(1), [4])
+        queue2.put(5)
+        with self.assertRaises(ConflictError):
+            late.commit()
+        self.assertEqual(self.content(), [])
+
+    def test_no_put_into_a_bucket_that_is_being_dropped(self):
+        # The same race the other way round: the put commits first, so the host must fail, and not drop it.
+        self.put(1, 2)
+        late, queue2 = self.user()
+        len(queue2._buckets[0])
+        self.put(3, 4)
+        host, queue = self.user()
+        self.assertEqual(queue.pull(4), [1, 2, 3, 4])
+        queue2.put(5)
+        late.commit()
+        with self.assertRaises(ConflictError):
+            host.commit()
+        self.assertEqual(sorted(self.content()), [1, 2, 3, 4, 5])
+
+    def test_no_put_into_a_bucket_emptied_before(self):
+        # It was emptied while it was the last one, and is dropped, untouched since, by somebody else.
+        self.put(1, 2)
+        late, queue2 = self.user()
+        len(queue2._buckets[0])
+        appender, queue1 = self.user()
+        queue1.put(3)
+        queue1.put(4)
+        appender.commit()
+        self.assertEqual(self.pull(3), [1, 2, 3])
+        queue2.put(5)
+        with self.assertRaises(ConflictError):
+            late.commit()
+        self.assertEqual(self.content(), [4])
+
+    def test_remove(self):
+        self.put(*range(8))
+        manager, queue = self.user()
+        self.assertTrue(queue.remove(4))
+        self.assertFalse(queue.remove(99))
+        manager.commit()
+        self.assertEqual(self.pull(8), [0, 1, 2, 3, 5, 6, 7])
+
+
+class TestSchedules(unittest.TestCase):
+
+    def times(self, start, count=1, **fields):
+        job, found = CronJob(1, 'echo', (), **fields), []
+        for _ in range(count):
+            start = job.timeOfNextCall(start)
+            found.append(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(start)))
+        return found
+
+    def test_fields(self):
+        day = 86400
+        for fields, start, expected in (
+                ({'minute': (0, 10)}, 0, ['1970-01-01 00:10:00', '1970-01-01 01:00:00']),
+                ({'hour': (2, 13)}, 0, ['1970-01-01 02:00:00', '1970-01-01 13:00:00', '1970-01-02 02:00:00']),
+                ({'month': (1, 5, 12)}, 0, ['1970-05-01 00:00:00', '1970-12-01 00:00:00', '1971-01-01 00:00:00']),
+                ({'dayOfWeek': (0, 2, 4, 5)}, 0, ['1970-01-02 00:00:00', '1970-01-03 00:00:00',
+                                                  '1970-01-05 00:00:00', '1970-01-07 00:00:00']),
+                ({'dayOfMonth': (1, 12, 21, 30)}, 0, ['1970-01-12 00:00:00', '1970-01-21 00:00:00',
+                                                      '1970-01-30 00:00:00', '1970-02-01 00:00:00']),
+                ({'minute': (10,), 'dayOfMonth': (1, 12, 21, 30)}, 0, ['1970-01-01 00:10:00', '1970-01-01 01:10:00']),
+                ({'minute': (10,), 'hour': (4,), 'dayOfMonth': (1, 12, 21, 30)}, 600,
+                 ['1970-01-01 04:10:00', '1970-01-12 04:10:00']),
+                ({'dayOfMonth': (29,), 'month': (2,)}, 0, ['1972-02-29 00:00:00', '1976-02-29 00:00:00']),
+                ({'dayOfMonth': (31,)}, 30 * day, ['1970-03-31 00:00:00', '1970-05-31 00:00:00']),
+                ({}, 61.5, ['1970-01-01 00:02:00', '1970-01-01 00:03:00'])):
+            with self.subTest(fields=fields):
+                self.assertEqual(self.times(start, len(expected), **fields), expected)
+
+    def test_delay(self):
+        job = CronJob(1, 'echo', (), delay=10)
+        self.assertEqual((job.timeOfNextCall(0), job.timeOfNextCall(1), job.status), (10, 11, 'delayed'))
+
+    def test_values_out_of_range(self):
+        job = CronJob(1, 'echo', (), minute=(5,))
+        for fields in ({'minute': (60,)}, {'hour': (24,)}, {'dayOfMonth': (0,)}, {'month': (13,)}, {'dayOfWeek': (7,)},
+                       {'minute': '5'}, {'hour': (True,)}, {'delay': -1}, {'delay': '10'}, {'minute': 5}):
+            with self.subTest(fields=fields), self.assertRaisesRegex(ValueError, next(iter(fields))):
+                job.update(**fields)
+            self.assertEqual(job.minute, (5,))
+
+
+class TestService(unittest.TestCase):
+    """A service outside any database."""
+
+    def setUp(self):
+        self.addCleanup(forgetAll)
+        provide('echo', lambda input: input)
+        self.service = TaskService()
+
+    def test_unknown_jobs(self):
+        for jobid in (1, 0, -1, 2 ** 31, 'x', None, True):
+            for verb in ('getStatus', 'getResult', 'getError', 'cancel', 'startJob', 'reschedule'):
+                with self.assertRaises(UnknownJob):
+                    getattr(self.service, verb)(jobid)
+
+    def test_cancel_in_each_state(self):
+        queued = self.service.add('echo')
+        self.service.cancel(queued)
+        self.service.cancel(queued)
+        self.assertFalse(self.service.hasJobsWaiting())
+        done = self.service.add('echo')
+        self.service.process()
+        with self.assertRaises(WrongState):
+            self.service.cancel(done)
+        for arguments in ({'delay': 5}, {'minute': (1,)}):
+            jobid = self.service.addCronJob('echo', **arguments)
+            self.service.process(0)
+            self.service.cancel(jobid)
+            self.service.process(7200)
+            self.assertEqual((self.service.getStatus(jobid), self.service.getResult(jobid)), ('cancelled', None))
+        claimed = self.service.add('echo')
+        self.assertEqual(self.service.claimNextJob(), claimed)
+        self.assertEqual(self.service.getStatus(claimed), 'processing')
+        self.service.cancel(claimed)
+        self.assertEqual(self.service.getStatus(claimed), 'cancelled')
+        with self.assertRaises(WrongState):
+            self.service.processNext(jobid=claimed)
+
+    def test_retries(self):
+        runs = []
+
+        def fail(input):
+            runs.append(input)
+            raise OSError('the disk is full')
+
+        provide('fail', fail)
+        jobid = self.service.add('fail')
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+            for now in (0, 10, 20, 30, 40):
+                self.service.process(now)
+                if now < 30:
+                    self.assertEqual(self.service.getStatus(jobid), 'queued')
+        self.assertEqual((len(runs), self.service.getStatus(jobid)), (4, 'error'))
+        self.assertEqual(self.service.getError(jobid), 'OSError: the disk is full')
+        self.assertEqual(len(logged.records), 4)
+        self.assertEqual([failure.time for failure in self.service.jobs[jobid].errors], [0, 10, 20, 30])
+
+    def test_failing_cron_job_stays_scheduled(self):
+        provide('fail', lambda input: 1 / 0)
+        jobid = self.service.addCronJob('fail', minute=(0,))
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            for now in range(0, 7300, 100):
+                self.service.process(now)
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.status, job.error), ('cronjob', 'ZeroDivisionError: division by zero'))
+        provide('fail', lambda input: 'well')
+        for now in (10800, 10900):
+            self.service.process(now)
+        self.assertEqual((job.status, job.error, job.output), ('cronjob', None, 'well'))
+
+    def test_clean_refuses_waiting_jobs(self):
+        jobid = self.service.add('echo')
+        with self.assertRaisesRegex(ValueError, 'queued'):
+            self.service.clean(['error', 'queued'])
+        self.service.clean('error')
+        self.assertIn(jobid, self.service.jobs)
+
+    def test_representation(self):
+        self.assertEqual(repr(Job(7, 'echo', {})), '<Job 7>')
+
+    def test_starting_needs_a_database(self):
+        with self.assertRaisesRegex(Exception, 'committed'):
+            self.service.startProcessing()
+
+
+class TestContracts(unittest.TestCase):
+
+    def test_contracts(self):
+        for contract, factory, obj in (
+                (interfaces.ITaskService, TaskService, TaskService()), (interfaces.IJob, Job, Job(1, 'echo', {})),
+                (interfaces.ICronJob, CronJob, CronJob(1, 'echo', {})), (interfaces.IJobs, Jobs, TaskService().jobs),
+                (interfaces.ITask, SimpleTask, SimpleTask(len)),
+                (interfaces.IProcessor, SimpleProcessor, SimpleProcessor(None, ('a',))),
+                (interfaces.IProcessor, MultiProcessor, MultiProcessor(None, ('a',)))):
+            with self.subTest(contract=contract):
+                self.assertTrue(verifyClass(contract, factory, tentative=True))
+                self.assertTrue(verifyObject(contract, obj))
+
+    def test_stored_names(self):
+        # These names are in the databases of users.
+        for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'container.Shard',
+                     'ledger.Ledger', 'readyqueue.ReadyQueue', 'timetable.Timetable'):
+            cls = resolve('lovely.remotetask.' + name)
+            self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
+
+    def test_jobs_never_merge(self):
+        self.assertFalse(hasattr(Job(1, 'echo', {}), '_p_resolveConflict'))
+
+
+#: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
+ROOMS = '''
+    interfaces errors
+    cron retry task job demo command
+    readyqueue ledger timetable container sites database
+    lifecycle
+    execute rescue
+    cycle
+    processor
+    service
+    config zcml
+    autostart
+    xmlrpc
+    cli
+    __init__
+'''
+
+
+class TestRooms(unittest.TestCase):
+
+    def test_imports_point_down(self):
+        order = ROOMS.split()
+        seen = set()
+        for path in sorted(PACKAGE.rglob('*.py')):
+            room = path.relative_to(PACKAGE).with_suffix('').parts[0]
+            seen.add(room)
+            for imported in importsOf(path):
+                with self.subTest(module=str(path.relative_to(PACKAGE)), imports=imported):
+                    self.assertLessEqual(order.index(imported), order.index(room))
+        self.assertEqual(seen, set(order))
+
+
+def importsOf(path):
+    """Return the rooms that a module imports, in functions too."""
+    prefix, found = 'lovely.remotetask', set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(prefix):
+            names = [node.module[len(prefix) + 1:]] if node.module != prefix else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name[len(prefix) + 1:] for alias in node.names if alias.name.startswith(prefix + '.')]
+        else:
+            continue
+        found.update(name.partition('.')[0] for name in names)
+    return found
+
+
+def provide(name, function):
+    """Register a function as a task."""
+    provideUtility(SimpleTask(function), name=name)
+
+
+def forgetAll():
+    """Forget all registrations."""
+    testing.tearDown()
+
+
+if __name__ == '__main__':
+    unittest.main()
