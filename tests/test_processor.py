@@ -1,0 +1,353 @@
+"""Processors on a real database: outcomes, transactions, conflicts, cancelling, hosts that are gone."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import transaction
+from lovely.remotetask import autostart
+from lovely.remotetask import rescue
+from lovely.remotetask.container import BITS
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.task import SimpleTask
+from persistent.mapping import PersistentMapping
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from zope.component import provideUtility
+from zope.component import testing
+
+
+PATH = ('TaskService',)
+
+
+class ProcessorCase(unittest.TestCase):
+
+    factory = MultiProcessor
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
+        self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.db = DB(FileStorage(directory.name + '/Data.fs'))
+        self.addCleanup(self.db.close)
+        autostart.install(self.db)
+        self.manager = transaction.TransactionManager()
+        self.connection = self.db.open(self.manager)
+        self.addCleanup(self.connection.close)
+        self.addCleanup(self.manager.abort)
+        self.service = self.connection.root()['Application']['TaskService']
+        self.data = self.service.data = PersistentMapping()
+        self.manager.commit()
+
+    def provide(self, name, function, **attributes):
+        task = SimpleTask(function)
+        vars(task).update(attributes)
+        provideUtility(task, name=name)
+
+    def start(self, **arguments):
+        processor = self.factory(self.db, PATH, **{'waitTime': 30.0, **arguments})
+        processor.start()
+        self.addCleanup(lambda: self.assertTrue(processor.stop(20)))
+        return processor
+
+    def add(self, *arguments, **keywords):
+        jobid = self.service.add(*arguments, **keywords)
+        self.manager.commit()
+        return jobid
+
+    def statuses(self, *jobids, until=FINAL):
+        """Wait until all jobs are in one of these statuses, woken by commits, and return their statuses."""
+        bell = threading.Event()
+        hubOf(self.db).subscribe(bell)
+        while True:
+            self.manager.begin()
+            found = [self.service.getStatus(jobid) for jobid in jobids]
+            if set(found) <= set(until):
+                return found
+            self.assertTrue(bell.wait(20), found)
+            bell.clear()
+
+    def left(self):
+        """Return what is ready or claimed."""
+        self.manager.begin()
+        return [jobid for shard in self.service.shards for jobid in shard.ready] + [
+            jobid for ledger in self.service.ledgers.values() for jobid in ledger.claimed]
+
+
+class TestProcessing(ProcessorCase):
+
+    def test_results(self):
+        self.provide('double', lambda input: input * 2)
+        self.start()
+        jobids = [self.add('double', number) for number in range(50)]
+        self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+        self.assertEqual([self.service.getResult(jobid) for jobid in jobids], [2 * number for number in range(50)])
+        job = self.service.jobs[jobids[0]]
+        self.assertTrue(job.created <= job.started <= job.completed)
+        self.assertEqual(self.left(), [])
+
+    def test_input_is_a_copy(self):
+        self.provide('spoil', lambda input: input.clear())
+        self.start()
+        jobid = self.add('spoil', {'a': [1]})
+        self.statuses(jobid)
+        self.assertEqual(self.service.jobs[jobid].input, {'a': [1]})
+
+    def test_writes_commit_with_the_completion(self):
+        def write(service, jobid, input):
+            service.data[jobid] = service.data.get(jobid, 0) + 1
+            if input == 'fail':
+                raise RuntimeError('after writing')
+
+        provideUtility(write, ITask, name='write')
+        self.start()
+        good = [self.add('write') for _ in range(20)]
+        bad = self.add('write', 'fail')
+        self.assertEqual(self.statuses(*good, bad), ['completed'] * 20 + ['error'])
+        self.assertEqual(dict(self.service.data), dict.fromkeys(good, 1))       # 5 threads, one object: conflicts
+        self.assertEqual(len(self.service.jobs[bad].errors), 4)
+        self.assertTrue(all(self.service.jobs[jobid].attempt == 0 for jobid in good))
+
+    def test_results_that_cannot_be_stored(self):
+        self.provide('lambda', lambda input: lambda: None)
+        self.provide('deep', lambda input: deep(20000))
+        self.provide('echo', lambda input: input)
+        self.start()
+        jobids = [self.add('lambda'), self.add('deep'), self.add('echo', 'well')]
+        self.assertEqual(self.statuses(*jobids), ['error', 'error', 'completed'])
+        self.assertIn('cannot be stored', self.service.getError(jobids[0]))
+        self.assertEqual(len(self.service.jobs[jobids[0]].errors), 1)
+
+    def test_objects_as_results(self):
+        self.provide('object', lambda input: RetryPolicy(attempts=input))
+        self.start()
+        jobid = self.add('object', 7)
+        self.assertEqual(self.statuses(jobid), ['completed'])
+        self.assertEqual(self.service.getResult(jobid), RetryPolicy(attempts=7))
+
+    def test_tasks_that_end_the_transaction(self):
+        runs = []
+
+        def end(service, jobid, input):
+            runs.append(input)
+            service.data[input] = jobid
+            getattr(transaction, input)()
+            return input
+
+        provideUtility(end, ITask, name='end')
+        self.start()
+        jobids = {input: self.add('end', input) for input in ('abort', 'commit', 'doom')}
+        with self.assertLogs('lovely.remotetask', 'INFO') as logged:
+            self.assertEqual(self.statuses(*jobids.values()), ['completed', 'completed', 'error'])
+        self.assertEqual(sorted(runs), ['abort', 'commit', 'doom'])
+        self.assertEqual(dict(self.service.data), {'commit': jobids['commit']})
+        self.assertEqual(sum('ended the transaction itself' in line for line in logged.output), 2)
+        self.assertIn('doomed', self.service.getError(jobids['doom']))
+
+    def test_system_exit_is_a_failure(self):
+        self.provide('exit', lambda input: sys.exit(3), retryPolicy=RetryPolicy(attempts=2, base=0.01))
+        self.provide('echo', lambda input: input)
+        self.start()
+        self.assertEqual(self.statuses(self.add('exit'), self.add('echo')), ['error', 'completed'])
+
+    def test_retries_wait_in_the_calendar(self):
+        runs = []
+
+        def third(input):
+            runs.append(input)
+            if len(runs) < 3:
+                raise OSError('not yet')
+            return len(runs)
+
+        self.provide('third', third, retryPolicy=RetryPolicy(base=0.01))
+        self.start(maxThreads=1)
+        jobid = self.add('third')
+        self.assertEqual(self.statuses(jobid), ['completed'])
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.output, job.attempt, [str(failure) for failure in job.errors]),
+                         (3, 2, ['OSError: not yet'] * 2))
+        self.assertIn('Traceback', job.errors[0].traceback)
+
+    def test_cancelled_while_running(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        def wait(service, jobid, input):
+            if input:
+                service.data['written'] = True
+            begun.set()
+            go.wait(20)
+
+        provideUtility(wait, ITask, name='wait')
+        self.provide('echo', lambda input: input)
+        self.start(maxThreads=1)
+        for writes in (False, True):
+            begun.clear(), go.clear()
+            jobid = self.add('wait', writes)
+            self.assertTrue(begun.wait(20))
+            self.assertEqual(self.statuses(jobid, until=('processing',)), ['processing'])
+            self.service.cancel(jobid)
+            self.manager.commit()
+            go.set()
+            self.assertEqual(self.statuses(self.add('echo')), ['completed'])        # by the same thread, later
+            self.assertEqual(self.statuses(jobid), ['cancelled'])
+        self.assertNotIn('written', self.service.data)
+        self.assertEqual(self.left(), [])
+
+    def test_delayed_job(self):
+        self.provide('echo', lambda input: input)
+        self.start()
+        jobid = self.service.addCronJob('echo', 'late', delay=0.05)
+        self.manager.commit()
+        self.assertEqual(self.statuses(jobid), ['completed'])
+
+    def test_threads(self):
+        self.start(maxThreads=2)
+        names = [thread.name for thread in threading.enumerate()]
+        self.assertIn('remotetasks.TaskService', names)
+        self.assertTrue(all(thread.daemon for thread in threading.enumerate() if 'TaskService' in thread.name))
+
+
+class TestHosts(ProcessorCase):
+
+    def test_two_hosts_share(self):
+        ran = []
+        self.provide('note', ran.append)
+        self.start(name='a')
+        self.start(name='b')
+        jobids = [self.service.add('note', number) for number in range(500)]
+        self.manager.commit()
+        self.statuses(*jobids)
+        self.assertEqual(sorted(ran), list(range(500)))
+
+    def test_name_of_a_living_host(self):
+        processor = self.start(name='a')
+        with self.assertRaises(NameTaken):
+            self.factory(self.db, PATH, name='a').start()
+        self.assertTrue(processor.stop(20))
+        self.start(name='a')
+
+    def test_unnamed_hosts(self):
+        self.assertNotEqual(self.start().name, self.start().name)
+
+    def test_jobs_of_a_dead_host(self):
+        # A host of this machine that was killed with claims: a process that is no more.
+        dead = subprocess.Popen([sys.executable, '-c', ''])
+        dead.wait()
+        self.provide('echo', lambda input: input)
+        jobids = [self.add('echo', number) for number in range(10)]
+        ledger = self.service.ledgers['dead'] = Ledger()
+        ledger.owner = dict(rescue.identity(), pid=dead.pid)
+        for jobid in jobids:
+            self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
+            ledger.claim(jobid, 0)
+        self.manager.commit()
+        self.assertEqual(set(self.service.getStatus(jobid) for jobid in jobids), {'processing'})
+        self.start()
+        self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+        self.assertEqual(self.left(), [])
+
+    def test_silent_host_of_another_machine(self):
+        now = [1000.0]
+        watch = rescue.Watch(lease=30)
+        ledger = self.service.ledgers['far'] = Ledger()
+        ledger.owner = dict(rescue.identity(), machine='elsewhere')
+        self.manager.commit()
+        self.assertEqual(watch.dead(self.service.ledgers, now[0]), [])
+        self.assertEqual(watch.dead(self.service.ledgers, now[0] + 30), [])
+        self.assertEqual(watch.dead(self.service.ledgers, now[0] + 31), ['far'])
+        ledger._p_changed = True
+        self.manager.commit()
+        self.assertEqual(watch.dead(self.service.ledgers, now[0] + 32), [])
+
+    def test_late_host_changes_nothing(self):
+        # Another host takes the job while its task runs; what the task wrote, and its outcome, must vanish.
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        def write(service, jobid, input):
+            service.data['runs'] = service.data.get('runs', 0) + 1
+            if not begun.is_set():
+                begun.set()
+                go.wait(20)
+
+        provideUtility(write, ITask, name='write')
+        self.start(name='late', maxThreads=1)
+        jobid = self.add('write')
+        self.assertTrue(begun.wait(20))
+        self.manager.begin()
+        rescue.rescue(self.service, 'late')
+        self.manager.commit()
+        self.start(name='other', maxThreads=1)
+        self.assertEqual(self.statuses(jobid), ['completed'])
+        go.set()
+        self.provide('echo', lambda input: input)
+        self.statuses(*[self.add('echo') for _ in range(20)])
+        self.assertEqual((dict(self.service.data), self.service.jobs[jobid].run), ({'runs': 1}, 1))
+
+    def test_stop_gives_back(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        self.provide('wait', lambda input: (begun.set(), go.wait(20), None)[-1])
+        processor = self.start(maxThreads=1)
+        jobids = [self.add('wait') for _ in range(3)]
+        self.assertTrue(begun.wait(20))
+        self.assertTrue(processor.stop(0))
+        self.assertEqual(sorted(self.left()), sorted(jobids))
+        self.assertEqual({self.service.getStatus(jobid) for jobid in jobids}, {'queued'})
+        go.set()
+        self.start()
+        self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+
+
+class TestSimpleProcessor(ProcessorCase):
+
+    factory = SimpleProcessor
+
+    def test_order(self):
+        ran = []
+        self.provide('note', ran.append)
+        for number in range(30):
+            self.service._v_nextid = None           # each in a shard of its own
+            self.service.add('note', number)
+        self.manager.commit()
+        last = self.add('note', 30)
+        self.start()
+        self.statuses(last)
+        self.assertEqual(ran, list(range(31)))
+
+    def test_by_hand(self):
+        self.provide('echo', lambda input: input)
+        processor = self.factory(self.db, PATH)
+        self.assertFalse(processor.hasJobsWaiting() or processor.processNext())
+        jobid = self.add('echo', 'a')
+        self.assertTrue(processor.hasJobsWaiting())
+        self.assertEqual(processor.claimNextJob(), jobid)
+        self.assertFalse(processor.processNext())
+        jobid = self.add('echo', 'b')
+        self.assertTrue(processor.processNext())
+        self.assertEqual(self.statuses(jobid), ['completed'])
+
+
+def deep(levels):
+    """Return a list nested so deeply that pickling it exhausts the stack."""
+    nested = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
+
+
+if __name__ == '__main__':
+    unittest.main()
