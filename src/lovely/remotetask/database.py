@@ -1,12 +1,18 @@
 """Opening the object database, and waking up when somebody commits to it."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
+import time
 import weakref
 
 from transaction.interfaces import TransientError
 from ZEO.ClientStorage import ClientStorage
+from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
+
+
+#: How often opening is tried when others open the same new database.
+OPENINGS = 10
 
 
 def isDatabaseError(error):
@@ -87,9 +93,20 @@ class Database:
 
     def __init__(self, open):
         """`open` is a callable that opens a `ZODB.DB`."""
-        self._open = open
-        self.db = open()
+        self._openOnce = open
+        self.db = self._open()
         self._ledgerDB = None
+
+    def _open(self):
+        # Whoever opens an empty database first makes its root object; the others of a new deployment, which do so
+        # at the same time, meet a conflict.
+        for failures in range(OPENINGS):
+            try:
+                return self._openOnce()
+            except ConflictError:
+                if failures == OPENINGS - 1:
+                    raise
+                time.sleep(0.1)
 
     def ledgerDB(self):
         """Return the `ZODB.DB` for the threads that keep the ledgers.
