@@ -148,8 +148,8 @@ class TestProcessing(ProcessorCase):
 
         provideUtility(end, ITask, name='end')
         self.start()
-        jobids = {input: self.add('end', input) for input in ('abort', 'commit', 'doom')}
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
+            jobids = {input: self.add('end', input) for input in ('abort', 'commit', 'doom')}
             self.assertEqual(self.statuses(*jobids.values()), ['completed', 'completed', 'error'])
         self.assertEqual(sorted(runs), ['abort', 'commit', 'doom'])
         self.assertEqual(dict(self.service.data), {'commit': jobids['commit']})
