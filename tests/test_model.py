@@ -101,6 +101,17 @@ class TestReadyQueue(unittest.TestCase):
         with self.assertRaises(ConflictError):
             two.commit()
 
+    def test_pulls_that_skip_are_merged(self):
+        self.put(*range(3))
+        (one, queue1), (two, queue2) = self.user(), self.user()
+        self.assertEqual((queue1.pull(1), queue2.pull(1, skip=7)), ([0], [2]))
+        one.commit()
+        two.commit()
+        self.assertEqual(self.content(), [1])
+        self.put(*range(3, 9))
+        manager, queue = self.user()
+        self.assertEqual(queue.pull(100, skip=2), [1, 3, 4, 5, 6, 7, 8])
+
     def test_no_put_into_a_dropped_bucket(self):
         # P2 begins while the bucket is the last one and has room; P1 fills it and appends another; a host empties and
         # drops it.  Whatever P2 does with its old view must not commit.

@@ -22,6 +22,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Seconds between two looks at whether other hosts are alive.
 LOOK = 0.5
 
+#: How many ids of a queue are passed over at the most after a conflict.
+SKIP = 128
+
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
 ATTEMPTS = 10
 
@@ -61,7 +64,7 @@ class Cycle:
         self._looked = self._beaten = float('-inf')
         self._alive = ()
         self._doubt = False             # whether the outcome of a commit is unknown
-        self._shard = random.randrange(SHARDS)
+        self._shard, self._skip = random.randrange(SHARDS), 0
         self._manager = transaction.TransactionManager(explicit=True)
         self._connection = None
 
@@ -144,11 +147,12 @@ class Cycle:
                 self._manager.abort()
         except BaseException as error:
             self._manager.abort()
-            self._shard = random.randrange(SHARDS)
+            # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
+            self._shard, self._skip = random.randrange(SHARDS), random.randrange(SKIP)
             # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
-        self._shard, self._doubt, self.nextTime = shard, False, nextTime
+        self._shard, self._skip, self._doubt, self.nextTime = shard, 0, False, nextTime
         for report in reports:
             self.inFlight.pop(report.jobid, None)
         self.inFlight.update((claim.jobid, claim.run) for claim in claims)
@@ -163,7 +167,7 @@ class Cycle:
         if want > 1 and self._alive:
             # No more than a fair share of what waits, if there are others.
             want = min(want, -(-lifecycle.waiting(service) // (len(self._alive) + 1)))
-        return lifecycle.claim(service, want, self._shard, ledger)
+        return lifecycle.claim(service, want, self._shard, ledger, self._skip)
 
     def _adopt(self, service, ledger, reports, claims):
         """Return the claims in the ledger that this process does not know of: a commit whose answer was lost."""

@@ -105,12 +105,13 @@ def oldestShard(service):
     return oldest and oldest[1]
 
 
-def claim(service, count, start, ledger=None):
+def claim(service, count, start, ledger=None, skip=0):
     """Claim up to `count` jobs and return a list of `Claim`s and the number of the shard to go on with.
 
     start -- the number of the shard to begin with.  The jobs of one shard come in the order of the queue, and each
     shard has its turn.
     ledger -- where the claims are noted; default: in the ledger of the job's shard.
+    skip -- see `ReadyQueue.pull`.
     """
     pulled = []
     for number in range(start, start + SHARDS):
@@ -119,7 +120,7 @@ def claim(service, count, start, ledger=None):
             break
         shard = service.shards[number % SHARDS]
         if shard.ready:
-            pulled += ((shard, jobid) for jobid in shard.ready.pull(count - len(pulled)))
+            pulled += ((shard, jobid) for jobid in shard.ready.pull(count - len(pulled), skip))
     jobs = [(shard, shard.jobs.get(jobid)) for shard, jobid in pulled]
     if service._p_jar is not None and len(jobs) > 1:
         service._p_jar.prefetch([job for _, job in jobs if job is not None])

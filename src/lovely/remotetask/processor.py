@@ -7,6 +7,7 @@ import threading
 import time
 
 import transaction
+from ZODB.POSException import ConflictError
 from zope.component.hooks import setSite
 from zope.interface import implementer
 
@@ -175,7 +176,9 @@ class MultiProcessor:
                     log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
                 if not self.running and self._late():
                     return
-                time.sleep(pause(failures, random.random()))
+                # After a conflict it claims other jobs: no need to wait long.
+                shortly = isinstance(error, ConflictError) and failures < 10
+                time.sleep(pause(0 if shortly else failures, random.random()))
                 continue
             if reports:
                 hubOf(self.db).ring(but=self._bell)         # whoever waits for results in this process

@@ -32,13 +32,18 @@ class ReadyQueue(Persistent):
             self._buckets += (last,)
         last.put(jobid)
 
-    def pull(self, count=1):
-        """Remove and return up to `count` ids, the first ones, as a list."""
+    def pull(self, count=1, skip=0):
+        """Remove and return up to `count` ids as a list: the first ones, or those behind the first `skip`.
+
+        Pulls of different ids are merged, those of the same ids conflict.  So whoever has lost to another process
+        skips some; of what is skipped there is never more than what the first bucket has besides.
+        """
         pulled = []
         while len(pulled) < count:
             first = self._buckets[0]
-            while first and len(pulled) < count:
-                pulled.append(first.pull())
+            index, skip = max(0, min(skip, len(first) - count)), 0
+            while len(first) > index and len(pulled) < count:
+                pulled.append(first.pull(index))
             if first or len(self._buckets) == 1:
                 break
             first.closed = True
