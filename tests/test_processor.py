@@ -9,6 +9,7 @@ import unittest
 
 import transaction
 from lovely.remotetask import autostart
+from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
 from lovely.remotetask.database import hubOf
@@ -205,6 +206,22 @@ class TestProcessing(ProcessorCase):
             self.assertEqual(self.statuses(jobid), ['cancelled'])
         self.assertNotIn('written', self.service.data)
         self.assertEqual(self.left(), [])
+
+    def test_cancelled_between_claim_and_start(self):
+        def write(service, jobid, input):
+            service.data['written'] = True
+
+        provideUtility(write, ITask, name='write')
+        jobid = self.add('write')
+        claim = lifecycle.claimOn(self.service.jobs[jobid])
+        self.service.cancel(jobid)
+        self.manager.commit()
+        connection = self.db.open()
+        self.addCleanup(connection.close)
+        report = self.factory(self.db, PATH)._run(connection, claim, look=False)
+        self.assertEqual(report, lifecycle.Recorded(jobid, 0))
+        self.assertEqual(self.statuses(jobid), ['cancelled'])
+        self.assertNotIn('written', self.service.data)
 
     def test_delayed_job(self):
         self.provide('echo', lambda input: input)

@@ -50,8 +50,6 @@ class Recorded(NamedTuple):
 
     jobid: int
     run: int
-    started: float = 0.0
-    ended: float = 0.0
 
 
 def shardOf(service, jobid):
