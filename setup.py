@@ -48,6 +48,7 @@ setup(
         'click',
         'persistent',
         'transaction',
+        'tzdata',
         'zc.lockfile',
         'zc.queue',
         'ZConfig',
@@ -64,7 +65,7 @@ setup(
     ],
     extras_require={
         'relstorage': ['RelStorage[postgresql] >= 4'],
-        'test': ['zope.testrunner'],
+        'test': ['zope.app.appsetup', 'zope.testrunner'],
         'uvloop': ['uvloop'],
     },
     entry_points={'console_scripts': ['remotetask = lovely.remotetask.cli.main:main']},

@@ -20,7 +20,6 @@ import ZEO
 
 from click.testing import CliRunner
 
-from lovely.remotetask import config
 from lovely.remotetask.cli import main
 from lovely.remotetask.xmlrpc import faults
 
@@ -74,7 +73,8 @@ class HelpTest(unittest.TestCase):
 
     def test_every_command(self):
         self.assertEqual(set(main.remotetask.commands), {
-            'serve', 'frontend', 'processor', 'tasks', 'add', 'start', 'status', 'result', 'error', 'cancel', 'jobs'})
+            'serve', 'frontend', 'processor', 'scheduler', 'tasks', 'add', 'start', 'schedule', 'status', 'result',
+            'error', 'cancel', 'jobs', 'start-processing', 'stop-processing', 'is-processing'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -139,7 +139,7 @@ class Jobs(SimpleXMLRPCServer):
         self.calls = []
         self.asked = threading.Event()
         for function in (self.getAvailableTasks, self.add, self.startJob, self.cancel, self.getStatus, self.getResult,
-                         self.getError, self.getJobs):
+                         self.getError, self.getJobs, self.addCronJob):
             self.register_function(function)
 
     def _dispatch(self, method, params):
@@ -157,6 +157,9 @@ class Jobs(SimpleXMLRPCServer):
         jobid = len(self.added) + 1
         self.added[jobid] = [task, input, 'start later' if startLater else 'queued']
         return jobid
+
+    def addCronJob(self, task, input, *schedule):
+        return 7
 
     def _find(self, jobid):
         if jobid not in self.added:
@@ -278,6 +281,18 @@ class ClientTest(ClientTestCase):
         self.remotetask('add', 'echo', '--later')
         self.assertEqual(self.remotetask('start', '1'), (0, '', ''))
         self.fails(1, 'job 1 is queued: cannot start it', 'start', '1')
+
+    def test_schedule(self):
+        self.assertEqual(self.remotetask('schedule', 'echo', '1', '--crontab', '0 8 * * mon', '--time-zone',
+                                         'Europe/Berlin', '--misfire', '3'), (0, '7\n', ''))
+        self.remotetask('schedule', 'echo', '--delay', '1.5m', '--new-jobs', '--overlap')
+        self.assertEqual(self.server.calls, [
+            ('addCronJob', 'echo', 1, [], [], [], [], [], None,
+             {'misfire': 3, 'newJobs': False, 'overlap': False, 'crontab': '0 8 * * mon', 'timeZone': 'Europe/Berlin'}),
+            ('addCronJob', 'echo', None, [], [], [], [], [], 90.0,
+             {'misfire': 'once', 'newJobs': True, 'overlap': True})])
+        self.fails(2, 'either --crontab or --delay', 'schedule', 'echo')
+        self.fails(2, 'either --crontab or --delay', 'schedule', 'echo', '--delay', '1', '--crontab', '* * * * *')
 
     def test_cancel(self):
         self.remotetask('add', 'echo')
@@ -628,6 +643,49 @@ class ManyProcessesTest(ServerTestCase):
         self.assertEqual(self.remotetask('add', 'echo', '[1, 2]', '--wait', '--timeout', '60s'), (0, '[1, 2]\n', ''))
         self.stop(frontend)
         self.stop(processor)
+
+    def test_steering(self):
+        database = self.zeo()
+        frontend = self.start('frontend', database, 'frontend.conf')
+        self.untilReady(frontend)
+        self.assertEqual(self.remotetask('is-processing'),
+                         (1, 'host  machine  pid  threads  jobs  since\n',
+                          'remotetask: the service is not processed anywhere\n'))
+        scheduler = self.start('scheduler', database + self.processorSection('one'), 'scheduler.conf')
+        self.assertEqual(self.untilReady(scheduler)[-2:], ['scheduling as one-scheduler', 'ready'])
+        self.fails_(1, 'is-processing')
+        processor = self.start('processor', database + '<processor>\nname one\nschedule off\n</processor>\n',
+                               'processor.conf')
+        self.untilReady(processor)
+        code, output, errors = self.remotetask('is-processing')
+        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=7)[-1])
+                for line in output.splitlines()[1:]]
+        self.assertEqual((code, errors, sorted(rows)), (0, '', [
+            ('one', str(processor.pid), '4', 'processing'), ('one-scheduler', str(scheduler.pid), '0', 'scheduling')]))
+        jobid = self.remotetask('schedule', 'echo', '"late"', '--delay', '50ms')[1].strip()
+        self.awaitStatus(jobid, 'completed')
+        self.assertEqual(self.remotetask('stop-processing'), (0, '', ''))
+        self.assertEqual(self.fails_(1, 'is-processing')[1].count('waiting'), 1)
+        jobid = self.remotetask('add', 'echo')[1].strip()
+        late = self.remotetask('schedule', 'echo', '--delay', '50ms')[1].strip()
+        self.awaitStatus(late, 'queued')                    # the scheduler goes on; nobody takes what it queues
+        self.assertEqual(self.remotetask('status', jobid), (0, 'queued\n', ''))
+        self.assertEqual(self.remotetask('start-processing'), (0, '', ''))
+        self.awaitStatus(jobid, 'completed')
+        self.awaitStatus(late, 'completed')
+        for process in frontend, scheduler, processor:
+            self.stop(process)
+
+    def fails_(self, code, *arguments):
+        result = self.remotetask(*arguments)
+        self.assertEqual(result[0], code, result)
+        return result
+
+    def awaitStatus(self, jobid, status):
+        end = time.monotonic() + PATIENCE
+        while (shown := self.remotetask('status', jobid)[1].strip()) != status:
+            self.assertLess(time.monotonic(), end, shown)
+            time.sleep(0.02)
 
     def test_name_taken(self):
         database = self.zeo()

@@ -11,9 +11,11 @@ import xml.etree.ElementTree
 
 import transaction
 import ZEO
+from zope.app.appsetup import product as appsetup
 
 from lovely.remotetask import config
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.service import getAutostartServiceNames
 
 
 FULL = """\
@@ -43,6 +45,7 @@ site-definition zcml/site.zcml
   lease 45
   wait-time 250ms
   grace-period 1d
+  schedule off
 </processor>
 
 <eventlog>
@@ -99,7 +102,8 @@ class DefaultsTest(ConfigTestCase):
             address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, requestTimeout=20.0,
             idleTimeout=60.0))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
-            name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0))
+            name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
+            schedule=True))
         self.assertEqual(configuration.product('lovely.remotetask'), {})
         self.assertEqual(configuration.databaseDescription, f'FileStorage {self.directory}/var/Data.fs')
 
@@ -159,7 +163,8 @@ class FullTest(ConfigTestCase):
             address=('0.0.0.0', 9000), maxBodySize=512 * 1024, maxConnections=7, requestTimeout=90.0,
             idleTimeout=7200.0))
         self.assertEqual(self.configuration.processor, config.ProcessorSettings(
-            name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0))
+            name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
+            schedule=False))
 
     def test_database(self):
         self.assertEqual(self.configuration.databaseDescription, f'FileStorage {self.root}/Data.fs')
@@ -198,6 +203,58 @@ class ProductsTest(ConfigTestCase):
         self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': '*@*'})
         config.productConfiguration('lovely.remotetask').clear()
         self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': '*@*'})
+
+
+class ProductConfig:
+    """As a `<product-config>` section of a zope.conf."""
+
+    def __init__(self, name, mapping):
+        self.mapping, self.getSectionName = mapping, lambda: name
+
+
+class AppsetupTest(ConfigTestCase):
+    """What zope.app.appsetup knows comes first."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(appsetup.restoreConfiguration, appsetup.saveConfiguration())
+        config.setProductConfigurations({'lovely.remotetask': {'autostart': '*@ours'}, 'another': {'key': 'ours'}})
+
+    def test_theirs(self):
+        appsetup.setProductConfigurations([ProductConfig(
+            'lovely.remotetask',
+            {'autostart': 'site1@TestTaskService1, site2@TestTaskService2,@RootTaskService'})])
+        self.assertEqual(getAutostartServiceNames(),
+                         ['site1@TestTaskService1', 'site2@TestTaskService2', '@RootTaskService'])
+        self.assertEqual(config.productConfiguration('another'), {'key': 'ours'})
+        appsetup.setProductConfigurations([])
+        self.assertEqual(getAutostartServiceNames(), ['*@ours'])
+
+    def test_empty_settings_are_settings(self):
+        appsetup.setProductConfiguration('lovely.remotetask', {})
+        self.assertEqual(getAutostartServiceNames(), [])
+
+    def test_case(self):
+        appsetup.setProductConfiguration('Lovely.RemoteTask', {'autostart': '*@theirs'})
+        for name in 'lovely.remotetask', 'Lovely.RemoteTask':
+            self.assertEqual(config.productConfiguration(name), {'autostart': '*@theirs'})
+        appsetup.setProductConfiguration('lovely.remotetask', {'autostart': '*@exactly'})
+        self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': '*@exactly'})
+
+    def test_they_are_copied(self):
+        appsetup.setProductConfiguration('lovely.remotetask', {'autostart': '*@theirs'})
+        config.productConfiguration('lovely.remotetask').clear()
+        self.assertEqual(getAutostartServiceNames(), ['*@theirs'])
+
+    def test_without_the_package(self):
+        program = ('import sys; sys.modules["zope.app.appsetup"] = None\n'
+                   'from lovely.remotetask import config\n'
+                   'from lovely.remotetask.service import getAutostartServiceNames\n'
+                   'config.setProductConfigurations({"lovely.remotetask": {"autostart": "*@ours"}})\n'
+                   'print(getAutostartServiceNames())\n')
+        run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
+                             env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path))))
+        self.assertEqual(run.stdout, "['*@ours']\n", run.stderr)
 
 
 class DatabaseTest(ConfigTestCase):
@@ -345,7 +402,7 @@ class MistakesTest(ConfigTestCase):
                 ('frontend', 'max-connections', '0'), ('frontend', 'request-timeout', '0'),
                 ('frontend', 'idle-timeout', '-1s'), ('processor', 'threads', '1001'), ('processor', 'threads', 'x'),
                 ('processor', 'lease', '0.5s'), ('processor', 'wait-time', '0ms'),
-                ('processor', 'grace-period', 'soon')):
+                ('processor', 'grace-period', 'soon'), ('processor', 'schedule', 'perhaps')):
             with self.subTest(key):
                 self.check(f'\n<{section}>\n# here:\n{key} {value}\n</{section}>\n\n', 4, repr(value))
         self.check('<processor>\nname\n</processor>\n', 2, 'is not a name')

@@ -3,7 +3,6 @@
 import doctest
 import logging
 import pathlib
-import threading
 import unittest
 
 import lovely.remotetask
@@ -12,9 +11,8 @@ import zope.component.hooks
 import zope.component.testing
 from lovely.remotetask import config
 from lovely.remotetask import cron
+from lovely.remotetask import misfire
 from lovely.remotetask import retry
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.interfaces import FINAL
 from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 
@@ -39,19 +37,6 @@ class Log(logging.Handler):
         return '\n'.join(lines)
 
 
-def waitFor(service, jobids, timeout=20):
-    """Wait until all jobs have ended, woken by commits; return their statuses."""
-    bell = threading.Event()
-    hubOf(service._p_jar.db()).subscribe(bell)
-    transaction.begin()
-    while any(service.jobs[jobid].status not in FINAL for jobid in jobids):
-        if not bell.wait(timeout):
-            break
-        bell.clear()
-        transaction.begin()
-    return [service.getStatus(jobid) for jobid in jobids]
-
-
 def setUp(test):
     zope.component.testing.setUp()
     log, db = Log(), DB(DemoStorage())
@@ -61,7 +46,7 @@ def setUp(test):
     logger.setLevel(logging.INFO)
     logger.propagate = False
     test.log = log
-    test.globs.update(log=log, db=db, waitFor=waitFor)
+    test.globs.update(log=log, db=db)
 
 
 def tearDown(test):
@@ -76,10 +61,10 @@ def tearDown(test):
 
 
 def load_tests(loader, tests, pattern):
-    for path in (README, PACKAGE / 'startlater.txt', PACKAGE / 'processor.txt'):
+    for path in (README, *sorted(PACKAGE.glob('*.txt'))):
         tests.addTest(doctest.DocFileSuite(str(path), module_relative=False, setUp=setUp, tearDown=tearDown,
                                            optionflags=FLAGS, encoding='utf-8'))
-    for module in (cron, retry):
+    for module in (cron, misfire, retry):
         tests.addTest(doctest.DocTestSuite(module, optionflags=FLAGS))
     return tests
 

@@ -305,7 +305,7 @@ class TestContracts(unittest.TestCase):
 
     def test_stored_names(self):
         # These names are in the databases of users.
-        for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'container.Shard',
+        for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'job.Run', 'container.Shard',
                      'ledger.Ledger', 'readyqueue.ReadyQueue', 'timetable.Timetable'):
             cls = resolve('lovely.remotetask.' + name)
             self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
@@ -317,16 +317,17 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
     interfaces errors
-    cron retry task job demo command
+    cron misfire copying retry task job demo command
     readyqueue ledger timetable container sites database
     lifecycle
     execute rescue
     cycle
     processor
-    service
     config zcml
     autostart
+    service
     xmlrpc
+    testing
     cli
     __init__
 '''

@@ -8,7 +8,6 @@ import threading
 import unittest
 
 import transaction
-from lovely.remotetask import autostart
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
@@ -20,6 +19,7 @@ from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
@@ -43,7 +43,7 @@ class ProcessorCase(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         self.db = DB(FileStorage(directory.name + '/Data.fs'))
         self.addCleanup(self.db.close)
-        autostart.install(self.db)
+        install(self.db)
         self.manager = transaction.TransactionManager()
         self.connection = self.db.open(self.manager)
         self.addCleanup(self.connection.close)

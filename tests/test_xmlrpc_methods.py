@@ -3,84 +3,17 @@
 import unittest
 from datetime import datetime
 
-from persistent import Persistent
-from persistent.list import PersistentList
+from zope.component import provideUtility
+from zope.component import testing
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
-from lovely.remotetask.container import SHARDS
-from lovely.remotetask.container import Jobs
-from lovely.remotetask.container import Shard
-from lovely.remotetask.container import newId
-from lovely.remotetask.job import CronJob
-from lovely.remotetask.job import Job
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import UnknownMethod
 from lovely.remotetask.xmlrpc.wire import plain
-
-
-class Service(Persistent):
-    """As much of an `ITaskService` as the methods use; its time is a count of the jobs."""
-
-    def __init__(self):
-        self.shards = PersistentList(Shard() for _ in range(SHARDS))
-        self.clock = 0.0
-
-    @property
-    def jobs(self):
-        return Jobs(self.shards)
-
-    def getAvailableTasks(self):
-        return {'square': len, 'echo': len}
-
-    def _store(self, factory, task, *arguments):
-        if task not in self.getAvailableTasks():
-            raise errors.UnknownTask(task, self.getAvailableTasks())
-        jobid = newId(self.shards)
-        self.clock += 1.0
-        job = factory(jobid, task, *arguments, created=self.clock)
-        self.shards[jobid >> 27].jobs[jobid] = job
-        return job
-
-    def add(self, task, input=None, startLater=False):
-        job = self._store(Job, task, input)
-        if startLater:
-            job.status = interfaces.STARTLATER
-        return job.id
-
-    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
-        return self._store(CronJob, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay).id
-
-    def startJob(self, jobid):
-        job = self.jobs[jobid]
-        if job.status != interfaces.STARTLATER:
-            return False
-        job.status = interfaces.QUEUED
-        return True
-
-    def cancel(self, jobid):
-        job = self.jobs[jobid]
-        if job.status in interfaces.FINAL:
-            raise errors.WrongState(jobid, job.status, 'cancel')
-        job.status = interfaces.CANCELLED
-
-    def clean(self, status=interfaces.FINAL):
-        for job in list(self.jobs.values()):
-            if job.status in status:
-                del self.shards[job.id >> 27].jobs[job.id]
-
-    def getStatus(self, jobid):
-        return self.jobs[jobid].status
-
-    def getResult(self, jobid):
-        return self.jobs[jobid].output
-
-    def getError(self, jobid):
-        return str(self.jobs[jobid].error)
-
-    def hasJobsWaiting(self, now=None):
-        return any(job.status == interfaces.QUEUED for job in self.jobs.values())
 
 
 def call(service, name, *values):
@@ -127,7 +60,7 @@ class TestArguments(unittest.TestCase):
             method, arguments = methods.prepare('add', values)
             self.assertEqual(arguments, ['a', None, False])
         method, arguments = methods.prepare('addCronJob', ('a', 1, [0], None, [1]))
-        self.assertEqual(arguments, ['a', 1, [0], (), [1], (), (), None])
+        self.assertEqual(arguments, ['a', 1, [0], (), [1], (), (), None, {}])
 
     def test_unknownMethods(self):
         for name in ('', 'nope', 'Add', 'add.__globals__', '__class__', 'system.multicall', 'getStatus.', 'x' * 10000):
@@ -139,7 +72,10 @@ class TestArguments(unittest.TestCase):
 class TestMethods(unittest.TestCase):
 
     def setUp(self):
-        self.service = Service()
+        self.addCleanup(testing.tearDown)
+        for name in 'square', 'echo':
+            provideUtility(SimpleTask(len), name=name)
+        self.service = TaskService()
 
     def test_getAvailableTasks(self):
         self.assertEqual(call(self.service, 'getAvailableTasks'), ['echo', 'square'])
@@ -156,8 +92,10 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(call(self.service, 'getError', jobid), 'None')
         self.assertIs(call(self.service, 'cancel', jobid), True)
         self.assertEqual(call(self.service, 'getStatus', jobid), 'cancelled')
+        ended = call(self.service, 'add', 'echo', 'x')
+        self.service.process()
         with self.assertRaises(errors.WrongState):
-            call(self.service, 'cancel', jobid)
+            call(self.service, 'cancel', ended)
 
     def test_resultAndError(self):
         jobid = call(self.service, 'add', 'echo')
@@ -184,8 +122,26 @@ class TestMethods(unittest.TestCase):
                          ((0, 30), (3,), (), (2,), (0,), None, 'x'))
         jobid = call(self.service, 'addCronJob', 'echo', None, None, None, None, None, None, 1.5)
         self.assertEqual((self.service.jobs[jobid].delay, call(self.service, 'getStatus', jobid)), (1.5, 'delayed'))
-        with self.assertRaisesRegex(BadArguments, 'addCronJob: .*minute'):
-            call(self.service, 'addCronJob', 'echo', None, [61])
+        jobid = call(self.service, 'addCronJob', 'echo', None, [], [], [], [], [], None, {
+            'crontab': '0 8 * * 1', 'timeZone': 'Europe/Berlin', 'misfire': 7, 'newJobs': True, 'overlap': True,
+            'active': False})
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.hour, job.dayOfWeek, job.timeZone, job.misfire, job.newJobs, job.overlap, job.active),
+                         ((8,), (0,), 'Europe/Berlin', 7, True, True, False))
+        for arguments, reason in (
+                ((None, [61]), 'minute'), ((None, [], [], [], [], [], None, {'nonsense': 1}), "no option 'nonsense'"),
+                ((None, [], [], [], [], [], None, {'misfire': 'x'}), 'misfire'),
+                ((None, [], [], [], [], [], None, {'crontab': 5}), 'crontab'),
+                ((None, [], [], [2], [30]), 'month'), ((None, [], [], [30], [2]), 'no time at all')):
+            with self.subTest(reason=reason), self.assertRaisesRegex(BadArguments, 'addCronJob: .*' + reason):
+                call(self.service, 'addCronJob', 'echo', *arguments)
+
+    def test_steering(self):
+        for name, paused in (('stopProcessing', True), ('stopProcessing', True), ('startProcessing', False)):
+            self.assertIs(call(self.service, name), True)
+            self.assertIs(self.service.paused, paused)
+        self.assertIs(call(self.service, 'isProcessing'), False)
+        self.assertEqual(call(self.service, 'getProcessingHosts'), [])
 
     def test_clean(self):
         cancelled = call(self.service, 'add', 'echo')
@@ -200,7 +156,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(list(self.service.jobs), [queued])
 
     def test_getJobs(self):
-        ids = [call(self.service, 'add', 'echo', n) for n in range(10)]
+        ids = [self.service.add('echo', n, now=n + 1.0) for n in range(10)]
         for jobid in ids[:5]:
             call(self.service, 'cancel', jobid)
         self.service.jobs[ids[9]].started = 20.5

@@ -18,10 +18,13 @@ from datetime import timezone
 
 import ZODB
 from test_xmlrpc_gateway import inThread
-from test_xmlrpc_methods import Service
 from ZODB.FileStorage import FileStorage
+from zope.component import provideUtility
+from zope.component import testing
 
 from lovely.remotetask import errors
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
@@ -50,6 +53,9 @@ class ServerCase(unittest.TestCase):
     deadline = WAIT
 
     def setUp(self):
+        self.addCleanup(testing.tearDown)
+        for name in 'square', 'echo':
+            provideUtility(SimpleTask(len), name=name)
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
         self.storage = FileStorage(os.path.join(directory, 'data.fs'))
@@ -57,8 +63,8 @@ class ServerCase(unittest.TestCase):
         self.addCleanup(self.db.close)
         self.services = {}
         with self.db.transaction() as connection:
-            connection.root()['/'] = Service()
-            connection.root()['/site1/Täsks'] = Service()
+            connection.root()['/'] = TaskService()
+            connection.root()['/site1/Täsks'] = TaskService()
         self.gateway = Gateway(self.db, self.resolve, deadline=self.deadline)
         self.gateway.start()
         self.addCleanup(self.gateway.stop, WAIT)
@@ -240,8 +246,9 @@ class TestFaults(ServerCase):
 
     def test_refusals(self):
         proxy = self.proxy()
-        jobid = proxy.add('echo')
-        proxy.cancel(jobid)
+        jobid = proxy.add('echo', [])
+        with self.db.transaction() as connection:
+            connection.root()['/'].process()
         for code, sentence, method, arguments in (
                 (faults.UNKNOWN_METHOD, "there is no method 'nope'", 'nope', ()),
                 (faults.UNKNOWN_METHOD, "there is no method 'system.multicall'", 'system.multicall', ([],)),
@@ -250,7 +257,7 @@ class TestFaults(ServerCase):
                 (faults.BAD_ARGUMENTS, 'jobid is to be int, boolean was given', 'getStatus', (True,)),
                 (faults.UNKNOWN_TASK, "task 'nope' is not registered; .* are: echo, square", 'add', ('nope',)),
                 (faults.UNKNOWN_JOB, 'there is no job 0', 'getStatus', (0,)),
-                (faults.WRONG_STATE, f'job {jobid} is cancelled: cannot cancel it', 'cancel', (jobid,))):
+                (faults.WRONG_STATE, f'job {jobid} is completed: cannot cancel it', 'cancel', (jobid,))):
             self.assertFault(code, sentence, getattr(proxy, method), *arguments)
 
     def test_exceptionsOfTheService(self):

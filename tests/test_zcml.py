@@ -4,18 +4,26 @@ import os
 import tempfile
 import unittest
 
+import transaction
+import zope.component.event  # noqa: F401  makes `notify` reach the subscribers
+from ZODB.DB import DB
+from ZODB.MappingStorage import MappingStorage
 from zope.component import getSiteManager
 from zope.component import queryUtility
 from zope.configuration.config import ConfigurationMachine
+from zope.event import notify
 from zope.interface import Interface
 from zope.interface import implementer
 from zope.interface import provider
 from zope.interface.registry import Components
+from zope.processlifetime import DatabaseOpenedWithRoot
 from zope.schema import Int
 
 from lovely.remotetask.command import CommandTask
+from lovely.remotetask.config import setProductConfigurations
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.zcml import loadSite
 
@@ -242,6 +250,46 @@ class TestConflicts(SiteTestCase):
     def test_the_including_file_wins(self):
         self.load('<include package="lovely.remotetask" />\n<remotetask:task name="echo" handler="HERE.double" />')
         self.assertIs(queryUtility(ITask, 'echo').func, double)
+
+
+class TestAutostart(SiteTestCase):
+
+    def test_including_the_package_is_enough(self):
+        db = DB(MappingStorage())
+        self.addCleanup(db.close)
+        install(db)
+        self.addCleanup(setProductConfigurations, {})
+        setProductConfigurations({'lovely.remotetask': {'autostart': '@TaskService'}})
+        self.load('<include package="lovely.remotetask" />')
+        connection = db.open()
+        self.addCleanup(connection.close)
+        self.addCleanup(transaction.abort)
+        service = connection.root()['Application']['TaskService']
+        self.assertIs(service.isProcessing(), False)
+        self.addCleanup(service.stopProcessing)
+        with self.assertLogs('lovely.remotetask', 'INFO') as logged:
+            notify(DatabaseOpenedWithRoot(db))
+        self.assertIs(service.isProcessing(), True)
+        self.assertEqual([record.getMessage() for record in logged.records],
+                         ['handling event IStartRemoteTasksEvent', 'service TaskService on site root started'])
+        service.stopProcessing()
+        self.assertIs(service.isProcessing(), False)
+
+    def test_the_transaction_is_the_callers(self):
+        db = DB(MappingStorage())
+        self.addCleanup(db.close)
+        connection = db.open()
+        self.addCleanup(connection.close)
+        self.addCleanup(transaction.abort)
+        self.addCleanup(setProductConfigurations, {})
+        self.load('<include package="lovely.remotetask" />')
+        connection.root()['x'] = 1
+        for patterns in '', '*@*':              # there is no root folder, either
+            setProductConfigurations({'lovely.remotetask': {'autostart': patterns}})
+            with self.assertLogs('lovely.remotetask', 'INFO') as logged:
+                notify(DatabaseOpenedWithRoot(db))
+        self.assertEqual(logged.records[-1].getMessage(), 'there is no root folder Application in the database')
+        self.assertEqual(connection.root()['x'], 1)
 
 
 class TestLoadSite(SiteTestCase):

@@ -3,17 +3,14 @@
 import collections
 import contextlib
 import os
-import queue
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import unittest
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
+
+from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryZEO
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.
@@ -22,33 +19,9 @@ PATIENCE = 30
 #: Seconds between two looks at a job.
 PAUSE = 0.02
 
-ZEO_CONF = """\
-<zeo>
-  address 127.0.0.1:{port}
-</zeo>
-<filestorage 1>
-  path {directory}/Data.fs
-  blob-dir {directory}/blobs
-</filestorage>
-<eventlog>
-  level warn
-  <logfile>
-    path STDERR
-  </logfile>
-</eventlog>
-"""
-
 CONF = """\
-%import ZEO
 site-definition {directory}/site.zcml
-<zodb>
-  <clientstorage>
-    server 127.0.0.1:{port}
-    wait-timeout {patience}
-    blob-dir {directory}/blobs
-    shared-blob-dir yes
-  </clientstorage>
-</zodb>
+{database}
 <frontend>
   address 127.0.0.1:0
 </frontend>
@@ -96,67 +69,15 @@ def meet(input):
 """
 
 
-class Process:
-    """A process whose output is read as it comes."""
-
-    def __init__(self, arguments, directory):
-        path = [directory, *(os.path.abspath(entry) for entry in sys.path)]
-        self.arguments = arguments
-        self.popen = subprocess.Popen(
-            [sys.executable, '-u', *arguments], cwd=directory, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)))
-        self.pid = self.popen.pid
-        self.said = []
-        self._lines = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self):
-        for line in self.popen.stdout:
-            self.said.append(line)
-            self._lines.put(line.rstrip('\n'))
-        self._lines.put(None)
-
-    def waitFor(self, beginning):
-        """Return the rest of the next line that begins so."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                line = self._lines.get(timeout=max(0, until - time.monotonic()))
-            except queue.Empty:
-                line = None
-            if line is None:
-                raise AssertionError(f'{self.arguments} did not say {beginning!r}:\n' + ''.join(self.said))
-            if line.startswith(beginning):
-                return line[len(beginning):]
-
-    def end(self, number):
-        """Send a signal, wait for the end and return the exit code, negative for a signal."""
-        self.popen.send_signal(number)
-        code = self.popen.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code
-
-    def close(self):
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait()
-        self._reader.join(PATIENCE)
-        self.popen.stdout.close()
-
-
 class ZEOTest(unittest.TestCase):
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = os.path.realpath(directory.name)
-        with socket.create_server(('127.0.0.1', 0)) as free:
-            self.port = free.getsockname()[1]
+        server = temporaryZEO()
+        self.zeo = server.__enter__()
+        self.addCleanup(server.__exit__, None, None, None)
+        self.directory = self.zeo.directory
         self.write('site.zcml', SITE)
         self.write('zeotasks.py', TASKS)
-        # The clients wait for the server, each for the one thing that it needs.
-        self.zeo = self.start('-m', 'ZEO.runzeo', '-C', self.write('zeo.conf', ZEO_CONF))
         self.frontend = self.remotetask('frontend', 'frontend')
         self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
         self.url = self.frontend.waitFor('listening on ')
@@ -166,9 +87,7 @@ class ZEOTest(unittest.TestCase):
     def write(self, name, text):
         path = os.path.join(self.directory, name)
         with open(path, 'w') as file:
-            # Only the configurations have something to fill in.
-            file.write(text.format(directory=self.directory, port=self.port, patience=PATIENCE,
-                                   name=name.removesuffix('.conf')) if name.endswith('.conf') else text)
+            file.write(text)
         return path
 
     def start(self, *arguments):
@@ -177,7 +96,8 @@ class ZEOTest(unittest.TestCase):
         return process
 
     def remotetask(self, name, command):
-        return self.start('-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', CONF), command)
+        text = CONF.format(directory=self.directory, database=self.zeo.config, name=name)
+        return self.start('-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', text), command)
 
     def call(self, method, *arguments):
         """Call a method of the service over a connection of its own."""
@@ -195,7 +115,7 @@ class ZEOTest(unittest.TestCase):
         until = time.monotonic() + PATIENCE
         while not (value := condition()):
             if time.monotonic() > until:
-                said = ''.join(''.join(process.said) for process in (self.zeo, self.frontend, *self.hosts))
+                said = self.zeo.said + ''.join(''.join(process.said) for process in (self.frontend, *self.hosts))
                 self.fail(f'in vain waited for {what}:\n{said}')
             time.sleep(PAUSE)
         return value

@@ -1,4 +1,4 @@
-"""Which services are processed from the start: `site@service` patterns, and the first start of a database."""
+"""Which services are processed from the start: `site@service` patterns."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
@@ -8,12 +8,9 @@ from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
 from zope.processlifetime import IDatabaseOpenedWithRoot
-from zope.site import LocalSiteManager
-from zope.site.folder import rootFolder
 
 from lovely.remotetask.config import productConfiguration
 from lovely.remotetask.interfaces import ITaskService
-from lovely.remotetask.service import TaskService
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import localServices
 from lovely.remotetask.sites import pathOf
@@ -21,28 +18,8 @@ from lovely.remotetask.sites import pathOf
 
 log = logging.getLogger('lovely.remotetask')
 
-#: The name of the product configuration, and of the default service.
+#: The name of the product configuration.
 PRODUCT = 'lovely.remotetask'
-DEFAULT_SERVICE = 'TaskService'
-
-
-def install(db):
-    """Make the root folder, its site manager and the default service, whatever of these is missing."""
-    manager = transaction.TransactionManager(explicit=True)
-    for attempt in manager.attempts(10):        # other processes of a new deployment may do the same now
-        with attempt, contextlib.closing(db.open(manager)) as connection:
-            root = connection.root()
-            if ROOT_NAME not in root:
-                root[ROOT_NAME] = rootFolder()
-            folder = root[ROOT_NAME]
-            if not ISite.providedBy(folder):
-                folder.setSiteManager(LocalSiteManager(folder))
-            if not localServices(folder):
-                service = folder[DEFAULT_SERVICE] = TaskService()
-                for name in ('', DEFAULT_SERVICE):
-                    folder.getSiteManager().registerUtility(service, ITaskService, name)
-            manager.commit()
-            manager.begin()
 
 
 def getAutostartServiceNames():
@@ -78,8 +55,10 @@ def matching(connection, patterns):
     connection -- an open connection of the database; its root folder is at ROOT_NAME.
     patterns -- a list of texts, see `getAutostartServiceNames`.  A site's pattern does not fit what it acquires.
     """
-    root = connection.root()[ROOT_NAME]
-    found = set()
+    root, found = connection.root().get(ROOT_NAME), set()
+    if root is None:
+        log.error('there is no root folder %s in the database', ROOT_NAME)
+        return
     for pattern in patterns:
         siteName, _, serviceName = pattern.rpartition('@')
         if siteName == '*':
@@ -111,11 +90,18 @@ def matching(connection, patterns):
 
 def servicePaths(db, patterns):
     """Return the paths (tuples of names) of the services that the patterns fit."""
+    with _opened(db) as connection:
+        return [pathOf(service) for _, _, service in matching(connection, patterns)]
+
+
+@contextlib.contextmanager
+def _opened(db):
+    """Give a connection to look at, without touching the caller's transaction."""
     manager = transaction.TransactionManager(explicit=True)
     manager.begin()
     connection = db.open(manager)
     try:
-        return [pathOf(service) for _, _, service in matching(connection, patterns)]
+        yield connection
     finally:
         manager.abort()
         connection.close()
@@ -126,11 +112,9 @@ def bootStrapSubscriber(event):
     """Start the services that the product configuration names, in threads of this process."""
     patterns = getAutostartServiceNames()
     log.info('handling event IStartRemoteTasksEvent')
-    connection = event.database.open()
-    try:
+    if not patterns:
+        return
+    with _opened(event.database) as connection:
         for siteName, name, service in matching(connection, patterns):
             service.startProcessing()
             log.info('service %s on site %s started', name, siteName)
-    finally:
-        transaction.abort()
-        connection.close()

@@ -59,6 +59,8 @@ class ProcessorSettings:
     waitTime: float
     #: Seconds that running jobs have to end when the process stops.
     gracePeriod: float
+    #: Whether it may be the scheduler.
+    schedule: bool
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,27 @@ def setProductConfigurations(mapping):
 
 
 def productConfiguration(name):
-    """Return the settings of the package `name`, a dict of strings, or None when there are none."""
-    settings = _products.get(name.lower())
+    """Return the settings of the package `name`, a dict of strings, or None when there are none.
+
+    In an application that has handed its own to zope.app.appsetup these come first.
+    """
+    settings = _appsetupConfiguration(name)
+    if settings is None:
+        settings = _products.get(name.lower())
     return None if settings is None else dict(settings)
+
+
+def _appsetupConfiguration(name):
+    """Return what zope.app.appsetup knows of a package; None when it knows nothing, or is not used."""
+    # A module that nobody has imported has been told nothing; importing it here would only take time.
+    product = sys.modules.get('zope.app.appsetup.product')
+    if product is None:
+        return None
+    settings = product.getProductConfiguration(name)
+    if settings is None:        # ZConfig writes names in lower case, who calls it from Python writes what he likes
+        known = {spelling.lower(): values for spelling, values in product.saveConfiguration().items()}
+        settings = known.get(name.lower())
+    return settings
 
 
 # Reading
@@ -387,7 +407,7 @@ def frontendSettings(section):
 def processorSettings(section):
     """Convert a <processor> section."""
     return ProcessorSettings(section.name or socket.gethostname(), section.threads, section.lease, section.wait_time,
-                             section.grace_period)
+                             section.grace_period, section.schedule)
 
 
 @dataclass(frozen=True)

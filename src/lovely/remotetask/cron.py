@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import calendar
 import datetime
+import zoneinfo
 
 
 #: Field -> lowest and highest value.  Monday is 0, as in `time.gmtime` and the first documents of this package.
@@ -11,7 +12,19 @@ RANGES = {'minute': (0, 59), 'hour': (0, 23), 'dayOfMonth': (1, 31), 'month': (1
 YEARS = 41
 
 #: Counted from by hand: `time.gmtime` ends where the platform's time_t does.
-EPOCH = datetime.datetime(1970, 1, 1)
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+DAY, SECOND = datetime.timedelta(days=1), datetime.timedelta(seconds=1)
+
+#: How crontab text counts: as RANGES, but 0 and 7 are both Sunday.
+CRONTAB_RANGES = {**RANGES, 'dayOfWeek': (0, 7)}
+
+#: Names in crontab text; the first of them stands for the lowest value.
+NAMES = {'month': ('jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec'),
+         'dayOfWeek': ('sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat')}
+
+MACROS = {'@hourly': '0 * * * *', '@daily': '0 0 * * *', '@midnight': '0 0 * * *', '@weekly': '0 0 * * 0',
+          '@monthly': '0 0 1 * *', '@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *'}
 
 
 def checkFields(**fields):
@@ -40,13 +53,137 @@ def checkDelay(delay):
     return delay
 
 
-def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=()):
+def checkTimeZone(name):
+    """Return the name of a time zone, or None for UTC; raise `ValueError` when there is no such zone.
+
+    >>> checkTimeZone('Europe/Berlin')
+    'Europe/Berlin'
+    >>> checkTimeZone('UTC') is None
+    True
+    """
+    if name is None or name in ('', 'UTC'):
+        return None
+    if isinstance(name, str):
+        try:
+            zoneinfo.ZoneInfo(name)
+            return name
+        except (ValueError, KeyError, OSError):     # no such path, none in the database, a directory
+            pass
+    raise ValueError(f"timeZone: {name!r:.60} is not a time zone such as 'Europe/Berlin'")
+
+
+def parseCrontab(text):
+    """Return the fields that the text of a crontab stands for, and `eitherDay`: arguments of `nextTime`.
+
+    The text has five fields, or is one of MACROS.  A field is a list of numbers or names, ranges, and steps, as
+    crontab(5) of Vixie cron and cronie says; `5/15` is 5 to the end by 15.  A range must not go backwards, but as in
+    cronie it may end with Sunday: `sat-sun`.  What other programs have added (`?`, `L`, `W`, `#`) is refused.
+
+    If neither day field begins with `*`, a day fits when either of them does, else when both do: the rule of POSIX,
+    in the reading of crontab(5), where `*/2` begins with `*`.
+
+    `*` is () where a field that is empty fits always, and all values where it would be at its lowest value.
+
+    >>> parseCrontab('30 4 1,15 * fri')
+    {'minute': (30,), 'hour': (4,), 'dayOfMonth': (1, 15), 'month': (), 'dayOfWeek': (4,), 'eitherDay': True}
+    >>> parseCrontab('@daily')
+    {'minute': (0,), 'hour': (0,), 'dayOfMonth': (), 'month': (), 'dayOfWeek': (), 'eitherDay': False}
+    >>> parseCrontab('61 * * * *')
+    Traceback (most recent call last):
+    ...
+    ValueError: crontab: 'minute' field '61': 61 is not from 0 to 59
+    """
+    texts = splitCrontab(text)
+    fields = {name: parseField(name, part) for name, part in texts.items()}
+    fields['dayOfWeek'] = {(day - 1) % 7 for day in fields['dayOfWeek']}
+    eitherDay = not texts['dayOfMonth'].startswith('*') and not texts['dayOfWeek'].startswith('*')
+    for name, values in fields.items():
+        if len(values) == len(allOf(name)) and not (eitherDay and name in ('dayOfMonth', 'dayOfWeek')):
+            fields[name] = ()
+    for name, larger in (('dayOfMonth', ('month',)),
+                         ('hour', ('dayOfMonth', 'dayOfWeek', 'month')),
+                         ('minute', ('hour', 'dayOfMonth', 'dayOfWeek', 'month'))):
+        if not fields[name] and any(fields[unit] for unit in larger):
+            fields[name] = allOf(name)
+    return {**checkFields(**fields), 'eitherDay': eitherDay}
+
+
+def allOf(name):
+    """Return all values of a field."""
+    low, high = RANGES[name]
+    return range(low, high + 1)
+
+
+def splitCrontab(text):
+    """Return the texts of the five fields by their names; macros are replaced."""
+    if not isinstance(text, str):
+        raise ValueError(f'crontab: a text is needed, not {text!r:.60}')
+    if (macro := text.strip().lower()) == '@reboot':
+        raise ValueError("crontab: '@reboot' is refused: it is no time, and jobs outlive the processes that run them")
+    if macro.startswith('@') and macro not in MACROS:
+        raise ValueError(f"crontab: {text!r:.60} is none of {', '.join(MACROS)}")
+    parts = MACROS.get(macro, text).split()
+    if len(parts) != len(RANGES):
+        raise ValueError(f"crontab: five fields are needed, {', '.join(RANGES)}, not {len(parts)}: {text!r:.60}")
+    return dict(zip(RANGES, parts))
+
+
+def parseField(name, text):
+    """Return the set of numbers that the text of a field stands for, counted as in CRONTAB_RANGES."""
+    try:
+        return {value for part in text.split(',') for value in parseRange(name, part)}
+    except ValueError as error:
+        raise ValueError(f'crontab: {name!r} field {text!r:.60}: {error}') from None
+
+
+def parseRange(name, text):
+    """Return the numbers of one part of a list: a number, a range or `*`, each maybe with a step."""
+    low, high = CRONTAB_RANGES[name]
+    span, slash, step = text.partition('/')
+    first, dash, last = span.partition('-')
+    if span == '*':
+        start, end = low, high
+    else:
+        start = parseValue(name, first)
+        end = parseValue(name, last) if dash else high if slash else start
+    if name == 'dayOfWeek' and start > end == 0:
+        end = 7
+    if start > end:
+        raise ValueError(f'the range {span} goes backwards')
+    by = parseNumber(step) if slash else 1
+    if by is None or not 1 <= by <= high - low + 1:
+        raise ValueError(f'the step {step!r:.20} is not a number from 1 to {high - low + 1}')
+    return range(start, end + 1, by)
+
+
+def parseValue(name, text):
+    """Return the number of a name or number of a field."""
+    low, high = CRONTAB_RANGES[name]
+    names = NAMES.get(name, ())
+    if text.lower() in names:
+        return low + names.index(text.lower())
+    if (number := parseNumber(text)) is None:
+        raise ValueError(f"{text!r:.20} is not a number from {low} to {high}{', or one of ' * bool(names)}"
+                         + ' '.join(names))
+    if not low <= number <= high:
+        raise ValueError(f'{text:.20} is not from {low} to {high}')
+    return number
+
+
+def parseNumber(text):
+    """Return the number that decimal digits stand for, or None.  One of many digits is cut: it is too large still."""
+    return int(text.lstrip('0')[:9] or '0') if text.isascii() and text.isdigit() else None
+
+
+def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), eitherDay=False, timeZone=None):
     """Return the first time after `now` at which all given fields fit; None when there is none in YEARS years.
 
     now -- UTC seconds, an int or float.
     minute, hour, dayOfMonth, month, dayOfWeek -- see RANGES; an empty field fits always.  Units smaller than the
     smallest given field start at their lowest value: `hour=(2,)` is 02:00, `month=(5,)` is 1 May, 00:00.
     Without any field every full minute fits.
+    eitherDay -- where both dayOfMonth and dayOfWeek are given, one of them is enough.
+    timeZone -- the fields are local times of the zone of this name; None is UTC.
 
     >>> nextTime(0, hour=(2, 13)) / 3600
     2.0
@@ -54,29 +191,100 @@ def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=()):
     13.0
     >>> nextTime(0, month=(2,), dayOfMonth=(30,)) is None
     True
+
+    When the clocks change, two rules hold.  Given hours, but not all 24, are times of the clock.  A time that the
+    clock skips is read with the offset before the gap, so 02:30 is 03:30; one that it shows twice is the first of the
+    two (RFC 5545, section 3.3.5).  A day that starts at 00:00 because only larger units are given counts as such.
+    Without given hours the schedule goes by elapsed time, as jobs with the hour `*` do in Vixie cron, see cron(8):
+    what the clock skips never comes, what it shows twice comes twice.  So a job for each full hour keeps its distance.
+
+    >>> summer = 1711846800                     # 31 March 2024, 01:00 UTC: in Berlin the clock goes from 02:00 to 03:00
+    >>> (nextTime(summer - 7200, minute=(30,), hour=(2,), timeZone='Europe/Berlin') - summer) / 60
+    30.0
+    >>> (nextTime(summer - 60, minute=(0,), timeZone='Europe/Berlin') - summer) / 60
+    0.0
     """
-    days = dayOfMonth
-    if not minute and (hour or days or month or dayOfWeek):
-        minute = (0,)
-        if not hour and (days or month or dayOfWeek):
-            hour = (0,)
-            if not days and not dayOfWeek:
-                days = (1,)
-    times = [(h, m) for h in hour or range(24) for m in minute or range(60)]
+    zone = zoneinfo.ZoneInfo(timeZone) if checkTimeZone(timeZone) else None
+    minutes, hours, days = completeTimes(minute, hour, dayOfMonth, month, dayOfWeek)
     earliest = int(now // 60) * 60 + 60
-    first = EPOCH + datetime.timedelta(seconds=earliest)
-    for count in range(YEARS * 12):
-        y, m = first.year + (first.month - 1 + count) // 12, (first.month - 1 + count) % 12 + 1
+    try:
+        # A time of the day before can be later than one of today: a time in a gap, or the second of two.
+        start = (EPOCH + datetime.timedelta(seconds=earliest)).astimezone(zone or EPOCH.tzinfo).date() - DAY
+    except OverflowError:                           # before the year 1, or after 9999
+        return None
+    best = None
+    for day in fittingDays(start, days, month, dayOfWeek, eitherDay):
+        found = firstOfDay(day, hours, minutes, earliest, zone)
+        if best is not None:                        # for the same reason the day after the first one is looked at
+            return best if found is None else min(best, found)
+        best = found
+    return best
+
+
+def completeTimes(minute, hour, dayOfMonth, month, dayOfWeek):
+    """Return minutes, hours and days of month: those below the smallest given field at their lowest value, or all."""
+    if not minute and (hour or dayOfMonth or month or dayOfWeek):
+        minute = (0,)
+        if not hour and (dayOfMonth or month or dayOfWeek):
+            hour = (0,)
+            if not dayOfMonth and not dayOfWeek:
+                dayOfMonth = (1,)
+    return minute or allOf('minute'), hour or allOf('hour'), dayOfMonth
+
+
+def fittingDays(start, dayOfMonth, month, dayOfWeek, eitherDay):
+    """Yield the dates from `start` on that fit, in YEARS years and before the year 9999."""
+    for count in range(start.month - 1, start.month - 1 + YEARS * 12):
+        y, m = start.year + count // 12, count % 12 + 1
+        if y >= datetime.MAXYEAR:
+            return
         if month and m not in month:
             continue
-        for day in days or range(1, 32):
-            if count == 0 and day < first.day or day > calendar.monthrange(y, m)[1]:
-                continue
-            if dayOfWeek and calendar.weekday(y, m, day) not in dayOfWeek:
-                continue
-            midnight = calendar.timegm((y, m, day, 0, 0, 0))
-            for h, minutes in times:
-                if (candidate := midnight + h * 3600 + minutes * 60) >= earliest:
-                    return candidate
+        weekday, length = calendar.monthrange(y, m)
+        for day in range(start.day if (y, m) == (start.year, start.month) else 1, length + 1):
+            inMonth = not dayOfMonth or day in dayOfMonth
+            inWeek = not dayOfWeek or (weekday + day - 1) % 7 in dayOfWeek
+            if inMonth and inWeek or eitherDay and dayOfMonth and dayOfWeek and (inMonth or inWeek):
+                yield datetime.date(y, m, day)
+
+
+def firstOfDay(day, hours, minutes, earliest, zone):
+    """Return the first of the day's times that is not before `earliest`, all in UTC seconds; or None."""
+    midnight = (day.toordinal() - EPOCH.toordinal()) * 86400
+    offset = offsetOfDay(day, zone)
+    if offset is None:
+        return min((time for time in timesOfChange(day, hours, minutes, zone) if time >= earliest), default=None)
+    for h in hours:
+        start = midnight - offset + h * 3600
+        if start + 3540 >= earliest:
+            for m in minutes:
+                if start + m * 60 >= earliest:
+                    return start + m * 60
     return None
 
+
+def offsetOfDay(day, zone):
+    """Return how many seconds the zone is ahead of UTC on that day, or None when that changes."""
+    if zone is None:
+        return 0
+    offsets = {offset for date in (day, day + DAY) for offset in offsetsOf(date, 0, 0, zone)}
+    return offsets.pop() if len(offsets) == 1 else None
+
+
+def timesOfChange(day, hours, minutes, zone):
+    """Yield the times of a day on which the clocks change, in UTC seconds and any order; see `nextTime`."""
+    midnight = (day.toordinal() - EPOCH.toordinal()) * 86400
+    byClock = len(hours) < 24
+    for h in hours:
+        for m in minutes:
+            first, second = offsetsOf(day, h, m, zone)
+            if byClock or first >= second:          # else it is in a gap
+                yield midnight + h * 3600 + m * 60 - first
+            if first > second and not byClock:      # the clock shows it twice
+                yield midnight + h * 3600 + m * 60 - second
+
+
+def offsetsOf(day, hour, minute, zone):
+    """Return how many seconds a local time is ahead of UTC before and after a change that concerns it (PEP 495)."""
+    local = datetime.datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone)
+    return local.utcoffset() // SECOND, local.replace(fold=1).utcoffset() // SECOND

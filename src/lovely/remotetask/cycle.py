@@ -49,20 +49,22 @@ class Cycle:
     path -- the path of the service, a tuple of names.
     name -- the name of the ledger; None for one made of the machine's name and a number.
     lease -- seconds after which a silent host is taken for dead by those on other machines.
+    threads -- how many threads run jobs, for the record; 0 for one that only schedules.
     schedule -- whether this processor may become the scheduler.
     ordered -- whether jobs are claimed in the order in which they were added, whatever their shards.
     """
 
-    def __init__(self, db, path, name=None, lease=30.0, schedule=True, ordered=False,
+    def __init__(self, db, path, name=None, lease=30.0, threads=1, schedule=True, ordered=False,
                  clock=time.time, monotonic=time.monotonic):
         self.db, self.path, self.name, self.lease = db, path, name, lease
         self.schedule, self.ordered, self.clock, self.monotonic = schedule, ordered, clock, monotonic
         self.nextTime = None            # UTC seconds at which something becomes due; None for never
+        self.paused = False             # whether the service's processing is paused: nothing is claimed
         self.inFlight = {}              # id -> run, of the claims that this process knows of
-        self.owner = rescue.identity()
+        self.owner = rescue.identity(threads=threads, lease=lease, since=clock())
         self._watch = rescue.Watch(lease)
         self._looked = self._beaten = float('-inf')
-        self._alive = ()
+        self._sharing = 0               # how many other processors run jobs
         self._doubt = False             # whether the outcome of a commit is unknown
         self._shard, self._skip = random.randrange(SHARDS), 0
         self._manager = transaction.TransactionManager(explicit=True)
@@ -130,15 +132,16 @@ class Cycle:
             now, moment = self.clock(), self.monotonic()
             if moment - self._looked >= min(LOOK, self.lease / 4):
                 self._look(service, moment)
-            if service.schedule.keeper == self.name:
-                lifecycle.tick(service, now)
-            claims, shard = self._claim(service, ledger, want)
+            isKeeper = service.schedule.keeper == self.name
+            more = isKeeper and lifecycle.tick(service, now)
+            claims, shard = self._claim(service, ledger, 0 if service.paused else want)
             if self._doubt:
                 claims += self._adopt(service, ledger, reports, claims)
             beat = moment - self._beaten >= self.lease / 3
             if beat:
                 ledger._p_changed = True
-            nextTime = service.schedule.nextTime() if service.schedule.keeper == self.name else None
+            nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
+            paused = service.paused
             if touched(self._manager.get()):
                 self._manager.commit()
                 if reports or beat:
@@ -152,7 +155,7 @@ class Cycle:
             # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
-        self._shard, self._skip, self._doubt, self.nextTime = shard, 0, False, nextTime
+        self._shard, self._skip, self._doubt, self.nextTime, self.paused = shard, 0, False, nextTime, paused
         for report in reports:
             self.inFlight.pop(report.jobid, None)
         self.inFlight.update((claim.jobid, claim.run) for claim in claims)
@@ -164,9 +167,9 @@ class Cycle:
         if self.ordered:
             shard = lifecycle.oldestShard(service)
             return ([], 0) if shard is None else lifecycle.claim(service, 1, shard, ledger)
-        if want > 1 and self._alive:
+        if want > 1 and self._sharing:
             # No more than a fair share of what waits, if there are others.
-            want = min(want, -(-lifecycle.waiting(service) // (len(self._alive) + 1)))
+            want = min(want, -(-lifecycle.waiting(service) // (self._sharing + 1)))
         return lifecycle.claim(service, want, self._shard, ledger, self._skip)
 
     def _adopt(self, service, ledger, reports, claims):
@@ -183,13 +186,14 @@ class Cycle:
         """See which hosts live; take in the jobs of the dead, and the schedule of a dead scheduler."""
         self._looked = moment
         dead = [name for name in self._watch.dead(service.ledgers, moment) if name != self.name]
-        self._alive = [name for name in service.ledgers if name != self.name and name not in dead]
+        alive = [name for name in service.ledgers if name != self.name and name not in dead]
+        self._sharing = sum(bool(service.ledgers[name].owner.get('threads', 1)) for name in alive)
         for name in dead:
             if service.ledgers[name].claimed:
                 count = rescue.rescue(service, name)
                 log.warning('processing host %s is gone: %d of its jobs are queued again by %s', name, count, self.name)
         keeper = service.schedule.keeper
-        if self.schedule and keeper != self.name and keeper not in self._alive:
+        if self.schedule and keeper != self.name and keeper not in alive:
             service.schedule.keeper = self.name
 
     def leave(self, unstarted=()):

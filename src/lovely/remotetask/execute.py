@@ -1,11 +1,8 @@
 """One run of a job: find its task, call it, look at what it gives, and decide what follows."""
 # SPDX-License-Identifier: ZPL-2.1
-import datetime
 import logging
 import random
 import traceback
-
-from zope.component import getGlobalSiteManager
 
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import TaskError
@@ -13,7 +10,6 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.lifecycle import Outcome
 from lovely.remotetask.retry import DEFAULT
@@ -26,42 +22,14 @@ log = logging.getLogger('lovely.remotetask')
 #: Characters of a traceback that are kept on the job, the last ones.
 KEPT_TRACEBACK = 4000
 
-#: Levels of nesting that plain data may have; pickling deeper data exhausts Python's stack.
-PLAIN_DEPTH = 50
-
-ATOMS = frozenset((str, int, float, bool, bytes, type(None), complex, datetime.datetime, datetime.date,
-                   datetime.time, datetime.timedelta))
-
-
-class NotPlain(ValueError):
-    """The value holds something else than plain data."""
-
-
-def plainCopy(value, depth=PLAIN_DEPTH):
-    """Return a copy of plain data: of atoms, and of dicts, lists, tuples and sets of plain data.
-
-    Raise `NotPlain` for anything else.  What this returns can be pickled, and shares nothing with a connection.
-    """
-    kind = type(value)
-    if kind in ATOMS:
-        return value
-    if depth:
-        if kind is dict:
-            return {plainCopy(key, depth - 1): plainCopy(item, depth - 1) for key, item in value.items()}
-        if kind in (list, tuple, set, frozenset):
-            return kind([plainCopy(item, depth - 1) for item in value])
-    raise NotPlain(f'{kind.__name__} is no plain data')
-
-
 def findTasks(service):
     """Return the tasks that jobs of the service can name: name -> task."""
-    return dict(siteManager(service).getUtilitiesFor(ITask))
+    return dict(siteManager(service).getUtilitiesFor(service.taskInterface))
 
 
 def findTask(service, name):
     """Return the task of that name, or raise `UnknownTask`."""
-    sm = getGlobalSiteManager() if service is None else siteManager(service)
-    task = sm.queryUtility(ITask, name=name)
+    task = siteManager(service).queryUtility(service.taskInterface, name=name)
     if task is None:
         raise UnknownTask(name, findTasks(service))
     return task

@@ -68,6 +68,7 @@ class IJob(Interface):
     status = TextLine(title='Status', description='The stored status: any of STATUSES but PROCESSING.')
     input = Attribute('The argument of the task: plain data, or whatever can be pickled.')
     output = Attribute('What the task returned; None before.')
+    schedule = Attribute('The id of the `ICronJob` that added it; None when a caller did.')
     error = Attribute('Why it ended in ERROR, as text; None otherwise.')
     errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
     attempt = Int(title='Attempt', description='How many attempts have been used up.')
@@ -86,19 +87,38 @@ class ICronJob(IJob):
     dayOfMonth = Attribute('The days of the month, 1..31.')
     month = Attribute('The months, 1..12.')
     dayOfWeek = Attribute('The days of the week, 0..6; 0 is Monday.')
-    delay = Attribute('Seconds to wait instead; None or 0 for the calendar.')
-    scheduledFor = Attribute('The next call in UTC seconds; None as long as the scheduler has not seen the job.')
+    eitherDay = Bool(title='Either day', description='Whether a day fits when either of its two fields does.')
+    crontab = TextLine(title='Crontab', description='The text that the fields were made of; None otherwise.',
+                       required=False)
+    timeZone = TextLine(title='Time zone', description="What the fields are in, as 'Europe/Berlin'; None for UTC.",
+                        required=False)
+    delay = Attribute('Seconds to wait instead, once; with `newJobs` between one job and the next.  None for none.')
+    misfire = Attribute("What becomes of the times that came while nothing ran: 'once', one run for all of them; "
+                        "'skip', none; a number, a run for each, the latest ones if there are more.")
+    newJobs = Bool(title='New jobs', description='Whether it adds a new job at each time instead of running itself.')
+    overlap = Bool(title='Overlap', description='With `newJobs`: whether one is added while the last has not ended.')
+    active = Bool(title='Active', description='False to have it wait until that is changed; then `reschedule`.')
+    scheduledFor = Attribute('The next call in UTC seconds; None as long as the scheduler has not seen the job, while '
+                             'a run of it is queued or going on, and when it is not active.')
+    calledFor = Attribute('The time, by the schedule, of the run that is queued or going on, or else was the last.')
+    history = Attribute('Its last runs, oldest first: a tuple of `job.Run`.')
+    lastJob = Attribute('With `newJobs`: the id of the last job that it added; None before.')
 
-    def update(hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
-        """Change the schedule.  Raise `ValueError` for a value out of range, changing nothing.
+    def update(hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, crontab=None, timeZone=None,
+               misfire=None):
+        """Change the schedule: fields, or a delay, or crontab text as `cron.parseCrontab` takes.
 
+        timeZone -- a name; 'UTC'; None to leave it as it is.
+        misfire -- see the attribute; None to leave it as it is.
+
+        Raise `ValueError` for a value out of range, changing nothing.
         The service does not know yet: call `ITaskService.reschedule` afterwards.
         """
 
     def timeOfNextCall(now):
         """Return the first time after `now` that fits, in UTC seconds; both are floats or ints.
 
-        With a delay that is `now + delay`.  None when no time of the next eight years fits.
+        With a delay that is `now + delay`.  None when no time of the next `cron.YEARS` years fits.
         """
 
 
@@ -138,39 +158,47 @@ class ITaskService(Interface):
     """
 
     jobs = Attribute('All jobs: `IJobs`.')
+    taskInterface = Attribute('The interface that its tasks are registered as utilities for: `ITask`.')
     processorFactory = Attribute('Makes the `IProcessor` that `startProcessing` runs.')
     processorArguments = Attribute('A dict of keyword arguments for the factory.')
 
     def getAvailableTasks():
         """Return a dict of the tasks that jobs can name: name -> `ITask`."""
 
-    def add(task, input=None, startLater=False):
+    def add(task, input=None, startLater=False, now=None):
         """Add a job and return its id.
 
         task -- the name of a registered task.
         input -- the task's argument: plain data, or whatever can be pickled.
         startLater -- true to have it wait, in STARTLATER, for `startJob`.
+        now -- UTC seconds; default, here and below: the present.
 
         Raise `errors.UnknownTask` or `errors.InvalidInput`, both ValueErrors, and change nothing.
         """
 
-    def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+    def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
+                   now=None, **options):
         """Add an `ICronJob` and return its id.
 
-        With a delay in seconds it runs once, that long after the scheduler first saw it.  Raises what `add` raises,
-        and `ValueError` for a schedule out of range or without any time.
+        The fields are those of the job.  With a delay in seconds it runs once, that long after the scheduler first saw
+        it.
+        options -- more attributes of `ICronJob`, by name: crontab, timeZone, misfire, newJobs, overlap, active.
+
+        Raises what `add` raises, and `ValueError` for a schedule out of range or without any time.
         """
 
     def startJob(jobid):
         """Queue a job that waits in STARTLATER.  Return False when it is in another status, else True."""
 
-    def reschedule(jobid):
-        """Have the scheduler look again at a cron or delayed job whose schedule was changed.
+    def reschedule(jobid, now=None):
+        """Have the scheduler look again at a cron or delayed job whose schedule was changed, or made active or not.
+
+        What it missed until now is forgotten.
 
         Raise `errors.UnknownJob`, or `errors.WrongState` when it is neither.
         """
 
-    def cancel(jobid):
+    def cancel(jobid, now=None):
         """Call a job off, whatever it waits for.  A cancelled job stays so.
 
         Of a job that is being processed the outcome is thrown away.  Raise `errors.UnknownJob`, or
@@ -205,6 +233,28 @@ class ITaskService(Interface):
     def process(now=None):
         """Run all jobs that are ready or due at `now`, in the caller's thread and transaction."""
 
+    paused = Bool(title='Paused', description='Whether processing is paused, everywhere.')
+
+    def pause():
+        """Have all processors of all hosts claim nothing more until `resume`; what is running ends."""
+
+    def resume():
+        """Have them go on."""
+
+    def getProcessingHosts(now=None):
+        """Return a list of dicts, one for each living processor: where the service is processed.
+
+        name -- of the processing host.
+        machine, pid -- where it runs.
+        threads -- how many jobs run there at a time; 0 for one that only schedules.
+        since -- when it was started, in UTC seconds.
+        jobs -- how many jobs it has claimed.
+        processing -- whether it takes jobs: it has threads, and the service is not paused.
+        scheduling -- whether it is the scheduler.
+
+        A host on another machine counts as living for its lease since it was last heard of, by the clocks.
+        """
+
     def startProcessing():
         """Start the service's processor in a daemon thread of this process.  The service must have been committed."""
 
@@ -231,8 +281,17 @@ class IProcessor(Interface):
         Twice, or before it ran, is fine.
         """
 
-    def processNext():
-        """Process one job; return whether there was one."""
+    threads = Attribute('The threads that run jobs, a list.')
+    maxThreads = Int(title='Threads at most', description='How many jobs run at a time.', min=0)
+
+    def claimNextJob():
+        """Take the next job, commit that, and return its id; None when there is none."""
+
+    def processNext(jobid=None):
+        """Process one job, by default the next one; return whether there was one.
+
+        jobid -- what `claimNextJob` gave.
+        """
 
     def hasJobsWaiting():
         """Say whether a job is ready.  Writes nothing."""

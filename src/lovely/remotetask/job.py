@@ -1,5 +1,6 @@
 """Jobs as they are stored: a task that was asked for, what with, and what became of it."""
 # SPDX-License-Identifier: ZPL-2.1
+import math
 from typing import NamedTuple
 
 from persistent import Persistent
@@ -11,6 +12,12 @@ from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.interfaces import IJob
+from lovely.remotetask.misfire import ONCE
+from lovely.remotetask.misfire import checkMisfire
+
+
+#: Calls of a schedule that are kept on it, the latest ones.
+KEPT_RUNS = 10
 
 
 class Failure(NamedTuple):
@@ -39,6 +46,7 @@ class Job(Persistent):
     run = 0                 # how many claims on it have ended without ending the job: part of a claim's token
     due = None              # its key in the timetable's calendar, in microseconds; an entry with another key is stale
     retryAt = None          # UTC seconds: do not run it before, whatever else is said
+    schedule = None         # id of the cron job that added it
 
     def __init__(self, id, task, input, created=0.0):
         """`created` is in UTC seconds."""
@@ -52,29 +60,68 @@ class Job(Persistent):
         return f'<{type(self).__name__} {self.id}>'
 
 
+class Run(NamedTuple):
+    """One call of a schedule.  Stored in `CronJob.history`: new fields go to the end, with a default."""
+
+    calledFor: float | None         # the time of the call by the schedule, UTC seconds
+    jobid: int                      # the job that was run: the cron job itself, or the one that it added
+    status: str | None = None       # how the run ended; None when the added job is to say
+    started: float | None = None    # UTC seconds
+    completed: float | None = None
+    error: str | None = None
+
+
 @implementer(ICronJob)
 class CronJob(Job):
     """See `ICronJob`."""
 
     minute = hour = dayOfMonth = month = dayOfWeek = ()
-    delay = None
+    eitherDay = False
+    delay = crontab = timeZone = None
+    misfire = ONCE
+    newJobs = overlap = False
+    active = True
     status = CRONJOB
+    pending = False         # whether a run of it is queued or going on; only then it has no place in the calendar
+    calledFor = None
+    history = ()
+    lastJob = None          # id of the last job that it added
 
     def __init__(self, id, task, input, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None,
-                 created=0.0):
-        """The fields are those of `cron.RANGES`, `delay` is in seconds, `created` in UTC seconds."""
+                 created=0.0, *, newJobs=False, overlap=False, active=True, **schedule):
+        """The fields are those of `cron.RANGES`, `delay` is in seconds, `created` in UTC seconds; see `update`."""
         super().__init__(id, task, input, created)
-        self.update(hour, minute, dayOfMonth, month, dayOfWeek, delay)
-        if self.delay is not None:
-            self.status = DELAYED
+        for name, value in (('newJobs', newJobs), ('overlap', overlap), ('active', active)):
+            if not isinstance(value, bool):
+                raise ValueError(f'{name}: {value!r} is not a bool')
+            if value != getattr(type(self), name):
+                setattr(self, name, value)
+        if overlap and not newJobs:
+            raise ValueError('overlap: only a schedule that adds new jobs can have several of them at a time')
+        self.update(hour, minute, dayOfMonth, month, dayOfWeek, delay, **schedule)
 
-    def update(self, hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+    def update(self, hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, crontab=None,
+               timeZone=None, misfire=None):
         """See `ICronJob`."""
         fields = cron.checkFields(hour=hour, minute=minute, dayOfMonth=dayOfMonth, month=month, dayOfWeek=dayOfWeek)
+        fields['eitherDay'] = False
+        if crontab is not None:
+            if any(fields.values()):
+                raise ValueError('crontab: give either the text or fields, not both')
+            fields = cron.parseCrontab(crontab)
         delay = cron.checkDelay(delay)
-        for name, values in fields.items():
-            setattr(self, name, values)
-        self.delay = delay
+        if delay is not None and (crontab is not None or any(fields.values())):
+            raise ValueError('delay: give either a delay or a calendar, not both')
+        new = dict(fields, delay=delay, crontab=crontab,
+                   timeZone=self.timeZone if timeZone is None else cron.checkTimeZone(timeZone),
+                   misfire=self.misfire if misfire is None else checkMisfire(misfire))
+        if delay is not None and not self.newJobs and new['misfire'] != ONCE:
+            raise ValueError('misfire: a delayed job runs once, however late')
+        for name, value in new.items():
+            if value != getattr(self, name):
+                setattr(self, name, value)
+        if self.status in (CRONJOB, DELAYED):
+            self.status = DELAYED if delay is not None and not self.newJobs else CRONJOB
 
     @property
     def scheduledFor(self):
@@ -83,10 +130,30 @@ class CronJob(Job):
 
     def timeOfNextCall(self, now):
         """See `ICronJob`."""
-        if self.delay is not None:
+        if self.delay is None:
+            return cron.nextTime(now, self.minute, self.hour, self.dayOfMonth, self.month, self.dayOfWeek,
+                                 self.eitherDay, self.timeZone)
+        if self.calledFor is None or not self.newJobs:
             return now + self.delay
-        return cron.nextTime(now, self.minute, self.hour, self.dayOfMonth, self.month, self.dayOfWeek)
+        # An interval keeps its beat, however late its calls are met.
+        return self.calledFor + self.delay * (math.floor((now - self.calledFor) / self.delay + 1e-9) + 1)
 
     def timeOfNextRun(self, now):
-        """See `Job`: a retry, or else the next call."""
-        return self.timeOfNextCall(now) if self.retryAt is None else self.retryAt
+        """See `Job`: a retry, or else the next call that is not met yet."""
+        if self.retryAt is not None:
+            return self.retryAt
+        if self.pending or not self.active:
+            return None
+        if self.calledFor is None:
+            return self.timeOfNextCall(now)
+        # The clock may have been set back meanwhile; and who makes up for missed times goes on where he was.
+        return self.timeOfNextCall(self.calledFor if self.catchesUp else max(now, self.calledFor))
+
+    @property
+    def catchesUp(self):
+        """Whether it makes up for each of the times that it missed, up to a number."""
+        return isinstance(self.misfire, int)
+
+    def note(self, run):
+        """Add a `Run` to the history."""
+        self.history = (self.history + (run,))[-KEPT_RUNS:]

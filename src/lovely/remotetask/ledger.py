@@ -40,11 +40,11 @@ class Ledger(Persistent):
         return True
 
     def finish(self, jobid, status, when):
-        """Note the end of a job and return its time: `when`, in UTC seconds, moved on to one that is not taken yet."""
+        """Note the end of a job and return its time: `when`, in UTC seconds, moved on when it is taken."""
         finished = self.finished[status]
         key = int(when * MICROSECONDS)
-        while key in finished:
-            key += 1
+        if key in finished:
+            key = finished.maxKey() + 1
         finished[key] = jobid
         self.tally[status] += 1
         self._p_changed = True

@@ -5,18 +5,27 @@ job; its token is the pair of job id and `Job.run`.  Whoever brings a job forwar
 the job, and the database lets only one of two such transactions commit.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import logging
 from typing import Any
 from typing import NamedTuple
 
+from lovely.remotetask import misfire
 from lovely.remotetask.container import BITS
 from lovely.remotetask.container import SHARDS
+from lovely.remotetask.container import newId
+from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import Failure
+from lovely.remotetask.job import Job
+from lovely.remotetask.job import Run
+from lovely.remotetask.ledger import MICROSECONDS
 
+
+log = logging.getLogger('lovely.remotetask')
 
 #: Failures that are kept on a job, the latest ones.
 KEPT_FAILURES = 10
@@ -45,6 +54,13 @@ class Outcome(NamedTuple):
     retryAt: float | None = None
 
 
+class Returned(NamedTuple):
+    """A claim on a job that has not been started and is not wanted any more."""
+
+    jobid: int
+    run: int
+
+
 class Recorded(NamedTuple):
     """A run whose end is on the job already, or does not matter any more: only the claim is left to close."""
 
@@ -70,24 +86,81 @@ def waiting(service):
 def tick(service, now, limit=1000):
     """Move up to `limit` ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
 
-    Return whether anything was moved.
+    Return whether there may be more to move.
     """
-    timetable, jobs = service.schedule, service.jobs
+    timetable = service.schedule
     moved = timetable.inbox.pull(limit) if timetable.inbox else []
-    for jobid in moved:
-        job = jobs.get(jobid)
+    for jobid, job in fetch(service, moved):
         if job is not None and job.status in (QUEUED, DELAYED, CRONJOB):
-            when = job.timeOfNextRun(now)
-            job.due = None if when is None else timetable.enter(jobid, when)
+            _try(_enter, service, job, now)
     due = timetable.takeDue(now, limit)
-    for key, jobid in due:
-        job = jobs.get(jobid)
+    for (key, _), (jobid, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
         if job is not None and job.due == key and job.status in (QUEUED, DELAYED, CRONJOB):
-            job.due = job.retryAt = None
-            if job.status == DELAYED:
-                job.status = QUEUED
-            enqueue(service, jobid)
-    return bool(moved or due)
+            _try(_call, service, job, now)
+    return limit in (len(moved), len(due))
+
+
+def fetch(service, jobids):
+    """Return pairs of id and job, or None for one that is gone; a database server is asked for all at once."""
+    jobs = [(jobid, service.jobs.get(jobid)) for jobid in jobids]
+    if service._p_jar is not None and len(jobs) > 1:
+        service._p_jar.prefetch([job for _, job in jobs if job is not None])
+    return jobs
+
+
+def _try(step, service, job, now):
+    """Do a step with a job.  If this machine does not know its time zone, say so; the others have to go on."""
+    try:
+        step(service, job, now)
+    except ValueError as error:
+        log.error('job %d (%s) is not scheduled any more: %s', job.id, job.task, error)
+        job.error, job.due = str(error), None
+
+
+def _enter(service, job, now):
+    when = job.timeOfNextRun(now)
+    due = None if when is None else service.schedule.enter(job.id, when)
+    if job.due != due:
+        job.due = due
+
+
+def _call(service, job, now):
+    """Do what a job waits for in the calendar: its time has come."""
+    due, job.due = job.due / MICROSECONDS, None
+    if job.retryAt is not None:
+        job.retryAt = None
+        _queue(service, job)
+    elif job.status != CRONJOB:
+        job.calledFor, job.status = due, QUEUED
+        enqueue(service, job.id)
+    elif job.active:
+        job.calledFor = due
+        times = misfire.decide(job.misfire, due, now, job.timeOfNextCall)
+        if times and not job.newJobs:
+            job.calledFor = times[0]
+            _queue(service, job)
+            return
+        for job.calledFor in times:
+            _addNew(service, job, now)
+        _enter(service, job, now)
+
+
+def _queue(service, job):
+    if job.status == CRONJOB:
+        job.pending = True
+    enqueue(service, job.id)
+
+
+def _addNew(service, schedule, now):
+    """Add a job as a schedule says, unless the last one that it added has not ended."""
+    last = None if schedule.lastJob is None else service.jobs.get(schedule.lastJob)
+    if last is not None and last.status not in FINAL and not schedule.overlap:
+        return
+    jobid = newId(service.shards)
+    job = shardOf(service, jobid).jobs[jobid] = Job(jobid, schedule.task, ownCopy(schedule.input), now)
+    job.schedule, schedule.lastJob = schedule.id, jobid
+    schedule.note(Run(schedule.calledFor, jobid))
+    enqueue(service, jobid)
 
 
 def oldestShard(service):
@@ -119,11 +192,8 @@ def claim(service, count, start, ledger=None, skip=0):
         shard = service.shards[number % SHARDS]
         if shard.ready:
             pulled += ((shard, jobid) for jobid in shard.ready.pull(count - len(pulled), skip))
-    jobs = [(shard, shard.jobs.get(jobid)) for shard, jobid in pulled]
-    if service._p_jar is not None and len(jobs) > 1:
-        service._p_jar.prefetch([job for _, job in jobs if job is not None])
     claims = []
-    for shard, job in jobs:
+    for (shard, _), (_, job) in zip(pulled, fetch(service, [jobid for _, jobid in pulled])):
         if job is not None and job.status in (QUEUED, CRONJOB):
             (shard.ledger if ledger is None else ledger).claim(job.id, job.run)
             claims.append(claimOn(job))
@@ -156,14 +226,20 @@ def record(service, job, outcome):
             job.status = outcome.status
             return
         job.attempt = 0
+        job.note(Run(job.calledFor, job.id, outcome.status, outcome.started, outcome.ended, job.error))
+    if job.status == CRONJOB:
+        job.pending = False
     job.run += 1
     service.schedule.inbox.put(job.id)
 
 
 def settle(service, ledger, report):
-    """Enter the end of a run, an `Outcome` or `Recorded`, in the ledger that holds the claim, and on the job."""
+    """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job."""
     if ledger.claimed.get(report.jobid) != report.run:
         return              # entered before: by a commit whose answer was lost, or by a rescuer
+    if isinstance(report, Returned):
+        giveBack(service, ledger, report.jobid, started=False)
+        return
     ledger.release(report.jobid)
     job = service.jobs.get(report.jobid)
     if isinstance(report, Outcome):

@@ -12,19 +12,22 @@ from zope.component.hooks import setSite
 from zope.interface import implementer
 
 from lovely.remotetask import lifecycle
+from lovely.remotetask.copying import NotPlain
+from lovely.remotetask.copying import plainCopy
+from lovely.remotetask.cycle import ATTEMPTS
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import Deposed
 from lovely.remotetask.cycle import touched
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
-from lovely.remotetask.execute import NotPlain
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import failed
-from lovely.remotetask.execute import plainCopy
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
+from lovely.remotetask.lifecycle import Returned
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 from lovely.remotetask.sites import nearestSite
@@ -64,17 +67,19 @@ class MultiProcessor:
     maxThreads -- how many jobs run at a time.
     name -- the name of the processing host, kept over restarts; None for one that is free on this machine.
     lease -- seconds after which it may be taken for dead when it is silent.
+    schedule -- whether it may become the scheduler, which one processor at a time is.
     ledgerDB -- a `ZODB.DB` of its own for the ledger (see `Database.ledgerDB`); default: `db`.
     """
 
     ordered = False
+    threadName = 'remotetasks'
 
-    def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, ledgerDB=None,
+    def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, schedule=True, ledgerDB=None,
                  clock=time.time, monotonic=time.monotonic):
         self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
         self.clock, self.monotonic = clock, monotonic
-        self.cycle = Cycle(ledgerDB or db, self.servicePath, name, lease, ordered=self.ordered, clock=clock,
-                           monotonic=monotonic)
+        self.cycle = Cycle(ledgerDB or db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock,
+                           monotonic)
         self.running = False
         self.threads = []
         self.thread = None
@@ -100,7 +105,7 @@ class MultiProcessor:
     def start(self):
         """Start a daemon thread that calls this; return when the ledger is taken.  Raise `NameTaken`."""
         self._attach()
-        self.thread = threading.Thread(target=self._process, name='.'.join(('remotetasks',) + self.servicePath),
+        self.thread = threading.Thread(target=self._process, name='.'.join((self.threadName,) + self.servicePath),
                                        daemon=True)
         self.thread.start()
 
@@ -188,12 +193,21 @@ class MultiProcessor:
                 with self._lock:
                     self._store.extend((claim, moment) for claim in claims)
                     self._ready.notify(len(claims))
+            if self.cycle.paused and self._returnStore():
+                continue
             if not self.running and self._finished():
                 return
             self._bell.wait(self._idleTime())
 
     def _turn(self, reports):
         return self.cycle.turn(reports, self._want(len(reports)) if self.running else 0)
+
+    def _returnStore(self):
+        """Have the claims on jobs that have not begun returned by the next turn; return whether there are any."""
+        with self._lock:
+            self._reports += (Returned(claim.jobid, claim.run) for claim, moment in self._store)
+            self._store.clear()
+            return bool(self._reports)
 
     def _want(self, ended):
         """Return how many jobs to claim: what keeps the threads busy for STORE seconds, and no more."""
@@ -321,20 +335,56 @@ class MultiProcessor:
 
     # By hand
 
-    def processNext(self):
-        """See `IProcessor`.  For a processor that does not run: in the caller's thread."""
-        with self.db.transaction() as connection:
-            return atPath(connection.root()[ROOT_NAME], self.servicePath).processNext(self.clock())
+    def processNext(self, jobid=None):
+        """See `IProcessor`.  In the caller's thread, of which the current transaction must not have begun anything."""
+        if touched(transaction.get()):
+            raise RemoteTaskError('the current transaction has changes: commit or abort it before a job is processed')
+        claim = self._look(lambda service: service.claimNext(self.clock(), jobid))
+        if claim is None:
+            return False
+        connection = self.db.open()
+        try:
+            report = self._run(connection, claim, look=False)
+        finally:
+            transaction.abort()
+            connection.close()
+        self._look(lambda service: lifecycle.settle(service, lifecycle.shardOf(service, claim.jobid).ledger, report))
+        return True
 
     def claimNextJob(self):
         """Claim the next job, commit that, and return its id; None when there is none."""
-        with self.db.transaction() as connection:
-            return atPath(connection.root()[ROOT_NAME], self.servicePath).claimNextJob(self.clock())
+        return self._look(lambda service: service.claimNextJob(self.clock()))
 
     def hasJobsWaiting(self):
         """See `IProcessor`."""
-        with self.db.transaction() as connection:
-            return atPath(connection.root()[ROOT_NAME], self.servicePath).hasJobsWaiting(self.clock())
+        return self._look(lambda service: service.hasJobsWaiting(self.clock()))
+
+    def _look(self, function):
+        """Return what the function makes of the service, in a transaction of its own."""
+        manager = transaction.TransactionManager(explicit=True)
+        connection = self.db.open(manager)
+        try:
+            for attempt in manager.attempts(ATTEMPTS):
+                with attempt:
+                    result = function(atPath(connection.root()[ROOT_NAME], self.servicePath))
+        finally:
+            manager.begin()
+            manager.abort()
+            connection.close()
+        return result
+
+
+class Scheduler(MultiProcessor):
+    """Runs no jobs, but queues them when they are due, if it comes to be the scheduler."""
+
+    threadName = 'remotetasks-scheduler'
+
+    def __init__(self, db, servicePath, waitTime=1.0, **arguments):
+        """The arguments are those of `MultiProcessor`, without `maxThreads`."""
+        super().__init__(db, servicePath, waitTime, maxThreads=0, **arguments)
+
+    def _want(self, ended):
+        return 0
 
 
 class SimpleProcessor(MultiProcessor):

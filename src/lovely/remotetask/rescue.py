@@ -37,10 +37,14 @@ def _startOf(pid):
     return None if fields[0] in 'ZX' else fields[19]       # a zombie runs nothing
 
 
-def identity():
-    """Return a dict that tells one processor of this process from all others, for `Ledger.owner`."""
+def identity(**about):
+    """Return a dict that tells one processor of this process from all others, for `Ledger.owner`.
+
+    about -- what others may want to know of it besides: `threads`, how many run jobs; `lease`, in seconds; `since`, in
+    UTC seconds.
+    """
     pid = os.getpid()
-    return {'token': uuid.uuid4().hex, 'machine': _machine(), 'pid': pid, 'started': _startOf(pid)}
+    return {'token': uuid.uuid4().hex, 'machine': _machine(), 'pid': pid, 'started': _startOf(pid), **about}
 
 
 def isGone(owner):
@@ -50,6 +54,27 @@ def isGone(owner):
     if owner['machine'] != _machine():
         return None
     return _startOf(owner['pid']) != owner['started']
+
+
+def hosts(service, now):
+    """Return what is known of the living processors of a service: see `ITaskService.getProcessingHosts`.
+
+    now -- UTC seconds; of hosts on other machines only the clocks can tell whether they live.
+    """
+    found = []
+    for name, ledger in service.ledgers.items():
+        owner = ledger.owner
+        if owner is None or isGone(owner):
+            continue
+        seen = ledger._p_mtime or now
+        if isGone(owner) is None and now - seen > owner.get('lease', 30.0):
+            continue
+        threads = owner.get('threads', 1)
+        found.append({'name': name, 'machine': owner['machine'].partition('/')[0], 'pid': owner['pid'],
+                      'threads': threads, 'since': owner.get('since'), 'jobs': len(ledger.claimed),
+                      'processing': bool(threads) and not service.paused,
+                      'scheduling': service.schedule.keeper == name})
+    return found
 
 
 class Watch:

@@ -1,5 +1,6 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import random
 import threading
 import time
@@ -7,17 +8,24 @@ import time
 import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from zope.component.interfaces import ISite
 from zope.container.contained import Contained
 from zope.interface import implementer
+from zope.site import LocalSiteManager
+from zope.site.folder import rootFolder
 
 from lovely.remotetask import lifecycle
+from lovely.remotetask import rescue
+# Both are part of the public face of this module: documents and ZCML name them here.
+from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
+from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import Jobs
 from lovely.remotetask.container import Shard
 from lovely.remotetask.container import newId
+from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execute import execute
@@ -30,10 +38,13 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import localServices
 from lovely.remotetask.sites import pathOf
 from lovely.remotetask.task import checkInput
 from lovely.remotetask.timetable import Timetable
@@ -46,13 +57,23 @@ _runningLock = threading.Lock()
 #: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
 
+#: The name of the service that `install` makes.
+DEFAULT_SERVICE = 'TaskService'
+
+
+def present(now):
+    """Return `now`, or what the clock says if it is None; in UTC seconds."""
+    return time.time() if now is None else now
+
 
 @implementer(ITaskService)
 class TaskService(Contained, Persistent):
     """See `ITaskService`."""
 
+    taskInterface = ITask
     processorFactory = SimpleProcessor
     processorArguments = {'waitTime': 1.0}
+    paused = False
 
     _v_nextid = None        # ids count up from a random start, so that one writer's jobs lie side by side
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -73,21 +94,22 @@ class TaskService(Contained, Persistent):
 
     # Adding
 
-    def add(self, task, input=None, startLater=False):
+    def add(self, task, input=None, startLater=False, now=None):
         """See `ITaskService`."""
         self._check(task, input)
-        job = self._store(Job(self._newId(), task, input, time.time()))
+        job = self._store(Job(self._newId(), task, input, present(now)))
         if startLater:
             job.status = STARTLATER
         else:
             self._enqueue(job)
         return job.id
 
-    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None):
+    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
+                   now=None, **options):
         """See `ITaskService`."""
         self._check(task, input)
-        now = time.time()
-        job = CronJob(self._newId(), task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, now)
+        now = present(now)
+        job = CronJob(self._newId(), task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, now, **options)
         self._checkSchedule(job, now)
         self._store(job)
         self.schedule.inbox.put(job.id)
@@ -142,19 +164,21 @@ class TaskService(Contained, Persistent):
         self._enqueue(job)
         return True
 
-    def reschedule(self, jobid):
+    def reschedule(self, jobid, now=None):
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status not in (CRONJOB, DELAYED):
             raise WrongState(jobid, job.status, 'reschedule')
-        self._checkSchedule(job, time.time())
+        self._checkSchedule(job, present(now))
         job.due = None
+        if not job.pending:
+            job.calledFor = None        # what the old schedule missed, or the new one would have, is past
         self.schedule.inbox.put(jobid)
         self._wake()
 
     # Ending
 
-    def cancel(self, jobid):
+    def cancel(self, jobid, now=None):
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status == CANCELLED:
@@ -165,7 +189,7 @@ class TaskService(Contained, Persistent):
         shard.ready.remove(jobid)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
-        job.completed = shard.ledger.finish(jobid, CANCELLED, time.time())
+        job.completed = shard.ledger.finish(jobid, CANCELLED, present(now))
 
     def clean(self, status=FINAL):
         """See `ITaskService`."""
@@ -206,38 +230,77 @@ class TaskService(Contained, Persistent):
         if any(shard.ready for shard in self.shards):
             return True
         nextTime = self.schedule.nextTime()
-        return nextTime is not None and nextTime <= (time.time() if now is None else now)
+        return nextTime is not None and nextTime <= present(now)
 
     # Processing in the caller's thread
 
     def claimNextJob(self, now=None):
         """See `ITaskService`."""
-        lifecycle.tick(self, time.time() if now is None else now)
+        claim = self.claimNext(present(now))
+        return claim and claim.jobid
+
+    def claimNext(self, now, jobid=None):
+        """Return the `Claim` on the next job, or None; or the one that `claimNextJob` made on the job of this id."""
+        if jobid is not None:
+            job = self.jobs[jobid]
+            if jobid not in lifecycle.shardOf(self, jobid).ledger.claimed:
+                raise WrongState(jobid, self.getStatus(jobid), 'process')
+            return lifecycle.claimOn(job)
+        while lifecycle.tick(self, now):
+            pass
         while (shard := lifecycle.oldestShard(self)) is not None:
             claims, _ = lifecycle.claim(self, 1, shard)
             if claims:
-                return claims[0].jobid
+                return claims[0]
         return None
 
     def processNext(self, now=None, jobid=None):
         """See `ITaskService`."""
-        now = time.time() if now is None else now
-        if jobid is None and (jobid := self.claimNextJob(now)) is None:
+        now = present(now)
+        claim = self.claimNext(now, jobid)
+        if claim is None:
             return False
-        ledger, job = lifecycle.shardOf(self, jobid).ledger, self.jobs.get(jobid)
-        if job is None or jobid not in ledger.claimed:
-            raise UnknownJob(jobid) if job is None else WrongState(jobid, self.getStatus(jobid), 'process')
-        savepoint = transaction.savepoint(optimistic=True) if self._p_jar is not None else None
-        outcome = execute(self, lifecycle.claimOn(job), job.input, lambda: now, luck=random.random)
-        if outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
+        manager = None if self._p_jar is None else self._p_jar.transaction_manager
+        before = manager and manager.get()
+        savepoint = before and before.savepoint(optimistic=True)
+        outcome = execute(self, claim, ownCopy(claim.input), lambda: now, luck=random.random)
+        if manager is not None and manager.get() is not before:
+            self._claimAgain(claim, now)
+        elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
             savepoint.rollback()
-        lifecycle.settle(self, ledger, outcome)
+        lifecycle.settle(self, lifecycle.shardOf(self, claim.jobid).ledger, outcome)
         return True
+
+    def _claimAgain(self, claim, now):
+        """Make sure of a claim whose task ended the transaction that it was made in: its job is not to run for ever."""
+        while lifecycle.tick(self, now):
+            pass
+        shard = lifecycle.shardOf(self, claim.jobid)
+        if shard.ready.remove(claim.jobid):
+            shard.ledger.claim(claim.jobid, claim.run)
 
     def process(self, now=None):
         """See `ITaskService`."""
         while self.processNext(now):
             pass
+
+    # Processing by hosts
+
+    def pause(self):
+        """See `ITaskService`."""
+        if not self.paused:
+            self.paused = True
+            self._wake()
+
+    def resume(self):
+        """See `ITaskService`."""
+        if self.paused:
+            self.paused = False
+            self._wake()
+
+    def getProcessingHosts(self, now=None):
+        """See `ITaskService`."""
+        return rescue.hosts(self, present(now))
 
     # Processing in a thread
 
@@ -269,3 +332,22 @@ class TaskService(Contained, Persistent):
             return False
         processor = _running.get((self._p_jar.db(), self._p_oid))
         return processor is not None and processor.running
+
+
+def install(db):
+    """Make the root folder, its site manager and the default service, whatever of these is missing in the `ZODB.DB`."""
+    manager = transaction.TransactionManager(explicit=True)
+    for attempt in manager.attempts(10):        # other processes of a new deployment may do the same now
+        with attempt, contextlib.closing(db.open(manager)) as connection:
+            root = connection.root()
+            if ROOT_NAME not in root:
+                root[ROOT_NAME] = rootFolder()
+            folder = root[ROOT_NAME]
+            if not ISite.providedBy(folder):
+                folder.setSiteManager(LocalSiteManager(folder))
+            if not localServices(folder):
+                service = folder[DEFAULT_SERVICE] = TaskService()
+                for name in ('', DEFAULT_SERVICE):
+                    folder.getSiteManager().registerUtility(service, ITaskService, name)
+            manager.commit()
+            manager.begin()

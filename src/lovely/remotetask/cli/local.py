@@ -13,8 +13,8 @@ import click
 import zope.component
 from zc.lockfile import LockError
 
-from lovely.remotetask.autostart import install
 from lovely.remotetask.autostart import servicePaths
+from lovely.remotetask.autostart import splitPatterns
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.config import load
 from lovely.remotetask.database import Database
@@ -22,6 +22,8 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import Scheduler
+from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import findService
 from lovely.remotetask.xmlrpc.gateway import Gateway
@@ -89,7 +91,23 @@ def processor(configurationPath):
     _run(configurationPath, hasFrontend=False, hasProcessor=True)
 
 
-COMMANDS = (serve, frontend, processor)
+@click.command()
+@click.pass_obj
+def scheduler(configurationPath):
+    """Queue what is due, and run no jobs.
+
+    Processing hosts do that as well: one of them is the scheduler of a service, and another takes over when it dies.
+    With "schedule off" in their configuration it is left to processes like this one, of which several may run, each
+    under a name of its own: that of <processor>, with "-scheduler" behind it.  Stops on Ctrl-C or SIGTERM.
+
+    \b
+    Example:
+      $ remotetask -C remotetask.conf scheduler
+    """
+    _run(configurationPath, hasFrontend=False, hasProcessor=True, schedulesOnly=True)
+
+
+COMMANDS = (serve, frontend, processor, scheduler)
 
 
 # Stopping
@@ -149,11 +167,11 @@ class _GracePeriod:
 
 # Running
 
-def _run(configurationPath, hasFrontend, hasProcessor):
+def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
     """Run the servers until the process is asked to stop."""
     with _StopRequests() as requests, contextlib.ExitStack() as closing:
         try:
-            _start(load(configurationPath), hasFrontend, hasProcessor, requests, closing)
+            _start(load(configurationPath), hasFrontend, hasProcessor, schedulesOnly, requests, closing)
             click.echo('ready')
             error = requests.wait()
         except _Interrupted:
@@ -163,7 +181,7 @@ def _run(configurationPath, hasFrontend, hasProcessor):
             raise CommandFailure(f'the frontend failed: {error}') from error
 
 
-def _start(configuration, hasFrontend, hasProcessor, requests, closing):
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing):
     """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
     configuration.setUpLogging()
     click.echo(f'lovely.remotetask {VERSION}')
@@ -182,7 +200,7 @@ def _start(configuration, hasFrontend, hasProcessor, requests, closing):
     if hasFrontend:
         _startFrontend(configuration, database, requests, closing, grace)
     if hasProcessor:
-        _startProcessors(configuration, database, processors)
+        _startProcessors(configuration, database, schedulesOnly, processors)
 
 
 def _openDatabase(configuration):
@@ -228,21 +246,27 @@ def _url(address):
     return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
 
 
-def _startProcessors(configuration, database, processors):
+def _startProcessors(configuration, database, schedulesOnly, processors):
     settings = configuration.processor
     autostart = configuration.product('lovely.remotetask').get('autostart', DEFAULT_AUTOSTART)
-    directives = [directive.strip() for directive in autostart.split(',') if directive.strip()]
-    paths = servicePaths(database.db, directives)
+    paths = servicePaths(database.db, splitPatterns(autostart))
     if not paths:
         raise CommandFailure(f'there is no task service to process: autostart {autostart!r} fits none')
+    if schedulesOnly:
+        name = f'{settings.name}-scheduler'
+        factory, arguments = Scheduler, {}
+    else:
+        name = settings.name
+        factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
-        one = MultiProcessor(database.db, path, waitTime=settings.waitTime, maxThreads=settings.threads,
-                             name=settings.name, lease=settings.lease,
-                             ledgerDB=database.ledgerDB())
+        one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
+                      ledgerDB=database.ledgerDB(), **arguments)
         one.start()
         processors.append(one)
-    click.echo(f'processing as {settings.name} with {settings.threads} '
-               f'{"thread" if settings.threads == 1 else "threads"}')
+    if schedulesOnly:
+        click.echo(f'scheduling as {name}')
+    else:
+        click.echo(f'processing as {name} with {settings.threads} {"thread" if settings.threads == 1 else "threads"}')
 
 
 def _stopProcessors(processors, grace):

@@ -4,6 +4,7 @@ import base64
 import functools
 import http.client
 import json
+import re
 import sys
 import time
 import urllib.parse
@@ -166,7 +167,7 @@ class _Json(click.ParamType):
 def _command(function):
     """Make a command of a function of a `Client` and whatever else is declared by decorators below this one."""
 
-    @click.command()
+    @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower())
     @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
                   show_envvar=True,
                   help='Where the frontend is.  The path names the task service; a user and a password may stand '
@@ -341,15 +342,103 @@ def jobs(client, status, size, start):
     for job in client.call('getJobs', start, size, status):
         rows.append((str(job['id']), oneLine(job['task']), oneLine(job['status']),
                      *(_time(job[name]) for name in ('created', 'started', 'completed'))))
+    _printTable(rows)
+
+
+@_command
+@click.argument('task')
+@click.argument('input', metavar='[JSON]', type=_Json(), required=False)
+@click.option('--crontab', metavar='TEXT', help="When it runs, as in a crontab: '*/10 2 * * mon-fri'.")
+@click.option('--time-zone', metavar='NAME', help="What the crontab's times are in, as Europe/Berlin.  Default: UTC.")
+@click.option('--delay', metavar='TIME', type=_Seconds(),
+              help='Instead of a crontab: run once, after this time, as 20s or 1.5h; with --new-jobs every so often.')
+@click.option('--misfire', metavar='POLICY', default='once', show_default=True,
+              help='What becomes of times that came while nothing ran: once, one run for all of them; skip, none; a '
+                   'number, a run for each, so many at most.')
+@click.option('--new-jobs', is_flag=True, help='Add a new job at each time, instead of running this one again.')
+@click.option('--overlap', is_flag=True, help='With --new-jobs: add one even if the last has not ended.')
+def schedule(client, task, input, crontab, time_zone, delay, misfire, new_jobs, overlap):
+    """Add a cron job or a delayed job for TASK; print its id.
+
+    JSON is the input of the task, as for add.
+
+    \b
+    Examples:
+      $ remotetask schedule echo '"good morning"' --crontab '0 8 * * mon-fri' --time-zone Europe/Berlin
+      1392637176
+      $ remotetask schedule echo '"and later"' --delay 10m
+      1392637177
+    """
+    if (crontab is None) == (delay is None):
+        raise click.UsageError('give either --crontab or --delay')
+    options = {'misfire': int(misfire[:9]) if misfire.isdecimal() else misfire, 'newJobs': new_jobs, 'overlap': overlap}
+    if crontab is not None:
+        options['crontab'] = crontab
+    if time_zone is not None:
+        options['timeZone'] = time_zone
+    click.echo(client.call('addCronJob', task, input, [], [], [], [], [], delay, options))
+
+
+@_command
+def startProcessing(client):
+    """Have the processing hosts take jobs again.
+
+    After stop-processing.
+
+    \b
+    Example:
+      $ remotetask start-processing
+    """
+    client.call('startProcessing')
+
+
+@_command
+def stopProcessing(client):
+    """Have the processing hosts take no more jobs.
+
+    Jobs that are running end.  It lasts until start-processing, over restarts, too.
+
+    \b
+    Example:
+      $ remotetask stop-processing
+    """
+    client.call('stopProcessing')
+
+
+@_command
+def isProcessing(client):
+    """Say where jobs are processed; exit code 1 if nowhere.
+
+    \b
+    Example:
+      $ remotetask is-processing
+      host         machine  pid    threads  jobs  since
+      processor-1  alpha    12001  4        4     2026-05-01 12:00:00  processing
+      processor-2  beta     3712   4        0     2026-05-01 12:00:05  processing, scheduling
+    """
+    rows = [('host', 'machine', 'pid', 'threads', 'jobs', 'since', '')]
+    hosts = client.call('getProcessingHosts')
+    for host in hosts:
+        doing = [word for word in ('processing', 'scheduling') if host[word]]
+        rows.append((oneLine(host['name']), oneLine(host['machine']), str(host['pid']), str(host['threads']),
+                     str(host['jobs']), _time(host['since']), ', '.join(doing) or 'waiting'))
+    _printTable(rows)
+    if not any(host['processing'] for host in hosts):
+        raise CommandFailure('the service is not processed anywhere')
+
+
+COMMANDS = (tasks, add, start, schedule, status, result, error, cancel, jobs, startProcessing, stopProcessing,
+            isProcessing)
+
+
+# Parts of commands
+
+def _printTable(rows):
+    """Print rows of texts, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
-
-COMMANDS = (tasks, add, start, status, result, error, cancel, jobs)
-
-
-# Parts of commands
 
 def _waitFor(client, jobid, timeout):
     """Return the final status of the job; raise `CommandFailure` after `timeout` seconds, None for never."""

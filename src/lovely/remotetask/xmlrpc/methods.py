@@ -3,6 +3,7 @@
 import heapq
 import inspect
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from typing import Callable
 from typing import NamedTuple
@@ -129,17 +130,29 @@ def add(service, task, input, startLater):
     return service.add(task, input, startLater=startLater)
 
 
-def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay):
+#: Members of the last argument of `addCronJob`.
+CRON_OPTIONS = ('active', 'crontab', 'misfire', 'newJobs', 'overlap', 'timeZone')
+
+
+def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, options):
     """addCronJob(string task, mixed input=nil, array minute=[], array hour=[], array dayOfMonth=[], array month=[],
-                  array dayOfWeek=[], double delay=nil) -> int
+                  array dayOfWeek=[], double delay=nil, struct options={}) -> int
 
     Add a job that runs whenever the calendar fits, and return its id.  The arrays hold ints, and an empty one fits
     always; dayOfWeek 0 is Monday.  With a delay, in seconds, it runs once, that much later.
+    The options are: string crontab, as '*/10 2 * * mon-fri', instead of the arrays; string timeZone, as
+    'Europe/Berlin', default 'UTC'; misfire, what to do about times that came while nothing ran: 'once', the default,
+    'skip', or a number of runs at most; boolean newJobs, whether it adds a new job at each time (with a delay: again
+    and again) instead of running itself; boolean overlap, whether it adds one while the last has not ended; boolean
+    active, default true.
     Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits.
     """
+    for name in options:
+        if name not in CRON_OPTIONS:
+            raise BadArguments(f'addCronJob: there is no option {name[:40]!r}; there are {", ".join(CRON_OPTIONS)}')
     try:
         return service.addCronJob(task, input, tuple(minute), tuple(hour), tuple(dayOfMonth), tuple(month),
-                                  tuple(dayOfWeek), delay)
+                                  tuple(dayOfWeek), delay, **options)
     except errors.RemoteTaskError:
         raise
     except ValueError as error:         # the contract's word for a schedule that makes no sense
@@ -208,6 +221,43 @@ def hasJobsWaiting(service):
     Whether a job is ready to run or due.
     """
     return bool(service.hasJobsWaiting())
+
+
+def startProcessing(service):
+    """startProcessing() -> boolean
+
+    Have all processing hosts take jobs of the service, after stopProcessing.  Always true.
+    """
+    service.resume()
+    return True
+
+
+def stopProcessing(service):
+    """stopProcessing() -> boolean
+
+    Have all processing hosts take no more jobs of the service, until startProcessing; running ones end.  Always true.
+    """
+    service.pause()
+    return True
+
+
+def isProcessing(service):
+    """isProcessing() -> boolean
+
+    Whether any processing host takes jobs of the service.
+    """
+    return any(host['processing'] for host in service.getProcessingHosts())
+
+
+def getProcessingHosts(service):
+    """getProcessingHosts() -> array of struct
+
+    Where the service is processed, one struct for each living host.  The members are: string name, string machine, int
+    pid, int threads (how many jobs it runs at a time; 0 if it only schedules), double since (when it was started, in
+    seconds since 1970 UTC), int jobs (how many it has claimed), boolean processing (whether it takes jobs), boolean
+    scheduling (whether it is the one that queues what is due).
+    """
+    return service.getProcessingHosts()
 
 
 def _currentStatus(service, job):
@@ -280,7 +330,8 @@ METHODS = {
     'add': Method(add, WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False))),
     'addCronJob': Method(addCronJob, WRITES, 'int', (
         _TASK, _INPUT, _calendarField('minute'), _calendarField('hour'), _calendarField('dayOfMonth'),
-        _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None))),
+        _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None),
+        Argument('options', (dict,), MappingProxyType({})))),
     'startJob': Method(startJob, WRITES, 'boolean', (_JOBID,)),
     'cancel': Method(cancel, WRITES, 'boolean', (_JOBID,)),
     'clean': Method(clean, WRITES, 'boolean', (Argument('status', (list,), interfaces.FINAL, (str,)),)),
@@ -288,6 +339,10 @@ METHODS = {
     'getResult': Method(getResult, READS, 'mixed', (_JOBID,)),
     'getError': Method(getError, READS, 'string', (_JOBID,)),
     'hasJobsWaiting': Method(hasJobsWaiting, READS, 'boolean'),
+    'startProcessing': Method(startProcessing, WRITES, 'boolean'),
+    'stopProcessing': Method(stopProcessing, WRITES, 'boolean'),
+    'isProcessing': Method(isProcessing, READS, 'boolean'),
+    'getProcessingHosts': Method(getProcessingHosts, READS, 'array'),
     'getJobs': Method(getJobs, READS, 'array', (
         Argument('start', (int,), 0), Argument('size', (int,), 100), Argument('status', (str,), None))),
     'listMethods': Method(listMethods, NO_SERVICE, 'array'),

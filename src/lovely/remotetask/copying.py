@@ -1,0 +1,38 @@
+"""Copies of plain data, which share nothing with a database connection."""
+# SPDX-License-Identifier: ZPL-2.1
+import datetime
+
+
+#: Levels of nesting that plain data may have; pickling deeper data exhausts Python's stack.
+PLAIN_DEPTH = 50
+
+ATOMS = frozenset((str, int, float, bool, bytes, type(None), complex, datetime.datetime, datetime.date,
+                   datetime.time, datetime.timedelta))
+
+
+class NotPlain(ValueError):
+    """The value holds something else than plain data."""
+
+
+def plainCopy(value, depth=PLAIN_DEPTH):
+    """Return a copy of plain data: of atoms, and of dicts, lists, tuples and sets of plain data.
+
+    Raise `NotPlain` for anything else.  What this returns can be pickled, and shares nothing with a connection.
+    """
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if depth:
+        if kind is dict:
+            return {plainCopy(key, depth - 1): plainCopy(item, depth - 1) for key, item in value.items()}
+        if kind in (list, tuple, set, frozenset):
+            return kind([plainCopy(item, depth - 1) for item in value])
+    raise NotPlain(f'{kind.__name__} is no plain data')
+
+
+def ownCopy(value):
+    """Return a copy of plain data, and anything else as it is."""
+    try:
+        return plainCopy(value)
+    except NotPlain:
+        return value

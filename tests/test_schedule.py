@@ -1,0 +1,441 @@
+"""Schedules of a service: misfires, time zones, new jobs, history; and who the scheduler is, with real processes."""
+# SPDX-License-Identifier: ZPL-2.1
+import os
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+import transaction
+from lovely.remotetask import lifecycle
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.errors import WrongState
+from lovely.remotetask.job import Run
+from lovely.remotetask.misfire import GRACE
+from lovely.remotetask.misfire import decide
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import Scheduler
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.service import install
+from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import temporaryZEO
+from zope.component import provideUtility
+from zope.component import testing
+
+
+HOUR, DAY = 3600, 86400
+
+#: Seconds after which something that should have happened long ago makes a test fail.
+PATIENCE = 30
+
+
+class ScheduleCase(unittest.TestCase):
+    """A service outside any database; time is an argument."""
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        self.ran = []
+        self.failing = False
+        provideUtility(SimpleTask(self.run_), name='run')
+        self.service = TaskService()
+
+    def run_(self, input):
+        self.ran.append(self.now)
+        if self.failing:
+            raise TaskError('as asked')
+        return len(self.ran)
+
+    def process(self, *times):
+        """Process at each of the times; return how often the task was run in all."""
+        for self.now in times:
+            self.service.process(self.now)
+        return len(self.ran)
+
+    def add(self, now=0, **options):
+        return self.service.addCronJob('run', now=now, **options)
+
+
+class TestMisfire(ScheduleCase):
+
+    def test_once_for_all_missed(self):
+        jobid = self.add(hour=(2,))
+        self.process(0)
+        self.assertEqual(self.process(10 * DAY), 1)
+        self.assertEqual(self.service.jobs[jobid].calledFor, 2 * HOUR)
+        self.assertEqual(self.process(10 * DAY + HOUR), 1)
+        self.assertEqual(self.process(10 * DAY + 2 * HOUR), 2)
+
+    def test_skip(self):
+        self.add(hour=(2,), misfire='skip')
+        self.process(0)
+        self.assertEqual(self.process(10 * DAY), 0)
+        self.assertEqual(self.process(10 * DAY + 2 * HOUR + GRACE), 1)
+        self.assertEqual(self.process(11 * DAY + 2 * HOUR + GRACE + 1), 1)
+
+    def test_each_up_to_a_limit(self):
+        jobid = self.add(hour=(2,), misfire=3)
+        self.process(0)
+        self.assertEqual(self.process(2 * DAY), 2)
+        self.assertEqual(self.process(10 * DAY), 5)
+        self.assertEqual([run.calledFor for run in self.service.jobs[jobid].history],
+                         [2 * HOUR + day * DAY for day in (0, 1, 7, 8, 9)])
+        self.assertEqual(self.process(10 * DAY + HOUR), 5)
+        self.assertEqual(self.process(10 * DAY + 2 * HOUR), 6)
+
+    def test_a_change_of_the_schedule_is_no_reason_to_make_up(self):
+        jobid = self.add(hour=(2,), misfire=100)
+        self.process(0, 2 * HOUR)
+        self.service.jobs[jobid].update(minute=(0, 30))
+        self.service.reschedule(jobid, now=20 * HOUR)
+        self.assertEqual(self.process(20 * HOUR), 1)
+        self.assertEqual(self.process(20 * HOUR + 1800), 2)
+
+    def test_millions_of_missed_times(self):
+        minutely = lambda time: (time // 60 + 1) * 60           # noqa: E731
+        self.assertEqual(decide(2, 60, 10 ** 9, minutely), (999999900, 999999960))
+        self.assertEqual(decide(1000, 60, 300, minutely), (60, 120, 180, 240, 300))
+        yearly = lambda time: (time // (365 * DAY) + 1) * 365 * DAY         # noqa: E731
+        self.assertEqual(decide(1, 0, 10 ** 9, yearly), (31 * 365 * DAY,))
+
+    def test_refused(self):
+        for misfire in ('never', 0, -1, True, 1.5, 10 ** 6, None.__class__):
+            with self.subTest(misfire=misfire), self.assertRaisesRegex(ValueError, 'misfire'):
+                self.add(hour=(2,), misfire=misfire)
+        with self.assertRaisesRegex(ValueError, 'delayed job'):
+            self.add(delay=5, misfire='skip')
+        self.assertEqual(len(self.service.jobs), 0)
+
+    def test_a_clock_that_is_set_back(self):
+        self.add(hour=(2,))
+        self.process(0)
+        self.assertEqual(self.process(2 * HOUR + 5, HOUR, 2 * HOUR, 2 * HOUR + 10), 1)
+        self.assertEqual(self.process(DAY + 2 * HOUR), 2)
+
+
+class TestCronJobs(ScheduleCase):
+
+    def test_history(self):
+        jobid = self.add(minute=(0,))
+        job = self.service.jobs[jobid]
+        self.process(0, HOUR)
+        self.failing = True
+        self.process(2 * HOUR + 5)
+        self.assertEqual(job.history, (Run(HOUR, jobid, 'completed', HOUR, HOUR, None),
+                                       Run(2 * HOUR, jobid, 'error', 2 * HOUR + 5, 2 * HOUR + 5, 'as asked')))
+        self.assertEqual((job.status, job.error, job.started, job.completed),
+                         ('cronjob', 'as asked', 2 * HOUR + 5, 2 * HOUR + 5))
+        self.failing = False
+        self.process(*range(3 * HOUR, 20 * HOUR, HOUR))
+        self.assertEqual((len(job.history), job.error, job.output), (10, None, 19))
+
+    def test_scheduledFor(self):
+        job = self.service.jobs[self.add(minute=(0,))]
+        self.assertIsNone(job.scheduledFor)
+        self.process(0)
+        self.assertEqual(job.scheduledFor, HOUR)
+
+    def test_inactive(self):
+        jobid = self.add(minute=(0,), active=False)
+        job = self.service.jobs[jobid]
+        self.assertEqual(self.process(0, HOUR, 2 * HOUR), 0)
+        self.assertIsNone(job.scheduledFor)
+        job.active = True
+        self.service.reschedule(jobid, now=2 * HOUR)
+        self.assertEqual(self.process(2 * HOUR), 0)
+        self.assertEqual(self.process(3 * HOUR), 1)
+        job.active = False
+        self.assertEqual(self.process(4 * HOUR, 5 * HOUR), 1)           # even if nobody rescheduled it
+
+    def test_never_twice_at_a_time(self):
+        # Rescheduled while a run is queued or claimed: it is not queued once more.
+        jobid = self.add(minute=(0,))
+        self.process(0)
+        self.assertEqual(self.service.claimNextJob(now=HOUR), jobid)
+        self.service.reschedule(jobid, now=HOUR)
+        self.assertIsNone(self.service.claimNextJob(now=3 * HOUR))
+        self.now = 3 * HOUR
+        self.service.processNext(3 * HOUR, jobid)
+        self.assertEqual(self.process(3 * HOUR + 60), 1)
+        self.assertEqual(self.process(4 * HOUR), 2)
+
+    def test_crontab_and_time_zone(self):
+        jobid = self.add(crontab='30 8 * * mon-fri', timeZone='Europe/Berlin')
+        job = self.service.jobs[jobid]
+        self.process(0)
+        self.assertEqual((job.crontab, job.timeZone, job.scheduledFor), ('30 8 * * mon-fri', 'Europe/Berlin', 27000))
+        job.update(hour=(9,))
+        self.assertEqual((job.crontab, job.timeZone), (None, 'Europe/Berlin'))
+        job.update(hour=(9,), timeZone='UTC')
+        self.service.reschedule(jobid, now=0)
+        self.process(0)
+        self.assertEqual((job.timeZone, job.scheduledFor), (None, 9 * HOUR))
+
+    def test_delayed_and_back(self):
+        jobid = self.add(minute=(0,))
+        job = self.service.jobs[jobid]
+        job.update(delay=10)
+        self.service.reschedule(jobid)
+        self.assertEqual(job.status, 'delayed')
+        self.assertEqual(self.process(5, 15, 25), 1)
+        self.assertEqual(job.status, 'completed')
+        with self.assertRaises(WrongState):
+            self.service.reschedule(jobid)
+
+    def test_refused(self):
+        for options, reason in (({'crontab': 'x'}, 'crontab'), ({'crontab': '* * * * *', 'hour': (2,)}, 'not both'),
+                                ({'delay': 5, 'hour': (2,)}, 'not both'), ({'timeZone': 'Mars/Base'}, 'timeZone'),
+                                ({'newJobs': 1}, 'newJobs'), ({'overlap': True}, 'overlap'),
+                                ({'active': None}, 'active'), ({'crontab': '0 0 30 2 *'}, 'no time at all')):
+            with self.subTest(options=options), self.assertRaisesRegex(ValueError, reason):
+                self.add(**options)
+        with self.assertRaises(TypeError):
+            self.add(nonsense=1)
+        self.assertEqual((len(self.service.jobs), list(self.service.schedule.inbox)), (0, []))
+
+
+    def test_a_time_zone_that_is_gone(self):
+        jobid, other = self.add(hour=(2,), timeZone='Europe/Berlin'), self.add(hour=(2,))
+        self.service.jobs[jobid].timeZone = 'Atlantis/Capital'          # of a machine that knows more
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+            self.assertEqual(self.process(0, 2 * HOUR), 1)
+        self.assertEqual((len(logged.records), self.service.getResult(other)), (1, 1))
+        self.assertIn('Atlantis', self.service.getError(jobid))
+        self.assertEqual(self.service.getStatus(jobid), 'cronjob')
+
+
+class TestNewJobs(ScheduleCase):
+
+    def test_a_job_each_time(self):
+        jobid = self.add(minute=(0,), newJobs=True, input={'a': 1})
+        schedule = self.service.jobs[jobid]
+        self.assertEqual(self.process(0, HOUR, 2 * HOUR), 2)
+        added = [job for job in self.service.jobs.values() if job.schedule == jobid]
+        self.assertEqual([(job.status, job.output, job.created) for job in sorted(added, key=lambda job: job.created)],
+                         [('completed', 1, HOUR), ('completed', 2, 2 * HOUR)])
+        self.assertEqual({run.jobid for run in schedule.history}, {job.id for job in added})
+        self.assertEqual((schedule.status, schedule.output, schedule.scheduledFor), ('cronjob', None, 3 * HOUR))
+        self.assertIsNot(added[0].input, schedule.input)
+        self.service.cancel(jobid)
+        self.assertEqual(self.process(3 * HOUR, 4 * HOUR), 2)
+
+    def test_no_overlap_unless_asked_for(self):
+        def tick(*times):
+            for now in times:
+                lifecycle.tick(self.service, now)
+            return lifecycle.waiting(self.service)
+
+        jobid = self.add(minute=(0,), newJobs=True)
+        self.assertEqual(tick(0, HOUR, 2 * HOUR), 1)
+        self.service.cancel(self.service.jobs[jobid].lastJob)
+        self.assertEqual(tick(3 * HOUR), 1)
+        self.service.cancel(jobid)
+        self.add(minute=(0,), newJobs=True, overlap=True, misfire=2, now=3 * HOUR)
+        self.assertEqual(tick(3 * HOUR, 4 * HOUR), 2)
+        self.assertEqual(tick(9 * HOUR), 4)
+
+    def test_an_interval_keeps_its_beat(self):
+        jobid = self.add(delay=100, newJobs=True)
+        schedule = self.service.jobs[jobid]
+        self.assertEqual(schedule.status, 'cronjob')
+        self.assertEqual(self.process(0, 99), 0)
+        self.assertEqual(self.process(103), 1)
+        self.assertEqual(schedule.scheduledFor, 200)
+        self.assertEqual(self.process(450), 2)
+        self.assertEqual(schedule.scheduledFor, 500)
+
+    def test_an_interval_that_catches_up(self):
+        self.add(delay=0.25, newJobs=True, overlap=True, misfire=3)
+        self.assertEqual(self.process(0, 0.25), 1)
+        self.assertEqual(self.process(100), 4)
+
+
+class DatabaseCase(unittest.TestCase):
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        self.zeo = self.enterContext_(temporaryZEO())
+        self.db = self.zeo.database()
+        self.addCleanup(self.db.close)
+        install(self.db)
+        self.manager = transaction.TransactionManager()
+        other = self.zeo.database()         # a client of its own, which is told of all that the processors commit
+        self.addCleanup(other.close)
+        self.connection = other.open(self.manager)
+        self.addCleanup(self.connection.close)
+        self.addCleanup(self.manager.abort)
+        self.service = self.connection.root()['Application']['TaskService']
+        self.bell = threading.Event()
+        hubOf(other).subscribe(self.bell)
+
+    def enterContext_(self, context):           # as in Python 3.11
+        value = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        return value
+
+    def until(self, condition):
+        """Return the condition's value as soon as it is true, looking after each commit."""
+        while True:
+            self.bell.clear()
+            self.manager.begin()
+            if value := condition():
+                return value
+            self.assertTrue(self.bell.wait(PATIENCE), 'waited in vain')
+
+    def start(self, factory, name, **arguments):
+        processor = factory(self.db, ('TaskService',), name=name, **{'waitTime': 30.0, **arguments})
+        processor.start()
+        self.addCleanup(processor.stop, PATIENCE)
+        return processor
+
+
+class TestScheduler(DatabaseCase):
+
+    def test_only_schedules(self):
+        ran = []
+        provideUtility(SimpleTask(ran.append), name='note')
+        scheduler = self.start(Scheduler, 'scheduler')
+        self.until(lambda: self.service.schedule.keeper == 'scheduler')
+        self.service.addCronJob('note', 'a', delay=0.01)
+        self.manager.commit()
+        self.until(lambda: lifecycle.waiting(self.service) == 1)
+        self.assertEqual((ran, scheduler.threads), ([], []))
+        self.start(MultiProcessor, 'host', schedule=False)
+        self.until(lambda: not lifecycle.waiting(self.service))
+        self.until(lambda: [job.status for job in self.service.jobs.values()] == ['completed'])
+        self.assertEqual((ran, self.service.schedule.keeper), (['a'], 'scheduler'))
+        hosts = {host['name']: host for host in self.service.getProcessingHosts()}
+        self.assertEqual({name: (host['threads'], host['processing'], host['scheduling'], host['pid'])
+                          for name, host in hosts.items()},
+                         {'scheduler': (0, False, True, os.getpid()), 'host': (5, True, False, os.getpid())})
+
+    def test_hosts_that_do_not_schedule(self):
+        provideUtility(SimpleTask(len), name='note')
+        self.start(MultiProcessor, 'host', schedule=False)
+        jobid = self.service.addCronJob('note', 'a', delay=0.01)
+        other = self.service.add('note', 'b')
+        self.manager.commit()
+        self.until(lambda: self.service.getStatus(other) == 'completed')
+        self.assertEqual((self.service.getStatus(jobid), self.service.schedule.keeper), ('delayed', None))
+
+    def test_pause_and_resume(self):
+        go = threading.Event()
+        self.addCleanup(go.set)
+        provideUtility(SimpleTask(lambda input: go.wait(PATIENCE)), name='wait')
+        self.start(MultiProcessor, 'host', maxThreads=2)
+        running = [self.service.add('wait') for _ in range(2)]
+        self.manager.commit()
+        self.until(lambda: all(self.service.getStatus(jobid) == 'processing' for jobid in running))
+        self.service.pause()
+        waiting = self.service.add('wait')
+        self.manager.commit()
+        go.set()
+        self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in running))
+        self.assertEqual(self.service.getStatus(waiting), 'queued')
+        self.assertFalse(any(host['processing'] for host in self.service.getProcessingHosts()))
+        self.service.resume()
+        self.manager.commit()
+        self.until(lambda: self.service.getStatus(waiting) == 'completed')
+
+    def test_a_paused_host_returns_what_it_has_in_store(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        provideUtility(SimpleTask(lambda input: input and (begun.set(), go.wait(PATIENCE))), name='wait')
+        processor = self.start(MultiProcessor, 'host', maxThreads=1)
+        quick = [self.service.add('wait') for _ in range(50)]       # it learns that the jobs are short
+        self.manager.commit()
+        self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in quick))
+        jobids = [self.service.add('wait', True) for _ in range(20)]
+        self.manager.commit()
+        self.assertTrue(begun.wait(PATIENCE))
+        claimed = self.service.ledgers['host'].claimed
+        self.until(lambda: len(claimed) > 1)
+        self.service.pause()
+        self.manager.commit()
+        self.until(lambda: len(claimed) == 1)
+        self.assertEqual(lifecycle.waiting(self.service), 19)
+        go.set()
+        self.service.resume()
+        self.manager.commit()
+        self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
+        self.assertEqual({self.service.jobs[jobid].run for jobid in jobids}, {0})          # none was begun twice
+        self.assertTrue(processor.running)
+
+    def test_many_delayed_jobs(self):
+        # They move in batches that follow one another at once.
+        provideUtility(SimpleTask(len), name='note')
+        for _ in range(10):
+            for _ in range(500):
+                self.service.addCronJob('note', 'a', delay=100000)
+            self.manager.commit()
+        last = self.service.addCronJob('note', 'a', delay=0.01)
+        self.manager.commit()
+        self.start(MultiProcessor, 'host')
+        self.until(lambda: self.service.getStatus(last) == 'completed')
+        self.until(lambda: len(self.service.schedule.entries) == 5000)
+
+
+#: A scheduler that dies when it has moved what is due, before it can commit that; once, if FILE is not there.
+DYING = '''\
+import os, signal, sys
+from lovely.remotetask import lifecycle, processor
+from ZEO import DB
+
+tick = lifecycle.tick
+
+def dyingTick(service, now, limit=1000):
+    before = lifecycle.waiting(service)
+    more = tick(service, now, limit)
+    if lifecycle.waiting(service) > before:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return more
+
+if sys.argv[3] == 'dies':
+    lifecycle.tick = dyingTick
+db = DB(('127.0.0.1', int(sys.argv[1])), wait_timeout=30)
+one = processor.Scheduler(db, ('TaskService',), name=sys.argv[2], lease=2.0)
+one.start()
+print('ready', flush=True)
+one.thread.join()
+'''
+
+
+class TestTwoSchedulers(DatabaseCase):
+
+    def scheduler(self, name, way):
+        path = [os.path.abspath(entry) for entry in sys.path]
+        process = subprocess.Popen([sys.executable, '-c', DYING, str(self.zeo.address[1]), name, way],
+                                   env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)), stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), b'ready\n')
+        return process
+
+    def test_one_is_killed_mid_tick(self):
+        ran = []
+        provideUtility(SimpleTask(ran.append), name='note')
+        first = self.scheduler('first', 'dies')
+        self.until(lambda: self.service.schedule.keeper == 'first')
+        second = self.scheduler('second', 'lives')
+        self.start(MultiProcessor, 'host', schedule=False)
+        jobids = [self.service.addCronJob('note', number, delay=0.3) for number in range(50)]
+        repeated = self.service.addCronJob('note', 'again', delay=0.5, newJobs=True, overlap=True)
+        self.manager.commit()
+        self.assertEqual(first.wait(PATIENCE), -signal.SIGKILL)
+        self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
+        self.assertEqual(self.service.schedule.keeper, 'second')
+        self.until(lambda: len(self.service.jobs[repeated].history) >= 3)
+        self.service.cancel(repeated)
+        self.manager.commit()
+        self.until(lambda: not lifecycle.waiting(self.service) and not self.service.ledgers['host'].claimed)
+        self.assertEqual(sorted(number for number in ran if number != 'again'), list(range(50)))
+        history = self.service.jobs[repeated].history
+        self.assertEqual(len({run.calledFor for run in history}), len(history))
+        self.assertEqual(ran.count('again'), len(history))
+        second.send_signal(signal.SIGKILL)
+
+
+if __name__ == '__main__':
+    unittest.main()
