@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def environment(**more):
 def start(*arguments, **options):
     """Start the program in a process of its own."""
     options.setdefault('env', environment())
+    # Tests may run in the background of a shell, where SIGINT is ignored, also by all children.
+    options.setdefault('preexec_fn', lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen([sys.executable, '-m', 'lovely.remotetask.cli.main', *arguments], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 

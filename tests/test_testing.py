@@ -271,15 +271,6 @@ class TestZEO(unittest.TestCase):
                 self.assertEqual(blob.read(), b'many bytes')
         self.assertIn('listening', server.said)
 
-    def test_what_another_client_has_committed(self):
-        server = self.start()
-        one, other = server.database(), ZODB.DB(server.storage(server_sync=True))
-        for number in range(20):
-            with one.transaction() as connection:
-                connection.root()['number'] = number
-            with other.transaction() as connection:
-                self.assertEqual(connection.root()['number'], number)
-
     def test_options_of_a_storage(self):
         server = self.start()
         storage = server.storage(read_only=True, blob_dir=None, shared_blob_dir=False)
