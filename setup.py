@@ -47,6 +47,7 @@ setup(
         'BTrees',
         'click',
         'persistent',
+        'rich',
         'transaction',
         'tzdata',
         'zc.lockfile',
@@ -66,7 +67,6 @@ setup(
     extras_require={
         'relstorage': ['RelStorage[postgresql] >= 4'],
         'test': ['zope.app.appsetup', 'zope.testrunner'],
-        'uvloop': ['uvloop'],
     },
     entry_points={'console_scripts': ['remotetask = lovely.remotetask.cli.main:main']},
 )

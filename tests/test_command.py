@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: ZPL-2.1
 import json
 import os
+import select
 import shlex
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
+import threading
 import tracemalloc
 import unittest
 
@@ -16,6 +19,9 @@ from zope.interface.verify import verifyObject
 
 from lovely.remotetask import command
 from lovely.remotetask.command import CommandTask
+from lovely.remotetask.control import Control
+from lovely.remotetask.control import Interrupted
+from lovely.remotetask.control import running
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import ICheckedTask
@@ -340,7 +346,6 @@ class TestRun(unittest.TestCase):
             CommandTask(template, **kw)(None, 1, input)
         return str(caught.exception)
 
-
     def test_result(self):
         result = CommandTask(python('print("out"); print("err", file=sys.stderr)'))(None, 1, None)
         self.assertEqual(sorted(result), ['duration', 'error', 'output', 'status'])
@@ -504,6 +509,91 @@ class TestRun(unittest.TestCase):
             self.failed('false')
             self.failed('sh -c "sleep 60"', timeout=0.1)
         self.assertLessEqual(count(), before)
+
+    # Ended from outside.  A script says who it is as soon as it runs, and has a child that would say "late".
+
+    ended = {
+        'by itself': 'exec 3> $1; sh -c "sleep 60; echo late >&3" & echo $$ $! >&3; wait',
+        'by force': "trap '' TERM; exec 3> $1; sh -c 'sleep 60; echo late >&3' & echo $$ $! >&3; wait; wait"}
+
+    def told(self, script):
+        """Return a template that runs the script with a pipe, and the end of the pipe to read from, unbuffered."""
+        fifo = os.path.join(self.directory, f'fifo-{script}')
+        os.mkfifo(fifo)
+        reader = open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), 'rb', buffering=0)
+        self.addCleanup(reader.close)
+        return f'sh -c {shlex.quote(self.ended[script])} sh {shlex.quote(fifo)}', reader
+
+    def heard(self, reader):
+        """Wait for the program to say who it is."""
+        self.assertTrue(select.select([reader], [], [], 60)[0], 'the program did not start in time')
+        self.assertEqual(len(reader.read(100).split()), 2)
+
+    def assertEnd(self, reader):
+        """Program and child end within moments: nobody has the pipe any more."""
+        self.assertTrue(select.select([reader], [], [], 30)[0], 'the program or its child lives')
+        self.assertEqual(reader.read(100), b'')
+
+    def test_told_to_end(self):
+        for script in self.ended:
+            template, reader = self.told(script)
+            control = Control(1)
+
+            def end():
+                self.heard(reader)
+                control.end('cancelled')
+
+            thread = threading.Thread(target=end)
+            thread.start()
+            with self.subTest(script=script), running(control), self.assertRaises(Interrupted) as caught:
+                CommandTask(template)(None, 1, None)
+            thread.join()
+            self.assertEqual(str(caught.exception), 'cancelled')
+            self.assertEnd(reader)
+
+    def test_told_to_end_before(self):
+        control = Control(1)
+        control.end('cancelled')
+        with running(control), self.assertRaises(Interrupted):
+            CommandTask('sleep 60')(None, 1, None)
+
+    def test_not_told_to_end(self):
+        with running(Control(1)):
+            self.assertEqual(CommandTask('echo x')(None, 1, None)['output'], 'x\n')
+
+    def test_the_host_is_killed(self):
+        """Two programs of one host: neither holds what the other waits for."""
+        told = [self.told(script) for script in self.ended]
+        code = ('import sys, threading\n'
+                'from lovely.remotetask.command import CommandTask\n'
+                'for template in sys.argv[1:]:\n'
+                '    threading.Thread(target=CommandTask(template), args=(None, 1, None)).start()')
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(os.path.abspath, sys.path))}
+        host = subprocess.Popen([sys.executable, '-c', code, *(template for template, _ in told)], env=environment)
+        try:
+            for _, reader in told:
+                self.heard(reader)
+        finally:
+            host.kill()
+            host.wait()
+        for _, reader in told:
+            self.assertEnd(reader)
+
+    def test_the_guardian_is_killed(self):
+        fifo = os.path.join(self.directory, 'fifo')
+        os.mkfifo(fifo)
+        # Once it has told the host whom it guards; then it closes its standard output.
+        script = 'exec 3> $1; while [ -e /proc/$PPID/fd/1 ]; do :; done; kill -KILL $PPID; sleep 60; echo late >&3'
+        with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), 'rb', buffering=0) as reader:
+            self.assertIn('sh was killed by SIGKILL', self.failed(f'sh -c "{script}" sh {{fifo}}', {'fifo': fifo}))
+            self.assertEnd(reader)
+
+    @unittest.skipUnless(os.path.exists('/proc/self/status'), 'reads the state of a process from /proc')
+    def test_no_signal_is_ignored_or_blocked(self):
+        status = CommandTask('cat /proc/self/status')(None, 1, None)['output']
+        states = dict(line.split(':\t', 1) for line in status.splitlines())
+        for state in 'SigIgn', 'SigBlk':
+            self.assertEqual(int(states[state], 16) & 0x7fffffff, 0, state)     # others are the C library's own
 
 
 if __name__ == '__main__':

@@ -37,6 +37,7 @@ site-definition zcml/site.zcml
   max-connections 7
   request-timeout 1.5m
   idle-timeout 2h
+  deadline 2.5s
 </frontend>
 
 <processor>
@@ -46,6 +47,10 @@ site-definition zcml/site.zcml
   wait-time 250ms
   grace-period 1d
   schedule off
+  keep-completed 30d
+  keep-cancelled 1m
+  pack-interval 1d
+  pack-keep 2h
 </processor>
 
 <eventlog>
@@ -100,10 +105,10 @@ class DefaultsTest(ConfigTestCase):
                          os.path.join(os.path.dirname(os.path.abspath(config.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, config.FrontendSettings(
             address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, requestTimeout=20.0,
-            idleTimeout=60.0))
+            idleTimeout=60.0, deadline=10.0))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
-            schedule=True))
+            schedule=True, keep={}, packInterval=None, packKeep=3600.0))
         self.assertEqual(configuration.product('lovely.remotetask'), {})
         self.assertEqual(configuration.databaseDescription, f'FileStorage {self.directory}/var/Data.fs')
 
@@ -161,10 +166,11 @@ class FullTest(ConfigTestCase):
         self.assertEqual(self.configuration.siteDefinition, self.site)
         self.assertEqual(self.configuration.frontend, config.FrontendSettings(
             address=('0.0.0.0', 9000), maxBodySize=512 * 1024, maxConnections=7, requestTimeout=90.0,
-            idleTimeout=7200.0))
+            idleTimeout=7200.0, deadline=2.5))
         self.assertEqual(self.configuration.processor, config.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
-            schedule=False))
+            schedule=False, keep={'completed': 30 * 86400.0, 'cancelled': 60.0}, packInterval=86400.0,
+            packKeep=7200.0))
 
     def test_database(self):
         self.assertEqual(self.configuration.databaseDescription, f'FileStorage {self.root}/Data.fs')
@@ -402,7 +408,8 @@ class MistakesTest(ConfigTestCase):
                 ('frontend', 'max-connections', '0'), ('frontend', 'request-timeout', '0'),
                 ('frontend', 'idle-timeout', '-1s'), ('processor', 'threads', '1001'), ('processor', 'threads', 'x'),
                 ('processor', 'lease', '0.5s'), ('processor', 'wait-time', '0ms'),
-                ('processor', 'grace-period', 'soon'), ('processor', 'schedule', 'perhaps')):
+                ('processor', 'grace-period', 'soon'), ('processor', 'schedule', 'perhaps'),
+                ('processor', 'keep-error', 'long'), ('processor', 'pack-interval', '0')):
             with self.subTest(key):
                 self.check(f'\n<{section}>\n# here:\n{key} {value}\n</{section}>\n\n', 4, repr(value))
         self.check('<processor>\nname\n</processor>\n', 2, 'is not a name')

@@ -317,14 +317,15 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
     interfaces errors
-    cron misfire copying retry task job demo command
-    readyqueue ledger timetable container sites database
-    lifecycle
-    execute rescue
-    cycle
+    cron misfire copying retry task job control demo guardian group command child
+    database readyqueue ledger timetable container sites
+    lifecycle evolve
+    execute
+    rescue
+    cycle roster
     processor
     config zcml
-    autostart
+    autostart upkeep
     service
     xmlrpc
     testing

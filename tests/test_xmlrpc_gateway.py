@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import unittest
 
 import transaction
@@ -352,11 +353,28 @@ class TestRead(GatewayCase):
             self.assertTrue(begun.acquire(timeout=WAIT))
         with self.assertRaises(DatabaseUnavailable):
             gateway.read('/', len)
-        go.set()
-        for thread, outcome in slowOnes:
+        self.assertEqual(len(gateway._waitingReads), 0)
+        for thread, outcome in slowOnes:                # they are not waited for either
             thread.join(WAIT)
-            self.assertEqual(outcome, ['read'])
+            self.assertEqual([type(result) for result in outcome], [DatabaseUnavailable])
+        go.set()
+        gateway.deadline = WAIT
         self.assertEqual(gateway.read('/', len), 0)
+
+    def test_callersOfASilentDatabaseWaitShortly(self):
+        gateway = self.makeGateway(readers=1, deadline=0.05)
+        go = threading.Event()
+        self.addCleanup(go.set)
+        with self.assertRaises(DatabaseUnavailable):
+            gateway.read('/', lambda jobs: go.wait(WAIT) and 0)
+        gateway.deadline = 100 * WAIT
+        began = time.monotonic()
+        with self.assertRaises(DatabaseUnavailable):
+            gateway.read('/', len)
+        self.assertLess(time.monotonic() - began, WAIT)
+        go.set()
+        gateway.write('/', append('a'))                 # the database has answered: there is time again
+        self.assertEqual(gateway._patience(), gateway.deadline)
 
 
 class TestLifecycle(GatewayCase):

@@ -1,5 +1,6 @@
 """The table of methods: what is taken, what is refused before anything is touched, what is given."""
 # SPDX-License-Identifier: ZPL-2.1
+import time
 import unittest
 from datetime import datetime
 
@@ -21,6 +22,8 @@ def call(service, name, *values):
     method, arguments = methods.prepare(name, values)
     if method.access == methods.NO_SERVICE:
         return plain(method.function(*arguments))
+    if method.access == methods.REPEATS:
+        return method.function(service, methods.BATCH, time.time(), *arguments)
     return plain(method.function(service, *arguments))
 
 
@@ -136,6 +139,43 @@ class TestMethods(unittest.TestCase):
             with self.subTest(reason=reason), self.assertRaisesRegex(BadArguments, 'addCronJob: .*' + reason):
                 call(self.service, 'addCronJob', 'echo', *arguments)
 
+    def test_cleanSome(self):
+        for _ in range(5):
+            call(self.service, 'cancel', call(self.service, 'add', 'echo'))
+        self.assertEqual([call(self.service, 'cleanSome', None, 2) for _ in range(4)], [2, 2, 1, 0])
+        for limit in (0, 1001):
+            with self.assertRaisesRegex(BadArguments, 'limit'):
+                call(self.service, 'cleanSome', ['error'], limit)
+
+    def test_retry(self):
+        jobids = [call(self.service, 'add', 'echo', 5) for _ in range(3)]      # an int has no length
+        self.service.process(0)
+        for now in range(1, 100, 20):
+            self.service.process(now)
+        with self.assertRaises(errors.WrongState):
+            call(self.service, 'retry', call(self.service, 'add', 'echo', 'x'))
+        self.assertIs(call(self.service, 'retry', jobids[0]), True)
+        self.assertEqual(call(self.service, 'getStatus', jobids[0]), 'queued')
+        self.assertEqual(call(self.service, 'retryFailed', 'square'), 0)
+        self.assertEqual(call(self.service, 'retryFailed', 'echo'), 2)
+        self.assertEqual(call(self.service, 'retryFailed'), 0)
+
+    def test_getProgress(self):
+        seen = []
+
+        def work(service, jobid, input):
+            service.setProgress(jobid, input, 'half')
+            seen.append(call(service, 'getProgress', jobid))
+
+        provideUtility(work, interfaces.ITask, name='work')
+        jobid = call(self.service, 'add', 'work', 0.5)
+        call(self.service, 'add', 'work', None)
+        self.assertIsNone(call(self.service, 'getProgress', jobid))
+        self.service.process()
+        self.assertEqual(sorted(seen, key=str), [{'fraction': 0.5, 'message': 'half'},
+                                                 {'fraction': None, 'message': 'half'}])
+        self.assertIsNone(call(self.service, 'getProgress', jobid))
+
     def test_steering(self):
         for name, paused in (('stopProcessing', True), ('stopProcessing', True), ('startProcessing', False)):
             self.assertIs(call(self.service, name), True)
@@ -147,12 +187,12 @@ class TestMethods(unittest.TestCase):
         cancelled = call(self.service, 'add', 'echo')
         call(self.service, 'cancel', cancelled)
         queued = call(self.service, 'add', 'echo')
-        self.assertIs(call(self.service, 'clean', ['error', 'completed']), True)
+        self.assertEqual(call(self.service, 'clean', ['error', 'completed']), 0)
         self.assertIn(cancelled, self.service.jobs)
         with self.assertRaisesRegex(BadArguments, "'queued' is none of cancelled, error, completed"):
             call(self.service, 'clean', ['cancelled', 'queued'])
         self.assertIn(cancelled, self.service.jobs)
-        self.assertIs(call(self.service, 'clean'), True)
+        self.assertEqual(call(self.service, 'clean'), 1)
         self.assertEqual(list(self.service.jobs), [queued])
 
     def test_getJobs(self):
@@ -210,7 +250,7 @@ class TestIntrospection(unittest.TestCase):
 
     def test_everyMethodIsInTheContract(self):
         names = {name for name, method in methods.METHODS.items() if method.access != methods.NO_SERVICE}
-        self.assertEqual(names - {'getJobs'} - set(interfaces.ITaskService), set())
+        self.assertEqual(names - {'getJobs', 'cleanSome'} - set(interfaces.ITaskService), set())
 
 
 if __name__ == '__main__':

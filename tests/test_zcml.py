@@ -1,5 +1,6 @@
 """The directives that register tasks, and site definitions: what works, and what is said when it does not."""
 # SPDX-License-Identifier: ZPL-2.1
+import dataclasses
 import os
 import tempfile
 import unittest
@@ -23,6 +24,8 @@ from lovely.remotetask.command import CommandTask
 from lovely.remotetask.config import setProductConfigurations
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.retry import DEFAULT
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.zcml import loadSite
@@ -68,6 +71,18 @@ class NeedsAnArgument(Task):
 
 
 task = Task()
+
+nameless = lambda input: input  # noqa: E731  no name that an import would find
+
+
+class Nameless(Task):
+
+    def __init__(self):
+        self.function = nameless
+
+
+isolated = Nameless()
+isolated.isolation = 'process'
 
 
 SITE = '''<configure
@@ -172,6 +187,67 @@ class TestTask(SiteTestCase):
         self.failed('<remotetask:task name="x" handler="HERE.double" schema="HERE.INumbers" />', 4, "'schema'")
 
 
+class TestRunOptions(SiteTestCase):
+
+    def made(self, attributes, handler='HERE.double'):
+        self.load(f'<remotetask:task name="x" handler="{handler}" {attributes} />')
+        return queryUtility(ITask, 'x')
+
+    def test_none(self):
+        for handler in 'HERE.double', 'HERE.Task':
+            self.assertFalse({'isolation', 'memoryLimit', 'timeLimit', 'atMostOnce', 'retryPolicy'}
+                             & set(vars(self.made('', handler))))
+
+    def test_limits(self):
+        made = self.made('isolation="process" memory_limit="512MB" time_limit="10m" at_most_once="yes"')
+        self.assertEqual((made.isolation, made.memoryLimit, made.timeLimit, made.atMostOnce),
+                         ('process', 512 << 20, 600.0, True))
+        made = self.made('isolation="thread" time_limit="1.5" at_most_once="false"', 'HERE.Task')
+        self.assertEqual((made.isolation, made.timeLimit, made.atMostOnce), ('thread', 1.5, False))
+
+    def test_retries(self):
+        policy = self.made('attempts="7" retry_base="1s" retry_cap="1h" retry_factor="3" retry_jitter="0.25" '
+                           'retry_on="OSError builtins.LookupError" never_retry_on="KeyError"').retryPolicy
+        self.assertEqual(policy, RetryPolicy(7, 1.0, 3.0, 3600.0, 0.25, (OSError, LookupError), (KeyError,)))
+        self.assertEqual(self.made('attempts="1"', 'HERE.Task').retryPolicy, dataclasses.replace(DEFAULT, attempts=1))
+
+    def test_commands(self):
+        self.load('<remotetask:command name="x" command="true" at_most_once="yes" attempts="2" />')
+        made = queryUtility(ITask, 'x')
+        self.assertEqual((made.atMostOnce, made.retryPolicy.attempts), (True, 2))
+        for attribute in 'isolation="process"', 'memory_limit="1GB"', 'time_limit="1s"':
+            self.failed(f'<remotetask:command name="x" command="true" {attribute} />', 4, attribute.split('=')[0])
+
+    def test_bad_values(self):
+        for attributes, reason in (
+                ('isolation="container"', "'isolation'"),
+                ('isolation="process" memory_limit="much"', "'much' is not a size"),
+                ('isolation="process" memory_limit="0"', "'memory_limit'"),
+                ('memory_limit="1GB"', 'isolation="process"'),
+                ('isolation="thread" memory_limit="1GB"', 'isolation="process"'),
+                ('time_limit="0"', "'0' is not a time above 0"),
+                ('at_most_once="perhaps"', "'at_most_once'"),
+                ('attempts="0"', "'attempts'"),
+                ('retry_base="soon"', "'retry_base'"),
+                ('retry_factor="0.5"', 'factor: 0.5'),
+                ('retry_jitter="2"', "'retry_jitter'"),
+                ('retry_on="no.such.Error"', "'retry_on'"),
+                ('retry_on="HERE.Task"', 'retryOn')):
+            with self.subTest(attributes=attributes):
+                self.failed(f'\n<remotetask:task name="x" handler="HERE.double" {attributes} />', 5, reason)
+
+    def test_what_cannot_run_in_a_process(self):
+        for handler in 'HERE.nameless', 'HERE.Nameless', 'HERE.isolated':
+            isolation = '' if handler == 'HERE.isolated' else 'isolation="process"'
+            self.failed(f'<remotetask:task name="x" handler="{handler}" {isolation} />', 4,
+                        'cannot run in a child process')
+
+    def test_a_task_that_is_registered_as_it_is(self):
+        for attributes in 'isolation="thread"', 'time_limit="1s"', 'at_most_once="yes"', 'attempts="2"':
+            for handler in 'HERE.task', 'HERE.declared':
+                self.failed(f'<remotetask:task name="x" handler="{handler}" {attributes} />', 4, 'of its own')
+
+
 class TestCommand(SiteTestCase):
 
     def command(self, attributes):
@@ -199,7 +275,8 @@ class TestCommand(SiteTestCase):
         self.assertEqual(task.paths, {'b', 'd'})
 
     def test_timeout(self):
-        for text, seconds in (('90', 90), ('90s', 90), (' 10m ', 600), ('2h', 7200), ('1d', 86400), ('2H', 7200)):
+        for text, seconds in (('90', 90), ('90s', 90), ('1.5s', 1.5), (' 10m ', 600), ('2h', 7200), ('1d', 86400),
+                              ('2H', 7200)):
             with self.subTest(text=text):
                 timeout = self.command(f'command="x" timeout="{text}"').timeout
                 self.assertEqual(timeout, seconds)
@@ -214,11 +291,11 @@ class TestCommand(SiteTestCase):
                 ('command="{a}"', ['the program itself cannot be a field']),
                 ('command="x {a}" text="b"', ["text names 'b'"]),
                 ('command="x {a}" text="a,b"', ["'text'", 'a,b']),
-                ('command="x" timeout="soon"', ["'timeout'", "'soon' is no time"]),
-                ('command="x" timeout="1w"', ["'timeout'", "'1w' is no time"]),
-                ('command="x" timeout=""', ["'timeout'", "'' is no time"]),
-                ('command="x" timeout="0"', ['more than 0 seconds']),
-                ('command="x" timeout="-5m"', ['more than 0 seconds'])):
+                ('command="x" timeout="soon"', ["'timeout'", "'soon' is not a time"]),
+                ('command="x" timeout="1w"', ["'timeout'", "'1w' is not a time"]),
+                ('command="x" timeout=""', ["'timeout'", "'' is not a time"]),
+                ('command="x" timeout="0"', ["'0' is not a time above 0"]),
+                ('command="x" timeout="-5m"', ["'-5m' is not a time"])):
             with self.subTest(attributes=attributes):
                 self.failed(f'\n\n<remotetask:command name="x" {attributes} />', 6, *reasons)
 
@@ -356,7 +433,7 @@ class TestLoadSite(SiteTestCase):
         self.assertEqual(lines[1:], [f'    included by {middle}, line 5', f'    included by {self.path}, line 4'])
 
         self.write('inner.zcml', '\n\n<remotetask:command name="x" command="x" timeout="x" />')
-        lines = self.failed('<include file="middle.zcml" />', 4, "'x' is no time").splitlines()
+        lines = self.failed('<include file="middle.zcml" />', 4, "'x' is not a time").splitlines()
         self.assertTrue(lines[0].startswith(f"{inner}, line 6: Invalid value for 'timeout'"), lines)
         self.assertEqual(lines[1:], [f'    included by {middle}, line 5', f'    included by {self.path}, line 4'])
 

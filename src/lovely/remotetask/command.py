@@ -4,23 +4,24 @@ import errno
 import math
 import os
 import re
-import selectors
 import shlex
 import shutil
-import signal
 import string
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import nullcontext
 
 from zope.interface import Interface
 from zope.interface import implementer
 from zope.interface.interface import InterfaceClass
 from zope.schema import Field
 
+from lovely.remotetask.control import current
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.group import Group
+from lovely.remotetask.group import signalName
 from lovely.remotetask.interfaces import ICheckedTask
 from lovely.remotetask.task import checkFields
 
@@ -29,12 +30,8 @@ from lovely.remotetask.task import checkFields
 VALUE_LIMIT = 32 * 1024
 #: How much of the end of a program's output is kept, in bytes.
 KEPT = 4096
-#: Seconds that a program has to end by itself after SIGTERM.
-GRACE = 2.0
 #: Seconds to go on reading after the program's end, when something that left its process group holds the pipes open.
 DRAIN = 1.0
-#: Seconds between two looks at a program whose output a child holds open.  Otherwise the end of its output wakes us.
-TICK = 0.05
 
 _SEPARATOR = re.compile('([=:,])')
 _SURROGATE = re.compile('[\ud800-\udfff]')
@@ -61,7 +58,8 @@ class CommandTask:
 
     The input is a dict whose keys are exactly the fields, its values texts or finite numbers.  The result is a dict:
     `status`, the exit status 0; `duration` in seconds; `output` and `error`, the ends of what the program wrote.  Any
-    other exit, death by a signal, and the time limit raise `TaskError`: a program is not run again by itself.
+    other exit, death by a signal, and the time limit raise `TaskError`: a program is not run again by itself.  It ends,
+    with all that it started, when its job is cancelled and when its processing host dies.
 
     Raise `ValueError` that says what is wrong with the template or another argument.
     """
@@ -156,7 +154,7 @@ class CommandTask:
         if run['expired']:
             raise TaskError(_message(f'{self.program} reached its time limit of {self.timeout:g} s', run))
         if run['status'] < 0:
-            raise TaskError(_message(f'{self.program} was killed by {_signalName(-run["status"])}', run))
+            raise TaskError(_message(f'{self.program} was killed by {signalName(-run["status"])}', run))
         if run['status'] > 0:
             raise TaskError(_message(f'{self.program} exited with status {run["status"]}', run))
         return {key: run[key] for key in ('status', 'duration', 'output', 'error')}
@@ -252,89 +250,39 @@ def _checkPath(directory, field, path):
 
 # The run
 
-class _Pipes:
-    """The ends of what comes out of some pipes; the rest is read and forgotten."""
+class _End:
+    """The end of what comes out of a pipe; the rest is read and forgotten."""
 
-    def __init__(self, selector):
-        self.selector, self.ends = selector, {}
+    def __init__(self, group, pipe):
+        self.group, self.kept = group, b''
+        group.watch(pipe, self.read)
 
-    def __bool__(self):
-        return bool(self.selector.get_map())
-
-    def add(self, pipe):
-        self.selector.register(pipe, selectors.EVENT_READ)
-        self.ends[pipe] = b''
-
-    def read(self, seconds):
-        """Read what is there; wait for it, so many seconds at most."""
-        for key, _ in self.selector.select(seconds):
-            if data := os.read(key.fd, 64 * 1024):
-                self.ends[key.fileobj] = (self.ends[key.fileobj] + data)[-KEPT:]
-            else:
-                self.selector.unregister(key.fileobj)
+    def read(self, pipe):
+        if data := os.read(pipe.fileno(), 64 * 1024):
+            self.kept = (self.kept + data)[-KEPT:]
+        else:
+            self.group.ignore(pipe)
 
 
 def _execute(executable, arguments, directory, timeout):
-    """Run a program and return how it ended: status (negative: a signal's number), expired, duration, output, error."""
-    started = time.monotonic()
-    with selectors.DefaultSelector() as selector:   # first: what may fail fails before anything runs
-        process = _start(executable, arguments, directory)
-        with process.stdout, process.stderr:
-            pipes = _Pipes(selector)
-            try:
-                pipes.add(process.stdout)
-                pipes.add(process.stderr)
-                expired = not _follow(process, pipes, started + timeout)
-                if expired:
-                    _signalGroup(process, signal.SIGTERM)
-                    _follow(process, pipes, time.monotonic() + GRACE)
-            finally:
-                # Also when it has ended: its children go with it.  As long as one of them lives the number of the
-                # group is not given to anybody else.
-                _signalGroup(process, signal.SIGKILL)
-                process.wait()
-            ended = time.monotonic()
-            while pipes and (left := ended + DRAIN - time.monotonic()) > 0:
-                pipes.read(left)
-    return {'status': process.returncode, 'expired': expired, 'duration': ended - started,
-            'output': _readable(pipes.ends[process.stdout]), 'error': _readable(pipes.ends[process.stderr])}
+    """Run a program and return how it ended: status (negative: a signal's number), expired, duration, output, error.
 
-
-def _start(executable, arguments, directory):
+    Raise `Interrupted` when the job's processing host says that it is to end.
+    """
+    started, control = time.monotonic(), current()
     try:
-        return subprocess.Popen(
-            arguments, executable=executable, cwd=directory, start_new_session=True, bufsize=0,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with (Group(executable, arguments, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as group,
+              nullcontext() if control is None else control.stoppedBy(group.end)):
+            ends = [_End(group, pipe) for pipe in (group.process.stdout, group.process.stderr)]
+            expired = not group.run(timeout)
+            duration = time.monotonic() - started
+            group.drain(DRAIN)
     except OSError as error:
         if error.errno in _PASSING:                 # to be tried again
             raise
         raise TaskError(f'the program {arguments[0]!r} cannot be started: {error.strerror}') from error
-
-
-def _follow(process, pipes, until):
-    """Read along until the program ends, and return True; or False at `until`, of the monotonic clock."""
-    while process.poll() is None:
-        left = until - time.monotonic()
-        if left <= 0:
-            return False
-        if pipes:
-            pipes.read(min(left, TICK))
-        else:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(left)
-    return True
-
-
-def _signalGroup(process, number):
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def _signalName(number):
-    try:
-        return signal.Signals(number).name
-    except ValueError:                              # a real-time signal has no name of its own
-        return f'signal {number}'
+    output, error = (_readable(end.kept) for end in ends)
+    return {'status': group.status, 'expired': expired, 'duration': duration, 'output': output, 'error': error}
 
 
 def _readable(data):

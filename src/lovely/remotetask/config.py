@@ -24,6 +24,9 @@ import ZConfig.datatypes
 import ZConfig.loader
 
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import ERROR
 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -44,6 +47,8 @@ class FrontendSettings:
     requestTimeout: float
     #: Seconds.
     idleTimeout: float
+    #: Seconds that a call waits for the database.
+    deadline: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class ProcessorSettings:
     gracePeriod: float
     #: Whether it may be the scheduler.
     schedule: bool
+    #: Final status -> seconds for which jobs in it are kept.
+    keep: MappingProxyType
+    #: Seconds between two packs, None for no packs; and for which old states are kept.
+    packInterval: float | None
+    packKeep: float
 
 
 @dataclass(frozen=True)
@@ -401,13 +411,16 @@ def siteDefinition(text, directory='.'):
 def frontendSettings(section):
     """Convert a <frontend> section."""
     return FrontendSettings(section.address, section.max_body_size, section.max_connections, section.request_timeout,
-                            section.idle_timeout)
+                            section.idle_timeout, section.deadline)
 
 
 def processorSettings(section):
     """Convert a <processor> section."""
+    keep = {status: value for status, value in ((COMPLETED, section.keep_completed), (ERROR, section.keep_error),
+                                                (CANCELLED, section.keep_cancelled)) if value is not None}
     return ProcessorSettings(section.name or socket.gethostname(), section.threads, section.lease, section.wait_time,
-                             section.grace_period, section.schedule)
+                             section.grace_period, section.schedule, MappingProxyType(keep),
+                             section.pack_interval, section.pack_keep)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ import random
 
 from BTrees.IOBTree import IOBTree
 from persistent import Persistent
+from ZODB.broken import Broken
 from zope.interface import implementer
 
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.interfaces import IJobs
+from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.readyqueue import ReadyQueue
 
@@ -32,6 +35,20 @@ def newId(shards, candidate=None):
     return candidate
 
 
+def readable(jobid, job):
+    """Return the job, or a `BrokenJob` in its place when what is stored of it cannot be loaded."""
+    try:
+        job._p_activate()
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        return BrokenJob(jobid, f'job {jobid} cannot be loaded: {type(error).__name__}: {error}')
+    if isinstance(job, Broken):
+        kind = type(job)
+        return BrokenJob(jobid, f'job {jobid} cannot be loaded: there is no class {kind.__module__}.{kind.__name__}')
+    return job
+
+
 @implementer(IJobs)
 class Jobs:
     """One mapping over all shards: see `IJobs`.  It stores nothing itself."""
@@ -48,7 +65,8 @@ class Jobs:
     def get(self, jobid, default=None):
         if not isinstance(jobid, int) or isinstance(jobid, bool) or not 0 < jobid < SHARDS << BITS:
             return default
-        return self._shards[jobid >> BITS].jobs.get(jobid, default)
+        job = self._shards[jobid >> BITS].jobs.get(jobid)
+        return default if job is None else readable(jobid, job)
 
     def __contains__(self, jobid):
         return self.get(jobid) is not None
@@ -64,9 +82,10 @@ class Jobs:
             yield from shard.jobs.keys(min, max)
 
     def values(self, min=None, max=None):
-        for shard in self._shards:
-            yield from shard.jobs.values(min, max)
+        for _, job in self.items(min, max):
+            yield job
 
     def items(self, min=None, max=None):
         for shard in self._shards:
-            yield from shard.jobs.items(min, max)
+            for jobid, job in shard.jobs.items(min, max):
+                yield jobid, readable(jobid, job)

@@ -1,17 +1,27 @@
 """The ledger cycle: one transaction that settles what has ended, queues what is due, and claims what comes next."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import functools
 import logging
 import random
 import socket
+import threading
 import time
 
 import transaction
+from transaction.interfaces import NoTransaction
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import SHARDS
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.evolve import evolve
+from lovely.remotetask.execute import queryTask
+from lovely.remotetask.ledger import ALONE
+from lovely.remotetask.ledger import LONG
+from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
@@ -20,7 +30,10 @@ from lovely.remotetask.sites import atPath
 log = logging.getLogger('lovely.remotetask')
 
 #: Seconds between two looks at whether other hosts are alive.
-LOOK = 0.5
+LOOK = 0.3
+
+#: Jobs that one transaction removes.
+CLEANED = 200
 
 #: How many ids of a queue are passed over at the most after a conflict.
 SKIP = 128
@@ -65,6 +78,7 @@ class Cycle:
         self._watch = rescue.Watch(lease)
         self._looked = self._beaten = float('-inf')
         self._sharing = 0               # how many other processors run jobs
+        self.hasNeighbours = False      # whether there are others on this machine, whose end can be seen at once
         self._doubt = False             # whether the outcome of a commit is unknown
         self._shard, self._skip = random.randrange(SHARDS), 0
         self._manager = transaction.TransactionManager(explicit=True)
@@ -78,9 +92,11 @@ class Cycle:
 
         Raise `NameTaken` when a living processor has it.
         """
+        evolve(self.db, self.path)
         if self._connection is None:
             self._connection = self.db.open(self._manager)
         try:
+            self._awaitSilence()
             for attempt in self._attempts():
                 with attempt:
                     service = self._service()
@@ -93,12 +109,31 @@ class Cycle:
                             and rescue.isGone(ledger.owner) is False:
                         raise NameTaken(self.name, f'process {ledger.owner["pid"]}')
                     ledger.owner = self.owner
-                    while rescue.rescue(service, self.name):
-                        pass
+                    ledger.upgrade()
+                    rescue.rescue(service, self.name, self.clock())
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
         self._beaten = self.monotonic()
+
+    def _awaitSilence(self):
+        """Raise `NameTaken` when a host of this name on another machine is heard of within the time of a heartbeat."""
+        bell, until, heard = threading.Event(), None, None
+        while self.name is not None:
+            self._manager.begin()
+            ledger = self._service().ledgers.get(self.name)
+            owner, serial = ledger and ledger.owner, ledger and ledger._p_serial
+            self._manager.abort()
+            if owner is None or rescue.isGone(owner) is not None:
+                return
+            if until is None:
+                log.info('a processing host named %s was on another machine: waiting whether it is heard of', self.name)
+                until, heard = self.monotonic() + owner.get('lease', self.lease) / 2 + 1, serial
+            if serial != heard:
+                raise NameTaken(self.name, f'on {owner["machine"].partition("/")[0]}, process {owner["pid"]}')
+            if self.monotonic() > until:
+                return
+            bell.wait(LOOK)
 
     def _freeName(self, service):
         number = 1
@@ -112,11 +147,14 @@ class Cycle:
     def _attempts(self):
         return self._manager.attempts(ATTEMPTS)
 
-    def turn(self, reports, want):
-        """Do one transaction and return a list of new `Claim`s.
+    def turn(self, reports, want, long=(), progress=(), watched=()):
+        """Do one transaction; return a list of `Claim`s to run, and the ids in `watched` whose runs are not wanted.
 
-        reports -- `Outcome`s and `Recorded`s to settle.
+        reports -- `Outcome`s, `Recorded`s and `Returned`s to settle.
         want -- how many jobs to claim at the most.
+        long -- ids of jobs that have been running for a while, which is put on record.
+        progress -- pairs of id and how far its run is: a pair of a fraction or None, and a text.
+        watched -- pairs of id and run, of jobs that may have been cancelled.
 
         Raise what the database raises, having changed nothing that is known of; then the same reports must come
         again.  Raise `Deposed` when the ledger is somebody else's.
@@ -127,17 +165,26 @@ class Cycle:
             ledger = service.ledgers[self.name]
             if ledger.owner is None or ledger.owner['token'] != self.owner['token']:
                 raise Deposed(f'{self.name!r} was taken over')
-            for report in reports:
-                lifecycle.settle(service, ledger, report)
             now, moment = self.clock(), self.monotonic()
+            for report in reports:
+                lifecycle.settle(service, ledger, report, now)
+            for jobid in long:
+                ledger.mark(jobid, LONG)
+            for jobid, state in progress:
+                if jobid in ledger.claimed:
+                    ledger.progress[jobid] = state
+            gone = [jobid for jobid, run in watched if ledger.claimed.get(jobid) != run
+                    or not lifecycle.holds(service.jobs.get(jobid), lifecycle.Recorded(jobid, run))]
             if moment - self._looked >= min(LOOK, self.lease / 4):
-                self._look(service, moment)
+                self._look(service, moment, now)
             isKeeper = service.schedule.keeper == self.name
             more = isKeeper and lifecycle.tick(service, now)
-            claims, shard = self._claim(service, ledger, 0 if service.paused else want)
+            claims, shard = self._claim(service, ledger, 0 if service.paused else want, now)
             if self._doubt:
                 claims += self._adopt(service, ledger, reports, claims)
-            beat = moment - self._beaten >= self.lease / 3
+            self._mark(service, ledger, claims)
+            # In doubt it writes in any case: then a commit that is still under way can only fail.
+            beat = self._doubt or moment - self._beaten >= self.lease / 3
             if beat:
                 ledger._p_changed = True
             nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
@@ -149,7 +196,8 @@ class Cycle:
             else:
                 self._manager.abort()
         except BaseException as error:
-            self._manager.abort()
+            with contextlib.suppress(NoTransaction):        # the database has been closed meanwhile, in despair
+                self._manager.abort()
             # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
             self._shard, self._skip = random.randrange(SHARDS), random.randrange(SKIP)
             # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
@@ -159,18 +207,33 @@ class Cycle:
         for report in reports:
             self.inFlight.pop(report.jobid, None)
         self.inFlight.update((claim.jobid, claim.run) for claim in claims)
-        return claims
+        return claims, gone
 
-    def _claim(self, service, ledger, want):
+    def _mark(self, service, ledger, claims):
+        """Put on record, before they are begun, the claims on suspects and on what must not be begun twice."""
+        once = functools.cache(lambda name: getattr(queryTask(service, name), 'atMostOnce', False))
+        for claim in claims:
+            if once(claim.task):
+                ledger.mark(claim.jobid, ONCE)
+            elif claim.suspect:
+                ledger.mark(claim.jobid, ALONE)
+
+    def _claim(self, service, ledger, want, now):
         if want <= 0:
             return [], self._shard
+        # One suspect at a time: if it ends its host, one knows who did.
+        suspects = [] if ALONE in ledger.started.values() else lifecycle.claimSuspect(service, now, ledger)
+        want -= len(suspects)
         if self.ordered:
             shard = lifecycle.oldestShard(service)
-            return ([], 0) if shard is None else lifecycle.claim(service, 1, shard, ledger)
+            if suspects or shard is None:
+                return suspects, 0
+            return lifecycle.claim(service, 1, shard, now, ledger)
         if want > 1 and self._sharing:
             # No more than a fair share of what waits, if there are others.
             want = min(want, -(-lifecycle.waiting(service) // (self._sharing + 1)))
-        return lifecycle.claim(service, want, self._shard, ledger, self._skip)
+        claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, self._skip)
+        return suspects + claims, shard
 
     def _adopt(self, service, ledger, reports, claims):
         """Return the claims in the ledger that this process does not know of: a commit whose answer was lost."""
@@ -182,7 +245,7 @@ class Cycle:
                 adopted.append(lifecycle.claimOn(job))
         return adopted
 
-    def _look(self, service, moment):
+    def _look(self, service, moment, now):
         """See which hosts live; take in the jobs of the dead, and the schedule of a dead scheduler."""
         self._looked = moment
         dead = [name for name in self._watch.dead(service.ledgers, moment) if name != self.name]
@@ -190,11 +253,35 @@ class Cycle:
         self._sharing = sum(bool(service.ledgers[name].owner.get('threads', 1)) for name in alive)
         for name in dead:
             if service.ledgers[name].claimed:
-                count = rescue.rescue(service, name)
+                count = rescue.rescue(service, name, now)
                 log.warning('processing host %s is gone: %d of its jobs are queued again by %s', name, count, self.name)
+        self.hasNeighbours = any(rescue.isGone(service.ledgers[name].owner) is False for name in alive)
         keeper = service.schedule.keeper
         if self.schedule and keeper != self.name and keeper not in alive:
             service.schedule.keeper = self.name
+
+    def clean(self, keep):
+        """Remove some of the jobs that ended long ago, in a transaction of its own; return how many.
+
+        keep -- status -> seconds for which jobs in it are kept.
+
+        Each host sees to what it has brought to an end itself, and the scheduler to what nobody else sees to.
+        """
+        self._manager.begin()
+        try:
+            service, removed, now = self._service(), 0, self.clock()
+            ledgers = [service.ledgers[self.name]]
+            if service.schedule.keeper == self.name:
+                ledgers += (shard.ledger for shard in service.shards)
+                ledgers += (ledger for ledger in service.ledgers.values() if rescue.isGone(ledger.owner))
+            for ledger in ledgers:
+                for status, seconds in keep.items():
+                    removed += lifecycle.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)
+            self._manager.commit() if removed else self._manager.abort()
+            return removed
+        except BaseException:
+            self._manager.abort()
+            raise
 
     def leave(self, unstarted=()):
         """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger."""
@@ -204,7 +291,7 @@ class Cycle:
                 ledger = service.ledgers[self.name]
                 if ledger.owner and ledger.owner['token'] == self.owner['token']:
                     for jobid in list(ledger.claimed.keys()):
-                        lifecycle.giveBack(service, ledger, jobid, started=jobid not in unstarted)
+                        rescue.interrupt(service, self.name, jobid, jobid in unstarted, self.clock())
                     ledger.owner = None
                     if service.schedule.keeper == self.name:
                         service.schedule.keeper = None
@@ -212,8 +299,19 @@ class Cycle:
 
     def close(self):
         """Close the connection."""
-        if self._connection is not None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
             self._manager.begin()
             self._manager.abort()
-            self._connection.close()
-            self._connection = None
+            connection.close()
+        except Exception as error:
+            if not isDatabaseError(error):
+                raise
+            log.warning('processing host %s: the database is away, its connection is given up: %s', self.name, error)
+
+    @property
+    def tid(self):
+        """The id of the last transaction that this sees."""
+        return self.db.lastTransaction()

@@ -1,18 +1,32 @@
-"""Opening the object database, and waking up when somebody commits to it."""
+"""Opening the object database, waking up when somebody commits to it, and leaving a server that hangs."""
 # SPDX-License-Identifier: ZPL-2.1
+import asyncio
+import logging
 import threading
 import time
 import weakref
 
+from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
 from ZEO.ClientStorage import ClientStorage
+from ZEO.Exceptions import ClientDisconnected
 from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
 
 
+log = logging.getLogger('lovely.remotetask')
+
 #: How often opening is tried when others open the same new database.
 OPENINGS = 10
+
+#: Seconds between two looks at a ZEO server, and after which one that does not answer is taken to hang.  All its
+#: clients wait while it resolves a large conflict or writes to a slow disk: that must not look like hanging.
+LOOK = 2.0
+HANG = 10
+
+#: Seconds that a ZEO server has to answer before its client is closed.
+LAST_LOOK = 2
 
 
 def isDatabaseError(error):
@@ -48,8 +62,8 @@ class Hub:
 class _Listener:
     """Stands between a storage and its database: passes on what other clients have committed, and rings."""
 
-    def __init__(self, target, hub):
-        self._target, self._hub = target, hub
+    def __init__(self, target, hub, storage):
+        self._target, self._hub, self._storage = target, hub, storage
 
     def __getattr__(self, name):
         return getattr(self._target, name)
@@ -59,6 +73,9 @@ class _Listener:
         self._hub.ring()
 
     def invalidateCache(self):              # after a reconnection: look at everything
+        # The ids that the client has in store for new objects: a server that was killed does not know of them, and
+        # gives them to others, too.
+        del getattr(self._storage, '_oids', [])[:]
         self._target.invalidateCache()
         self._hub.ring()
 
@@ -81,8 +98,79 @@ def hubOf(db):
             hub = _hubs[db] = Hub()
             adapter = getattr(db, '_mvcc_storage', None)
             if isinstance(db.storage, ClientStorage) and adapter is not None:
-                db.storage.registerDB(_Listener(adapter, hub))
+                db.storage.registerDB(_Listener(adapter, hub, db.storage))
         return hub
+
+
+# ZEO's client waits for an answer as long as it takes: nothing but the end of the connection ends that.
+
+def _leaveIfSilent(storage, seconds, stopped):
+    """End the connection to a ZEO server that does not answer; return whether that was done.
+
+    ZEO tells its callers then, and connects anew, as if the network had ended it.
+
+    seconds -- how long an answer may take, a whole number.
+    stopped -- a `threading.Event` that ends the waiting.
+    """
+    def abort():
+        protocol = server.client and server.client.protocol
+        if protocol is not None:
+            protocol.sm_protocol.transport.abort()
+
+    # These names are ZEO's own affair: where they are missing, there is no watching.
+    try:
+        server = storage._server
+        # A call that the server's loop answers.  `storage.ping()` would wait for that, and before for a connection.
+        answer = server.call('ping', wait=False, timeout=0)
+        # Second by second, so that those do not count in which this process itself was stopped.
+        for _ in range(seconds):
+            if stopped.is_set() or _ended(answer, 1):
+                return False
+        server.loop.call_soon_threadsafe(abort)
+        _ended(answer, 1)                   # ZEO reports errors that nobody has asked for
+        return True
+    except Exception:                       # closed meanwhile; or another ZEO
+        log.debug('a database server cannot be watched', exc_info=True)
+        return False
+
+
+def _ended(answer, timeout):
+    try:
+        answer.result(timeout)
+    except (asyncio.TimeoutError, TimeoutError):
+        return False
+    except ClientDisconnected:
+        pass
+    return True
+
+
+class Watchdog:
+    """Leaves a ZEO server that hangs, in a thread of its own.
+
+    What waits for the server fails with `ClientDisconnected` then, and is tried again as after a crash of the server.
+    """
+
+    def __init__(self, storage, look=LOOK, hang=HANG):
+        """Start to watch.
+
+        storage -- a `ClientStorage`.
+        look, hang -- see `LOOK` and `HANG`, seconds; the second is a whole number.
+        """
+        self._storage, self._look, self._hang = storage, look, hang
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name='remotetask-watchdog', daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        """Watch no longer.  Twice is fine."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._stopped.wait(self._look):
+            if _leaveIfSilent(self._storage, self._hang, self._stopped):
+                log.warning('the database server %s has not answered for %d seconds: connecting to it anew',
+                            self._storage.getName(), self._hang)
 
 
 class Database:
@@ -94,6 +182,7 @@ class Database:
     def __init__(self, open):
         """`open` is a callable that opens a `ZODB.DB`."""
         self._openOnce = open
+        self._watchdogs = []
         self.db = self._open()
         self._ledgerDB = None
 
@@ -102,11 +191,16 @@ class Database:
         # at the same time, meet a conflict.
         for failures in range(OPENINGS):
             try:
-                return self._openOnce()
+                db = self._openOnce()
+                break
             except ConflictError:
                 if failures == OPENINGS - 1:
                     raise
                 time.sleep(0.1)
+        if isinstance(db.storage, ClientStorage):
+            hubOf(db)                       # whose listener makes reconnecting safe
+            self._watchdogs.append(Watchdog(db.storage))
+        return db
 
     def ledgerDB(self):
         """Return the `ZODB.DB` for the threads that keep the ledgers.
@@ -119,7 +213,25 @@ class Database:
         return self._ledgerDB
 
     def close(self):
-        """Close what has been opened."""
+        """Close what has been opened.  This takes some seconds at most, whatever the database does."""
+        while self._watchdogs:
+            self._watchdogs.pop().stop()
         if self._ledgerDB not in (None, self.db):
-            self._ledgerDB.close()
-        self.db.close()
+            _close(self._ledgerDB)
+        _close(self.db)
+
+
+def _close(db):
+    storage = getattr(db, 'storage', None)
+    if storage is None:                     # closed already
+        return
+    try:
+        if isinstance(storage, ClientStorage):
+            _leaveIfSilent(storage, LAST_LOOK, threading.Event())
+            storage.close()                 # first: what still waits for the server ends, and nothing more will wait
+        db.close()
+    except NoTransaction:                   # a connection was left open, as by a thread that was given up
+        storage.close()
+    except Exception as error:
+        log.warning('the database could not be closed in order: %s: %s', type(error).__name__, error)
+        storage.close()

@@ -57,6 +57,39 @@ class TaskError(RemoteTaskError):
     """Raised by a task to end its job in `error` at once, without a retry; the message is kept on the job."""
 
 
+class Retry(RemoteTaskError):
+    """Raised by a task to have its job run again, after a time of its choice; it uses up an attempt as any failure."""
+
+    def __init__(self, after=None, reason='the task asks for another run'):
+        """`after` is in seconds, None for what the retry policy says; `reason` is kept on the job."""
+        if after is not None and (isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after < 1e9):
+            raise ValueError(f'after: {after!r} is not a number of seconds')
+        super().__init__(reason)
+        self.after, self.reason = after, reason
+
+    def __reduce__(self):
+        return type(self), (self.after, self.reason)
+
+
+class TimeLimitExceeded(RemoteTaskError):
+    """The run took longer than its time limit; give the task or the job a longer one, or less to do."""
+
+    def __init__(self, seconds):
+        super().__init__(f'the run took longer than its time limit of {seconds:g} s')
+        self.seconds = seconds
+
+    def __reduce__(self):
+        return type(self), (self.seconds,)
+
+
+class HostDied(RemoteTaskError):
+    """The processing host ended while it ran the job; an attempt is used up, because the job may be the reason."""
+
+    def __init__(self, host):
+        super().__init__(f'the processing host {host} ended while the job was running')
+        self.host = host
+
+
 class NameTaken(RemoteTaskError):
     """A processing host of this name is alive; give this one another name, or stop the other first."""
 

@@ -4,7 +4,12 @@ import logging
 import random
 import traceback
 
+from ZODB.broken import Broken
+from lovely.remotetask.child import runInChild
+from lovely.remotetask.control import Interrupted
+from lovely.remotetask.control import current
 from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.interfaces import COMPLETED
@@ -19,6 +24,9 @@ from lovely.remotetask.task import checkOutput
 
 log = logging.getLogger('lovely.remotetask')
 
+#: Where a task asks to be run, by its attribute `isolation`: in a thread of the host, or in a process of its own.
+THREAD, PROCESS = 'thread', 'process'
+
 #: Characters of a traceback that are kept on the job, the last ones.
 KEPT_TRACEBACK = 4000
 
@@ -29,10 +37,30 @@ def findTasks(service):
 
 def findTask(service, name):
     """Return the task of that name, or raise `UnknownTask`."""
-    task = siteManager(service).queryUtility(service.taskInterface, name=name)
+    task = queryTask(service, name)
     if task is None:
         raise UnknownTask(name, findTasks(service))
     return task
+
+
+def queryTask(service, name):
+    """Return the task of that name, or None."""
+    return siteManager(service).queryUtility(service.taskInterface, name=name)
+
+
+def policyOf(service, job):
+    """Return the `RetryPolicy` for a job or a claim: its own, or its task's, or the default."""
+    return job.retryPolicy or getattr(queryTask(service, job.task), 'retryPolicy', None) or DEFAULT
+
+
+def limitOf(service, claim):
+    """Return the time limit for a claim in seconds, its own or its task's, or None.
+
+    Second: whether it is kept here, by the host's thread, and not in a child process.
+    """
+    task = queryTask(service, claim.task)
+    limit = claim.timeLimit or getattr(task, 'timeLimit', None)
+    return limit, getattr(task, 'isolation', THREAD) != PROCESS
 
 
 def execute(service, claim, input, clock, host='', luck=random.random):
@@ -49,21 +77,36 @@ def execute(service, claim, input, clock, host='', luck=random.random):
     started, task = clock(), None
     try:
         task = findTask(service, claim.task)
-        output = task(service, claim.jobid, input)
+        if isinstance(input, Broken):
+            raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
+        if getattr(task, 'isolation', THREAD) == PROCESS:
+            limit, _ = limitOf(service, claim)
+            output = runInChild(task, claim.jobid, input, current(), limit, getattr(task, 'memoryLimit', None))
+        else:
+            output = task(service, claim.jobid, input)
         checkOutput(task, output)
+    except Interrupted as error:
+        log.info('job %d (%s) was ended: %s', claim.jobid, claim.task, error)
+        return Outcome(claim.jobid, claim.run, ERROR, started, clock(), failure=Failure(clock(), str(error), '', host))
     except (Exception, SystemExit) as error:
         if isDatabaseError(error):
             raise
-        return failed(claim, error, started, clock(), host, getattr(task, 'retryPolicy', None), luck())
+        return failed(claim, error, started, clock(), host, claim.retryPolicy or getattr(task, 'retryPolicy', None),
+                      luck())
     return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
+
+
+def _nameOf(kind):
+    return f'{kind.__module__}.{kind.__name__}'
 
 
 def failed(claim, error, started, ended, host, policy=None, luck=0.0):
     """Return the `Outcome` of a run that ended with an exception, and log it."""
     pause = (policy or DEFAULT).decide(claim.attempt + 1, error, luck)
-    if isinstance(error, TaskError):
+    if isinstance(error, (TaskError, Retry)):
         message = str(error)
-        log.info('job %d (%s) failed: %s', claim.jobid, claim.task, message)
+        log.info('job %d (%s) %s: %s', claim.jobid, claim.task,
+                 'failed' if pause is None else f'runs again in {pause:.2f} s', message)
     else:
         message = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
         log.error('Caught a generic exception, preventing thread from crashing\njob %d (%s), %s: %s', claim.jobid,

@@ -39,6 +39,16 @@ class ITask(Interface):
         'The plain `zope.interface.Interface` accepts anything.')
     outputSchema = Attribute('The same for what the task returns.')
 
+    # A task may have these besides; what it does not have is at its default.
+    #
+    # retryPolicy -- a `retry.RetryPolicy`; default: `retry.DEFAULT`.
+    # timeLimit -- seconds that a run may take; default: None, any time.  When it is over the run has failed, and what
+    #     it still does is refused; a program or a child process is ended.
+    # isolation -- 'thread', the default, or 'process': to run in a child process, which has no database, but can be
+    #     ended, and crash, alone.
+    # memoryLimit -- bytes that the child process may use; default: None, as many as there are.
+    # atMostOnce -- true to have the job end in ERROR, instead of being run again, when its host ends during a run.
+
     def __call__(service, jobid, input):
         """Do the work.
 
@@ -48,8 +58,8 @@ class ITask(Interface):
 
         Return the job's result: plain data, or anything that can be pickled.  What is written to the database in
         here is committed together with the job's completion, or not at all.
-        Raise `errors.TaskError` to end the job in ERROR at once; any other exception is retried by the retry policy
-        and ends in ERROR when its attempts are used up.
+        Raise `errors.TaskError` to end the job in ERROR at once, `errors.Retry` to have it run again; any other
+        exception is retried by the retry policy, and ends in ERROR when its attempts are used up.
         """
 
 
@@ -165,13 +175,15 @@ class ITaskService(Interface):
     def getAvailableTasks():
         """Return a dict of the tasks that jobs can name: name -> `ITask`."""
 
-    def add(task, input=None, startLater=False, now=None):
+    def add(task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None):
         """Add a job and return its id.
 
         task -- the name of a registered task.
         input -- the task's argument: plain data, or whatever can be pickled.
         startLater -- true to have it wait, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
+        retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
+        timeLimit -- seconds that a run of this job may take; default: those of the task.
 
         Raise `errors.UnknownTask` or `errors.InvalidInput`, both ValueErrors, and change nothing.
         """
@@ -208,6 +220,27 @@ class ITaskService(Interface):
     def clean(status=FINAL):
         """Remove the jobs in these statuses, any of FINAL.  Raise `ValueError` for another one, removing nothing."""
 
+    def removeJobs(status=FINAL, limit=None, before=None):
+        """Remove jobs in these statuses, any of FINAL; return how many.
+
+        limit -- how many at the most, the oldest first; default: all.  Many are best removed in several transactions.
+        before -- UTC seconds: only those that ended before; default: all.
+
+        Raise `ValueError` for another status, removing nothing.
+        """
+
+    def retry(jobid):
+        """Have a job that ended in ERROR run again, with all its attempts; what went wrong stays on it.
+
+        Raise `errors.UnknownJob`, or `errors.WrongState`.
+        """
+
+    def retryFailed(task=None, limit=None, before=None):
+        """Do that with all jobs in ERROR, those of one task or of all; return how many.
+
+        limit, before -- as for `removeJobs`.
+        """
+
     def getStatus(jobid):
         """Return the status, one of STATUSES.  Raise `errors.UnknownJob`."""
 
@@ -216,6 +249,24 @@ class ITaskService(Interface):
 
     def getError(jobid):
         """Return why the job failed, as text; 'None' when it did not.  Raise `errors.UnknownJob`."""
+
+    def getProgress(jobid):
+        """Return what the running task has said of how far it is: a fraction from 0 to 1 or None, and a text.
+
+        None when it has said nothing, and when it does not run.  Raise `errors.UnknownJob`.
+        """
+
+    def isCancelled(jobid):
+        """For the running task: say whether its job has been cancelled, as things are now."""
+
+    def setProgress(jobid, fraction, message=''):
+        """For the running task: say how far it is.  Others see that at once, though only once a second.
+
+        fraction -- a number from 0 to 1; None when nobody knows.
+        message -- a text, of which 1000 characters are kept.
+
+        Raise `ValueError`.
+        """
 
     def hasJobsWaiting(now=None):
         """Say whether a job is ready to run, or due at `now` (UTC seconds; default: the present).  Writes nothing."""

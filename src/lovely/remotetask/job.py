@@ -9,6 +9,7 @@ from zope.interface import implementer
 from lovely.remotetask import cron
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.interfaces import IJob
@@ -47,6 +48,9 @@ class Job(Persistent):
     due = None              # its key in the timetable's calendar, in microseconds; an entry with another key is stale
     retryAt = None          # UTC seconds: do not run it before, whatever else is said
     schedule = None         # id of the cron job that added it
+    suspect = False         # whether a host ended after it had claimed this job: it is run where that can be noticed
+    retryPolicy = None      # its own `RetryPolicy`; None for that of its task
+    timeLimit = None        # its own time limit in seconds; None for that of its task
 
     def __init__(self, id, task, input, created=0.0):
         """`created` is in UTC seconds."""
@@ -58,6 +62,20 @@ class Job(Persistent):
 
     def __repr__(self):
         return f'<{type(self).__name__} {self.id}>'
+
+
+class BrokenJob(Job):
+    """Stands for a job that cannot be loaded: one in ERROR, of which nothing else is known.  Never stored."""
+
+    status = ERROR
+
+    def __init__(self, id, error):
+        """`error` says why it cannot be loaded."""
+        super().__init__(id, '', None)
+        self.error = error
+
+    def _p_deactivate(self):
+        """Do nothing."""
 
 
 class Run(NamedTuple):

@@ -1,6 +1,7 @@
 """Who claims what, and what has ended: a book for each process that writes one."""
 # SPDX-License-Identifier: ZPL-2.1
 from BTrees.IIBTree import IIBTree
+from BTrees.IOBTree import IOBTree
 from BTrees.LLBTree import LLBTree
 from persistent import Persistent
 
@@ -8,6 +9,10 @@ from lovely.remotetask.interfaces import FINAL
 
 
 MICROSECONDS = 1_000_000
+
+# What `Ledger.started` says of a job that has been begun: that it runs for a while already; that it is a suspect, of
+# which one runs at a time; that it must not be begun again.
+LONG, ALONE, ONCE = 1, 2, 3
 
 
 class Ledger(Persistent):
@@ -20,12 +25,19 @@ class Ledger(Persistent):
     #: Who runs under this name: what `rescue.identity` gives; None when nobody does.
     owner = None
 
+    # Of ledgers that were made before there were these.
+    started = progress = None
+
     def __init__(self):
         #: id -> `Job.run` at the time of the claim
         self.claimed = IIBTree()
+        #: id -> LONG, ALONE or ONCE, for those claims of which it matters
+        self.started = IIBTree()
+        #: id -> how far its run is: fraction or None, message
+        self.progress = IOBTree()
         #: status -> (time of the end in microseconds -> id)
         self.finished = {status: LLBTree() for status in FINAL}
-        #: status -> jobs that came into it here, less the jobs that were cleaned away here
+        #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
         self.tally = dict.fromkeys(FINAL, 0)
 
     def claim(self, jobid, run):
@@ -37,7 +49,20 @@ class Ledger(Persistent):
         if jobid not in self.claimed:
             return False
         del self.claimed[jobid]
+        for tree in self.started, self.progress:
+            if tree and jobid in tree:
+                del tree[jobid]
         return True
+
+    def upgrade(self):
+        """Give a ledger of an older release what it lacks."""
+        if self.started is None:
+            self.started, self.progress = IIBTree(), IOBTree()
+
+    def mark(self, jobid, mark):
+        """Put on record that a claimed job has been begun; a mark that is there already stays."""
+        if jobid in self.claimed and jobid not in self.started:
+            self.started[jobid] = mark
 
     def finish(self, jobid, status, when):
         """Note the end of a job and return its time: `when`, in UTC seconds, moved on when it is taken."""
@@ -46,6 +71,10 @@ class Ledger(Persistent):
         if key in finished:
             key = finished.maxKey() + 1
         finished[key] = jobid
-        self.tally[status] += 1
-        self._p_changed = True
+        self.count(status, 1)
         return key / MICROSECONDS
+
+    def count(self, status, jobs):
+        """Note that so many jobs have come into a final status, or, below 0, have left it."""
+        self.tally[status] += jobs
+        self._p_changed = True

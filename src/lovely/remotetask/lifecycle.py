@@ -5,6 +5,7 @@ job; its token is the pair of job id and `Job.run`.  Whoever brings a job forwar
 the job, and the database lets only one of two such transactions commit.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import itertools
 import logging
 from typing import Any
 from typing import NamedTuple
@@ -13,16 +14,20 @@ from lovely.remotetask import misfire
 from lovely.remotetask.container import BITS
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import newId
+from lovely.remotetask.container import readable
 from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
+from lovely.remotetask.retry import RetryPolicy
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -39,6 +44,9 @@ class Claim(NamedTuple):
     attempt: int            # failed runs before
     task: str
     input: Any              # as the claimer's connection has it: not to be touched, only copied
+    suspect: bool = False   # whether a host ended after it had claimed the job
+    retryPolicy: RetryPolicy | None = None
+    timeLimit: float | None = None          # seconds
 
 
 class Outcome(NamedTuple):
@@ -66,6 +74,7 @@ class Recorded(NamedTuple):
 
     jobid: int
     run: int
+    tid: bytes = b''        # the transaction that says so, or a later one: whoever closes the claim has to see it
 
 
 def shardOf(service, jobid):
@@ -73,14 +82,24 @@ def shardOf(service, jobid):
     return service.shards[jobid >> BITS]
 
 
-def enqueue(service, jobid):
+def enqueue(service, jobid, suspect=False):
     """Make a job ready to be claimed."""
-    shardOf(service, jobid).ready.put(jobid)
+    (service.suspects if suspect else shardOf(service, jobid).ready).put(jobid)
+
+
+def dequeue(service, jobid):
+    """Take a job out of the queue, whichever it is in; return whether it was in one."""
+    return shardOf(service, jobid).ready.remove(jobid) or service.suspects.remove(jobid)
+
+
+def isWaiting(service):
+    """Say whether an id is ready to be claimed."""
+    return bool(service.suspects) or any(shard.ready for shard in service.shards)
 
 
 def waiting(service):
     """Count the ids that are ready to be claimed."""
-    return sum(len(shard.ready) for shard in service.shards)
+    return len(service.suspects) + sum(len(shard.ready) for shard in service.shards)
 
 
 def tick(service, now, limit=1000):
@@ -102,10 +121,10 @@ def tick(service, now, limit=1000):
 
 def fetch(service, jobids):
     """Return pairs of id and job, or None for one that is gone; a database server is asked for all at once."""
-    jobs = [(jobid, service.jobs.get(jobid)) for jobid in jobids]
+    jobs = [shardOf(service, jobid).jobs.get(jobid) for jobid in jobids]
     if service._p_jar is not None and len(jobs) > 1:
-        service._p_jar.prefetch([job for _, job in jobs if job is not None])
-    return jobs
+        service._p_jar.prefetch([job for job in jobs if job is not None])
+    return [(jobid, job and readable(jobid, job)) for jobid, job in zip(jobids, jobs)]
 
 
 def _try(step, service, job, now):
@@ -176,9 +195,10 @@ def oldestShard(service):
     return oldest and oldest[1]
 
 
-def claim(service, count, start, ledger=None, skip=0):
+def claim(service, count, start, now, ledger=None, skip=0):
     """Claim up to `count` jobs and return a list of `Claim`s and the number of the shard to go on with.
 
+    now -- UTC seconds.
     start -- the number of the shard to begin with.  The jobs of one shard come in the order of the queue, and each
     shard has its turn.
     ledger -- where the claims are noted; default: in the ledger of the job's shard.
@@ -194,15 +214,30 @@ def claim(service, count, start, ledger=None, skip=0):
             pulled += ((shard, jobid) for jobid in shard.ready.pull(count - len(pulled), skip))
     claims = []
     for (shard, _), (_, job) in zip(pulled, fetch(service, [jobid for _, jobid in pulled])):
-        if job is not None and job.status in (QUEUED, CRONJOB):
-            (shard.ledger if ledger is None else ledger).claim(job.id, job.run)
-            claims.append(claimOn(job))
+        claims += _claim(shard, job, now, ledger)
     return claims, start % SHARDS
+
+
+def claimSuspect(service, now, ledger=None):
+    """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claim`."""
+    if not service.suspects:
+        return []
+    (_, job), = fetch(service, service.suspects.pull())
+    return [] if job is None else _claim(shardOf(service, job.id), job, now, ledger)
+
+
+def _claim(shard, job, now, ledger):
+    if isinstance(job, BrokenJob):
+        shard.ledger.finish(job.id, ERROR, now)             # it is seen to be removed, and nothing else
+    elif job is not None and job.status in (QUEUED, CRONJOB):
+        (shard.ledger if ledger is None else ledger).claim(job.id, job.run)
+        return [claimOn(job)]
+    return []
 
 
 def claimOn(job):
     """Return the `Claim` for a job that a ledger says is claimed."""
-    return Claim(job.id, job.run, job.attempt, job.task, job.input)
+    return Claim(job.id, job.run, job.attempt, job.task, job.input, job.suspect, job.retryPolicy, job.timeLimit)
 
 
 def holds(job, claim):
@@ -214,8 +249,9 @@ def record(service, job, outcome):
     """Write an outcome on its job, which the claim must still hold, and see to what follows from it."""
     job.started, job.completed = outcome.started, outcome.ended
     if outcome.failure is not None:
-        job.errors = (job.errors + (outcome.failure,))[-KEPT_FAILURES:]
-        job.attempt += 1
+        charge(job, outcome.failure)
+    if job.suspect:
+        job.suspect = False         # it has come to an end, and its host lives
     if outcome.status == QUEUED:
         job.retryAt = outcome.retryAt
     else:
@@ -233,41 +269,131 @@ def record(service, job, outcome):
     service.schedule.inbox.put(job.id)
 
 
-def settle(service, ledger, report):
-    """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job."""
+def charge(job, failure):
+    """Note a failed attempt on its job."""
+    job.errors = (job.errors + (failure,))[-KEPT_FAILURES:]
+    job.attempt += 1
+
+
+def settle(service, ledger, report, now):
+    """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job.
+
+    now -- UTC seconds.
+    """
     if ledger.claimed.get(report.jobid) != report.run:
         return              # entered before: by a commit whose answer was lost, or by a rescuer
-    if isinstance(report, Returned):
-        giveBack(service, ledger, report.jobid, started=False)
+    job = service.jobs.get(report.jobid)
+    if isinstance(report, Returned) or isinstance(report, Recorded) and holds(job, report):
+        # Not begun; or the end of the run is not on record after all: whoever saw it looked at other data than these.
+        giveBack(service, ledger, report.jobid, now, started=False)
         return
     ledger.release(report.jobid)
-    job = service.jobs.get(report.jobid)
-    if isinstance(report, Outcome):
+    if isinstance(report, Outcome) and not isinstance(job, BrokenJob):
         if not holds(job, report):
             return
         record(service, job, report)
         if job.status in FINAL:
             job.completed = ledger.finish(job.id, job.status, job.completed)
+    elif isinstance(job, BrokenJob):
+        ledger.finish(job.id, ERROR, now)
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
 
 
-def giveBack(service, ledger, jobid, started=True):
+def giveBack(service, ledger, jobid, now, started=True, suspect=False):
     """Return a claimed job to its queue without charging it an attempt.
 
     started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
+    suspect -- whether it may be the reason why its host ended.
     """
     run = ledger.claimed.get(jobid)
-    job = service.jobs.get(jobid)
     if run is None:
         return
-    if job is None or job.run != run or job.status in FINAL:
-        settle(service, ledger, Recorded(jobid, run))
+    job = service.jobs.get(jobid)
+    if not holds(job, Recorded(jobid, run)):
+        settle(service, ledger, Recorded(jobid, run), now)
         return
     ledger.release(jobid)
     if started:
         job.run += 1
-    enqueue(service, jobid)
+        if job.suspect != suspect:
+            job.suspect = suspect
+    enqueue(service, jobid, job.suspect)
+
+
+def setProgress(service, jobid, fraction, message):
+    """Note how far the run of a claimed job is; nothing happens to one that nobody has claimed."""
+    for ledger in ledgers(service):
+        if jobid in ledger.claimed:
+            ledger.upgrade()
+            ledger.progress[jobid] = fraction, message
+
+
+def ledgers(service):
+    """Yield all ledgers: those of the shards, then those of the processing hosts."""
+    for shard in service.shards:
+        yield shard.ledger
+    yield from service.ledgers.values()
+
+
+def forget(service, ledger, status, entries):
+    """Take entries, pairs of time in microseconds and id, out of what a ledger has of a final status.
+
+    How many there are is counted elsewhere: a host that works writes its ledger all the time, and is not to conflict.
+    """
+    finished = ledger.finished[status]
+    for key, _ in entries:
+        del finished[key]
+    if entries:
+        shardOf(service, entries[0][1]).ledger.count(status, -len(entries))
+
+
+def failed(service, task=None, before=None):
+    """Yield the jobs in ERROR, of a task or all, that ended before a time in UTC seconds, or ever; they may be changed.
+    """
+    latest = None if before is None else int(before * MICROSECONDS)
+    for ledger in ledgers(service):
+        jobids = list(ledger.finished[ERROR].values(max=latest))
+        for start in range(0, len(jobids), 100):
+            for _, job in fetch(service, jobids[start:start + 100]):
+                if job is not None and not isinstance(job, BrokenJob) and task in (None, job.task):
+                    yield job
+
+
+def reopen(service, job):
+    """Have a job that ended in ERROR run again, with all its attempts; what went wrong stays on it."""
+    key = job.completed and round(job.completed * MICROSECONDS)
+    for ledger in ledgers(service):
+        if ledger.finished[ERROR].get(key) == job.id:
+            forget(service, ledger, ERROR, [(key, job.id)])
+    job.status, job.error, job.completed, job.attempt = QUEUED, None, None, 0
+    job.run += 1
+    enqueue(service, job.id)
+
+
+def clean(service, statuses, limit, before=None):
+    """Remove up to `limit` jobs in final statuses, the oldest of each ledger first; return how many.
+
+    before -- UTC seconds: only those that ended before; default: all.
+    """
+    removed = 0
+    for ledger in ledgers(service):
+        removed += cleanLedger(service, ledger, statuses, limit - removed, before)
+        if removed >= limit:
+            break
+    return removed
+
+
+def cleanLedger(service, ledger, statuses, limit, before=None):
+    """Do what `clean` does for what one ledger has."""
+    removed, latest = 0, None if before is None else int(before * MICROSECONDS)
+    for status in statuses:
+        entries = list(itertools.islice(ledger.finished[status].items(max=latest), limit - removed))
+        for _, jobid in entries:
+            shardOf(service, jobid).jobs.pop(jobid, None)
+        forget(service, ledger, status, entries)
+        removed += len(entries)
+    return removed
 
 
 def claimed(service, jobid):
@@ -275,3 +401,11 @@ def claimed(service, jobid):
     if jobid in shardOf(service, jobid).ledger.claimed:
         return True
     return any(jobid in ledger.claimed for ledger in service.ledgers.values())
+
+
+def progress(service, jobid):
+    """Return how far the run of a job is, fraction and message; None when nothing is known."""
+    for ledger in ledgers(service):
+        if ledger.progress and jobid in ledger.progress:
+            return ledger.progress[jobid]
+    return None

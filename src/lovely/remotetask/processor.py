@@ -1,6 +1,5 @@
 """Processors: the threads that keep a service's ledger and run its jobs."""
 # SPDX-License-Identifier: ZPL-2.1
-import collections
 import logging
 import random
 import threading
@@ -8,13 +7,16 @@ import time
 
 import transaction
 from ZODB.POSException import ConflictError
+from ZODB.POSException import ReadConflictError
 from zope.component.hooks import setSite
 from zope.interface import implementer
 
 from lovely.remotetask import lifecycle
+from lovely.remotetask.control import running
 from lovely.remotetask.copying import NotPlain
 from lovely.remotetask.copying import plainCopy
 from lovely.remotetask.cycle import ATTEMPTS
+from lovely.remotetask.cycle import CLEANED
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import Deposed
 from lovely.remotetask.cycle import touched
@@ -22,12 +24,16 @@ from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import failed
+from lovely.remotetask.execute import limitOf
+from lovely.remotetask.execute import policyOf
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.lifecycle import Returned
+from lovely.remotetask.roster import Roster
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 from lovely.remotetask.sites import nearestSite
@@ -43,6 +49,12 @@ MOST = 500
 
 #: Seconds after which a claimed job is looked at again before it is started: it may have been cancelled.
 STALE = 0.1
+
+#: Seconds between two looks for jobs to be removed, and between two transactions when there are many.
+CLEAN_LOOK, CLEAN_PAUSE = 10.0, 0.1
+
+#: Seconds between two turns of an idle processor that is not alone on its machine: so soon it sees that another died.
+NEIGHBOUR_LOOK = 0.4
 
 #: Seconds of the pause after the first conflict or failure of the database, and the longest one.
 PAUSE, LONGEST_PAUSE = 0.01, 2.0
@@ -68,32 +80,31 @@ class MultiProcessor:
     name -- the name of the processing host, kept over restarts; None for one that is free on this machine.
     lease -- seconds after which it may be taken for dead when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
+    keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
     ledgerDB -- a `ZODB.DB` of its own for the ledger (see `Database.ledgerDB`); default: `db`.
     """
 
     ordered = False
     threadName = 'remotetasks'
 
-    def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, schedule=True, ledgerDB=None,
-                 clock=time.time, monotonic=time.monotonic):
+    def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, schedule=True, keep=None,
+                 ledgerDB=None, clock=time.time, monotonic=time.monotonic):
         self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
         self.clock, self.monotonic = clock, monotonic
+        self.keep = dict(keep or {})
+        self._cleanAt = float('-inf')           # when to look for jobs to be removed, by the monotonic clock
         self.cycle = Cycle(ledgerDB or db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock,
                            monotonic)
         self.running = False
+        self.isStopping = False                 # whether `stop` has asked for the end
         self.threads = []
         self.thread = None
         self._bell = threading.Event()
         self._ended = threading.Event()
         self._ended.set()
         self._deadline = None
-        self._lock = threading.Lock()
-        self._ready = threading.Condition(self._lock)
-        self._store = collections.deque()       # claims that wait for a thread, with the moment they were made
-        self._reports = []                      # runs that have ended, for the next turn
+        self._roster = Roster(self._bell.set, monotonic)
         self._unstarted = set()                 # ids that were claimed, but not begun before the stop
-        self._busy = 0
-        self._average = None                    # seconds that a job takes
 
     @property
     def name(self):
@@ -120,6 +131,7 @@ class MultiProcessor:
         wait -- seconds to wait here, while the jobs go on until `timeout`; default: until it has ended.
         """
         self._deadline = None if timeout is None else self.monotonic() + timeout
+        self.isStopping = True
         self.running = False
         self._bell.set()
         if wait is None and timeout is not None:
@@ -127,8 +139,10 @@ class MultiProcessor:
         return self._ended.wait(wait)
 
     def _attach(self):
+        self.db.setPoolSize(max(self.db.getPoolSize(), 2 * self.maxThreads + 4))
         self.cycle.attach()
         self.running = True
+        self.isStopping = False
         self._ended.clear()
         for bell in {id(hub): hub for hub in (hubOf(self.db), hubOf(self.cycle.db))}.values():
             bell.subscribe(self._bell)
@@ -147,10 +161,8 @@ class MultiProcessor:
             log.exception('processing host %s stops', self.cycle.name)
         finally:
             self.running = False
-            with self._lock:
-                self._store.clear()
-                self._ready.notify_all()
-                idle = not self._busy
+            idle = self._roster.isIdle
+            self._roster.close()
             for thread in self.threads:
                 thread.join(None if idle else 0.1)          # a task that does not end cannot be waited for
             for hub in (hubOf(self.db), hubOf(self.cycle.db)):
@@ -164,11 +176,11 @@ class MultiProcessor:
         failures, reports = 0, []
         while True:
             self._bell.clear()
-            with self._lock:
-                reports += self._reports
-                self._reports = []
+            self._endOverdue()
+            reports += self._roster.takeReports()
             try:
-                claims = self._turn(reports)
+                if self._turn(reports):
+                    return
             except Deposed:
                 raise
             except Exception as error:
@@ -180,48 +192,83 @@ class MultiProcessor:
                 if failures in (10, 100, 1000):
                     log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
                 if not self.running and self._late():
+                    log.warning('processing host %s: the database is away, and the time to stop is over: what it has '
+                                'claimed is run again by others, or when it is started again', self.cycle.name)
                     return
                 # After a conflict it claims other jobs: no need to wait long.
                 shortly = isinstance(error, ConflictError) and failures < 10
                 time.sleep(pause(0 if shortly else failures, random.random()))
                 continue
-            if reports:
-                hubOf(self.db).ring(but=self._bell)         # whoever waits for results in this process
-            failures, reports = 0, []
-            if claims:
-                moment = self.monotonic()
-                with self._lock:
-                    self._store.extend((claim, moment) for claim in claims)
-                    self._ready.notify(len(claims))
-            if self.cycle.paused and self._returnStore():
-                continue
-            if not self.running and self._finished():
-                return
+            failures = 0
+            if self.running and self.keep:
+                self._clean()
             self._bell.wait(self._idleTime())
 
+    def _clean(self):
+        """Remove jobs that are old enough: a few at a time, so that nobody waits for it."""
+        if self.monotonic() < self._cleanAt:
+            return
+        try:
+            removed = self.cycle.clean(self.keep)
+        except Exception as error:
+            if not isDatabaseError(error):
+                raise
+            removed = CLEANED                   # most likely a conflict: go on where it ended
+        self._cleanAt = self.monotonic() + (CLEAN_PAUSE if removed >= CLEANED else CLEAN_LOOK)
+
     def _turn(self, reports):
-        return self.cycle.turn(reports, self._want(len(reports)) if self.running else 0)
+        """Go once through the cycle, and take what it has settled out of `reports`; return whether that was the last.
+
+        Of two clients of one database each may have seen what the other one has not: what is reported is only settled
+        when it can be seen.
+        """
+        seen = [report for report in reports if getattr(report, 'tid', b'') <= self.cycle.tid]
+        look = self._roster.look()
+        claims, gone = self.cycle.turn(seen, self._want(len(seen)) if self.running else 0, *look)
+        if seen:
+            reports[:] = [report for report in reports if report not in seen]
+            hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
+        self._roster.confirm(look)
+        self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
+        self._roster.add(claims, self.cycle.tid)
+        if self.cycle.paused and self._returnStore():
+            self._bell.set()
+        return not self.running and not reports and self._finished()
+
+    def _endOverdue(self):
+        """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
+        for run in self._roster.overdue():
+            error = TimeLimitExceeded(run.limit)
+            log.error('job %d (%s): %s', run.claim.jobid, run.claim.task, error)
+            run.control.end(str(error))
+            now = self.clock()
+            self._roster.report(failed(run.claim, error, now - run.limit, now, self.cycle.name, run.policy,
+                                       random.random()))
 
     def _returnStore(self):
         """Have the claims on jobs that have not begun returned by the next turn; return whether there are any."""
-        with self._lock:
-            self._reports += (Returned(claim.jobid, claim.run) for claim, moment in self._store)
-            self._store.clear()
-            return bool(self._reports)
+        claims = self._roster.takeWaiting()
+        for claim in claims:
+            self._roster.report(Returned(claim.jobid, claim.run))
+        return bool(claims)
 
     def _want(self, ended):
         """Return how many jobs to claim: what keeps the threads busy for STORE seconds, and no more."""
-        threads = self.maxThreads
-        if self._average is not None:
-            threads = int(min(MOST, threads * max(1, STORE / max(self._average, 1e-6))))
+        threads, average = self.maxThreads - self._roster.stuck, self._roster.average
+        if average is not None:
+            threads = int(min(MOST, threads * max(1, STORE / max(average, 1e-6))))
         return threads - (len(self.cycle.inFlight) - ended)
 
     def _idleTime(self):
-        wait = min(self.waitTime, self.cycle.lease / 4)
+        wait = min(self.waitTime, self.cycle.lease / 4, NEIGHBOUR_LOOK if self.cycle.hasNeighbours else self.waitTime)
         if not self.running and self._deadline is not None:
             wait = min(wait, self._deadline - self.monotonic())
         if self.cycle.nextTime is not None:
             wait = min(wait, self.cycle.nextTime - self.clock())
+        moments = [self._roster.nextMoment(), self._cleanAt if self.keep and self.running else None]
+        for moment in moments:
+            if moment is not None:
+                wait = min(wait, moment - self.monotonic())
         return max(0.0, wait)
 
     def _late(self):
@@ -229,13 +276,14 @@ class MultiProcessor:
 
     def _finished(self):
         """Stopping: give back what has not begun; return whether nothing runs any more, or the time is over."""
-        with self._lock:
-            unstarted = {claim.jobid for claim, moment in self._store}
-            self._store.clear()
-            over = not self._busy and not self._reports
-        self._unstarted |= unstarted
-        if not over and not self._late():
-            return False
+        self._unstarted.update(claim.jobid for claim in self._roster.takeWaiting())
+        if not self._roster.isIdle:
+            if not self._late():
+                return False
+            runs = self._roster.runs()
+            log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
+                        len(runs), ', '.join(str(run.claim.jobid) for run in runs))
+            self._roster.tell({run.claim.jobid for run in runs}, 'the processing host stops')
         self.cycle.leave(self._unstarted)
         return True
 
@@ -244,40 +292,40 @@ class MultiProcessor:
     def _work(self):
         connection = self.db.open()
         try:
-            while True:
-                with self._lock:
-                    while not self._store:
-                        if not self.running:
-                            return
-                        self._ready.wait()
-                    claim, moment = self._store.popleft()
-                    self._busy += 1
-                began = self.monotonic()
+            while taken := self._roster.take():
+                run, waited = taken
                 try:
-                    report = self._run(connection, claim, began - moment > STALE)
+                    with running(run.control):
+                        report = self._run(connection, run.claim, waited > STALE, run)
                 except BaseException as error:
-                    log.exception('job %d: the run could not be ended', claim.jobid)
+                    log.exception('job %d: the run could not be ended', run.claim.jobid)
                     transaction.abort()
-                    report = failed(claim, error, self.clock(), self.clock(), self.cycle.name)
-                spent = self.monotonic() - began
-                with self._lock:
-                    self._busy -= 1
-                    self._reports.append(report)
-                    self._average = spent if self._average is None else self._average * 0.9 + spent * 0.1
-                self._bell.set()
+                    report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
+                self._roster.end(run, report)
         finally:
             transaction.abort()
             connection.close()
 
-    def _run(self, connection, claim, look):
-        """Run a job until its end is on record or known; return an `Outcome` or `Recorded`."""
+    def _run(self, connection, claim, look, run=None):
+        """Run a job until its end is on record or known; return an `Outcome` or `Recorded`.
+
+        look -- whether the claim has to be looked at first.
+        run -- where its time limit and retry policy are noted; None for nowhere.
+        """
         failures = 0
         while True:
             txn = transaction.begin()
             try:
+                if run is not None and self.db.lastTransaction() < run.tid:
+                    raise ReadConflictError(f'job {claim.jobid}: the claim is not to be seen yet')
                 service = atPath(connection.root()[ROOT_NAME], self.servicePath)
                 if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
-                    return Recorded(claim.jobid, claim.run)         # cancelled, or somebody else's by now
+                    return self._recorded(claim)            # cancelled, or somebody else's by now
+                if run is not None and run.policy is None:
+                    limit, isOurs = limitOf(service, claim)
+                    run.policy, run.limit = policyOf(service, claim), limit if isOurs else None
+                    if run.limit is not None:
+                        self._bell.set()        # it is to look in time
                 return self._attempt(service, claim, txn)
             except Exception as error:
                 if not isDatabaseError(error):
@@ -331,7 +379,10 @@ class MultiProcessor:
                 final = TaskError(f'what the task gives cannot be stored: {type(error).__name__}: {error}')
                 final.__cause__ = error
                 return failed(claim, final, outcome.started, outcome.ended, self.cycle.name)
-        return Recorded(claim.jobid, claim.run)
+        return self._recorded(claim)
+
+    def _recorded(self, claim):
+        return Recorded(claim.jobid, claim.run, self.db.lastTransaction())
 
     # By hand
 
@@ -348,7 +399,8 @@ class MultiProcessor:
         finally:
             transaction.abort()
             connection.close()
-        self._look(lambda service: lifecycle.settle(service, lifecycle.shardOf(service, claim.jobid).ledger, report))
+        self._look(lambda service: lifecycle.settle(service, lifecycle.shardOf(service, claim.jobid).ledger, report,
+                                                      self.clock()))
         return True
 
     def claimNextJob(self):

@@ -6,7 +6,18 @@ import pathlib
 import socket
 import uuid
 
+from lovely.remotetask.errors import HostDied
+from lovely.remotetask.execute import policyOf
+from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.job import Failure
+from lovely.remotetask.ledger import ALONE
+from lovely.remotetask.ledger import ONCE
+from lovely.remotetask.lifecycle import Outcome
+from lovely.remotetask.lifecycle import Recorded
+from lovely.remotetask.lifecycle import charge
 from lovely.remotetask.lifecycle import giveBack
+from lovely.remotetask.lifecycle import holds
+from lovely.remotetask.lifecycle import settle
 
 
 @functools.cache
@@ -80,6 +91,8 @@ def hosts(service, now):
 class Watch:
     """Judges ledgers by this process's own monotonic clock: no two hosts' clocks are ever compared.
 
+    A process of this machine that has ended is dead at once; else its lease has to be over.
+
     lease -- seconds for which the ledger of a living host may stay unchanged.
     """
 
@@ -100,15 +113,53 @@ class Watch:
             before = self._seen.get(name)
             if before is None or before[0] != serial:
                 before = self._seen[name] = serial, now
-            if gone or gone is None and now - before[1] > self.lease:
+            if gone or now - before[1] > self.lease:        # a process that is stopped, or hangs, is there and silent
                 names.append(name)
         return names
 
 
-def rescue(service, name, limit=200):
-    """Return up to `limit` jobs that a dead host has claimed to their queues; return how many."""
+def rescue(service, name, now):
+    """Return the jobs that a dead host has claimed to their queues; return how many there were.
+
+    name -- of its ledger.
+    now -- UTC seconds.
+
+    One of them may be the reason why the host is dead.  Those that were being run, as far as that is on record, have
+    used up an attempt: all of them, or, if there was a suspect among them, it alone.  Of the others nobody knows, so
+    they become suspects: they are run one at a time, their start on record, until the culprit is found.  A job that
+    must not be begun twice ends.
+    """
     ledger = service.ledgers[name]
-    jobids = list(ledger.claimed.keys())[:limit]
+    started = ledger.started or {}
+    culprit = next((jobid for jobid, mark in started.items() if mark == ALONE), None)
+    jobids = list(ledger.claimed.keys())
     for jobid in jobids:
-        giveBack(service, ledger, jobid)
+        mark = started.get(jobid)
+        if mark == ONCE or mark is not None and culprit in (None, jobid):
+            _interrupted(service, ledger, jobid, mark, HostDied(name), now)
+        else:
+            giveBack(service, ledger, jobid, now, suspect=culprit is None)
     return len(jobids)
+
+
+def _interrupted(service, ledger, jobid, mark, error, now):
+    """Charge a job for the run that its host's end has ended."""
+    job, claim = service.jobs.get(jobid), Recorded(jobid, ledger.claimed[jobid])
+    if holds(job, claim):
+        once = mark == ONCE
+        failure = Failure(now, f'{error}; it is not run again, because it must not run twice' if once else str(error),
+                          '', error.host)
+        if once or job.attempt + 1 >= policyOf(service, job).attempts:
+            settle(service, ledger, Outcome(jobid, claim.run, ERROR, job.started, now, failure=failure), now)
+            return
+        charge(job, failure)
+    giveBack(service, ledger, jobid, now, suspect=mark == ALONE)
+
+
+def interrupt(service, name, jobid, unstarted, now):
+    """Give a claim back whose host stops in good order: no attempt is charged, but what must not run twice ends."""
+    ledger = service.ledgers[name]
+    if not unstarted and ledger.started.get(jobid) == ONCE:
+        _interrupted(service, ledger, jobid, ONCE, HostDied(name), now)
+    else:
+        giveBack(service, ledger, jobid, now, started=not unstarted)

@@ -1,7 +1,9 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import itertools
 import random
+import sys
 import threading
 import time
 
@@ -23,26 +25,33 @@ from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import Jobs
 from lovely.remotetask.container import Shard
 from lovely.remotetask.container import newId
+from lovely.remotetask.control import Control
+from lovely.remotetask.control import current
 from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.evolve import GENERATION
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import findTasks
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.readyqueue import ReadyQueue
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import localServices
 from lovely.remotetask.sites import pathOf
@@ -66,6 +75,15 @@ def present(now):
     return time.time() if now is None else now
 
 
+def checkLimits(retryPolicy, timeLimit):
+    """Raise `ValueError` when a job cannot have this retry policy, or this time limit."""
+    if retryPolicy is not None and not isinstance(retryPolicy, RetryPolicy):
+        raise ValueError(f'retryPolicy: {retryPolicy!r} is not a RetryPolicy')
+    if timeLimit is not None and (isinstance(timeLimit, bool) or not isinstance(timeLimit, (int, float))
+                                  or not 0 < timeLimit < 1e9):
+        raise ValueError(f'timeLimit: {timeLimit!r} is not a number of seconds above 0')
+
+
 @implementer(ITaskService)
 class TaskService(Contained, Persistent):
     """See `ITaskService`."""
@@ -74,14 +92,18 @@ class TaskService(Contained, Persistent):
     processorFactory = SimpleProcessor
     processorArguments = {'waitTime': 1.0}
     paused = False
+    generation = 1          # of what is stored: the first releases did not say
+    suspects = None         # until the data of an older release is up to date: see `evolve`
 
     _v_nextid = None        # ids count up from a random start, so that one writer's jobs lie side by side
     _v_transaction = None   # where the hook of `_wake` has been added last
 
     def __init__(self):
         self.shards = tuple(Shard() for _ in range(SHARDS))
+        self.suspects = ReadyQueue()            # ready, but run where it can be noticed when they end their host
         self.schedule = Timetable()
         self.ledgers = OOBTree()
+        self.generation = GENERATION
 
     @property
     def jobs(self):
@@ -94,10 +116,15 @@ class TaskService(Contained, Persistent):
 
     # Adding
 
-    def add(self, task, input=None, startLater=False, now=None):
+    def add(self, task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None):
         """See `ITaskService`."""
         self._check(task, input)
+        checkLimits(retryPolicy, timeLimit)
         job = self._store(Job(self._newId(), task, input, present(now)))
+        if retryPolicy is not None:
+            job.retryPolicy = retryPolicy
+        if timeLimit is not None:
+            job.timeLimit = timeLimit
         if startLater:
             job.status = STARTLATER
         else:
@@ -186,27 +213,40 @@ class TaskService(Contained, Persistent):
         if job.status in FINAL:
             raise WrongState(jobid, job.status, 'cancel')
         shard = lifecycle.shardOf(self, jobid)
-        shard.ready.remove(jobid)
+        lifecycle.dequeue(self, jobid)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
         job.completed = shard.ledger.finish(jobid, CANCELLED, present(now))
 
     def clean(self, status=FINAL):
         """See `ITaskService`."""
+        self.removeJobs(status)
+
+    def removeJobs(self, status=FINAL, limit=None, before=None):
+        """See `ITaskService`."""
         status = {status} if isinstance(status, str) else set(status)
         if not status <= set(FINAL):
             raise ValueError(f'only jobs that are {", ".join(FINAL)} can be removed, not '
                              f'{", ".join(sorted(status - set(FINAL)))}')
-        for ledger in [shard.ledger for shard in self.shards] + list(self.ledgers.values()):
-            for name in status:
-                finished = ledger.finished[name]
-                if not finished:
-                    continue
-                for jobid in finished.values():
-                    lifecycle.shardOf(self, jobid).jobs.pop(jobid, None)
-                ledger.tally[name] -= len(finished)
-                ledger._p_changed = True
-                finished.clear()
+        return lifecycle.clean(self, status, sys.maxsize if limit is None else limit, before)
+
+    def retry(self, jobid):
+        """See `ITaskService`."""
+        job = self.jobs[jobid]
+        if job.status != ERROR or isinstance(job, BrokenJob):
+            raise WrongState(jobid, self.getStatus(jobid), 'retry')
+        lifecycle.reopen(self, job)
+        self._wake()
+
+    def retryFailed(self, task=None, limit=None, before=None):
+        """See `ITaskService`."""
+        count = 0
+        for job in itertools.islice(lifecycle.failed(self, task, before), limit):
+            lifecycle.reopen(self, job)
+            count += 1
+        if count:
+            self._wake()
+        return count
 
     # Asking
 
@@ -225,12 +265,41 @@ class TaskService(Contained, Persistent):
         """See `ITaskService`."""
         return str(self.jobs[jobid].error)
 
+    def getProgress(self, jobid):
+        """See `ITaskService`."""
+        self.jobs[jobid]
+        return lifecycle.progress(self, jobid)
+
     def hasJobsWaiting(self, now=None):
         """See `ITaskService`."""
-        if any(shard.ready for shard in self.shards):
+        if lifecycle.isWaiting(self):
             return True
         nextTime = self.schedule.nextTime()
         return nextTime is not None and nextTime <= present(now)
+
+    # For tasks that are running
+
+    def isCancelled(self, jobid):
+        """See `ITaskService`."""
+        control = current()
+        if control is not None and control.jobid == jobid:
+            control.watched = True
+            if control.reason is not None:
+                return True
+        if self._p_jar is None or self._p_oid is None:
+            return self.jobs[jobid].status == CANCELLED
+        # As things are now: the transaction of the task sees them as they were at its beginning.
+        with self._p_jar.db().transaction() as connection:
+            return connection.get(self._p_oid).jobs[jobid].status == CANCELLED
+
+    def setProgress(self, jobid, fraction, message=''):
+        """See `ITaskService`."""
+        control = current()
+        if control is not None and control.jobid == jobid:
+            control.report(fraction, message)
+        else:
+            Control(jobid, lambda: None).report(fraction, message)      # checks them
+            lifecycle.setProgress(self, jobid, fraction, message)
 
     # Processing in the caller's thread
 
@@ -246,10 +315,15 @@ class TaskService(Contained, Persistent):
             if jobid not in lifecycle.shardOf(self, jobid).ledger.claimed:
                 raise WrongState(jobid, self.getStatus(jobid), 'process')
             return lifecycle.claimOn(job)
+        if self.generation != GENERATION:
+            raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.evolve')
         while lifecycle.tick(self, now):
             pass
+        while self.suspects:
+            if claims := lifecycle.claimSuspect(self, now):
+                return claims[0]
         while (shard := lifecycle.oldestShard(self)) is not None:
-            claims, _ = lifecycle.claim(self, 1, shard)
+            claims, _ = lifecycle.claim(self, 1, shard, now)
             if claims:
                 return claims[0]
         return None
@@ -268,7 +342,7 @@ class TaskService(Contained, Persistent):
             self._claimAgain(claim, now)
         elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
             savepoint.rollback()
-        lifecycle.settle(self, lifecycle.shardOf(self, claim.jobid).ledger, outcome)
+        lifecycle.settle(self, lifecycle.shardOf(self, claim.jobid).ledger, outcome, now)
         return True
 
     def _claimAgain(self, claim, now):
@@ -276,7 +350,7 @@ class TaskService(Contained, Persistent):
         while lifecycle.tick(self, now):
             pass
         shard = lifecycle.shardOf(self, claim.jobid)
-        if shard.ready.remove(claim.jobid):
+        if lifecycle.dequeue(self, claim.jobid):
             shard.ledger.claim(claim.jobid, claim.run)
 
     def process(self, now=None):

@@ -23,6 +23,9 @@ class Timetable(Persistent):
     #: The name of the ledger whose owner is the scheduler.
     keeper = None
 
+    #: Until the data of an older release is up to date: see `evolve`.
+    entries = ()
+
     def __init__(self):
         self.inbox = ReadyQueue()
         #: (time in microseconds, id)

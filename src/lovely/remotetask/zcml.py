@@ -1,5 +1,6 @@
 """ZCML: the directives that register tasks, and the loading of a site definition."""
 # SPDX-License-Identifier: ZPL-2.1
+import dataclasses
 import inspect
 import os
 import re
@@ -11,6 +12,7 @@ from zope.configuration.config import ConfigurationMachine
 from zope.configuration.config import ConfigurationConflictError
 from zope.configuration.exceptions import ConfigurationError as ZCMLError
 from zope.configuration.exceptions import ConfigurationWrapperError
+from zope.configuration.fields import Bool
 from zope.configuration.fields import GlobalInterface
 from zope.configuration.fields import GlobalObject
 from zope.configuration.fields import Path
@@ -18,7 +20,9 @@ from zope.configuration.fields import PythonIdentifier
 from zope.configuration.fields import Tokens
 from zope.interface import Interface
 from zope.interface import implementer
+from zope.schema import Choice
 from zope.schema import Float
+from zope.schema import Int
 from zope.schema import Text
 from zope.schema import TextLine
 from zope.schema import ValidationError
@@ -26,9 +30,12 @@ from zope.schema.interfaces import IFromUnicode
 from ZConfig.datatypes import stock_datatypes
 
 import lovely.remotetask
+from lovely.remotetask.child import checkIsolated
 from lovely.remotetask.command import CommandTask
+from lovely.remotetask.config import seconds
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.task import SimpleTask
 
 
@@ -39,20 +46,76 @@ _EXCEPTION = re.compile(r'^(?:zope\.schema\._bootstrapinterfaces\.)?(?:(?:Valida
 
 @implementer(IFromUnicode)
 class Seconds(Float):
-    """A time in seconds, written as in the configuration file: `90`, `90s`, `10m`, `2h`, `1d`."""
+    """A time in seconds, written as in the configuration file: `90`, `1.5s`, `10m`, `2h`, `1d`."""
 
     def fromUnicode(self, value):
-        """Return the seconds as a float; raise `ValidationError`."""
-        try:
-            seconds = float(stock_datatypes['time-interval'](value.strip()))
-        except (ValueError, OverflowError):
-            raise ValidationError(f'{value!r} is no time; write whole seconds, or a number with s, m, h or d '
-                                  f'behind it').with_field_and_value(self, value) from None
-        self.validate(seconds)
-        return seconds
+        """Return the seconds as a float above 0; raise `ValidationError`."""
+        return _converted(self, value, seconds)
 
 
-class ITaskDirective(Interface):
+@implementer(IFromUnicode)
+class Bytes(Int):
+    """A size in bytes, written as in the configuration file: `65536`, `64KB`, `512MB`, `2GB`."""
+
+    def fromUnicode(self, value):
+        """Return the number of bytes; raise `ValidationError`."""
+        return _converted(self, value, _bytes)
+
+
+def _converted(field, text, convert):
+    try:
+        value = convert(text.strip())
+    except ValueError as error:
+        raise ValidationError(str(error)).with_field_and_value(field, text) from None
+    field.validate(value)
+    return value
+
+
+def _bytes(text):
+    try:
+        return stock_datatypes['byte-size'](text)
+    except ValueError:
+        raise ValueError(f'{text!r} is not a size: write a number with a unit (KB, MB, GB), as in 512MB') from None
+
+
+class IRunOptions(Interface):
+    """What follows when a run of a task fails, or its host does; see `retry.RetryPolicy`."""
+
+    at_most_once = Bool(
+        title='At most once', required=False,
+        description='Whether a job whose host died is given up, instead of run again.')
+    attempts = Int(
+        title='Attempts', required=False, min=1,
+        description='How many runs a failing job gets in all.')
+    retry_base = Seconds(
+        title='Retry base', required=False,
+        description='The pause before the second run.')
+    retry_factor = Float(
+        title='Retry factor', required=False,
+        description='How many times as long each further pause is.')
+    retry_cap = Seconds(
+        title='Retry cap', required=False,
+        description='The longest pause.')
+    retry_jitter = Float(
+        title='Retry jitter', required=False, min=0.0, max=1.0,
+        description='By how large a part of itself a pause may be shortened at random.')
+    retry_on = Tokens(
+        title='Retry on', required=False, value_type=GlobalObject(),
+        description='The dotted names of the exceptions after which a job runs again; default: any.')
+    never_retry_on = Tokens(
+        title='Never retry on', required=False, value_type=GlobalObject(),
+        description='Those of them after which it does not.')
+
+
+#: Attributes of `IRunOptions` -> fields of `RetryPolicy`.
+_POLICY = {'attempts': 'attempts', 'retry_base': 'base', 'retry_factor': 'factor', 'retry_cap': 'cap',
+           'retry_jitter': 'jitter', 'retry_on': 'retryOn', 'never_retry_on': 'neverRetryOn'}
+#: Attributes of the directives -> attributes of a task.
+_ATTRIBUTES = {'isolation': 'isolation', 'memory_limit': 'memoryLimit', 'time_limit': 'timeLimit',
+               'at_most_once': 'atMostOnce'}
+
+
+class ITaskDirective(IRunOptions):
     """Offer a Python function or an ITask under a name."""
 
     name = TextLine(title='Name', description='What jobs call the task by.', min_length=1)
@@ -66,9 +129,18 @@ class ITaskDirective(Interface):
     output_schema = GlobalInterface(
         title='Output schema', required=False,
         description='An interface whose fields the result has to fit; for functions, an ITask has its own.')
+    isolation = Choice(
+        title='Isolation', required=False, values=('thread', 'process'),
+        description='Where it runs: in a thread of the processing host, or in a process that is started for each run.')
+    memory_limit = Bytes(
+        title='Memory limit', required=False, min=1,
+        description='The address space that this process may use, as 512MB.')
+    time_limit = Seconds(
+        title='Time limit', required=False,
+        description='How long a run may take.')
 
 
-class ICommandDirective(Interface):
+class ICommandDirective(IRunOptions):
     """Offer a program under a name; the values mean what they mean for `command.CommandTask`."""
 
     name = TextLine(title='Name', description='What jobs call the task by.', min_length=1)
@@ -84,25 +156,51 @@ class ICommandDirective(Interface):
         description='How long the program may run: seconds, or with a unit as 90s, 10m, 2h.')
 
 
-def task(_context, name, handler, input_schema=None, output_schema=None):
+def task(_context, name, handler, input_schema=None, output_schema=None, **options):
     """Register a task made of Python code; see `ITaskDirective`."""
     schemas = {key: schema for key, schema in (('inputSchema', input_schema), ('outputSchema', output_schema))
                if schema is not None}
+    attributes = _attributes(options)
     isClass = inspect.isclass(handler)
     if ITask.implementedBy(handler) if isClass else ITask.providedBy(handler):
         if schemas:
             raise ValueError(f'{_dotted(handler)} is an ITask and has schemas of its own; none can be given here')
-        made = {'factory': handler} if isClass else {'component': handler}
+        if attributes and not isClass:
+            raise ValueError(f'{_dotted(handler)} is registered as it is and has {", ".join(sorted(attributes))} of '
+                             f'its own; none can be given here')
+        made = handler() if isClass else handler
     else:
         _checkFunction(handler, isClass)
-        made = {'component': SimpleTask(handler, **schemas)}
+        made = SimpleTask(handler, **schemas)
+    _set(made, attributes)
+    if getattr(made, 'isolation', None) == 'process':
+        checkIsolated(made)
+    elif 'memoryLimit' in attributes:
+        raise ValueError('memory_limit is for a process of its own: it needs isolation="process"')
     # The discriminator of the plain directive: whoever takes a name twice, by whatever directive, is told so.
-    utility(_context, provides=ITask, name=name, **made)
+    utility(_context, provides=ITask, name=name, component=made)
 
 
-def command(_context, name, command, directory=None, text=(), timeout=3600.0):
+def command(_context, name, command, directory=None, text=(), timeout=3600.0, **options):
     """Register a task made of a program; see `ICommandDirective`."""
-    utility(_context, provides=ITask, name=name, component=CommandTask(command, directory, text, timeout))
+    made = CommandTask(command, directory, text, timeout)
+    _set(made, _attributes(options))
+    utility(_context, provides=ITask, name=name, component=made)
+
+
+def _attributes(options):
+    """Return the attributes of a task that the options of a directive stand for."""
+    attributes = {_ATTRIBUTES[key]: value for key, value in options.items() if key in _ATTRIBUTES}
+    policy = {_POLICY[key]: tuple(value) if isinstance(value, list) else value      # zope.configuration makes lists
+              for key, value in options.items() if key in _POLICY}
+    if policy:
+        attributes['retryPolicy'] = dataclasses.replace(DEFAULT, **policy)
+    return attributes
+
+
+def _set(task, attributes):
+    for name, value in attributes.items():
+        setattr(task, name, value)
 
 
 def loadSite(path):

@@ -26,6 +26,8 @@ from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import findService
+from lovely.remotetask.upkeep import Packer
+from lovely.remotetask.upkeep import pack as packDatabase
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.server import Limits
@@ -107,7 +109,30 @@ def scheduler(configurationPath):
     _run(configurationPath, hasFrontend=False, hasProcessor=True, schedulesOnly=True)
 
 
-COMMANDS = (serve, frontend, processor, scheduler)
+@click.command()
+@click.option('--days', type=click.FloatRange(0), default=0.0, show_default=True,
+              help='For how many days what was replaced or removed is kept.')
+@click.pass_obj
+def pack(configurationPath, days):
+    """Pack the database, which makes its file smaller.
+
+    It may be in use meanwhile, over ZEO or RelStorage.  A database that one process has for itself is packed by that:
+    see "pack-interval" in the configuration.
+
+    \b
+    Example:
+      $ remotetask -C remotetask.conf pack --days 1
+    """
+    configuration = load(configurationPath)
+    configuration.setUpLogging()
+    with contextlib.closing(_openDatabase(configuration)) as database:
+        before = database.db.getSize()
+        if packDatabase(database.db, time.time() - days * 86400) is None:
+            raise CommandFailure('the database could not be packed; the log says why')
+        click.echo(f'{before} bytes before, {database.db.getSize()} bytes after')
+
+
+COMMANDS = (serve, frontend, processor, scheduler, pack)
 
 
 # Stopping
@@ -178,7 +203,7 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
             error = None
         log.info('stopping')
         if error is not None:
-            raise CommandFailure(f'the frontend failed: {error}') from error
+            raise CommandFailure(f'failed: {error}') from error
 
 
 def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing):
@@ -201,6 +226,11 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, cl
         _startFrontend(configuration, database, requests, closing, grace)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
+        _watchProcessors(processors, requests)
+    if configuration.processor.packInterval is not None:
+        packer = Packer(database.db, configuration.processor.packInterval, configuration.processor.packKeep)
+        closing.callback(lambda: packer.stop(grace.left()))
+        packer.start()
 
 
 def _openDatabase(configuration):
@@ -221,7 +251,8 @@ def _startFrontend(configuration, database, requests, closing, grace):
     settings = configuration.frontend
     limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections,
                     requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
-    gateway = Gateway(database.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path))
+    gateway = Gateway(database.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
+                      settings.deadline)
     try:
         server = Frontend(settings.address, gateway, limits)
     except ConfigurationError as error:                 # the configuration is right: the address is taken, or gone
@@ -260,7 +291,7 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
         one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
-                      ledgerDB=database.ledgerDB(), **arguments)
+                      keep=settings.keep, ledgerDB=database.ledgerDB(), **arguments)
         one.start()
         processors.append(one)
     if schedulesOnly:
@@ -269,9 +300,20 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         click.echo(f'processing as {name} with {settings.threads} {"thread" if settings.threads == 1 else "threads"}')
 
 
+def _watchProcessors(processors, requests):
+    """Have the process end when one of its processors does so by itself: whoever watches it starts it anew."""
+    def watch(one):
+        one.thread.join()
+        if one.running is False and not one.isStopping:
+            requests.fail(RemoteTaskError(f'the processor of /{"/".join(one.servicePath)} has ended; the log says why'))
+
+    for one in processors:
+        threading.Thread(target=watch, args=(one,), name='remotetask-watch', daemon=True).start()
+
+
 def _stopProcessors(processors, grace):
     for one in processors:
-        one.running = False                             # all claim nothing more, while the first is waited for
+        one.stop(grace.left(), wait=0)                  # all claim nothing more, while the first is waited for
     for one in processors:
         if not one.stop(grace.left()):
             log.warning('jobs are still running after a grace period of %g seconds; they will be run again',

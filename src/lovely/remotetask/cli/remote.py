@@ -14,6 +14,8 @@ from datetime import timezone
 from xml.parsers.expat import ExpatError
 
 import click
+import rich.console
+import rich.progress
 
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CANNOT_CONNECT
@@ -31,6 +33,9 @@ from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.methods import LISTING_SIZE
 
+
+#: Jobs that are removed in one transaction.
+CLEAN_STEP = 500
 
 #: Seconds between two questions for the status of a job that is waited for: the first, the longest, and the growth.
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.05, 1.0, 1.5
@@ -427,7 +432,74 @@ def isProcessing(client):
         raise CommandFailure('the service is not processed anywhere')
 
 
-COMMANDS = (tasks, add, start, schedule, status, result, error, cancel, jobs, startProcessing, stopProcessing,
+@_command
+@_jobid
+def progress(client, jobid):
+    """Print how far the running job ID is.
+
+    \b
+    Example:
+      $ remotetask progress 1392637175
+      25 %  first pass
+    """
+    progress = client.call('getProgress', jobid)
+    if progress is None:
+        raise CommandFailure(f'job {jobid} is {client.call("getStatus", jobid)}: nothing is known of its progress')
+    fraction = '' if progress['fraction'] is None else f'{progress["fraction"]:.0%}  '
+    click.echo(fraction + oneLine(progress['message']))
+
+
+@_command
+@click.argument('jobid', metavar='[ID]', type=click.IntRange(1, 2**31 - 1), required=False)
+@click.option('--all', 'every', is_flag=True, help='All jobs that ended in an error.')
+@click.option('--task', metavar='NAME', help='All such jobs of this task.')
+def retry(client, jobid, every, task):
+    """Run jobs again that ended in an error; print how many.
+
+    \b
+    Examples:
+      $ remotetask retry 1392637175
+      1
+      $ remotetask retry --task avi2flv
+      12
+    """
+    if (jobid is not None) + every + (task is not None) != 1:
+        raise click.UsageError('give an ID, or --all, or --task')
+    if jobid is None:
+        click.echo(client.call('retryFailed', task))
+    else:
+        client.call('retry', jobid)
+        click.echo(1)
+
+
+@_command
+@click.option('--status', 'statuses', type=click.Choice(FINAL), multiple=True,
+              help='Only jobs in this status; may be given several times.  Default: all that have ended.')
+def clean(client, statuses):
+    """Remove jobs that have ended; print how many.
+
+    \b
+    Examples:
+      $ remotetask clean
+      1520
+      $ remotetask clean --status completed --status cancelled
+      1498
+    """
+    removed, console = 0, rich.console.Console(stderr=True)
+    with rich.progress.Progress('[progress.description]{task.description}', rich.progress.BarColumn(),
+                                '{task.completed:.0f} jobs', transient=True, console=console,
+                                disable=not console.is_terminal) as shown:
+        bar = shown.add_task('removing', total=None)
+        while True:
+            step = client.call('cleanSome', list(statuses or FINAL), CLEAN_STEP)
+            removed += step
+            shown.update(bar, completed=removed)
+            if step < CLEAN_STEP:
+                break
+    click.echo(removed)
+
+
+COMMANDS = (progress, retry, clean, tasks, add, start, schedule, status, result, error, cancel, jobs, startProcessing, stopProcessing,
             isProcessing)
 
 

@@ -78,6 +78,9 @@ TASK_ERROR = 106
 RESULT_TOO_LARGE = 107
 NAME_TAKEN = 108
 CONFIGURATION_ERROR = 109
+RETRY = 110
+HOST_DIED = 111
+TIME_LIMIT = 112
 DATABASE_UNAVAILABLE = 201
 OUTCOME_UNKNOWN = 202
 STOPPING = 203
@@ -98,6 +101,9 @@ TABLE = (
     Entry(RESULT_TOO_LARGE, ResultTooLarge, None),
     Entry(NAME_TAKEN, errors.NameTaken, None),
     Entry(CONFIGURATION_ERROR, errors.ConfigurationError, None),
+    Entry(RETRY, errors.Retry, None),
+    Entry(HOST_DIED, errors.HostDied, None),
+    Entry(TIME_LIMIT, errors.TimeLimitExceeded, None),
     Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable, None),
     Entry(DATABASE_UNAVAILABLE, TransientError, str(DatabaseUnavailable())),
     Entry(DATABASE_UNAVAILABLE, StorageError, str(DatabaseUnavailable())),

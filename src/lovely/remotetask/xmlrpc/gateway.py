@@ -1,6 +1,7 @@
 """The frontend's way to the database: reads side by side, writes of concurrent calls in one transaction."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
+import queue
 import random
 import threading
 import time
@@ -25,8 +26,11 @@ logger = logging.getLogger('lovely.remotetask')
 BATCH = 500
 #: Reads that run at a time; the others wait.  With the writer that is ZODB's default pool of connections.
 READERS = 6
-#: Seconds that a caller waits for the database.
-DEADLINE = 30.0
+#: Seconds that a caller waits for the database, and when it is known to be silent.
+DEADLINE = 10.0
+SHORT_DEADLINE = 1.0
+#: Seconds after which an idle reader looks at what was committed; what others have changed piles up until it does.
+REFRESH = 60.0
 #: How often a transaction is tried that meets conflicts.
 ATTEMPTS = 10
 # Seconds to wait before the second attempt; doubled each time.
@@ -63,11 +67,29 @@ class _Write:
         self.future = Future()
 
 
+class _Read:
+    """The same for a read, which may go on when its caller has gone."""
+
+    def __init__(self, path, function):
+        self.path, self.function = path, function
+        self.outcome = queue.SimpleQueue()      # gets the pair of result and exception; far cheaper than a Future
+
+
+class _Reader:
+    """What belongs to a reader's thread: its connection stays open, and nobody else is to wait for its lock."""
+
+    connection = None
+
+    def __init__(self):
+        self.inbox = queue.SimpleQueue()        # gets a read while the reader is idle, or None to end
+
+
 class Gateway:
     """Runs functions on task services, in connections and transactions of its own.
 
     The functions of waiting calls to `write` run one after the other in the thread of one writer and are committed
-    together.  So many callers cost few commits, and the frontend never conflicts with itself.
+    together.  So many callers cost few commits, and the frontend never conflicts with itself.  Those of `read` run in
+    a few threads.  No caller is ever in the database itself, which may not come back from there.
     """
 
     def __init__(self, db, resolve, deadline=DEADLINE, attempts=ATTEMPTS, batch=BATCH, readers=READERS):
@@ -86,38 +108,50 @@ class Gateway:
         self.deadline = deadline
         self.attempts = attempts
         self.batch = batch
-        self._readers = threading.BoundedSemaphore(readers)
-        self._starting = threading.Lock()       # guards the writer
-        self._writer = None
-        self._changed = threading.Condition()   # guards the two that follow
+        self.readers = readers
+        self._starting = threading.Lock()       # guards the threads
+        self._threads = []
+        self._changed = threading.Condition()   # guards the four that follow
         self._waiting = deque()
+        self._waitingReads = deque()
+        self._idle = []                         # the reader that was busy last is the next one: fewer warm caches
         self._running = False
+        self._silent = False                    # whether nothing has come of the database since a call was given up
         # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
-        self._connection = None
+        self.connection = None
 
     def start(self):
         """Start to take calls.  Harmless when it does already."""
         with self._starting:
             if self._running:
                 return
-            if self._writer is not None:
-                self._writer.join()             # stopped, and about to end
+            for thread in self._threads:
+                thread.join()                   # stopped, and about to end
             self._running = True
-            self._writer = threading.Thread(target=self._write, name='remotetask-writer', daemon=True)
-            self._writer.start()
+            self._threads = [threading.Thread(target=self._write, name='remotetask-writer', daemon=True)]
+            self._threads += (threading.Thread(target=self._read, name=f'remotetask-reader-{number}', daemon=True)
+                              for number in range(1, self.readers + 1))
+            for thread in self._threads:
+                thread.start()
 
     def stop(self, timeout=None):
-        """Take no more calls, and wait until the waiting writes are done, `timeout` seconds at most.
+        """Take no more calls, and wait until the waiting ones are done, `timeout` seconds at most.
 
         Return whether they are.  Twice, or before `start`, is fine.
         """
         with self._changed:
             self._running = False
             self._changed.notify_all()
-            writer = self._writer
-        if writer is not None:
-            writer.join(timeout)
-        return writer is None or not writer.is_alive()
+            while self._idle:
+                self._idle.pop().inbox.put(None)
+        end = None if timeout is None else time.monotonic() + timeout
+        threads = self._threads
+        for thread in threads:
+            thread.join(None if end is None else max(0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _patience(self):
+        return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
     def read(self, path, function):
         """Return `wire.plain` of what the function returns for the service at a path.  What it changes is thrown away.
@@ -128,27 +162,26 @@ class Gateway:
         Raise what the function raises; `errors.UnknownService`; `Stopping`; `DatabaseUnavailable`, also when too many
         calls wait.
         """
+        read = _Read(path, function)
         with self._changed:
             if not self._running:
                 raise Stopping()
-        if not self._readers.acquire(timeout=self.deadline):
-            raise DatabaseUnavailable()
+            if self._idle:
+                self._idle.pop().inbox.put(read)
+            else:
+                self._waitingReads.append(read)
         try:
-            return self._retried(lambda: self._readOnce(path, function))
-        finally:
-            self._readers.release()
-
-    def _readOnce(self, path, function):
-        manager = TransactionManager(explicit=True)
-        connection = self.db.open(manager)
+            result, error = read.outcome.get(timeout=self._patience())
+        except queue.Empty:
+            self._silent = True
+            self._forget(self._waitingReads, read)
+            raise DatabaseUnavailable() from None
+        if error is None:
+            return result
         try:
-            manager.begin()
-            try:
-                return plain(function(self.resolve(connection, path)))
-            finally:
-                manager.abort()
+            raise error
         finally:
-            connection.close()
+            del error                           # it knows this frame
 
     def write(self, path, function):
         """Return `wire.plain` of what the function returns for the service at a path, once that is committed.
@@ -166,21 +199,80 @@ class Gateway:
                 raise Stopping()
             self._waiting.append(write)
             self._changed.notify_all()
-        try:
-            return write.future.result(self.deadline)
-        except FutureTimeout:
-            if write.future.cancel():           # not begun: then it never will be
-                self._forget(write)
-                raise DatabaseUnavailable() from None
-            if write.future.done():             # in the last moment; or the TimeoutError was the function's own
-                return write.future.result()
-            raise OutcomeUnknown() from None
+        patience = self._patience()
+        for left in (patience, self.deadline - patience):
+            try:
+                return write.future.result(left)
+            except FutureTimeout:
+                if write.future.done():         # in the last moment; or the TimeoutError was the function's own
+                    return write.future.result()
+                if write.future.cancel():       # not begun: then it never will be
+                    self._silent = True
+                    self._forget(self._waiting, write)
+                    raise DatabaseUnavailable() from None
+        self._silent = True
+        raise OutcomeUnknown()
 
-    def _forget(self, write):
+    def _forget(self, waiting, call):
         # A database can be silent for long, and what nobody waits for is not to pile up meanwhile.
         with self._changed:
-            if write in self._waiting:
-                self._waiting.remove(write)
+            if call in waiting:
+                waiting.remove(call)
+
+    # The readers' threads
+
+    def _read(self):
+        reader = _Reader()
+        try:
+            while (read := self._nextRead(reader)) is not None:
+                try:
+                    outcome = self._retried(lambda: self._readOnce(reader, read)), None
+                    self._silent = False
+                except BaseException as error:  # no error ends the reader
+                    if isinstance(error, DatabaseUnavailable):
+                        _close(reader)
+                    else:
+                        self._silent = False
+                    outcome = None, error
+                read.outcome.put(outcome)
+                # An idle reader is not to keep the caller's input and the result alive.
+                del read, outcome
+        finally:
+            _close(reader)
+
+    def _nextRead(self, reader):
+        """Return the next read, or None to end."""
+        with self._changed:
+            if self._waitingReads:
+                return self._waitingReads.popleft()
+            if not self._running:
+                return None
+            self._idle.append(reader)
+        while True:
+            try:
+                return reader.inbox.get(timeout=REFRESH)
+            except queue.Empty:
+                self._refresh(reader)
+
+    def _refresh(self, reader):
+        if reader.connection is None:
+            return
+        try:
+            reader.connection.transaction_manager.begin()
+            reader.connection.transaction_manager.abort()
+        except Exception:
+            logger.debug('a connection to the database could not be refreshed', exc_info=True)
+            _close(reader)
+
+    def _readOnce(self, reader, read):
+        if reader.connection is None:
+            reader.connection = self.db.open(TransactionManager(explicit=True))
+        manager = reader.connection.transaction_manager
+        manager.begin()
+        try:
+            return plain(read.function(self.resolve(reader.connection, read.path)))
+        finally:
+            manager.abort()
 
     # The writer's thread
 
@@ -194,7 +286,7 @@ class Gateway:
                 # An idle writer is not to keep the callers' input and futures alive.
                 del writes
         finally:
-            self._close()
+            _close(self)
 
     def _next(self):
         with self._changed:
@@ -209,19 +301,20 @@ class Gateway:
         try:
             outcomes = self._retried(lambda: self._commit(writes))
         except (DatabaseUnavailable, OutcomeUnknown) as error:
-            self._close()
+            _close(self)
             logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
             for write in writes:
                 write.future.set_exception(error)
         except BaseException as error:
             # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
-            self._close()
+            _close(self)
             if len(writes) == 1:
                 writes[0].future.set_exception(error)
             else:
                 for write in writes:
                     self._settle([write])
         else:
+            self._silent = False
             for write, result, refusal in outcomes:
                 if refusal is None:
                     write.future.set_result(result)
@@ -230,9 +323,9 @@ class Gateway:
 
     def _commit(self, writes):
         """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
-        if self._connection is None:
-            self._connection = self.db.open(TransactionManager(explicit=True))
-        manager = self._connection.transaction_manager
+        if self.connection is None:
+            self.connection = self.db.open(TransactionManager(explicit=True))
+        manager = self.connection.transaction_manager
         witness = _Witness()
         try:
             manager.begin()
@@ -253,19 +346,10 @@ class Gateway:
 
     def _run(self, write):
         try:
-            result = write.function(self.resolve(self._connection, write.path))
+            result = write.function(self.resolve(self.connection, write.path))
         except errors.RemoteTaskError as refusal:
             return None, refusal
         return plain(result), None              # outside: a result that cannot be sent comes after the change
-
-    def _close(self):
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        try:
-            connection.close()
-        except Exception:                       # it is in no state to be used again, and will not be
-            logger.exception('a connection to the database could not be closed')
 
     def _retried(self, function):
         """Call the function, again and after a pause when it meets a conflict; raise `DatabaseUnavailable` in the end.
@@ -283,3 +367,14 @@ class Gateway:
             # Not all who conflicted come back at the same time.
             time.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(2 * delay, _LONGEST_DELAY)
+
+
+def _close(owner):
+    """Close the connection of the gateway's writer, or of a reader, if it has one."""
+    connection, owner.connection = owner.connection, None
+    if connection is None:
+        return
+    try:
+        connection.close()
+    except Exception:                           # it is in no state to be used again, and will not be
+        logger.exception('a connection to the database could not be closed')

@@ -15,8 +15,14 @@ from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import UnknownMethod
 
 
-#: What a method does with the service: nothing (it gets none), look at it, change it.
-NO_SERVICE, READS, WRITES = 'no service', 'reads', 'writes'
+#: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions.
+#: Of the last kind are functions that are called until they have done less than they might have; the sum is answered.
+#: Each time they get the number of jobs that they may change, and the time of the call in UTC seconds: what ended after
+#: that is left alone, so that it comes to an end.
+NO_SERVICE, READS, WRITES, REPEATS = 'no service', 'reads', 'writes', 'repeats'
+
+#: Jobs that one transaction removes or starts again.
+BATCH = 500
 
 #: Jobs that one call of `getJobs` gives at most.
 LISTING_SIZE = 1000
@@ -178,14 +184,54 @@ def cancel(service, jobid):
     return True
 
 
-def clean(service, status):
-    """clean(array status=['cancelled', 'error', 'completed']) -> boolean
+def clean(service, limit, before, status):
+    """clean(array status=['cancelled', 'error', 'completed']) -> int
 
-    Remove the jobs in these statuses, strings.  Always true.
+    Remove the jobs in these statuses, strings, and return how many.  Many are removed in several transactions.
     Faults: bad arguments for another status.
     """
-    service.clean(_checkStatuses('clean', status, interfaces.FINAL))
+    return service.removeJobs(_checkStatuses('clean', status, interfaces.FINAL), limit, before)
+
+
+def cleanSome(service, status, limit):
+    """cleanSome(array status=['cancelled', 'error', 'completed'], int limit=500) -> int
+
+    Remove some of the jobs in these statuses, the oldest first, up to the limit, which is 1 to 1000; return how many.
+    Call it until it returns less.
+    Faults: bad arguments for another status or limit.
+    """
+    if not 1 <= limit <= LISTING_SIZE:
+        raise BadArguments(f'cleanSome: limit must be 1 to {LISTING_SIZE}')
+    return service.removeJobs(_checkStatuses('cleanSome', status, interfaces.FINAL), limit)
+
+
+def retry(service, jobid):
+    """retry(int jobid) -> boolean
+
+    Have a job that ended in an error run again; what went wrong stays on it.  Always true.
+    Faults: unknown job, wrong state for one in another status.
+    """
+    service.retry(jobid)
     return True
+
+
+def retryFailed(service, limit, before, task):
+    """retryFailed(string task=nil) -> int
+
+    Have all jobs that ended in an error run again, those of one task or all, and return how many.
+    """
+    return service.retryFailed(task, limit, before)
+
+
+def getProgress(service, jobid):
+    """getProgress(int jobid) -> struct
+
+    What the running task has said of how far it is: double fraction, from 0 to 1, or nil if nobody knows; and string
+    message.  Nil when it has said nothing, or does not run.
+    Faults: unknown job.
+    """
+    progress = service.getProgress(jobid)
+    return progress and dict(zip(('fraction', 'message'), progress))
 
 
 def getStatus(service, jobid):
@@ -334,7 +380,12 @@ METHODS = {
         Argument('options', (dict,), MappingProxyType({})))),
     'startJob': Method(startJob, WRITES, 'boolean', (_JOBID,)),
     'cancel': Method(cancel, WRITES, 'boolean', (_JOBID,)),
-    'clean': Method(clean, WRITES, 'boolean', (Argument('status', (list,), interfaces.FINAL, (str,)),)),
+    'clean': Method(clean, REPEATS, 'int', (Argument('status', (list,), interfaces.FINAL, (str,)),)),
+    'cleanSome': Method(cleanSome, WRITES, 'int', (Argument('status', (list,), interfaces.FINAL, (str,)),
+                                                   Argument('limit', (int,), BATCH))),
+    'retry': Method(retry, WRITES, 'boolean', (_JOBID,)),
+    'retryFailed': Method(retryFailed, REPEATS, 'int', (Argument('task', (str,), None),)),
+    'getProgress': Method(getProgress, READS, 'struct', (_JOBID,)),
     'getStatus': Method(getStatus, READS, 'string', (_JOBID,)),
     'getResult': Method(getResult, READS, 'mixed', (_JOBID,)),
     'getError': Method(getError, READS, 'string', (_JOBID,)),

@@ -408,5 +408,15 @@ class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
         method, arguments = methods.prepare(name, values)
         if method.access == methods.NO_SERVICE:
             return method.function(*arguments)
+        if method.access == methods.REPEATS:
+            return self._repeat(method.function, arguments, path)
         run = self.gateway.write if method.access == methods.WRITES else self.gateway.read
         return run(path, lambda service: method.function(service, *arguments))
+
+    def _repeat(self, function, arguments, path):
+        done, before = 0, time.time()
+        while True:
+            step = self.gateway.write(path, lambda service: function(service, methods.BATCH, before, *arguments))
+            done += step
+            if step < methods.BATCH:
+                return done

@@ -1,0 +1,185 @@
+"""What a processor has in hand: claims that wait for a thread, runs that go on, reports of those that have ended."""
+# SPDX-License-Identifier: ZPL-2.1
+import collections
+import threading
+from typing import NamedTuple
+
+from lovely.remotetask.control import Control
+
+
+#: Seconds after which it is put on record that a job runs: what is shorter costs no transaction of its own.
+LONG_AFTER = 1.0
+
+#: Seconds between two writes of progress.
+PROGRESS_PAUSE = 1.0
+
+
+class Run:
+    """A run that goes on in one of the threads."""
+
+    limit = policy = None           # its time limit in seconds, its retry policy: as soon as they are known
+    over = False                    # whether its time limit is over: somebody else has reported that
+    marked = False                  # whether it is on record that it runs
+    shown = None                    # the progress that has been written
+
+    def __init__(self, claim, tid, began, onProgress):
+        """`tid` is of a transaction in which the claim can be seen, `began` of the monotonic clock."""
+        self.claim, self.tid, self.began = claim, tid, began
+        self.control = Control(claim.jobid, onProgress)
+
+
+class Look(NamedTuple):
+    """What the next turn of the cycle is to put on record; see `Cycle.turn`."""
+
+    long: list          # ids
+    progress: list      # (id, (fraction, message))
+    watched: list       # (id, run)
+
+
+class Roster:
+    """The state that the ledger's thread shares with those that run jobs.
+
+    wake -- a callable that has the ledger's thread look; it calls nobody else.
+    monotonic -- returns seconds of the monotonic clock.
+    """
+
+    def __init__(self, wake, monotonic):
+        self.wake, self.monotonic = wake, monotonic
+        self.average = None                     # seconds that a job takes
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._waiting = collections.deque()     # (claim, tid, moment it was added)
+        self._runs = set()
+        self._reports = []
+        self._closed = False
+        self._told = float('-inf')              # when progress was written last
+        self._telling = False                   # whether there is more to write
+
+    # For the ledger's thread
+
+    def add(self, claims, tid):
+        """Have the claims run as soon as a thread is free; `tid` is of a transaction in which they can be seen."""
+        moment = self.monotonic()
+        with self._lock:
+            self._waiting.extend((claim, tid, moment) for claim in claims)
+            self._ready.notify(len(claims))
+
+    def takeWaiting(self):
+        """Return the claims that no thread has taken yet, and forget them."""
+        with self._lock:
+            claims = [claim for claim, _, _ in self._waiting]
+            self._waiting.clear()
+            return claims
+
+    def takeReports(self):
+        """Return the reports of what has ended, and forget them."""
+        with self._lock:
+            reports, self._reports = self._reports, []
+            return reports
+
+    @property
+    def isIdle(self):
+        """Whether nothing runs, and nothing is left to report."""
+        with self._lock:
+            return not self._runs and not self._reports
+
+    @property
+    def stuck(self):
+        """How many threads run something whose time limit is over."""
+        return sum(run.over for run in self.runs())
+
+    def runs(self):
+        """Return a list of the `Run`s that go on."""
+        with self._lock:
+            return list(self._runs)
+
+    def look(self):
+        """Return a `Look` at what goes on."""
+        moment, runs = self.monotonic(), self.runs()
+        tell = self._telling and moment - self._told >= PROGRESS_PAUSE
+        return Look([run.claim.jobid for run in runs if not run.marked and moment - run.began >= LONG_AFTER],
+                    [(run.claim.jobid, run.control.progress) for run in runs
+                     if tell and run.control.progress != run.shown],
+                    [(run.claim.jobid, run.claim.run) for run in runs if run.control.watched and not run.over])
+
+    def confirm(self, look):
+        """Note that a `Look` is on record."""
+        with self._lock:
+            progress = dict(look.progress)
+            for run in self._runs:
+                run.marked = run.marked or run.claim.jobid in look.long
+                run.shown = progress.get(run.claim.jobid, run.shown)
+            if progress:
+                self._told = self.monotonic()
+            if progress or not self._runs:
+                self._telling = any(run.control.progress != run.shown for run in self._runs)
+
+    def overdue(self):
+        """Return the `Run`s whose time limit has just been found to be over; what they report is not wanted any more."""
+        moment, found = self.monotonic(), []
+        with self._lock:
+            for run in self._runs:
+                if run.limit is not None and not run.over and moment - run.began >= run.limit:
+                    run.over = True
+                    found.append(run)
+        return found
+
+    def tell(self, jobids, reason):
+        """Tell the runs of these jobs to end."""
+        for run in self.runs():
+            if run.claim.jobid in jobids:
+                run.control.end(reason)
+
+    def nextMoment(self):
+        """Return when there will be something to do that nobody wakes us for, by the monotonic clock; or None."""
+        moments = [self._told + PROGRESS_PAUSE] if self._telling else []
+        for run in self.runs():
+            if not run.marked:
+                moments.append(run.began + LONG_AFTER)
+            if run.limit is not None and not run.over:
+                moments.append(run.began + run.limit)
+        return min(moments, default=None)
+
+    def close(self):
+        """Have the threads end when they have nothing to run any more."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
+            self._ready.notify_all()
+
+    # For the threads that run jobs
+
+    def take(self):
+        """Wait for a claim; return its `Run` and the seconds that it has waited here, or None at the end."""
+        with self._lock:
+            while not self._waiting:
+                if self._closed:
+                    return None
+                self._ready.wait()
+            claim, tid, moment = self._waiting.popleft()
+            now = self.monotonic()
+            run = Run(claim, tid, now, self._progressed)
+            self._runs.add(run)
+            return run, now - moment
+
+    def end(self, run, report):
+        """Note that a run has ended, with an `Outcome` or `Recorded`."""
+        spent = self.monotonic() - run.began
+        with self._lock:
+            self._runs.discard(run)
+            if not run.over:
+                self._reports.append(report)
+            self.average = spent if self.average is None else self.average * 0.9 + spent * 0.1
+        self.wake()
+
+    def report(self, report):
+        """Have a report settled that is not a run's own."""
+        with self._lock:
+            self._reports.append(report)
+
+    def _progressed(self):
+        with self._lock:
+            if self._telling:
+                return              # the ledger's thread knows
+            self._telling = True
+        self.wake()

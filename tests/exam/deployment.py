@@ -1,0 +1,226 @@
+"""The processes of a deployment over ZEO, which can be ended, stopped and started again."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import os
+import signal
+import time
+
+import transaction
+
+from exam import tasks
+from lovely.remotetask.service import DEFAULT_SERVICE
+from lovely.remotetask.service import install
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryZEO
+
+
+#: Seconds after which a silent host is taken for dead.
+LEASE = 2
+
+#: Seconds in which all processes have to be ready.
+PATIENCE = 90
+
+#: Seconds between two looks at a process.
+LOOK = 0.1
+
+#: How many lines of each log are shown.
+SHOWN = 60
+
+SITE = """\
+<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
+  <include package="lovely.remotetask" />
+  <remotetask:task name="plain" handler="exam.tasks.Plain" />
+  <remotetask:task name="effect" handler="exam.tasks.Effect" />
+  <remotetask:task name="fails" handler="exam.tasks.Fails" />
+  <remotetask:task name="tick" handler="exam.tasks.Tick" />
+  <remotetask:task name="poison" handler="exam.tasks.Poison" />
+</configure>
+"""
+
+CONF = """\
+site-definition {directory}/site.zcml
+{database}
+<frontend>
+  address 127.0.0.1:0
+</frontend>
+<processor>
+  name {name}
+  threads 4
+  lease {lease}s
+</processor>
+"""
+
+
+class Program:
+    """A process under a name, and those that had the name before.
+
+    name -- of the processing host.
+    arguments -- of the interpreter.
+    directory -- the path of the one where it runs.
+    """
+
+    def __init__(self, name, arguments, directory):
+        self.name, self.arguments, self.directory = name, arguments, directory
+        self.process = None
+        self.said = []          # the last lines of the processes before
+
+    @property
+    def pid(self):
+        """The id of the process."""
+        return self.process.pid
+
+    @property
+    def running(self):
+        """Whether there is a process; also while it is stopped."""
+        return self.process is not None and self.process.popen.poll() is None
+
+    @property
+    def ready(self):
+        """Whether it has started and does its work."""
+        return self.running and 'ready\n' in self.process.said
+
+    def start(self):
+        """Start it, and do not wait until it is ready.  Harmless when it runs."""
+        if not self.running:
+            self.close()
+            self.process = Process(self.arguments, self.directory)
+
+    def signal(self, number):
+        """Send a signal, if it runs."""
+        if self.running:
+            self.process.popen.send_signal(number)
+
+    def end(self, number):
+        """Send a signal and wait until the process has ended."""
+        if self.running:
+            self.process.end(number)
+
+    def close(self):
+        """Kill it if it runs, and keep the end of what it said."""
+        if self.process is not None:
+            self.process.close()
+            self.said = (self.said + self.process.said + [f'-- process {self.pid} has ended: '
+                                                          f'{self.process.popen.returncode}\n'])[-SHOWN:]
+            self.process = None
+
+    @property
+    def log(self):
+        """The last lines, as text."""
+        return ''.join((self.said + (self.process.said if self.process else []))[-SHOWN:])
+
+
+class Deployment:
+    """A database server, a front end and processing hosts; `deployment` makes one and cleans up behind it.
+
+    zeo -- the `TemporaryZEO`, running.
+    hosts -- how many processing hosts.
+    """
+
+    def __init__(self, zeo, hosts):
+        self.zeo, self.directory = zeo, zeo.directory
+        self._write('site.zcml', SITE)
+        self.frontend = self._program('frontend', 'frontend')
+        self.hosts = [self._program(f'host-{number + 1}', 'processor') for number in range(hosts)]
+        self._url = None
+
+    def _write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, 'w') as file:
+            file.write(text)
+        return path
+
+    def _program(self, name, command):
+        path = self._write(f'{name}.conf', CONF.format(directory=self.directory.replace('$', '$$'), name=name,
+                                                       database=self.zeo.config, lease=LEASE))
+        return Program(name, ['-m', 'lovely.remotetask.cli.main', '-C', path, command], self.directory)
+
+    @property
+    def programs(self):
+        """The front end and the hosts."""
+        return [self.frontend, *self.hosts]
+
+    @property
+    def url(self):
+        """Where the front end listens, or has listened last: each of its processes has another port."""
+        if self.frontend.process is not None:
+            for line in self.frontend.process.said:
+                if line.startswith('listening on '):
+                    self._url = line.split()[-1]
+                    break
+        return self._url
+
+    def mend(self):
+        """Start what has ended; wait for nothing."""
+        for program in self.programs:
+            program.start()
+
+    def restore(self):
+        """Have everything run; return when all is ready.  Raise an AssertionError with the logs if that fails."""
+        if self.zeo.pid is not None:
+            os.kill(self.zeo.pid, signal.SIGCONT)
+        self.zeo.start()
+        for program in self.programs:
+            program.signal(signal.SIGCONT)
+        until = time.monotonic() + PATIENCE
+        while not all(program.ready for program in self.programs):
+            self.mend()
+            if time.monotonic() > until:
+                raise AssertionError(f'the deployment does not start:\n{self.logs}')
+            time.sleep(LOOK)
+
+    @property
+    def logs(self):
+        """The ends of all logs, as text."""
+        logs = [('database server', ''.join(self.zeo.said.splitlines(True)[-SHOWN:]))]
+        logs += ((program.name, program.log) for program in self.programs)
+        return '\n'.join(f'== {name}\n{text}' for name, text in logs)
+
+    @property
+    def trace(self):
+        """What the tasks have written, oldest first: a list of word, id, process id and time in UTC seconds."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.directory, tasks.TRACE)) as file:
+            return [(word, int(jobid), int(pid), float(when)) for word, jobid, pid, when in map(str.split, file)]
+        return []
+
+    def close(self):
+        """End all processes but the database server."""
+        for program in self.programs:
+            program.close()
+
+
+@contextlib.contextmanager
+def opened(database):
+    """Give the root object of a `ZODB.DB` in a transaction of its own, which is aborted at the end."""
+    manager = transaction.TransactionManager()
+    connection = database.open(manager)
+    try:
+        yield connection.root()
+    finally:
+        manager.abort()
+        connection.close()
+
+
+def serviceOf(root):
+    """Return the task service of the deployment."""
+    return root[ROOT_NAME][DEFAULT_SERVICE]
+
+
+@contextlib.contextmanager
+def deployment(hosts, orders):
+    """Run a `Deployment`; give it when all is ready.
+
+    hosts -- how many processing hosts.
+    orders -- how many counters to prepare.
+    """
+    with temporaryZEO() as zeo, contextlib.ExitStack() as stack:
+        database = zeo.database()
+        install(database)
+        with opened(database) as root:
+            tasks.prepare(root, orders)
+            root._p_jar.transaction_manager.commit()
+        database.close()
+        made = Deployment(zeo, hosts)
+        stack.callback(made.close)
+        made.restore()
+        yield made

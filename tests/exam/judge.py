@@ -1,0 +1,203 @@
+"""What must be true after a scenario: nothing is left, and every job has one end and its effect once."""
+# SPDX-License-Identifier: ZPL-2.1
+import collections
+import contextlib
+import threading
+import time
+from typing import NamedTuple
+
+from exam import tasks
+from exam.deployment import opened
+from exam.deployment import serviceOf
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import FINAL
+
+
+#: Seconds for what is left when the load has ended, besides as many as the load has lasted.
+PATIENCE = 90
+
+#: Seconds between two looks when nobody commits.
+LOOK = 0.5
+
+#: How many violations are told.
+TOLD = 20
+
+
+class Verdict(NamedTuple):
+    """What came of a scenario."""
+
+    scenario: str
+    seed: str
+    jobs: int               # that were judged
+    faults: int             # that were met
+    rescue: float           # seconds: the longest time from the loss of a host to the next run of a job that ran there
+    repeats: int            # outside effects beyond one for each job
+    violations: list        # texts
+    story: str              # faults and logs: what is to be read when there are violations
+
+    @property
+    def report(self):
+        """Everything, as text."""
+        return '\n'.join([f'scenario {self.scenario}, seed {self.seed}: {len(self.violations)} violations',
+                          *self.violations[:TOLD], self.story])
+
+
+def left(service):
+    """Return what is still to be done, as a list of texts."""
+    found = [f'shard {number}: {len(shard.ready)} ids are queued: {list(shard.ready)[:5]}'
+             for number, shard in enumerate(service.shards) if shard.ready]
+    found += [f'{name} claims {len(ledger.claimed)}: {list(ledger.claimed.items())[:5]}'
+              for name, ledger in _ledgers(service) if ledger.claimed]
+    if service.schedule.inbox:
+        found.append(f'the inbox has {list(service.schedule.inbox)[:5]}')
+    for due, jobid in service.schedule.entries:
+        job = service.jobs.get(jobid)
+        if job is not None and job.due == due:
+            found.append(f'job {jobid} is due at {due / 1e6:.3f}, now it is {time.time():.3f}')
+    return found
+
+
+def _ledgers(service):
+    return [*service.ledgers.items(), *((f'shard {number}', shard.ledger)
+                                        for number, shard in enumerate(service.shards))]
+
+
+def settle(deployment, database, timeout):
+    """Wait until nothing is left to be done, starting whatever ends; return `left` of the last look.
+
+    timeout -- seconds.
+    """
+    bell, until = threading.Event(), time.monotonic() + timeout
+    hubOf(database).subscribe(bell)
+    try:
+        while True:
+            bell.clear()
+            deployment.mend()
+            with opened(database) as root:
+                found = left(serviceOf(root))
+            if not found or time.monotonic() > until:
+                return found
+            bell.wait(LOOK)
+    finally:
+        hubOf(database).unsubscribe(bell)
+
+
+class Judge:
+    """Looks at what a trial has left in the database and in the trace.
+
+    trial -- the `scenarios.Trial`, its load ended and its deployment restored.
+    """
+
+    def __init__(self, trial):
+        self.trial, self.load = trial, trial.load
+        self.violations = [*trial.violations, *trial.load.errors]
+        self.rows = trial.deployment.trace
+        self.effects = collections.Counter(jobid for word, jobid, *_ in self.rows if word == tasks.EFFECT)
+        self.jobs = 0
+
+    def judge(self, service, root):
+        """Check everything; add what is wrong to the violations."""
+        ends = self._ends(service)
+        known, orders = set(), collections.Counter()
+        for jobid, job in service.jobs.items():
+            if job.status == CRONJOB or 'number' not in job.input and job.schedule is None:
+                continue                                # a schedule
+            known.add(jobid)
+            if job.schedule is None:
+                number = job.input['number']
+                orders[number] += 1
+                counter = root[tasks.ORDERS][number]
+            else:
+                counter = root[tasks.TICKS].get(jobid)
+            value = 0 if counter is None else counter.value
+            for wrong in self._wrong(job, value, ends.get(jobid, [])):
+                self._violation(job, f'{wrong}; counter {value}, ends {ends.get(jobid)}')
+            job._p_deactivate()
+        self.jobs = len(known)
+        self.violations += [f'job {jobid} was accepted, and is not there' for jobid in set(self.load.accepted) - known]
+        self.violations += [f'order {number} has {count} jobs' for number, count in orders.items() if count > 1]
+        self.violations += [f'order {number} was refused, and has a job' for number in self.load.refused & set(orders)]
+        self.violations += [f'order {number} has no job, and counter {counter.value}'
+                            for number, counter in root[tasks.ORDERS].items()
+                            if counter.value and number not in orders]
+
+    def _ends(self, service):
+        """Return id -> list of the ends that the ledgers have on record; there is to be one."""
+        ends = collections.defaultdict(list)
+        for name, ledger in _ledgers(service):
+            for status, finished in ledger.finished.items():
+                for jobid in finished.values():
+                    ends[jobid].append(status)
+                if ledger.tally[status] != len(finished):
+                    self.violations.append(f'{name} has {len(finished)} jobs {status}, and counts '
+                                           f'{ledger.tally[status]}')
+        return ends
+
+    def _wrong(self, job, value, ends):
+        """Yield what is wrong with a job, as texts."""
+        expected = self._expected(job)
+        if job.status not in FINAL:
+            yield 'has not ended, and nobody has it'
+            return
+        if job.status not in expected:
+            yield f'ended {job.status}, not {" or ".join(expected)}'
+        if ends != [job.status]:
+            yield 'its end is not on record once'
+        counts = job.task != 'plain' and job.status == COMPLETED
+        if value != counts:
+            yield f'was to be counted {"once" if counts else "never"}'
+        if job.status == COMPLETED and not self.effects[job.id]:
+            yield 'has no outside effect'
+        if self.trial.scenario.once and self.effects[job.id] > 1:
+            yield f'has {self.effects[job.id]} outside effects'
+        if self.trial.scenario.uncharged and job.task != 'poison' and job.attempt:
+            yield 'was charged an attempt'
+
+    def _expected(self, job):
+        if job.id in self.trial.cancelled:
+            return [CANCELLED]
+        expected = [COMPLETED if job.schedule is not None else self.load.orders[job.input['number']].end]
+        return expected + [CANCELLED] if job.id in self.trial.maybeCancelled else expected
+
+    def _violation(self, job, wrong):
+        rows = [f'{word} by {pid} at {when:.3f}' for word, jobid, pid, when in self.rows if jobid == job.id]
+        self.violations.append(f'job {job.id} ({job.task} {str(job.input)[:80]}) {wrong}: status {job.status}, run '
+                               f'{job.run}, attempt {job.attempt}, error {job.error}; trace: '
+                               f'{", ".join(rows) or "none"}')
+
+    @property
+    def repeats(self):
+        """How many outside effects there are beyond one for each job."""
+        return sum(self.effects.values()) - len(self.effects)
+
+    def rescue(self):
+        """Return the longest time from the loss of a process to the next run of a job that ran there; in seconds."""
+        runs = collections.defaultdict(list)
+        for word, jobid, pid, when in self.rows:
+            if word == tasks.BEGUN:
+                runs[jobid].append((when, pid))
+        # Of each job, the runs that were followed by another one: by process.
+        followed = collections.defaultdict(list)
+        for one in runs.values():
+            for (began, pid), (again, _) in zip(one, one[1:]):
+                followed[pid].append((began, again))
+        return max((again - lost for lost, pid in self.trial.losses for began, again in followed[pid]
+                    if began < lost < again), default=0.0)
+
+
+def judge(trial):
+    """Wait for the end of all jobs, and return the `Verdict` on a trial."""
+    with contextlib.closing(trial.deployment.zeo.database()) as database:
+        unsettled = settle(trial.deployment, database, PATIENCE + trial.seconds)
+        judge = Judge(trial)
+        judge.violations += [f'it does not come to an end: {text}' for text in unsettled]
+        with opened(database) as root:
+            judge.judge(serviceOf(root), root)
+            if trial.check is not None:
+                judge.violations += trial.check(serviceOf(root))
+    story = '\n'.join(['what was done:', *(f'  {text}' for text in trial.story), trial.deployment.logs])
+    return Verdict(trial.scenario.name, trial.seed, judge.jobs, trial.faults, judge.rescue(), judge.repeats,
+                   judge.violations, story)

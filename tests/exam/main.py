@@ -1,0 +1,45 @@
+"""The command `exam`: runs scenarios for as long as one likes, and prints a table of what came of them."""
+# SPDX-License-Identifier: ZPL-2.1
+import argparse
+import random
+import sys
+
+from exam.scenarios import SCENARIOS
+from exam.scenarios import run
+
+
+HEADINGS = 'scenario', 'jobs', 'faults', 'longest rescue', 'repeated outside effects', 'violations'
+
+
+def table(verdicts):
+    """Return a table of `Verdict`s, as text."""
+    rows = [HEADINGS] + [(verdict.scenario, verdict.jobs, verdict.faults, f'{verdict.rescue:.2f} s', verdict.repeats,
+                          len(verdict.violations)) for verdict in verdicts]
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(HEADINGS))]
+    return '\n'.join(f'{name:<{widths[0]}}  ' + '  '.join(f'{value:>{width}}' for value, width in zip(row, widths[1:]))
+                     for name, *row in rows)
+
+
+def main(arguments=None):
+    """Run the command and return its exit code: 1 when something was violated."""
+    parser = argparse.ArgumentParser(prog='exam', description='Run real processes under load and faults, and check '
+                                     'that every accepted job has one end and its effect once.')
+    parser.add_argument('--minutes', type=float, default=1, help='for each scenario; default: 1')
+    parser.add_argument('--seed', help='repeats the faults of an earlier run; default: a new one')
+    parser.add_argument('--scenario', action='append', choices=SCENARIOS, metavar='NAME',
+                        help=f'can be repeated; default: all of {", ".join(SCENARIOS)}')
+    options = parser.parse_args(arguments)
+    seed = options.seed or str(random.randrange(1_000_000))
+    print(f'seed {seed}', flush=True)
+    verdicts = []
+    for name in options.scenario or SCENARIOS:
+        print(f'{name}: {SCENARIOS[name].run.__doc__}', flush=True)
+        verdicts.append(run(name, seed, options.minutes * 60))
+        if verdicts[-1].violations:
+            print(verdicts[-1].report, flush=True)
+    print(table(verdicts))
+    return int(any(verdict.violations for verdict in verdicts))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,361 @@
+"""The scenarios: what happens to a deployment under load."""
+# SPDX-License-Identifier: ZPL-2.1
+import collections
+import contextlib
+import os
+import random
+import signal
+import time
+import traceback
+import xmlrpc.client
+from typing import Callable
+from typing import NamedTuple
+
+from exam.deployment import LEASE
+from exam.deployment import deployment
+from exam.deployment import opened
+from exam.deployment import serviceOf
+from exam.judge import judge
+from exam.load import Load
+from exam.load import Order
+from exam.load import Unchanged
+from exam.load import Unknown
+from exam.load import call
+from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.xmlrpc.faults import WRONG_STATE
+
+
+#: Jobs a second.
+RATE = 60
+
+#: Seconds between two looks at the database, or at processes that may have ended.
+LOOK = 0.1
+
+#: Seconds between two poisonous jobs, on average.
+POISON = 30
+
+#: How many leases a rescue may take: the machine may be slow, but not for ever.
+RESCUE = 8
+
+
+# Work
+
+def short(luck):
+    """Return an order of up to 50 ms that can't fail."""
+    return Order(luck.choice(['effect', 'effect', 'plain']), {'seconds': luck.uniform(0, 0.05)})
+
+
+def anything(luck):
+    """Return an order of any kind: short and long, small and large, one that fails before it succeeds."""
+    draw = luck.random()
+    if draw < 0.05:
+        return Order('fails', {'failures': luck.choice([1, 2])})
+    if draw < 0.1:
+        return Order('effect', {'seconds': 0.01, 'payload': 'x' * luck.randrange(20_000)})
+    if draw < 0.2:
+        return Order(luck.choice(['effect', 'plain']), {'seconds': luck.uniform(0.2, 0.6)})
+    return short(luck)
+
+
+# The frame
+
+class Scenario(NamedTuple):
+    """A schedule of faults, and what is expected besides what is always so."""
+
+    name: str
+    run: Callable               # called with a `Trial`; it returns when the time is over
+    hosts: int = 3
+    work: Callable = anything
+    rate: float = RATE
+    once: bool = False          # no outside effect is repeated either
+    uncharged: bool = False     # no attempt is charged
+
+
+#: By name, in the order in which they are run.
+SCENARIOS = {}
+
+
+def scenario(**options):
+    """Make a scenario of a function, under its name; the options are fields of `Scenario`."""
+    def register(run):
+        SCENARIOS[run.__name__] = Scenario(run.__name__, run, **options)
+        return run
+    return register
+
+
+class Trial:
+    """A scenario that goes on: what it works with, and what it has done."""
+
+    def __init__(self, scenario, deployment, load, seed, seconds):
+        self.scenario, self.deployment, self.load, self.seed, self.seconds = scenario, deployment, load, seed, seconds
+        self.luck = random.Random(seed)
+        self.faults = 0
+        self.story = []                 # what was done, as texts with times
+        self.losses = []                # when a process was lost, in UTC seconds, and its id
+        self.violations = []
+        self.cancelled = set()          # ids that were cancelled, as the front end says
+        self.maybeCancelled = set()     # ids of which it did not say so
+        self.check = None               # a function of the service that returns a list of violations
+        self._began = time.monotonic()
+
+    @property
+    def goesOn(self):
+        """Whether there is time left."""
+        return time.monotonic() < self._began + self.seconds
+
+    def wait(self, least, most):
+        """Wait for a random time, in seconds."""
+        time.sleep(self.luck.uniform(least, most))
+
+    def waitUntil(self, condition, timeout):
+        """Wait until the condition is true, `timeout` seconds at most; return whether it is."""
+        until = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOOK)
+        return True
+
+    def tell(self, text):
+        """Enter what happens into the story."""
+        self.story.append(f'{time.time():.3f} (+{time.monotonic() - self._began:.1f} s) {text}')
+
+    def fault(self, text):
+        """Enter a fault."""
+        self.faults += 1
+        self.tell(text)
+
+    def drawHost(self):
+        """Return a host by chance."""
+        return self.luck.choice(self.deployment.hosts)
+
+    # Faults
+
+    def kill(self, program, least=0.0, most=0.5):
+        """Kill a program, and start it again after a random time."""
+        self.fault(f'{program.name} is killed, process {program.pid}')
+        self.losses.append((time.time(), program.pid))
+        program.end(signal.SIGKILL)
+        self.wait(least, most)
+        program.start()
+
+    def terminate(self, program):
+        """Ask a program to end, wait for that, and start it again."""
+        self.fault(f'{program.name} is asked to end, process {program.pid}')
+        program.end(signal.SIGTERM)
+        program.start()
+
+    @contextlib.contextmanager
+    def stopped(self, program):
+        """Stop a host and have it go on later."""
+        self.fault(f'{program.name} is stopped, process {program.pid}')
+        self.losses.append((time.time(), program.pid))
+        program.signal(signal.SIGSTOP)
+        yield
+        program.signal(signal.SIGCONT)
+        self.tell(f'{program.name} goes on')
+
+    def killZEO(self):
+        """Kill the database server, and start it again after a random time."""
+        self.fault('the database server is killed')
+        self.deployment.zeo.kill()
+        self.wait(0.1, 1)
+        self.deployment.zeo.start()
+
+    def hangZEO(self, least=1.0, most=4.0):
+        """Stop the database server, and have it go on after a random time."""
+        self.fault('the database server hangs')
+        os.kill(self.deployment.zeo.pid, signal.SIGSTOP)
+        self.wait(least, most)
+        os.kill(self.deployment.zeo.pid, signal.SIGCONT)
+
+    def cancelOne(self):
+        """Cancel a job, most often one of the latest, unless it has ended; note what the front end says."""
+        jobids = list(self.load.accepted)
+        if not jobids:
+            return
+        jobid = jobids[-min(len(jobids), 1 + int(self.luck.expovariate(0.2)))]
+        try:
+            call(self.deployment.url, 'cancel', jobid)
+            self.cancelled.add(jobid)
+            self.faults += 1
+        except Unchanged:
+            pass
+        except Unknown:
+            self.maybeCancelled.add(jobid)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != WRONG_STATE:
+                raise
+
+
+def run(name, seed, seconds):
+    """Run a scenario and return the `Verdict`.
+
+    seed -- a text; the same seed draws the same faults.
+    seconds -- for how long there are load and faults.
+    """
+    scenario = SCENARIOS[name]
+    orders = int(scenario.rate * seconds * 1.1) + 100
+    with deployment(scenario.hosts, orders) as made:
+        clients = Load(made, scenario.work, seed, orders, scenario.rate)
+        trial = Trial(scenario, made, clients, seed, seconds)
+        clients.start()
+        try:
+            scenario.run(trial)
+            made.restore()
+        except Exception:
+            trial.violations.append(f'the scenario failed: {traceback.format_exc()}')
+        finally:
+            clients.stop()
+        made.restore()
+        return judge(trial)
+
+
+# The scenarios
+
+@scenario()
+def kill(trial):
+    """One host after the other is killed, and started again under its name."""
+    while trial.goesOn:
+        trial.wait(0.3, 1)
+        trial.kill(trial.drawHost())
+        trial.deployment.mend()
+
+
+@scenario(work=short, once=True, uncharged=True)
+def rolling(trial):
+    """All hosts are asked to end, one after the other, and started again: nobody notices."""
+    while trial.goesOn:
+        for host in trial.deployment.hosts:
+            trial.terminate(host)
+            trial.waitUntil(lambda: host.ready, 30)
+
+
+@scenario()
+def stopped(trial):
+    """A host is stopped beyond its lease: the others do its jobs, and when it goes on it changes nothing."""
+    with contextlib.closing(trial.deployment.zeo.database()) as database:
+        def claims(host):
+            with opened(database) as root:
+                return len(serviceOf(root).ledgers[host.name].claimed)
+
+        while trial.goesOn:
+            trial.wait(0.5, 1)
+            host = trial.drawHost()
+            with trial.stopped(host):
+                time.sleep(LEASE)
+                before = database.lastTransaction()
+                if not trial.waitUntil(lambda: not claims(host), (RESCUE - 1) * LEASE):
+                    if database.lastTransaction() == before:
+                        # It holds the commit lock of the server: that is ZEO's, and nobody can take it away.
+                        trial.tell('nothing was committed meanwhile')
+                    else:
+                        trial.violations.append(f'{host.name} was stopped for {RESCUE} leases, and {claims(host)} jobs '
+                                                f'still wait for it')
+            trial.waitUntil(lambda: not trial.goesOn, trial.luck.uniform(0, LEASE))
+
+
+@scenario()
+def zeo(trial):
+    """The database server is killed and started again."""
+    while trial.goesOn:
+        trial.wait(1, 3)
+        trial.killZEO()
+
+
+@scenario()
+def hang(trial):
+    """The database server hangs."""
+    while trial.goesOn:
+        trial.wait(0.5, 2)
+        trial.hangZEO()
+
+
+@scenario()
+def frontend(trial):
+    """The front end is killed and started again: what it has accepted is there."""
+    while trial.goesOn:
+        trial.wait(0.5, 1.5)
+        trial.kill(trial.deployment.frontend)
+        trial.waitUntil(lambda: trial.deployment.frontend.ready, 30)
+
+
+@scenario()
+def mixed(trial):
+    """Anything happens."""
+    def stop():
+        with trial.stopped(trial.drawHost()):
+            trial.wait(0.5, LEASE * 2)
+
+    while trial.goesOn:
+        trial.wait(0.2, 1)
+        trial.luck.choice([lambda: trial.kill(trial.drawHost()), lambda: trial.terminate(trial.drawHost()), stop,
+                           lambda: trial.kill(trial.deployment.frontend), trial.killZEO, trial.hangZEO,
+                           trial.cancelOne])()
+        trial.deployment.mend()
+
+
+@scenario()
+def cancel(trial):
+    """Jobs are cancelled, whatever happens to them at that moment."""
+    while trial.goesOn:
+        trial.wait(0, 0.08)
+        trial.cancelOne()
+    trial.tell(f'{len(trial.cancelled)} jobs were cancelled')
+
+
+@scenario(rate=RATE / 4, work=short)
+def cron(trial):
+    """Schedules add jobs while the scheduler is killed again and again: each time adds one job."""
+    schedules = [call(trial.deployment.url, 'addCronJob', 'tick', {'seconds': seconds}, [], [], [], [], [], delay,
+                      {'newJobs': True, 'overlap': True}) for seconds, delay in ((0.01, 0.7), (0.5, 1.1))]
+    times = collections.defaultdict(set)        # schedule, time -> ids
+    with contextlib.closing(trial.deployment.zeo.database()) as database:
+        def observe():
+            """Note the jobs that were added: a schedule remembers the last ones only.  Return the scheduler."""
+            with opened(database) as root:
+                service = serviceOf(root)
+                for jobid in schedules:
+                    for added in service.jobs[jobid].history:
+                        times[jobid, added.calledFor].add(added.jobid)
+                return next((host for host in trial.deployment.hosts if host.name == service.schedule.keeper), None)
+
+        while trial.goesOn:
+            trial.wait(0.5, 1.5)
+            scheduler = observe()
+            if scheduler is not None and scheduler.running:
+                trial.kill(scheduler)
+        for jobid in schedules:
+            call(trial.deployment.url, 'cancel', jobid)
+        observe()
+
+    def check(service):
+        violations = [f'the schedule {jobid} has for {when} the jobs {added}'
+                      for (jobid, when), added in times.items() if len(added) != 1]
+        called = collections.Counter(jobid for added in times.values() for jobid in added)
+        violations += [f'job {jobid} was added for {count} times' for jobid, count in called.items() if count != 1]
+        added = {job.id for job in service.jobs.values() if job.schedule is not None}
+        if added != set(called):
+            violations.append(f'jobs without a time: {added - set(called)}; times without a job: '
+                              f'{set(called) - added}')
+        if not all(any(jobid == schedule for jobid, when in times) for schedule in schedules):
+            violations.append('a schedule has added nothing')
+        return violations
+
+    trial.check = check
+
+
+@scenario(uncharged=True, work=short)
+def poison(trial):
+    """Jobs that end their host: each ends in an error, and no other job is charged for it."""
+    def add(by):
+        jobid = trial.load.add(Order('poison', {'by': by}, ERROR))
+        trial.fault(f'job {jobid} is poison: {by}')
+
+    add('exit')
+    add('crash')
+    while trial.goesOn:
+        trial.deployment.mend()
+        time.sleep(LOOK)
+        if trial.luck.random() < LOOK / POISON:
+            add(trial.luck.choice(['exit', 'crash']))

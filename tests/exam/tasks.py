@@ -1,0 +1,101 @@
+"""What the jobs of the exam do: count in the database, write a line to a file, fail, or end their host."""
+# SPDX-License-Identifier: ZPL-2.1
+import ctypes
+import os
+import time
+
+from BTrees.IOBTree import IOBTree
+from persistent import Persistent
+from zope.interface import Interface
+from zope.interface import implementer
+
+from lovely.remotetask.interfaces import ITask
+
+
+#: Keys of the root object: number of an order -> `Counter`; id of a job that a schedule added -> `Counter`.
+ORDERS, TICKS = 'exam.orders', 'exam.ticks'
+
+#: The file that all processes append to, in the directory where they run.
+TRACE = 'trace'
+
+#: What a line of it begins with: a run has begun; its outside effect has happened.
+BEGUN, EFFECT = 'begun', 'effect'
+
+
+class Counter(Persistent):
+    """How often a job has had its effect."""
+
+    value = 0
+
+
+def prepare(root, orders):
+    """Make the counters.  Each order finds its own, so that two of them never conflict."""
+    root[ORDERS] = IOBTree({number: Counter() for number in range(orders)})
+    root[TICKS] = IOBTree()
+
+
+def trace(word, jobid):
+    """Append a line by one write: lines of many processes do not mix."""
+    descriptor = os.open(TRACE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, f'{word} {jobid} {os.getpid()} {time.time():.3f}\n'.encode())
+    finally:
+        os.close(descriptor)
+
+
+@implementer(ITask)
+class Task:
+    """The base of the tasks.  The input is a struct; `seconds` in it says how long a run takes."""
+
+    inputSchema = outputSchema = Interface
+
+    def __call__(self, service, jobid, input):
+        """Leave a trace before and after the work."""
+        trace(BEGUN, jobid)
+        time.sleep(input.get('seconds', 0))
+        self.work(service, jobid, input)
+        trace(EFFECT, jobid)
+        return input.get('payload')
+
+    def work(self, service, jobid, input):
+        """Do nothing else."""
+
+
+class Plain(Task):
+    """Writes nothing to the database, so that its outcome is committed by the ledger's thread."""
+
+
+class Effect(Task):
+    """Counts for the order whose `number` the input has."""
+
+    def work(self, service, jobid, input):
+        """Count."""
+        service._p_jar.root()[ORDERS][input['number']].value += 1
+
+
+class Fails(Effect):
+    """Fails in its first `failures` attempts, after it has counted: a failure must take that back."""
+
+    def work(self, service, jobid, input):
+        """Count, and perhaps fail."""
+        super().work(service, jobid, input)
+        if service.jobs[jobid].attempt < input['failures']:
+            raise RuntimeError('fails as it was asked to')
+
+
+class Tick(Task):
+    """Counts for its own id."""
+
+    def work(self, service, jobid, input):
+        """Count."""
+        service._p_jar.root()[TICKS].setdefault(jobid, Counter()).value += 1
+
+
+class Poison(Task):
+    """Ends its process: by `exit`, or by a `crash` of the interpreter."""
+
+    def work(self, service, jobid, input):
+        """Never return."""
+        if input['by'] == 'crash':
+            ctypes.string_at(0)
+        os._exit(1)

@@ -1,0 +1,262 @@
+"""A database server that is killed and comes back, one that hangs, and processes that stop meanwhile."""
+# SPDX-License-Identifier: ZPL-2.1
+import os
+import signal
+import threading
+import time
+import unittest
+import xmlrpc.client
+from concurrent.futures import ThreadPoolExecutor
+
+import transaction
+from BTrees.OOBTree import OOBTree
+
+from lovely.remotetask.service import install
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import findService
+from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.xmlrpc.faults import DATABASE_UNAVAILABLE
+from lovely.remotetask.xmlrpc.faults import OUTCOME_UNKNOWN
+
+
+#: Seconds after which something that should have happened long ago makes a test fail.
+PATIENCE = 30
+
+#: Seconds between two looks.
+PAUSE = 0.05
+
+#: Seconds that the frontend waits for the database, and that its answer may take on a busy machine.
+DEADLINE, LATE = 2, 10
+
+#: Seconds in which all is well again once the server is back: 5 are promised, a busy machine gets more.
+RECOVERY = 15
+
+CONF = """\
+site-definition {directory}/site.zcml
+{database}
+<frontend>
+  address 127.0.0.1:0
+  deadline {deadline}s
+</frontend>
+<processor>
+  name {name}
+  threads 2
+  grace-period 1s
+</processor>
+"""
+
+SITE = """\
+<configure xmlns="http://namespaces.zope.org/zope">
+  <include package="zope.component" file="meta.zcml" />
+  <include package="lovely.remotetask" />
+  <utility name="count" provides="lovely.remotetask.interfaces.ITask" component="awaytasks.count" />
+</configure>
+"""
+
+# The count and the end of the job are committed together: a job that is run again counts once.
+TASKS = """\
+from zope.interface import Interface, implementer
+from lovely.remotetask.interfaces import ITask
+
+
+@implementer(ITask)
+class Count:
+
+    inputSchema = outputSchema = Interface
+
+    def __call__(self, service, jobid, input):
+        service.counts[jobid] = service.counts.get(jobid, 0) + 1
+        return input
+
+
+count = Count()
+"""
+
+
+class AwayTest(unittest.TestCase):
+
+    def setUp(self):
+        server = temporaryZEO()
+        self.zeo = server.__enter__()
+        self.addCleanup(server.__exit__, None, None, None)
+        self.addCleanup(self.goOn)              # before that: who is stopped cannot end
+        self.directory = self.zeo.directory
+        self.write('site.zcml', SITE)
+        self.write('awaytasks.py', TASKS)
+        self.db = self.zeo.database()
+        install(self.db)
+        with self.db.transaction() as connection:
+            self.service(connection).counts = OOBTree()
+        self.frontend = self.remotetask('frontend', 'frontend')
+        self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
+        self.processes = [self.frontend, *self.hosts]
+        self.url = self.frontend.waitFor('listening on ')
+        for process in self.processes:
+            process.waitFor('ready')
+
+    def write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, 'w') as file:
+            file.write(text)
+        return path
+
+    def remotetask(self, name, command):
+        text = CONF.format(directory=self.directory, database=self.zeo.config, name=name, deadline=DEADLINE)
+        process = Process(['-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', text), command],
+                          self.directory)
+        self.addCleanup(process.close)
+        return process
+
+    def service(self, connection):
+        return findService(connection.root()[ROOT_NAME], '/')
+
+    def look(self, function):
+        """Return what the function makes of the service, as the database has it."""
+        manager = transaction.TransactionManager()
+        connection = self.db.open(manager)
+        try:
+            return function(self.service(connection))
+        finally:
+            manager.abort()
+            connection.close()
+
+    def call(self, method, *arguments):
+        """Call a method of the service, and return its result or fault code; it must not take long."""
+        began = time.monotonic()
+        try:
+            with xmlrpc.client.ServerProxy(self.url, allow_none=True) as server:
+                return True, getattr(server, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            return False, fault.faultCode
+        finally:
+            self.assertLess(time.monotonic() - began, DEADLINE + LATE)
+
+    def add(self, input):
+        """Add a job and return its id."""
+        succeeded, jobid = self.call('add', 'count', input)
+        self.assertTrue(succeeded, jobid)
+        return jobid
+
+    def said(self):
+        return ''.join(''.join(process.said) for process in self.processes)
+
+    def waitUntil(self, condition, what, patience=PATIENCE):
+        """Return the condition's value as soon as it is true."""
+        until = time.monotonic() + patience
+        while not (value := condition()):
+            if time.monotonic() > until:
+                self.fail(f'in vain waited for {what}:\n{self.said()}')
+            time.sleep(PAUSE)
+        return value
+
+    def hang(self):
+        os.kill(self.zeo.pid, signal.SIGSTOP)
+
+    def goOn(self):
+        if self.zeo.pid is not None:
+            os.kill(self.zeo.pid, signal.SIGCONT)
+
+    def waitForAll(self, patience=PATIENCE):
+        """Wait until there is nothing left to do; return id -> input, of all jobs, which must have run once each."""
+        def left(service):
+            jobs = [(jobid, job.status) for jobid, job in service.jobs.items() if job.status != 'completed']
+            return jobs, [list(ledger.claimed.items()) for ledger in service.ledgers.values() if ledger.claimed]
+        until = time.monotonic() + patience
+        while (both := self.look(left)) != ([], []):
+            if time.monotonic() > until:
+                self.fail(f'in vain waited for the end of jobs and claims {both}:\n{self.said()}')
+            time.sleep(PAUSE)
+        jobs = self.look(lambda service: {jobid: job.input for jobid, job in service.jobs.items()})
+        self.assertEqual(self.look(lambda service: dict(service.counts)), dict.fromkeys(jobs, 1))
+        self.assertIs(self.look(lambda service: service.hasJobsWaiting()), False)
+        return jobs
+
+    def test_a_server_that_is_killed_and_started_again_under_load(self):
+        accepted, unknown, failures, over = {}, set(), [], threading.Event()
+
+        def load(client):
+            number = 0
+            while not over.wait(PAUSE):
+                input = [client, number]
+                succeeded, value = self.call('add', 'count', input)
+                if succeeded:
+                    accepted[value] = input
+                elif value == OUTCOME_UNKNOWN:
+                    unknown.add(tuple(input))   # not to be repeated: it is looked for at the end
+                elif value == DATABASE_UNAVAILABLE:
+                    continue                    # nothing was changed: the same again
+                else:
+                    failures.append(value)
+                number += 1
+
+        with ThreadPoolExecutor(4) as threads:
+            clients = [threads.submit(load, client) for client in range(4)]
+            try:
+                for _ in range(3):
+                    count = len(accepted)
+                    self.waitUntil(lambda: len(accepted) > count + 40, 'some jobs')
+                    self.zeo.kill()
+                    self.zeo.start()
+                count = len(accepted)
+                self.waitUntil(lambda: len(accepted) > count + 40, 'some jobs', RECOVERY)
+            finally:
+                over.set()
+        for client in clients:
+            client.result()
+        self.assertEqual(failures, [])
+        jobs = self.waitForAll()
+        self.assertEqual({jobid: jobs.get(jobid) for jobid in accepted}, accepted)
+        others = sorted(tuple(input) for jobid, input in jobs.items() if jobid not in accepted)
+        self.assertEqual(others, sorted(set(others)))
+        self.assertLessEqual(set(others), unknown)
+
+    def test_a_server_that_hangs(self):
+        jobids = [self.add(number) for number in range(40)]
+        self.waitForAll()                       # so the frontend has not seen them since they were run
+        for number in range(40):
+            self.add(number)
+        self.hang()
+        with ThreadPoolExecutor(40) as threads:
+            # All clients are answered, and those who come again at once.
+            for _ in range(3):
+                self.assertEqual(set(threads.map(lambda jobid: self.call('getStatus', jobid), jobids)),
+                                 {(False, DATABASE_UNAVAILABLE)})
+            began = time.monotonic()
+            answers = set(threads.map(lambda jobid: self.call('add', 'count', 'while it hangs'), jobids))
+            self.assertLessEqual(answers, {(False, DATABASE_UNAVAILABLE), (False, OUTCOME_UNKNOWN)})
+            self.assertLess(time.monotonic() - began, DEADLINE + LATE)
+        # The connections are given up: two of each host, the one of the frontend.
+        self.waitUntil(lambda: self.said().count('has not answered for') >= 5, 'the watchdogs')
+        self.goOn()
+        self.waitUntil(lambda: self.call('getStatus', jobids[0]) == (True, 'completed'), 'a read', RECOVERY)
+        self.waitUntil(lambda: self.call('add', 'count', 'after it')[0], 'a write', RECOVERY)
+        self.waitForAll(RECOVERY)
+
+    def test_processes_stop_without_a_server(self):
+        for number in range(40):
+            self.add(number)
+        self.zeo.kill()
+        self.checkStop()
+        self.zeo.start()
+
+    def test_processes_stop_while_the_server_hangs(self):
+        for number in range(40):
+            self.add(number)
+        self.hang()
+        self.checkStop()
+
+    def checkStop(self):
+        for process in self.processes:
+            process.popen.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            process.popen.wait(RECOVERY)
+            self.assertEqual(process.popen.returncode, 0, ''.join(process.said))
+        # The libraries log what they could not load, with tracebacks; of our own there is none.
+        said = self.said()
+        self.assertNotIn('ERROR lovely.remotetask', said)
+        self.assertNotIn('NoTransaction', said)
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,55 @@
+"""The exam in short: each scenario for some seconds, with faults from a new seed."""
+# SPDX-License-Identifier: ZPL-2.1
+import random
+import unittest
+
+from exam.scenarios import run
+
+
+#: Seconds of load and faults.
+SECONDS = 5
+
+
+class ExamTest(unittest.TestCase):
+
+    def examine(self, name):
+        seed = str(random.randrange(1_000_000))
+        with self.subTest(seed=seed):
+            verdict = run(name, seed, SECONDS)
+            if verdict.violations:
+                self.fail(verdict.report)
+            self.assertGreater(verdict.jobs, 0, verdict.report)
+
+    def test_hosts_are_killed(self):
+        self.examine('kill')
+
+    def test_hosts_are_restarted_one_after_the_other(self):
+        self.examine('rolling')
+
+    def test_a_host_is_stopped_beyond_its_lease(self):
+        self.examine('stopped')
+
+    def test_the_database_server_is_killed(self):
+        self.examine('zeo')
+
+    def test_the_database_server_hangs(self):
+        self.examine('hang')
+
+    def test_the_front_end_is_killed(self):
+        self.examine('frontend')
+
+    def test_anything_happens(self):
+        self.examine('mixed')
+
+    def test_jobs_are_cancelled_at_any_moment(self):
+        self.examine('cancel')
+
+    def test_the_scheduler_is_killed(self):
+        self.examine('cron')
+
+    def test_jobs_end_their_host(self):
+        self.examine('poison')
+
+
+if __name__ == '__main__':
+    unittest.main()

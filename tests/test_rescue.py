@@ -1,0 +1,622 @@
+"""What becomes of jobs whose host ends, whose time is over, that are cancelled, that cannot be loaded, that are old."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+from unittest import mock
+
+import transaction
+import zope.component.testing
+from lovely.remotetask import evolve
+from lovely.remotetask import lifecycle
+from lovely.remotetask import rescue
+from lovely.remotetask import roster
+from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.errors import Retry
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.errors import WrongState
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.job import Job
+from lovely.remotetask.ledger import ALONE
+from lovely.remotetask.ledger import LONG
+from lovely.remotetask.ledger import ONCE
+from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.task import SimpleTask
+from test_processor import PATH
+from test_processor import ProcessorCase
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from zope.component import provideUtility
+
+
+DATA = pathlib.Path(__file__).parent / 'data'
+PATIENCE = 20
+
+
+def endedProcess():
+    """Return the id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    return process.pid
+
+
+class RescueCase(unittest.TestCase):
+    """A service outside any database, and a ledger of a host that is gone."""
+
+    def setUp(self):
+        self.addCleanup(zope.component.testing.tearDown)
+        self.provide('echo', lambda input: input)
+        self.service = TaskService()
+        self.ledger = self.service.ledgers['gone'] = Ledger()
+
+    def provide(self, name, function, **attributes):
+        task = SimpleTask(function)
+        vars(task).update(attributes)
+        provideUtility(task, name=name)
+
+    def claimed(self, *marks, task='echo'):
+        """Return the ids of new jobs, one for each mark, or None for none, claimed by the host."""
+        jobids = []
+        for mark in marks:
+            jobids.append(self.service.add(task))
+            claim, = lifecycle.claim(self.service, 1, 0, 0, self.ledger)[0]
+            if mark is not None:
+                self.ledger.mark(claim.jobid, mark)
+        return jobids
+
+    def rescue(self, now=100):
+        return rescue.rescue(self.service, 'gone', now)
+
+    def states(self, jobids):
+        jobs = [self.service.jobs[jobid] for jobid in jobids]
+        return [(job.status, job.attempt, job.run, job.suspect) for job in jobs]
+
+
+class TestRescue(RescueCase):
+
+    def test_what_was_merely_claimed_is_not_charged(self):
+        jobids = self.claimed(None, None)
+        self.assertEqual(self.rescue(), 2)
+        self.assertEqual(self.states(jobids), [('queued', 0, 1, True)] * 2)
+        self.assertEqual((lifecycle.waiting(self.service), len(self.ledger.claimed)), (2, 0))
+
+    def test_what_was_running_is_charged(self):
+        jobids = self.claimed(LONG, None)
+        self.rescue(now=77)
+        self.assertEqual(self.states(jobids), [('queued', 1, 1, False), ('queued', 0, 1, True)])
+        failure, = self.service.jobs[jobids[0]].errors
+        self.assertEqual((failure.time, failure.host, str(failure)),
+                         (77, 'gone', 'the processing host gone ended while the job was running'))
+
+    def test_the_suspect_alone_is_charged(self):
+        jobids = self.claimed(LONG, ALONE, None)
+        self.rescue()
+        self.assertEqual(self.states(jobids),
+                         [('queued', 0, 1, False), ('queued', 1, 1, True), ('queued', 0, 1, False)])
+
+    def test_a_poison_ends_in_error(self):
+        jobid, = self.claimed(None)
+        self.rescue()
+        for attempt in range(4):
+            self.assertEqual(self.service.getStatus(jobid), 'queued')
+            self.assertEqual(len(lifecycle.claimSuspect(self.service, 0, self.ledger)), 1)
+            self.ledger.mark(jobid, ALONE)
+            self.rescue()
+        self.assertEqual((self.service.getStatus(jobid), len(self.service.jobs[jobid].errors)), ('error', 4))
+        self.assertIn('ended while the job was running', self.service.getError(jobid))
+        self.assertFalse(lifecycle.waiting(self.service))
+
+    def test_at_most_once(self):
+        jobids = self.claimed(ONCE, None)
+        self.rescue()
+        self.assertEqual([self.service.getStatus(jobid) for jobid in jobids], ['error', 'queued'])
+        self.assertIn('it must not run twice', self.service.getError(jobids[0]))
+
+    def test_what_had_ended(self):
+        jobids = self.claimed(LONG, None, None)
+        for jobid in jobids[:2]:
+            self.service.cancel(jobid)
+        self.rescue()
+        self.assertEqual([self.service.getStatus(jobid) for jobid in jobids], ['cancelled', 'cancelled', 'queued'])
+        self.assertEqual(self.service.jobs[jobids[0]].errors, ())
+
+    def test_ledgers_of_the_first_release(self):
+        jobid, = self.claimed(None)
+        del self.ledger.started, self.ledger.progress
+        self.rescue()
+        self.assertEqual(self.states([jobid]), [('queued', 0, 1, True)])
+
+    def test_a_host_that_is_silent_on_this_machine(self):
+        # Stopped, or hanging: its process is there, so that only its lease tells.
+        watch = rescue.Watch(lease=30)
+        self.ledger.owner = rescue.identity()
+        self.assertEqual(watch.dead(self.service.ledgers, 0), [])
+        self.assertEqual(watch.dead(self.service.ledgers, 31), ['gone'])
+
+
+class TestNames(ProcessorCase):
+
+    def test_a_host_of_that_name_on_another_machine(self):
+        ledger = self.service.ledgers['far'] = Ledger()
+        ledger.owner = dict(rescue.identity(lease=0.2), machine='elsewhere/boot/1')
+        self.manager.commit()
+        processor = MultiProcessor(self.db, PATH, name='far')
+        ended = threading.Event()
+
+        def live():
+            with self.db.transaction() as connection:
+                connection.root()['Application']['TaskService'].ledgers['far']._p_changed = True
+            while not ended.wait(0.05):
+                with self.db.transaction() as connection:
+                    connection.root()['Application']['TaskService'].ledgers['far']._p_changed = True
+
+        thread = threading.Thread(target=live)
+        thread.start()
+        try:
+            with self.assertRaisesRegex(NameTaken, 'already running .on elsewhere, process'):
+                processor.start()
+        finally:
+            ended.set()
+            thread.join()
+        processor.start()                   # nothing more is heard of the other
+        self.addCleanup(processor.stop, PATIENCE)
+        self.manager.begin()
+        self.assertEqual(ledger.owner['token'], processor.cycle.owner['token'])
+
+
+class TestSuspects(ProcessorCase):
+
+    def suspects(self, count):
+        jobids = [self.service.add('note', number) for number in range(count)]
+        for jobid in jobids:
+            self.service.jobs[jobid].suspect = True
+            lifecycle.dequeue(self.service, jobid)
+            lifecycle.enqueue(self.service, jobid, suspect=True)
+        self.manager.commit()
+        return jobids
+
+    def test_one_at_a_time(self):
+        running, most, marks = set(), [], []
+
+        def note(service, jobid, input):
+            running.add(jobid)
+            most.append(len(running))
+            marks.append(dict(service.ledgers['host'].started))
+            running.discard(jobid)
+
+        provideUtility(note, ITask, name='note')
+        jobids = self.suspects(20)
+        self.start(name='host', maxThreads=4)
+        self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+        self.assertEqual(set(most), {1})
+        self.assertTrue(all(list(mark.values()) == [ALONE] for mark in marks), marks)
+        self.assertFalse(any(self.service.jobs[jobid].suspect for jobid in jobids))
+        self.assertEqual((dict(self.service.ledgers['host'].started), self.left()), ({}, []))
+
+    def test_others_go_on_meanwhile(self):
+        go = threading.Event()
+        self.addCleanup(go.set)
+        self.provide('note', lambda input: go.wait(PATIENCE))
+        self.provide('echo', lambda input: input)
+        jobids = self.suspects(3)
+        self.start(name='host', maxThreads=3)
+        others = [self.add('echo', number) for number in range(10)]
+        self.assertEqual(set(self.statuses(*others)), {'completed'})
+        self.assertEqual(sorted(self.service.getStatus(jobid) for jobid in jobids), ['processing', 'queued', 'queued'])
+        go.set()
+        self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+
+    def test_stopped_while_some_wait(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        self.provide('note', lambda input: (begun.set(), go.wait(PATIENCE)))
+        jobids = self.suspects(3)
+        processor = self.start(name='host', maxThreads=3)
+        self.assertTrue(begun.wait(PATIENCE))
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
+            self.assertTrue(processor.stop(0))
+        self.assertIn('1 jobs are run again', logged.output[0])
+        self.manager.begin()
+        self.assertEqual(sorted(self.left()), sorted(jobids))
+        self.assertEqual(sorted(self.service.jobs[jobid].run for jobid in jobids), [0, 0, 1])
+        self.assertEqual({self.service.jobs[jobid].attempt for jobid in jobids}, {0})
+
+    def test_at_most_once_is_on_record_before_it_begins(self):
+        marks = []
+
+        def once(service, jobid, input):
+            marks.append(service.ledgers['host'].started.get(jobid))
+
+        once.atMostOnce = True
+        provideUtility(once, ITask, name='once')
+        self.start(name='host')
+        self.assertEqual(set(self.statuses(*[self.add('once') for _ in range(5)])), {'completed'})
+        self.assertEqual(marks, [ONCE] * 5)
+
+    def test_at_most_once_and_the_end_of_the_grace_period(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        self.provide('once', lambda input: (begun.set(), go.wait(PATIENCE)), atMostOnce=True)
+        processor = self.start(name='host', maxThreads=1)
+        jobid, other = self.add('once'), self.add('once')
+        self.assertTrue(begun.wait(PATIENCE))
+        processor.stop(0)
+        self.manager.begin()
+        self.assertEqual(sorted(self.service.getStatus(id) for id in (jobid, other)), ['error', 'queued'])
+
+    def test_long_runs_are_on_record(self):
+        go = threading.Event()
+        self.addCleanup(go.set)
+        self.provide('note', lambda input: go.wait(PATIENCE))
+        with mock.patch.object(roster, 'LONG_AFTER', 0.01):
+            self.start(name='host', maxThreads=2)
+            jobid = self.add('note')
+            bell = threading.Event()
+            while True:
+                self.manager.begin()
+                started = self.service.ledgers['host'].started
+                if dict(started):
+                    break
+                self.assertFalse(bell.wait(0.01))       # its commit wakes nobody in this process
+        self.assertEqual(dict(started), {jobid: LONG})
+        go.set()
+        self.statuses(jobid)
+
+
+class TestRetries(RescueCase):
+
+    def test_a_policy_of_the_job(self):
+        self.provide('fail', lambda input: 1 / 0, retryPolicy=RetryPolicy(attempts=9))
+        jobid = self.service.add('fail', retryPolicy=RetryPolicy(attempts=2, base=5, jitter=0))
+        with self.assertLogs('lovely.remotetask'):
+            self.service.process(0)
+            self.assertEqual(self.service.jobs[jobid].retryAt, 5)
+            self.service.process(5)
+        self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].attempt), ('error', 2))
+
+    def test_refused(self):
+        for options in ({'retryPolicy': 3}, {'timeLimit': 0}, {'timeLimit': True}, {'timeLimit': 'x'}):
+            with self.subTest(options=options), self.assertRaisesRegex(ValueError, next(iter(options))):
+                self.service.add('echo', **options)
+        for options in ({'attempts': 0}, {'attempts': 1.5}, {'base': -1}, {'factor': 0.5}, {'cap': 'x'}, {'jitter': 2},
+                        {'retryOn': OSError}, {'neverRetryOn': ('OSError',)}):
+            with self.subTest(options=options), self.assertRaisesRegex(ValueError, next(iter(options))):
+                RetryPolicy(**options)
+        self.assertEqual(len(self.service.jobs), 0)
+
+    def test_a_task_that_asks_for_another_run(self):
+        def ask(input):
+            raise Retry(after=60, reason='the film is not there yet')
+
+        self.provide('ask', ask, retryPolicy=RetryPolicy(attempts=2))
+        jobid = self.service.add('ask')
+        with self.assertLogs('lovely.remotetask'):
+            self.service.process(0)
+            self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].retryAt), ('queued', 60))
+            self.service.process(60)
+        self.assertEqual((self.service.getStatus(jobid), self.service.getError(jobid)),
+                         ('error', 'the film is not there yet'))
+        with self.assertRaises(ValueError):
+            Retry(after=-1)
+        self.assertEqual(vars(pickle.loads(pickle.dumps(Retry(5, 'why')))), {'after': 5, 'reason': 'why'})
+
+    def test_run_again(self):
+        def fail(input):
+            if self.failing:
+                raise TaskError('as asked')
+            return 'well'
+
+        self.failing = True
+        self.provide('fail', fail)
+        self.provide('other', fail)
+        jobids = [self.service.add('fail') for _ in range(3)] + [self.service.add('other')]
+        with self.assertLogs('lovely.remotetask'):
+            self.service.process(5)
+        self.failing = False
+        self.service.retry(jobids[0])
+        job = self.service.jobs[jobids[0]]
+        self.assertEqual((job.status, job.attempt, job.error, len(job.errors)), ('queued', 0, None, 1))
+        with self.assertRaises(WrongState):
+            self.service.retry(jobids[0])
+        self.service.process(6)
+        self.assertEqual((job.status, job.output, job.error, len(job.errors)), ('completed', 'well', None, 1))
+        self.assertEqual(self.service.retryFailed('fail', limit=1), 1)
+        self.assertEqual(self.service.retryFailed('fail'), 1)
+        self.assertEqual(self.service.retryFailed(), 1)
+        self.assertEqual(self.service.retryFailed(), 0)
+        self.service.process(7)
+        self.assertEqual({self.service.getStatus(jobid) for jobid in jobids}, {'completed'})
+        tallies = [ledger.tally for ledger in lifecycle.ledgers(self.service)]
+        self.assertEqual([sum(tally[status] for tally in tallies) for status in ('completed', 'error', 'cancelled')],
+                         [4, 0, 0])
+        self.assertEqual(self.service.removeJobs(limit=3), 3)
+        self.assertEqual((self.service.removeJobs(), len(self.service.jobs)), (1, 0))
+
+    def test_remove_what_is_old(self):
+        for now in range(10):
+            self.service.add('echo')
+            self.service.process(now)
+        self.assertEqual(self.service.removeJobs('error'), 0)
+        self.assertEqual(self.service.removeJobs(before=4.5), 5)
+        self.assertEqual(sorted(job.completed for job in self.service.jobs.values()), [5, 6, 7, 8, 9])
+
+
+class TestRunning(ProcessorCase):
+    """Cancelling, progress and time limits of jobs that run in threads."""
+
+    def test_a_task_asks_whether_it_is_cancelled(self):
+        begun, seen = threading.Event(), []
+
+        def ask(service, jobid, input):
+            seen.append(service.isCancelled(jobid))
+            begun.set()
+            pause = threading.Event()
+            while not service.isCancelled(jobid):
+                pause.wait(0.01)
+            seen.append(True)
+
+        provideUtility(ask, ITask, name='ask')
+        self.provide('echo', lambda input: input)
+        self.start(maxThreads=1)
+        jobid = self.add('ask')
+        self.assertTrue(begun.wait(PATIENCE))
+        self.manager.begin()
+        self.service.cancel(jobid)
+        self.manager.commit()
+        self.assertEqual(self.statuses(self.add('echo')), ['completed'])        # by the same thread
+        self.assertEqual((self.statuses(jobid), seen, self.left()), (['cancelled'], [False, True], []))
+
+    def test_a_program_is_ended(self):
+        from lovely.remotetask.command import CommandTask
+        provideUtility(CommandTask('sleep {seconds}'), name='sleep')
+        self.provide('echo', lambda input: input)
+        self.start(maxThreads=1)
+        jobid = self.add('sleep', {'seconds': 3600})
+        bell = threading.Event()
+        while self.service.getStatus(jobid) != 'processing':
+            self.assertFalse(bell.wait(0.02))
+            self.manager.begin()
+        self.service.cancel(jobid)
+        self.manager.commit()
+        self.assertEqual(self.statuses(self.add('echo')), ['completed'])
+        self.assertEqual((self.statuses(jobid), self.left()), (['cancelled'], []))
+
+    def test_progress(self):
+        told, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        def work(service, jobid, input):
+            service.setProgress(jobid, 0.25, 'first quarter')
+            for wrong in (2, -1, 'x', True):
+                with self.assertRaises(ValueError):
+                    service.setProgress(jobid, wrong)
+            for _ in range(10000):
+                service.setProgress(jobid, 0.5, 'half')         # at most a write a second comes of that
+            told.set()
+            go.wait(PATIENCE)
+
+        provideUtility(work, ITask, name='work')
+        self.start()
+        jobid = self.add('work')
+        self.assertIsNone(self.service.getProgress(jobid))
+        self.assertTrue(told.wait(PATIENCE))
+        bell = threading.Event()
+        while True:
+            self.manager.begin()
+            if self.service.getProgress(jobid) == (0.5, 'half'):
+                break
+            self.assertFalse(bell.wait(0.02))
+        go.set()
+        self.assertEqual((self.statuses(jobid), self.service.getProgress(jobid)), (['completed'], None))
+
+    def test_a_run_that_takes_too_long(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        def work(service, jobid, input):
+            if service.jobs[jobid].attempt == 0:
+                begun.set()
+                go.wait(PATIENCE)
+                service.data['late'] = True
+            return service.jobs[jobid].attempt
+
+        work.timeLimit = 0.05
+        provideUtility(work, ITask, name='work')
+        self.provide('echo', lambda input: input)
+        self.start(maxThreads=2)
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+            jobid = self.add('work')
+            self.assertEqual(self.statuses(jobid), ['completed'])       # the second attempt, in the other thread
+        self.assertIn('longer than its time limit of 0.05 s', logged.output[0])
+        self.assertEqual((self.service.getResult(jobid), self.service.jobs[jobid].attempt), (1, 1))
+        go.set()
+        self.statuses(*[self.add('echo') for _ in range(10)])
+        self.assertEqual((dict(self.service.data), self.left()), ({}, []))
+
+    def test_a_limit_of_the_job(self):
+        go = threading.Event()
+        self.addCleanup(go.set)
+        self.provide('wait', lambda input: go.wait(PATIENCE))
+        self.start(maxThreads=1)
+        jobid = self.add('wait', timeLimit=0.05, retryPolicy=RetryPolicy(attempts=1))
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            self.assertEqual(self.statuses(jobid), ['error'])
+        self.assertEqual(self.service.getError(jobid),
+                         'TimeLimitExceeded: the run took longer than its time limit of 0.05 s')
+
+    def test_in_a_child_process(self):
+        self.provide('pow', pow3, isolation='process')
+        self.provide('crash', crash, isolation='process', retryPolicy=RetryPolicy(attempts=2, base=0.01))
+        self.start()
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            jobids = [self.add('pow', 5), self.add('crash')]
+            self.assertEqual(self.statuses(*jobids), ['completed', 'error'])
+        self.assertEqual(self.service.getResult(jobids[0]), 125)
+        self.assertIn('status 7', self.service.getError(jobids[1]))
+        self.assertEqual(self.service.jobs[jobids[1]].attempt, 2)
+
+
+def pow3(input):
+    """Return the third power."""
+    return input ** 3
+
+
+def crash(input):
+    """End the process without any ado."""
+    import os
+    os._exit(7)
+
+
+class TestBroken(ProcessorCase):
+    """Jobs that cannot be loaded."""
+
+    def corrupt(self, jobid, old, new):
+        """Replace bytes in what is stored of a job."""
+        job = self.service.jobs[jobid]
+        data, serial = self.db.storage.load(job._p_oid)
+        self.assertIn(old, data)
+        txn = TransactionMetaData()
+        self.db.storage.tpc_begin(txn)
+        self.db.storage.store(job._p_oid, serial, data.replace(old, new), '', txn)
+        self.db.storage.tpc_vote(txn)
+        self.db.storage.tpc_finish(txn)
+        self.manager.begin()
+        self.connection.cacheMinimize()
+        self.manager.begin()
+
+    def test_jobs_that_cannot_be_loaded(self):
+        self.provide('echo', lambda input: input)
+        jobids = [self.add('echo', text) for text in ('one', 'two', 'three')]
+        # The second is corrupt; the class of the third, and of the input of a fourth, is gone.
+        self.corrupt(jobids[1], b'two', b'\xff\xfe\xfd')
+        shard = self.service.shards[jobids[2] >> 27]
+        globals()['LostJob'] = type('LostJob', (Job,), {'__module__': __name__})
+        shard.jobs[jobids[2]] = globals()['LostJob'](jobids[2], 'echo', 'three')
+        self.manager.commit()
+        del globals()['LostJob']
+        self.connection._resetCache()
+        self.service = self.connection.root()['Application']['TaskService']
+        fourth = self.add('echo', Gone())
+        self.corrupt(fourth, b'Gone', b'Lost')
+        fifth = self.add('echo', 'five')
+        self.service.jobs[fifth].task = 'forgotten'
+        self.manager.commit()
+        with self.assertLogs('lovely.remotetask'):
+            self.start()
+            good = self.add('echo', 'good')
+            self.assertEqual(self.statuses(jobids[0], good), ['completed'] * 2)
+            self.assertEqual(self.statuses(*jobids[1:], fourth, fifth), ['error'] * 4)
+        self.assertIn('cannot be loaded', self.service.getError(jobids[1]))
+        self.assertIn('there is no class test_rescue.LostJob', self.service.getError(jobids[2]))
+        self.assertIn('the input cannot be loaded', self.service.getError(fourth))
+        self.assertIn("task 'forgotten' is not registered", self.service.getError(fifth))
+        self.assertEqual([job.status for job in self.service.jobs.values()].count('error'), 4)
+        self.assertIsNone(self.service.getResult(jobids[1]))
+        for verb in 'cancel', 'retry':
+            with self.assertRaises(WrongState):
+                getattr(self.service, verb)(jobids[1])
+        self.assertEqual(self.left(), [])
+        self.service.clean()
+        self.manager.commit()
+        self.assertEqual(len(self.service.jobs), 0)
+
+
+class Gone:
+    """Of the class of an input that will be gone."""
+
+
+class TestEvolution(unittest.TestCase):
+    """A database that the first release wrote."""
+
+    def setUp(self):
+        self.addCleanup(zope.component.testing.tearDown)
+        logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
+        self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
+        for name, function in (('count', len), ('error', len), ('fail', repr)):
+            provideUtility(SimpleTask(function), name=name)
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.path = pathlib.Path(directory.name) / 'Data.fs'
+        shutil.copyfile(DATA / 'generation-1.fs', self.path)
+        self.open()
+
+    def open(self):
+        self.db = DB(FileStorage(str(self.path)))
+        self.addCleanup(self.db.close)
+        self.manager = transaction.TransactionManager()
+        self.connection = self.db.open(self.manager)
+        self.addCleanup(self.connection.close)
+        self.addCleanup(self.manager.abort)
+        self.service = self.connection.root()['Application']['TaskService']
+
+    def test_evolution(self):
+        ids = dict(self.connection.root()['ids'])
+        self.assertEqual((self.service.generation, self.service.getStatus(ids['cron'])), (1, 'cronjob'))
+        with self.assertRaisesRegex(RemoteTaskError, 'another release'):
+            self.service.process(0)
+        self.manager.abort()
+        evolve.evolve(self.db, PATH)
+        self.manager.begin()
+        self.assertEqual(self.service.generation, evolve.GENERATION)
+        self.assertEqual(len(self.service.schedule.entries), 9)
+        self.assertEqual({name: self.service.getStatus(jobid) for name, jobid in ids.items() if name != 'delayed'},
+                         {'cron': 'cronjob', 'completed': 'completed', 'error': 'error', 'retrying': 'queued',
+                          'cancelled': 'cancelled', 'later': 'start later', 'inbox': 'delayed', 'queued': 'queued',
+                          'claimed': 'processing'})
+        self.service.process(3000)
+        self.assertEqual({self.service.getStatus(jobid) for jobid in ids['delayed']}, {'completed'})
+        self.assertEqual([self.service.getStatus(ids[name]) for name in ('retrying', 'queued')], ['completed'] * 2)
+        self.service.process(3005)
+        self.assertEqual(self.service.getStatus(ids['inbox']), 'completed')
+        self.service.process(7200)
+        self.assertEqual(self.service.getResult(ids['cron']), 2)
+
+    def test_interrupted_in_the_middle(self):
+        manager = transaction.TransactionManager(explicit=True)
+        manager.begin()
+        connection = self.db.open(manager)
+        manager.abort()
+        with mock.patch.object(evolve, 'BATCH', 3):
+            self.assertTrue(evolve._step(manager, connection, PATH))
+        connection.close()
+        self.manager.begin()
+        self.assertEqual((len(self.service.schedule.entries), len(self.service.schedule.calendar)), (3, 6))
+        self.assertEqual(self.service.generation, 1)
+        evolve.evolve(self.db, PATH)
+        self.manager.begin()
+        self.assertEqual((len(self.service.schedule.entries), self.service.generation), (9, 2))
+        self.assertNotIn('calendar', vars(self.service.schedule))
+        evolve.evolve(self.db, PATH)
+
+    def test_a_processor_evolves_what_it_processes(self):
+        claimed = self.connection.root()['ids']['claimed']
+        processor = MultiProcessor(self.db, PATH, name='host')
+        processor.start()
+        self.addCleanup(processor.stop, PATIENCE)
+        bell = threading.Event()
+        while self.service.getStatus(claimed) not in FINAL:
+            self.assertFalse(bell.wait(0.02))
+            self.manager.begin()
+        self.assertEqual((self.service.getStatus(claimed), self.service.generation), ('completed', 2))
+
+    def test_data_of_a_newer_release(self):
+        self.service.generation = 99
+        self.manager.commit()
+        with self.assertRaisesRegex(RemoteTaskError, 'newer release'):
+            MultiProcessor(self.db, PATH, name='host').start()
+
+
+if __name__ == '__main__':
+    unittest.main()
