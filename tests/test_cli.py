@@ -77,7 +77,8 @@ class HelpTest(unittest.TestCase):
     def test_every_command(self):
         self.assertEqual(set(main.remotetask.commands), {
             'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'start', 'schedule', 'status', 'progress',
-            'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'start-processing', 'stop-processing', 'is-processing'})
+            'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'start-processing', 'stop-processing',
+            'is-processing', 'bench'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])

@@ -329,6 +329,7 @@ ROOMS = '''
     service
     xmlrpc
     testing
+    bench
     cli
     __init__
 '''
