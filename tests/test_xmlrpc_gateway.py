@@ -9,15 +9,14 @@ import time
 import unittest
 
 import transaction
-import ZEO
 import ZODB
 from BTrees.IOBTree import IOBTree
 from persistent.mapping import PersistentMapping
-from ZEO.ClientStorage import ClientStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageTransactionError
 
 from lovely.remotetask import errors
+from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
@@ -281,14 +280,30 @@ class TestWrite(GatewayCase):
         def slow(jobs):
             go.wait(WAIT)
             jobs[1] = 'slow'
-        with self.assertRaises(OutcomeUnknown):
+        with self.assertRaises(DatabaseUnavailable):    # has begun, and will not be committed
             gateway.write('/', slow)
         with self.assertRaises(DatabaseUnavailable):    # has not begun
             gateway.write('/', append('waited'))
         self.assertEqual(len(gateway._waiting), 0)
         go.set()
         self.assertTrue(gateway.stop(WAIT))
-        self.assertEqual(self.stored(), {1: 'slow'})
+        self.assertEqual(self.stored(), {})
+
+    def test_deadlineWhileTheDatabaseCommits(self):
+        gateway = self.makeGateway(deadline=0.05)
+        go = threading.Event()
+        self.addCleanup(go.set)
+        finish = self.storage.tpc_finish
+
+        def slowFinish(*arguments):
+            go.wait(WAIT)
+            return finish(*arguments)
+        self.storage.tpc_finish = slowFinish
+        with self.assertRaises(OutcomeUnknown):
+            gateway.write('/', append('a'))
+        go.set()
+        self.assertTrue(gateway.stop(WAIT))
+        self.assertEqual(len(self.stored()), 1)
 
 
 class TestRead(GatewayCase):
@@ -416,27 +431,17 @@ class TestOverZEO(LogCase):
     """A database server that goes and comes back."""
 
     def setUp(self):
-        self.directory = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.directory)
-        self.path = os.path.join(self.directory, 'data.fs')
-        self.startServer(0)
-        self.addCleanup(self.stopServer)
-        with contextlib.closing(ZEO.DB(self.address)) as db, db.transaction() as connection:
+        context = temporaryZEO()
+        self.server = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        with self.server.database().transaction() as connection:
             connection.root()['/'] = PersistentMapping()
             connection.root()['/unseen'] = PersistentMapping()
-        self.db = ZODB.DB(ClientStorage(self.address, wait_timeout=1, min_disconnect_poll=0.1, max_disconnect_poll=0.2))
+        self.db = ZODB.DB(self.server.storage(wait_timeout=1, min_disconnect_poll=0.1, max_disconnect_poll=0.2))
         self.addCleanup(self.db.close)
 
-    def startServer(self, port):
-        self.address, self._stopServer = ZEO.server(self.path, port=port)
-
-    def stopServer(self):
-        if self._stopServer is not None:
-            self._stopServer()
-            self._stopServer = None
-
     def test_writerOutlivesTheServer(self):
-        gateway = Gateway(self.db, resolve, attempts=2)
+        gateway = Gateway(self.db, resolve, deadline=WAIT, attempts=2)
         gateway.start()
         self.addCleanup(gateway.stop, WAIT)
 
@@ -444,13 +449,13 @@ class TestOverZEO(LogCase):
             jobs[len(jobs)] = 'a'
             return len(jobs)
         self.assertEqual(gateway.write('/', add), 1)
-        self.stopServer()
+        self.server.kill()
         for _ in range(2):
             with self.assertFailureLogged(), self.assertRaises(DatabaseUnavailable):
                 gateway.write('/', add)
         with self.assertRaises(DatabaseUnavailable), self.assertLogs('ZODB', 'ERROR'):
             gateway.read('/unseen', len)                # which the client's cache does not hold
-        self.startServer(self.address[1])
+        self.server.start()
         connected = threading.Event()
         timer = threading.Timer(WAIT, connected.set)
         timer.start()

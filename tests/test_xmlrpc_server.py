@@ -321,7 +321,7 @@ class TestDeadline(ServerCase):
             def cancel(self, jobid):
                 go.wait(WAIT)
         self.services['/slow'] = Slow()
-        self.assertFault(faults.OUTCOME_UNKNOWN, 'look before you repeat it', self.proxy('/slow').cancel, 1)
+        self.assertFault(faults.DATABASE_UNAVAILABLE, 'nothing was changed: try again', self.proxy('/slow').cancel, 1)
         self.assertFault(faults.DATABASE_UNAVAILABLE, 'nothing was changed: try again', self.proxy().add, 'echo')
         go.set()
         self.assertTrue(self.gateway.stop(WAIT))

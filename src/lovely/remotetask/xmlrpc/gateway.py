@@ -1,5 +1,6 @@
 """The frontend's way to the database: reads side by side, writes of concurrent calls in one transaction."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import queue
 import random
@@ -7,6 +8,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from concurrent.futures import InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from transaction import TransactionManager
@@ -38,6 +40,10 @@ _FIRST_DELAY = 0.01
 _LONGEST_DELAY = 1.0
 
 
+class _Withdrawn(TransientError):
+    """Somebody whose call is part of the transaction does not wait for it any more."""
+
+
 class _Witness:
     """A data manager that knows whether all others of its transaction have voted.
 
@@ -46,6 +52,10 @@ class _Witness:
     """
 
     allVoted = False
+
+    def __init__(self, writes):
+        """`writes` are those that the transaction carries out."""
+        self._writes = writes
 
     def sortKey(self):
         return '\U0010ffff'             # so that it votes last
@@ -56,6 +66,9 @@ class _Witness:
     commit = abort = tpc_finish = tpc_abort = tpc_begin
 
     def tpc_vote(self, transaction):
+        # Whoever did not want to wait any longer has been told that nothing was changed: without him, then.
+        if not all([write.isWanted() for write in self._writes]):
+            raise _Withdrawn()
         self.allVoted = True
 
 
@@ -65,6 +78,17 @@ class _Write:
     def __init__(self, path, function):
         self.path, self.function = path, function
         self.future = Future()
+        self._begun = False
+
+    def isWanted(self):
+        """Say whether the caller still waits; if so, he cannot give up without an answer any more."""
+        self._begun = self._begun or self.future.set_running_or_notify_cancel()
+        return self._begun
+
+    def answer(self, result, error=None):
+        """Give the caller a result or an exception, if he waits for one."""
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_exception(error) if error is not None else self.future.set_result(result)
 
 
 class _Read:
@@ -206,7 +230,7 @@ class Gateway:
             except FutureTimeout:
                 if write.future.done():         # in the last moment; or the TimeoutError was the function's own
                     return write.future.result()
-                if write.future.cancel():       # not begun: then it never will be
+                if write.future.cancel():       # it has not come to be committed: then it never will be
                     self._silent = True
                     self._forget(self._waiting, write)
                     raise DatabaseUnavailable() from None
@@ -282,7 +306,7 @@ class Gateway:
                 writes = self._next()
                 if not writes:
                     return
-                self._settle([write for write in writes if write.future.set_running_or_notify_cancel()])
+                self._settle(writes)
                 # An idle writer is not to keep the callers' input and futures alive.
                 del writes
         finally:
@@ -304,29 +328,27 @@ class Gateway:
             _close(self)
             logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
             for write in writes:
-                write.future.set_exception(error)
+                write.answer(None, error)
         except BaseException as error:
             # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
             _close(self)
             if len(writes) == 1:
-                writes[0].future.set_exception(error)
+                writes[0].answer(None, error)
             else:
                 for write in writes:
                     self._settle([write])
         else:
             self._silent = False
             for write, result, refusal in outcomes:
-                if refusal is None:
-                    write.future.set_result(result)
-                else:
-                    write.future.set_exception(refusal)
+                write.answer(result, refusal)
 
     def _commit(self, writes):
         """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
         if self.connection is None:
             self.connection = self.db.open(TransactionManager(explicit=True))
         manager = self.connection.transaction_manager
-        witness = _Witness()
+        writes = [write for write in writes if not write.future.cancelled()]
+        witness = _Witness(writes)
         try:
             manager.begin()
             outcomes = [(write, *self._run(write)) for write in writes]
