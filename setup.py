@@ -48,6 +48,7 @@ setup(
         'click',
         'persistent',
         'rich',
+        'rich',
         'transaction',
         'tzdata',
         'zc.lockfile',
@@ -65,6 +66,7 @@ setup(
         'zope.site',
     ],
     extras_require={
+        'plot': ['matplotlib'],
         'relstorage': ['RelStorage[postgresql] >= 4'],
         'test': ['zope.app.appsetup', 'zope.testrunner'],
     },

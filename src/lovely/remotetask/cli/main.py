@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from lovely.remotetask.cli import bench
 from lovely.remotetask.cli import local
 from lovely.remotetask.cli import remote
 from lovely.remotetask.cli.failure import BAD_INPUT
@@ -52,7 +53,7 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*local.COMMANDS, *remote.COMMANDS):
+for command in (*local.COMMANDS, *remote.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

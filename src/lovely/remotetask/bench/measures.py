@@ -1,0 +1,331 @@
+"""What is measured: each measure is a generator over a `Stage`, and gives `Value`s, one of a name for each round."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import transaction
+
+from lovely.remotetask.bench.client import addJobs
+from lovely.remotetask.bench.stage import LOOK
+from lovely.remotetask.bench.stage import POLL
+from lovely.remotetask.bench.stage import THREADS
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import atPath
+
+
+#: Seconds between two looks at hosts that drain a queue: they are not to be disturbed.
+PAUSE = 0.02
+
+#: Seconds of a job of those that are to keep all threads busy, and how many of them each thread gets.
+LONG, ROUNDS = 0.5, 8
+
+#: How many processing hosts share long jobs, or have nothing to do.
+PAIR = 2
+
+#: Seconds in which hosts settle before they are taken to be idle, and for which they are then looked at.
+SETTLE, IDLE = 1.5, 5.0
+
+#: Seconds after which the latency is known well enough.
+ENOUGH = 15.0
+
+#: Client processes that call a frontend, and numbers of threads that these have together.
+CALLERS, CALLER_THREADS = 2, (8, 32)
+
+HIGHER, LOWER = 'higher', 'lower'
+
+
+class Value(NamedTuple):
+    """One value that was measured."""
+
+    name: str
+    value: float
+    unit: str
+    better: str             # HIGHER or LOWER
+
+
+class Results:
+    """All that was measured: name -> unit, what is better, and the values of all rounds."""
+
+    def __init__(self):
+        self.measured = {}
+
+    def add(self, value):
+        """Enter a `Value`."""
+        entry = self.measured.setdefault(value.name, {'unit': value.unit, 'better': value.better, 'all': []})
+        entry['all'].append(value.value)
+
+    def asDict(self):
+        """Return name -> value (the median), unit, better, all."""
+        return {name: {'value': statistics.median(entry['all']), **entry} for name, entry in self.measured.items()}
+
+
+def run(stage, names=(), tell=lambda title: None):
+    """Measure, and return the `Results`.
+
+    names -- of `MEASURES`; default: all.
+    tell -- called with the name of each before it begins.
+    """
+    results = Results()
+    chosen = [name for name in MEASURES if not names or name in names]
+    stage.change(lambda service: service.pause())
+    if stage.settings.behind and set(chosen) & set(QUEUED):
+        tell(f'{stage.settings.behind} jobs behind')
+    if stage.settings.behind:
+        stage.addBehind()
+    parked = False
+    for name in chosen:
+        tell(name)
+        if not parked and name not in QUEUED:
+            parked = True
+            stage.hosts(0)
+            stage.park()
+        for value in MEASURES[name](stage):
+            results.add(value)
+    stage.stop()
+    if not names or 'memory' in names:
+        for kind, peak in sorted(stage.peaks.items()):
+            if peak:
+                results.add(Value(f'memory, {TITLES[kind]}', peak / 2**20, 'MiB', LOWER))
+    return results
+
+
+#: Kind of a process -> what it is called in the table.
+TITLES = {'host': 'processing host', 'frontend': 'frontend', 'server': 'database server', 'bench': 'this process'}
+
+
+def _count(number, what):
+    return f'{number} {what}' if number == 1 else f'{number} {what}s'
+
+
+# With jobs waiting behind
+
+def adding(stage):
+    """Jobs added in the database one by one, by one client and by several at the same time."""
+    settings = stage.settings
+    stage.hosts(0)
+    for count in sorted({1, settings.clients}):
+        share = max(10, 2 * settings.some // count)
+        jobs = [settings.job] * share
+        name = f'add, {_count(count, "client")}'
+        with contextlib.nullcontext() if stage.embedded else stage.clients(count) as clients:
+            for _ in settings.rounds():
+                if stage.embedded:
+                    seconds, conflicts = _addInThreads(stage, jobs, count)
+                else:
+                    seconds, answers = stage.order(clients, [stage.addOrder(jobs)] * count)
+                    conflicts = sum(answer['conflicts'] for answer in answers)
+                yield Value(name, share * count / seconds, 'jobs/s', HIGHER)
+                if count > 1:
+                    yield Value(f'{name}: conflicts', conflicts / (share * count), 'per job', LOWER)
+
+
+def _addInThreads(stage, jobs, count):
+    began = time.monotonic()
+    with ThreadPoolExecutor(count) as pool:
+        conflicts = sum(pool.map(lambda _: addJobs(stage.db, stage.path, jobs), range(count)))
+    return time.monotonic() - began, conflicts
+
+
+def bulk(stage):
+    """Jobs added many in a transaction."""
+    stage.hosts(0)
+    for _ in stage.settings.rounds():
+        seconds = stage.add([stage.settings.job] * stage.settings.jobs)
+        yield Value('bulk add', stage.settings.jobs / seconds, 'jobs/s', HIGHER)
+
+
+def draining(stage):
+    """A queue that hosts empty, from the moment on in which they may."""
+    settings = stage.settings
+    for count in (1,) if stage.embedded else settings.hosts:
+        stage.hosts(count)
+        name = f'drain, {_count(count, "host")}'
+        for _ in settings.rounds():
+            size = stage.size()
+            stage.add([settings.job] * settings.jobs)
+            drained = _drain(stage, settings.jobs)
+            yield Value(name, settings.jobs / drained.seconds, 'jobs/s', HIGHER)
+            yield Value(f'{name}: in the middle', drained.middle, 'jobs/s', HIGHER)
+            yield Value(f'{name}: conflicts', drained.conflicts / settings.jobs, 'per job', LOWER)
+            written = stage.size() - size
+            if written > 0:
+                yield Value(f'{name}: written', written / settings.jobs, 'bytes/job', LOWER)
+
+
+class _Drained(NamedTuple):
+    seconds: float
+    middle: float               # jobs per second, between a tenth and nine tenths of the jobs
+    longest: float              # seconds without progress
+    conflicts: int
+
+
+def _drain(stage, jobs, pause=PAUSE):
+    """Let the hosts go on until so many more jobs are completed, and stop them again."""
+    start, conflicts, seen = stage.change(stage.done), stage.conflicts(), []
+
+    def look(service):
+        done = stage.done(service) - start
+        if not seen or seen[-1][1] != done:
+            seen.append((time.monotonic(), done))
+        return done >= jobs
+
+    stage.resume()
+    began = time.monotonic()
+    stage.waitFor(look, pause)
+    stage.pause()
+    middle = [each for each in seen if 0.1 * jobs <= each[1] <= 0.9 * jobs]
+    (first, fewer), (last, more) = (middle[0], middle[-1]) if len(middle) > 1 else ((began, 0), seen[-1])
+    times = [began, *(moment for moment, _ in seen)]
+    return _Drained(seen[-1][0] - began, (more - fewer) / (last - first),
+                    max(later - earlier for earlier, later in zip(times, times[1:])), stage.conflicts() - conflicts)
+
+
+# With empty queues
+
+def latency(stage):
+    """One job at a time, from before it is added until its result is in hand, as whoever waits for commits sees it."""
+    stage.hosts(1)
+    stage.resume()
+    times, end = [], time.monotonic() + ENOUGH
+    look = LOOK if stage.tells else POLL
+    manager = transaction.TransactionManager(explicit=True)
+    with stage.bell() as bell, contextlib.closing(stage.db.open(manager)) as connection:
+        task, input = stage.settings.job
+        for _ in range(min(300, stage.settings.jobs)):
+            began = time.monotonic()
+            if began > end:
+                break
+            for attempt in manager.attempts(10):
+                with attempt:
+                    jobid = atPath(connection.root()[ROOT_NAME], stage.path).add(task, input)
+            while True:
+                bell.clear()
+                with manager:
+                    service = atPath(connection.root()[ROOT_NAME], stage.path)
+                    if service.jobs[jobid].status in FINAL:     # `getStatus` also looks for claims
+                        service.getResult(jobid)
+                        break
+                if not bell.wait(look):
+                    stage.check()
+            times.append(time.monotonic() - began)
+    stage.pause()
+    times.sort()
+    for percent in 50, 95, 99:
+        yield Value(f'latency, p{percent}', 1000 * times[min(len(times) - 1, len(times) * percent // 100)], 'ms', LOWER)
+
+
+def xmlrpc(stage):
+    """Jobs added over XML-RPC, and questions for status and result."""
+    task, input = stage.settings.job
+    jobs = stage.settings.some
+    stage.pause()
+    known = stage.change(lambda service: _someIds(service, 100)) or _addSome(stage, 100)
+    url = stage.url()
+    with stage.clients(CALLERS) as clients:
+        for name, method, threads, arguments in (
+                *((f'XML-RPC add, {threads} clients', 'add', threads, [[task, input]] * jobs)
+                  for threads in CALLER_THREADS),
+                *((f'XML-RPC {method}, {CALLER_THREADS[0]} clients', method, CALLER_THREADS[0],
+                   [[known[number % len(known)]] for number in range(2 * jobs)])
+                  for method in ('getStatus', 'getResult'))):
+            for _ in stage.settings.rounds():
+                orders = [{'do': 'call', 'url': url, 'method': method, 'threads': threads // CALLERS,
+                           'arguments': arguments[number::CALLERS]} for number in range(CALLERS)]
+                seconds, _ = stage.order(clients, orders)
+                yield Value(name, len(arguments) / seconds, 'calls/s', HIGHER)
+    stage.hosts(0)
+    stage.park()
+
+
+def _someIds(service, count):
+    ids = []
+    for ledger in service.ledgers.values():
+        for status in FINAL:
+            ids += list(ledger.finished[status].values())[:count - len(ids)]
+    return ids
+
+
+def _addSome(stage, count):
+    task, input = stage.settings.job
+    return stage.change(lambda service: [service.add(task, input) for _ in range(count)])
+
+
+def same(stage):
+    """Jobs that all write the same object: each conflicts with all that run at the same time."""
+    yield from _writing(stage, 'write one object', lambda number: 0, max(stage.settings.hosts), paced=True)
+
+
+def different(stage):
+    """Jobs of which each writes an object of its own."""
+    for count in (1,) if stage.embedded else stage.settings.hosts:
+        yield from _writing(stage, 'write many objects', lambda number: number, count)
+
+
+def _writing(stage, name, target, hosts, paced=False):
+    hosts = 1 if stage.embedded else hosts
+    jobs = stage.settings.some
+    stage.board(jobs)
+    stage.hosts(hosts)
+    name = f'{name}, {_count(hosts, "host")}'
+    for _ in stage.settings.rounds():
+        stage.add([('bench-write', {'number': target(number + 1)}) for number in range(jobs)])
+        drained = _drain(stage, jobs)
+        yield Value(name, jobs / drained.seconds, 'jobs/s', HIGHER)
+        yield Value(f'{name}: conflicts', drained.conflicts / jobs, 'per job', LOWER)
+        if paced:
+            yield Value(f'{name}: longest pause', drained.longest, 's', LOWER)
+
+
+def busy(stage):
+    """Long jobs: how much of the time all threads of two hosts have one, from the first claim to the last result."""
+    stage.hosts(PAIR)
+    seconds, threads = stage.settings.seconds or LONG, PAIR * THREADS
+    jobs = ROUNDS * threads
+    time.sleep(SETTLE)                          # they have to know of each other
+    stage.add([('bench-sleep', {'seconds': seconds})] * jobs)
+    drained = _drain(stage, jobs)
+    yield Value(f'busy threads, {PAIR} hosts', 100 * jobs * seconds / (threads * drained.seconds), '%', HIGHER)
+
+
+class _Counter:
+    """A bell that counts how often it is rung."""
+
+    def __init__(self):
+        self.count = 0
+
+    def set(self):
+        self.count += 1
+
+
+def idle(stage):
+    """Hosts that may work and have nothing to do."""
+    stage.hosts(PAIR)
+    stage.resume()
+    time.sleep(SETTLE)
+    with stage.bell(_Counter) as counter:
+        before, tid, began = stage.hostTimes(), stage.db.lastTransaction(), time.monotonic()
+        time.sleep(IDLE)
+        stage.check()
+        seconds = time.monotonic() - began
+        yield Value('idle, processor time', 100 * (stage.hostTimes() - before) / seconds / PAIR, '% per host', LOWER)
+        if stage.tells:
+            commits = max(counter.count, stage.db.lastTransaction() != tid)
+            yield Value('idle, commits', 60 * commits / seconds / PAIR, '/min per host', LOWER)
+    stage.pause()
+
+
+def memory(stage):
+    """The most memory that each kind of process has had, all measurements together; see `run`."""
+    return ()
+
+
+#: Name -> measure, in the order in which they are made.
+MEASURES = {'add': adding, 'bulk': bulk, 'drain': draining, 'latency': latency, 'xmlrpc': xmlrpc, 'same': same,
+            'different': different, 'busy': busy, 'idle': idle, 'memory': memory}
+
+#: Those that are made with jobs waiting behind.
+QUEUED = ('add', 'bulk', 'drain')

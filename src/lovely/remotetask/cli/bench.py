@@ -1,0 +1,115 @@
+"""The command bench: how fast this deployment is."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import signal
+
+import click
+
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.failure import harmless
+from lovely.remotetask.cli.local import VERSION
+
+
+#: The names that --only takes, in the order in which they are measured.
+NAMES = ('add', 'bulk', 'drain', 'latency', 'xmlrpc', 'same', 'different', 'busy', 'idle', 'memory')
+
+
+def _toCounts(context, parameter, values):
+    """Convert the values of --hosts, numbers with commas between them, to a sorted tuple of ints."""
+    try:
+        counts = sorted({int(number) for value in values for number in value.split(',')})
+    except ValueError:
+        counts = [0]
+    if counts and not 1 <= counts[0] <= counts[-1] <= 64:
+        raise click.BadParameter('give numbers from 1 to 64, as in 1,2')
+    return tuple(counts)
+
+
+@click.command()
+@click.option('--zeo', is_flag=True, help='Without -C: a temporary database server, not an embedded database.')
+@click.option('--jobs', type=click.IntRange(min=20), default=5000, show_default=True,
+              help='How many jobs are queued and drained; slower measures take a tenth of them.')
+@click.option('--clients', type=click.IntRange(1, 64), default=8, show_default=True,
+              help='How many clients add jobs in the database at the same time.')
+@click.option('--hosts', multiple=True, default=('1,2',), callback=_toCounts, metavar='N,...',
+              help='How many processing hosts drain a queue; all of these are measured.  [default: 1,2]')
+@click.option('--payload', type=click.IntRange(min=0), default=0, metavar='BYTES',
+              help='How much text each job takes and gives.  [default: 0]')
+@click.option('--seconds', type=click.FloatRange(min=0), default=0.0, metavar='SECONDS',
+              help='How long a job takes.  [default: 0; of the long ones 0.5]')
+@click.option('--behind', type=click.IntRange(min=0), default=0, metavar='N',
+              help='How many jobs wait behind those that are measured.  [default: 0]')
+@click.option('--repeat', type=click.IntRange(min=1), default=3, show_default=True,
+              help='How often each is measured; the median counts.')
+@click.option('--only', multiple=True, type=click.Choice(NAMES), help='Measure this alone; may be repeated.')
+@click.option('--json', 'jsonPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
+              help='Write all values to a file of JSON.')
+@click.option('--compare', 'oldPath', type=click.Path(dir_okay=False), metavar='FILE',
+              help='Give ratios to what --json has written before.')
+@click.option('--plot', 'plotPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
+              help='Draw a picture: .png, .svg or .pdf.  Needs matplotlib, by the extra "plot".')
+@click.pass_obj
+def bench(configurationPath, zeo, only, jsonPath, oldPath, plotPath, **parameters):
+    """Measure how fast jobs are added and run.
+
+    On the database of the configuration file, in a service of its own that is removed again at the end; without one,
+    on a temporary database.  What it starts are the processes that a deployment has.  Other services are not touched,
+    but share the machine: take numbers when it is quiet.
+
+    \b
+    Examples:
+      $ remotetask bench --zeo
+      $ remotetask -C remotetask.conf bench --json before.json
+      $ remotetask -C remotetask.conf bench --only drain --hosts 1,2,4 --compare before.json
+    """
+    if zeo and configurationPath is not None:
+        raise click.UsageError('--zeo is for measuring without a configuration file')
+    # Here, not above: nobody waits for all of that who measures nothing.
+    from lovely.remotetask.bench import measures
+    from lovely.remotetask.bench import report
+    from lovely.remotetask.bench import stage
+    from rich.console import Console
+
+    before = report.read(oldPath) if oldPath else None
+    if plotPath:
+        report.plotter()                        # now, not when all is measured
+    settings, console = stage.Settings(**parameters), Console(stderr=True)
+    with _interruptedByTerm():
+        try:
+            # Nothing is shown but on a terminal.
+            with console.status('starting') if console.is_terminal else contextlib.nullcontext() as status, \
+                    stage.stage(settings, configurationPath, zeo) as place:
+                results = measures.run(place, only, lambda title: status and status.update(f'measuring: {title}'))
+                title, embedded = place.title, place.embedded
+        except stage.BenchError as error:
+            if error.log:
+                click.echo(harmless(error.log), err=True, nl=False)
+            raise CommandFailure(str(error)) from error
+    run = report.asDict(results, settings, title, embedded, VERSION)
+    report.show(run, before)
+    if jsonPath:
+        try:
+            report.write(jsonPath, run)
+        except OSError as error:
+            raise CommandFailure(f'{jsonPath}: {error.strerror}') from error
+    if plotPath:
+        report.plot(plotPath, run, before)
+
+
+@contextlib.contextmanager
+def _interruptedByTerm():
+    """Have SIGTERM do what Ctrl-C does, so that it is cleaned up then, too."""
+    def interrupt(number, frame):
+        raise KeyboardInterrupt()
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:                          # not in the main thread: then nobody can
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+COMMANDS = (bench,)
