@@ -69,7 +69,7 @@ class Cycle:
 
     def __init__(self, db, path, name=None, lease=30.0, threads=1, schedule=True, ordered=False,
                  clock=time.time, monotonic=time.monotonic):
-        self.db, self.path, self.name, self.lease = db, path, name, lease
+        self.db, self.path, self.name, self.lease, self.threads = db, path, name, lease, threads
         self.schedule, self.ordered, self.clock, self.monotonic = schedule, ordered, clock, monotonic
         self.nextTime = None            # UTC seconds at which something becomes due; None for never
         self.paused = False             # whether the service's processing is paused: nothing is claimed
@@ -230,8 +230,10 @@ class Cycle:
                 return suspects, 0
             return lifecycle.claim(service, 1, shard, now, ledger)
         if want > 1 and self._sharing:
-            # No more than a fair share of what waits, if there are others.
-            want = min(want, -(-lifecycle.waiting(service) // (self._sharing + 1)))
+            # If there are others, no more than a fair share of all, once the threads have something to do.
+            held, others = len(ledger.claimed), self._sharing + 1
+            share = -(-(lifecycle.waiting(service, (want + held) * others) + held) // others)
+            want = min(want, max(self.threads, share) - held)
         claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, self._skip)
         return suspects + claims, shard
 

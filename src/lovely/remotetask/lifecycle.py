@@ -97,9 +97,15 @@ def isWaiting(service):
     return bool(service.suspects) or any(shard.ready for shard in service.shards)
 
 
-def waiting(service):
-    """Count the ids that are ready to be claimed."""
-    return len(service.suspects) + sum(len(shard.ready) for shard in service.shards)
+def waiting(service, most=None):
+    """Count the ids that are ready to be claimed, up to `most`: a long queue need not be loaded to be known as long."""
+    count = 0
+    for queue in (service.suspects, *(shard.ready for shard in service.shards)):
+        for length in queue.lengths():
+            count += length
+            if most is not None and count >= most:
+                return most
+    return count
 
 
 def tick(service, now, limit=1000):

@@ -7,7 +7,6 @@ import time
 
 import transaction
 from ZODB.POSException import ConflictError
-from ZODB.POSException import ReadConflictError
 from zope.component.hooks import setSite
 from zope.interface import implementer
 
@@ -33,6 +32,7 @@ from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.lifecycle import Returned
+from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
@@ -177,7 +177,6 @@ class MultiProcessor:
         while True:
             self._bell.clear()
             self._endOverdue()
-            reports += self._roster.takeReports()
             try:
                 if self._turn(reports):
                     return
@@ -222,11 +221,16 @@ class MultiProcessor:
         Of two clients of one database each may have seen what the other one has not: what is reported is only settled
         when it can be seen.
         """
-        seen = [report for report in reports if getattr(report, 'tid', b'') <= self.cycle.tid]
+        for claim in self._roster.takeWaiting(WAITING_LOOK):
+            self._roster.report(Returned(claim.jobid, claim.run))       # others may be free; they took longer than thought
+        reports += self._roster.takeReports()
+        tid = self.cycle.tid
+        seen = [report for report in reports if getattr(report, 'tid', b'') <= tid]
+        unseen = [report for report in reports if getattr(report, 'tid', b'') > tid] if len(seen) < len(reports) else []
         look = self._roster.look()
         claims, gone = self.cycle.turn(seen, self._want(len(seen)) if self.running else 0, *look)
         if seen:
-            reports[:] = [report for report in reports if report not in seen]
+            reports[:] = unseen
             hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
         self._roster.confirm(look)
         self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
@@ -254,9 +258,9 @@ class MultiProcessor:
 
     def _want(self, ended):
         """Return how many jobs to claim: what keeps the threads busy for STORE seconds, and no more."""
-        threads, average = self.maxThreads - self._roster.stuck, self._roster.average
-        if average is not None:
-            threads = int(min(MOST, threads * max(1, STORE / max(average, 1e-6))))
+        threads, pace = self.maxThreads - self._roster.stuck, self._roster.pace(self.maxThreads)
+        if pace is not None:
+            threads = int(min(MOST, threads * max(1, STORE / max(pace, 1e-6))))
         return threads - (len(self.cycle.inFlight) - ended)
 
     def _idleTime(self):
@@ -314,10 +318,10 @@ class MultiProcessor:
         """
         failures = 0
         while True:
+            if run is not None:
+                self._awaitTransaction(run.tid)
             txn = transaction.begin()
             try:
-                if run is not None and self.db.lastTransaction() < run.tid:
-                    raise ReadConflictError(f'job {claim.jobid}: the claim is not to be seen yet')
                 service = atPath(connection.root()[ROOT_NAME], self.servicePath)
                 if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
                     return self._recorded(claim)            # cancelled, or somebody else's by now
@@ -340,6 +344,16 @@ class MultiProcessor:
             if self._late() and not self.running:
                 return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
             time.sleep(pause(failures, random.random()))
+
+    def _awaitTransaction(self, tid):
+        """Wait until the tasks' database has seen what the ledger's has, or the time to stop is over.
+
+        Of two clients of one server one may be some tenths of a millisecond behind, or, after an outage, seconds.
+        """
+        wait = 0.0001
+        while self.db.lastTransaction() < tid and (self.running or not self._late()):
+            time.sleep(wait)
+            wait = min(2 * wait, 0.02)
 
     def _attempt(self, service, claim, txn):
         setSite(nearestSite(service))

@@ -63,8 +63,13 @@ class ReadyQueue(Persistent):
         for bucket in self._buckets:
             yield from bucket
 
+    def lengths(self):
+        """Yield the lengths of the buckets; one that is not asked for is not loaded."""
+        for bucket in self._buckets:
+            yield len(bucket)
+
     def __len__(self):
-        return sum(map(len, self._buckets))
+        return sum(self.lengths())
 
     def __bool__(self):
         return any(map(len, self._buckets))

@@ -10,6 +10,9 @@ from lovely.remotetask.control import Control
 #: Seconds after which it is put on record that a job runs: what is shorter costs no transaction of its own.
 LONG_AFTER = 1.0
 
+#: Seconds after which claims that no thread has taken are looked at.
+WAITING_LOOK = 0.5
+
 #: Seconds between two writes of progress.
 PROGRESS_PAUSE = 1.0
 
@@ -64,12 +67,25 @@ class Roster:
             self._waiting.extend((claim, tid, moment) for claim in claims)
             self._ready.notify(len(claims))
 
-    def takeWaiting(self):
-        """Return the claims that no thread has taken yet, and forget them."""
+    def takeWaiting(self, age=None):
+        """Return the claims that no thread has taken yet, and forget them.
+
+        age -- seconds: only if the first of them has waited for so long; default: in any case.
+        """
         with self._lock:
+            if age is not None and (not self._waiting or self.monotonic() - self._waiting[0][2] < age):
+                return []
             claims = [claim for claim, _, _ in self._waiting]
             self._waiting.clear()
             return claims
+
+    def pace(self, threads):
+        """Return how many seconds a job takes: those that have ended, or those that keep all `threads` busy; or None.
+        """
+        moment, runs = self.monotonic(), self.runs()
+        if self.average is None or len(runs) < threads or not runs:
+            return self.average
+        return max(self.average, min(moment - run.began for run in runs))
 
     def takeReports(self):
         """Return the reports of what has ended, and forget them."""
@@ -133,6 +149,9 @@ class Roster:
     def nextMoment(self):
         """Return when there will be something to do that nobody wakes us for, by the monotonic clock; or None."""
         moments = [self._told + PROGRESS_PAUSE] if self._telling else []
+        with self._lock:
+            if self._waiting:
+                moments.append(self._waiting[0][2] + WAITING_LOOK)
         for run in self.runs():
             if not run.marked:
                 moments.append(run.began + LONG_AFTER)
