@@ -306,7 +306,7 @@ class TestContracts(unittest.TestCase):
     def test_stored_names(self):
         # These names are in the databases of users.
         for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'job.Run', 'container.Shard',
-                     'ledger.Ledger', 'readyqueue.ReadyQueue', 'timetable.Timetable'):
+                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'timetable.Timetable'):
             cls = resolve('lovely.remotetask.' + name)
             self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
 
@@ -317,7 +317,7 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
     interfaces errors
-    cron misfire copying retry task job control demo guardian group command child
+    cron misfire copying files retry task job control demo guardian group command child
     database readyqueue ledger timetable container sites
     lifecycle evolve
     execute

@@ -44,7 +44,8 @@ class TestFaultFor(unittest.TestCase):
                 (faults.UnknownMethod('x'), -32601,
                  "there is no method 'x'; system.listMethods names those there are"),
                 (faults.BadArguments('no'), -32602, 'no'),
-                (faults.ResultTooLarge(5), 107, 'the result is larger than 5 bytes, the most that is sent')):
+                (faults.ResultTooLarge(5), 107, 'the result is larger than 5 bytes, the most that is '
+                                                   'sent; getResultPart gives a file, bytes or text in parts')):
             self.assertEqual(faults.faultFor(exception, 'id'), (code, sentence))
 
     def test_subclassesAreAnsweredAsTheirBase(self):

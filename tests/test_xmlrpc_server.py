@@ -23,6 +23,7 @@ from zope.component import provideUtility
 from zope.component import testing
 
 from lovely.remotetask import errors
+from lovely.remotetask.job import Job
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
@@ -469,6 +470,8 @@ class TestPatience(ServerCase):
         begun = threading.Event()
 
         class Large:
+            jobs = {1: Job(1, 'large', None)}
+
             def getResult(self, jobid):
                 begun.set()
                 return b'x' * 20_000_000

@@ -12,6 +12,8 @@ from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.files import portable
+from lovely.remotetask.files import toStore
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
@@ -72,6 +74,7 @@ def execute(service, claim, input, clock, host='', luck=random.random):
     host -- the name of the processing host, for the record.
     luck -- returns random numbers from 0 to 1.
 
+    The output is as it is to be stored: what is large has been written to a blob in the current transaction.
     No task can make this raise; conflicts and other errors of the database are raised, for the run to be repeated.
     """
     started, task = clock(), None
@@ -81,10 +84,12 @@ def execute(service, claim, input, clock, host='', luck=random.random):
             raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
         if getattr(task, 'isolation', THREAD) == PROCESS:
             limit, _ = limitOf(service, claim)
-            output = runInChild(task, claim.jobid, input, current(), limit, getattr(task, 'memoryLimit', None))
+            output = runInChild(task, claim.jobid, portable(input), current(), limit,
+                                getattr(task, 'memoryLimit', None))
         else:
             output = task(service, claim.jobid, input)
         checkOutput(task, output)
+        output = toStore(output, service._p_jar)
     except Interrupted as error:
         log.info('job %d (%s) was ended: %s', claim.jobid, claim.task, error)
         return Outcome(claim.jobid, claim.run, ERROR, started, clock(), failure=Failure(clock(), str(error), '', host))

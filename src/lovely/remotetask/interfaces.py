@@ -56,7 +56,7 @@ class ITask(Interface):
         jobid -- the id of the job, an int.
         input -- what was given to `ITaskService.add`; a copy, free to be changed.
 
-        Return the job's result: plain data, or anything that can be pickled.  What is written to the database in
+        Return the job's result: plain data, or anything that can be pickled, or a `files.File`.  What is written to the database in
         here is committed together with the job's completion, or not at all.
         Raise `errors.TaskError` to end the job in ERROR at once, `errors.Retry` to have it run again; any other
         exception is retried by the retry policy, and ends in ERROR when its attempts are used up.
@@ -76,8 +76,10 @@ class IJob(Interface):
     id = Int(title='Id', description='From 1 to 2**31 - 1: an int of XML-RPC.', min=1, max=2**31 - 1)
     task = TextLine(title='Task', description='The name of the task.')
     status = TextLine(title='Status', description='The stored status: any of STATUSES but PROCESSING.')
-    input = Attribute('The argument of the task: plain data, or whatever can be pickled.')
-    output = Attribute('What the task returned; None before.')
+    input = Attribute('The argument of the task: plain data, or whatever can be pickled.  Of a `files.File` this is a '
+                      '`files.StoredFile`, with `open` and `size`.  What is large is stored in a blob, and read from '
+                      'there each time that it is asked for.')
+    output = Attribute('What the task returned, in the same way; None before.')
     schedule = Attribute('The id of the `ICronJob` that added it; None when a caller did.')
     error = Attribute('Why it ended in ERROR, as text; None otherwise.')
     errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
@@ -179,7 +181,7 @@ class ITaskService(Interface):
         """Add a job and return its id.
 
         task -- the name of a registered task.
-        input -- the task's argument: plain data, or whatever can be pickled.
+        input -- the task's argument: plain data, or whatever can be pickled, or a `files.File`.
         startLater -- true to have it wait, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
         retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
@@ -246,6 +248,14 @@ class ITaskService(Interface):
 
     def getResult(jobid):
         """Return what the task returned; None as long as it has not.  Raise `errors.UnknownJob`."""
+
+    def getResultPart(jobid, start=0, size=2**20):
+        """Return some bytes of a result that is a file, bytes, or text (then in UTF-8), without loading all of it.
+
+        start, size -- in bytes; behind the end there are none.
+
+        Raise `errors.UnknownJob`, and `files.NoFile` for any other result and for none.
+        """
 
     def getError(jobid):
         """Return why the job failed, as text; 'None' when it did not.  Raise `errors.UnknownJob`."""

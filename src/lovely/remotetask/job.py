@@ -7,6 +7,7 @@ from persistent import Persistent
 from zope.interface import implementer
 
 from lovely.remotetask import cron
+from lovely.remotetask import files
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
@@ -41,7 +42,7 @@ class Job(Persistent):
     # host that was given up from overwriting what its successor did.
 
     status = QUEUED
-    output = error = started = completed = None
+    error = started = completed = None
     errors = ()
     attempt = 0
     run = 0                 # how many claims on it have ended without ending the job: part of a claim's token
@@ -55,6 +56,28 @@ class Job(Persistent):
     def __init__(self, id, task, input, created=0.0):
         """`created` is in UTC seconds."""
         self.id, self.task, self.input, self.created = id, task, input, created
+
+    @property
+    def input(self):
+        """See `IJob`."""
+        return files.valueOf(self.stored('input'))
+
+    @input.setter
+    def input(self, value):
+        vars(self)['input'] = value if self._p_jar is None else files.toStore(value, self._p_jar)
+
+    @property
+    def output(self):
+        """See `IJob`."""
+        return files.valueOf(self.stored('output'))
+
+    @output.setter
+    def output(self, value):            # which is as `files.toStore` has given it: `execute` sees to that
+        vars(self)['output'] = value
+
+    def stored(self, name):
+        """Return what stands in the record for 'input' or 'output': the value, or the `StoredFile` that holds it."""
+        return vars(self).get(name)
 
     def timeOfNextRun(self, now):
         """Return when the scheduler shall queue it, in UTC seconds; None for never."""

@@ -43,7 +43,7 @@ class Claim(NamedTuple):
     run: int                # `Job.run` when it was claimed: with the id, the token
     attempt: int            # failed runs before
     task: str
-    input: Any              # as the claimer's connection has it: not to be touched, only copied
+    input: Any              # as it is stored, in the claimer's connection: not to be touched, only copied
     suspect: bool = False   # whether a host ended after it had claimed the job
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None          # seconds
@@ -182,7 +182,7 @@ def _addNew(service, schedule, now):
     if last is not None and last.status not in FINAL and not schedule.overlap:
         return
     jobid = newId(service.shards)
-    job = shardOf(service, jobid).jobs[jobid] = Job(jobid, schedule.task, ownCopy(schedule.input), now)
+    job = shardOf(service, jobid).jobs[jobid] = Job(jobid, schedule.task, ownCopy(schedule.stored('input')), now)
     job.schedule, schedule.lastJob = schedule.id, jobid
     schedule.note(Run(schedule.calledFor, jobid))
     enqueue(service, jobid)
@@ -243,7 +243,8 @@ def _claim(shard, job, now, ledger):
 
 def claimOn(job):
     """Return the `Claim` for a job that a ledger says is claimed."""
-    return Claim(job.id, job.run, job.attempt, job.task, job.input, job.suspect, job.retryPolicy, job.timeLimit)
+    return Claim(job.id, job.run, job.attempt, job.task, job.stored('input'), job.suspect, job.retryPolicy,
+                 job.timeLimit)
 
 
 def holds(job, claim):

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from zope.site import LocalSiteManager
 from zope.site.folder import rootFolder
 
+from lovely.remotetask import files
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 # Both are part of the public face of this module: documents and ZCML name them here.
@@ -29,6 +30,7 @@ from lovely.remotetask.control import Control
 from lovely.remotetask.control import current
 from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.database import hubOf
+from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
@@ -120,7 +122,7 @@ class TaskService(Contained, Persistent):
         """See `ITaskService`."""
         self._check(task, input)
         checkLimits(retryPolicy, timeLimit)
-        job = self._store(Job(self._newId(), task, input, present(now)))
+        job = self._store(Job(self._newId(), task, self._toStore(input), present(now)))
         if retryPolicy is not None:
             job.retryPolicy = retryPolicy
         if timeLimit is not None:
@@ -136,8 +138,9 @@ class TaskService(Contained, Persistent):
         """See `ITaskService`."""
         self._check(task, input)
         now = present(now)
-        job = CronJob(self._newId(), task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, now, **options)
+        job = CronJob(self._newId(), task, None, minute, hour, dayOfMonth, month, dayOfWeek, delay, now, **options)
         self._checkSchedule(job, now)
+        job.input = self._toStore(input)
         self._store(job)
         self.schedule.inbox.put(job.id)
         self._wake()
@@ -148,6 +151,12 @@ class TaskService(Contained, Persistent):
         if name not in tasks:
             raise UnknownTask(name, tasks)
         checkInput(tasks[name], input)
+
+    def _toStore(self, input):
+        try:
+            return files.toStore(input, self._p_jar)
+        except files.Unreadable as error:
+            raise InvalidInput('', str(error)) from error
 
     def _checkSchedule(self, job, now):
         if job.timeOfNextCall(now) is None:
@@ -261,6 +270,13 @@ class TaskService(Contained, Persistent):
         """See `ITaskService`."""
         return self.jobs[jobid].output
 
+    def getResultPart(self, jobid, start=0, size=files.CHUNK):
+        """See `ITaskService`."""
+        part = files.part(self.jobs[jobid].stored('output'), start, size)
+        if part is None:
+            raise files.NoFile(jobid, self.getStatus(jobid))
+        return part
+
     def getError(self, jobid):
         """See `ITaskService`."""
         return str(self.jobs[jobid].error)
@@ -337,7 +353,7 @@ class TaskService(Contained, Persistent):
         manager = None if self._p_jar is None else self._p_jar.transaction_manager
         before = manager and manager.get()
         savepoint = before and before.savepoint(optimistic=True)
-        outcome = execute(self, claim, ownCopy(claim.input), lambda: now, luck=random.random)
+        outcome = execute(self, claim, files.valueOf(ownCopy(claim.input)), lambda: now, luck=random.random)
         if manager is not None and manager.get() is not before:
             self._claimAgain(claim, now)
         elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:

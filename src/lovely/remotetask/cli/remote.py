@@ -4,6 +4,7 @@ import base64
 import functools
 import http.client
 import json
+import os
 import re
 import sys
 import time
@@ -32,6 +33,7 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.methods import LISTING_SIZE
+from lovely.remotetask.xmlrpc.methods import PART_SIZE
 
 
 #: Jobs that are removed in one transaction.
@@ -282,17 +284,24 @@ def status(client, jobid):
 
 @_command
 @_jobid
-def result(client, jobid):
+@click.option('--output', metavar='FILE', type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+              help='Write a result that is a file, bytes or text into this file as it is, however large; - is the '
+                   'standard output.')
+def result(client, jobid, output):
     """Print the result of the job ID as JSON.
 
     Bytes are printed in base64, times in ISO 8601.  A job without a result is a failure: exit code 4 when it ended in
     an error, 1 when it has not ended or was cancelled.
 
     \b
-    Example:
+    Examples:
       $ remotetask result 1392637175
       {"hello": "world"}
+      $ remotetask result 1392637178 --output film.avi
     """
+    if output is not None:
+        _writeResult(client, jobid, output)
+        return
     output = client.call('getResult', jobid)
     if output is None:                  # which may also mean that there is none yet
         _printEnding(client, jobid, client.call('getStatus', jobid))
@@ -527,6 +536,44 @@ def _waitFor(client, jobid, timeout):
             pause = min(pause, remaining)
         time.sleep(pause)
         pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
+
+
+def _writeResult(client, jobid, path):
+    """Write the result into a file, which is there when it is complete, or to the standard output."""
+    status = client.call('getStatus', jobid)
+    if status in (ERROR, CANCELLED):
+        _printEnding(client, jobid, status)             # raises
+    parts = _parts(client, jobid)
+    if path == '-':
+        _write(parts, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    first = next(parts)                                 # before anything is written
+    aside = f'{path}.part'
+    try:
+        with open(aside, 'wb') as file:
+            file.write(first)
+            _write(parts, file)
+        os.replace(aside, path)
+    except OSError as error:
+        raise CommandFailure(f'cannot write {path}: {error.strerror}') from error
+    finally:
+        if os.path.exists(aside):
+            os.remove(aside)
+
+
+def _write(parts, file):
+    for part in parts:
+        file.write(part)
+
+
+def _parts(client, jobid):
+    """Yield the bytes of a result in parts, one at least."""
+    start, part = 0, None
+    while part is None or len(part) == PART_SIZE:
+        part = client.call('getResultPart', jobid, float(start), PART_SIZE)     # an int of XML-RPC ends at 2 GB
+        start += len(part)
+        yield part
 
 
 def _printEnding(client, jobid, status):

@@ -26,11 +26,12 @@ class BadArguments(errors.RemoteTaskError, ValueError):
 
 
 class ResultTooLarge(errors.RemoteTaskError):
-    """The answer would be larger than the frontend sends; have the task leave its result elsewhere and return where."""
+    """The answer would be larger than the frontend sends; `getResultPart` gives a file, bytes or text in parts."""
 
     def __init__(self, limit):
         """`limit` is the largest size, in bytes."""
-        super().__init__(f'the result is larger than {limit} bytes, the most that is sent')
+        super().__init__(f'the result is larger than {limit} bytes, the most that is sent; getResultPart '
+                         f'gives a file, bytes or text in parts')
         self.limit = limit
 
 

@@ -11,8 +11,11 @@ from typing import Tuple
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
+from lovely.remotetask.files import StoredFile
 from lovely.remotetask.xmlrpc.faults import BadArguments
+from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import UnknownMethod
+from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
 #: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions.
@@ -26,6 +29,9 @@ BATCH = 500
 
 #: Jobs that one call of `getJobs` gives at most.
 LISTING_SIZE = 1000
+
+#: Bytes of a result that one call of `getResultPart` gives at most.
+PART_SIZE = 1024 * 1024
 
 _REQUIRED = object()
 
@@ -246,10 +252,27 @@ def getStatus(service, jobid):
 def getResult(service, jobid):
     """getResult(int jobid) -> mixed
 
-    What the task returned; nil as long as it has not.  What XML-RPC cannot carry arrives as text.
+    What the task returned; nil as long as it has not.  A file arrives as base64, what XML-RPC cannot carry as text.
     Faults: unknown job, result too large.
     """
+    stored = service.jobs[jobid].stored('output')
+    if isinstance(stored, StoredFile) and stored.size > RESULT_SIZE:    # not to be loaded to see that
+        raise ResultTooLarge(RESULT_SIZE)
     return service.getResult(jobid)
+
+
+def getResultPart(service, jobid, start, size):
+    """getResultPart(int jobid, double start=0, int size=1048576) -> base64
+
+    A part of a result that is a file, binary or text (in UTF-8): the bytes from start on, up to size of them, which is
+    1 to 1048576; less at its end, and nothing behind it.  The start is a whole number, int or double.
+    Faults: unknown job, bad arguments for another start or size, refused for any other result or none.
+    """
+    if not 0 <= start < 2**53 or start != int(start):
+        raise BadArguments('getResultPart: start must be a whole number, and not negative')
+    if not 1 <= size <= PART_SIZE:
+        raise BadArguments(f'getResultPart: size must be 1 to {PART_SIZE}')
+    return service.getResultPart(jobid, int(start), size)
 
 
 def getError(service, jobid):
@@ -388,6 +411,8 @@ METHODS = {
     'getProgress': Method(getProgress, READS, 'struct', (_JOBID,)),
     'getStatus': Method(getStatus, READS, 'string', (_JOBID,)),
     'getResult': Method(getResult, READS, 'mixed', (_JOBID,)),
+    'getResultPart': Method(getResultPart, READS, 'base64', (
+        _JOBID, Argument('start', (float, int), 0), Argument('size', (int,), PART_SIZE))),
     'getError': Method(getError, READS, 'string', (_JOBID,)),
     'hasJobsWaiting': Method(hasJobsWaiting, READS, 'boolean'),
     'startProcessing': Method(startProcessing, WRITES, 'boolean'),

@@ -22,6 +22,7 @@ from xmlrpc.client import dumps
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSError
 
+from lovely.remotetask.files import StoredFile
 from lovely.remotetask.xmlrpc.faults import ParseError
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 
@@ -319,6 +320,9 @@ class _Conversion:
 
     def convert(self, value):
         class_ = type(value)            # not value.__class__, which an object can make up, or raise from
+        if class_ is StoredFile:
+            self._spend(value.size)
+            return value.read()
         for base in class_.__mro__:
             if base in _LEAF_CONVERSIONS:
                 return self._leaf(value, _LEAF_CONVERSIONS[base])
@@ -412,6 +416,7 @@ def plain(value, limit=RESULT_SIZE):
     str                                               str; U+FFFD for what XML cannot carry: control characters
                                                       but tab, CR, LF; lone surrogates; U+FFFE and U+FFFF
     bytes, bytearray                                  bytes
+    a file, `files.StoredFile`                        bytes
     datetime                                          datetime without zone and microseconds; in UTC if it had a
                                                       zone
     date, time                                        str in ISO format

@@ -1,0 +1,336 @@
+"""Files: what is too large for a job's record is stored in a blob of its own, and read from there."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import io
+import os
+import pickle
+import shutil
+import stat
+import weakref
+
+from persistent import Persistent
+from ZODB.blob import Blob
+from ZODB.blob import rename_or_copy_blob
+from ZODB.interfaces import BlobError
+from ZODB.interfaces import IBlobStorage
+from ZODB.utils import mktemp
+
+from lovely.remotetask.copying import PLAIN_DEPTH
+from lovely.remotetask.copying import NotPlain
+from lovely.remotetask.copying import plainCopy
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.errors import TaskError
+
+
+#: Inputs and outputs above this size go to a blob: bytes, characters of text, and some bytes for each other value.
+LARGE = 64 * 1024
+
+#: What a value costs besides its text, in that count.
+VALUE_SIZE = 4
+
+#: Bytes that are copied at a time, and characters that are encoded.
+CHUNK = 1024 * 1024
+
+#: What a `StoredFile` holds: a file, bytes, text in UTF-8, a pickle of plain data.  Part of the file format.
+FILE, BYTES, TEXT, PICKLE = 'file', 'bytes', 'text', 'pickle'
+
+# Of the pickles in blobs: the newest that all supported Pythons read.
+_PROTOCOL = 5
+
+
+class Unreadable(TaskError):
+    """A file that is to be handed over cannot be read; see that it is there until then."""
+
+    def __init__(self, path, reason):
+        """`reason` is what is wrong with it."""
+        super().__init__(f'the file {path} cannot be read: {reason}')
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+class NoFile(RemoteTaskError, TypeError):
+    """The job has no result that can be read in parts: ask for the whole one, when there is one."""
+
+    def __init__(self, jobid, status):
+        super().__init__(f'job {jobid} is {status} and has no result that can be read in parts: that has to be a file, '
+                         f'bytes or text')
+        self.jobid, self.status = jobid, status
+
+
+class File:
+    """A file to be handed over without being loaded: what a task returns, or what a job is added with.
+
+    source -- the path of a file, or a binary file object, which counts from where it stands now.
+    move -- true to have the file at the path taken away; over one file system it is not even copied.
+
+    It is copied when the job is added or the task has returned, not before, and not in the task: one that is gone when
+    the task is left is to be opened in there: `File(open(path, 'rb'))`.
+    """
+
+    def __init__(self, source, move=False):
+        if isinstance(source, (str, bytes, os.PathLike)):
+            source = os.path.abspath(os.fsdecode(source))
+        elif isinstance(source, io.TextIOBase) or not hasattr(source, 'read'):
+            raise TypeError(f'{source!r} is neither a path nor a binary file object')
+        elif move:
+            raise ValueError('only the file at a path can be moved')
+        self._source, self._move = source, move
+        self._start = source.tell() if not isinstance(source, str) and _isSeekable(source) else None
+
+    @property
+    def path(self):
+        """The path, or None."""
+        return self._source if isinstance(self._source, str) else None
+
+    @property
+    def size(self):
+        """The bytes that it has now."""
+        with self.open() as file:
+            start = file.tell()
+            return file.seek(0, os.SEEK_END) - start
+
+    def open(self):
+        """Return a binary file object to read from.  Raise `Unreadable`."""
+        if self.path is None:
+            if self._start is not None:
+                self._source.seek(self._start)          # it may have been read by an attempt before
+            return _Lent(self._source)
+        try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise Unreadable(self.path, 'it is no regular file')
+            return open(self.path, 'rb')
+        except OSError as error:
+            raise Unreadable(self.path, error.strerror) from error
+
+    def _fill(self, stored):
+        """Have a `StoredFile`, new and with its blob if it has one, hold what this is."""
+        if self._move and stored.blob is not None:
+            self.open().close()
+            stored.take(self.path)
+            return
+        with self.open() as source:
+            stored.write(lambda target: shutil.copyfileobj(source, target, CHUNK))
+        if self._move:
+            os.remove(self.path)
+
+
+def _isSeekable(file):
+    return getattr(file, 'seekable', lambda: False)()
+
+
+class _Lent:
+    """A file object of somebody else's, who closes it himself."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def close(self):
+        """Do nothing."""
+
+
+class StoredFile(Persistent):
+    """A file as it is stored; what a task gets, or a caller, where a `File` was handed over.
+
+    size -- in bytes.
+    """
+
+    blob = None             # the `Blob`; None where the database has no place for blobs, then `data` holds all of it
+    data = b''
+    kind = FILE
+    size = 0
+
+    def open(self):
+        """Return a binary file object to read from; it outlives the transaction, once the job is committed."""
+        if self.blob is None:
+            return io.BytesIO(self.data)
+        self.blob._p_activate()
+        try:
+            return self.blob.open('c')
+        except BlobError:               # stored in this transaction
+            return io.BufferedReader(self.blob.open('r'))
+
+    def read(self, start=0, size=-1):
+        """Return `size` bytes from `start` on, or what there is; all by default."""
+        with self.open() as file:
+            file.seek(start)
+            return file.read(size)
+
+    def write(self, write):
+        """Have the function write all there is to a binary file object."""
+        if self.blob is None:
+            with io.BytesIO() as target:
+                write(target)
+                self.data = target.getvalue()
+            self.size = len(self.data)
+        else:
+            with io.BufferedWriter(self.blob.open('w'), CHUNK) as target:
+                write(target)
+                self.size = target.tell()
+
+    def take(self, path):
+        """Have the file at a path become all there is; it is not there any more then."""
+        self.size = os.path.getsize(path)
+        rename_or_copy_blob(path, self.blob._p_blob_uncommitted, chmod=False)
+
+    @property
+    def value(self):
+        """What was stored: bytes, text, plain data; of a file this itself."""
+        if self.kind == FILE:
+            return self
+        if self.kind == BYTES:
+            return self.read()
+        if self.kind == TEXT:
+            return self.read().decode('utf-8', 'surrogatepass')
+        with self.open() as file:
+            return pickle.load(file)
+
+    def __repr__(self):
+        return f'<{type(self).__name__} of {self.size} bytes>'
+
+
+def toStore(value, jar):
+    """Return what is to stand in a job's record for its input or output: the value itself, if it is not large.
+
+    jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
+
+    Large bytes, texts and plain data become a `StoredFile`, and so does each `File` in plain containers.  Where there
+    is no place for blobs the data stay as they are.  Raise `Unreadable`.
+    """
+    if not _isSpecial(value):
+        return value
+    kept = _exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))
+    if kept is not value or not _takesBlobs(jar):
+        return kept
+    if type(value) is bytes:
+        return _newFile(BYTES, lambda stored: stored.write(lambda target: target.write(value)), jar)
+    if type(value) is str:
+        return _newFile(TEXT, lambda stored: stored.write(lambda target: _encode(value, target)), jar)
+    try:
+        plainCopy(value)                # a reference to an object of the database must not become a copy of it
+    except NotPlain:
+        return value
+    return _newFile(PICKLE, lambda stored: stored.write(lambda target: pickle.dump(value, target, _PROTOCOL)), jar)
+
+
+def valueOf(stored):
+    """Return the value that `toStore` has made this of."""
+    return stored.value if isinstance(stored, StoredFile) else stored
+
+
+def portable(value):
+    """Return the value as a process without the database can have it: with a `File` for each `StoredFile`."""
+    return _exchanged(value, StoredFile, _unstored)
+
+
+def part(stored, start, size):
+    """Return some bytes of a file, of bytes, or of text in UTF-8; None of anything else.
+
+    stored -- what stands in the job's record.
+    """
+    if isinstance(stored, StoredFile) and stored.kind != PICKLE:
+        return stored.read(start, size)
+    if isinstance(stored, str):
+        stored = stored.encode('utf-8', 'surrogatepass')
+    return stored[start:start + size] if isinstance(stored, bytes) else None
+
+
+def _isSpecial(value):
+    """Say whether there is a `File` in a value, or the value may be large.  Cheap for both kinds of values."""
+    left, waiting = LARGE, [value]
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if kind is str or kind is bytes:
+            left -= len(item)
+        elif kind is dict:
+            if VALUE_SIZE * len(item) > left:
+                return True
+            waiting += item
+            waiting += item.values()
+        elif kind in (list, tuple, set, frozenset):
+            if VALUE_SIZE * len(item) > left:
+                return True
+            waiting += item
+        elif kind is File:
+            return True
+        left -= VALUE_SIZE
+        if left < 0:
+            return True
+    return False
+
+
+def _exchanged(value, wanted, function, depth=PLAIN_DEPTH):
+    """Return the value with what the function makes of each instance of a class in it; itself when there is none."""
+    kind = type(value)
+    if kind is wanted:
+        return function(value)
+    if depth and kind in (list, tuple):
+        items = [_exchanged(item, wanted, function, depth - 1) for item in value]
+        return value if all(new is old for new, old in zip(items, value)) else kind(items)
+    if depth and kind is dict:
+        items = {key: _exchanged(item, wanted, function, depth - 1) for key, item in value.items()}
+        return value if all(items[key] is item for key, item in value.items()) else items
+    return value
+
+
+def _takesBlobs(jar):
+    """Say whether there is a place for blobs in a connection's database."""
+    storage = None if jar is None else jar.db().storage
+    if not IBlobStorage.providedBy(storage):
+        return False
+    try:
+        return bool(storage.temporaryDirectory())
+    except AttributeError:              # a ZEO client that was told no directory
+        return False
+
+
+def _newFile(kind, fill, jar):
+    stored = StoredFile()
+    stored.kind = kind
+    if _takesBlobs(jar):
+        stored.blob = _newBlob(jar.db().storage.temporaryDirectory())
+    fill(stored)
+    return stored
+
+
+def _newBlob(directory):
+    """Return a blob that is written in a directory, the storage's own, from where it need not be copied.
+
+    The connection's `add` would see to that as well.  But then the blob would be stored before the job is, and when the
+    job meets a conflict a FileStorage leaves behind what it has of the blob.  Found by way of its job it comes after.
+    """
+    blob = Blob()
+    path = blob._p_blob_uncommitted = mktemp(dir=directory, prefix='BUC')
+    weakref.finalize(blob, _remove, path)           # unless it has been committed, and moved
+    return blob
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def _encode(text, target):
+    for start in range(0, len(text), CHUNK):
+        target.write(text[start:start + CHUNK].encode('utf-8', 'surrogatepass'))
+
+
+def _unstored(stored):
+    if stored.blob is not None:
+        stored.blob._p_activate()
+        try:
+            return File(stored.blob.committed())
+        except BlobError:               # stored in this transaction
+            pass
+    return File(io.BytesIO(stored.read()))
