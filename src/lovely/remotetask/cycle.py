@@ -312,8 +312,3 @@ class Cycle:
             if not isDatabaseError(error):
                 raise
             log.warning('processing host %s: the database is away, its connection is given up: %s', self.name, error)
-
-    @property
-    def tid(self):
-        """The id of the last transaction that this sees."""
-        return self.db.lastTransaction()

@@ -50,19 +50,19 @@ def queryTask(service, name):
     return siteManager(service).queryUtility(service.taskInterface, name=name)
 
 
-def policyOf(service, job):
-    """Return the `RetryPolicy` for a job or a claim: its own, or its task's, or the default."""
-    return job.retryPolicy or getattr(queryTask(service, job.task), 'retryPolicy', None) or DEFAULT
+def policyOf(job, task):
+    """Return the `RetryPolicy` for a job or a claim: its own, or its task's, or the default.  `task` may be None."""
+    return job.retryPolicy or getattr(task, 'retryPolicy', None) or DEFAULT
 
 
-def limitOf(service, claim):
-    """Return the time limit for a claim in seconds, its own or its task's, or None.
+def limitOf(claim, task):
+    """Return the time limit for a claim in seconds, its own or its task's, or None.  `task` may be None."""
+    return claim.timeLimit or getattr(task, 'timeLimit', None)
 
-    Second: whether it is kept here, by the host's thread, and not in a child process.
-    """
-    task = queryTask(service, claim.task)
-    limit = claim.timeLimit or getattr(task, 'timeLimit', None)
-    return limit, getattr(task, 'isolation', THREAD) != PROCESS
+
+def isIsolated(task):
+    """Say whether a task asks to run in a child process, which keeps its time limit itself."""
+    return getattr(task, 'isolation', THREAD) == PROCESS
 
 
 def execute(service, claim, input, clock, host='', luck=random.random):
@@ -82,9 +82,8 @@ def execute(service, claim, input, clock, host='', luck=random.random):
         task = findTask(service, claim.task)
         if isinstance(input, Broken):
             raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
-        if getattr(task, 'isolation', THREAD) == PROCESS:
-            limit, _ = limitOf(service, claim)
-            output = runInChild(task, claim.jobid, portable(input), current(), limit,
+        if isIsolated(task):
+            output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
                                 getattr(task, 'memoryLimit', None))
         else:
             output = task(service, claim.jobid, input)
@@ -96,8 +95,7 @@ def execute(service, claim, input, clock, host='', luck=random.random):
     except (Exception, SystemExit) as error:
         if isDatabaseError(error):
             raise
-        return failed(claim, error, started, clock(), host, claim.retryPolicy or getattr(task, 'retryPolicy', None),
-                      luck())
+        return failed(claim, error, started, clock(), host, policyOf(claim, task), luck())
     return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
 
 

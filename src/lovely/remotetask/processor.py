@@ -26,8 +26,10 @@ from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import failed
+from lovely.remotetask.execute import isIsolated
 from lovely.remotetask.execute import limitOf
 from lovely.remotetask.execute import policyOf
+from lovely.remotetask.execute import queryTask
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
@@ -224,7 +226,7 @@ class MultiProcessor:
         for claim in self._roster.takeWaiting(WAITING_LOOK):
             self._roster.report(Returned(claim.jobid, claim.run))       # others may be free; they took longer than thought
         reports += self._roster.takeReports()
-        tid = self.cycle.tid
+        tid = self._ledgerTid()
         seen = [report for report in reports if getattr(report, 'tid', b'') <= tid]
         unseen = [report for report in reports if getattr(report, 'tid', b'') > tid] if len(seen) < len(reports) else []
         look = self._roster.look()
@@ -234,10 +236,13 @@ class MultiProcessor:
             hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
         self._roster.confirm(look)
         self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
-        self._roster.add(claims, self.cycle.tid)
+        self._roster.add(claims, self._ledgerTid())
         if self.cycle.paused and self._returnStore():
             self._bell.set()
         return not self.running and not reports and self._finished()
+
+    def _ledgerTid(self):
+        return b'' if self.db is self.cycle.db else self.cycle.db.lastTransaction()
 
     def _endOverdue(self):
         """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
@@ -326,8 +331,8 @@ class MultiProcessor:
                 if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
                     return self._recorded(claim)            # cancelled, or somebody else's by now
                 if run is not None and run.policy is None:
-                    limit, isOurs = limitOf(service, claim)
-                    run.policy, run.limit = policyOf(service, claim), limit if isOurs else None
+                    task = queryTask(service, claim.task)
+                    run.policy, run.limit = policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
                     if run.limit is not None:
                         self._bell.set()        # it is to look in time
                 return self._attempt(service, claim, txn)
@@ -351,7 +356,7 @@ class MultiProcessor:
         Of two clients of one server one may be some tenths of a millisecond behind, or, after an outage, seconds.
         """
         wait = 0.0001
-        while self.db.lastTransaction() < tid and (self.running or not self._late()):
+        while self._tid() < tid and (self.running or not self._late()):
             time.sleep(wait)
             wait = min(2 * wait, 0.02)
 
@@ -396,7 +401,14 @@ class MultiProcessor:
         return self._recorded(claim)
 
     def _recorded(self, claim):
-        return Recorded(claim.jobid, claim.run, self.db.lastTransaction())
+        return Recorded(claim.jobid, claim.run, self._tid())
+
+    def _tid(self):
+        """Return the last transaction that the tasks' database has seen; nothing where it is the ledger's as well.
+
+        There is nothing to wait for then, and asking would wait for whoever commits.
+        """
+        return b'' if self.db is self.cycle.db else self.db.lastTransaction()
 
     # By hand
 

@@ -8,6 +8,7 @@ import uuid
 
 from lovely.remotetask.errors import HostDied
 from lovely.remotetask.execute import policyOf
+from lovely.remotetask.execute import queryTask
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import ALONE
@@ -149,7 +150,7 @@ def _interrupted(service, ledger, jobid, mark, error, now):
         once = mark == ONCE
         failure = Failure(now, f'{error}; it is not run again, because it must not run twice' if once else str(error),
                           '', error.host)
-        if once or job.attempt + 1 >= policyOf(service, job).attempts:
+        if once or job.attempt + 1 >= policyOf(job, queryTask(service, job.task)).attempts:
             settle(service, ledger, Outcome(jobid, claim.run, ERROR, job.started, now, failure=failure), now)
             return
         charge(job, failure)
