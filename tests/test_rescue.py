@@ -119,9 +119,9 @@ class TestRescue(RescueCase):
         self.assertFalse(lifecycle.waiting(self.service))
 
     def test_at_most_once(self):
-        jobids = self.claimed(ONCE, None)
+        jobids = self.claimed(ONCE, None, ALONE)            # whoever else may be the reason
         self.rescue()
-        self.assertEqual([self.service.getStatus(jobid) for jobid in jobids], ['error', 'queued'])
+        self.assertEqual([self.service.getStatus(jobid) for jobid in jobids], ['error', 'queued', 'queued'])
         self.assertIn('it must not run twice', self.service.getError(jobids[0]))
 
     def test_what_had_ended(self):

@@ -154,7 +154,8 @@ class TestCronJobs(ScheduleCase):
         self.process(0)
         self.assertEqual(self.service.claimNextJob(now=HOUR), jobid)
         self.service.reschedule(jobid, now=HOUR)
-        self.assertIsNone(self.service.claimNextJob(now=3 * HOUR))
+        for now in (HOUR, 2 * HOUR, 3 * HOUR):
+            self.assertIsNone(self.service.claimNextJob(now=now))
         self.now = 3 * HOUR
         self.service.processNext(3 * HOUR, jobid)
         self.assertEqual(self.process(3 * HOUR + 60), 1)

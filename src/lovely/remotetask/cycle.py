@@ -205,7 +205,8 @@ class Cycle:
             raise
         self._shard, self._skip, self._doubt, self.nextTime, self.paused = shard, 0, False, nextTime, paused
         for report in reports:
-            self.inFlight.pop(report.jobid, None)
+            if self.inFlight.get(report.jobid) == report.run:       # else it is of a run that was over before
+                del self.inFlight[report.jobid]
         self.inFlight.update((claim.jobid, claim.run) for claim in claims)
         return claims, gone
 

@@ -186,8 +186,7 @@ class Roster:
         spent = self.monotonic() - run.began
         with self._lock:
             self._runs.discard(run)
-            if not run.over:
-                self._reports.append(report)
+            self._reports.append(report)        # of one that is over it is refused: its claim is closed
             self.average = spent if self.average is None else self.average * 0.9 + spent * 0.1
         self.wake()
 
