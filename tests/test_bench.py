@@ -5,12 +5,10 @@ import importlib.util
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
 
 from ZODB.DB import DB
@@ -137,19 +135,6 @@ class CommandTest(unittest.TestCase):
         output = self.bench(*arguments, '--compare', self.json)
         self.assertIn('before', output)
         self.assertIn('ratio', output)
-
-    def test_ctrl_c_cleans_up(self):
-        configuration = self.configure(EMBEDDED.format(directory=self.directory))
-        with self.start('-C', configuration, 'bench', '--only', 'bulk', '--repeat', '100000') as process:
-            data, until = os.path.join(self.directory, 'Data.fs'), time.monotonic() + PATIENCE
-            while time.monotonic() < until and (not os.path.exists(data) or os.path.getsize(data) < 500_000):
-                time.sleep(0.05)
-            process.send_signal(signal.SIGTERM)         # as Ctrl-C, which is ignored in the background of a shell
-            _, errors = process.communicate(timeout=PATIENCE)
-        self.assertEqual((process.returncode, errors.strip()), (130, ''))
-        db = DB(FileStorage(data))
-        self.addCleanup(db.close)
-        self.checkClean(db)
 
     def test_refusals(self):
         path = self.configure('<zodb>\n  <mappingstorage/>\n</zodb>\n')
