@@ -223,8 +223,7 @@ class MultiProcessor:
         Of two clients of one database each may have seen what the other one has not: what is reported is only settled
         when it can be seen.
         """
-        for claim in self._roster.takeWaiting(WAITING_LOOK):
-            self._roster.report(Returned(claim.jobid, claim.run))       # others may be free; they took longer than thought
+        self._returnWaiting(WAITING_LOOK)           # jobs take longer than was thought, and others may be free
         reports += self._roster.takeReports()
         tid = self._ledgerTid()
         seen = [report for report in reports if getattr(report, 'tid', b'') <= tid]
@@ -237,9 +236,9 @@ class MultiProcessor:
         self._roster.confirm(look)
         self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
         self._roster.add(claims, self._ledgerTid())
-        if self.cycle.paused and self._returnStore():
+        if self.cycle.paused and self._returnWaiting():
             self._bell.set()
-        return not self.running and not reports and self._finished()
+        return not self.running and (not reports or self._late()) and self._finished()
 
     def _ledgerTid(self):
         return b'' if self.db is self.cycle.db else self.cycle.db.lastTransaction()
@@ -254,9 +253,12 @@ class MultiProcessor:
             self._roster.report(failed(run.claim, error, now - run.limit, now, self.cycle.name, run.policy,
                                        random.random()))
 
-    def _returnStore(self):
-        """Have the claims on jobs that have not begun returned by the next turn; return whether there are any."""
-        claims = self._roster.takeWaiting()
+    def _returnWaiting(self, age=None):
+        """Have the claims on jobs that have not begun returned by the next turn; return whether there are any.
+
+        age -- see `Roster.takeWaiting`.
+        """
+        claims = self._roster.takeWaiting(age)
         for claim in claims:
             self._roster.report(Returned(claim.jobid, claim.run))
         return bool(claims)
