@@ -24,6 +24,7 @@ from lovely.remotetask.control import Interrupted
 from lovely.remotetask.control import running
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.files import toStore
 from lovely.remotetask.interfaces import ICheckedTask
 
 
@@ -100,6 +101,10 @@ class TestTemplate(unittest.TestCase):
                 with self.assertRaises(ValueError) as caught:
                     CommandTask(template)
                 self.assertIn(reason, str(caught.exception))
+
+    def test_bad_result(self):
+        with self.assertRaisesRegex(ValueError, "the result is to be 'report' or 'file', not 'all'"):
+            CommandTask('echo', result='all')
 
     def test_bad_arguments(self):
         for kw, reason in (
@@ -424,6 +429,27 @@ class TestRun(unittest.TestCase):
         self.assertEqual(result['output'], '\ufffd' * (command.KEPT - 4) + 'end\n')
         self.assertEqual(result['error'], '\ufffd' * command.KEPT)
 
+    def test_the_output_as_a_file(self):
+        task = CommandTask('sh -c "head -c {size} /dev/zero; echo end; echo alas >&2"', result='file')
+        tracemalloc.start()
+        try:
+            result = task(None, 1, {'size': 20_000_000})
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        self.assertLess(peak, 2_000_000)
+        self.assertEqual(result.size, 20_000_004)
+        with result.open() as file:
+            self.assertEqual(file.read(3), b'\0\0\0')
+            file.seek(-5, os.SEEK_END)
+            self.assertEqual(file.read(), b'\0end\n')
+        toStore(result, None)                               # closes it
+
+    def test_failed_with_the_output_in_a_file(self):
+        self.assertEqual(self.failed('sh -c "echo out; echo alas >&2; exit 3"', result='file'),
+                         'sh exited with status 3: alas')
+        self.assertEqual(self.failed('sh -c "echo out; exit 3"', result='file'), 'sh exited with status 3')
+
     def timedOut(self, script):
         """Have a time limit end a shell script, and return the error and what was written to descriptor `fifo`.
 
@@ -508,6 +534,7 @@ class TestRun(unittest.TestCase):
             CommandTask('echo x')(None, 1, None)
             self.failed('false')
             self.failed('sh -c "sleep 60"', timeout=0.1)
+            self.failed('false', result='file')
         self.assertLessEqual(count(), before)
 
     # Ended from outside.  A script says who it is as soon as it runs, and has a child that would say "late".

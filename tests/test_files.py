@@ -124,8 +124,12 @@ class TestFile(unittest.TestCase):
         for source in (None, 5, io.StringIO('text')):
             with self.assertRaises(TypeError):
                 File(source)
-        with self.assertRaisesRegex(ValueError, 'path'):
-            File(io.BytesIO(), move=True)
+
+    def test_a_file_object_that_is_given_away_is_closed(self):
+        for move in False, True:
+            source = io.BytesIO(b'0123')
+            self.assertEqual(files.toStore(File(source, move=move), None).read(), b'0123')
+            self.assertEqual(source.closed, move)
 
     def test_a_file_object_counts_from_where_it_stands_each_time(self):
         source = io.BytesIO(b'0123456789')

@@ -274,6 +274,10 @@ class TestCommand(SiteTestCase):
         task = self.command('command="x {a} {b} {c} {d}" directory="." text="a\n c"')
         self.assertEqual(task.paths, {'b', 'd'})
 
+    def test_result(self):
+        self.assertEqual(self.command('command="x"').result, 'report')
+        self.assertEqual(self.command('command="x" result="file"').result, 'file')
+
     def test_timeout(self):
         for text, seconds in (('90', 90), ('90s', 90), ('1.5s', 1.5), (' 10m ', 600), ('2h', 7200), ('1d', 86400),
                               ('2H', 7200)):
@@ -291,6 +295,7 @@ class TestCommand(SiteTestCase):
                 ('command="{a}"', ['the program itself cannot be a field']),
                 ('command="x {a}" text="b"', ["text names 'b'"]),
                 ('command="x {a}" text="a,b"', ["'text'", 'a,b']),
+                ('command="x" result="all"', ["'result'", 'all']),
                 ('command="x" timeout="soon"', ["'timeout'", "'soon' is not a time"]),
                 ('command="x" timeout="1w"', ["'timeout'", "'1w' is not a time"]),
                 ('command="x" timeout=""', ["'timeout'", "'' is not a time"]),

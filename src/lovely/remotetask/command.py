@@ -20,6 +20,7 @@ from zope.schema import Field
 from lovely.remotetask.control import current
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.files import File
 from lovely.remotetask.group import Group
 from lovely.remotetask.group import signalName
 from lovely.remotetask.interfaces import ICheckedTask
@@ -30,6 +31,8 @@ from lovely.remotetask.task import checkFields
 VALUE_LIMIT = 32 * 1024
 #: How much of the end of a program's output is kept, in bytes.
 KEPT = 4096
+#: What a job's result may be: how the program ended, or all of its output.
+REPORT, FILE = 'report', 'file'
 #: Seconds to go on reading after the program's end, when something that left its process group holds the pipes open.
 DRAIN = 1.0
 
@@ -55,9 +58,11 @@ class CommandTask:
         they are, so one that begins with `-` may be taken for an option: write `-- {field}` or `--option={field}`
         where that matters.
     timeout -- seconds that the program may run; `float('inf')` for any.
+    result -- 'report', the default, or 'file'.
 
-    The input is a dict whose keys are exactly the fields, its values texts or finite numbers.  The result is a dict:
-    `status`, the exit status 0; `duration` in seconds; `output` and `error`, the ends of what the program wrote.  Any
+    The input is a dict whose keys are exactly the fields, its values texts or finite numbers.  The result is a dict,
+    the report: `status`, the exit status 0; `duration` in seconds; `output` and `error`, the ends of what the program
+    wrote.  Or it is a file (see `files.File`): all that the program wrote to its standard output, never in memory.  Any
     other exit, death by a signal, and the time limit raise `TaskError`: a program is not run again by itself.  It ends,
     with all that it started, when its job is cancelled and when its processing host dies.
 
@@ -66,7 +71,7 @@ class CommandTask:
 
     outputSchema = Interface
 
-    def __init__(self, command, directory=None, text=(), timeout=3600.0):
+    def __init__(self, command, directory=None, text=(), timeout=3600.0, result=REPORT):
         words = _parse(command)
         fields = dict.fromkeys(field for word in words for segment in word for _, field in segment if field)
         text = frozenset(text.split() if isinstance(text, str) else text)
@@ -76,7 +81,9 @@ class CommandTask:
             raise ValueError(f'the timeout must be more than 0 seconds, not {timeout!r}')
         if directory is not None and not directory:
             raise ValueError('the directory is empty')
-        self.command, self.timeout = command, timeout
+        if result not in (REPORT, FILE):
+            raise ValueError(f'the result is to be {REPORT!r} or {FILE!r}, not {result!r}')
+        self.command, self.timeout, self.result = command, timeout, result
         self.directory = None if directory is None else os.path.abspath(directory)
         self.program = _program(words[0], command)
         self.words, self.fields = words[1:], tuple(fields)
@@ -150,7 +157,19 @@ class CommandTask:
         return filled
 
     def _run(self, executable, arguments, directory):
-        run = _execute(executable, [self.program, *arguments], directory, self.timeout)
+        target = tempfile.TemporaryFile() if self.result == FILE else None
+        try:
+            report = self._report(_execute(executable, [self.program, *arguments], directory, self.timeout, target))
+        except BaseException:
+            if target is not None:
+                target.close()
+            raise
+        if target is None:
+            return report
+        target.seek(0)
+        return File(target, move=True)
+
+    def _report(self, run):
         if run['expired']:
             raise TaskError(_message(f'{self.program} reached its time limit of {self.timeout:g} s', run))
         if run['status'] < 0:
@@ -251,11 +270,12 @@ def _checkPath(directory, field, path):
 # The run
 
 class _End:
-    """The end of what comes out of a pipe; the rest is read and forgotten."""
+    """The end of what comes out of a pipe, if there is a pipe; the rest is read and forgotten."""
 
     def __init__(self, group, pipe):
         self.group, self.kept = group, b''
-        group.watch(pipe, self.read)
+        if pipe is not None:
+            group.watch(pipe, self.read)
 
     def read(self, pipe):
         if data := os.read(pipe.fileno(), 64 * 1024):
@@ -264,14 +284,17 @@ class _End:
             self.group.ignore(pipe)
 
 
-def _execute(executable, arguments, directory, timeout):
+def _execute(executable, arguments, directory, timeout, target=None):
     """Run a program and return how it ended: status (negative: a signal's number), expired, duration, output, error.
+
+    target -- the file that gets the output, of which nothing is returned then.
 
     Raise `Interrupted` when the job's processing host says that it is to end.
     """
     started, control = time.monotonic(), current()
     try:
-        with (Group(executable, arguments, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as group,
+        with (Group(executable, arguments, cwd=directory, stdout=target or subprocess.PIPE,
+                    stderr=subprocess.PIPE) as group,
               nullcontext() if control is None else control.stoppedBy(group.end)):
             ends = [_End(group, pipe) for pipe in (group.process.stdout, group.process.stderr)]
             expired = not group.run(timeout)

@@ -63,7 +63,8 @@ class File:
     """A file to be handed over without being loaded: what a task returns, or what a job is added with.
 
     source -- the path of a file, or a binary file object, which counts from where it stands now.
-    move -- true to have the file at the path taken away; over one file system it is not even copied.
+    move -- true to give it away: the file at the path is gone then, and over one file system it is not even copied; the
+        file object is closed.
 
     It is copied when the job is added or the task has returned, not before, and not in the task: one that is gone when
     the task is left is to be opened in there: `File(open(path, 'rb'))`.
@@ -74,8 +75,6 @@ class File:
             source = os.path.abspath(os.fsdecode(source))
         elif isinstance(source, io.TextIOBase) or not hasattr(source, 'read'):
             raise TypeError(f'{source!r} is neither a path nor a binary file object')
-        elif move:
-            raise ValueError('only the file at a path can be moved')
         self._source, self._move = source, move
         self._start = source.tell() if not isinstance(source, str) and _isSeekable(source) else None
 
@@ -106,14 +105,14 @@ class File:
 
     def _fill(self, stored):
         """Have a `StoredFile`, new and with its blob if it has one, hold what this is."""
-        if self._move and stored.blob is not None:
+        if self._move and self.path is not None and stored.blob is not None:
             self.open().close()
             stored.take(self.path)
             return
         with self.open() as source:
             stored.write(lambda target: shutil.copyfileobj(source, target, CHUNK))
         if self._move:
-            os.remove(self.path)
+            self._source.close() if self.path is None else os.remove(self.path)
 
 
 def _isSeekable(file):

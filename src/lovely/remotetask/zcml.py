@@ -31,6 +31,8 @@ from ZConfig.datatypes import stock_datatypes
 
 import lovely.remotetask
 from lovely.remotetask.child import checkIsolated
+from lovely.remotetask.command import FILE
+from lovely.remotetask.command import REPORT
 from lovely.remotetask.command import CommandTask
 from lovely.remotetask.config import seconds
 from lovely.remotetask.errors import ConfigurationError
@@ -154,6 +156,9 @@ class ICommandDirective(IRunOptions):
     timeout = Seconds(
         title='Timeout', required=False, default=3600.0,
         description='How long the program may run: seconds, or with a unit as 90s, 10m, 2h.')
+    result = Choice(
+        title='Result', required=False, default=REPORT, values=(REPORT, FILE),
+        description='What the job gives: a report with the end of the output, or all of the output as a file.')
 
 
 def task(_context, name, handler, input_schema=None, output_schema=None, **options):
@@ -181,9 +186,9 @@ def task(_context, name, handler, input_schema=None, output_schema=None, **optio
     utility(_context, provides=ITask, name=name, component=made)
 
 
-def command(_context, name, command, directory=None, text=(), timeout=3600.0, **options):
+def command(_context, name, command, directory=None, text=(), timeout=3600.0, result=REPORT, **options):
     """Register a task made of a program; see `ICommandDirective`."""
-    made = CommandTask(command, directory, text, timeout)
+    made = CommandTask(command, directory, text, timeout, result)
     _set(made, _attributes(options))
     utility(_context, provides=ITask, name=name, component=made)
 
