@@ -11,6 +11,8 @@ import transaction
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
+from lovely.remotetask.cycle import PLACE
+from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.interfaces import FINAL
@@ -248,6 +250,36 @@ class TestHosts(ProcessorCase):
         self.manager.commit()
         self.statuses(*jobids)
         self.assertEqual(sorted(ran), list(range(500)))
+
+    def test_the_order_of_idle_hosts(self):
+        seconds = iter(range(10**6))                # each turn looks at the others
+        cycles = [Cycle(self.db, PATH, name, threads=threads, monotonic=lambda: next(seconds))
+                  for name, threads in (('a', 1), ('b', 0), ('c', 1), ('d', 1))]
+        for cycle in cycles:
+            cycle.attach()
+            self.addCleanup(cycle.close)
+
+        def turn(claimed=0):
+            claims = [cycle.turn([], claimed if cycle.name == 'a' else 0)[0] for cycle in cycles][0]
+            return claims, [cycle.freeBefore for cycle in cycles]
+
+        self.assertEqual(turn(), ([], [0, 1, 1, 2]))
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.add('double', 1)
+        (claim,), before = turn(claimed=1)
+        self.assertEqual((claim.jobid, before), (jobid, [0, 0, 0, 1]))
+
+    def test_hosts_claim_at_different_places(self):
+        self.provide('double', lambda input: 2 * input)
+        jobids = [self.service.add('double', number) for number in range(200)]
+        self.manager.commit()
+        cycles = [Cycle(self.db, PATH, name) for name in 'ab']
+        for cycle in cycles:
+            cycle.attach()
+            self.addCleanup(cycle.close)
+        taken = [[claim.jobid for claim in cycle.turn([], 2)[0]] for cycle in cycles + cycles]
+        self.assertEqual(taken[:2], [jobids[:2], jobids[2:4]])              # nobody knew of anybody
+        self.assertEqual(taken[2:], [jobids[4:6], jobids[6 + PLACE:8 + PLACE]])
 
     def test_name_of_a_living_host(self):
         processor = self.start(name='a')

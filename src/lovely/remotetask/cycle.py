@@ -23,6 +23,7 @@ from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 
@@ -37,6 +38,9 @@ CLEANED = 200
 
 #: How many ids of a queue are passed over at the most after a conflict.
 SKIP = 128
+
+#: How many ids each processor leaves to the next one before it, so that they do not claim the same.
+PLACE = 64
 
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
 ATTEMPTS = 10
@@ -78,6 +82,8 @@ class Cycle:
         self._watch = rescue.Watch(lease)
         self._looked = self._beaten = float('-inf')
         self._sharing = 0               # how many other processors run jobs
+        self._place = 0                 # how many of them come before this one, by name
+        self.freeBefore = 0             # how many of those have a thread free
         self.hasNeighbours = False      # whether there are others on this machine, whose end can be seen at once
         self._doubt = False             # whether the outcome of a commit is unknown
         self._shard, self._skip = random.randrange(SHARDS), 0
@@ -203,7 +209,8 @@ class Cycle:
             # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
-        self._shard, self._skip, self._doubt, self.nextTime, self.paused = shard, 0, False, nextTime, paused
+        self._shard, self._doubt, self.nextTime, self.paused = shard, False, nextTime, paused
+        self._skip = self._place * PLACE % ReadyQueue.bucketSize
         for report in reports:
             if self.inFlight.get(report.jobid) == report.run:       # else it is of a run that was over before
                 del self.inFlight[report.jobid]
@@ -253,7 +260,11 @@ class Cycle:
         self._looked = moment
         dead = [name for name in self._watch.dead(service.ledgers, moment) if name != self.name]
         alive = [name for name in service.ledgers if name != self.name and name not in dead]
-        self._sharing = sum(bool(service.ledgers[name].owner.get('threads', 1)) for name in alive)
+        threads = {name: service.ledgers[name].owner.get('threads', 1) for name in alive}
+        working = [name for name in alive if threads[name]]
+        before = [name for name in working if name < self.name]
+        self._sharing, self._place = len(working), len(before)
+        self.freeBefore = sum(len(service.ledgers[name].claimed) < threads[name] for name in before)
         for name in dead:
             if service.ledgers[name].claimed:
                 count = rescue.rescue(service, name, now)

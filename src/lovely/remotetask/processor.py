@@ -58,8 +58,14 @@ CLEAN_LOOK, CLEAN_PAUSE = 10.0, 0.1
 #: Seconds between two turns of an idle processor that is not alone on its machine: so soon it sees that another died.
 NEIGHBOUR_LOOK = 0.4
 
+#: Seconds that an idle processor leaves to one with a free thread that comes before it; to n of them, n * n times that.
+PRECEDENCE = 0.01
+
 #: Seconds of the pause after the first conflict or failure of the database, and the longest one.
 PAUSE, LONGEST_PAUSE = 0.01, 2.0
+
+#: As how many failures a conflict counts when the task's jobs take turns here already.
+FAR = 3
 
 
 def pause(failures, luck):
@@ -98,13 +104,13 @@ class MultiProcessor:
         self.cycle = Cycle(ledgerDB or db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock,
                            monotonic)
         self.running = False
-        self.isStopping = False                 # whether `stop` has asked for the end
         self.threads = []
         self.thread = None
         self._bell = threading.Event()
         self._ended = threading.Event()
         self._ended.set()
         self._deadline = None
+        self._stopping = threading.Event()      # set by `stop`
         self._roster = Roster(self._bell.set, monotonic)
         self._unstarted = set()                 # ids that were claimed, but not begun before the stop
 
@@ -112,6 +118,11 @@ class MultiProcessor:
     def name(self):
         """The name of the ledger; None before the start when none was given."""
         return self.cycle.name
+
+    @property
+    def isStopping(self):
+        """Whether `stop` has asked for the end."""
+        return self._stopping.is_set()
 
     # Starting and stopping
 
@@ -133,7 +144,7 @@ class MultiProcessor:
         wait -- seconds to wait here, while the jobs go on until `timeout`; default: until it has ended.
         """
         self._deadline = None if timeout is None else self.monotonic() + timeout
-        self.isStopping = True
+        self._stopping.set()
         self.running = False
         self._bell.set()
         if wait is None and timeout is not None:
@@ -144,7 +155,7 @@ class MultiProcessor:
         self.db.setPoolSize(max(self.db.getPoolSize(), 2 * self.maxThreads + 4))
         self.cycle.attach()
         self.running = True
-        self.isStopping = False
+        self._stopping.clear()
         self._ended.clear()
         for bell in {id(hub): hub for hub in (hubOf(self.db), hubOf(self.cycle.db))}.values():
             bell.subscribe(self._bell)
@@ -203,7 +214,17 @@ class MultiProcessor:
             failures = 0
             if self.running and self.keep:
                 self._clean()
-            self._bell.wait(self._idleTime())
+            if self._bell.wait(self._idleTime()):
+                self._givePrecedence()
+
+    def _givePrecedence(self):
+        """Idle: wait a little before looking at what somebody has committed, if others may claim what has come.
+
+        Else each job would be claimed by all idle hosts, and all but one of them meet a conflict; and many idle hosts
+        would look, again and again, at what a single one does.
+        """
+        if not self.cycle.inFlight and self._roster.isIdle:
+            self._stopping.wait(min(PRECEDENCE * self.cycle.freeBefore ** 2, self._idleTime()))
 
     def _clean(self):
         """Remove jobs that are old enough: a few at a time, so that nobody waits for it."""
@@ -343,6 +364,10 @@ class MultiProcessor:
                     transaction.abort()
                     return failed(claim, error, self.clock(), self.clock(), self.cycle.name)
                 failures += 1
+                if run is not None and isinstance(error, ConflictError):
+                    run.conflicts += 1
+                    if self._roster.takesTurns(claim.task):
+                        failures = max(failures, FAR)       # another host is writing: let it write several times
                 log.debug('job %d is repeated: %s', claim.jobid, error)
             finally:
                 transaction.abort()

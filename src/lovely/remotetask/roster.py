@@ -16,6 +16,10 @@ WAITING_LOOK = 0.5
 #: Seconds between two writes of progress.
 PROGRESS_PAUSE = 1.0
 
+#: Conflicts per run, of the latest runs of a task, from which on its runs take turns; the weight of the last of these;
+#: and for how many runs, before it is tried without.
+TURNS_FROM, LAST_WEIGHT, TURNS = 0.3, 0.1, 100
+
 
 class Run:
     """A run that goes on in one of the threads."""
@@ -24,6 +28,7 @@ class Run:
     over = False                    # whether its time limit is over: somebody else has reported that
     marked = False                  # whether it is on record that it runs
     shown = None                    # the progress that has been written
+    conflicts = 0                   # how often it has been repeated because of a conflict
 
     def __init__(self, claim, tid, began, onProgress):
         """`tid` is of a transaction in which the claim can be seen, `began` of the monotonic clock."""
@@ -57,6 +62,8 @@ class Roster:
         self._closed = False
         self._told = float('-inf')              # when progress was written last
         self._telling = False                   # whether there is more to write
+        self._conflicts = {}                    # name of a task that has met conflicts -> how many in a run, lately
+        self._turns = {}                        # name of a task whose runs take turns -> how many of these still do
 
     # For the ledger's thread
 
@@ -171,21 +178,55 @@ class Roster:
     def take(self):
         """Wait for a claim; return its `Run` and the seconds that it has waited here, or None at the end."""
         with self._lock:
-            while not self._waiting:
+            while (index := self._next()) is None:
                 if self._closed:
                     return None
                 self._ready.wait()
-            claim, tid, moment = self._waiting.popleft()
+            claim, tid, moment = self._waiting[index]
+            del self._waiting[index]
             now = self.monotonic()
             run = Run(claim, tid, now, self._progressed)
             self._runs.add(run)
             return run, now - moment
+
+    def _next(self):
+        """Return the index of the first claim that may run now, or None.
+
+        Jobs of a task that write the same object get in each other's way: of those one runs at a time, here.
+        """
+        if not self._turns:
+            return 0 if self._waiting else None
+        busy = {run.claim.task for run in self._runs if run.claim.task in self._turns}
+        return next((index for index, (claim, _, _) in enumerate(self._waiting) if claim.task not in busy), None)
+
+    def takesTurns(self, task):
+        """Say whether jobs of this task (its name) have met so many conflicts lately that one runs at a time."""
+        return task in self._turns
+
+    def _count(self, run):
+        """Note how many conflicts a run has met."""
+        task = run.claim.task
+        if task in self._turns:
+            self._turns[task] -= 1
+            if not self._turns[task]:
+                del self._turns[task]
+                self._conflicts[task] = TURNS_FROM          # the next conflict is enough
+            return
+        rate = self._conflicts.get(task, 0) * (1 - LAST_WEIGHT) + run.conflicts * LAST_WEIGHT
+        self._conflicts[task] = rate
+        if rate > TURNS_FROM:
+            self._turns[task] = TURNS
+        if rate > TURNS_FROM or rate < TURNS_FROM / 100:
+            del self._conflicts[task]
 
     def end(self, run, report):
         """Note that a run has ended, with an `Outcome` or `Recorded`."""
         spent = self.monotonic() - run.began
         with self._lock:
             self._runs.discard(run)
+            if run.conflicts or self._conflicts or self._turns:
+                self._count(run)
+                self._ready.notify()            # who had to wait for it
             self._reports.append(report)        # of one that is over it is refused: its claim is closed
             self.average = spent if self.average is None else self.average * 0.9 + spent * 0.1
         self.wake()

@@ -1,0 +1,83 @@
+"""The roster: which claim runs next, and the turns of those that get in each other's way."""
+# SPDX-License-Identifier: ZPL-2.1
+import unittest
+
+from lovely.remotetask.lifecycle import Claim
+from lovely.remotetask.roster import TURNS
+from lovely.remotetask.roster import Roster
+
+
+class TestTurns(unittest.TestCase):
+
+    def setUp(self):
+        self.roster = Roster(lambda: None, lambda: 0.0)
+        self.number = 0
+
+    def add(self, *tasks):
+        for task in tasks:
+            self.number += 1
+            self.roster.add([Claim(self.number, 0, 0, task, None)], b'')
+
+    def take(self, conflicts=0):
+        run, _ = self.roster.take()
+        run.conflicts = conflicts
+        return run
+
+    def end(self, *runs):
+        for run in runs:
+            self.roster.end(run, None)
+
+    def taken(self):
+        """Take all claims that may run now, and return their runs."""
+        runs = []
+        while self.roster._next() is not None:      # `take` would wait
+            runs.append(self.take())
+        return runs
+
+    def tasks(self, runs):
+        return [run.claim.task for run in runs]
+
+    def meetConflicts(self, task='storm'):
+        """Have runs of a task meet conflicts until they take turns."""
+        while not self.roster.takesTurns(task):
+            self.add(task)
+            self.end(self.take(conflicts=2))
+
+    def test_in_order(self):
+        self.add('a', 'b', 'a', 'a')
+        self.assertEqual(self.tasks(self.taken()), ['a', 'b', 'a', 'a'])
+
+    def test_a_single_conflict_is_nothing(self):
+        self.add('a', 'a', 'a')
+        self.end(self.take(conflicts=1))
+        self.assertEqual(self.tasks(self.taken()), ['a', 'a'])
+
+    def test_those_that_meet_conflicts_run_one_at_a_time(self):
+        self.meetConflicts()
+        self.add('storm', 'storm', 'other', 'storm', 'other')
+        runs = self.taken()
+        self.assertEqual(self.tasks(runs), ['storm', 'other', 'other'])
+        self.end(*runs[1:])
+        self.assertEqual(self.taken(), [])
+        self.end(runs[0])
+        self.assertEqual(self.tasks(self.taken()), ['storm'])
+
+    def test_until_it_is_tried_without(self):
+        self.meetConflicts()
+        for _ in range(TURNS):
+            self.assertTrue(self.roster.takesTurns('storm'))
+            self.add('storm')
+            self.end(self.take())
+        self.add('storm', 'storm')
+        first, second = self.taken()
+        second.conflicts = 1                        # and after that, one is enough
+        self.end(second, first)
+        self.assertTrue(self.roster.takesTurns('storm'))
+
+    def test_what_went_well_for_long_is_forgotten(self):
+        self.add('a')
+        self.end(self.take(conflicts=2))
+        for _ in range(TURNS):
+            self.add('a')
+            self.end(self.take())
+        self.assertEqual(self.roster._conflicts, {})
