@@ -104,13 +104,33 @@ class TestReadyQueue(unittest.TestCase):
     def test_pulls_that_skip_are_merged(self):
         self.put(*range(3))
         (one, queue1), (two, queue2) = self.user(), self.user()
-        self.assertEqual((queue1.pull(1), queue2.pull(1, skip=7)), ([0], [2]))
+        self.assertEqual((queue1.pull(1), queue2.pull(1, skip=2)), ([0], [2]))
         one.commit()
         two.commit()
         self.assertEqual(self.content(), [1])
-        self.put(*range(3, 9))
+
+    def test_pulls_in_the_middle(self):
+        self.put(*range(12))
         manager, queue = self.user()
-        self.assertEqual(queue.pull(100, skip=2), [1, 3, 4, 5, 6, 7, 8])
+        self.assertEqual(len(queue._buckets), 4)
+        self.assertEqual(queue.pull(5, skip=2), [2, 3, 4, 5, 6])
+        self.assertEqual(queue.pull(5, skip=7), [])
+        manager.commit()
+        self.assertEqual(self.content(), [0, 1, 7, 8, 9, 10, 11])
+        self.assertEqual(len(self.user()[1]._buckets), 3)
+
+    def test_no_put_into_a_bucket_dropped_in_the_middle(self):
+        self.put(0, 1, 2, 3, 4)
+        late, queue2 = self.user()
+        self.assertEqual(len(queue2._buckets), 2)
+        self.put(5, 6)                                      # the second bucket is full, there is a third
+        manager, queue = self.user()
+        self.assertEqual(queue.pull(3, skip=3), [3, 4, 5])
+        manager.commit()
+        queue2.put(7)                                       # into the second bucket, which is gone
+        with self.assertRaises(ConflictError):
+            late.commit()
+        self.assertEqual(self.content(), [0, 1, 2, 6])
 
     def test_no_put_into_a_dropped_bucket(self):
         # P2 begins while the bucket is the last one and has room; P1 fills it and appends another; a host empties and

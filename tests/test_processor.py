@@ -1,5 +1,7 @@
 """Processors on a real database: outcomes, transactions, conflicts, cancelling, hosts that are gone."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import itertools
 import logging
 import subprocess
 import sys
@@ -11,7 +13,6 @@ import transaction
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
-from lovely.remotetask.cycle import PLACE
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import NameTaken
@@ -23,6 +24,7 @@ from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import temporaryZEO
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
@@ -69,6 +71,10 @@ class ProcessorCase(unittest.TestCase):
         jobid = self.service.add(*arguments, **keywords)
         self.manager.commit()
         return jobid
+
+    def dead(self, watch, now):
+        """Return the names of the ledgers whose owners are dead."""
+        return [name for name, ledger in self.service.ledgers.items() if watch.isDead(name, ledger, now)]
 
     def statuses(self, *jobids, until=FINAL):
         """Wait until all jobs are in one of these statuses, woken by commits, and return their statuses."""
@@ -251,35 +257,121 @@ class TestHosts(ProcessorCase):
         self.statuses(*jobids)
         self.assertEqual(sorted(ran), list(range(500)))
 
-    def test_the_order_of_idle_hosts(self):
-        seconds = iter(range(10**6))                # each turn looks at the others
-        cycles = [Cycle(self.db, PATH, name, threads=threads, monotonic=lambda: next(seconds))
-                  for name, threads in (('a', 1), ('b', 0), ('c', 1), ('d', 1))]
-        for cycle in cycles:
-            cycle.attach()
-            self.addCleanup(cycle.close)
+    def attached(self, name, **arguments):
+        """Return a cycle that looks at the others in each turn."""
+        seconds = itertools.count()
+        cycle = Cycle(self.db, PATH, name, monotonic=lambda: next(seconds), **arguments)
+        self.addCleanup(cycle.close)
+        cycle.attach()
+        return cycle
 
-        def turn(claimed=0):
-            claims = [cycle.turn([], claimed if cycle.name == 'a' else 0)[0] for cycle in cycles][0]
-            return claims, [cycle.freeBefore for cycle in cycles]
-
-        self.assertEqual(turn(), ([], [0, 1, 1, 2]))
+    def test_each_host_watches_the_next_ones(self):
+        names = 'abcdefgh'
+        cycles = {name: self.attached(name, threads=int(name in 'fgh')) for name in names}
+        gone = subprocess.Popen([sys.executable, '-c', ''])
+        gone.wait()
         self.provide('double', lambda input: 2 * input)
-        jobid = self.add('double', 1)
-        (claim,), before = turn(claimed=1)
-        self.assertEqual((claim.jobid, before), (jobid, [0, 0, 0, 1]))
+        for name in 'fgh':
+            self.add('double', 1)
+            self.assertEqual(len(cycles[name].turn([], 1)[0]), 1)       # those before have no thread free any more
+            self.manager.begin()
+            self.service.ledgers[name].owner = dict(self.service.ledgers[name].owner, pid=gone.pid)
+            self.manager.commit()
+
+        def claims():
+            self.manager.begin()
+            return {name: len(ledger.claimed) for name, ledger in self.service.ledgers.items() if ledger.claimed}
+
+        for name in 'ab':
+            cycles[name].turn([], 0)
+            self.assertEqual(claims(), {'f': 1, 'g': 1, 'h': 1})    # the next three live
+        cycles['c'].turn([], 0)                                     # d, e, and, behind the dead, a
+        self.assertEqual(claims(), {})
+
+    def test_a_dead_scheduler_is_followed(self):
+        cycles = {name: self.attached(name, schedule=name != 'b') for name in 'abcdefg'}
+        gone = subprocess.Popen([sys.executable, '-c', ''])
+        gone.wait()
+        cycles['e'].turn([], 0)
+        self.manager.begin()
+        self.assertEqual(self.service.schedule.keeper, 'e')
+        self.service.ledgers['e'].owner = dict(self.service.ledgers['e'].owner, pid=gone.pid)
+        self.manager.commit()
+        for name, keeper in (('a', 'e'), ('b', None), ('a', 'a')):  # b sees it, but is not to schedule
+            cycles[name].turn([], 0)
+            self.manager.begin()
+            self.assertEqual(self.service.schedule.keeper, keeper)
+
+    def test_only_what_matters_wakes(self):
+        with temporaryZEO() as zeo, contextlib.closing(DB(zeo.storage())) as db, \
+                contextlib.closing(DB(zeo.storage())) as other, \
+                contextlib.closing(Cycle(other, PATH, 'a')) as cycle:
+            install(db)
+            cycle.attach()
+            cycle.turn([], 0)
+            bell, all = threading.Event(), threading.Event()
+            bell.interest = cycle.interest
+            for each in bell, all:
+                hubOf(other).subscribe(each)
+
+            def rings(change):
+                bell.clear()
+                all.clear()
+                with db.transaction() as connection:
+                    change(connection.root()['Application']['TaskService'])
+                self.assertTrue(all.wait(20))
+                return bell.is_set()
+
+            self.provide('double', lambda input: 2 * input)
+            jobids = []
+            for change in (lambda service: service.ledgers.update({'b': Ledger()}),
+                           lambda service: service.ledgers['b'].claim(1, 0),
+                           lambda service: jobids.append(service.add('double', startLater=True))):
+                self.assertFalse(rings(change))
+            for change in (lambda service: jobids.append(service.add('double')),
+                           lambda service: service.startJob(jobids[0]),
+                           lambda service: service.cancel(jobids[0]),
+                           lambda service: service.addCronJob('double', delay=5),
+                           lambda service: service.pause()):
+                self.assertTrue(rings(change))
 
     def test_hosts_claim_at_different_places(self):
         self.provide('double', lambda input: 2 * input)
         jobids = [self.service.add('double', number) for number in range(200)]
         self.manager.commit()
-        cycles = [Cycle(self.db, PATH, name) for name in 'ab']
-        for cycle in cycles:
-            cycle.attach()
-            self.addCleanup(cycle.close)
-        taken = [[claim.jobid for claim in cycle.turn([], 2)[0]] for cycle in cycles + cycles]
-        self.assertEqual(taken[:2], [jobids[:2], jobids[2:4]])              # nobody knew of anybody
-        self.assertEqual(taken[2:], [jobids[4:6], jobids[6 + PLACE:8 + PLACE]])
+        first, second, third = (self.attached(name, threads=3) for name in 'abc')
+
+        def claimed(cycle, want):
+            return [jobids.index(claim.jobid) for claim in cycle.turn([], want)[0]]
+
+        self.assertEqual(claimed(first, 2), [0, 1])
+        self.assertEqual(claimed(second, 2), [3, 4])        # the first one has a thread free
+        self.assertEqual(claimed(third, 2), [6, 7])         # and so has the second: of 2, 5, 6, ... two are theirs
+        self.assertEqual(claimed(first, 2), [2, 5])
+        self.assertEqual(claimed(second, 2), [10, 11])      # busy: two places for the first, who may want as many
+        self.assertEqual(claimed(third, 2), [14, 15])
+
+    def test_idle_hosts_leave_jobs_to_those_before_them(self):
+        self.provide('double', lambda input: 2 * input)
+        jobids = [self.service.add('double', number) for number in range(3)]
+        self.manager.commit()
+        cycles = [self.attached(name, threads=threads) for name, threads in (('a', 2), ('b', 0), ('c', 1), ('d', 2))]
+
+        def claimed(cycle):
+            return [jobids.index(claim.jobid) for claim in cycle.turn([], 2)[0]], cycle.freeBefore
+
+        self.assertEqual(claimed(cycles[3]), ([], 2))       # there are three threads before
+        self.assertEqual(claimed(cycles[2]), ([2], 1))
+        self.assertEqual(claimed(cycles[0]), ([0, 1], 0))
+        jobids.append(self.add('double', 3))
+        self.assertEqual(claimed(cycles[3]), ([3], 0))      # at once: the others have no thread free
+
+    def test_idle_hosts_do_not_wait_for_ever(self):
+        self.provide('double', lambda input: 2 * input)
+        jobid, _, second = self.add('double', 1), self.attached('a'), self.attached('b')
+        self.assertEqual(second.turn([], 1)[0], [])
+        claim, = second.turn([], 1)[0]                      # the clock goes on by seconds
+        self.assertEqual(claim.jobid, jobid)
 
     def test_name_of_a_living_host(self):
         processor = self.start(name='a')
@@ -314,12 +406,12 @@ class TestHosts(ProcessorCase):
         ledger = self.service.ledgers['far'] = Ledger()
         ledger.owner = dict(rescue.identity(), machine='elsewhere')
         self.manager.commit()
-        self.assertEqual(watch.dead(self.service.ledgers, now[0]), [])
-        self.assertEqual(watch.dead(self.service.ledgers, now[0] + 30), [])
-        self.assertEqual(watch.dead(self.service.ledgers, now[0] + 31), ['far'])
+        self.assertEqual(self.dead(watch, now[0]), [])
+        self.assertEqual(self.dead(watch, now[0] + 30), [])
+        self.assertEqual(self.dead(watch, now[0] + 31), ['far'])
         ledger._p_changed = True
         self.manager.commit()
-        self.assertEqual(watch.dead(self.service.ledgers, now[0] + 32), [])
+        self.assertEqual(self.dead(watch, now[0] + 32), [])
 
     def test_late_host_changes_nothing(self):
         # Another host takes the job while its task runs; what the task wrote, and its outcome, must vanish.

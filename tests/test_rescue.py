@@ -142,8 +142,8 @@ class TestRescue(RescueCase):
         # Stopped, or hanging: its process is there, so that only its lease tells.
         watch = rescue.Watch(lease=30)
         self.ledger.owner = rescue.identity()
-        self.assertEqual(watch.dead(self.service.ledgers, 0), [])
-        self.assertEqual(watch.dead(self.service.ledgers, 31), ['gone'])
+        self.assertFalse(watch.isDead('gone', self.ledger, 0))
+        self.assertTrue(watch.isDead('gone', self.ledger, 31))
 
 
 class TestNames(ProcessorCase):

@@ -23,24 +23,27 @@ from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.ledger import Ledger
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Seconds between two looks at whether other hosts are alive.
+#: Seconds between two looks at whether other hosts are alive, and at what they do.
 LOOK = 0.3
+
+#: How many living processors each one watches: those that come after it, by name.  So many must end at once, with
+#: those that watch them, to be noticed later than one.
+WATCHED = 3
 
 #: Jobs that one transaction removes.
 CLEANED = 200
 
-#: How many ids of a queue are passed over at the most after a conflict.
+#: How many more ids of a queue are passed over at the most after a conflict.
 SKIP = 128
 
-#: How many ids each processor leaves to the next one before it, so that they do not claim the same.
-PLACE = 64
+#: Seconds after which an idle processor claims what others before it could have claimed; for each of these.
+PATIENCE = 0.2
 
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
 ATTEMPTS = 10
@@ -80,10 +83,12 @@ class Cycle:
         self.inFlight = {}              # id -> run, of the claims that this process knows of
         self.owner = rescue.identity(threads=threads, lease=lease, since=clock())
         self._watch = rescue.Watch(lease)
-        self._looked = self._beaten = float('-inf')
+        self._guarded = self._surveyed = self._beaten = float('-inf')
+        self.interest = None            # ids of the objects whose changes are to wake this processor; None for any
         self._sharing = 0               # how many other processors run jobs
-        self._place = 0                 # how many of them come before this one, by name
-        self.freeBefore = 0             # how many of those have a thread free
+        self._before = []               # names of those that come before this one, and how many threads they have
+        self.freeBefore = 0             # how many of those had a thread free when jobs were seen to wait
+        self._left = None               # since when jobs are left to those, by the monotonic clock
         self.hasNeighbours = False      # whether there are others on this machine, whose end can be seen at once
         self._doubt = False             # whether the outcome of a commit is unknown
         self._shard, self._skip = random.randrange(SHARDS), 0
@@ -181,11 +186,14 @@ class Cycle:
                     ledger.progress[jobid] = state
             gone = [jobid for jobid, run in watched if ledger.claimed.get(jobid) != run
                     or not lifecycle.holds(service.jobs.get(jobid), lifecycle.Recorded(jobid, run))]
-            if moment - self._looked >= min(LOOK, self.lease / 4):
-                self._look(service, moment, now)
+            pause = min(LOOK, self.lease / 4)
+            if moment - self._guarded >= pause:
+                self._guard(service, moment, now)
+            if moment - self._surveyed >= pause and (self.inFlight or lifecycle.isWaiting(service)):
+                self._survey(service, moment)
             isKeeper = service.schedule.keeper == self.name
             more = isKeeper and lifecycle.tick(service, now)
-            claims, shard = self._claim(service, ledger, 0 if service.paused else want, now)
+            claims, shard = self._claim(service, ledger, 0 if service.paused else want, now, moment)
             if self._doubt:
                 claims += self._adopt(service, ledger, reports, claims)
             self._mark(service, ledger, claims)
@@ -195,6 +203,7 @@ class Cycle:
                 ledger._p_changed = True
             nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
             paused = service.paused
+            interest = lifecycle.interest(service, ledger)
             if touched(self._manager.get()):
                 self._manager.commit()
                 if reports or beat:
@@ -210,7 +219,8 @@ class Cycle:
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
         self._shard, self._doubt, self.nextTime, self.paused = shard, False, nextTime, paused
-        self._skip = self._place * PLACE % ReadyQueue.bucketSize
+        self.interest = interest
+        self._skip = 0
         for report in reports:
             if self.inFlight.get(report.jobid) == report.run:       # else it is of a run that was over before
                 del self.inFlight[report.jobid]
@@ -226,7 +236,7 @@ class Cycle:
             elif claim.suspect:
                 ledger.mark(claim.jobid, ALONE)
 
-    def _claim(self, service, ledger, want, now):
+    def _claim(self, service, ledger, want, now, moment):
         if want <= 0:
             return [], self._shard
         # One suspect at a time: if it ends its host, one knows who did.
@@ -237,13 +247,37 @@ class Cycle:
             if suspects or shard is None:
                 return suspects, 0
             return lifecycle.claim(service, 1, shard, now, ledger)
-        if want > 1 and self._sharing:
-            # If there are others, no more than a fair share of all, once the threads have something to do.
+        skip = self._skip
+        if self._sharing and want:
+            # If there are others, no more than a fair share of all, once the threads have something to do; and each
+            # at a place of its own.
             held, others = len(ledger.claimed), self._sharing + 1
-            share = -(-(lifecycle.waiting(service, (want + held) * others) + held) // others)
-            want = min(want, max(self.threads, share) - held)
-        claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, self._skip)
+            waiting = lifecycle.waiting(service, (want + held) * others)
+            want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
+            skip += want * len(self._before) if held else self._leave(service, waiting, moment)
+            if skip >= waiting > 0:
+                if not held:
+                    return suspects, self._shard
+                skip = 0
+        claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
         return suspects + claims, shard
+
+    def _leave(self, service, waiting, moment):
+        """Return how many waiting jobs an idle processor leaves to those before it: as many as they have free threads.
+
+        Else each job would be claimed by all idle processors, and all but one of them meet a conflict.
+        """
+        free = [threads - len(service.ledgers[name].claimed) for name, threads in self._before] if waiting else []
+        free = [threads for threads in free if threads > 0]
+        if waiting:
+            self.freeBefore = len(free)
+        if not waiting or waiting > sum(free):
+            self._left = None
+        elif self._left is None:
+            self._left = moment
+        elif moment - self._left > PATIENCE * len(free):
+            return 0
+        return sum(free)
 
     def _adopt(self, service, ledger, reports, claims):
         """Return the claims in the ledger that this process does not know of: a commit whose answer was lost."""
@@ -255,24 +289,37 @@ class Cycle:
                 adopted.append(lifecycle.claimOn(job))
         return adopted
 
-    def _look(self, service, moment, now):
-        """See which hosts live; take in the jobs of the dead, and the schedule of a dead scheduler."""
-        self._looked = moment
-        dead = [name for name in self._watch.dead(service.ledgers, moment) if name != self.name]
-        alive = [name for name in service.ledgers if name != self.name and name not in dead]
-        threads = {name: service.ledgers[name].owner.get('threads', 1) for name in alive}
-        working = [name for name in alive if threads[name]]
-        before = [name for name in working if name < self.name]
-        self._sharing, self._place = len(working), len(before)
-        self.freeBefore = sum(len(service.ledgers[name].claimed) < threads[name] for name in before)
-        for name in dead:
-            if service.ledgers[name].claimed:
+    def _guard(self, service, moment, now):
+        """See whether the next processors live; take in the jobs of the dead, and the schedule of a dead scheduler.
+
+        Each is watched by some, and nobody by all: many hosts that do nothing are to cost little.
+        """
+        self._guarded, alive, self.hasNeighbours = moment, 0, False
+        names = list(service.ledgers)
+        place = names.index(self.name)
+        for name in names[place + 1:] + names[:place]:
+            ledger = service.ledgers[name]
+            if not self._watch.isDead(name, ledger, moment):
+                alive += 1
+                self.hasNeighbours = self.hasNeighbours or rescue.isGone(ledger.owner) is False
+                if alive == WATCHED:
+                    break
+                continue
+            if ledger.claimed:
                 count = rescue.rescue(service, name, now)
                 log.warning('processing host %s is gone: %d of its jobs are queued again by %s', name, count, self.name)
-        self.hasNeighbours = any(rescue.isGone(service.ledgers[name].owner) is False for name in alive)
-        keeper = service.schedule.keeper
-        if self.schedule and keeper != self.name and keeper not in alive:
+            if service.schedule.keeper == name:
+                service.schedule.keeper = None
+        if self.schedule and service.schedule.keeper is None:
             service.schedule.keeper = self.name
+
+    def _survey(self, service, moment):
+        """See how many others run jobs, and which of these come before this processor."""
+        self._surveyed = moment
+        threads = {name: ledger.owner.get('threads', 1) for name, ledger in service.ledgers.items()
+                   if name != self.name and not self._watch.isDead(name, ledger, moment)}
+        working = [(name, count) for name, count in threads.items() if count]
+        self._sharing, self._before = len(working), [each for each in working if each[0] < self.name]
 
     def clean(self, keep):
         """Remove some of the jobs that ended long ago, in a transaction of its own; return how many.

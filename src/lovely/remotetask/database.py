@@ -42,7 +42,11 @@ class Hub:
         self._lock = threading.Lock()
 
     def subscribe(self, bell):
-        """Have `bell`, a `threading.Event`, set after each commit; until `unsubscribe`, or until it is forgotten."""
+        """Have `bell`, a `threading.Event`, set after each commit; until `unsubscribe`, or until it is forgotten.
+
+        A bell may have an attribute `interest`, a set of object ids or None: of the commits of other processes only those
+        to one of these objects set it then, or all.
+        """
         with self._lock:
             self._bells.add(bell)
 
@@ -51,11 +55,15 @@ class Hub:
         with self._lock:
             self._bells.discard(bell)
 
-    def ring(self, but=None):
-        """Wake everybody, but whose bell is `but`.  Cheap, and calls nobody: it may run in ZEO's I/O thread."""
+    def ring(self, but=None, oids=None):
+        """Wake everybody, but whose bell is `but`.  Cheap, and calls nobody: it may run in ZEO's I/O thread.
+
+        oids -- ids of the objects that were written; None when that is not known.
+        """
         with self._lock:
             for bell in self._bells:
-                if bell is not but:
+                interest = None if oids is None else getattr(bell, 'interest', None)
+                if bell is not but and (interest is None or not interest.isdisjoint(oids)):
                     bell.set()
 
 
@@ -68,9 +76,9 @@ class _Listener:
     def __getattr__(self, name):
         return getattr(self._target, name)
 
-    def invalidate(self, *args):
-        self._target.invalidate(*args)
-        self._hub.ring()
+    def invalidate(self, tid, oids):
+        self._target.invalidate(tid, oids)
+        self._hub.ring(oids=oids)
 
     def invalidateCache(self):              # after a reconnection: look at everything
         # The ids that the client has in store for new objects: a server that was killed does not know of them, and

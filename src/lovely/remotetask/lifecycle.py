@@ -108,6 +108,19 @@ def waiting(service, most=None):
     return count
 
 
+def interest(service, ledger):
+    """Return the ids of the objects one of which is written whenever there is something new for the owner of a ledger.
+
+    Those are the ends of the queues, what says whether and where the service is processed, and what cancels a job.
+    None when some of them have no ids yet.
+    """
+    queues = [service.suspects, service.schedule.inbox, *(shard.ready for shard in service.shards)]
+    objects = [service, service.schedule, ledger, *queues, *(queue.last for queue in queues),
+               *(shard.ledger for shard in service.shards)]
+    oids = {each._p_oid for each in objects}
+    return None if None in oids else oids
+
+
 def tick(service, now, limit=1000):
     """Move up to `limit` ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
 
@@ -208,7 +221,7 @@ def claim(service, count, start, now, ledger=None, skip=0):
     start -- the number of the shard to begin with.  The jobs of one shard come in the order of the queue, and each
     shard has its turn.
     ledger -- where the claims are noted; default: in the ledger of the job's shard.
-    skip -- see `ReadyQueue.pull`.
+    skip -- how many ids are passed over first; see `ReadyQueue.pull`.
     """
     pulled = []
     for number in range(start, start + SHARDS):
@@ -217,7 +230,9 @@ def claim(service, count, start, now, ledger=None, skip=0):
             break
         shard = service.shards[number % SHARDS]
         if shard.ready:
-            pulled += ((shard, jobid) for jobid in shard.ready.pull(count - len(pulled), skip))
+            jobids = shard.ready.pull(count - len(pulled), skip)
+            skip = 0 if pulled or jobids else skip - len(shard.ready)
+            pulled += ((shard, jobid) for jobid in jobids)
     claims = []
     for (shard, _), (_, job) in zip(pulled, fetch(service, [jobid for _, jobid in pulled])):
         claims += _claim(shard, job, now, ledger)

@@ -106,7 +106,7 @@ class MultiProcessor:
         self.running = False
         self.threads = []
         self.thread = None
-        self._bell = threading.Event()
+        self._bell = threading.Event()          # with an `interest`, see `Hub.subscribe`
         self._ended = threading.Event()
         self._ended.set()
         self._deadline = None
@@ -188,6 +188,7 @@ class MultiProcessor:
     def _loop(self):
         failures, reports = 0, []
         while True:
+            self._bell.interest = None          # what is committed from now on might be missed by the next look
             self._bell.clear()
             self._endOverdue()
             try:
@@ -214,6 +215,7 @@ class MultiProcessor:
             failures = 0
             if self.running and self.keep:
                 self._clean()
+            self._bell.interest = self.cycle.interest
             if self._bell.wait(self._idleTime()):
                 self._givePrecedence()
 

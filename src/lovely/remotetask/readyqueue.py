@@ -7,7 +7,7 @@ from zc.queue import Queue
 class ReadyQueue(Persistent):
     """Ids in buckets: `zc.queue.Queue` objects of some 256 ids, which a plain ZEO server merges.
 
-    A put writes the last bucket, a pull the first ones.  This object itself is written only when a bucket is
+    A put writes the last bucket, a pull the first ones, or some that come after them.  This object itself is written only when a bucket is
     appended or dropped, once in `bucketSize` puts or pulls.
 
     **No put is ever lost.**  One process may find the last bucket full and append another; a host may then empty the
@@ -24,9 +24,14 @@ class ReadyQueue(Persistent):
     def __init__(self):
         self._buckets = (Queue(),)
 
+    @property
+    def last(self):
+        """The bucket that the next put writes, unless it appends another."""
+        return self._buckets[-1]
+
     def put(self, jobid):
         """Append an id.  Concurrent puts of different ids are merged."""
-        last = self._buckets[-1]
+        last = self.last
         if len(last) >= self.bucketSize:
             last = Queue()
             self._buckets += (last,)
@@ -35,19 +40,25 @@ class ReadyQueue(Persistent):
     def pull(self, count=1, skip=0):
         """Remove and return up to `count` ids as a list: the first ones, or those behind the first `skip`.
 
-        Pulls of different ids are merged, those of the same ids conflict.  So whoever has lost to another process
-        skips some; of what is skipped there is never more than what the first bucket has besides.
+        Pulls of different ids are merged, those of the same ids conflict.  So of several that pull at the same time
+        each one had better skip what the others may want.
         """
-        pulled = []
-        while len(pulled) < count:
-            first = self._buckets[0]
-            index, skip = max(0, min(skip, len(first) - count)), 0
-            while len(first) > index and len(pulled) < count:
-                pulled.append(first.pull(index))
-            if first or len(self._buckets) == 1:
+        pulled, emptied = [], []
+        for bucket in self._buckets:
+            if len(pulled) >= count:
                 break
-            first.closed = True
-            self._buckets = self._buckets[1:]
+            while len(bucket) > skip and len(pulled) < count:
+                pulled.append(bucket.pull(skip))
+            if pulled:
+                skip = 0
+            else:
+                skip -= len(bucket)
+            if not bucket and bucket is not self.last:
+                emptied.append(bucket)
+        if emptied:
+            for bucket in emptied:
+                bucket.closed = True
+            self._buckets = tuple(bucket for bucket in self._buckets if bucket not in emptied)
         return pulled
 
     def remove(self, jobid):

@@ -101,22 +101,18 @@ class Watch:
         self.lease = lease
         self._seen = {}
 
-    def dead(self, ledgers, now):
-        """Return the names of the ledgers whose owners are dead.
+    def isDead(self, name, ledger, now):
+        """Say whether the owner of a ledger is dead, as far as is known by now.
 
-        ledgers -- the service's mapping of names to ledgers.
+        name -- of the ledger.
         now -- seconds of the monotonic clock.
         """
-        names = []
-        for name, ledger in ledgers.items():
-            gone = isGone(ledger.owner)
-            serial = ledger._p_serial
-            before = self._seen.get(name)
-            if before is None or before[0] != serial:
-                before = self._seen[name] = serial, now
-            if gone or now - before[1] > self.lease:        # a process that is stopped, or hangs, is there and silent
-                names.append(name)
-        return names
+        serial = ledger._p_serial
+        before = self._seen.get(name)
+        if before is None or before[0] != serial:
+            before = self._seen[name] = serial, now
+        # A process that is stopped, or hangs, is there and silent.
+        return bool(isGone(ledger.owner)) or now - before[1] > self.lease
 
 
 def rescue(service, name, now):
