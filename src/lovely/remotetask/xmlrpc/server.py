@@ -1,6 +1,7 @@
 """XML-RPC over HTTP: the standard library's server, with limits on what a client can take of it."""
 # SPDX-License-Identifier: ZPL-2.1
 import dataclasses
+import functools
 import http.client
 import io
 import logging
@@ -397,21 +398,22 @@ class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
         name = '-'
         try:
             name, values = parseCall(data)
-            return dumpResponse(self._dispatch(name, values, path)), name
+            return dumpResponse(self._dispatch(name, values, path, requestId)), name
         except Exception as error:
             code, sentence = faultFor(error, requestId)
             if code == INTERNAL_ERROR:
                 logger.exception('request %s failed', requestId)
             return dumpFault(code, sentence), f'{name} fault {code}'
 
-    def _dispatch(self, name, values, path='/'):
+    def _dispatch(self, name, values, path='/', requestId=None):
         method, arguments = methods.prepare(name, values)
+        function = functools.partial(method.function, request=requestId) if method.traced else method.function
         if method.access == methods.NO_SERVICE:
-            return method.function(*arguments)
+            return function(*arguments)
         if method.access == methods.REPEATS:
-            return self._repeat(method.function, arguments, path)
+            return self._repeat(function, arguments, path)
         run = self.gateway.write if method.access == methods.WRITES else self.gateway.read
-        return run(path, lambda service: method.function(service, *arguments))
+        return run(path, lambda service: function(service, *arguments))
 
     def _repeat(self, function, arguments, path):
         done, before = 0, time.time()

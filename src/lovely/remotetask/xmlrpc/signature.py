@@ -1,0 +1,103 @@
+"""What makes a row of the table of methods: its arguments and how they are checked, and whether it writes."""
+# SPDX-License-Identifier: ZPL-2.1
+import inspect
+from datetime import datetime
+from typing import Any
+from typing import Callable
+from typing import NamedTuple
+from typing import Tuple
+
+from lovely.remotetask.xmlrpc.faults import BadArguments
+
+
+#: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions.
+#: Of the last kind are functions that are called until they have done less than they might have; the sum is answered.
+#: Each time they get the number of jobs that they may change, and the time of the call in UTC seconds: what ended after
+#: that is left alone, so that it comes to an end.
+NO_SERVICE, READS, WRITES, REPEATS = 'no service', 'reads', 'writes', 'repeats'
+
+_REQUIRED = object()
+
+# What XML-RPC calls the types that `wire.parseCall` gives.
+_TYPE_NAMES = {
+    type(None): 'nil',
+    bool: 'boolean',
+    int: 'int',
+    float: 'double',
+    str: 'string',
+    bytes: 'base64',
+    datetime: 'dateTime.iso8601',
+    list: 'array',
+    dict: 'struct',
+}
+
+
+class Argument(NamedTuple):
+    """One argument of a method."""
+
+    name: str
+    types: Tuple[type, ...]         # exactly these: True is no int
+    default: Any = _REQUIRED        # what an argument that is left out, or nil, stands for
+    items: Tuple[type, ...] = ()    # what an array is made of
+
+    @property
+    def typeName(self):
+        """The name of its type for introspection: 'mixed' for any."""
+        return _TYPE_NAMES[self.types[0]] if self.types else 'mixed'
+
+    def check(self, method, value):
+        """Return the value, or what it stands for; raise `BadArguments`."""
+        if value is None and self.default is not _REQUIRED:
+            return self.default
+        if self.types and type(value) not in self.types:
+            self._refuse(method, self.types, '', value)
+        if self.items:
+            for item in value:
+                if type(item) not in self.items:
+                    self._refuse(method, self.items, 'an array of ', item)
+        return value
+
+    def _refuse(self, method, types, within, value):
+        expected = ' or '.join(_TYPE_NAMES[type_] for type_ in types)
+        raise BadArguments(f'{method}: the argument {self.name} is to be {within}{expected}, '
+                           f'{_TYPE_NAMES[type(value)]} was given')
+
+
+class Method(NamedTuple):
+    """A row of the table."""
+
+    function: Callable              # called with the service, unless it is NO_SERVICE, and the checked arguments
+    access: str                     # NO_SERVICE, READS, WRITES or REPEATS
+    returns: str                    # the type's name
+    arguments: Tuple[Argument, ...] = ()
+    role: str = 'view'              # who may call it: 'view', 'submit' or 'manage'
+    traced: bool = False            # whether its function takes a keyword argument `request`, the HTTP request's id
+
+    @property
+    def help(self):
+        """What it does, takes and gives, as text."""
+        return inspect.getdoc(self.function)
+
+    @property
+    def signatures(self):
+        """For each number of arguments that it takes, a list of the type returned and those of the arguments."""
+        types = [self.returns] + [argument.typeName for argument in self.arguments]
+        return [types[:1 + count] for count in range(self.required, len(self.arguments) + 1)]
+
+    @property
+    def required(self):
+        """How many arguments cannot be left out."""
+        return sum(argument.default is _REQUIRED for argument in self.arguments)
+
+    def check(self, name, values):
+        """Return the arguments, all of them, as a list; raise `BadArguments`.
+
+        name -- the name it was called by.
+        values -- what was given, as `wire.parseCall` gives it.
+        """
+        if not self.required <= len(values) <= len(self.arguments):
+            names = ', '.join(argument.name for argument in self.arguments)
+            raise BadArguments(f'{name}: the arguments are ({names}), of which the first {self.required} are required; '
+                               f'{len(values)} were given')
+        values = list(values) + [None] * (len(self.arguments) - len(values))
+        return [argument.check(name, value) for argument, value in zip(self.arguments, values)]
