@@ -326,7 +326,8 @@ class TestContracts(unittest.TestCase):
     def test_stored_names(self):
         # These names are in the databases of users.
         for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'job.Run', 'container.Shard',
-                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'timetable.Timetable'):
+                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'register.Keys', 'register.Register',
+                     'timetable.Timetable'):
             cls = resolve('lovely.remotetask.' + name)
             self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
 
@@ -338,10 +339,10 @@ class TestContracts(unittest.TestCase):
 ROOMS = '''
     interfaces errors
     cron misfire copying files retry task job control demo guardian group command child
-    database readyqueue ledger timetable container sites
+    database readyqueue ledger register timetable container sites
     lifecycle evolve
     execute
-    rescue
+    rescue listing
     cycle roster
     processor
     config zcml

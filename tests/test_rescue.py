@@ -596,7 +596,8 @@ class TestEvolution(unittest.TestCase):
         self.assertEqual(self.service.generation, 1)
         evolve.evolve(self.db, PATH)
         self.manager.begin()
-        self.assertEqual((len(self.service.schedule.entries), self.service.generation), (9, 2))
+        self.assertEqual((len(self.service.schedule.entries), self.service.generation),
+                         (9, evolve.GENERATION))
         self.assertNotIn('calendar', vars(self.service.schedule))
         evolve.evolve(self.db, PATH)
 
@@ -609,7 +610,7 @@ class TestEvolution(unittest.TestCase):
         while self.service.getStatus(claimed) not in FINAL:
             self.assertFalse(bell.wait(0.02))
             self.manager.begin()
-        self.assertEqual((self.service.getStatus(claimed), self.service.generation), ('completed', 2))
+        self.assertEqual((self.service.getStatus(claimed), self.service.generation), ('completed', evolve.GENERATION))
 
     def test_data_of_a_newer_release(self):
         self.service.generation = 99

@@ -44,6 +44,15 @@ class UnknownService(RemoteTaskError, LookupError):
         self.path = path
 
 
+class KeyTaken(RemoteTaskError, ValueError):
+    """A job of another task was added with this key; use a key for one job only."""
+
+    def __init__(self, key, jobid, task):
+        """`jobid` and `task` are those of the job that has the key."""
+        super().__init__(f'the key {key!r} belongs to job {jobid}, whose task is {task!r}')
+        self.key, self.jobid, self.task = key, jobid, task
+
+
 class WrongState(RemoteTaskError, ValueError):
     """The job is in a state that does not allow this; look at its status first."""
 

@@ -1,14 +1,18 @@
 """Stored data of older releases: brought up to date in steps, each of small transactions, so that they can be resumed."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import itertools
 import logging
 
 import transaction
 from BTrees.OOBTree import OOTreeSet
 
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.lifecycle import fetch
 from lovely.remotetask.lifecycle import ledgers
 from lovely.remotetask.readyqueue import ReadyQueue
+from lovely.remotetask.register import Keys
+from lovely.remotetask.register import Register
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 
@@ -16,9 +20,9 @@ from lovely.remotetask.sites import atPath
 log = logging.getLogger('lovely.remotetask')
 
 #: The shape that this release writes; `TaskService.generation` says which one a service has.
-GENERATION = 2
+GENERATION = 3
 
-#: Entries that one transaction moves.
+#: Entries that one transaction moves, and jobs that it looks at.
 BATCH = 1000
 
 #: How often a transaction is tried; other processes of a deployment may do the same at the same time.
@@ -79,6 +83,25 @@ def _calendarOfPairs(service):
     return True
 
 
+def _jobsInRegister(service):
+    """Since generation 3 jobs that wait for something else than their turn are in a register, and jobs may have keys.
+    """
+    register = service.register
+    if register is None:
+        service.register, service.keys = Register(), Keys()
+        service.register.upTo = 0
+        return False            # from now on who brings a job forward enters it as well: see `lifecycle.place`
+    jobids = list(itertools.islice(service.jobs.keys(register.upTo + 1), BATCH))
+    for _, job in fetch(service, jobids):
+        if register.place(job):
+            service._p_jar.readCurrent(job)         # it must not be brought forward at the same time
+    if len(jobids) == BATCH:
+        register.upTo = jobids[-1]
+        return False
+    del register.upTo
+    return True
+
+
 #: From which generation -> what brings a service's data to the next one.  A step does a part of its work, and returns
 #: whether it is done; it may be interrupted between two parts.
-STEPS = {1: _calendarOfPairs}
+STEPS = {1: _calendarOfPairs, 2: _jobsInRegister}

@@ -90,7 +90,7 @@ def execute(service, claim, input, clock, host='', luck=random.random):
         checkOutput(task, output)
         output = toStore(output, service._p_jar)
     except Interrupted as error:
-        log.info('job %d (%s) was ended: %s', claim.jobid, claim.task, error)
+        log.info('%s was ended: %s', claim.label, error)
         return Outcome(claim.jobid, claim.run, ERROR, started, clock(), failure=Failure(clock(), str(error), '', host))
     except (Exception, SystemExit) as error:
         if isDatabaseError(error):
@@ -108,12 +108,12 @@ def failed(claim, error, started, ended, host, policy=None, luck=0.0):
     pause = (policy or DEFAULT).decide(claim.attempt + 1, error, luck)
     if isinstance(error, (TaskError, Retry)):
         message = str(error)
-        log.info('job %d (%s) %s: %s', claim.jobid, claim.task,
+        log.info('%s %s: %s', claim.label,
                  'failed' if pause is None else f'runs again in {pause:.2f} s', message)
     else:
         message = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
-        log.error('Caught a generic exception, preventing thread from crashing\njob %d (%s), %s: %s', claim.jobid,
-                  claim.task, 'given up' if pause is None else f'runs again in {pause:.2f} s', message, exc_info=error)
+        log.error('Caught a generic exception, preventing thread from crashing\n%s, %s: %s', claim.label,
+                  'given up' if pause is None else f'runs again in {pause:.2f} s', message, exc_info=error)
     text = ''.join(traceback.format_exception(error))[-KEPT_TRACEBACK:]
     failure = Failure(ended, message[:KEPT_TRACEBACK], text, host)
     if pause is None:

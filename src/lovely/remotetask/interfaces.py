@@ -81,6 +81,7 @@ class IJob(Interface):
                       'there each time that it is asked for.')
     output = Attribute('What the task returned, in the same way; None before.')
     schedule = Attribute('The id of the `ICronJob` that added it; None when a caller did.')
+    request = Attribute('The id of the HTTP request that added it, a short text; None when there was none.')
     error = Attribute('Why it ended in ERROR, as text; None otherwise.')
     errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
     attempt = Int(title='Attempt', description='How many attempts have been used up.')
@@ -177,7 +178,7 @@ class ITaskService(Interface):
     def getAvailableTasks():
         """Return a dict of the tasks that jobs can name: name -> `ITask`."""
 
-    def add(task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None):
+    def add(task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None, key=None, request=None):
         """Add a job and return its id.
 
         task -- the name of a registered task.
@@ -186,16 +187,29 @@ class ITaskService(Interface):
         now -- UTC seconds; default, here and below: the present.
         retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
         timeLimit -- seconds that a run of this job may take; default: those of the task.
+        key -- an idempotency key, a text of 1 to 200 characters: as long as there is a job that was added with it,
+            its id is returned, and nothing is added.
+        request -- the id of the HTTP request that asks for this, a short text, for the job and the log.
 
-        Raise `errors.UnknownTask` or `errors.InvalidInput`, both ValueErrors, and change nothing.
+        Raise `errors.UnknownTask`, `errors.InvalidInput`, or `errors.KeyTaken` when the key is that of a job of
+        another task, all ValueErrors, or `ValueError`, and change nothing.
+        """
+
+    def addMany(jobs, now=None, request=None):
+        """Add many jobs, all or none; return a list of their ids, in the same order.
+
+        jobs -- a list of dicts with the key task, and maybe input, startLater, retryPolicy, timeLimit, key.
+
+        Raises what `add` raises, and changes nothing then.
         """
 
     def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
-                   now=None, **options):
+                   now=None, request=None, **options):
         """Add an `ICronJob` and return its id.
 
         The fields are those of the job.  With a delay in seconds it runs once, that long after the scheduler first saw
         it.
+        request -- as for `add`.
         options -- more attributes of `ICronJob`, by name: crontab, timeZone, misfire, newJobs, overlap, active.
 
         Raises what `add` raises, and `ValueError` for a schedule out of range or without any time.
@@ -207,9 +221,21 @@ class ITaskService(Interface):
     def reschedule(jobid, now=None):
         """Have the scheduler look again at a cron or delayed job whose schedule was changed, or made active or not.
 
-        What it missed until now is forgotten.
+        What it missed until now is forgotten.  If a cron job has become a delayed one, a run of it that is queued or
+        going on is not wanted any more.
 
         Raise `errors.UnknownJob`, or `errors.WrongState` when it is neither.
+        """
+
+    def updateCronJob(jobid, now=None, **changes):
+        """Change some of what the schedule of a cron or delayed job says, and have the scheduler look at it again.
+
+        changes -- attributes of `ICronJob`, by name: minute, hour, dayOfMonth, month, dayOfWeek, delay, crontab,
+            timeZone, misfire, newJobs, overlap, active.  The others stay; but fields, a delay and a crontab replace
+            each other as a whole.  None is the default of an attribute.
+
+        Raise what `reschedule` raises, and `ValueError` for a schedule out of range or without any time, changing
+        nothing.
         """
 
     def cancel(jobid, now=None):
@@ -264,6 +290,38 @@ class ITaskService(Interface):
         """Return what the running task has said of how far it is: a fraction from 0 to 1 or None, and a text.
 
         None when it has said nothing, and when it does not run.  Raise `errors.UnknownJob`.
+        """
+
+    def getJobs(status=None, start=0, size=100):
+        """Return a list of jobs, newest first, those in one status or all.
+
+        status -- one of STATUSES; default: any.
+        start, size -- how many of the newest to leave out, and how many to return at the most.
+
+        The newest is the one whose end, or, as long as it has not ended, whose addition was last.  One that is queued
+        again stands by those that are queued next to it.
+        What this costs grows with `start` and `size`, and with the number of jobs that are being processed, but not
+        with the number of stored jobs.
+
+        Raise `ValueError` for another status, or a number below 0.
+        """
+
+    def countJobs():
+        """Return a dict of how many jobs there are in each of STATUSES; its cost is that of `getJobs`.
+
+        The lengths of queues are counted by some hundreds of ids.
+        """
+
+    def getStatistics(now=None):
+        """Return a dict that says how the service fares.
+
+        counts -- what `countJobs` returns.
+        hosts -- what `getProcessingHosts` returns.
+        oldestWaiting -- when the job that waits longest was added, or, if it is a scheduled one, should have been run;
+            in UTC seconds, None when none waits.  Those that wait for their next attempt do not count.
+        throughput -- how many jobs per second were completed or failed for good in the last minute, at the most of the
+            last thousand of each host.
+        paused -- whether processing is paused.
         """
 
     def isCancelled(jobid):

@@ -18,6 +18,10 @@ from lovely.remotetask.misfire import ONCE
 from lovely.remotetask.misfire import checkMisfire
 
 
+#: What says when a cron job runs, and all that can be said of its schedule.
+WHEN = (*cron.RANGES, 'delay', 'crontab')
+SCHEDULE = (*WHEN, 'timeZone', 'misfire', 'newJobs', 'overlap', 'active')
+
 #: Calls of a schedule that are kept on it, the latest ones.
 KEPT_RUNS = 10
 
@@ -52,6 +56,7 @@ class Job(Persistent):
     suspect = False         # whether a host ended after it had claimed this job: it is run where that can be noticed
     retryPolicy = None      # its own `RetryPolicy`; None for that of its task
     timeLimit = None        # its own time limit in seconds; None for that of its task
+    request = None          # the id of the HTTP request that added it
 
     def __init__(self, id, task, input, created=0.0):
         """`created` is in UTC seconds."""
@@ -163,6 +168,29 @@ class CronJob(Job):
                 setattr(self, name, value)
         if self.status in (CRONJOB, DELAYED):
             self.status = DELAYED if delay is not None and not self.newJobs else CRONJOB
+
+    def changed(self, **changes):
+        """Return another job, of this id but not in a database, whose schedule is this one with some changes.
+
+        changes -- see `ITaskService.updateCronJob`.
+
+        Raise `ValueError` for a value out of range, or a name that is none.
+        """
+        if not changes.keys() <= set(SCHEDULE):
+            raise ValueError(f'there is no {min(changes.keys() - set(SCHEDULE))[:40]!r} in a schedule; there are '
+                             f'{", ".join(SCHEDULE)}')
+        schedule = {name: getattr(self, name) for name in SCHEDULE}
+        given = changes.keys() & set(WHEN)
+        if self.crontab is not None or given & {'crontab', 'delay'} or given and self.delay is not None:
+            # The fields are only what the text stands for; one kind of schedule replaces another as a whole.
+            schedule.update(dict.fromkeys(cron.RANGES, ()), **(dict.fromkeys(('crontab', 'delay')) if given else {}))
+        return CronJob(self.id, self.task, None, created=self.created, **{**schedule, **changes})
+
+    def adopt(self, other):
+        """Take over the schedule of another job; the service does not know yet, as after `update`."""
+        for name in (*SCHEDULE, 'eitherDay', 'status'):
+            if getattr(other, name) != getattr(self, name):
+                setattr(self, name, getattr(other, name))
 
     @property
     def scheduledFor(self):

@@ -47,6 +47,13 @@ class Claim(NamedTuple):
     suspect: bool = False   # whether a host ended after it had claimed the job
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None          # seconds
+    request: str | None = None              # the id of the HTTP request that added the job
+
+    @property
+    def label(self):
+        """What a line of the log calls the run."""
+        request = f', request {self.request}' if self.request else ''
+        return f'job {self.jobid} ({self.task}{request})'
 
 
 class Outcome(NamedTuple):
@@ -92,15 +99,36 @@ def dequeue(service, jobid):
     return shardOf(service, jobid).ready.remove(jobid) or service.suspects.remove(jobid)
 
 
+def place(service, job):
+    """See to it that a job is found by its status; to be called when it comes to wait for something else than its turn,
+    or does not any more.
+    """
+    if service.register is not None:
+        service.register.place(job)
+    elif service._p_jar is not None:
+        # Data of an older release: `evolve` will see the job, unless it has begun meanwhile.
+        service._p_jar.readCurrent(service)
+
+
+def queues(service):
+    """Return all queues of ids that are ready to be claimed."""
+    return service.suspects, *(shard.ready for shard in service.shards)
+
+
 def isWaiting(service):
     """Say whether an id is ready to be claimed."""
-    return bool(service.suspects) or any(shard.ready for shard in service.shards)
+    return any(queues(service))
 
 
 def waiting(service, most=None):
-    """Count the ids that are ready to be claimed, up to `most`: a long queue need not be loaded to be known as long."""
+    """Count the ids that are ready to be claimed, up to `most`: a long queue need not be loaded to be known as long.
+
+    Without `most` a database server is asked for all that is not in memory at once.
+    """
+    if most is None and service._p_jar is not None:
+        service._p_jar.prefetch([bucket for queue in queues(service) for bucket in queue.unloaded()])
     count = 0
-    for queue in (service.suspects, *(shard.ready for shard in service.shards)):
+    for queue in queues(service):
         for length in queue.lengths():
             count += length
             if most is not None and count >= most:
@@ -170,7 +198,7 @@ def _call(service, job, now):
         _queue(service, job)
     elif job.status != CRONJOB:
         job.calledFor, job.status = due, QUEUED
-        enqueue(service, job.id)
+        _queue(service, job)
     elif job.active:
         job.calledFor = due
         times = misfire.decide(job.misfire, due, now, job.timeOfNextCall)
@@ -186,6 +214,7 @@ def _call(service, job, now):
 def _queue(service, job):
     if job.status == CRONJOB:
         job.pending = True
+    place(service, job)
     enqueue(service, job.id)
 
 
@@ -259,7 +288,7 @@ def _claim(shard, job, now, ledger):
 def claimOn(job):
     """Return the `Claim` for a job that a ledger says is claimed."""
     return Claim(job.id, job.run, job.attempt, job.task, job.stored('input'), job.suspect, job.retryPolicy,
-                 job.timeLimit)
+                 job.timeLimit, job.request)
 
 
 def holds(job, claim):
@@ -288,6 +317,7 @@ def record(service, job, outcome):
     if job.status == CRONJOB:
         job.pending = False
     job.run += 1
+    place(service, job)
     service.schedule.inbox.put(job.id)
 
 
@@ -413,6 +443,8 @@ def cleanLedger(service, ledger, statuses, limit, before=None):
         entries = list(itertools.islice(ledger.finished[status].items(max=latest), limit - removed))
         for _, jobid in entries:
             shardOf(service, jobid).jobs.pop(jobid, None)
+            if service.keys is not None:
+                service.keys.remove(jobid)
         forget(service, ledger, status, entries)
         removed += len(entries)
     return removed

@@ -270,7 +270,7 @@ class MultiProcessor:
         """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
         for run in self._roster.overdue():
             error = TimeLimitExceeded(run.limit)
-            log.error('job %d (%s): %s', run.claim.jobid, run.claim.task, error)
+            log.error('%s: %s', run.claim.label, error)
             run.control.end(str(error))
             now = self.clock()
             self._roster.report(failed(run.claim, error, now - run.limit, now, self.cycle.name, run.policy,
@@ -332,7 +332,7 @@ class MultiProcessor:
                     with running(run.control):
                         report = self._run(connection, run.claim, waited > STALE, run)
                 except BaseException as error:
-                    log.exception('job %d: the run could not be ended', run.claim.jobid)
+                    log.exception('%s: the run could not be ended', run.claim.label)
                     transaction.abort()
                     report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
                 self._roster.end(run, report)
@@ -370,7 +370,7 @@ class MultiProcessor:
                     run.conflicts += 1
                     if self._roster.takesTurns(claim.task):
                         failures = max(failures, FAR)       # another host is writing: let it write several times
-                log.debug('job %d is repeated: %s', claim.jobid, error)
+                log.debug('%s is repeated: %s', claim.label, error)
             finally:
                 transaction.abort()
                 setSite(None)
@@ -398,8 +398,8 @@ class MultiProcessor:
         outcome = execute(service, claim, input, self.clock, self.cycle.name)
         current = transaction.get()
         if current is not txn:
-            log.warning('job %d: task %s ended the transaction itself; what it committed stays even if the job is run '
-                        'again, what it aborted is gone', claim.jobid, claim.task)
+            log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
+                        'again, what it aborted is gone', claim.label)
         elif current.isDoomed() and outcome.status == COMPLETED:
             error = TaskError('the task doomed its transaction: nothing of it can be stored')
             return failed(claim, error, outcome.started, outcome.ended, self.cycle.name)

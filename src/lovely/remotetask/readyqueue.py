@@ -74,10 +74,18 @@ class ReadyQueue(Persistent):
         for bucket in self._buckets:
             yield from bucket
 
+    def __reversed__(self):
+        for bucket in reversed(self._buckets):
+            yield from reversed(list(bucket))
+
     def lengths(self):
         """Yield the lengths of the buckets; one that is not asked for is not loaded."""
         for bucket in self._buckets:
             yield len(bucket)
+
+    def unloaded(self):
+        """Return the buckets that are not in memory."""
+        return [bucket for bucket in self._buckets if bucket._p_changed is None]
 
     def __len__(self):
         return sum(self.lengths())

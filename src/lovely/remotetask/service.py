@@ -6,6 +6,8 @@ import random
 import sys
 import threading
 import time
+from typing import Any
+from typing import NamedTuple
 
 import transaction
 from BTrees.OOBTree import OOBTree
@@ -18,6 +20,7 @@ from zope.site.folder import rootFolder
 
 from lovely.remotetask import files
 from lovely.remotetask import lifecycle
+from lovely.remotetask import listing
 from lovely.remotetask import rescue
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
@@ -31,6 +34,7 @@ from lovely.remotetask.control import current
 from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import InvalidInput
+from lovely.remotetask.errors import KeyTaken
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
@@ -46,6 +50,7 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
+from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import BrokenJob
@@ -53,6 +58,9 @@ from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.readyqueue import ReadyQueue
+from lovely.remotetask.register import Keys
+from lovely.remotetask.register import Register
+from lovely.remotetask.register import partsOf
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import localServices
@@ -71,6 +79,20 @@ STOP_TIME = 1.0
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
 
+#: Characters of an idempotency key at the most.
+KEY_LENGTH = 200
+
+
+class NewJob(NamedTuple):
+    """A job that is to be added: see `ITaskService.add`."""
+
+    task: str
+    input: Any = None
+    startLater: bool = False
+    retryPolicy: RetryPolicy | None = None
+    timeLimit: float | None = None
+    key: str | None = None
+
 
 def present(now):
     """Return `now`, or what the clock says if it is None; in UTC seconds."""
@@ -86,6 +108,12 @@ def checkLimits(retryPolicy, timeLimit):
         raise ValueError(f'timeLimit: {timeLimit!r} is not a number of seconds above 0')
 
 
+def checkKey(key):
+    """Raise `ValueError` when a job cannot be added with this idempotency key; None is for none."""
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= KEY_LENGTH):
+        raise ValueError(f'key: {key!r:.60} is not a text of 1 to {KEY_LENGTH} characters')
+
+
 @implementer(ITaskService)
 class TaskService(Contained, Persistent):
     """See `ITaskService`."""
@@ -95,7 +123,7 @@ class TaskService(Contained, Persistent):
     processorArguments = {'waitTime': 1.0}
     paused = False
     generation = 1          # of what is stored: the first releases did not say
-    suspects = None         # until the data of an older release is up to date: see `evolve`
+    suspects = register = keys = None       # until the data of an older release is up to date: see `evolve`
 
     _v_nextid = None        # ids count up from a random start, so that one writer's jobs lie side by side
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -105,6 +133,8 @@ class TaskService(Contained, Persistent):
         self.suspects = ReadyQueue()            # ready, but run where it can be noticed when they end their host
         self.schedule = Timetable()
         self.ledgers = OOBTree()
+        self.register = Register()
+        self.keys = Keys()
         self.generation = GENERATION
 
     @property
@@ -118,36 +148,85 @@ class TaskService(Contained, Persistent):
 
     # Adding
 
-    def add(self, task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None):
+    def add(self, task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None, key=None,
+            request=None):
         """See `ITaskService`."""
-        self._check(task, input)
-        checkLimits(retryPolicy, timeLimit)
-        job = self._store(Job(self._newId(), task, self._toStore(input), present(now)))
-        if retryPolicy is not None:
-            job.retryPolicy = retryPolicy
-        if timeLimit is not None:
-            job.timeLimit = timeLimit
-        if startLater:
+        new = NewJob(task, input, startLater, retryPolicy, timeLimit, key)
+        self._checkNew(new, findTasks(self))
+        return self._add(new, self._toStore(input), present(now), request)
+
+    def addMany(self, jobs, now=None, request=None):
+        """See `ITaskService`."""
+        tasks, news, tasksOfKeys = findTasks(self), [], {}
+        for number, job in enumerate(jobs):
+            try:
+                if not isinstance(job, dict) or 'task' not in job or not job.keys() <= set(NewJob._fields):
+                    raise ValueError(f'a dict is needed, with the key task, and no others than '
+                                     f'{", ".join(NewJob._fields)}')
+                new = NewJob(**job)
+                self._checkNew(new, tasks)
+                if tasksOfKeys.setdefault(new.key, new.task) != new.task and new.key is not None:
+                    raise ValueError(f'key: {new.key!r} stands for the task {tasksOfKeys[new.key]!r} already')
+            except InvalidInput as error:
+                raise InvalidInput(error.field, f'{error.reason} (jobs[{number}])') from error
+            except RemoteTaskError:
+                raise
+            except ValueError as error:
+                raise ValueError(f'jobs[{number}]: {error}') from error
+            news.append(new)
+        inputs, now = [self._toStore(new.input) for new in news], present(now)
+        return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
+
+    def _checkNew(self, new, tasks):
+        self._check(new.task, new.input, tasks)
+        checkLimits(new.retryPolicy, new.timeLimit)
+        checkKey(new.key)
+        jobid = self._jobOf(new.key)
+        if jobid is not None and self.jobs[jobid].task != new.task:
+            raise KeyTaken(new.key, jobid, self.jobs[jobid].task)
+
+    def _jobOf(self, key):
+        """Return the id of the job that was added with a key, or None."""
+        if key is None:
+            return None
+        self._checkGeneration()
+        return self.keys.get(key)
+
+    def _add(self, new, input, now, request):
+        """Add a job that has been checked, with the input as it is to be stored; return its id."""
+        jobid = self._jobOf(new.key)
+        if jobid is not None:
+            return jobid
+        job = self._store(Job(self._newId(), new.task, input, now))
+        for name, value in (('retryPolicy', new.retryPolicy), ('timeLimit', new.timeLimit), ('request', request)):
+            if value is not None:
+                setattr(job, name, value)
+        if new.key is not None:
+            self.keys.put(new.key, job.id)
+        if new.startLater:
             job.status = STARTLATER
+            lifecycle.place(self, job)
         else:
             self._enqueue(job)
         return job.id
 
     def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
-                   now=None, **options):
+                   now=None, request=None, **options):
         """See `ITaskService`."""
-        self._check(task, input)
+        self._check(task, input, findTasks(self))
         now = present(now)
         job = CronJob(self._newId(), task, None, minute, hour, dayOfMonth, month, dayOfWeek, delay, now, **options)
         self._checkSchedule(job, now)
         job.input = self._toStore(input)
+        if request is not None:
+            job.request = request
         self._store(job)
+        lifecycle.place(self, job)
         self.schedule.inbox.put(job.id)
         self._wake()
         return job.id
 
-    def _check(self, name, input):
-        tasks = findTasks(self)
+    def _check(self, name, input, tasks):
         if name not in tasks:
             raise UnknownTask(name, tasks)
         checkInput(tasks[name], input)
@@ -197,20 +276,39 @@ class TaskService(Contained, Persistent):
         if job.status != STARTLATER:
             return False
         job.status = QUEUED
+        lifecycle.place(self, job)
         self._enqueue(job)
         return True
 
     def reschedule(self, jobid, now=None):
         """See `ITaskService`."""
-        job = self.jobs[jobid]
-        if job.status not in (CRONJOB, DELAYED):
-            raise WrongState(jobid, job.status, 'reschedule')
+        job = self._scheduled(jobid, 'reschedule')
         self._checkSchedule(job, present(now))
         job.due = None
+        if job.pending and job.status == DELAYED:
+            # It was a cron job, of which a run is queued or going on: that is not what is wanted now.
+            lifecycle.dequeue(self, jobid)
+            job.pending = False
+            job.run += 1
         if not job.pending:
             job.calledFor = None        # what the old schedule missed, or the new one would have, is past
+        lifecycle.place(self, job)
         self.schedule.inbox.put(jobid)
         self._wake()
+
+    def updateCronJob(self, jobid, now=None, **changes):
+        """See `ITaskService`."""
+        job = self._scheduled(jobid, 'change')
+        changed = job.changed(**changes)
+        self._checkSchedule(changed, present(now))
+        job.adopt(changed)
+        self.reschedule(jobid, now)
+
+    def _scheduled(self, jobid, action):
+        job = self.jobs[jobid]
+        if job.status not in (CRONJOB, DELAYED):
+            raise WrongState(jobid, self.getStatus(jobid), action)
+        return job
 
     # Ending
 
@@ -222,10 +320,13 @@ class TaskService(Contained, Persistent):
         if job.status in FINAL:
             raise WrongState(jobid, job.status, 'cancel')
         shard = lifecycle.shardOf(self, jobid)
+        waited = bool(partsOf(job))
         lifecycle.dequeue(self, jobid)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
         job.completed = shard.ledger.finish(jobid, CANCELLED, present(now))
+        if waited:
+            lifecycle.place(self, job)
 
     def clean(self, status=FINAL):
         """See `ITaskService`."""
@@ -293,6 +394,30 @@ class TaskService(Contained, Persistent):
         nextTime = self.schedule.nextTime()
         return nextTime is not None and nextTime <= present(now)
 
+    def getJobs(self, status=None, start=0, size=100):
+        """See `ITaskService`."""
+        if status is not None and status not in STATUSES:
+            raise ValueError(f'status: {status!r:.60} is none of {", ".join(STATUSES)}')
+        for name, value in (('start', start), ('size', size)):
+            if type(value) is not int or value < 0:
+                raise ValueError(f'{name}: {value!r:.60} is not a number of 0 or more')
+        self._checkGeneration()
+        return listing.listed(self, status, start, size)
+
+    def countJobs(self):
+        """See `ITaskService`."""
+        self._checkGeneration()
+        return listing.counts(self)
+
+    def getStatistics(self, now=None):
+        """See `ITaskService`."""
+        self._checkGeneration()
+        return listing.statistics(self, present(now))
+
+    def _checkGeneration(self):
+        if self.generation != GENERATION:
+            raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.evolve')
+
     # For tasks that are running
 
     def isCancelled(self, jobid):
@@ -331,8 +456,7 @@ class TaskService(Contained, Persistent):
             if jobid not in lifecycle.shardOf(self, jobid).ledger.claimed:
                 raise WrongState(jobid, self.getStatus(jobid), 'process')
             return lifecycle.claimOn(job)
-        if self.generation != GENERATION:
-            raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.evolve')
+        self._checkGeneration()
         while lifecycle.tick(self, now):
             pass
         while self.suspects:

@@ -82,6 +82,7 @@ CONFIGURATION_ERROR = 109
 RETRY = 110
 HOST_DIED = 111
 TIME_LIMIT = 112
+KEY_TAKEN = 113
 DATABASE_UNAVAILABLE = 201
 OUTCOME_UNKNOWN = 202
 STOPPING = 203
@@ -105,6 +106,7 @@ TABLE = (
     Entry(RETRY, errors.Retry, None),
     Entry(HOST_DIED, errors.HostDied, None),
     Entry(TIME_LIMIT, errors.TimeLimitExceeded, None),
+    Entry(KEY_TAKEN, errors.KeyTaken, None),
     Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable, None),
     Entry(DATABASE_UNAVAILABLE, TransientError, str(DatabaseUnavailable())),
     Entry(DATABASE_UNAVAILABLE, StorageError, str(DatabaseUnavailable())),

@@ -1,0 +1,97 @@
+"""Jobs that are found nowhere else by their status, and the keys that jobs were added with."""
+# SPDX-License-Identifier: ZPL-2.1
+from BTrees.IOBTree import IOBTree
+from BTrees.Length import Length
+from BTrees.OOBTree import OOBTree
+from BTrees.OOBTree import OOTreeSet
+from persistent import Persistent
+
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import STARTLATER
+from lovely.remotetask.ledger import MICROSECONDS
+
+
+#: Parts of the register that are no status: queued jobs that wait for their next attempt, and cron jobs of which a run
+#: is queued or going on, so that their ids are in queues and ledgers as well.
+RETRY, PENDING = 'retry', 'pending'
+
+PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING)
+
+
+def entryOf(job):
+    """Return what stands for a job in lists, the newest last: when it was added, in microseconds, and its id."""
+    return round(job.created * MICROSECONDS), job.id
+
+
+def partsOf(job):
+    """Return the parts of the register that a job belongs to."""
+    if job.status == QUEUED:
+        return () if job.retryAt is None else (RETRY,)
+    if job.status == CRONJOB and job.pending:
+        return CRONJOB, PENDING
+    return (job.status,) if job.status in PARTS else ()
+
+
+class Register(Persistent):
+    """Jobs that wait for something else than their turn: those are in no queue and in no ledger.
+
+    Everybody writes it, and what they write is merged.  A job that is added, claimed and completed is never in here.
+    """
+
+    #: Until the data of an older release is up to date, see `evolve`: the id up to which jobs have been entered.
+    upTo = None
+
+    def __init__(self):
+        self._entries = {part: OOTreeSet() for part in PARTS}
+        self._lengths = {part: Length() for part in PARTS}
+
+    def place(self, job):
+        """Enter a job where it belongs now, and nowhere else; return whether it is entered at all.
+
+        Looks at all parts: the status may have been changed by somebody who does not know of this.
+        """
+        entry, parts = entryOf(job), partsOf(job)
+        for part, entries in self._entries.items():
+            if part in parts:
+                self._lengths[part].change(entries.insert(entry))
+            elif entry in entries:
+                entries.remove(entry)
+                self._lengths[part].change(-1)
+        return bool(parts)
+
+    def count(self, part):
+        """Return how many jobs are in a part."""
+        return self._lengths[part]()
+
+    def entries(self, part):
+        """Return the tree set of a part: see `entryOf`."""
+        return self._entries[part]
+
+
+class Keys(Persistent):
+    """The idempotency keys of the jobs that there are."""
+
+    def __init__(self):
+        self._ids = OOBTree()       # key -> id
+        self._keys = IOBTree()      # id -> key
+
+    def get(self, key):
+        """Return the id of the job that was added with a key, or None."""
+        return self._ids.get(key)
+
+    def of(self, jobid):
+        """Return the key that a job was added with, or None."""
+        return self._keys.get(jobid)
+
+    def put(self, key, jobid):
+        """Note that the job has been added with this key."""
+        self._ids[key] = jobid
+        self._keys[jobid] = key
+
+    def remove(self, jobid):
+        """Forget the key of a job that is removed, if it has one."""
+        key = self._keys.pop(jobid, None)
+        if key is not None:
+            del self._ids[key]
