@@ -303,7 +303,7 @@ class ITaskService(Interface):
         What this costs grows with `start` and `size`, and with the number of jobs that are being processed, but not
         with the number of stored jobs.
 
-        Raise `ValueError` for another status, or a number below 0.
+        Raise `ValueError` for another status, or a number that is not 0 to 2**31 - 1.
         """
 
     def countJobs():

@@ -450,11 +450,11 @@ def cleanLedger(service, ledger, statuses, limit, before=None):
     return removed
 
 
-def claimed(service, jobid):
-    """Say whether some ledger claims the job."""
-    if jobid in shardOf(service, jobid).ledger.claimed:
+def claimed(service, job):
+    """Say whether some ledger claims the job; the claim on an earlier run of it does not count."""
+    if shardOf(service, job.id).ledger.claimed.get(job.id) == job.run:
         return True
-    return any(jobid in ledger.claimed for ledger in service.ledgers.values())
+    return any(ledger.claimed.get(job.id) == job.run for ledger in service.ledgers.values())
 
 
 def progress(service, jobid):

@@ -76,8 +76,9 @@ def _entered(entries):
 
 def _claimed(service):
     """Return the jobs that are claimed; some may have ended, or been cancelled, and their claims not been closed yet."""
-    jobids = [jobid for ledger in ledgers(service) for jobid in ledger.claimed]
-    return [job for _, job in fetch(service, jobids) if job is not None]
+    runs = [claim for ledger in ledgers(service) for claim in ledger.claimed.items()]
+    jobs = fetch(service, [jobid for jobid, _ in runs])
+    return [job for (_, job), (_, run) in zip(jobs, runs) if job is not None and job.run == run]
 
 
 def _queued(service, queue):

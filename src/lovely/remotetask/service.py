@@ -25,6 +25,7 @@ from lovely.remotetask import rescue
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.container import BITS
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import Jobs
 from lovely.remotetask.container import Shard
@@ -363,7 +364,7 @@ class TaskService(Contained, Persistent):
     def getStatus(self, jobid):
         """See `ITaskService`."""
         job = self.jobs[jobid]
-        if job.status == QUEUED and lifecycle.claimed(self, jobid):
+        if job.status == QUEUED and lifecycle.claimed(self, job):
             return PROCESSING
         return job.status
 
@@ -399,8 +400,8 @@ class TaskService(Contained, Persistent):
         if status is not None and status not in STATUSES:
             raise ValueError(f'status: {status!r:.60} is none of {", ".join(STATUSES)}')
         for name, value in (('start', start), ('size', size)):
-            if type(value) is not int or value < 0:
-                raise ValueError(f'{name}: {value!r:.60} is not a number of 0 or more')
+            if type(value) is not int or not 0 <= value < SHARDS << BITS:
+                raise ValueError(f'{name}: {value!r:.60} is not a number from 0 to {(SHARDS << BITS) - 1}')
         self._checkGeneration()
         return listing.listed(self, status, start, size)
 
