@@ -166,22 +166,35 @@ class TestRegister(Tasks):
                 seen.update(status for status, count in service.countJobs().items() if count)
         self.assertEqual(set(seen), set(STATUSES))
 
-    def test_a_run_that_is_not_wanted_any_more(self):
-        # A cron job becomes a delayed one while a run of it waits in the queue, or goes on.
-        for claim in False, True:
-            jobid = self.service.addCronJob('echo', 'x', minute=(), now=0)
-            self.service.hasJobsWaiting(0)
-            while self.service.claimNextJob(0) is not None:
-                pass
-            claimed = self.service.claimNextJob(120) if claim else None
-            self.service.updateCronJob(jobid, 120, delay=10)
-            self.assertListed(self.service)
-            if claimed is not None:
-                self.assertEqual(claimed, jobid)
-            self.service.process(130)
-            self.assertEqual(self.service.getStatus(jobid), 'delayed')
-            self.service.process(141)
-            self.assertEqual(self.service.getStatus(jobid), 'completed')
+    def test_a_queued_run_that_is_not_wanted_any_more(self):
+        jobid = self.service.addCronJob('echo', 'x', minute=(), now=0)
+        for now in 0, 120:
+            lifecycle.tick(self.service, now)
+        self.assertTrue(lifecycle.isWaiting(self.service))
+        self.service.updateCronJob(jobid, 120, delay=10)
+        self.assertFalse(lifecycle.isWaiting(self.service))
+        self.assertListed(self.service)
+        self.becomesCompleted(jobid)
+
+    def test_a_claimed_run_that_is_not_wanted_any_more(self):
+        jobid = self.service.addCronJob('echo', 'x', minute=(), now=0)
+        lifecycle.tick(self.service, 0)
+        claim = self.service.claimNext(120)
+        self.assertEqual(claim.jobid, jobid)
+        self.service.updateCronJob(jobid, 120, delay=10)
+        self.assertFalse(lifecycle.holds(self.service.jobs[jobid], claim))
+        self.assertListed(self.service)
+        lifecycle.tick(self.service, 120)
+        lifecycle.tick(self.service, 131)
+        self.assertEqual(self.service.getStatus(jobid), 'queued')           # it is not that run that is claimed
+        self.assertListed(self.service)
+        self.becomesCompleted(jobid)
+
+    def becomesCompleted(self, jobid):
+        self.service.process(120)
+        self.service.process(131)
+        self.assertEqual(self.service.getStatus(jobid), 'completed')
+        self.assertListed(self.service)
 
     def test_broken_jobs(self):
         jobid = self.service.add('echo', now=0)
@@ -573,6 +586,22 @@ class TestEvolution(Tasks):
         evolve.evolve(self.db, PATH)
         self.manager.begin()
         self.assertEqual(set(ids(self.service.getJobs('start later'))), set(added))
+        self.assertListed(self.service)
+
+    def test_a_job_that_is_started_meanwhile(self):
+        later = self.service._p_jar.root()['ids']['later']
+        self.manager.abort()
+        self.steps(2, 1000)                     # the register is there, and empty
+        self.manager.begin()
+        self.assertTrue(evolve.STEPS[2](self.service))
+        other, service = self.user()
+        service.startJob(later)
+        other.commit()
+        with self.assertRaises(ConflictError):
+            self.manager.commit()
+        self.manager.abort()
+        evolve.evolve(self.db, PATH)
+        self.manager.begin()
         self.assertListed(self.service)
 
     def test_whoever_has_not_seen_the_beginning(self):
