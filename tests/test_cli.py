@@ -201,12 +201,12 @@ class Jobs(SimpleXMLRPCServer):
     def getError(self, jobid):
         return 'the disk\nis \x9b1mfull' if self._find(jobid)[0] == 'fail' else 'None'
 
-    def getJobs(self, start, size, status):
+    def getJobs(self, status, start, size):
         rows = [{'id': 1392637175, 'task': 'echo', 'status': 'completed', 'created': 1709209801.5,
                  'started': 1709209802.0, 'completed': 1709209803.9},
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
                  'completed': None}]
-        return [row for row in rows if status in (None, row['status'])][start:start + size]
+        return {'jobs': [row for row in rows if status in (None, row['status'])][start:start + size]}
 
 
 class ClientTestCase(CommandTestCase):
@@ -311,7 +311,7 @@ id          task                status     created              started         
 ''', ''))
         code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
         self.assertEqual(output, 'id  task  status  created  started  completed\n')
-        self.assertEqual(self.server.calls, [('getJobs', 0, 20, None), ('getJobs', 1, 5, 'completed')])
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20), ('getJobs', 'completed', 1, 5)])
 
     def test_the_path_of_the_url_names_the_service(self):
         paths = []

@@ -248,7 +248,8 @@ class TestOrder(Tasks):
 
     def test_wrong_arguments(self):
         for arguments, name in ((('nope',), 'status'), ((5,), 'status'), ((None, -1), 'start'), ((None, 1.5), 'start'),
-                                ((None, True), 'start'), ((None, 2 ** 31), 'start'), ((None, 0, -1), 'size'), ((None, 0, 'x'), 'size')):
+                                ((None, True), 'start'), ((None, 2 ** 31), 'start'), ((None, 0, -1), 'size'),
+                                ((None, 0, 'x'), 'size')):
             with self.subTest(arguments=arguments), self.assertRaisesRegex(ValueError, name):
                 self.service.getJobs(*arguments)
 

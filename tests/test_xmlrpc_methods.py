@@ -9,6 +9,8 @@ from zope.component import testing
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
+from lovely.remotetask.job import Run
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import methods
@@ -35,10 +37,11 @@ class TestArguments(unittest.TestCase):
         self.assertEqual(str(caught.exception), sentence)
 
     def test_number(self):
-        self.assertRefused('add', (), 'add: the arguments are (task, input, startLater), of which the first 1 are '
-                                      'required; 0 were given')
-        self.assertRefused('add', ('a', 1, True, 1), 'add: the arguments are (task, input, startLater), of which the '
-                                                     'first 1 are required; 4 were given')
+        self.assertRefused('add', (), 'add: the arguments are (task, input, startLater, options), of which the '
+                                      'first 1 are required; 0 were given')
+        self.assertRefused('add', ('a', 1, True, {}, 1),
+                           'add: the arguments are (task, input, startLater, options), of which the first 1 are '
+                           'required; 5 were given')
         self.assertRefused('hasJobsWaiting', (1,),
                            'hasJobsWaiting: the arguments are (), of which the first 0 are required; 1 were given')
 
@@ -61,7 +64,7 @@ class TestArguments(unittest.TestCase):
     def test_defaults(self):
         for values in (('a',), ('a', None), ('a', None, None)):
             method, arguments = methods.prepare('add', values)
-            self.assertEqual(arguments, ['a', None, False])
+            self.assertEqual(arguments, ['a', None, False, {}])
         method, arguments = methods.prepare('addCronJob', ('a', 1, [0], None, [1]))
         self.assertEqual(arguments, ['a', 1, [0], (), [1], (), (), None, {}])
 
@@ -195,29 +198,144 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(call(self.service, 'clean'), 1)
         self.assertEqual(list(self.service.jobs), [queued])
 
+    def test_addOptions(self):
+        options = {'key': 'a', 'timeLimit': 5, 'retryPolicy': {'attempts': 2, 'base': 1.5, 'factor': 3, 'cap': 60.0,
+                                                               'jitter': 0}}
+        jobid = call(self.service, 'add', 'echo', 1, False, options)
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.timeLimit, job.retryPolicy),
+                         (5, RetryPolicy(attempts=2, base=1.5, factor=3, cap=60.0, jitter=0)))
+        self.assertEqual(call(self.service, 'add', 'echo', 1, None, {'key': 'a'}), jobid)
+        call(self.service, 'add', 'echo', None, None, dict.fromkeys(options))
+        with self.assertRaises(errors.KeyTaken):
+            call(self.service, 'add', 'square', 1, None, {'key': 'a'})
+        before = len(self.service.jobs)
+        for options, reason in (
+                ({'nonsense': 1}, "no option 'nonsense'"), ({'now': 1}, "no option 'now'"), ({'key': 5}, 'key'),
+                ({'request': 'x'}, 'no option'), ({'key': 'x' * 201}, 'key'), ({'timeLimit': '5'}, 'timeLimit'),
+                ({'timeLimit': 0}, 'timeLimit'), ({'retryPolicy': 5}, 'retryPolicy: a struct'),
+                ({'retryPolicy': {'attempts': 0}}, 'retryPolicy: attempts'),
+                ({'retryPolicy': {'attempts': None}}, 'retryPolicy: attempts'),
+                ({'retryPolicy': {'retryOn': []}}, "retryPolicy 'retryOn'")):
+            with self.subTest(reason=reason), self.assertRaisesRegex(BadArguments, 'add: .*' + reason):
+                call(self.service, 'add', 'echo', 1, None, options)
+        self.assertEqual(len(self.service.jobs), before)
+
+    def test_addMany(self):
+        jobids = call(self.service, 'addMany', [
+            {'task': 'echo', 'input': 1}, {'task': 'square', 'startLater': True, 'key': 'a', 'timeLimit': 1.5,
+                                           'retryPolicy': {'attempts': 1}},
+            {'task': 'echo', 'input': None, 'startLater': None, 'key': None, 'timeLimit': None, 'retryPolicy': None}])
+        jobs = [self.service.jobs[jobid] for jobid in jobids]
+        self.assertEqual([(job.task, job.input, job.status) for job in jobs],
+                         [('echo', 1, 'queued'), ('square', None, 'start later'), ('echo', None, 'queued')])
+        self.assertEqual((jobs[1].timeLimit, jobs[1].retryPolicy), (1.5, RetryPolicy(attempts=1)))
+        self.assertEqual(call(self.service, 'addMany', []), [])
+        before = len(self.service.jobs)
+        for struct, reason in (({}, 'task'), ({'task': 5}, 'task'), ({'task': 'echo', 'startLater': 1}, 'startLater'),
+                               ({'task': 'echo', 'x': 1}, "no member 'x'"), ({'task': 'echo', 'now': 1}, 'no member'),
+                               ({'task': 'echo', 'retryPolicy': {'cap': -1}}, 'retryPolicy: cap'),
+                               ({'task': 'echo', 'key': ''}, 'key'),
+                               ({'task': 'echo', 'timeLimit': True}, 'timeLimit')):
+            with self.subTest(struct=struct), self.assertRaisesRegex(BadArguments, r'addMany: jobs\[1\]: .*' + reason):
+                call(self.service, 'addMany', [{'task': 'echo'}, struct])
+        with self.assertRaises(errors.UnknownTask):
+            call(self.service, 'addMany', [{'task': 'echo'}, {'task': 'nope'}])
+        with self.assertRaisesRegex(BadArguments, '1000 jobs can be added at a time, 1001 were given'):
+            call(self.service, 'addMany', [{'task': 'echo'}] * 1001)
+        self.assertEqual(len(self.service.jobs), before)
+        self.assertEqual(len(set(call(self.service, 'addMany', [{'task': 'echo'}] * 1000))), 1000)
+
+    def test_updateCronJob(self):
+        jobid = call(self.service, 'addCronJob', 'echo', None, [5], [2])
+        self.assertIs(call(self.service, 'updateCronJob', jobid, {'hour': [3, 4], 'active': False}), True)
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.minute, job.hour, job.active), ((5,), (3, 4), False))
+        self.assertIs(call(self.service, 'reschedule', jobid), True)
+        for changes, reason in (({'nonsense': 1}, "no change 'nonsense'"), ({'hour': 5}, 'hour'),
+                                ({'hour': ['x']}, 'hour'), ({'input': 5}, "no change 'input'"),
+                                ({'month': [2], 'dayOfMonth': [30]}, 'no time')):
+            with self.subTest(changes=changes), self.assertRaisesRegex(BadArguments, 'updateCronJob: .*' + reason):
+                call(self.service, 'updateCronJob', jobid, changes)
+        self.assertEqual((job.minute, job.hour, job.active), ((5,), (3, 4), False))
+        queued = call(self.service, 'add', 'echo')
+        for name, arguments in (('updateCronJob', ({},)), ('reschedule', ())):
+            with self.assertRaises(errors.WrongState):
+                call(self.service, name, queued, *arguments)
+            with self.assertRaises(errors.UnknownJob):
+                call(self.service, name, 1, *arguments)
+
+    def test_requests(self):
+        jobids = [methods.add(self.service, 'echo', None, False, {}, request='r'),
+                  *methods.addMany(self.service, [{'task': 'echo'}], request='r'),
+                  methods.addCronJob(self.service, 'echo', None, (), (), (), (), (), None, {}, request='r')]
+        self.assertEqual({self.service.jobs[jobid].request for jobid in jobids}, {'r'})
+        self.assertEqual({name for name, method in methods.METHODS.items() if method.traced},
+                         {'add', 'addMany', 'addCronJob'})
+
+    def test_getJob(self):
+        provideUtility(SimpleTask(lambda input: 1 / 0), name='square')
+        jobid = self.service.add('square', {'a': (1,)}, now=5.0, key='a', request='r', timeLimit=7,
+                                 retryPolicy=RetryPolicy(attempts=3, base=10, jitter=0))
+        self.service.process(6.0)
+        self.assertEqual(call(self.service, 'getJob', jobid), {
+            'id': jobid, 'task': 'square', 'status': 'queued', 'created': 5.0, 'started': 6.0, 'completed': 6.0,
+            'attempt': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None, 'request': 'r', 'key': 'a',
+            'progress': None, 'input': {'a': [1]}, 'output': None, 'errors': [
+                {'time': 6.0, 'message': 'ZeroDivisionError: division by zero', 'host': ''}],
+            'retryPolicy': {'attempts': 3, 'base': 10, 'factor': 2.0, 'cap': 3600.0, 'jitter': 0}})
+        for value, shown in (('x' * 1000, 'x' * 1000), ('x' * 65537, None)):
+            jobid = self.service.add('echo', value)
+            self.service.jobs[jobid].output = value
+            job = call(self.service, 'getJob', jobid)
+            self.assertEqual((job['input'], job['output'], job['key'], job['retryPolicy']), (shown, shown, None, None))
+        with self.assertRaises(errors.UnknownJob):
+            call(self.service, 'getJob', 1)
+
+    def test_getJob_of_a_schedule(self):
+        jobid = self.service.addCronJob('echo', 'x', crontab='0 2 * * mon', timeZone='Europe/Berlin', now=0.0)
+        self.service.jobs[jobid].note(Run(3600.0, jobid, 'completed', 3601.0, 3602.0))
+        job = call(self.service, 'getJob', jobid)
+        self.assertEqual((job['crontab'], job['hour'], job['minute'], job['dayOfWeek'], job['month'], job['timeZone']),
+                         ('0 2 * * mon', [2], [0], [0], [], 'Europe/Berlin'))
+        self.assertEqual(job['history'], [{'calledFor': 3600.0, 'jobid': jobid, 'status': 'completed',
+                                           'started': 3601.0, 'completed': 3602.0, 'error': None}])
+        for name in job:
+            self.assertIn(name, methods.getJob.__doc__ + methods.addCronJob.__doc__)
+
     def test_getJobs(self):
         ids = [self.service.add('echo', n, now=n + 1.0) for n in range(10)]
         for jobid in ids[:5]:
-            call(self.service, 'cancel', jobid)
+            self.service.cancel(jobid, jobid % 1000)
         self.service.jobs[ids[9]].started = 20.5
 
         def listed(*arguments):
-            return [job['id'] for job in call(self.service, 'getJobs', *arguments)]
+            return [job['id'] for job in call(self.service, 'getJobs', *arguments)['jobs']]
         newest = ids[::-1]
-        self.assertEqual(listed(), newest)
-        self.assertEqual(listed(0, 3), newest[:3])
-        self.assertEqual(listed(8, 3), newest[8:])
-        self.assertEqual(listed(100, 3), [])
-        self.assertEqual(listed(2 ** 40, 3), [])
-        self.assertEqual(listed(0, 0), [])
-        self.assertEqual(listed(None, None, 'cancelled'), ids[4::-1])
-        self.assertEqual(listed(1, 2, 'queued'), newest[1:3])
-        self.assertEqual(listed(0, 10, 'error'), [])
-        self.assertEqual(call(self.service, 'getJobs', 0, 1), [{
-            'id': ids[9], 'task': 'echo', 'status': 'queued', 'created': 10.0, 'started': 20.5, 'completed': None}])
-        for arguments in ((-1,), (0, -1), (0, 1001), (0, 1, 'nope')):
-            with self.assertRaises(BadArguments):
+        self.assertEqual(listed('queued'), newest[:5])
+        self.assertEqual(listed('queued', 1, 2), newest[1:3])
+        self.assertEqual(sorted(listed()), sorted(ids))
+        self.assertEqual(sorted(listed('cancelled')), sorted(ids[:5]))
+        self.assertEqual(len(listed(None, 8, 3)), 2)
+        for arguments in ((None, 100, 3), (None, 2 ** 31 - 1, 3), (None, 0, 0), ('error', 0, 10)):
+            self.assertEqual(listed(*arguments), [])
+        self.assertEqual(call(self.service, 'getJobs', 'queued', 0, 1), {
+            'jobs': [{'id': ids[9], 'task': 'echo', 'status': 'queued', 'created': 10.0, 'started': 20.5,
+                      'completed': None}],
+            'total': 5, 'counts': {**dict.fromkeys(interfaces.STATUSES, 0), 'queued': 5, 'cancelled': 5}})
+        self.assertEqual(call(self.service, 'getJobs')['total'], 10)
+        self.service.claimNextJob()
+        self.assertEqual([job['status'] for job in call(self.service, 'getJobs', 'processing')['jobs']], ['processing'])
+        for arguments in ((None, -1), (None, 2 ** 40), (None, 0, -1), (None, 0, 1001), ('nope',), (0, 10)):
+            with self.assertRaisesRegex(BadArguments, 'getJobs: '):
                 listed(*arguments)
+
+    def test_getStatistics(self):
+        self.service.add('echo', now=5.0)
+        statistics = call(self.service, 'getStatistics')
+        self.assertEqual(statistics, {
+            'counts': {**dict.fromkeys(interfaces.STATUSES, 0), 'queued': 1}, 'hosts': [], 'oldestWaiting': 5.0,
+            'throughput': 0.0, 'paused': False})
 
 
 class TestIntrospection(unittest.TestCase):
@@ -240,7 +358,8 @@ class TestIntrospection(unittest.TestCase):
 
     def test_methodSignature(self):
         self.assertEqual(call(None, 'system.methodSignature', 'add'), [
-            ['int', 'string'], ['int', 'string', 'mixed'], ['int', 'string', 'mixed', 'boolean']])
+            ['int', 'string'], ['int', 'string', 'mixed'], ['int', 'string', 'mixed', 'boolean'],
+            ['int', 'string', 'mixed', 'boolean', 'struct']])
         self.assertEqual(call(None, 'methodSignature', 'getStatus'), [['string', 'int']])
         for name in call(None, 'listMethods'):
             self.assertEqual(call(None, 'system.methodSignature', name)[-1][1:],
@@ -250,7 +369,7 @@ class TestIntrospection(unittest.TestCase):
 
     def test_everyMethodIsInTheContract(self):
         names = {name for name, method in methods.METHODS.items() if method.access != methods.NO_SERVICE}
-        self.assertEqual(names - {'getJobs', 'cleanSome'} - set(interfaces.ITaskService), set())
+        self.assertEqual(names - {'getJob', 'cleanSome'} - set(interfaces.ITaskService), set())
 
 
 if __name__ == '__main__':

@@ -133,6 +133,18 @@ class ServerCase(unittest.TestCase):
 
 class TestCalls(ServerCase):
 
+    def test_theRequestOfAJob(self):
+        proxy = self.proxy()
+        jobids = [proxy.add('echo', 1, False, {'key': 'a'}), *proxy.addMany([{'task': 'echo'}, {'task': 'echo'}])]
+        self.assertEqual(proxy.add('echo', 1, False, {'key': 'a'}), jobids[0])
+        requests = [proxy.getJob(jobid)['request'] for jobid in jobids]
+        self.assertRegex(requests[0], '^[0-9a-f]{12}$')
+        self.assertEqual(requests[1], requests[2])
+        self.assertNotEqual(requests[0], requests[1])
+        self.assertEqual(proxy.getJobs('queued', 0, 2)['total'], 3)
+        self.assertEqual(proxy.getStatistics()['counts']['queued'], 3)
+        self.assertFault(faults.KEY_TAKEN, "the key 'a' belongs to job", proxy.add, 'square', 1, False, {'key': 'a'})
+
     def test_jobsAreStored(self):
         proxy = self.proxy()
         value = {'a': [1, None, True, 1.5, 'é', b'\x00', datetime(2024, 2, 29)]}

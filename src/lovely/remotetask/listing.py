@@ -75,7 +75,7 @@ def _entered(entries):
 
 
 def _claimed(service):
-    """Return the jobs that are claimed; some may have ended, or been cancelled, and their claims not been closed yet."""
+    """Return the jobs that are claimed; some may have ended, or been cancelled: their claims are closed soon."""
     runs = [claim for ledger in ledgers(service) for claim in ledger.claimed.items()]
     jobs = fetch(service, [jobid for jobid, _ in runs])
     return [job for (_, job), (_, run) in zip(jobs, runs) if job is not None and job.run == run]

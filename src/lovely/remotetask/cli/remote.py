@@ -353,7 +353,7 @@ def jobs(client, status, size, start):
       $ remotetask jobs --status 'start later'
     """
     rows = [('id', 'task', 'status', 'created', 'started', 'completed')]
-    for job in client.call('getJobs', start, size, status):
+    for job in client.call('getJobs', status, start, size)['jobs']:
         rows.append((str(job['id']), oneLine(job['task']), oneLine(job['status']),
                      *(_time(job[name]) for name in ('created', 'started', 'completed'))))
     _printTable(rows)

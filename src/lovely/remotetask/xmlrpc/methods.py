@@ -1,6 +1,6 @@
 """The table of methods that can be called: what each does, takes and gives."""
 # SPDX-License-Identifier: ZPL-2.1
-import heapq
+import contextlib
 from types import MappingProxyType
 
 from lovely.remotetask import errors
@@ -15,13 +15,20 @@ from lovely.remotetask.xmlrpc.signature import REPEATS
 from lovely.remotetask.xmlrpc.signature import WRITES
 from lovely.remotetask.xmlrpc.signature import Argument
 from lovely.remotetask.xmlrpc.signature import Method
+from lovely.remotetask.xmlrpc.structs import detailsOf
+from lovely.remotetask.xmlrpc.structs import progressOf
+from lovely.remotetask.xmlrpc.structs import readJob
+from lovely.remotetask.xmlrpc.structs import readOptions
+from lovely.remotetask.xmlrpc.structs import readSchedule
+from lovely.remotetask.xmlrpc.structs import refuseOthers
+from lovely.remotetask.xmlrpc.structs import summaryOf
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
 #: Jobs that one transaction removes or starts again.
 BATCH = 500
 
-#: Jobs that one call of `getJobs` gives at most.
+#: Jobs that one call of `getJobs` gives at most, and one of `addMany` adds.
 LISTING_SIZE = 1000
 
 #: Bytes of a result that one call of `getResultPart` gives at most.
@@ -43,20 +50,58 @@ def getAvailableTasks(service):
     return sorted(service.getAvailableTasks())
 
 
-def add(service, task, input, startLater):
-    """add(string task, mixed input=nil, boolean startLater=false) -> int
+@contextlib.contextmanager
+def _refusing(method):
+    """Make a `ValueError`, the contract's word for what makes no sense, a refusal of the method's arguments."""
+    try:
+        yield
+    except BadArguments as error:
+        raise BadArguments(f'{method}: {error}') from error
+    except errors.RemoteTaskError:
+        raise
+    except ValueError as error:
+        raise BadArguments(f'{method}: {error}') from error
+
+
+def add(service, task, input, startLater, options, request=None):
+    """add(string task, mixed input=nil, boolean startLater=false, struct options={}) -> int
 
     Add a job that calls the task with the input, and return its id.  With startLater true it waits for startJob.
-    Faults: unknown task, invalid input.
+    The options are: string key, of 1 to 200 characters: as long as there is a job that was added with it, its id is
+    returned and nothing is added, so that a call can be repeated; double timeLimit, the seconds that a run may take;
+    struct retryPolicy, with any of int attempts (runs in all), double base (seconds before the second run), factor (how
+    much longer each further pause is), cap (seconds that a pause has at most), jitter (0 to 1: how large a part of a
+    pause is random).
+    Faults: unknown task, invalid input, key taken by a job of another task, bad arguments for other options.
     """
-    return service.add(task, input, startLater=startLater)
+    with _refusing('add'):
+        return service.add(task, input, startLater, request=request, **readOptions(options))
+
+
+def addMany(service, jobs, request=None):
+    """addMany(array jobs) -> array of int
+
+    Add up to 1000 jobs, all or none, and return their ids in the same order.  Each is a struct with string task, and
+    maybe mixed input, boolean startLater, string key, double timeLimit, struct retryPolicy: see add.
+    Faults: those of add.
+    """
+    if len(jobs) > LISTING_SIZE:
+        raise BadArguments(f'addMany: {LISTING_SIZE} jobs can be added at a time, {len(jobs)} were given')
+    with _refusing('addMany'):
+        return service.addMany([_readNumbered(number, struct) for number, struct in enumerate(jobs)], request=request)
+
+
+def _readNumbered(number, struct):
+    with _refusing(f'jobs[{number}]'):
+        return readJob(struct)
 
 
 #: Members of the last argument of `addCronJob`.
 CRON_OPTIONS = ('active', 'crontab', 'misfire', 'newJobs', 'overlap', 'timeZone')
 
 
-def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, options):
+def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, options,
+               request=None):
     """addCronJob(string task, mixed input=nil, array minute=[], array hour=[], array dayOfMonth=[], array month=[],
                   array dayOfWeek=[], double delay=nil, struct options={}) -> int
 
@@ -69,16 +114,35 @@ def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek,
     active, default true.
     Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits.
     """
-    for name in options:
-        if name not in CRON_OPTIONS:
-            raise BadArguments(f'addCronJob: there is no option {name[:40]!r}; there are {", ".join(CRON_OPTIONS)}')
-    try:
+    with _refusing('addCronJob'):
+        refuseOthers('option', options, CRON_OPTIONS)
         return service.addCronJob(task, input, tuple(minute), tuple(hour), tuple(dayOfMonth), tuple(month),
-                                  tuple(dayOfWeek), delay, **options)
-    except errors.RemoteTaskError:
-        raise
-    except ValueError as error:         # the contract's word for a schedule that makes no sense
-        raise BadArguments(f'addCronJob: {error}') from error
+                                  tuple(dayOfWeek), delay, request=request, **options)
+
+
+def updateCronJob(service, jobid, changes):
+    """updateCronJob(int jobid, struct changes) -> boolean
+
+    Change some of what the schedule of a cron or delayed job says; what it missed until now is forgotten.  The changes
+    are arguments and options of addCronJob: minute, hour, dayOfMonth, month, dayOfWeek, delay, crontab, timeZone,
+    misfire, newJobs, overlap, active.  The others stay as they are; but the fields of the calendar, a delay and a
+    crontab replace each other as a whole.  Nil is the default.  Always true.
+    Faults: unknown job, wrong state for any other job, bad arguments for a schedule that is out of range or never fits.
+    """
+    with _refusing('updateCronJob'):
+        service.updateCronJob(jobid, **readSchedule(changes))
+    return True
+
+
+def reschedule(service, jobid):
+    """reschedule(int jobid) -> boolean
+
+    Have the scheduler look again at a cron or delayed job; what it missed until now is forgotten.  Always true.
+    Faults: unknown job, wrong state for any other job.
+    """
+    with _refusing('reschedule'):
+        service.reschedule(jobid)
+    return True
 
 
 def startJob(service, jobid):
@@ -146,8 +210,7 @@ def getProgress(service, jobid):
     message.  Nil when it has said nothing, or does not run.
     Faults: unknown job.
     """
-    progress = service.getProgress(jobid)
-    return progress and dict(zip(('fraction', 'message'), progress))
+    return progressOf(service, jobid)
 
 
 def getStatus(service, jobid):
@@ -239,33 +302,54 @@ def getProcessingHosts(service):
     return service.getProcessingHosts()
 
 
-def _currentStatus(service, job):
-    # Only a queued job can be shown as another: the rest saves the look into the ledgers.
-    return service.getStatus(job.id) if job.status == interfaces.QUEUED else job.status
+def getJob(service, jobid):
+    """getJob(int jobid) -> struct
+
+    What is known of a job.  Times are double, in seconds since 1970 UTC; what does not apply is nil.  The members are:
+    int id, string task, string status, mixed input, mixed output, string error, array errors (what went wrong in its
+    last attempts: structs of double time, string message, string host), int attempt (how many have been used up),
+    double created, started, completed (of its last run), retryAt (when it is tried again), double timeLimit, struct
+    retryPolicy, int schedule (the id of the cron job that added it), string request (the id of the request that added
+    it), string key, struct progress (see getProgress).
+    An input or output above 65536 bytes is nil: getResult and getResultPart give the output.
+    A cron job has besides: what can be changed with updateCronJob, and boolean eitherDay, double scheduledFor (its next
+    call), double calledFor (the last one), int lastJob (that it added), array history (its last runs: structs of double
+    calledFor, int jobid, string status, double started, double completed, string error).
+    Faults: unknown job.
+    """
+    return detailsOf(service, service.jobs[jobid])
 
 
-def _ages(service, status):
-    for job in service.jobs.values():
-        if status is None or _currentStatus(service, job) == status:
-            yield job.created, job.id
-        job._p_deactivate()             # a listing must not fill the memory with all jobs there are
-
-
-def getJobs(service, start, size, status):
-    """getJobs(int start=0, int size=100, string status=nil) -> array of struct
+def getJobs(service, status, start, size):
+    """getJobs(string status=nil, int start=0, int size=100) -> struct
 
     The jobs, newest first: those from start (0 is the newest) on, size of them, at most 1000; only those in the status,
-    if one is given.  The members are id, task, status, and created, started, completed in seconds since 1970 UTC as
-    double, nil when it has not happened.  Looks at every job of the service.
+    if one is given.  The newest is the one that ended last, or, as long as it has not ended, was added last.
+    The members are: array jobs, whose structs have id, task, status, and created, started, completed in seconds since
+    1970 UTC as double, nil when it has not happened; int total, how many there are in all; and struct counts, how many
+    there are in each status.
+    Faults: bad arguments for another status, start or size.
     """
-    if start < 0 or not 0 <= size <= LISTING_SIZE:
-        raise BadArguments(f'getJobs: start must not be negative, and size be 0 to {LISTING_SIZE}')
+    if not 0 <= size <= LISTING_SIZE:
+        raise BadArguments(f'getJobs: size must be 0 to {LISTING_SIZE}')
     if status is not None:
         _checkStatuses('getJobs', [status], interfaces.STATUSES)
-    newest = heapq.nlargest(start + size, _ages(service, status))[start:]
-    jobs = [service.jobs[jobid] for created, jobid in newest]
-    return [{'id': job.id, 'task': job.task, 'status': _currentStatus(service, job),
-             'created': job.created, 'started': job.started, 'completed': job.completed} for job in jobs]
+    counts = service.countJobs()
+    total = sum(counts.values()) if status is None else counts[status]
+    with _refusing('getJobs'):
+        jobs = service.getJobs(status, start, size if start < total else 0)     # nobody has to walk to the end of all
+    return {'jobs': [summaryOf(service, job) for job in jobs], 'total': total, 'counts': counts}
+
+
+def getStatistics(service):
+    """getStatistics() -> struct
+
+    How the service fares.  The members are: struct counts, how many jobs there are in each status; array hosts, see
+    getProcessingHosts; double oldestWaiting, when the job that waits longest was added or, by its schedule, should have
+    been run, in seconds since 1970 UTC, nil when none waits; double throughput, how many jobs per second were completed
+    or failed for good in the last minute; boolean paused, whether processing is stopped.
+    """
+    return service.getStatistics()
 
 
 def listMethods():
@@ -298,6 +382,7 @@ _TASK = Argument('task', (str,))
 _INPUT = Argument('input', (), None)
 _JOBID = Argument('jobid', (int,))
 _NAME = Argument('name', (str,))
+_OPTIONS = Argument('options', (dict,), MappingProxyType({}))
 
 
 def _calendarField(name):
@@ -306,11 +391,14 @@ def _calendarField(name):
 
 METHODS = {
     'getAvailableTasks': Method(getAvailableTasks, READS, 'array'),
-    'add': Method(add, WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False))),
+    'add': Method(add, WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False), _OPTIONS), traced=True),
+    'addMany': Method(addMany, WRITES, 'array', (Argument('jobs', (list,), items=(dict,)),), traced=True),
     'addCronJob': Method(addCronJob, WRITES, 'int', (
         _TASK, _INPUT, _calendarField('minute'), _calendarField('hour'), _calendarField('dayOfMonth'),
         _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None),
-        Argument('options', (dict,), MappingProxyType({})))),
+        _OPTIONS), traced=True),
+    'updateCronJob': Method(updateCronJob, WRITES, 'boolean', (_JOBID, Argument('changes', (dict,)))),
+    'reschedule': Method(reschedule, WRITES, 'boolean', (_JOBID,)),
     'startJob': Method(startJob, WRITES, 'boolean', (_JOBID,)),
     'cancel': Method(cancel, WRITES, 'boolean', (_JOBID,)),
     'clean': Method(clean, REPEATS, 'int', (Argument('status', (list,), interfaces.FINAL, (str,)),)),
@@ -329,8 +417,10 @@ METHODS = {
     'stopProcessing': Method(stopProcessing, WRITES, 'boolean'),
     'isProcessing': Method(isProcessing, READS, 'boolean'),
     'getProcessingHosts': Method(getProcessingHosts, READS, 'array'),
-    'getJobs': Method(getJobs, READS, 'array', (
-        Argument('start', (int,), 0), Argument('size', (int,), 100), Argument('status', (str,), None))),
+    'getJob': Method(getJob, READS, 'struct', (_JOBID,)),
+    'getJobs': Method(getJobs, READS, 'struct', (
+        Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
+    'getStatistics': Method(getStatistics, READS, 'struct'),
     'listMethods': Method(listMethods, NO_SERVICE, 'array'),
     'methodHelp': Method(methodHelp, NO_SERVICE, 'string', (_NAME,)),
     'methodSignature': Method(methodSignature, NO_SERVICE, 'array', (_NAME,)),

@@ -1,0 +1,114 @@
+"""Structs of XML-RPC: what remote callers are told of a job, and what they can say of one that they add."""
+# SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask import interfaces
+from lovely.remotetask.cron import RANGES
+from lovely.remotetask.files import LARGE
+from lovely.remotetask.files import StoredFile
+from lovely.remotetask.files import valueOf
+from lovely.remotetask.job import SCHEDULE
+from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.xmlrpc.faults import BadArguments
+from lovely.remotetask.xmlrpc.faults import ResultTooLarge
+from lovely.remotetask.xmlrpc.wire import plain
+
+
+#: What a listing says of each job, besides its status.
+SUMMARY = ('id', 'task', 'created', 'started', 'completed')
+
+#: Fields of a job that are sent as they are.
+FIELDS = SUMMARY + ('attempt', 'error', 'retryAt', 'timeLimit', 'schedule', 'request')
+
+#: Those of a cron job besides.
+CRON_FIELDS = SCHEDULE + ('eitherDay', 'scheduledFor', 'calledFor', 'lastJob')
+
+#: What a caller can say of a job's retry policy; which exceptions it is for can only be said in Python.
+POLICY = ('attempts', 'base', 'factor', 'cap', 'jitter')
+
+#: Options of a job that is added.
+OPTIONS = ('key', 'timeLimit', 'retryPolicy')
+
+
+def statusOf(service, job):
+    """Return the status of a job.  Only a queued one can be another: the rest saves the look into the ledgers."""
+    return service.getStatus(job.id) if job.status == interfaces.QUEUED else job.status
+
+
+def summaryOf(service, job):
+    """Return a dict of what a listing says of a job."""
+    return {**{name: getattr(job, name) for name in SUMMARY}, 'status': statusOf(service, job)}
+
+
+def detailsOf(service, job):
+    """Return a dict of all that a remote caller can know of a job."""
+    details = {name: getattr(job, name) for name in FIELDS}
+    details.update(
+        status=statusOf(service, job), key=service.keys and service.keys.of(job.id),
+        progress=progressOf(service, job.id), input=_small(job.stored('input')), output=_small(job.stored('output')),
+        retryPolicy=job.retryPolicy and {name: getattr(job.retryPolicy, name) for name in POLICY},
+        errors=[{'time': failure.time, 'message': failure.message, 'host': failure.host} for failure in job.errors])
+    if interfaces.ICronJob.providedBy(job):
+        details.update((name, getattr(job, name)) for name in CRON_FIELDS)
+        details['history'] = [run._asdict() for run in job.history]
+    return details
+
+
+def progressOf(service, jobid):
+    """Return how far the run of a job is, as a dict; None when nothing is known."""
+    progress = service.getProgress(jobid)
+    return progress and dict(zip(('fraction', 'message'), progress))
+
+
+def _small(stored):
+    """Return an input or a result as it is sent, or None for one that is large."""
+    if isinstance(stored, StoredFile) and stored.size > LARGE:          # not to be loaded to see that
+        return None
+    try:
+        return plain(valueOf(stored), LARGE)
+    except ResultTooLarge:
+        return None
+
+
+def readOptions(options):
+    """Return the arguments of `ITaskService.add` that the struct of options of a job stands for.
+
+    Raise `BadArguments`; values out of range are left to the service.
+    """
+    refuseOthers('option', options, OPTIONS)
+    if options.get('retryPolicy') is None:
+        return dict(options)
+    return {**options, 'retryPolicy': _readPolicy(options['retryPolicy'])}
+
+
+def readJob(struct):
+    """Return an item of `ITaskService.addMany` for the struct of a job.  Raise `BadArguments`."""
+    refuseOthers('member', struct, ('task', 'input', 'startLater') + OPTIONS)
+    task, startLater = struct.get('task'), struct.get('startLater')
+    if type(task) is not str:
+        raise BadArguments('task: a string is needed')
+    if type(startLater) not in (bool, type(None)):
+        raise BadArguments('startLater: a boolean is needed')
+    options = {name: struct[name] for name in OPTIONS if name in struct}
+    return {'task': task, 'input': struct.get('input'), 'startLater': bool(startLater), **readOptions(options)}
+
+
+def _readPolicy(struct):
+    if type(struct) is not dict:
+        raise BadArguments('retryPolicy: a struct is needed')
+    refuseOthers('member of retryPolicy', struct, POLICY)
+    try:
+        return RetryPolicy(**struct)
+    except ValueError as error:
+        raise BadArguments(f'retryPolicy: {error}') from error
+
+
+def readSchedule(struct):
+    """Return arguments of `ITaskService.updateCronJob` for the struct of changes.  Raise `BadArguments`."""
+    refuseOthers('change', struct, SCHEDULE)
+    return {name: tuple(value) if name in RANGES and type(value) is list else value for name, value in struct.items()}
+
+
+def refuseOthers(kind, given, names):
+    """Raise `BadArguments` when a name is given that is none of the names of this kind."""
+    for name in given:
+        if name not in names:
+            raise BadArguments(f'there is no {kind} {name[:40]!r}; there are {", ".join(names)}')
