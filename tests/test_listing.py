@@ -493,6 +493,8 @@ class TestConflicts(StorageCase):
 
     def test_plain_jobs_do_not_touch_the_register(self):
         manager, service = self.user()
+        service.add('echo', startLater=True, key='a')
+        manager.commit()
         before = self.register()
         service.add('echo')
         manager.commit()
@@ -500,6 +502,7 @@ class TestConflicts(StorageCase):
         manager.commit()
         service.clean()
         manager.commit()
+        self.assertEqual(len(service.jobs), 1)
         self.assertEqual(self.register(), before)
         service.add('echo', startLater=True)
         manager.commit()

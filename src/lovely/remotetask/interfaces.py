@@ -171,6 +171,7 @@ class ITaskService(Interface):
     """
 
     jobs = Attribute('All jobs: `IJobs`.')
+    keys = Attribute('The idempotency keys: `keys.of(jobid)` is the one that a job was added with, or None.')
     taskInterface = Attribute('The interface that its tasks are registered as utilities for: `ITask`.')
     processorFactory = Attribute('Makes the `IProcessor` that `startProcessing` runs.')
     processorArguments = Attribute('A dict of keyword arguments for the factory.')
@@ -307,9 +308,10 @@ class ITaskService(Interface):
         """
 
     def countJobs():
-        """Return a dict of how many jobs there are in each of STATUSES; its cost is that of `getJobs`.
+        """Return a dict of how many jobs there are in each of STATUSES.
 
-        The lengths of queues are counted by some hundreds of ids.
+        What this costs grows with the number of jobs that are being processed, and with the length of the queues, which
+        are counted by 256 jobs.
         """
 
     def getStatistics(now=None):
@@ -319,8 +321,8 @@ class ITaskService(Interface):
         hosts -- what `getProcessingHosts` returns.
         oldestWaiting -- when the job that waits longest was added, or, if it is a scheduled one, should have been run;
             in UTC seconds, None when none waits.  Those that wait for their next attempt do not count.
-        throughput -- how many jobs per second were completed or failed for good in the last minute, at the most of the
-            last thousand of each host.
+        throughput -- how many jobs per second were completed or failed for good in the last minute; of each host the
+            last thousand are looked at.
         paused -- whether processing is paused.
         """
 
