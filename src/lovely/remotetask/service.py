@@ -95,6 +95,26 @@ class NewJob(NamedTuple):
     key: str | None = None
 
 
+def newJob(job):
+    """Return the `NewJob` for a dict; raise `ValueError`."""
+    if not isinstance(job, dict) or 'task' not in job or not job.keys() <= set(NewJob._fields):
+        raise ValueError(f'a dict is needed, with the key task, and no others than {", ".join(NewJob._fields)}')
+    return NewJob(**job)
+
+
+@contextlib.contextmanager
+def naming(place):
+    """Have a refusal of one job of many say which it is; the others of our family name what is wrong themselves."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(error.field, f'{error.reason} ({place})') from error
+    except RemoteTaskError:
+        raise
+    except ValueError as error:
+        raise ValueError(f'{place}: {error}') from error
+
+
 def present(now):
     """Return `now`, or what the clock says if it is None; in UTC seconds."""
     return time.time() if now is None else now
@@ -154,28 +174,19 @@ class TaskService(Contained, Persistent):
         """See `ITaskService`."""
         new = NewJob(task, input, startLater, retryPolicy, timeLimit, key)
         self._checkNew(new, findTasks(self))
-        return self._add(new, self._toStore(input), present(now), request)
+        return self._add(new, self._inputOf(new), present(now), request)
 
     def addMany(self, jobs, now=None, request=None):
         """See `ITaskService`."""
-        tasks, news, tasksOfKeys = findTasks(self), [], {}
+        tasks, news, tasksOfKeys, now = findTasks(self), [], {}, present(now)
         for number, job in enumerate(jobs):
-            try:
-                if not isinstance(job, dict) or 'task' not in job or not job.keys() <= set(NewJob._fields):
-                    raise ValueError(f'a dict is needed, with the key task, and no others than '
-                                     f'{", ".join(NewJob._fields)}')
-                new = NewJob(**job)
+            with naming(f'jobs[{number}]'):
+                new = newJob(job)
                 self._checkNew(new, tasks)
-                if tasksOfKeys.setdefault(new.key, new.task) != new.task and new.key is not None:
+                if new.key is not None and tasksOfKeys.setdefault(new.key, new.task) != new.task:
                     raise ValueError(f'key: {new.key!r} stands for the task {tasksOfKeys[new.key]!r} already')
-            except InvalidInput as error:
-                raise InvalidInput(error.field, f'{error.reason} (jobs[{number}])') from error
-            except RemoteTaskError:
-                raise
-            except ValueError as error:
-                raise ValueError(f'jobs[{number}]: {error}') from error
             news.append(new)
-        inputs, now = [self._toStore(new.input) for new in news], present(now)
+        inputs = [self._inputOf(new) for new in news]
         return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
 
     def _checkNew(self, new, tasks):
@@ -193,8 +204,12 @@ class TaskService(Contained, Persistent):
         self._checkGeneration()
         return self.keys.get(key)
 
+    def _inputOf(self, new):
+        """Return the input as it is to be stored; nothing when there is such a job already."""
+        return self._toStore(new.input) if self._jobOf(new.key) is None else None
+
     def _add(self, new, input, now, request):
-        """Add a job that has been checked, with the input as it is to be stored; return its id."""
+        """Add a job that has been checked; return its id."""
         jobid = self._jobOf(new.key)
         if jobid is not None:
             return jobid
