@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: ZPL-2.1
 import collections
 import contextlib
+import logging
 import pathlib
 import random
 import shutil
 import tempfile
+import threading
+import time
 import unittest
 
 import transaction
+from BTrees.IOBTree import IOBTree
 from lovely.remotetask import evolve
 from lovely.remotetask import lifecycle
 from lovely.remotetask import listing
@@ -23,7 +27,10 @@ from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execute import execute
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.lifecycle import Outcome
+from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.retry import RetryPolicy
@@ -41,6 +48,9 @@ from zope.schema import Int
 
 DATA = pathlib.Path(__file__).parent / 'data'
 PATH = ('TaskService',)
+
+#: Seconds after which something that should have happened long ago makes a test fail.
+PATIENCE = 60
 
 
 def ids(jobs):
@@ -60,9 +70,15 @@ class Tasks(unittest.TestCase):
 
     def setUp(self):
         self.addCleanup(testing.tearDown)
-        for name, function in (('echo', lambda input: input), ('fail', self.fail_), ('break', lambda input: 1 / 0)):
+        for name, function in (('echo', lambda input: input), ('fail', self.fail_), ('break', lambda input: 1 / 0),
+                               ('flaky', self.flaky)):
             provideUtility(SimpleTask(function), name=name)
+        self.luck = random.Random(5)
         self.service = TaskService()
+
+    def flaky(self, input):
+        if self.luck.random() < 0.5:
+            raise OSError('try again')
 
     def fail_(self, input):
         raise TaskError('as asked')
@@ -80,7 +96,8 @@ class Walk:
     """Things that happen to jobs, one after the other and at random."""
 
     def __init__(self, service, luck):
-        self.service, self.luck, self.now, self.claims = service, luck, 1000.0, []
+        self.service, self.luck, self.now = service, luck, 1000.0
+        self.claims, self.recorded = [], []
 
     def step(self):
         self.now += self.luck.choice((0, 0, 0.5, 3, 50))
@@ -137,6 +154,20 @@ class Walk:
             self.service.processNext(self.now, jobid)
 
     doRunOne = doRun
+
+    def doRecord(self):
+        """As a run that writes to the database: the job is completed, and the claim still open."""
+        if self.claims:
+            claim = self.service.claimNext(self.now, self.claims.pop())
+            job = self.service.jobs[claim.jobid]
+            if lifecycle.holds(job, claim):
+                lifecycle.record(self.service, job, Outcome(claim.jobid, claim.run, 'completed', self.now, self.now))
+            self.recorded.append(Recorded(claim.jobid, claim.run))
+
+    def doSettle(self):
+        if self.recorded:
+            report = self.recorded.pop()
+            lifecycle.settle(self.service, lifecycle.shardOf(self.service, report.jobid).ledger, report, self.now)
 
     def doProcess(self):
         self.service.process(self.now)
@@ -195,6 +226,17 @@ class TestRegister(Tasks):
         self.service.process(131)
         self.assertEqual(self.service.getStatus(jobid), 'completed')
         self.assertListed(self.service)
+
+    def test_completed_by_its_own_transaction(self):
+        ended = self.service.add('echo', now=0)
+        self.service.process(3)
+        jobid = self.service.add('echo', now=1)
+        claim = self.service.claimNext(2)
+        lifecycle.record(self.service, self.service.jobs[jobid], Outcome(jobid, claim.run, 'completed', 5, 6))
+        for _ in range(2):
+            self.assertListed(self.service)
+            self.assertEqual(ids(self.service.getJobs('completed')), [jobid, ended])
+            lifecycle.settle(self.service, lifecycle.shardOf(self.service, jobid).ledger, Recorded(jobid, claim.run), 7)
 
     def test_broken_jobs(self):
         jobid = self.service.add('echo', now=0)
@@ -519,6 +561,64 @@ class TestConflicts(StorageCase):
         return [part._p_serial for part in parts]
 
 
+class TestHosts(StorageCase):
+
+    def test_after_work(self):
+        # Two hosts run jobs of which many fail at first, or write, while others are added, started and cancelled.
+        def write(service, jobid, input):
+            service._p_jar.root()['results'][jobid] = input
+
+        provideUtility(write, ITask, name='write')
+        with self.db.transaction() as connection:
+            connection.root()['results'] = IOBTree()
+        processors = [MultiProcessor(self.db, PATH, waitTime=0.05, maxThreads=3) for _ in range(2)]
+        for processor in processors:
+            processor.start()
+            self.addCleanup(processor.stop, PATIENCE)
+        logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
+        self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
+        later, luck = [], random.Random(7)
+        for number in range(30):
+            self.commit(lambda service: later.extend(service.addMany([
+                {'task': luck.choice(('echo', 'flaky', 'break', 'write')), 'input': number, 'startLater': luck.random() < 0.3,
+                 'retryPolicy': RetryPolicy(attempts=2, base=0.05), 'key': f'{number}-{n}'} for n in range(10)])))
+            self.commit(lambda service: service.addCronJob('flaky', delay=0.05))
+            self.commit(lambda service: service.startJob(luck.choice(later)))
+            self.commit(self.cancelOne(luck.choice(later)))
+            self.looked()
+        for jobid in later:
+            self.commit(lambda service: service.startJob(jobid))
+        bell, until = threading.Event(), time.monotonic() + PATIENCE
+        while sum((counts := self.counts()).values()) > sum(counts[status] for status in FINAL):
+            self.assertLess(time.monotonic(), until)
+            bell.wait(0.05)
+        for processor in processors:
+            self.assertTrue(processor.stop(PATIENCE))
+        self.looked()
+        self.assertEqual(sum(self.counts().values()), 330)
+
+    def commit(self, function):
+        """Call a function with the service, and commit that; again when it conflicts."""
+        with contextlib.closing(self.db.open(manager := transaction.TransactionManager())) as connection:
+            for attempt in manager.attempts(50):
+                with attempt:
+                    function(connection.root()['Application']['TaskService'])
+
+    def looked(self):
+        with self.db.transaction() as connection:
+            self.assertListed(connection.root()['Application']['TaskService'])
+
+    def cancelOne(self, jobid):
+        def cancel(service):
+            with contextlib.suppress(WrongState):
+                service.cancel(jobid)
+        return cancel
+
+    def counts(self):
+        with self.db.transaction() as connection:
+            return connection.root()['Application']['TaskService'].countJobs()
+
+
 class TestColdCount(StorageCase):
 
     def test_long_queues(self):
@@ -626,7 +726,7 @@ class TestEvolution(Tasks):
         self.manager.abort()
         processor = MultiProcessor(self.db, PATH, name='host', maxThreads=0)
         processor.start()
-        self.assertTrue(processor.stop(30))
+        self.assertTrue(processor.stop(PATIENCE))
         self.manager.begin()
         self.assertListed(self.service)
         self.assertTrue(set(FINAL) & {job.status for job in self.service.getJobs()})

@@ -43,7 +43,11 @@ def listed(service, status, start, size):
 def _sources(service, status):
     """Return iterables of what stands for the jobs in a status: of pairs of microseconds and id, the newest first."""
     if status in FINAL:
-        return [_ended(ledger.finished[status]) for ledger in ledgers(service)]
+        sources = [_ended(ledger.finished[status]) for ledger in ledgers(service)]
+        if status == COMPLETED:
+            sources.append(sorted(((int(job.completed * MICROSECONDS), job.id) for job in _claimed(service)
+                                   if job.status == COMPLETED), reverse=True))
+        return sources
     if status == QUEUED:
         return [*(_queued(service, queue) for queue in queues(service)), _entered(service.register.entries(RETRY))]
     if status == PROCESSING:
@@ -75,7 +79,9 @@ def _entered(entries):
 
 
 def _claimed(service):
-    """Return the jobs that are claimed; some may have ended, or been cancelled: their claims are closed soon."""
+    """Return the jobs that are claimed, also those that were cancelled, or completed by a transaction of their own: the
+    claims on these are closed by the next one of their host, which enters completed ones in its ledger.
+    """
     runs = [claim for ledger in ledgers(service) for claim in ledger.claimed.items()]
     jobs = fetch(service, [jobid for jobid, _ in runs])
     return [job for (_, job), (_, run) in zip(jobs, runs) if job is not None and job.run == run]
@@ -106,6 +112,7 @@ def counts(service):
     found = {status: sum(ledger.tally[status] for ledger in ledgers(service)) for status in FINAL}
     found.update((status, register.count(status)) for status in (STARTLATER, DELAYED, CRONJOB))
     found[PROCESSING] = claimed.count(QUEUED)
+    found[COMPLETED] += claimed.count(COMPLETED)
     schedules = register.count(PENDING) - claimed.count(CRONJOB)        # which are in the queues
     found[QUEUED] = waiting(service) - schedules + register.count(RETRY)
     return {status: found[status] for status in STATUSES}
