@@ -259,6 +259,15 @@ class Disguised(metaclass=Meta):
     pass
 
 
+class Equal(type):
+    def __eq__(cls, other):         # alone: classes of it are no keys
+        return cls is other
+
+
+class Odd(metaclass=Equal):
+    pass
+
+
 class BrokenZone(tzinfo):
     def utcoffset(self, moment):
         raise RuntimeError('boom')
@@ -291,8 +300,8 @@ class TestPlain(unittest.TestCase):
                 (uuid.UUID(int=1), '00000000-0000-0000-0000-000000000001'),
                 ((1, (2,)), [1, [2]]), (range(3), [0, 1, 2]), (collections.deque([1]), [1]),
                 ({3, 1, 2}, [1, 2, 3]), (frozenset('b'), ['b']), ({b'b', b'a'}, [b'a', b'b']),
-                ({1: 'a', None: 'b', (1, 'x'): 'c', 1.5: 'd', b'k': 'e', True: 'f'},
-                 {'1': 'f', 'None': 'b', "[1, 'x']": 'c', '1.5': 'd', "b'k'": 'e'}),
+                ({1: 'a', None: 'b', (1, 'x'): 'c', 1.5: 'd', b'k': 'e', False: 'f'},
+                 {'1': 'a', 'None': 'b', "[1, 'x']": 'c', '1.5': 'd', "b'k'": 'e', 'False': 'f'}),
                 ({datetime(2024, 1, 1): 1, date(2024, 1, 1): 2, 2 ** 40: 3, 'a\x00': 4},
                  {'2024-01-01T00:00:00': 1, '2024-01-01': 2, '1099511627776': 3, 'a\ufffd': 4}),
                 ({1: 'a', '1': 'b', '\x00': 'c', '\x01': 'd'}, {'1': 'a', '1 (2)': 'b', '\ufffd': 'c',
@@ -308,7 +317,8 @@ class TestPlain(unittest.TestCase):
                 (threading.Lock(), '<lock object>'), (memoryview(b'a'), '<memoryview object>'),
                 (1j, '<complex object>'),
                 (Listing([1]), '<Listing object>'), (Members(), '<Members object>'), (Liar(), '<Liar object>'),
-                (Disguised(), '<Disguised object>'), (type('a\x0bb', (), {})(), '<a\ufffdb object>')):
+                (Disguised(), '<Disguised object>'), (Odd(), '<Odd object>'),
+                (type('a\x0bb', (), {})(), '<a\ufffdb object>')):
             if expected == '<EnumType object>':
                 expected = f'<{type(Colour).__name__} object>'      # another name before Python 3.11
             with self.subTest(value=repr(expected)[:50]):

@@ -323,16 +323,23 @@ class _Conversion:
         if class_ is StoredFile:
             self._spend(value.size)
             return value.read()
+        try:
+            way, conversion = self._wayFor(class_)
+        except Exception:               # a metaclass that fails us
+            way, conversion = self._leaf, _describe
+        return way(value, conversion)
+
+    def _wayFor(self, class_):
         for base in class_.__mro__:
             if base in _LEAF_CONVERSIONS:
-                return self._leaf(value, _LEAF_CONVERSIONS[base])
+                return self._leaf, _LEAF_CONVERSIONS[base]
         if issubclass(class_, Mapping):
-            return self._container(value, self._struct)
+            return self._container, self._struct
         if issubclass(class_, Set):
-            return self._container(value, self._sorted)
+            return self._container, self._sorted
         if issubclass(class_, Sequence) and class_ is not memoryview:
-            return self._container(value, self._array)
-        return self._leaf(value, _describe)
+            return self._container, self._array
+        return self._leaf, _describe
 
     def _leaf(self, value, conversion):
         try:
