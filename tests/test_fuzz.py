@@ -58,6 +58,7 @@ LONG = 'REMOTETASK_FUZZ' in os.environ
 EXAMPLES = int(os.environ.get('REMOTETASK_FUZZ', 300))
 
 fuzz = settings(max_examples=EXAMPLES, derandomize=not LONG, database=None, deadline=None, print_blob=LONG,
+                report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck))
 # Those that commit to the database.
 slowFuzz = settings(fuzz, max_examples=max(100, EXAMPLES // 5))

@@ -8,6 +8,11 @@ import sys
 import tempfile
 import threading
 import unittest
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+from datetime import tzinfo
+from zoneinfo import ZoneInfo
 
 import transaction
 from lovely.remotetask import lifecycle
@@ -138,6 +143,22 @@ class TestProcessing(ProcessorCase):
         self.assertEqual(self.statuses(*jobids), ['error', 'error', 'completed'])
         self.assertIn('cannot be stored', self.service.getError(jobids[0]))
         self.assertEqual(len(self.service.jobs[jobids[0]].errors), 1)
+
+    def test_moments_of_time_zones_as_results(self):
+        class Zone(tzinfo):             # nobody can import it
+            def utcoffset(self, moment):
+                return timedelta(0)
+
+        moments = [datetime(2024, 7, 1, tzinfo=zone) for zone in (ZoneInfo('Europe/Berlin'), timezone.utc, None)]
+        self.provide('moments', lambda input: [*moments, *(moment.timetz() for moment in moments)])
+        self.provide('foreign', lambda input: datetime(2024, 7, 1, tzinfo=Zone()))
+        self.start()
+        jobids = [self.add('moments'), self.add('foreign'), self.add('moments')]
+        self.assertEqual(self.statuses(*jobids), ['completed', 'error', 'completed'])
+        result = self.service.getResult(jobids[0])
+        self.assertEqual(result, [*moments, *(moment.timetz() for moment in moments)])
+        self.assertEqual([moment.tzinfo for moment in result], [moment.tzinfo for moment in moments] * 2)
+        self.assertIn('cannot be stored', self.service.getError(jobids[1]))
 
     def test_objects_as_results(self):
         self.provide('object', lambda input: RetryPolicy(attempts=input))
