@@ -2,15 +2,25 @@
 # SPDX-License-Identifier: ZPL-2.1
 import inspect
 import unittest
+import xmlrpc.client
 
 import transaction.interfaces
+import zope.interface
+import zope.schema
+from test_xmlrpc_server import Raising
+from test_xmlrpc_server import ServerCase
 from ZEO.Exceptions import ClientDisconnected
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import ReadOnlyError
+from ZODB.POSException import StorageTransactionError
+from zope.component import provideUtility
 
 from lovely.remotetask import errors
+from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
 class TestTable(unittest.TestCase):
@@ -44,6 +54,8 @@ class TestFaultFor(unittest.TestCase):
                 (faults.UnknownMethod('x'), -32601,
                  "there is no method 'x'; system.listMethods names those there are"),
                 (faults.BadArguments('no'), -32602, 'no'),
+                (faults.WrongArity('no'), 114, 'no'),
+                (faults.WrongType('no'), 115, 'no'),
                 (faults.ResultTooLarge(5), 107, 'the result is larger than 5 bytes, the most that is '
                                                    'sent; getResultPart gives a file, bytes or text in parts')):
             self.assertEqual(faults.faultFor(exception, 'id'), (code, sentence))
@@ -65,6 +77,99 @@ class TestFaultFor(unittest.TestCase):
             self.assertEqual(faults.faultFor(exception, 'abc'), (
                 faults.INTERNAL_ERROR,
                 'internal error; the log of the frontend has the details under the request id abc'))
+
+
+class IFilm(zope.interface.Interface):
+
+    rate = zope.schema.Int(min=1, max=60)
+
+
+class Choosy(SimpleTask):
+    """A task that raises what it likes when it looks at its input."""
+
+    def checkInput(self, input):
+        raise errors.TaskError('the film is already known')
+
+
+class TestEachCode(ServerCase):
+    """What a client gets to see of each row of the table."""
+
+    def setUp(self):
+        super().setUp()
+        provideUtility(SimpleTask(len, inputSchema=IFilm), name='film')
+        provideUtility(Choosy(len), name='choosy')
+        self.seen = set()
+
+    def assertTold(self, code, sentence, function, *arguments):
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            function(*arguments)
+        self.assertEqual((caught.exception.faultCode, caught.exception.faultString), (code, sentence))
+        self.seen.add(code)
+
+    def test_eachHasASentenceOfItsOwn(self):
+        proxy = self.proxy()
+        jobid = proxy.add('echo')
+        large = proxy.add('echo')
+        with self.db.transaction() as connection:
+            connection.root()['/'].jobs[large].output = [b'x' * 2 ** 20] * (RESULT_SIZE // 2 ** 20 + 1)
+        self.assertTold(faults.PARSE_ERROR, 'the request is not well-formed XML: no element found, line 1, column 0',
+                        lambda: xmlrpc.client.loads(self.post(b'')[2]))
+        for code, sentence, method, arguments in (
+                (faults.UNKNOWN_METHOD, "there is no method 'nope'; system.listMethods names those there are",
+                 'nope', ()),
+                (faults.WRONG_ARITY,
+                 'cancel: the arguments are (jobid), of which the first 1 are required; 2 were given',
+                 'cancel', (1, 2)),
+                (faults.WRONG_TYPE, 'cancel: the argument jobid is to be int, string was given', 'cancel', ('1',)),
+                (faults.BAD_ARGUMENTS, 'getResultPart: size must be 1 to 1048576', 'getResultPart', (jobid, 0, 0)),
+                (faults.UNKNOWN_TASK,
+                 "task 'nope' is not registered; the registered tasks are: choosy, echo, film, square",
+                 'add', ('nope',)),
+                (faults.UNKNOWN_JOB, 'there is no job 0', 'cancel', (0,)),
+                (faults.WRONG_STATE, f'job {jobid} is queued: cannot retry it', 'retry', (jobid,)),
+                (faults.INVALID_INPUT, "input field 'rate': Value is too big: 99", 'add', ('film', {'rate': 99})),
+                (faults.INVALID_INPUT, "input field 'rate': Object is of wrong type: '5'",
+                 'add', ('film', {'rate': '5'})),
+                (faults.INVALID_INPUT, "input field 'rate': is missing", 'add', ('film', {})),
+                (faults.INVALID_INPUT, "input field 'rats': there is no such field; the fields are rate",
+                 'add', ('film', {'rats': 5})),
+                (faults.TASK_ERROR, 'the film is already known', 'add', ('choosy',)),
+                (faults.RESULT_TOO_LARGE, str(faults.ResultTooLarge(RESULT_SIZE)), 'getResult', (large,))):
+            self.assertTold(code, sentence, getattr(proxy, method), *arguments)
+        self.assertTold(faults.UNKNOWN_SERVICE, "there is no task service at '/nope'", self.proxy('/nope').cancel, 1)
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            proxy.getResultPart(jobid)
+        self.assertEqual(caught.exception.faultCode, faults.REFUSED)
+        self.seen.add(faults.REFUSED)
+        self.checkDatabase(proxy)
+        # Those that no method gives, should a service raise them.
+        for exception in (errors.NameTaken('a', 'b'), errors.ConfigurationError('no'), errors.Retry(5, 'no'),
+                          errors.HostDied('a'), errors.TimeLimitExceeded(5)):
+            self.services['/raising'] = Raising(exception)
+            code, sentence = faults.faultFor(exception, '')
+            self.assertTold(code, sentence, self.proxy('/raising').getStatus, 1)
+        self.assertEqual(self.seen, {entry.code for entry in faults.TABLE})
+
+    def checkDatabase(self, proxy):
+        committing = TransactionMetaData()
+        self.storage.tpc_begin(committing)              # somebody else, for longer than callers wait
+        deadline, self.gateway.deadline = self.gateway.deadline, 0.05
+        self.assertTold(faults.DATABASE_UNAVAILABLE, str(faults.DatabaseUnavailable()), proxy.add, 'echo')
+        self.gateway.deadline = deadline
+        self.storage.tpc_abort(committing)
+        finish = self.storage.tpc_finish
+
+        def answerIsLost(*arguments):
+            finish(*arguments)
+            raise StorageTransactionError('the answer got lost')
+
+        self.storage.tpc_finish = answerIsLost
+        with self.assertLogs(level='ERROR'):
+            self.assertTold(faults.OUTCOME_UNKNOWN, str(faults.OutcomeUnknown()), proxy.add, 'echo')
+        self.storage.tpc_finish = finish
+        self.gateway.stop(30)
+        self.assertTold(faults.STOPPING, str(faults.Stopping()), proxy.add, 'echo')
+        self.gateway.start()
 
 
 if __name__ == '__main__':

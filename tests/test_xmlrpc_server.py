@@ -266,8 +266,8 @@ class TestFaults(ServerCase):
                 (faults.UNKNOWN_METHOD, "there is no method 'nope'", 'nope', ()),
                 (faults.UNKNOWN_METHOD, "there is no method 'system.multicall'", 'system.multicall', ([],)),
                 (faults.UNKNOWN_METHOD, "there is no method 'add.__call__'", 'add.__call__', ()),
-                (faults.BAD_ARGUMENTS, 'add: the arguments are', 'add', ()),
-                (faults.BAD_ARGUMENTS, 'jobid is to be int, boolean was given', 'getStatus', (True,)),
+                (faults.WRONG_ARITY, 'add: the arguments are', 'add', ()),
+                (faults.WRONG_TYPE, 'jobid is to be int, boolean was given', 'getStatus', (True,)),
                 (faults.UNKNOWN_TASK, "task 'nope' is not registered; .* are: echo, square", 'add', ('nope',)),
                 (faults.UNKNOWN_JOB, 'there is no job 0', 'getStatus', (0,)),
                 (faults.WRONG_STATE, f'job {jobid} is completed: cannot cancel it', 'cancel', (jobid,))):

@@ -25,6 +25,14 @@ class BadArguments(errors.RemoteTaskError, ValueError):
     """The method takes other arguments; the message says which, `system.methodHelp` says more."""
 
 
+class WrongArity(BadArguments):
+    """The method takes more arguments, or fewer; the message names them."""
+
+
+class WrongType(BadArguments):
+    """An argument is to be of another type; the message says which one, and of what type."""
+
+
 class ResultTooLarge(errors.RemoteTaskError):
     """The answer would be larger than the frontend sends; `getResultPart` gives a file, bytes or text in parts."""
 
@@ -83,16 +91,20 @@ RETRY = 110
 HOST_DIED = 111
 TIME_LIMIT = 112
 KEY_TAKEN = 113
+WRONG_ARITY = 114
+WRONG_TYPE = 115
 DATABASE_UNAVAILABLE = 201
 OUTCOME_UNKNOWN = 202
 STOPPING = 203
 
 #: The first class of an exception's method resolution order that is found here decides.  The messages of our own family
-#: are written for callers; those of all others are not, and stay here.
+#: are written for callers; those of all others are not, and stay here.  `faults.txt` tells callers of each code.
 TABLE = (
     Entry(PARSE_ERROR, ParseError, None),
     Entry(UNKNOWN_METHOD, UnknownMethod, None),
     Entry(BAD_ARGUMENTS, BadArguments, None),
+    Entry(WRONG_ARITY, WrongArity, None),
+    Entry(WRONG_TYPE, WrongType, None),
     Entry(REFUSED, errors.RemoteTaskError, None),
     Entry(UNKNOWN_SERVICE, errors.UnknownService, None),
     Entry(UNKNOWN_TASK, errors.UnknownTask, None),

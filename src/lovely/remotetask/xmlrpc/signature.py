@@ -7,7 +7,8 @@ from typing import Callable
 from typing import NamedTuple
 from typing import Tuple
 
-from lovely.remotetask.xmlrpc.faults import BadArguments
+from lovely.remotetask.xmlrpc.faults import WrongArity
+from lovely.remotetask.xmlrpc.faults import WrongType
 
 
 #: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions.
@@ -46,7 +47,7 @@ class Argument(NamedTuple):
         return _TYPE_NAMES[self.types[0]] if self.types else 'mixed'
 
     def check(self, method, value):
-        """Return the value, or what it stands for; raise `BadArguments`."""
+        """Return the value, or what it stands for; raise `WrongType`."""
         if value is None and self.default is not _REQUIRED:
             return self.default
         if self.types and type(value) not in self.types:
@@ -59,8 +60,8 @@ class Argument(NamedTuple):
 
     def _refuse(self, method, types, within, value):
         expected = ' or '.join(_TYPE_NAMES[type_] for type_ in types)
-        raise BadArguments(f'{method}: the argument {self.name} is to be {within}{expected}, '
-                           f'{_TYPE_NAMES[type(value)]} was given')
+        raise WrongType(f'{method}: the argument {self.name} is to be {within}{expected}, '
+                        f'{_TYPE_NAMES[type(value)]} was given')
 
 
 class Method(NamedTuple):
@@ -90,14 +91,14 @@ class Method(NamedTuple):
         return sum(argument.default is _REQUIRED for argument in self.arguments)
 
     def check(self, name, values):
-        """Return the arguments, all of them, as a list; raise `BadArguments`.
+        """Return the arguments, all of them, as a list; raise `WrongArity` or `WrongType`.
 
         name -- the name it was called by.
         values -- what was given, as `wire.parseCall` gives it.
         """
         if not self.required <= len(values) <= len(self.arguments):
             names = ', '.join(argument.name for argument in self.arguments)
-            raise BadArguments(f'{name}: the arguments are ({names}), of which the first {self.required} are required; '
-                               f'{len(values)} were given')
+            raise WrongArity(f'{name}: the arguments are ({names}), of which the first {self.required} are required; '
+                             f'{len(values)} were given')
         values = list(values) + [None] * (len(self.arguments) - len(values))
         return [argument.check(name, value) for argument, value in zip(self.arguments, values)]

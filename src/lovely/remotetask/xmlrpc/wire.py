@@ -1,4 +1,4 @@
-"""XML-RPC to Python and back: refuses what is no call, and can send whatever a task returned."""
+"""XML-RPC to Python and back: refuses what is no call, and can send whatever a task returned; see `types.txt`."""
 # SPDX-License-Identifier: ZPL-2.1
 import math
 import re
