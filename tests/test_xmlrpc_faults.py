@@ -108,7 +108,7 @@ class TestEachCode(ServerCase):
 
     def test_eachHasASentenceOfItsOwn(self):
         proxy = self.proxy()
-        jobid = proxy.add('echo')
+        jobid = proxy.add('echo', None, False, {'key': 'mine'})
         large = proxy.add('echo')
         with self.db.transaction() as connection:
             connection.root()['/'].jobs[large].output = [b'x' * 2 ** 20] * (RESULT_SIZE // 2 ** 20 + 1)
@@ -134,6 +134,8 @@ class TestEachCode(ServerCase):
                 (faults.INVALID_INPUT, "input field 'rats': there is no such field; the fields are rate",
                  'add', ('film', {'rats': 5})),
                 (faults.TASK_ERROR, 'the film is already known', 'add', ('choosy',)),
+                (faults.KEY_TAKEN, f"the key 'mine' belongs to job {jobid}, whose task is 'echo'",
+                 'add', ('square', 2, False, {'key': 'mine'})),
                 (faults.RESULT_TOO_LARGE, str(faults.ResultTooLarge(RESULT_SIZE)), 'getResult', (large,))):
             self.assertTold(code, sentence, getattr(proxy, method), *arguments)
         self.assertTold(faults.UNKNOWN_SERVICE, "there is no task service at '/nope'", self.proxy('/nope').cancel, 1)
