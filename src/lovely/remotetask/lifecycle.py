@@ -142,8 +142,8 @@ def interest(service, ledger):
     Those are the ends of the queues, what says whether and where the service is processed, and what cancels a job.
     None when some of them have no ids yet.
     """
-    queues = [service.suspects, service.schedule.inbox, *(shard.ready for shard in service.shards)]
-    objects = [service, service.schedule, ledger, *queues, *(queue.last for queue in queues),
+    ends = [service.schedule.inbox, *queues(service)]
+    objects = [service, service.schedule, ledger, *ends, *(queue.last for queue in ends),
                *(shard.ledger for shard in service.shards)]
     oids = {each._p_oid for each in objects}
     return None if None in oids else oids
