@@ -43,6 +43,7 @@ class FrontendSettings:
     #: Bytes.
     maxBodySize: int
     maxConnections: int
+    maxWaiting: int
     #: Seconds.
     requestTimeout: float
     #: Seconds.
@@ -410,8 +411,8 @@ def siteDefinition(text, directory='.'):
 
 def frontendSettings(section):
     """Convert a <frontend> section."""
-    return FrontendSettings(section.address, section.max_body_size, section.max_connections, section.request_timeout,
-                            section.idle_timeout, section.deadline)
+    return FrontendSettings(section.address, section.max_body_size, section.max_connections, section.max_waiting,
+                            section.request_timeout, section.idle_timeout, section.deadline)
 
 
 def processorSettings(section):

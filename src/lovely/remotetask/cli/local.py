@@ -31,6 +31,7 @@ from lovely.remotetask.upkeep import pack as packDatabase
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.server import Limits
+from lovely.remotetask.xmlrpc.server import allowFiles
 from lovely.remotetask.zcml import loadSite
 
 
@@ -249,8 +250,9 @@ def _openDatabase(configuration):
 
 def _startFrontend(configuration, database, requests, closing, grace):
     settings = configuration.frontend
-    limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections,
+    limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections, waiting=settings.maxWaiting,
                     requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
+    allowFiles(limits)
     gateway = Gateway(database.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:

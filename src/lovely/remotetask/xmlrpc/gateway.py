@@ -16,9 +16,12 @@ from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
 
 from lovely.remotetask import errors
+from lovely.remotetask.database import hubOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
+from lovely.remotetask.xmlrpc.waiting import JOBS
+from lovely.remotetask.xmlrpc.waiting import Watcher
 from lovely.remotetask.xmlrpc.wire import plain
 
 
@@ -26,8 +29,8 @@ logger = logging.getLogger('lovely.remotetask')
 
 #: Writes that are committed together at most.
 BATCH = 500
-#: Reads that run at a time; the others wait.  With the writer that is ZODB's default pool of connections.
-READERS = 6
+#: Reads that run at a time; the others wait.  With the writer and the watcher that is ZODB's default pool of connections.
+READERS = 5
 #: Seconds that a caller waits for the database, and when it is known to be silent.
 DEADLINE = 10.0
 SHORT_DEADLINE = 1.0
@@ -113,7 +116,8 @@ class Gateway:
 
     The functions of waiting calls to `write` run one after the other in the thread of one writer and are committed
     together.  So many callers cost few commits, and the frontend never conflicts with itself.  Those of `read` run in
-    a few threads.  No caller is ever in the database itself, which may not come back from there.
+    a few threads.  No caller is ever in the database itself, which may not come back from there.  A watcher tells those
+    who wait for jobs.
     """
 
     def __init__(self, db, resolve, deadline=DEADLINE, attempts=ATTEMPTS, batch=BATCH, readers=READERS):
@@ -141,6 +145,7 @@ class Gateway:
         self._idle = []                         # the reader that was busy last is the next one: fewer warm caches
         self._running = False
         self._silent = False                    # whether nothing has come of the database since a call was given up
+        self._watcher = Watcher(db, resolve)
         # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
         self.connection = None
 
@@ -157,6 +162,7 @@ class Gateway:
                               for number in range(1, self.readers + 1))
             for thread in self._threads:
                 thread.start()
+            self._watcher.start()
 
     def stop(self, timeout=None):
         """Take no more calls, and wait until the waiting ones are done, `timeout` seconds at most.
@@ -172,7 +178,25 @@ class Gateway:
         threads = self._threads
         for thread in threads:
             thread.join(None if end is None else max(0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+        watches = not self._watcher.stop(None if end is None else max(0, end - time.monotonic()))
+        return not (watches or any(thread.is_alive() for thread in threads))
+
+    def watch(self, wait):
+        """Have a `waiting.Wait` woken when its jobs have ended, or might have; until `forget`.  Waits for nothing."""
+        self._watcher.watch(wait)
+
+    def forget(self, wait):
+        """Leave a `waiting.Wait` alone.  Waits for nothing."""
+        self._watcher.forget(wait)
+
+    def canWatch(self, count):
+        """Say whether there is room for a `waiting.Wait` with so many jobs."""
+        return self._watcher.watched + count <= JOBS
+
+    @property
+    def isSilent(self):
+        """Whether the database does not answer, as far as the watcher has noticed."""
+        return self._watcher.isAway
 
     def _patience(self):
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
@@ -339,6 +363,7 @@ class Gateway:
                     self._settle([write])
         else:
             self._silent = False
+            hubOf(self.db).ring()               # not all storages tell of the commits of this process
             for write, result, refusal in outcomes:
                 write.answer(result, refusal)
 

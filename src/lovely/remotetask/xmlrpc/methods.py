@@ -12,6 +12,7 @@ from lovely.remotetask.xmlrpc.faults import UnknownMethod
 from lovely.remotetask.xmlrpc.signature import NO_SERVICE
 from lovely.remotetask.xmlrpc.signature import READS
 from lovely.remotetask.xmlrpc.signature import REPEATS
+from lovely.remotetask.xmlrpc.signature import WAITS
 from lovely.remotetask.xmlrpc.signature import WRITES
 from lovely.remotetask.xmlrpc.signature import Argument
 from lovely.remotetask.xmlrpc.signature import Method
@@ -33,6 +34,10 @@ LISTING_SIZE = 1000
 
 #: Bytes of a result that one call of `getResultPart` gives at most.
 PART_SIZE = 1024 * 1024
+
+#: Jobs that one call of `waitFor` waits for at most, and seconds.
+WAITING_SIZE = 1000
+WAITING_TIME = 3600
 
 
 def _checkStatuses(method, given, allowed):
@@ -222,6 +227,32 @@ def getStatus(service, jobid):
     return service.getStatus(jobid)
 
 
+def waitFor(service, jobids, timeout, any):
+    """waitFor(array of int jobids, double timeout=30, boolean any=false) -> array of string
+
+    Wait until all the jobs have ended, or with any true until one of them has, timeout seconds at most; return their
+    statuses then, in the order of the ids: nil for a job that was removed meanwhile.  Up to 1000 ids, and 0 to 3600
+    seconds.  A client that closes its side of the connection waits no longer.
+    Faults: unknown job, bad arguments for too many ids or another timeout.
+    """
+    if len(jobids) > WAITING_SIZE:
+        raise BadArguments(f'waitFor: there may be {WAITING_SIZE} jobids, {len(jobids)} were given')
+    if not 0 <= timeout <= WAITING_TIME:
+        raise BadArguments(f'waitFor: timeout must be 0 to {WAITING_TIME}')
+    return [service.getStatus(jobid) for jobid in jobids]
+
+
+def statusesOf(service, jobids):
+    """Return the statuses that `waitFor` answers with in the end."""
+    return [service.getStatus(jobid) if jobid in service.jobs else None for jobid in jobids]
+
+
+def areOver(statuses, any):
+    """Say whether `waitFor` has nothing more to wait for."""
+    ended = [status is None or status in interfaces.FINAL for status in statuses]
+    return all(ended) or any and True in ended
+
+
 def getResult(service, jobid):
     """getResult(int jobid) -> mixed
 
@@ -408,6 +439,9 @@ METHODS = {
     'retryFailed': Method(retryFailed, REPEATS, 'int', (Argument('task', (str,), None),)),
     'getProgress': Method(getProgress, READS, 'struct', (_JOBID,)),
     'getStatus': Method(getStatus, READS, 'string', (_JOBID,)),
+    'waitFor': Method(waitFor, WAITS, 'array', (
+        Argument('jobids', (list,), items=(int,)), Argument('timeout', (float, int), 30),
+        Argument('any', (bool,), False))),
     'getResult': Method(getResult, READS, 'mixed', (_JOBID,)),
     'getResultPart': Method(getResultPart, READS, 'base64', (
         _JOBID, Argument('start', (float, int), 0), Argument('size', (int,), PART_SIZE))),

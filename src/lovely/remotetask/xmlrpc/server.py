@@ -1,57 +1,72 @@
 """XML-RPC over HTTP: the standard library's server, with limits on what a client can take of it."""
 # SPDX-License-Identifier: ZPL-2.1
 import dataclasses
+import errno
 import functools
-import http.client
-import io
 import logging
-import re
-import secrets
+import resource
 import socket
-import sys
 import threading
 import time
-import zlib
 from http import HTTPStatus
-from socketserver import ThreadingMixIn
-from urllib.parse import unquote
-from xmlrpc.client import gzip_decode
-from xmlrpc.server import SimpleXMLRPCRequestHandler
 from xmlrpc.server import SimpleXMLRPCServer
 
 from lovely.remotetask import errors
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.connection import Connection
+from lovely.remotetask.xmlrpc.connection import Jobs
+from lovely.remotetask.xmlrpc.conversation import RequestHandler
+from lovely.remotetask.xmlrpc.crew import Crew
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
+from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
+from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.faults import faultFor
+from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.lot import Lot
+from lovely.remotetask.xmlrpc.waiting import Wait
 from lovely.remotetask.xmlrpc.wire import dumpFault
 from lovely.remotetask.xmlrpc.wire import dumpResponse
 from lovely.remotetask.xmlrpc.wire import parseCall
 
 
 logger = logging.getLogger('lovely.remotetask')
-accessLogger = logging.getLogger('lovely.remotetask.access')
 
-# A request line and the headers after it, in bytes; the standard library limits each line to half of it.
-_HEAD_SIZE = 128 * 1024
-# What is read at a time, so that memory is taken only as a body really arrives.
-_CHUNK_SIZE = 64 * 1024
-# A body that is larger takes its turn; see `Limits.largeBodies`.
-_LARGE_BODY = 256 * 1024
+#: Threads that answer those who have waited for jobs.
+WAKERS = 8
 
-_LENGTH = re.compile('[0-9]{1,18}')
-# A URL as proxies send it, with all before the path.
-_ORIGIN = re.compile('https?://[^/?]*', re.IGNORECASE)
+#: Seconds that a thread waits for more from a client before the connection is parked: far cheaper for a busy one.
+_LINGER = 0.01
+# How much of the crew may have something to do for that.
+_CROWD = 0.5
+
+# Seconds until another file can be expected to be open.
+_PAUSE = 0.05
+
+# What a process has open besides connections, about.
+_OTHER_FILES = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a client can take of the frontend.  Raises `errors.ConfigurationError` for values that are not positive."""
 
-    #: Connections at a time; the next one is told 503.  Each has a thread.
+    #: Requests that are worked on at a time, in a thread each; the next one is told 503.
     connections: int = 200
+    #: Callers of waitFor at a time, who take no thread; the next one is told 503.
+    waiting: int = 5000
+    #: Other connections at a time: idle ones, and those whose request has not come completely.  When there is one
+    #: more, the one that has been so for the longest time is ended.
+    silent: int = 2000
+    #: Requests that are answered over one connection.
+    requests: int = 10_000
+    #: Bytes of a request's head; more are refused with 431.
+    headSize: int = 64 * 1024
+    #: Headers of a request; more are refused with 431.
+    headers: int = 100
     #: Bytes of a request's body, also after decompression; a larger one is refused with 413.
     bodySize: int = 8 * 1024 * 1024
-    #: Bodies above 256 KiB that are read and worked on at a time; the others wait.  With bodySize it bounds the memory.
+    #: Bodies above 256 KiB that are worked on at a time; the others wait.  So many of the full size is also what all
+    #: requests that have not come completely may hold; whose has come for the longest time is ended if it is more.
     largeBodies: int = 8
     #: Seconds from the first byte of a request to its last, however it drips.
     requestTime: float = 20.0
@@ -66,243 +81,50 @@ class Limits:
                 raise errors.ConfigurationError(f'the limit {name} of the frontend must be positive, not {value}')
 
 
-class _Inbox(io.RawIOBase):
-    """Reads a socket until a deadline, and so many bytes.
-
-    A socket's own time-out starts again with every byte that comes, so it does not hold against a client that drips.
-    """
-
-    def __init__(self, connection):
-        self._connection = connection
-        self.deadline = 0           # by time.monotonic
-        self.allowance = 0          # bytes
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError('the request did not come in time')
-        if self.allowance <= 0:
-            raise http.client.LineTooLong('header')         # the standard library answers it with 431
-        self._connection.settimeout(left)
-        count = self._connection.recv_into(memoryview(buffer)[:self.allowance])
-        self.allowance -= count
-        return count
+def allowFiles(limits):
+    """Raise the number of files that this process may have open to what the limits need, as far as that may be."""
+    needed = limits.connections + limits.waiting + limits.silent + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        logger.warning('the system allows %d open files, %d connections at a time: fewer than the limits of the '
+                       'frontend', allowed, allowed - _OTHER_FILES)
 
 
-class _Outbox(io.BufferedIOBase):
-    """Collects an answer, and sends it in one piece: headers and body in one packet, one deadline for all."""
-
-    def __init__(self, connection, seconds):
-        self._connection, self._seconds = connection, seconds
-        self._pieces = []
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def flush(self):
-        if self._pieces:
-            data = b''.join(self._pieces)
-            self._pieces.clear()
-            self._connection.settimeout(self._seconds)
-            self._connection.sendall(data)          # the time-out is for all of it
-
-
-class RequestHandler(SimpleXMLRPCRequestHandler):
-    """Reads the requests of one connection within the limits of its server, and answers them."""
-
-    protocol_version = 'HTTP/1.1'
-    default_request_version = 'HTTP/1.0'        # a request line that says nothing is answered with a status, too
-    _summary = '-'                  # of the call, for the log
-
-    def setup(self):
-        self.connection = self.request
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self._inbox = _Inbox(self.connection)
-        self.rfile = io.BufferedReader(self._inbox)
-        self.wfile = _Outbox(self.connection, self.server.limits.answerTime)
-        self._firstByte = self.server.limits.requestTime
-
-    def handle(self):
-        try:
-            super().handle()
-            self.wfile.flush()
-        except OSError as error:        # a client that goes or stalls is none of our failures
-            logger.debug('connection of %s ended: %s', self.address_string(), error)
-
-    def finish(self):
-        self.rfile.close()
-        self.wfile.close()
-
-    def handle_one_request(self):
-        limits = self.server.limits
-        self._inbox.allowance = _HEAD_SIZE
-        self._inbox.deadline = time.monotonic() + self._firstByte
-        self._firstByte = limits.idleTime               # from the second request on
-        self.close_connection = True                    # should the next line fail
-        if not self.rfile.peek(1):
-            return
-        self._inbox.deadline = time.monotonic() + limits.requestTime
-        self._summary = '-'
-        super().handle_one_request()
-
-    def handle_expect_100(self):
-        if self._announcedLength() is None:             # has been refused, before the body is sent
-            return False
-        super().handle_expect_100()
-        self.wfile.flush()
-        return True
-
-    def do_POST(self):
-        length = self._announcedLength()
-        if length is None:
-            return
-        compressed = 'content-encoding' in self.headers
-        if not compressed and length <= _LARGE_BODY:
-            self._answer(length)
-            return
-        if not self.server.largeBodies.acquire(timeout=self.server.limits.requestTime):
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, 'Too many large requests at a time', ('Retry-After', '1'))
-            return
-        try:
-            self._inbox.deadline = time.monotonic() + self.server.limits.requestTime
-            self._answer(length)
-        finally:
-            self.server.largeBodies.release()
-
-    def _notAllowed(self):
-        self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
-
-    do_GET = do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _notAllowed
-
-    def _announcedLength(self):
-        """Return the length of the body in bytes, or None if the request has been refused for it."""
-        if 'transfer-encoding' in self.headers:
-            return self._refuse(HTTPStatus.NOT_IMPLEMENTED, 'Transfer-Encoding is not supported, send Content-Length')
-        lengths = self.headers.get_all('content-length', ())
-        if not lengths:
-            return self._refuse(HTTPStatus.LENGTH_REQUIRED, 'A Content-Length is required')
-        if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0].strip()):
-            return self._refuse(HTTPStatus.BAD_REQUEST, 'The Content-Length is not one number')
-        if int(lengths[0]) > self.server.limits.bodySize:
-            return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                                f'The body may have {self.server.limits.bodySize} bytes')
-        return int(lengths[0])
-
-    def _answer(self, length):
-        body = self._readBody(length)
-        if body is not None:
-            body = self.decode_request_content(body)
-        if body is None:
-            return
-        response, self._summary = self.server.answer(body, self._servicePath())
-        self.send_response(HTTPStatus.OK)
-        self.send_header('Content-Type', 'text/xml; charset=utf-8')
-        self.send_header('Content-Length', str(len(response)))
-        self.end_headers()
-        self.wfile.write(response)
-
-    def _readBody(self, length):
-        """Return that many bytes, or None when the client stops before."""
-        # What was read along with the headers was allowed for then.
-        self._inbox.allowance = length
-        chunks = []
-        while length:
-            chunk = self.rfile.read1(min(length, _CHUNK_SIZE))
-            if not chunk:
-                self.close_connection = True
-                return None
-            chunks.append(chunk)
-            length -= len(chunk)
-        return b''.join(chunks)
-
-    def decode_request_content(self, data):
-        """Return the body as it was before it was compressed, or None if the request has been refused for it."""
-        encoding = self.headers.get('content-encoding', 'identity').strip().lower()
-        if encoding == 'identity':
-            return data
-        if encoding != 'gzip':
-            return self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 'The Content-Encoding may be gzip or identity',
-                                ('Accept-Encoding', 'gzip, identity'))
-        limit = self.server.limits.bodySize
-        try:
-            return gzip_decode(data, limit)
-        except (ValueError, EOFError, OSError, zlib.error):
-            return self._refuse(HTTPStatus.BAD_REQUEST, f'The body is no gzip data, or exceeds {limit} bytes')
-
-    def _servicePath(self):
-        """Return the path of the URL, decoded; '/' for the usual XML-RPC path too."""
-        path = unquote(_ORIGIN.sub('', self.path, 1).partition('?')[0])
-        return '/' if path in ('', '/RPC2') else path
-
-    def send_error(self, code, message=None, explain=None):
-        self._refuse(code, HTTPStatus(code).phrase)     # and not what the request was
-
-    def _refuse(self, status, sentence, *headers):
-        """Answer with an error and end the connection; return None."""
-        body = f'{sentence}.\n'.encode()
-        self.send_response(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.send_header('Connection', 'close')
-        self.send_header('Content-Type', 'text/plain; charset=utf-8')
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        if self.command != 'HEAD':
-            self.wfile.write(body)
-        self.wfile.flush()
-        self._readToTheEnd()
-
-    def _readToTheEnd(self):
-        # A client that sends first and reads then would be reset when we closed on data unread, and not see the answer.
-        self._inbox.allowance = 2 * self.server.limits.bodySize
-        self.connection.shutdown(socket.SHUT_WR)
-        while self._inbox.allowance and self.rfile.read1(_CHUNK_SIZE):
-            pass
-
-    def version_string(self):
-        return 'lovely.remotetask'              # and not which Python
-
-    def log_request(self, code='-', size='-'):
-        accessLogger.info('%s %r %d %s', self.address_string(), self.requestline, code, self._summary)
-
-    def log_message(self, format, *args):
-        # What a client sent may be in it: no line breaks or terminal controls of its own.
-        accessLogger.info('%s %s', self.address_string(), (format % args).encode('unicode_escape').decode('ascii'))
-
-
-class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
+class Frontend(SimpleXMLRPCServer):
     """Answers XML-RPC calls for the task services of a database.
 
     The path of a call's URL names the service.  What can be called is in `methods.METHODS`, and nothing else: no
     function or instance is ever registered with the base classes.
+
+    A connection is in the parking lot until a request has come, is worked on by a thread of a crew then, and goes back
+    to the lot.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 1024
 
-    def __init__(self, address, gateway, limits=Limits()):
+    def __init__(self, address, gateway, limits=Limits(), tls=None):
         """Listen; calls are answered once `serveForever` runs.
 
         address -- the pair of host ('' for all of IPv4, '::' for all) and port (0 for any that is free).
         gateway -- the `gateway.Gateway`; whoever made it starts and stops it.
         limits -- what a client can take.
+        tls -- an `ssl.SSLContext` for a server; None for plain HTTP.
 
         Raise `errors.ConfigurationError` when that cannot be listened at.
         """
         self.gateway = gateway
         self.limits = limits
-        self.largeBodies = threading.BoundedSemaphore(limits.largeBodies)
+        self.tls = tls
         self._changed = threading.Condition()       # guards the three that follow
-        self._connections = set()
+        self._connections = set()                   # the `RequestHandler` of each
         self._serving = False
         self._stopped = False
+        self._crew = Crew('remotetask-call', limits.connections)
+        self._wakers = Crew('remotetask-waker', WAKERS)
         host, port = address
         try:
             if not 0 <= port <= 65535:          # the resolver would take the rest of a division
@@ -314,6 +136,7 @@ class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
         except (OSError, OverflowError, UnicodeError) as error:
             reason = getattr(error, 'strerror', None) or error
             raise errors.ConfigurationError(f'the frontend cannot listen at {host}:{port}: {reason}') from error
+        self._lot = Lot(self)
 
     @property
     def address(self):
@@ -326,13 +149,14 @@ class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
             if self._stopped:
                 return
             self._serving = True
+            self._lot.start()
         self.serve_forever()
 
     def stop(self, timeout=None):
         """Take no more connections and calls, and wait for the answers under way, `timeout` seconds at most.
 
-        To be called from another thread than runs `serveForever`.  Return whether all connections have ended.  Twice,
-        or before `serveForever`, is fine.
+        Who waits for jobs is told that the frontend stops.  To be called from another thread than runs `serveForever`.
+        Return whether all connections have ended.  Twice, or before `serveForever`, is fine.
         """
         with self._changed:
             self._stopped = True
@@ -340,78 +164,155 @@ class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
         if serving:
             self.shutdown()
         self.server_close()
+        if serving:
+            self._lot.stop()
         with self._changed:
-            for connection in self._connections:
-                try:
-                    connection.shutdown(socket.SHUT_RD)     # for its thread, the client has gone
-                except OSError:                             # it has
-                    pass
-            return self._changed.wait_for(lambda: not self._connections, timeout)
+            ended = self._changed.wait_for(lambda: not self._connections, timeout)
+        if ended:
+            self._lot.close()
+            self._crew.stop()
+            self._wakers.stop()
+        return ended
 
     # What the base classes call
 
-    def process_request(self, request, client_address):
-        with self._changed:
-            full = len(self._connections) >= self.limits.connections
-            if not full:
-                self._connections.add(request)
-        if full:
-            self._turnAway(request)
-        else:
-            super().process_request(request, client_address)
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._lot.sendOneAway()
+                time.sleep(_PAUSE)
+            raise
 
-    def close_request(self, request):
-        super().close_request(request)
+    def process_request(self, request, client_address):
+        if self.tls is not None:                # the handshake is made as it reads
+            request = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        handler = RequestHandler(Connection(request), client_address, self)
+        handler.proceed()
         with self._changed:
-            self._connections.discard(request)
+            self._connections.add(handler)
+        self._lot.park(handler)
+
+    # What the lot calls
+
+    def resume(self, handler):
+        """Have a conversation go on, as soon as a thread is free; turn it away when it would have to wait for one."""
+        need = handler.need
+        handler.hasTurn = need.isLarge
+        if not need.isRequest:
+            self.gateway.forget(need.wait)
+            if handler.connection.ended:        # nobody waits any more
+                self._end(handler)
+            else:
+                self._wakers.put(self._tell, handler, Stopping() if self._stopped else None)
+        elif self._crew.load < 1:
+            self._crew.put(self._converse, handler)
+        else:
+            self.turnAway(handler, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many requests at a time',
+                                           ('Retry-After', '1')))
+
+    def turnAway(self, handler, refusal):
+        """End a connection, with a `Refusal` if it is not None, without waiting for the client."""
+        if refusal is not None:
+            handler.turnAway(refusal)
+        self._end(handler)
+
+    # In a thread of a crew
+
+    def _converse(self, handler):
+        goesOn = self._proceed(handler)
+        while goesOn and self._isThere(handler):
+            goesOn = self._proceed(handler)
+        if goesOn:
+            self._park(handler)
+
+    def _tell(self, handler, error):
+        if self._proceed(handler, error):
+            self._park(handler)
+
+    def _proceed(self, handler, error=None):
+        """Go on with a conversation; return whether it has a need then.  Else it has ended."""
+        try:
+            if handler.proceed(error) is not None:
+                return True
+        except OSError as error:                # a client that goes or stalls is none of our failures
+            logger.debug('connection of %s ended: %s', handler.address_string(), error)
+        except Exception:
+            logger.exception('a connection of %s failed', handler.address_string())
+        except BaseException as error:          # somebody wants to end the thread, which is not his
+            logger.debug('connection of %s ended: %r', handler.address_string(), error)
+        self._end(handler)
+        return False
+
+    def _isThere(self, handler):
+        """Say whether what the conversation needs has come, or comes at once."""
+        need, connection = handler.need, handler.connection
+        if need.isLarge or not need.isRequest:
+            return False
+        try:
+            return need.isMet(connection) or (self._crew.load < _CROWD and not self._stopped
+                                              and connection.receive(_LINGER) and need.isMet(connection))
+        except (OSError, ValueError):           # the lot will see the same
+            return False
+
+    def _park(self, handler):
+        need = handler.need
+        if not need.isRequest:
+            need.wait = Wait(need.path, need.jobids, need.any, functools.partial(self._wake, handler, need))
+            self.gateway.watch(need.wait)
+        self._lot.park(handler)
+
+    def _wake(self, handler, need):
+        need.isOver = True                      # should it not have come to the lot yet
+        self._lot.wake(handler, need)
+
+    def giveTurn(self):
+        """Take back the turn for large bodies that a conversation had."""
+        self._lot.giveTurn()
+
+    def _end(self, handler):
+        if handler.hasTurn:
+            self._lot.giveTurn()
+        handler.connection.socket.close()
+        with self._changed:
+            self._connections.discard(handler)
             self._changed.notify_all()
 
-    def _turnAway(self, request):
-        # In the thread that accepts, so nothing is waited for.  What has come is read: data unread would make the
-        # answer a reset.
-        logger.warning('there are %d connections already: turned one away', self.limits.connections)
-        request.setblocking(False)
-        try:
-            request.sendall(b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n'
-                            b'Content-Length: 0\r\n\r\n')
-            request.shutdown(socket.SHUT_WR)
-            request.recv(_CHUNK_SIZE)
-        except OSError:
-            pass
-        self.shutdown_request(request)
+    # Calls
 
-    def handle_error(self, request, client_address):
-        logger.error('a connection of %s failed', client_address[0], exc_info=sys.exc_info())
-
-    def _marshaled_dispatch(self, data, dispatch_method=None, path='/'):
-        return self.answer(data, path)[0]
-
-    def answer(self, data, path):
-        """Return the response to a call, bytes of XML, and a summary of it for the log.
+    def answer(self, data, path, requestId):
+        """Answer a call: a generator of needs, which returns bytes of XML, and a summary of the call for the log.
 
         data -- the body of the request, bytes.
         path -- the service's, decoded.
+        requestId -- text.
 
-        An exception is answered with its fault; what is no `Exception`, as SystemExit, is not caught.
+        An exception is answered with its fault, but for a `Refusal`; what is no `Exception`, as SystemExit, is not
+        caught.
         """
-        requestId = secrets.token_hex(6)
         name = '-'
         try:
             name, values = parseCall(data)
-            return dumpResponse(self._dispatch(name, values, path, requestId)), name
+            return dumpResponse((yield from self._dispatch(name, values, path, requestId))), name
+        except Refusal:
+            raise
         except Exception as error:
             code, sentence = faultFor(error, requestId)
             if code == INTERNAL_ERROR:
                 logger.exception('request %s failed', requestId)
-            return dumpFault(code, sentence), f'{name} fault {code}'
+            return dumpFault(code, sentence), f'{name}:{code}'
 
-    def _dispatch(self, name, values, path='/', requestId=None):
+    def _dispatch(self, name, values, path, requestId):
         method, arguments = methods.prepare(name, values)
         function = functools.partial(method.function, request=requestId) if method.traced else method.function
         if method.access == methods.NO_SERVICE:
             return function(*arguments)
         if method.access == methods.REPEATS:
             return self._repeat(function, arguments, path)
+        if method.access == methods.WAITS:
+            return (yield from self._wait(function, arguments, path))
         run = self.gateway.write if method.access == methods.WRITES else self.gateway.read
         return run(path, lambda service: function(service, *arguments))
 
@@ -422,3 +323,17 @@ class Frontend(ThreadingMixIn, SimpleXMLRPCServer):
             done += step
             if step < methods.BATCH:
                 return done
+
+    def _wait(self, function, arguments, path):
+        jobids, timeout, any = arguments
+        deadline = time.monotonic() + timeout
+        statuses = self.gateway.read(path, lambda service: function(service, *arguments))
+        while not methods.areOver(statuses, any) and time.monotonic() < deadline:
+            if self._lot.waiting >= self.limits.waiting or not self.gateway.canWatch(len(jobids)):
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs',
+                              ('Retry-After', '1'))
+            yield Jobs(deadline, path, jobids, any)
+            if self.gateway.isSilent:           # not one after the other is to find that out
+                raise DatabaseUnavailable()
+            statuses = self.gateway.read(path, lambda service: methods.statusesOf(service, jobids))
+        return statuses

@@ -11,11 +11,12 @@ from lovely.remotetask.xmlrpc.faults import WrongArity
 from lovely.remotetask.xmlrpc.faults import WrongType
 
 
-#: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions.
-#: Of the last kind are functions that are called until they have done less than they might have; the sum is answered.
+#: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions,
+#: wait for something there.
+#: Of the kind before the last are functions that are called until they have done less than they might have; the sum is answered.
 #: Each time they get the number of jobs that they may change, and the time of the call in UTC seconds: what ended after
 #: that is left alone, so that it comes to an end.
-NO_SERVICE, READS, WRITES, REPEATS = 'no service', 'reads', 'writes', 'repeats'
+NO_SERVICE, READS, WRITES, REPEATS, WAITS = 'no service', 'reads', 'writes', 'repeats', 'waits'
 
 _REQUIRED = object()
 
@@ -68,7 +69,7 @@ class Method(NamedTuple):
     """A row of the table."""
 
     function: Callable              # called with the service, unless it is NO_SERVICE, and the checked arguments
-    access: str                     # NO_SERVICE, READS, WRITES or REPEATS
+    access: str                     # NO_SERVICE, READS, WRITES, REPEATS or WAITS
     returns: str                    # the type's name
     arguments: Tuple[Argument, ...] = ()
     role: str = 'view'              # who may call it: 'view', 'submit' or 'manage'

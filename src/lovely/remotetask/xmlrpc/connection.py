@@ -1,0 +1,193 @@
+"""A client's connection, and the things that one can wait for from it."""
+# SPDX-License-Identifier: ZPL-2.1
+import selectors
+import ssl
+import time
+from http import HTTPStatus
+
+from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import endOfHead
+
+
+#: What is read at a time, in bytes, so that memory is taken only as something really arrives.
+CHUNK_SIZE = 64 * 1024
+
+#: Bytes of a body above which it takes its turn; see `Limits.largeBodies`.
+LARGE_BODY = 256 * 1024
+
+# What is read at a time of a client that waits for an answer: of its next requests as little as possible.
+_SIP_SIZE = 4096
+
+
+class Connection:
+    """A socket, plain or of TLS, and what has come over it and is not used yet.
+
+    At any time it belongs to one thread.
+    """
+
+    def __init__(self, socket):
+        self.socket = socket
+        #: What has come, a bytearray.
+        self.buffer = bytearray()
+        #: Whether the client sends no more.
+        self.ended = False
+        #: What a selector has to wait for: TLS may have to write to be able to read.
+        self.events = selectors.EVENT_READ
+
+    def fileno(self):
+        return self.socket.fileno()
+
+    def receive(self, patience=0.0, size=CHUNK_SIZE):
+        """Add what comes within `patience` seconds to the buffer; return whether there was anything, even the end.
+
+        size -- bytes, about the most that is read.
+
+        Raise OSError when the connection is broken.
+        """
+        try:
+            self.socket.settimeout(patience)
+            data = self.socket.recv(size)
+            # What TLS has decrypted already is nothing that a selector would tell of.
+            if data and isinstance(self.socket, ssl.SSLSocket) and (pending := self.socket.pending()):
+                data += self.socket.recv(pending)
+        except ssl.SSLWantWriteError:
+            self.events = selectors.EVENT_WRITE
+            return False
+        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+            self.events = selectors.EVENT_READ
+            return False
+        self.events = selectors.EVENT_READ
+        self.buffer += data
+        self.ended = not data
+        return True
+
+    def take(self, size):
+        """Return so many bytes of the buffer, and forget them."""
+        data = bytes(memoryview(self.buffer)[:size])
+        del self.buffer[:size]
+        return data
+
+    def send(self, data, seconds):
+        """Send bytes; raise OSError when the connection is broken, or the client does not take them all in time."""
+        deadline = time.monotonic() + seconds
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                self.socket.settimeout(max(0, deadline - time.monotonic()))
+                try:
+                    sent += self.socket.send(view[sent:])
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                    raise TimeoutError('the answer was not taken in time') from error
+
+
+class Need:
+    """Something that a conversation waits for, until a deadline."""
+
+    #: Whether a request, or the rest of one, is waited for.
+    isRequest = True
+    #: Whether it takes a turn to go on when it is met; see `Limits.largeBodies`.
+    isLarge = False
+    #: Whether the client has said something that is worth an answer.
+    hasBegun = False
+    #: How much may be read at a time, in bytes.
+    size = CHUNK_SIZE
+
+    def __init__(self, deadline):
+        """`deadline` is by time.monotonic."""
+        self.deadline = deadline
+
+    def isMet(self, connection):
+        """Say whether there is nothing more to wait for; called whenever something has come, and at first."""
+        raise NotImplementedError
+
+    @property
+    def refusal(self):
+        """The `head.Refusal` for a client that is late; None if it is to hear nothing."""
+        return Refusal(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') if self.hasBegun else None
+
+
+class NextHead(Need):
+    """The next request, up to its body; `length` is where that begins, None if the head did not come completely."""
+
+    length = None
+
+    def __init__(self, idleTime, requestTime, size):
+        """idleTime -- seconds until the first byte.
+        requestTime -- seconds from the first byte on.
+        size -- bytes that a head may have.
+        """
+        super().__init__(time.monotonic() + idleTime)
+        self._requestTime, self._most = requestTime, size
+        self._seen = 0
+
+    def isMet(self, connection):
+        buffer = connection.buffer
+        if not self.hasBegun:
+            if buffer.startswith(b'\r\n'):      # some clients end the request before with one too many
+                del buffer[:2]
+            if buffer:
+                self.hasBegun = True
+                self.deadline = time.monotonic() + self._requestTime
+        self.length = endOfHead(buffer, self._seen)
+        self._seen = len(buffer)
+        return self.length is not None or len(buffer) > self._most or connection.ended
+
+
+class Body(Need):
+    """That many bytes; fewer if the client ends before."""
+
+    hasBegun = True
+    _waitsForTurn = False
+
+    def __init__(self, deadline, length, isLarge):
+        """`isLarge` says whether it takes one of the turns for large bodies."""
+        super().__init__(deadline)
+        self.length, self.isLarge = length, isLarge
+
+    def isMet(self, connection):
+        return len(connection.buffer) >= self.length or connection.ended
+
+    def waitForTurn(self, seconds):
+        """It has come, and gets so many seconds more to be worked on."""
+        self._waitsForTurn = True
+        self.deadline = time.monotonic() + seconds
+
+    @property
+    def refusal(self):
+        if not self._waitsForTurn:
+            return super().refusal
+        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'Too many large requests at a time', ('Retry-After', '1'))
+
+
+class End(Need):
+    """The end of a connection that has been told so; what comes until then is thrown away."""
+
+    def __init__(self, deadline, allowance):
+        """`allowance` is how many bytes are put up with."""
+        super().__init__(deadline)
+        self._allowance = allowance
+
+    def isMet(self, connection):
+        self._allowance -= len(connection.buffer)
+        connection.buffer.clear()
+        return connection.ended or self._allowance < 0
+
+
+class Jobs(Need):
+    """The end of jobs; or that of a client which does not wait for that any more."""
+
+    isRequest = False
+    size = _SIP_SIZE
+    #: Whether it is time to look at them.
+    isOver = False
+
+    def __init__(self, deadline, path, jobids, any):
+        """path -- the service's.
+        jobids -- the ids.
+        any -- whether one of them is enough.
+        """
+        super().__init__(deadline)
+        self.path, self.jobids, self.any = path, jobids, any
+
+    def isMet(self, connection):
+        return self.isOver or connection.ended

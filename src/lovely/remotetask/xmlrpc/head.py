@@ -1,0 +1,127 @@
+"""The head of an HTTP/1 request: read strictly, as RFC 9112 and RFC 9110 say, or refused."""
+# SPDX-License-Identifier: ZPL-2.1
+import re
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import unquote
+
+
+#: Bytes of a request line; a longer one is refused with 414.
+LINE_SIZE = 16 * 1024
+
+# Two implementations that disagree about where a request ends or what its headers are can be played off against each
+# other.  So nothing is guessed here: no line but with CR LF, no folded header, no blank before a colon.
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE = re.compile(rf'({_TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])')
+_HEADER = re.compile(rf'({_TOKEN}):([\t -~\x80-\xff]*)')
+# The URL of a service, with all before the path as proxies send it.
+_TARGET = re.compile(r'(?:https?://[^/?#]+(?=[/?]|\Z)|(?=/))([^?#]*)(?:\?[^#]*)?', re.IGNORECASE)
+_LENGTH = re.compile('[0-9]{1,18}')
+_HEAD_END = re.compile(rb'\n\r?\n')
+
+
+class Refusal(Exception):
+    """A request is answered with an HTTP status, and no other is read from its connection."""
+
+    def __init__(self, status, reason, *headers):
+        """status -- an `HTTPStatus`.
+        reason -- a sentence without its full stop, for the client and the access log.
+        headers -- pairs of name and value to be sent as well.
+        """
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
+
+
+class Headers(dict):
+    """Name in lower case -> value, text of the characters of Latin 1; of several with one name, joined by commas."""
+
+    def words(self, name):
+        """Return the set of the elements of a list, in lower case."""
+        return {word.strip(' \t').lower() for word in self.get(name, '').split(',')} - {''}
+
+
+class Head(NamedTuple):
+    """What stands before the body of a request."""
+
+    command: str
+    target: str
+    #: (1, 0) or (1, 1); later ones speak as the latter does.
+    version: tuple
+    headers: Headers
+
+    @property
+    def isLast(self):
+        """Whether the connection is to end with the answer."""
+        words = self.headers.words('connection')
+        return 'close' in words or self.version == (1, 0) and 'keep-alive' not in words
+
+    @property
+    def expectsContinue(self):
+        """Whether the client wants to hear that the body is welcome.  Raise `Refusal` if it expects anything else."""
+        words = self.headers.words('expect')
+        if words - {'100-continue'}:
+            raise Refusal(HTTPStatus.EXPECTATION_FAILED, 'The only expectation that is met is 100-continue')
+        return bool(words) and self.version > (1, 0)
+
+    @property
+    def path(self):
+        """The path of the URL, decoded; '/' for the usual XML-RPC path too."""
+        path = _TARGET.fullmatch(self.target)[1]
+        return '/' if path in ('', '/RPC2') else unquote(path)
+
+    def bodyLength(self, limit):
+        """Return the length of the body in bytes; raise `Refusal` if it is not known or above the limit."""
+        if 'transfer-encoding' in self.headers:
+            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'Transfer-Encoding is not supported, send Content-Length')
+        length = self.headers.get('content-length')
+        if length is None:
+            raise Refusal(HTTPStatus.LENGTH_REQUIRED, 'A Content-Length is required')
+        if not _LENGTH.fullmatch(length):
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'The Content-Length is not one number')
+        if int(length) > limit:
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {limit} bytes')
+        return int(length)
+
+
+def endOfHead(data, start):
+    """Return where the body begins in the bytes of a request; None as long as the head is not complete.
+
+    start -- what is before has been looked at.
+    """
+    found = _HEAD_END.search(data, max(0, start - 2))
+    return found and found.end()
+
+
+def parseHead(data, most):
+    """Return the `Head` of a request.
+
+    data -- bytes, up to and with the empty line.
+    most -- how many headers there may be.
+
+    Raise `Refusal` for what is not HTTP/1, or not quite.
+    """
+    if not data.endswith(b'\r\n\r\n'):
+        raise Refusal(HTTPStatus.BAD_REQUEST, 'Each line must end with CR LF')
+    requestLine, *lines = data.decode('latin-1').split('\r\n')[:-2]
+    found = _REQUEST_LINE.fullmatch(requestLine)
+    if not found:
+        raise Refusal(HTTPStatus.BAD_REQUEST, 'The request line is malformed')
+    command, target, major, minor = found.groups()
+    if major != '1':
+        raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'The version of HTTP must be 1.1 or 1.0')
+    if len(lines) > most:
+        raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'There may be {most} headers')
+    headers = Headers()
+    for line in lines:
+        found = _HEADER.fullmatch(line)
+        if not found:
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'A header is malformed')
+        name, value = found[1].lower(), found[2].strip(' \t')
+        headers[name] = f'{headers[name]}, {value}' if name in headers else value
+    version = (1, min(int(minor), 1))
+    host = headers.get('host')
+    if host is None and version == (1, 1) or host is not None and ',' in host:
+        raise Refusal(HTTPStatus.BAD_REQUEST, 'There must be one Host header')
+    if not _TARGET.fullmatch(target) and (command, target) != ('OPTIONS', '*'):
+        raise Refusal(HTTPStatus.BAD_REQUEST, 'The target of the request is no URL of a service')
+    return Head(command, target, version, headers)

@@ -1,0 +1,208 @@
+"""Waiting for jobs: one thread that looks at those which somebody waits for, whenever something was committed."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import threading
+import time
+from collections import deque
+
+from transaction import TransactionManager
+
+from lovely.remotetask import errors
+from lovely.remotetask.database import hubOf
+from lovely.remotetask.interfaces import FINAL
+
+
+logger = logging.getLogger('lovely.remotetask')
+
+#: Jobs that are watched at a time at most.
+JOBS = 100_000
+#: Seconds between two looks, whether something was heard or not: not every storage tells of commits.
+LOOK = 1.0
+#: Seconds that it rests between two looks, and as long as the last one took: commits can come in floods.
+REST = 0.005
+#: Seconds after which a look that does not end means that the database is away.
+PATIENCE = 5.0
+
+
+class Wait:
+    """Somebody who waits for jobs."""
+
+    def __init__(self, path, jobids, any, wake):
+        """path -- the service's.
+        jobids -- the ids.
+        any -- whether one of them is enough.
+        wake -- called without arguments when it is time to look at the jobs, from any thread; it does not wait for
+            anything.
+        """
+        self.keys = frozenset((path, jobid) for jobid in jobids)
+        self.left = len(self.keys)      # of them, as far as is known
+        self.any, self.wake = any, wake
+
+
+class _Watched:
+    """A job that somebody waits for."""
+
+    def __init__(self):
+        self.job = None                 # None: it has to be looked for
+        self.waits = set()
+
+
+class Watcher:
+    """Wakes those whose jobs have ended; nobody but its thread waits for the database."""
+
+    def __init__(self, db, resolve):
+        """Nothing is opened yet; for the arguments see `gateway.Gateway`."""
+        self._db, self._resolve = db, resolve
+        self._bell = threading.Event()          # something was committed, or ordered
+        self._orders = deque()                  # pairs of function and `Wait`, for the thread
+        self._stopping = threading.Event()
+        self._thread = None
+        self._lookBegan = None                  # by time.monotonic, while it looks
+        self._failed = False                    # whether the last look did not come to its end
+        # Of the thread alone:
+        self._jobs = {}                         # (path, id) -> `_Watched`
+        self._waits = set()
+        self._connection = None
+
+    def start(self):
+        """Start to watch, once more after `stop`."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name='remotetask-watcher', daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout=None):
+        """Watch no longer; wait `timeout` seconds at most for the thread to end, and return whether it has."""
+        self._stopping.set()
+        self._bell.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
+
+    def watch(self, wait):
+        """Have a `Wait` woken, once or more often, at once if need be; until `forget`."""
+        self._order(self._add, wait)
+
+    def forget(self, wait):
+        """Leave a `Wait` alone, if it is watched at all."""
+        self._order(self._remove, wait)
+
+    def _order(self, function, wait):
+        self._orders.append((function, wait))
+        self._bell.set()
+
+    @property
+    def isAway(self):
+        """Whether the database has failed or does not answer, as far as was noticed."""
+        began = self._lookBegan
+        return self._failed or began is not None and time.monotonic() - began > PATIENCE
+
+    @property
+    def watched(self):
+        """How many jobs are watched."""
+        return len(self._jobs)
+
+    # The thread
+
+    def _run(self):
+        hub = hubOf(self._db)
+        try:
+            while not self._stopping.is_set():
+                began = time.monotonic()
+                self._carryOutOrders()
+                if self._waits:
+                    hub.subscribe(self._bell)
+                    self._tryToLook()
+                else:
+                    hub.unsubscribe(self._bell)
+                    self._close()               # what others commit would pile up in it
+                self._stopping.wait(max(REST, time.monotonic() - began))
+                self._bell.wait(LOOK if self._waits else None)
+                self._bell.clear()
+        finally:
+            hub.unsubscribe(self._bell)
+            self._close()
+
+    def _carryOutOrders(self):
+        while self._orders:
+            function, wait = self._orders.popleft()
+            function(wait)
+
+    def _add(self, wait):
+        self._waits.add(wait)
+        for key in wait.keys:
+            watched = self._jobs.setdefault(key, _Watched())
+            watched.job = None
+            watched.waits.add(wait)
+
+    def _remove(self, wait):
+        self._waits.discard(wait)
+        for key in wait.keys:
+            watched = self._jobs.get(key)
+            if watched is not None:
+                watched.waits.discard(wait)
+                if not watched.waits:
+                    del self._jobs[key]
+
+    def _tryToLook(self):
+        self._lookBegan = time.monotonic()
+        try:
+            self._look()
+            self._failed = False
+        except Exception as error:              # no error ends the thread
+            if not self._failed:
+                logger.warning('jobs cannot be watched: %s: %s', type(error).__name__, error)
+            self._failed = True
+            self._close()
+        finally:
+            self._lookBegan = None
+
+    def _look(self):
+        if self._connection is None:
+            self._connection = self._db.open(TransactionManager(explicit=True))
+            # An object that is not in memory cannot be seen to change.
+            self._cacheSize, self._connection._cache.cache_size = self._connection._cache.cache_size, 2 * JOBS
+        manager = self._connection.transaction_manager
+        manager.begin()
+        try:
+            services = {}
+            for key in list(self._jobs):
+                watched = self._jobs.get(key)   # those who waited for it may have been woken meanwhile
+                if (watched is not None and (watched.job is None or watched.job._p_changed is None)
+                        and self._hasEnded(key, watched, services)):
+                    self._end(key)
+        finally:
+            manager.abort()
+
+    def _hasEnded(self, key, watched, services):
+        path, jobid = key
+        if path not in services:
+            try:
+                services[path] = self._resolve(self._connection, path)
+            except errors.UnknownService:
+                services[path] = None
+        job = services[path] and services[path].jobs.get(jobid)
+        if job is None or job.status in FINAL:
+            return True
+        watched.job = job
+        # From now on only whether it changes is of interest: the input of each would take memory.
+        vars(job).clear()
+        return False
+
+    def _end(self, key):
+        for wait in self._jobs.pop(key).waits:
+            wait.left -= 1
+            if wait.any or not wait.left:
+                self._remove(wait)
+                wait.wake()
+
+    def _close(self):
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        for watched in self._jobs.values():
+            watched.job = None
+        connection._cache.cache_size = self._cacheSize
+        try:
+            connection.close()
+        except Exception:                       # it is in no state to be used again, and will not be
+            logger.exception('a connection to the database could not be closed')
