@@ -35,6 +35,7 @@ site-definition zcml/site.zcml
   address 0.0.0.0:9000
   max-body-size 512KB
   max-connections 7
+  max-waiting 8
   request-timeout 1.5m
   idle-timeout 2h
   deadline 2.5s
@@ -104,8 +105,8 @@ class DefaultsTest(ConfigTestCase):
         self.assertEqual(configuration.siteDefinition,
                          os.path.join(os.path.dirname(os.path.abspath(config.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, config.FrontendSettings(
-            address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, requestTimeout=20.0,
-            idleTimeout=60.0, deadline=10.0))
+            address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, maxWaiting=5000,
+            requestTimeout=20.0, idleTimeout=60.0, deadline=10.0))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
             schedule=True, keep={}, packInterval=None, packKeep=3600.0))
@@ -165,8 +166,8 @@ class FullTest(ConfigTestCase):
         self.assertEqual(self.configuration.path, self.path)
         self.assertEqual(self.configuration.siteDefinition, self.site)
         self.assertEqual(self.configuration.frontend, config.FrontendSettings(
-            address=('0.0.0.0', 9000), maxBodySize=512 * 1024, maxConnections=7, requestTimeout=90.0,
-            idleTimeout=7200.0, deadline=2.5))
+            address=('0.0.0.0', 9000), maxBodySize=512 * 1024, maxConnections=7, maxWaiting=8,
+            requestTimeout=90.0, idleTimeout=7200.0, deadline=2.5))
         self.assertEqual(self.configuration.processor, config.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
             schedule=False, keep={'completed': 30 * 86400.0, 'cancelled': 60.0}, packInterval=86400.0,
@@ -405,7 +406,8 @@ class MistakesTest(ConfigTestCase):
     def test_values(self):
         for section, key, value in (
                 ('frontend', 'address', 'nowhere'), ('frontend', 'max-body-size', '10'),
-                ('frontend', 'max-connections', '0'), ('frontend', 'request-timeout', '0'),
+                ('frontend', 'max-connections', '0'), ('frontend', 'max-waiting', '0'),
+                ('frontend', 'request-timeout', '0'),
                 ('frontend', 'idle-timeout', '-1s'), ('processor', 'threads', '1001'), ('processor', 'threads', 'x'),
                 ('processor', 'lease', '0.5s'), ('processor', 'wait-time', '0ms'),
                 ('processor', 'grace-period', 'soon'), ('processor', 'schedule', 'perhaps'),

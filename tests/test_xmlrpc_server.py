@@ -1,6 +1,7 @@
 """Calls over real sockets: clients of the standard library, many at once, rude ones, and attackers."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import dataclasses
 import gzip
 import http.client
 import io
@@ -11,6 +12,7 @@ import socket
 import struct
 import tempfile
 import threading
+import time
 import unittest
 import xmlrpc.client
 from datetime import datetime
@@ -121,6 +123,13 @@ class ServerCase(unittest.TestCase):
         finally:
             connection.close()
 
+    def waitUntil(self, condition):
+        """Wait until the condition, a function, is true; for what no event tells of."""
+        until = time.monotonic() + WAIT
+        while not condition():
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
+
     def assertFault(self, code, sentence, function, *arguments):
         with self.assertRaises(xmlrpc.client.Fault) as caught:
             function(*arguments)
@@ -200,13 +209,21 @@ class TestCalls(ServerCase):
             self.proxy().getAvailableTasks()
             with self.assertRaises(xmlrpc.client.Fault):
                 self.proxy().getStatus(5)
+            status, headers, body = self.post(CALL, User_Agent='a "b"\\\t\xff', Referer='http://x/')
             self.send(b'GET /\x1b[31m\r\x85 HTTP/1.1\r\n\r\n')
             self.send(b'\x1b]0;x\x07 \r\n\r\n')
-        self.assertEqual(logs.output[:2], [
-            "INFO:lovely.remotetask.access:127.0.0.1 'POST / HTTP/1.1' 200 getAvailableTasks",
-            "INFO:lovely.remotetask.access:127.0.0.1 'POST / HTTP/1.1' 200 getStatus fault 103"])
-        self.assertEqual(len(logs.output), 4)
-        self.assertNotRegex(''.join(logs.output), '[\x00-\x1f\x7f-\x9f]')
+            self.send(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n')
+        lines = [line.removeprefix('INFO:lovely.remotetask.access:') for line in logs.output]
+        moment = r'\[\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d \+0000\]'
+        for line, expected in zip(lines, (
+                r'"POST / HTTP/1\.1" 200 \d+ "-" "Python-xmlrpc/[0-9.]+" getAvailableTasks [0-9a-f]{12}',
+                r'"POST / HTTP/1\.1" 200 \d+ "-" "Python-xmlrpc/[0-9.]+" getStatus:103 [0-9a-f]{12}',
+                r'"POST / HTTP/1\.1" 200 %d "http://x/" "a \\"b\\"\\\\\\t\\xff" getAvailableTasks %s'
+                % (len(body), headers['X-Request-ID']),
+                r'"GET /\\x1b\[31m\\r\\x85 HTTP/1\.1" 400 \d+ "-" "-" - [0-9a-f]{12} "The request line is malformed"',
+                r'"\\x1b\]0;x\\x07 " 400 \d+ "-" "-" - [0-9a-f]{12} "The request line is malformed"',
+                r'"POST / HTTP/1\.1" 413 \d+ "-" "-" - [0-9a-f]{12} "The body may have 8388608 bytes"'), strict=True):
+            self.assertRegex(line, rf'^127\.0\.0\.1 - - {moment} {expected}$')
 
     def test_standardErrorStaysEmpty(self):
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
@@ -528,20 +545,46 @@ class TestCrowd(ServerCase):
 
     limits = Limits(connections=3, requestTime=WAIT, idleTime=WAIT)
 
-    def test_connectionsAreLimited(self):
-        proxies = [self.proxy() for _ in range(3)]
-        for proxy in proxies:
+    def test_requestsUnderWayAreLimited(self):
+        begun, go = threading.Semaphore(0), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.release()
+                go.wait(WAIT)
+                return 'slow'
+        self.services['/slow'] = Slow()
+        idle = [self.proxy() for _ in range(10)]
+        for proxy in idle:
+            proxy.getAvailableTasks()           # they take nothing of it
+        callers = [inThread(self.proxy('/slow').getStatus, 1) for _ in range(3)]
+        for _ in callers:
+            self.assertTrue(begun.acquire(timeout=WAIT))
+        with self.assertLogs('lovely.remotetask.access', 'INFO') as logs:
+            status, headers, body = self.post(CALL)
+        self.assertEqual((status, headers['Retry-After']), (503, '1'))
+        self.assertRegex(logs.output[0], '"POST / HTTP/1.1" 503 .* "There are too many requests at a time"$')
+        go.set()
+        for thread, outcome in callers:
+            thread.join(WAIT)
+            self.assertEqual(outcome, ['slow'])
+        self.waitUntil(lambda: not self.frontend._crew.isFull)
+        for proxy in idle:
             proxy.getAvailableTasks()
-        with self.assertLogs('lovely.remotetask', 'WARNING'):
-            answer = self.receive(self.socket())
-        self.assertRegex(answer, b'^HTTP/1.1 503 Service Unavailable\r\n')
-        self.assertIn(b'\r\nRetry-After: 1\r\n', answer)
-        for proxy in proxies:
-            proxy.getAvailableTasks()
-        proxies.pop()('close')()
-        with self.frontend._changed:
-            self.assertTrue(self.frontend._changed.wait_for(lambda: len(self.frontend._connections) < 3, WAIT))
-        self.assertServing()
+
+    def test_whoIsSilentLongestGoesFirst(self):
+        self.frontend.limits = dataclasses.replace(self.limits, silent=3)
+        begun = self.socket()
+        begun.sendall(b'POST')
+        idle = self.proxy()
+        idle.getAvailableTasks()
+        others = [self.socket() for _ in range(2)]
+        self.assertRegex(self.receive(begun), b'^HTTP/1.1 503 ')
+        others.append(self.socket())
+        others.append(self.socket())
+        self.assertEqual(self.receive(others[0]), b'')
+        self.assertEqual(idle.getAvailableTasks(), ['echo', 'square'])      # its client has connected once more
 
 
 class TestLifecycle(ServerCase):
@@ -602,7 +645,7 @@ class TestLifecycle(ServerCase):
             self.assertEqual(proxy.getAvailableTasks(), ['echo', 'square'])
 
     def test_limitsArePositive(self):
-        for name in ('connections', 'bodySize', 'largeBodies', 'requestTime', 'idleTime', 'answerTime'):
+        for name in vars(Limits()):
             with self.assertRaisesRegex(errors.ConfigurationError, f'the limit {name} .* must be positive, not 0'):
                 Limits(**{name: 0})
 

@@ -29,7 +29,8 @@ logger = logging.getLogger('lovely.remotetask')
 
 #: Writes that are committed together at most.
 BATCH = 500
-#: Reads that run at a time; the others wait.  With the writer and the watcher that is ZODB's default pool of connections.
+#: Reads that run at a time; the others wait.  With the writer and the watcher that is ZODB's default pool of
+#: connections.
 READERS = 5
 #: Seconds that a caller waits for the database, and when it is known to be silent.
 DEADLINE = 10.0
@@ -100,6 +101,42 @@ class _Read:
     def __init__(self, path, function):
         self.path, self.function = path, function
         self.outcome = queue.SimpleQueue()      # gets the pair of result and exception; far cheaper than a Future
+
+
+class _ReadManager:
+    """A transaction manager that commits nothing: far cheaper for a read than one with transactions.
+
+    To a connection it is its transaction as well.
+    """
+
+    explicit = True
+
+    def __init__(self):
+        self._connections, self._changed = [], []
+
+    def registerSynch(self, connection):
+        self._connections.append(connection)
+
+    def unregisterSynch(self, connection):
+        self._connections.remove(connection)
+
+    def get(self):
+        return self
+
+    def join(self, connection):
+        self._changed.append(connection)
+
+    def begin(self):
+        """Have the connections see what was committed until now."""
+        for connection in self._connections:
+            connection.newTransaction(self)
+
+    def abort(self):
+        """Throw away what was changed."""
+        while self._changed:
+            self._changed.pop().abort(self)
+        for connection in self._connections:
+            connection.afterCompletion(self)
 
 
 class _Reader:
@@ -314,7 +351,7 @@ class Gateway:
 
     def _readOnce(self, reader, read):
         if reader.connection is None:
-            reader.connection = self.db.open(TransactionManager(explicit=True))
+            reader.connection = self.db.open(_ReadManager())
         manager = reader.connection.transaction_manager
         manager.begin()
         try:

@@ -17,7 +17,7 @@ _HEADER = re.compile(rf'({_TOKEN}):([\t -~\x80-\xff]*)')
 # The URL of a service, with all before the path as proxies send it.
 _TARGET = re.compile(r'(?:https?://[^/?#]+(?=[/?]|\Z)|(?=/))([^?#]*)(?:\?[^#]*)?', re.IGNORECASE)
 _LENGTH = re.compile('[0-9]{1,18}')
-_HEAD_END = re.compile(rb'\n\r?\n')
+_HEAD_END = b'\r\n\r\n'
 
 
 class Refusal(Exception):
@@ -88,8 +88,8 @@ def endOfHead(data, start):
 
     start -- what is before has been looked at.
     """
-    found = _HEAD_END.search(data, max(0, start - 2))
-    return found and found.end()
+    found = data.find(_HEAD_END, max(0, start - len(_HEAD_END) + 1))
+    return None if found < 0 else found + len(_HEAD_END)
 
 
 def parseHead(data, most):
@@ -100,8 +100,6 @@ def parseHead(data, most):
 
     Raise `Refusal` for what is not HTTP/1, or not quite.
     """
-    if not data.endswith(b'\r\n\r\n'):
-        raise Refusal(HTTPStatus.BAD_REQUEST, 'Each line must end with CR LF')
     requestLine, *lines = data.decode('latin-1').split('\r\n')[:-2]
     found = _REQUEST_LINE.fullmatch(requestLine)
     if not found:

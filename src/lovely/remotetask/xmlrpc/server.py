@@ -36,8 +36,6 @@ WAKERS = 8
 
 #: Seconds that a thread waits for more from a client before the connection is parked: far cheaper for a busy one.
 _LINGER = 0.01
-# How much of the crew may have something to do for that.
-_CROWD = 0.5
 
 # Seconds until another file can be expected to be open.
 _PAUSE = 0.05
@@ -207,11 +205,11 @@ class Frontend(SimpleXMLRPCServer):
                 self._end(handler)
             else:
                 self._wakers.put(self._tell, handler, Stopping() if self._stopped else None)
-        elif self._crew.load < 1:
-            self._crew.put(self._converse, handler)
-        else:
+        elif self._crew.isFull:
             self.turnAway(handler, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many requests at a time',
                                            ('Retry-After', '1')))
+        else:
+            self._crew.put(self._converse, handler)
 
     def turnAway(self, handler, refusal):
         """End a connection, with a `Refusal` if it is not None, without waiting for the client."""
@@ -252,8 +250,9 @@ class Frontend(SimpleXMLRPCServer):
         if need.isLarge or not need.isRequest:
             return False
         try:
-            return need.isMet(connection) or (self._crew.load < _CROWD and not self._stopped
-                                              and connection.receive(_LINGER) and need.isMet(connection))
+            return (connection.buffer and need.isMet(connection)
+                    or not self._stopped
+                    and self._crew.idle(connection.receive, _LINGER) and need.isMet(connection))
         except (OSError, ValueError):           # the lot will see the same
             return False
 
