@@ -20,7 +20,6 @@ from lovely.remotetask.database import hubOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
-from lovely.remotetask.xmlrpc.waiting import JOBS
 from lovely.remotetask.xmlrpc.waiting import Watcher
 from lovely.remotetask.xmlrpc.wire import plain
 
@@ -228,7 +227,7 @@ class Gateway:
 
     def canWatch(self, count):
         """Say whether there is room for a `waiting.Wait` with so many jobs."""
-        return self._watcher.watched + count <= JOBS
+        return self._watcher.hasRoomFor(count)
 
     @property
     def isSilent(self):

@@ -90,16 +90,16 @@ class Watcher:
         self._orders.append((function, wait))
         self._bell.set()
 
+    def hasRoomFor(self, count):
+        """Say whether so many jobs more can be watched."""
+        return len(self._jobs) + count <= JOBS
+
     @property
     def isAway(self):
         """Whether the database has failed or does not answer, as far as was noticed."""
-        began = self._lookBegan
-        return self._failed or began is not None and time.monotonic() - began > PATIENCE
-
-    @property
-    def watched(self):
-        """How many jobs are watched."""
-        return len(self._jobs)
+        began, isConnected = self._lookBegan, getattr(self._db.storage, 'is_connected', None)
+        return (self._failed or began is not None and time.monotonic() - began > PATIENCE
+                or isConnected is not None and not isConnected())
 
     # The thread
 

@@ -1,0 +1,287 @@
+"""Callers that wait for jobs: they are parked, woken by commits, and told when the database is away."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import dataclasses
+import socket
+import ssl
+import threading
+import unittest
+import xmlrpc.client
+
+import trustme
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import WAIT
+from test_xmlrpc_server import ServerCase
+from zope.component import provideUtility
+from zope.component import testing
+
+from lovely.remotetask.database import Database
+from lovely.remotetask.service import install
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import findService
+from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc import waiting
+from lovely.remotetask.xmlrpc.gateway import Gateway
+from lovely.remotetask.xmlrpc.server import Frontend
+
+
+def request(method, *arguments, path='/'):
+    """Return a request, bytes."""
+    body = xmlrpc.client.dumps(arguments, method, allow_none=True).encode()
+    return f'POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n'.encode() + body
+
+
+class WaitingCase(ServerCase):
+
+    def setUp(self):
+        super().setUp()
+        self.jobids = [self.proxy().add('echo', [number]) for number in range(3)]
+
+    def waitFor(self, *arguments):
+        """Wait for jobs in a thread, and until the caller is parked; return the thread and its outcome."""
+        before = self.frontend._lot.waiting
+        caller = inThread(self.proxy().waitFor, *arguments)
+        self.waitUntil(lambda: self.frontend._lot.waiting > before)
+        return caller
+
+    def assertAnswer(self, caller, answer):
+        thread, outcome = caller
+        thread.join(WAIT)
+        self.assertEqual(outcome, [answer])
+
+    def assertNobodyWaits(self):
+        self.waitUntil(lambda: not self.frontend._lot.waiting and not self.gateway._watcher._jobs
+                       and not self.gateway._watcher._waits)
+
+
+class TestWaitFor(WaitingCase):
+
+    def test_whatHasEndedIsAnsweredAtOnce(self):
+        proxy = self.proxy()
+        first, second, third = self.jobids
+        self.assertEqual(proxy.waitFor([]), [])
+        self.assertEqual(proxy.waitFor([first, second], 0), ['queued', 'queued'])
+        proxy.cancel(second)
+        self.assertEqual(proxy.waitFor([first, second], 3600, True), ['queued', 'cancelled'])
+        proxy.cancel(first)
+        self.assertEqual(proxy.waitFor([second, first, second]), ['cancelled'] * 3)
+        self.assertIs(self.gateway._watcher._connection, None)
+
+    def test_all(self):
+        first, second, third = self.jobids
+        caller = self.waitFor([second, first], WAIT)
+        self.proxy().cancel(first)
+        self.proxy().cancel(third)
+        self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 1)
+        self.assertEqual(self.frontend._lot.waiting, 1)
+        self.proxy().cancel(second)
+        self.assertAnswer(caller, ['cancelled', 'cancelled'])
+        self.assertNobodyWaits()
+
+    def test_any(self):
+        callers = [self.waitFor(self.jobids, WAIT, True) for _ in range(3)]
+        self.proxy().cancel(self.jobids[2])
+        for caller in callers:
+            self.assertAnswer(caller, ['queued', 'queued', 'cancelled'])
+        self.assertNobodyWaits()
+
+    def test_jobsThatOthersEnd(self):
+        # A file storage does not tell of it: the watcher looks every second.
+        caller = self.waitFor(self.jobids[:1], WAIT)
+        with self.db.transaction() as connection:
+            connection.root()['/'].process()
+        self.assertAnswer(caller, ['completed'])
+
+    def test_endOfTime(self):
+        self.assertEqual(self.proxy().waitFor(self.jobids, 0.2), ['queued'] * 3)
+        self.assertNobodyWaits()
+
+    def test_removedJobs(self):
+        first, second, third = self.jobids
+        caller = self.waitFor([first, second], WAIT)
+        self.proxy().cancel(first)
+        self.proxy().clean()
+        self.proxy().cancel(second)
+        self.assertAnswer(caller, [None, 'cancelled'])
+        self.assertFault(faults.UNKNOWN_JOB, f'no job {first}', self.proxy().waitFor, [second, first])
+
+    def test_arguments(self):
+        for arguments, sentence in ((([1] * 1001,), 'there may be 1000 jobids, 1001 were given'),
+                                    (([1], -1), 'timeout must be 0 to 3600'), (([1], 3600.5), 'timeout must be'),
+                                    ((['1'],), 'jobids is to be an array of int'), ((1,), 'jobids is to be array')):
+            self.assertFault(faults.BAD_ARGUMENTS, sentence, self.proxy().waitFor, *arguments)
+
+    def test_clientThatGoesIsForgotten(self):
+        connection = self.socket()
+        connection.sendall(request('waitFor', self.jobids, 3600))
+        self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 3)
+        connection.close()
+        self.assertNobodyWaits()
+        self.waitUntil(lambda: not any(handler.need and not handler.need.isRequest
+                                       for handler in self.frontend._connections))
+
+    def test_connectionIsKept(self):
+        connection = self.socket()
+        # It asks on while it waits.
+        connection.sendall(request('waitFor', self.jobids, 3600, True) + request('getStatus', self.jobids[0]))
+        self.waitUntil(lambda: self.frontend._lot.waiting)
+        self.proxy().cancel(self.jobids[0])
+        connection.sendall(request('getAvailableTasks') + request('waitFor', self.jobids[:1]))
+        connection.shutdown(socket.SHUT_WR)
+        answers = self.receive(connection).split(b'HTTP/1.1 200 OK')
+        self.assertEqual([answer.count(b'cancelled') for answer in answers], [0, 1, 1, 0, 1])
+        self.assertIn(b'echo', answers[3])
+
+    def test_callersAreToldThatItStops(self):
+        caller = self.waitFor(self.jobids, WAIT)
+        self.assertTrue(self.frontend.stop(WAIT))
+        caller[0].join(WAIT)
+        self.assertEqual(caller[1][0].faultCode, faults.STOPPING)
+
+    def test_manyCallersTakeNoThreads(self):
+        before = threading.active_count()
+        connections = [self.socket() for _ in range(300)]
+        for connection in connections:
+            connection.sendall(request('waitFor', self.jobids, 3600))
+        self.waitUntil(lambda: self.frontend._lot.waiting == 300)
+        self.waitUntil(lambda: not self.frontend._crew._busy)
+        self.assertServing()
+        for jobid in self.jobids:
+            self.proxy().cancel(jobid)
+        for connection in connections:
+            self.assertIn(b'cancelled', connection.recv(65536))
+        self.assertLess(threading.active_count() - before, 220)
+
+
+class TestLimits(WaitingCase):
+
+    limits = dataclasses.replace(ServerCase.limits, waiting=2)
+
+    def test_callersAreLimited(self):
+        callers = [self.waitFor(self.jobids, WAIT, True) for _ in range(2)]
+        with self.assertRaises(xmlrpc.client.ProtocolError) as caught:
+            self.proxy().waitFor(self.jobids)
+        self.assertEqual((caught.exception.errcode, caught.exception.headers['Retry-After']), (503, '1'))
+        self.assertEqual(self.proxy().waitFor(self.jobids, 0), ['queued'] * 3)
+        self.proxy().cancel(self.jobids[0])
+        for caller in callers:
+            self.assertAnswer(caller, ['cancelled', 'queued', 'queued'])
+
+    def test_jobsAreLimited(self):
+        self.addCleanup(setattr, waiting, 'JOBS', waiting.JOBS)
+        waiting.JOBS = 2
+        with self.assertRaises(xmlrpc.client.ProtocolError) as caught:
+            self.proxy().waitFor(self.jobids)
+        self.assertEqual(caught.exception.errcode, 503)
+        self.waitFor(self.jobids[:2], WAIT)
+
+
+class TestTLS(WaitingCase):
+
+    def setUp(self):
+        super().setUp()
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert('127.0.0.1').configure_cert(context)
+        self.frontend = Frontend(('127.0.0.1', 0), self.gateway, self.limits, context)
+        inThread(self.frontend.serveForever)
+        self.addCleanup(self.frontend.stop, WAIT)
+        self.context = ssl.create_default_context()
+        authority.configure_trust(self.context)
+
+    def proxy(self, path='/'):
+        if not hasattr(self, 'context'):
+            return super().proxy(path)
+        host, port = self.frontend.address
+        proxy = xmlrpc.client.ServerProxy(f'https://{host}:{port}{path}', allow_none=True, context=self.context)
+        self.addCleanup(proxy('close'))
+        return proxy
+
+    def test_calls(self):
+        proxy = self.proxy()
+        value = 'x' * 2_000_000             # many records, in both directions
+        jobid = proxy.add('echo', value)
+        with self.db.transaction() as connection:
+            connection.root()['/'].jobs[jobid].output = value
+        self.assertEqual(proxy.getResult(jobid), value)
+
+    def test_waiting(self):
+        caller = self.waitFor(self.jobids, WAIT, True)
+        self.proxy().cancel(self.jobids[0])
+        self.assertAnswer(caller, ['cancelled', 'queued', 'queued'])
+
+    def test_pipelinedCallsInOneRecord(self):
+        connection = self.context.wrap_socket(self.socket(), server_hostname='127.0.0.1')
+        self.addCleanup(connection.close)
+        connection.sendall(request('getAvailableTasks') * 3)
+        answer = b''
+        while answer.count(b'</methodResponse>') < 3:
+            answer += connection.recv(65536)
+
+    def test_whatIsNoTLS(self):
+        for data in (b'', b'POST / HTTP/1.1\r\n\r\n', b'\x16\x03\x01\x02\x00\x01\x00', b'\x00' * 70000):
+            with contextlib.suppress(OSError):
+                self.send(data)
+        idle = self.socket()                # shakes no hands
+        self.assertServing()
+        idle.close()
+
+
+class TestOverZEO(ServerCase):
+    """The frontend is one client of a database server, the processing hosts are others."""
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        for name in 'square', 'echo':
+            provideUtility(SimpleTask(len), name=name)
+        server = temporaryZEO()
+        self.zeo = server.__enter__()
+        self.addCleanup(server.__exit__, None, None, None)
+        self.host = self.open()
+        install(self.host)
+        self.gateway = Gateway(self.open(), lambda connection, path: findService(connection.root()[ROOT_NAME], path),
+                               deadline=2)
+        self.gateway.start()
+        self.addCleanup(self.gateway.stop, WAIT)
+        self.frontend = Frontend(('127.0.0.1', 0), self.gateway, self.limits)
+        self.serving, _ = inThread(self.frontend.serveForever)
+        self.addCleanup(self.frontend.stop, WAIT)
+        self.jobids = [self.proxy().add('echo', [number]) for number in range(3)]
+
+    def open(self):
+        database = Database(self.zeo.database)
+        self.addCleanup(database.close)
+        return database.db
+
+    def cancel(self, jobid):
+        """Cancel a job in another client of the database server."""
+        with self.host.transaction() as connection:
+            findService(connection.root()[ROOT_NAME], '/').cancel(jobid)
+
+    def test_callersAreWokenByCommits(self):
+        self.addCleanup(setattr, waiting, 'LOOK', waiting.LOOK)
+        waiting.LOOK = 10 * WAIT
+        callers = [inThread(self.proxy().waitFor, self.jobids[:count], WAIT) for count in (1, 2, 3)]
+        self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 3)
+        for jobid, (thread, outcome) in zip(self.jobids, callers):
+            self.cancel(jobid)
+            thread.join(WAIT)
+            self.assertEqual(set(outcome[0]), {'cancelled'})
+        self.waitUntil(lambda: not self.gateway._watcher._jobs)
+
+    def test_outage(self):
+        short, long = [inThread(self.proxy().waitFor, self.jobids, timeout, True) for timeout in (4, 10 * WAIT)]
+        self.waitUntil(lambda: len(self.gateway._watcher._waits) == 2)
+        self.zeo.kill()
+        short[0].join(WAIT)
+        self.assertEqual(short[1][0].faultCode, faults.DATABASE_UNAVAILABLE)
+        self.zeo.start()
+        self.cancel(self.jobids[0])
+        long[0].join(WAIT)
+        self.assertEqual(long[1], [['cancelled', 'queued', 'queued']])
+
+
+if __name__ == '__main__':
+    unittest.main()
