@@ -18,6 +18,9 @@ LARGE_BODY = 256 * 1024
 # What is read at a time of a client that waits for an answer: of its next requests as little as possible.
 _SIP_SIZE = 4096
 
+# How often something is sent before others have their turn; TLS sends 16 KiB at a time.
+_SENDINGS = 64
+
 
 class Connection:
     """A socket, plain or of TLS, and what has come over it and is not used yet.
@@ -67,38 +70,51 @@ class Connection:
         del self.buffer[:size]
         return data
 
-    def send(self, data, seconds):
-        """Send bytes; raise OSError when the connection is broken, or the client does not take them all in time."""
-        deadline = time.monotonic() + seconds
-        with memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                self.socket.settimeout(max(0, deadline - time.monotonic()))
-                try:
-                    sent += self.socket.send(view[sent:])
-                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-                    raise TimeoutError('the answer was not taken in time') from error
+    def send(self, data):
+        """Send what the client takes at once of the data; return how many bytes.  Raise OSError as `receive` does."""
+        try:
+            self.socket.settimeout(0)
+            return self.socket.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            self.events = selectors.EVENT_WRITE
+        except ssl.SSLWantReadError:
+            self.events = selectors.EVENT_READ
+        return 0
 
 
 class Need:
     """Something that a conversation waits for, until a deadline."""
 
-    #: Whether a request, or the rest of one, is waited for.
+    #: Whether it is the client that is waited for.
     isRequest = True
+    #: Whether it is to take an answer.
+    isAnswer = False
+    #: Whether a client that means well may be about to meet it.
+    isNear = False
     #: Whether it takes a turn to go on when it is met; see `Limits.largeBodies`.
     isLarge = False
     #: Whether the client has said something that is worth an answer.
     hasBegun = False
-    #: How much may be read at a time, in bytes.
-    size = CHUNK_SIZE
 
     def __init__(self, deadline):
         """`deadline` is by time.monotonic."""
         self.deadline = deadline
 
+    def look(self, connection):
+        """Do what can be done now; return whether anything may have changed.  Raise OSError for a broken connection."""
+        return connection.receive()
+
     def isMet(self, connection):
-        """Say whether there is nothing more to wait for; called whenever something has come, and at first."""
+        """Say whether there is nothing more to wait for; called when something may have changed, and at first."""
         raise NotImplementedError
+
+    def held(self, connection):
+        """Return how many bytes are kept in the memory for it."""
+        return len(connection.buffer)
+
+    def progress(self, connection):
+        """Return how many bytes have come, or gone."""
+        return len(connection.buffer)
 
     @property
     def refusal(self):
@@ -109,6 +125,7 @@ class Need:
 class NextHead(Need):
     """The next request, up to its body; `length` is where that begins, None if the head did not come completely."""
 
+    isNear = True
     length = None
 
     def __init__(self, idleTime, requestTime, size):
@@ -142,7 +159,7 @@ class Body(Need):
     def __init__(self, deadline, length, isLarge):
         """`isLarge` says whether it takes one of the turns for large bodies."""
         super().__init__(deadline)
-        self.length, self.isLarge = length, isLarge
+        self.length, self.isLarge, self.isNear = length, isLarge, not isLarge
 
     def isMet(self, connection):
         return len(connection.buffer) >= self.length or connection.ended
@@ -173,11 +190,45 @@ class End(Need):
         return connection.ended or self._allowance < 0
 
 
+class Taken(Need):
+    """That the client takes an answer."""
+
+    isAnswer = True
+
+    def __init__(self, deadline, data):
+        """`data` is the answer, bytes."""
+        super().__init__(deadline)
+        self._data, self._sent = memoryview(data), 0
+
+    @property
+    def left(self):
+        """How many bytes of it are not sent yet."""
+        return len(self._data) - self._sent
+
+    def look(self, connection):
+        return True
+
+    def isMet(self, connection):
+        for _ in range(_SENDINGS):
+            if not self.left:
+                return True
+            sent = connection.send(self._data[self._sent:])
+            if not sent:
+                break
+            self._sent += sent
+        return not self.left
+
+    def held(self, connection):
+        return len(connection.buffer) + self.left
+
+    def progress(self, connection):
+        return self._sent
+
+
 class Jobs(Need):
     """The end of jobs; or that of a client which does not wait for that any more."""
 
     isRequest = False
-    size = _SIP_SIZE
     #: Whether it is time to look at them.
     isOver = False
 
@@ -188,6 +239,9 @@ class Jobs(Need):
         """
         super().__init__(deadline)
         self.path, self.jobids, self.any = path, jobids, any
+
+    def look(self, connection):
+        return connection.receive(size=_SIP_SIZE)
 
     def isMet(self, connection):
         return self.isOver or connection.ended

@@ -15,6 +15,7 @@ from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import Body
 from lovely.remotetask.xmlrpc.connection import End
 from lovely.remotetask.xmlrpc.connection import NextHead
+from lovely.remotetask.xmlrpc.connection import Taken
 from lovely.remotetask.xmlrpc.head import LINE_SIZE
 from lovely.remotetask.xmlrpc.head import Headers
 from lovely.remotetask.xmlrpc.head import Refusal
@@ -66,7 +67,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         """Answer with a `head.Refusal`, as far as that is possible without waiting for the client."""
         self._readRequestLine()
         with contextlib.suppress(OSError, ValueError):
-            self._sendRefusal(refusal, 0)
+            self.connection.send(self._refusal(refusal))
             self.connection.socket.shutdown(socket.SHUT_WR)
             self.connection.receive()           # what is not read would make the answer a reset
 
@@ -86,7 +87,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
                 self._takeHead(head.length)
                 yield from self._answer(head.deadline)
             except Refusal as refusal:
-                self._sendRefusal(refusal, limits.answerTime)
+                yield from self._send(self._refusal(refusal))
                 # A client that sends first and reads then would be reset when we closed on data unread, and not see
                 # the answer.
                 self.connection.socket.shutdown(socket.SHUT_WR)
@@ -129,7 +130,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
         length = self.head.bodyLength(self.server.limits.bodySize)
         if self.head.expectsContinue:
-            self.connection.send(b'HTTP/1.1 100 Continue\r\n\r\n', self.server.limits.answerTime)
+            yield from self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
         yield Body(deadline, length, length > LARGE_BODY or 'content-encoding' in self.headers)
         try:
             if len(self.connection.buffer) < length:
@@ -140,8 +141,8 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             if self.hasTurn:
                 self.hasTurn = False
                 self.server.giveTurn()
-        self._send(HTTPStatus.OK, 'text/xml', response, (), self.server.limits.answerTime)
         self._log(HTTPStatus.OK, response, call)
+        yield from self._send(self._head(HTTPStatus.OK, 'text/xml', response) + response)
 
     def decode_request_content(self, data):
         """Return the body as it was before it was compressed; raise `Refusal`."""
@@ -159,24 +160,29 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
 
     # Answers
 
-    def _sendRefusal(self, refusal, seconds):
+    def _refusal(self, refusal):
         self.close_connection = True
         body = f'{refusal.reason}.\n'.encode()
         self._log(refusal.status, body, '-', refusal.reason)
-        self._send(refusal.status, 'text/plain', b'' if self.command == 'HEAD' else body, refusal.headers, seconds,
-                   len(body))
+        head = self._head(refusal.status, 'text/plain', body, *refusal.headers)
+        return head if self.command == 'HEAD' else head + body
 
-    def _send(self, status, type, body, headers, seconds, length=None):
-        """Send an answer in one piece; raise OSError when the client does not take it in so many seconds."""
+    def _head(self, status, type, body, *headers):
+        """Return what stands before the body of an answer, bytes."""
         lines = [f'HTTP/1.1 {status.value} {status.phrase}', f'Server: {self.version_string()}',
                  f'Date: {accesslog.dates(int(time.time()))[0]}', f'X-Request-ID: {self.requestId}',
-                 f'Content-Type: {type}; charset=utf-8', f'Content-Length: {len(body) if length is None else length}']
+                 f'Content-Type: {type}; charset=utf-8', f'Content-Length: {len(body)}']
         if self.close_connection:
             lines.append('Connection: close')
         elif self.head.version == (1, 0):
             lines.append('Connection: keep-alive')
         lines += (f'{name}: {value}' for name, value in headers)
-        self.connection.send('\r\n'.join([*lines, '', '']).encode('ascii') + body, seconds)
+        return '\r\n'.join([*lines, '', '']).encode('ascii')
+
+    def _send(self, data):
+        answer = Taken(time.monotonic() + self.server.limits.answerTime, data)
+        if not answer.isMet(self.connection):
+            yield answer
 
     def version_string(self):
         return 'lovely.remotetask'              # and not which Python

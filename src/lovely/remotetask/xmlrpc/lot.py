@@ -17,8 +17,19 @@ from lovely.remotetask.xmlrpc.head import Refusal
 
 logger = logging.getLogger('lovely.remotetask')
 
+# Seconds; nobody is fast only for having come just now.
+_MOMENT = 0.1
+
 # Entries of the heap above which those are removed that mean nothing any more.
 _STALE = 1000
+
+
+class _Stay:
+    """How a guest is kept that a client is waited for with."""
+
+    def __init__(self):
+        self.since = time.monotonic()
+        self.held = 0           # bytes
 
 
 class Lot:
@@ -38,7 +49,7 @@ class Lot:
         """
         self._host = host
         self._selector = selectors.DefaultSelector()
-        self._requests = {}                     # guests that send one, those that came first first -> bytes of them
+        self._requests = {}                     # guests that are waited for -> `_Stay`, those that came first first
         self._waiting = set()                   # guests that wait for jobs
         self._ready = deque()                   # guests with a large body that wait for a turn
         self._turns = host.limits.largeBodies
@@ -60,7 +71,10 @@ class Lot:
         self._thread.start()
 
     def stop(self):
-        """Turn away all guests, and those that come later at once; those that wait for jobs are resumed."""
+        """Turn away all guests, and those that come later at once, but for those that have an answer to take.
+
+        Those that wait for jobs are resumed.
+        """
         self._order(self._stop)
 
     def close(self):
@@ -120,38 +134,33 @@ class Lot:
 
     def _park(self, guest):
         if guest.need.isRequest:
-            self._requests[guest] = 0
+            self._requests[guest] = _Stay()
         else:
             self._waiting.add(guest)
-        if self._stopped:
-            self._dismiss(guest)
-            return
-        self._selector.register(guest.connection, guest.connection.events, guest)
         self._noteDeadline(guest)
-        self._check(guest)
+        self._look(guest, isNew=True)
+        if self._stopped and self._isHere(guest):
+            self._dismiss(guest)
 
     def _leave(self, guest):
         self._ignore(guest)
-        self._held -= self._requests.pop(guest, 0)
+        if guest in self._requests:
+            self._held -= self._requests.pop(guest).held
         self._waiting.discard(guest)
 
     def _ignore(self, guest):
         with contextlib.suppress(KeyError):
             self._selector.unregister(guest.connection)
 
-    def _look(self, guest):
-        connection = guest.connection
-        events = connection.events
+    def _look(self, guest, isNew=False):
         try:
-            came = connection.receive(size=guest.need.size)
+            if isNew or guest.need.look(guest.connection):
+                self._check(guest)
+            else:
+                self._listen(guest)
         except (OSError, ValueError) as error:          # ValueError: TLS that has ended
             logger.debug('a connection broke: %s', error)
             self._turnAway(guest)
-            return
-        if came:
-            self._check(guest)
-        elif connection.events != events:
-            self._selector.modify(connection, connection.events, guest)
 
     def _check(self, guest):
         """Resume the guest if its need is met; else note what has changed."""
@@ -162,13 +171,23 @@ class Lot:
             return
         if need.deadline != deadline:
             self._noteDeadline(guest)
-        if not need.isRequest:
-            if connection.buffer:               # it asks on while it waits: no more of that for now
-                self._ignore(guest)
-            return
-        self._held += len(connection.buffer) - self._requests[guest]
-        self._requests[guest] = len(connection.buffer)
-        self._makeRoom()
+        if need.isRequest or not connection.buffer:
+            self._listen(guest)
+        else:                                   # it asks on while it waits for jobs: no more of that for now
+            self._ignore(guest)
+        if need.isRequest:
+            held = need.held(connection)
+            self._held += held - self._requests[guest].held
+            self._requests[guest].held = held
+            self._makeRoom()
+
+    def _listen(self, guest):
+        connection = guest.connection
+        key = self._selector.get_map().get(connection)
+        if key is None:
+            self._selector.register(connection, connection.events, guest)
+        elif key.events != connection.events:
+            self._selector.modify(connection, connection.events, guest)
 
     def _resumeInTurn(self, guest):
         need = guest.need
@@ -191,13 +210,17 @@ class Lot:
         self._host.turnAway(guest, refusal)
 
     def _makeRoom(self):
-        # Whoever has had the most time to be done with it goes first.
         limits = self._host.limits
         if len(self._requests) > limits.silent:
             self._sendOneAway()
         if self._held > limits.bodySize * limits.largeBodies:
-            self._sendAway(next(guest for guest, size in self._requests.items() if size),
-                           'There are too many large requests')
+            self._sendAway(self._slowest(), 'There are too many large requests')
+
+    def _slowest(self):
+        """Return the guest that has made the least of its time, of those that hold as much as all do on the average."""
+        now, average = time.monotonic(), self._held / len(self._requests)
+        return min((guest for guest, stay in self._requests.items() if stay.held >= average),
+                   key=lambda guest: guest.need.progress(guest.connection) / (now - self._requests[guest].since + _MOMENT))
 
     def _sendOneAway(self):
         if self._requests:
@@ -224,10 +247,10 @@ class Lot:
             self._dismiss(guest)
 
     def _dismiss(self, guest):
-        if guest.need.isRequest:
-            self._sendAway(guest, 'The frontend is stopping')
-        else:
+        if not guest.need.isRequest:
             self._resume(guest)
+        elif not guest.need.isAnswer:
+            self._sendAway(guest, 'The frontend is stopping')
 
     def _close(self):
         self._closed = True

@@ -247,7 +247,7 @@ class Frontend(SimpleXMLRPCServer):
     def _isThere(self, handler):
         """Say whether what the conversation needs has come, or comes at once."""
         need, connection = handler.need, handler.connection
-        if need.isLarge or not need.isRequest:
+        if not need.isNear:
             return False
         try:
             return (connection.buffer and need.isMet(connection)
