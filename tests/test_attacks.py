@@ -128,9 +128,11 @@ class AttackTest(unittest.TestCase):
         return b''.join(pieces)
 
     def drip(self, connections, data=b'x'):
-        """Send the data over all connections again and again until the test ends; those that are cut off connect anew.
+        """Send the data over all connections again and again; those that are cut off connect anew.
 
         connections -- pairs of a connection and what it had sent at first.
+
+        Return a function that ends it, as the end of the test does.
         """
         over = threading.Event()
 
@@ -149,8 +151,12 @@ class AttackTest(unittest.TestCase):
                             connection.setblocking(False)
                             alive[connection] = begin
         thread, _ = inThread(run)
-        self.addCleanup(thread.join, WAIT)
-        self.addCleanup(over.set)
+
+        def stop():
+            over.set()
+            thread.join(WAIT)
+        self.addCleanup(stop)
+        return stop
 
     def slow(self, *begins):
         """Return what `drip` takes: a connection for each of the beginnings."""
@@ -188,9 +194,11 @@ class TestSlowClients(AttackTest):
         self.assertServing()
 
     def test_slow_large_bodies(self):
-        # Together 400 MB.  They are cut off, so that large requests of others come through.
-        self.drip(self.slow(*[head(8_000_000) + b'x' * 2_000_000] * 200))
+        # Together 400 MB, again and again.
+        stop = self.drip(self.slow(*[head(8_000_000) + b'x' * 2_000_000] * 200))
+        self.callers(8)()
         self.assertServing()
+        stop()
         with self.honest() as client:
             jobid = client.add('echo', 'x' * 1_000_000, True)
             self.assertEqual(client.getStatus(jobid), 'start later')

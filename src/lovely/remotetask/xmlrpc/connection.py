@@ -112,10 +112,6 @@ class Need:
         """Return how many bytes are kept in the memory for it."""
         return len(connection.buffer)
 
-    def progress(self, connection):
-        """Return how many bytes have come, or gone."""
-        return len(connection.buffer)
-
     @property
     def refusal(self):
         """The `head.Refusal` for a client that is late; None if it is to hear nothing."""
@@ -220,9 +216,6 @@ class Taken(Need):
 
     def held(self, connection):
         return len(connection.buffer) + self.left
-
-    def progress(self, connection):
-        return self._sent
 
 
 class Jobs(Need):

@@ -17,19 +17,8 @@ from lovely.remotetask.xmlrpc.head import Refusal
 
 logger = logging.getLogger('lovely.remotetask')
 
-# Seconds; nobody is fast only for having come just now.
-_MOMENT = 0.1
-
 # Entries of the heap above which those are removed that mean nothing any more.
 _STALE = 1000
-
-
-class _Stay:
-    """How a guest is kept that a client is waited for with."""
-
-    def __init__(self):
-        self.since = time.monotonic()
-        self.held = 0           # bytes
 
 
 class Lot:
@@ -49,7 +38,7 @@ class Lot:
         """
         self._host = host
         self._selector = selectors.DefaultSelector()
-        self._requests = {}                     # guests that are waited for -> `_Stay`, those that came first first
+        self._requests = {}                     # guests that are waited for, who came first first -> bytes held for them
         self._waiting = set()                   # guests that wait for jobs
         self._ready = deque()                   # guests with a large body that wait for a turn
         self._turns = host.limits.largeBodies
@@ -134,7 +123,7 @@ class Lot:
 
     def _park(self, guest):
         if guest.need.isRequest:
-            self._requests[guest] = _Stay()
+            self._requests[guest] = 0
         else:
             self._waiting.add(guest)
         self._noteDeadline(guest)
@@ -144,8 +133,7 @@ class Lot:
 
     def _leave(self, guest):
         self._ignore(guest)
-        if guest in self._requests:
-            self._held -= self._requests.pop(guest).held
+        self._held -= self._requests.pop(guest, 0)
         self._waiting.discard(guest)
 
     def _ignore(self, guest):
@@ -177,8 +165,8 @@ class Lot:
             self._ignore(guest)
         if need.isRequest:
             held = need.held(connection)
-            self._held += held - self._requests[guest].held
-            self._requests[guest].held = held
+            self._held += held - self._requests[guest]
+            self._requests[guest] = held
             self._makeRoom()
 
     def _listen(self, guest):
@@ -210,17 +198,14 @@ class Lot:
         self._host.turnAway(guest, refusal)
 
     def _makeRoom(self):
+        # Whoever has had the most time to be done with it goes first.
         limits = self._host.limits
         if len(self._requests) > limits.silent:
             self._sendOneAway()
         if self._held > limits.bodySize * limits.largeBodies:
-            self._sendAway(self._slowest(), 'There are too many large requests')
-
-    def _slowest(self):
-        """Return the guest that has made the least of its time, of those that hold as much as all do on the average."""
-        now, average = time.monotonic(), self._held / len(self._requests)
-        return min((guest for guest, stay in self._requests.items() if stay.held >= average),
-                   key=lambda guest: guest.need.progress(guest.connection) / (now - self._requests[guest].since + _MOMENT))
+            average = self._held / len(self._requests)
+            self._sendAway(next(guest for guest, held in self._requests.items() if held >= average),
+                           'There are too many large requests')
 
     def _sendOneAway(self):
         if self._requests:
