@@ -40,6 +40,11 @@ class Connection:
     def fileno(self):
         return self.socket.fileno()
 
+    def close(self):
+        """End the connection, and forget what has come."""
+        self.socket.close()
+        self.buffer.clear()
+
     def receive(self, patience=0.0, size=CHUNK_SIZE):
         """Add what comes within `patience` seconds to the buffer; return whether there was anything, even the end.
 

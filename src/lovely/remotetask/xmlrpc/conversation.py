@@ -36,6 +36,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
 
     need = None             # a `connection.Need`
     hasTurn = False         # for a large body; the lot gives it
+    stay = None             # the lot's
     user = None             # who the client says it is, for the access log
 
     def __init__(self, connection, address, server):
@@ -70,6 +71,12 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             self.connection.send(self._refusal(refusal))
             self.connection.socket.shutdown(socket.SHUT_WR)
             self.connection.receive()           # what is not read would make the answer a reset
+
+    def close(self):
+        """End the conversation, wherever it is, and the connection; let go of all that was said."""
+        self._conversation.close()
+        self.connection.close()
+        self.need = None
 
     # The conversation, a generator of needs
 
@@ -114,7 +121,10 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         if length is None or length > limits.headSize:
             raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'The headers may have {limits.headSize} bytes')
         self.raw_requestline = self.connection.take(length)
-        self.parse_request()
+        try:
+            self.parse_request()
+        finally:
+            self.raw_requestline = b''
 
     def parse_request(self):
         """Take the head of the request, which is in `raw_requestline`, apart; raise `Refusal`."""

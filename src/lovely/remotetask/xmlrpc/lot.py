@@ -24,8 +24,8 @@ _STALE = 1000
 class Lot:
     """Waits, for all that park there, for what they need, and hands them on.
 
-    A guest is an object with a `connection`, a `connection.Connection`, and a `need`, a `connection.Need`; with each it
-    parks once.  A client that sends slowly, or waits for jobs, so takes a socket and no thread.  Nothing here waits for
+    A guest is an object with a `connection`, a `connection.Connection`, and a `need`, a `connection.Need`; its `stay`,
+    a number, is given here each time that it parks.  A client that sends slowly, or waits for jobs, so takes a socket and no thread.  Nothing here waits for
     a client.
     """
 
@@ -43,7 +43,7 @@ class Lot:
         self._ready = deque()                   # guests with a large body that wait for a turn
         self._turns = host.limits.largeBodies
         self._held = 0                          # bytes that have come and wait for more
-        self._deadlines = []                    # heap of deadline, number, guest and need; see `_isStale`
+        self._deadlines = []                    # heap of deadline, number, guest and its stay; see `_isValid`
         self._numbers = itertools.count()
         self._orders = deque()                  # from other threads: pairs of function and arguments
         self._bell, self._rope = socket.socketpair()
@@ -126,6 +126,7 @@ class Lot:
             self._requests[guest] = 0
         else:
             self._waiting.add(guest)
+        guest.stay = next(self._numbers)
         self._noteDeadline(guest)
         self._look(guest, isNew=True)
         if self._stopped and self._isHere(guest):
@@ -243,21 +244,21 @@ class Lot:
     # Deadlines
 
     def _noteDeadline(self, guest):
-        heapq.heappush(self._deadlines, (guest.need.deadline, next(self._numbers), guest, guest.need))
+        heapq.heappush(self._deadlines, (guest.need.deadline, next(self._numbers), guest, guest.stay))
         if len(self._deadlines) > _STALE + 4 * (len(self._requests) + len(self._waiting)):
             self._deadlines = [entry for entry in self._deadlines if self._isValid(*entry)]
             heapq.heapify(self._deadlines)
 
-    def _isValid(self, deadline, number, guest, need):
-        return self._isHere(guest) and guest.need is need and need.deadline == deadline
+    def _isValid(self, deadline, number, guest, stay):
+        return self._isHere(guest) and guest.stay == stay and guest.need.deadline == deadline
 
     def _expire(self, now):
         while self._deadlines and self._deadlines[0][0] <= now:
             entry = heapq.heappop(self._deadlines)
             if not self._isValid(*entry):
                 continue
-            guest, need = entry[2:]
-            if need.isRequest:
-                self._turnAway(guest, need.refusal)
+            guest = entry[2]
+            if guest.need.isRequest:
+                self._turnAway(guest, guest.need.refusal)
             else:
                 self._resume(guest)

@@ -274,7 +274,7 @@ class Frontend(SimpleXMLRPCServer):
     def _end(self, handler):
         if handler.hasTurn:
             self._lot.giveTurn()
-        handler.connection.socket.close()
+        handler.close()
         with self._changed:
             self._connections.discard(handler)
             self._changed.notify_all()
