@@ -213,12 +213,12 @@ class TestSlowClients(AttackTest):
             jobids = [client.add('echo', 'x' * 100, True) for _ in range(1000)]
         body = call('waitFor', jobids, 0)
         # More than there are threads, each of whom asks for more than fits on the way.
-        for _ in range(300):
+        for _ in range(250):
             connection = socket.socket()
             self.addCleanup(connection.close)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(self.address)
-            connection.sendall(body * 5)
+            connection.sendall(body * 2)
         self.assertServing()
 
 

@@ -34,8 +34,9 @@ class TestHead(unittest.TestCase):
         self.assertRefused(431, parse, 'POST / HTTP/1.1', *['Host: x'] * 11)
 
     def test_requestLines(self):
-        for line in ('', 'POST', 'POST /', 'POST  / HTTP/1.1', 'POST / HTTP/1.1 ', ' POST / HTTP/1.1', 'POST\t/ HTTP/1.1',
-                     'P(ST / HTTP/1.1', 'POST /\x7f HTTP/1.1', 'POST /\xe9 HTTP/1.1', 'POST / HTTP/1', 'POST / HTTP/1.10',
+        for line in ('', 'POST', 'POST /', 'POST  / HTTP/1.1', 'POST / HTTP/1.1 ', ' POST / HTTP/1.1',
+                     'POST\t/ HTTP/1.1', 'P(ST / HTTP/1.1', 'POST /\x7f HTTP/1.1', 'POST /\xe9 HTTP/1.1',
+                     'POST / HTTP/1', 'POST / HTTP/1.10',
                      'POST / HTTP/11', 'POST / http/1.1', 'POST / HTTP/\xb9.1', 'POST * HTTP/1.1', 'POST a HTTP/1.1',
                      'POST /#a HTTP/1.1', 'POST ftp://x/ HTTP/1.1', 'POST http:///a HTTP/1.1', 'POST ?a HTTP/1.1'):
             self.assertRefused(400, parse, line, 'Host: x')
@@ -52,7 +53,8 @@ class TestHead(unittest.TestCase):
 
     def test_paths(self):
         for target, path in (('/', '/'), ('/RPC2', '/'), ('/RPC2?a=b', '/'), ('/RPC2/', '/RPC2/'), ('/%52PC2', '/RPC2'),
-                             ('/a/%C3%A4?b#', None), ('/a/%C3%A4?b', '/a/ä'), ('http://x', '/'), ('HTTPS://x:1/a', '/a'),
+                             ('/a/%C3%A4?b#', None), ('/a/%C3%A4?b', '/a/ä'), ('http://x', '/'),
+                             ('HTTPS://x:1/a', '/a'),
                              ('http://x?a', '/'), ('//x/a', '//x/a'), ('/%2e%2e', '/..')):
             if path is None:
                 self.assertRefused(400, parse, f'POST {target} HTTP/1.1', 'Host: x')

@@ -94,8 +94,8 @@ class Need:
     isRequest = True
     #: Whether it is to take an answer.
     isAnswer = False
-    #: Whether a client that means well may be about to meet it.
-    isNear = False
+    #: Whether it is a part of a call.
+    isCall = False
     #: Whether it takes a turn to go on when it is met; see `Limits.largeBodies`.
     isLarge = False
     #: Whether the client has said something that is worth an answer.
@@ -126,7 +126,7 @@ class Need:
 class NextHead(Need):
     """The next request, up to its body; `length` is where that begins, None if the head did not come completely."""
 
-    isNear = True
+    isCall = True
     length = None
 
     def __init__(self, idleTime, requestTime, size):
@@ -154,13 +154,13 @@ class NextHead(Need):
 class Body(Need):
     """That many bytes; fewer if the client ends before."""
 
-    hasBegun = True
+    isCall = hasBegun = True
     _waitsForTurn = False
 
     def __init__(self, deadline, length, isLarge):
         """`isLarge` says whether it takes one of the turns for large bodies."""
         super().__init__(deadline)
-        self.length, self.isLarge, self.isNear = length, isLarge, not isLarge
+        self.length, self.isLarge = length, isLarge
 
     def isMet(self, connection):
         return len(connection.buffer) >= self.length or connection.ended

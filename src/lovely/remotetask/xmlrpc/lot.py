@@ -25,8 +25,8 @@ class Lot:
     """Waits, for all that park there, for what they need, and hands them on.
 
     A guest is an object with a `connection`, a `connection.Connection`, and a `need`, a `connection.Need`; its `stay`,
-    a number, is given here each time that it parks.  A client that sends slowly, or waits for jobs, so takes a socket and no thread.  Nothing here waits for
-    a client.
+    a number, is given here each time that it parks.  A client that is slow, or waits for jobs, so takes a socket and no
+    thread.  Nothing here waits for a client.
     """
 
     def __init__(self, host):
@@ -38,7 +38,7 @@ class Lot:
         """
         self._host = host
         self._selector = selectors.DefaultSelector()
-        self._requests = {}                     # guests that are waited for, who came first first -> bytes held for them
+        self._requests = {}                     # guests that are waited for, the oldest first -> bytes held for each
         self._waiting = set()                   # guests that wait for jobs
         self._ready = deque()                   # guests with a large body that wait for a turn
         self._turns = host.limits.largeBodies
@@ -127,10 +127,11 @@ class Lot:
         else:
             self._waiting.add(guest)
         guest.stay = next(self._numbers)
+        if self._stopped and not guest.need.isAnswer:
+            self._dismiss(guest)
+            return
         self._noteDeadline(guest)
         self._look(guest, isNew=True)
-        if self._stopped and self._isHere(guest):
-            self._dismiss(guest)
 
     def _leave(self, guest):
         self._ignore(guest)
@@ -230,13 +231,14 @@ class Lot:
     def _stop(self):
         self._stopped = True
         for guest in [*self._requests, *self._waiting]:
-            self._dismiss(guest)
+            if not guest.need.isAnswer:
+                self._dismiss(guest)
 
     def _dismiss(self, guest):
-        if not guest.need.isRequest:
-            self._resume(guest)
-        elif not guest.need.isAnswer:
+        if guest.need.isRequest:
             self._sendAway(guest, 'The frontend is stopping')
+        else:
+            self._resume(guest)
 
     def _close(self):
         self._closed = True

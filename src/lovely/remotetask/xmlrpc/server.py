@@ -31,7 +31,7 @@ from lovely.remotetask.xmlrpc.wire import parseCall
 
 logger = logging.getLogger('lovely.remotetask')
 
-#: Threads that answer those who have waited for jobs.
+#: Threads that answer those who have waited for jobs, and whatever else takes but a moment.
 WAKERS = 8
 
 #: Seconds that a thread waits for more from a client before the connection is parked: far cheaper for a busy one.
@@ -196,7 +196,7 @@ class Frontend(SimpleXMLRPCServer):
     # What the lot calls
 
     def resume(self, handler):
-        """Have a conversation go on, as soon as a thread is free; turn it away when it would have to wait for one."""
+        """Have a conversation go on in a thread; turn it away when a request has come and no thread is free."""
         need = handler.need
         handler.hasTurn = need.isLarge
         if not need.isRequest:
@@ -204,10 +204,12 @@ class Frontend(SimpleXMLRPCServer):
             if handler.connection.ended:        # nobody waits any more
                 self._end(handler)
             else:
-                self._wakers.put(self._tell, handler, Stopping() if self._stopped else None)
+                self._wakers.put(self._goOn, handler, Stopping() if self._stopped else None)
+        elif not need.isCall:
+            self._wakers.put(self._goOn, handler)
         elif self._crew.isFull:
-            self.turnAway(handler, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many requests at a time',
-                                           ('Retry-After', '1')))
+            self.turnAway(handler, need.hasBegun and Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many requests at a time', ('Retry-After', '1')) or None)
         else:
             self._crew.put(self._converse, handler)
 
@@ -226,7 +228,7 @@ class Frontend(SimpleXMLRPCServer):
         if goesOn:
             self._park(handler)
 
-    def _tell(self, handler, error):
+    def _goOn(self, handler, error=None):
         if self._proceed(handler, error):
             self._park(handler)
 
@@ -247,12 +249,11 @@ class Frontend(SimpleXMLRPCServer):
     def _isThere(self, handler):
         """Say whether what the conversation needs has come, or comes at once."""
         need, connection = handler.need, handler.connection
-        if not need.isNear:
+        if need.isLarge or not need.isCall or self._stopped:
             return False
         try:
             return (connection.buffer and need.isMet(connection)
-                    or not self._stopped
-                    and self._crew.idle(connection.receive, _LINGER) and need.isMet(connection))
+                    or self._crew.idle(connection.receive, _LINGER) and need.isMet(connection))
         except (OSError, ValueError):           # the lot will see the same
             return False
 
