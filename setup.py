@@ -48,7 +48,6 @@ setup(
         'click',
         'persistent',
         'rich',
-        'rich',
         'transaction',
         'tzdata',
         'zc.lockfile',
@@ -61,6 +60,7 @@ setup(
         'zope.container',
         'zope.interface',
         'zope.location',
+        'zope.password[bcrypt]',
         'zope.processlifetime',
         'zope.schema',
         'zope.site',
@@ -68,7 +68,7 @@ setup(
     extras_require={
         'plot': ['matplotlib'],
         'relstorage': ['RelStorage[postgresql] >= 4'],
-        'test': ['hypothesis', 'zope.app.appsetup', 'zope.testrunner'],
+        'test': ['hypothesis', 'trustme', 'zope.app.appsetup', 'zope.testrunner'],
     },
     entry_points={'console_scripts': ['remotetask = lovely.remotetask.cli.main:main']},
 )

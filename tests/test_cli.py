@@ -78,7 +78,7 @@ class HelpTest(unittest.TestCase):
         self.assertEqual(set(main.remotetask.commands), {
             'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'start', 'schedule', 'status', 'progress',
             'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'start-processing', 'stop-processing',
-            'is-processing', 'bench'})
+            'is-processing', 'bench', 'user'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])

@@ -39,6 +39,10 @@ site-definition zcml/site.zcml
   request-timeout 1.5m
   idle-timeout 2h
   deadline 2.5s
+  users users
+  certificate /certificate.pem
+  key ../key.pem
+  allow-insecure on
 </frontend>
 
 <processor>
@@ -106,7 +110,8 @@ class DefaultsTest(ConfigTestCase):
                          os.path.join(os.path.dirname(os.path.abspath(config.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, config.FrontendSettings(
             address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, maxWaiting=5000,
-            requestTimeout=20.0, idleTimeout=60.0, deadline=10.0))
+            requestTimeout=20.0, idleTimeout=60.0, deadline=10.0, users=None, certificate=None, key=None,
+            allowInsecure=False))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
             schedule=True, keep={}, packInterval=None, packKeep=3600.0))
@@ -167,7 +172,8 @@ class FullTest(ConfigTestCase):
         self.assertEqual(self.configuration.siteDefinition, self.site)
         self.assertEqual(self.configuration.frontend, config.FrontendSettings(
             address=('0.0.0.0', 9000), maxBodySize=512 * 1024, maxConnections=7, maxWaiting=8,
-            requestTimeout=90.0, idleTimeout=7200.0, deadline=2.5))
+            requestTimeout=90.0, idleTimeout=7200.0, deadline=2.5, users=os.path.join(self.directory, 'etc', 'users'),
+            certificate='/certificate.pem', key=os.path.join(self.directory, 'key.pem'), allowInsecure=True))
         self.assertEqual(self.configuration.processor, config.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
             schedule=False, keep={'completed': 30 * 86400.0, 'cancelled': 60.0}, packInterval=86400.0,
@@ -407,7 +413,7 @@ class MistakesTest(ConfigTestCase):
         for section, key, value in (
                 ('frontend', 'address', 'nowhere'), ('frontend', 'max-body-size', '10'),
                 ('frontend', 'max-connections', '0'), ('frontend', 'max-waiting', '0'),
-                ('frontend', 'request-timeout', '0'),
+                ('frontend', 'request-timeout', '0'), ('frontend', 'allow-insecure', 'perhaps'),
                 ('frontend', 'idle-timeout', '-1s'), ('processor', 'threads', '1001'), ('processor', 'threads', 'x'),
                 ('processor', 'lease', '0.5s'), ('processor', 'wait-time', '0ms'),
                 ('processor', 'grace-period', 'soon'), ('processor', 'schedule', 'perhaps'),
@@ -415,6 +421,7 @@ class MistakesTest(ConfigTestCase):
             with self.subTest(key):
                 self.check(f'\n<{section}>\n# here:\n{key} {value}\n</{section}>\n\n', 4, repr(value))
         self.check('<processor>\nname\n</processor>\n', 2, 'is not a name')
+        self.check('<frontend>\nkey key.pem\n</frontend>\n', 3, 'a key, but no certificate')
 
     def test_repeated(self):
         self.check('<frontend/>\n<frontend/>\n', 2, 'too many')

@@ -50,6 +50,12 @@ class FrontendSettings:
     idleTimeout: float
     #: Seconds that a call waits for the database.
     deadline: float
+    #: The absolute paths of the users file, the certificate and its key; None for none.
+    users: str | None
+    certificate: str | None
+    key: str | None
+    #: Whether other machines may reach it without users or without TLS.
+    allowInsecure: bool
 
 
 @dataclass(frozen=True)
@@ -213,10 +219,12 @@ class _Loader(ZConfig.loader.ConfigLoader):
 
 
 def _loadSchema(directory):
-    """Return the schema; `directory` is what the path of the site definition is relative to."""
+    """Return the schema; `directory` is what paths are relative to."""
     registry = ZConfig.datatypes.Registry()
-    # Under its own name, so that the schema stays complete without this module's help.
-    registry.register('lovely.remotetask.config.siteDefinition', functools.partial(siteDefinition, directory=directory))
+    # Under their own names, so that the schema stays complete without this module's help.
+    for convert in absolutePath, siteDefinition:
+        registry.register(f'lovely.remotetask.config.{convert.__name__}',
+                          functools.partial(convert, directory=directory))
     return ZConfig.loader.SchemaLoader(registry).loadURL(os.path.join(HERE, 'schema.xml'))
 
 
@@ -401,9 +409,14 @@ def hostName(text):
     return text
 
 
+def absolutePath(text, directory='.'):
+    """Convert the path of a file to an absolute one; a relative one is relative to `directory`."""
+    return os.path.abspath(os.path.join(directory, os.path.expanduser(text)))
+
+
 def siteDefinition(text, directory='.'):
-    """Convert the path of a ZCML file to an absolute one; a relative one is relative to `directory`."""
-    path = os.path.abspath(os.path.join(directory, os.path.expanduser(text)))
+    """Convert the path of a ZCML file, which has to be there, as `absolutePath`."""
+    path = absolutePath(text, directory)
     if not os.path.isfile(path):
         raise ValueError(f'site-definition: there is no file {path}')
     return path
@@ -411,8 +424,11 @@ def siteDefinition(text, directory='.'):
 
 def frontendSettings(section):
     """Convert a <frontend> section."""
+    if section.key is not None and section.certificate is None:
+        raise ValueError('there is a key, but no certificate that it belongs to')
     return FrontendSettings(section.address, section.max_body_size, section.max_connections, section.max_waiting,
-                            section.request_timeout, section.idle_timeout, section.deadline)
+                            section.request_timeout, section.idle_timeout, section.deadline, section.users,
+                            section.certificate, section.key, section.allow_insecure)
 
 
 def processorSettings(section):

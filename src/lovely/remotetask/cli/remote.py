@@ -356,7 +356,7 @@ def jobs(client, status, size, start):
     for job in client.call('getJobs', status, start, size)['jobs']:
         rows.append((str(job['id']), oneLine(job['task']), oneLine(job['status']),
                      *(_time(job[name]) for name in ('created', 'started', 'completed'))))
-    _printTable(rows)
+    printTable(rows)
 
 
 @_command
@@ -436,7 +436,7 @@ def isProcessing(client):
         doing = [word for word in ('processing', 'scheduling') if host[word]]
         rows.append((oneLine(host['name']), oneLine(host['machine']), str(host['pid']), str(host['threads']),
                      str(host['jobs']), _time(host['since']), ', '.join(doing) or 'waiting'))
-    _printTable(rows)
+    printTable(rows)
     if not any(host['processing'] for host in hosts):
         raise CommandFailure('the service is not processed anywhere')
 
@@ -514,7 +514,7 @@ COMMANDS = (progress, retry, clean, tasks, add, start, schedule, status, result,
 
 # Parts of commands
 
-def _printTable(rows):
+def printTable(rows):
     """Print rows of texts, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
