@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import dataclasses
+import os
+import shutil
 import socket
 import ssl
+import tempfile
 import threading
 import unittest
 import xmlrpc.client
@@ -25,6 +28,7 @@ from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
+from lovely.remotetask.xmlrpc.tls import Certificate
 
 
 def request(method, *arguments, path='/'):
@@ -183,9 +187,11 @@ class TestTLS(WaitingCase):
     def setUp(self):
         super().setUp()
         authority = trustme.CA()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert('127.0.0.1').configure_cert(context)
-        self.frontend = Frontend(('127.0.0.1', 0), self.gateway, self.limits, context)
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        path = os.path.join(directory, 'certificate.pem')
+        authority.issue_cert('127.0.0.1').private_key_and_cert_chain_pem.write_to_path(path)
+        self.frontend = Frontend(('127.0.0.1', 0), self.gateway, self.limits, Certificate(path))
         inThread(self.frontend.serveForever)
         self.addCleanup(self.frontend.stop, WAIT)
         self.context = ssl.create_default_context()

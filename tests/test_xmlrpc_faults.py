@@ -1,6 +1,9 @@
 """What callers are told: every exception has a code, and no sentence gives internals away."""
 # SPDX-License-Identifier: ZPL-2.1
 import inspect
+import os
+import shutil
+import tempfile
 import unittest
 import xmlrpc.client
 
@@ -19,7 +22,12 @@ from zope.component import provideUtility
 
 from lovely.remotetask import errors
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.users import User
+from lovely.remotetask.users import Users
+from lovely.remotetask.users import addUser
+from lovely.remotetask.users import hashPassword
 from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
@@ -144,6 +152,7 @@ class TestEachCode(ServerCase):
         self.assertEqual(caught.exception.faultCode, faults.REFUSED)
         self.seen.add(faults.REFUSED)
         self.checkDatabase(proxy)
+        self.checkUser()
         # Those that no method gives, should a service raise them.
         for exception in (errors.NameTaken('a', 'b'), errors.ConfigurationError('no'), errors.Retry(5, 'no'),
                           errors.HostDied('a'), errors.TimeLimitExceeded(5)):
@@ -151,6 +160,17 @@ class TestEachCode(ServerCase):
             code, sentence = faults.faultFor(exception, '')
             self.assertTold(code, sentence, self.proxy('/raising').getStatus, 1)
         self.assertEqual(self.seen, {entry.code for entry in faults.TABLE})
+
+    def checkUser(self):
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        path = os.path.join(directory, 'users')
+        addUser(path, User('vic', hashPassword('unguessable'), 'view'))
+        free, self.frontend.doorkeeper = self.frontend.doorkeeper, Doorkeeper(Users(path))
+        host, port = self.frontend.address
+        with xmlrpc.client.ServerProxy(f'http://vic:unguessable@{host}:{port}/') as proxy:
+            self.assertTold(faults.NOT_ALLOWED, 'clean needs the role manage', proxy.clean)
+        self.frontend.doorkeeper = free
 
     def checkDatabase(self, proxy):
         committing = TransactionMetaData()

@@ -71,9 +71,12 @@ class ServerCase(unittest.TestCase):
         self.gateway = Gateway(self.db, self.resolve, deadline=self.deadline)
         self.gateway.start()
         self.addCleanup(self.gateway.stop, WAIT)
-        self.frontend = Frontend(('127.0.0.1', 0), self.gateway, self.limits)
+        self.frontend = self.makeFrontend()
         self.serving, _ = inThread(self.frontend.serveForever)
         self.addCleanup(self.frontend.stop, WAIT)
+
+    def makeFrontend(self):
+        return Frontend(('127.0.0.1', 0), self.gateway, self.limits)
 
     def resolve(self, connection, path):
         if path in self.services:

@@ -28,10 +28,14 @@ from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import findService
 from lovely.remotetask.upkeep import Packer
 from lovely.remotetask.upkeep import pack as packDatabase
+from lovely.remotetask.users import Users
+from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.server import Limits
 from lovely.remotetask.xmlrpc.server import allowFiles
+from lovely.remotetask.xmlrpc.tls import Certificate
 from lovely.remotetask.zcml import loadSite
 
 
@@ -250,13 +254,17 @@ def _openDatabase(configuration):
 
 def _startFrontend(configuration, database, requests, closing, grace):
     settings = configuration.frontend
+    if not settings.allowInsecure:
+        checkExposure(settings.address, settings.users is not None, settings.certificate is not None)
+    doorkeeper = Doorkeeper(settings.users and Users(settings.users))
+    certificate = settings.certificate and Certificate(settings.certificate, settings.key)
     limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections, waiting=settings.maxWaiting,
                     requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
     allowFiles(limits)
     gateway = Gateway(database.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:
-        server = Frontend(settings.address, gateway, limits)
+        server = Frontend(settings.address, gateway, limits, certificate, doorkeeper)
     except ConfigurationError as error:                 # the configuration is right: the address is taken, or gone
         raise CommandFailure(str(error)) from error
     closing.callback(lambda: gateway.stop(grace.left()))
@@ -271,12 +279,12 @@ def _startFrontend(configuration, database, requests, closing, grace):
             requests.fail(error)
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()
-    click.echo(f'listening on {_url(server.address)}')
+    click.echo(f'listening on {_url("https" if certificate else "http", server.address)}')
 
 
-def _url(address):
-    host, port = address[:2]
-    return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
+def _url(scheme, address):
+    host, port = address
+    return f'{scheme}://[{host}]:{port}/' if ':' in host else f'{scheme}://{host}:{port}/'
 
 
 def _startProcessors(configuration, database, schedulesOnly, processors):

@@ -11,6 +11,8 @@ from xmlrpc.client import gzip_decode
 from xmlrpc.server import SimpleXMLRPCRequestHandler
 
 from lovely.remotetask.xmlrpc import accesslog
+from lovely.remotetask.xmlrpc.access import Throttled
+from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import Body
 from lovely.remotetask.xmlrpc.connection import End
@@ -37,7 +39,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
     need = None             # a `connection.Need`
     hasTurn = False         # for a large body; the lot gives it
     stay = None             # the lot's
-    user = None             # who the client says it is, for the access log
+    caller = None           # an `access.Caller`, once it is known who sent the request
 
     def __init__(self, connection, address, server):
         """connection -- a `connection.Connection`.
@@ -108,6 +110,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         # What the log is to know of a request: nothing yet.
         self.requestId = secrets.token_hex(6)
         self.requestline, self.command, self.headers = '', '', Headers()
+        self.caller = None
 
     def _readRequestLine(self):
         self.requestline = self.requestline or (
@@ -138,6 +141,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
         if self.command != 'POST':
             raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
+        self._identify()
         length = self.head.bodyLength(self.server.limits.bodySize)
         if self.head.expectsContinue:
             yield from self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
@@ -146,13 +150,23 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             if len(self.connection.buffer) < length:
                 raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
             body = self.decode_request_content(self.connection.take(length))
-            response, call = yield from self.server.answer(body, self.path, self.requestId)
+            response, call = yield from self.server.answer(body, self.path, self.requestId, self.caller)
         finally:
             if self.hasTurn:
                 self.hasTurn = False
                 self.server.giveTurn()
         self._log(HTTPStatus.OK, response, call)
         yield from self._send(self._head(HTTPStatus.OK, 'text/xml', response) + response)
+
+    def _identify(self):
+        """Find out who sent the request; raise `Refusal`."""
+        try:
+            self.caller = self.server.doorkeeper.identify(self.headers.get('authorization'), self.client_address[0])
+        except Unauthorized as error:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
+                          ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
+        except Throttled as error:
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), ('Retry-After', str(error.retryAfter))) from None
 
     def decode_request_content(self, data):
         """Return the body as it was before it was compressed; raise `Refusal`."""
@@ -198,5 +212,5 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         return 'lovely.remotetask'              # and not which Python
 
     def _log(self, status, body, call, reason=None):
-        accesslog.log(self.client_address[0], self.user, self.requestline, status.value, len(body), self.headers, call,
-                      self.requestId, reason)
+        accesslog.log(self.client_address[0], self.caller and self.caller.name, self.requestline, status.value,
+                      len(body), self.headers, call, self.requestId, reason)

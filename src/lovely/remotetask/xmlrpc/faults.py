@@ -43,6 +43,10 @@ class ResultTooLarge(errors.RemoteTaskError):
         self.limit = limit
 
 
+class NotAllowed(errors.RemoteTaskError):
+    """The user may not make this call; the message says what he lacks."""
+
+
 class DatabaseUnavailable(errors.RemoteTaskError):
     """The database did not do its part; nothing was changed, so the call can be repeated."""
 
@@ -93,6 +97,7 @@ TIME_LIMIT = 112
 KEY_TAKEN = 113
 WRONG_ARITY = 114
 WRONG_TYPE = 115
+NOT_ALLOWED = 120
 DATABASE_UNAVAILABLE = 201
 OUTCOME_UNKNOWN = 202
 STOPPING = 203
@@ -119,6 +124,7 @@ TABLE = (
     Entry(HOST_DIED, errors.HostDied, None),
     Entry(TIME_LIMIT, errors.TimeLimitExceeded, None),
     Entry(KEY_TAKEN, errors.KeyTaken, None),
+    Entry(NOT_ALLOWED, NotAllowed, None),
     Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable, None),
     Entry(DATABASE_UNAVAILABLE, TransientError, str(DatabaseUnavailable())),
     Entry(DATABASE_UNAVAILABLE, StorageError, str(DatabaseUnavailable())),

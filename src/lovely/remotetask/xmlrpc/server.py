@@ -13,6 +13,7 @@ from xmlrpc.server import SimpleXMLRPCServer
 
 from lovely.remotetask import errors
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.connection import Connection
 from lovely.remotetask.xmlrpc.connection import Jobs
 from lovely.remotetask.xmlrpc.conversation import RequestHandler
@@ -104,19 +105,21 @@ class Frontend(SimpleXMLRPCServer):
 
     request_queue_size = 1024
 
-    def __init__(self, address, gateway, limits=Limits(), tls=None):
+    def __init__(self, address, gateway, limits=Limits(), tls=None, doorkeeper=None):
         """Listen; calls are answered once `serveForever` runs.
 
         address -- the pair of host ('' for all of IPv4, '::' for all) and port (0 for any that is free).
         gateway -- the `gateway.Gateway`; whoever made it starts and stops it.
         limits -- what a client can take.
-        tls -- an `ssl.SSLContext` for a server; None for plain HTTP.
+        tls -- a `tls.Certificate`; None for plain HTTP.
+        doorkeeper -- an `access.Doorkeeper`; None for one that lets everybody do everything.
 
         Raise `errors.ConfigurationError` when that cannot be listened at.
         """
         self.gateway = gateway
         self.limits = limits
         self.tls = tls
+        self.doorkeeper = doorkeeper or Doorkeeper()
         self._changed = threading.Condition()       # guards the three that follow
         self._connections = set()                   # the `RequestHandler` of each
         self._serving = False
@@ -176,7 +179,10 @@ class Frontend(SimpleXMLRPCServer):
 
     def get_request(self):
         try:
-            return super().get_request()
+            connection, address = super().get_request()
+            if self.tls is not None:            # the handshake is made as it reads
+                connection = self.tls.wrap(connection)
+            return connection, address
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._lot.sendOneAway()
@@ -184,8 +190,6 @@ class Frontend(SimpleXMLRPCServer):
             raise
 
     def process_request(self, request, client_address):
-        if self.tls is not None:                # the handshake is made as it reads
-            request = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         handler = RequestHandler(Connection(request), client_address, self)
         handler.proceed()
@@ -282,12 +286,13 @@ class Frontend(SimpleXMLRPCServer):
 
     # Calls
 
-    def answer(self, data, path, requestId):
+    def answer(self, data, path, requestId, caller):
         """Answer a call: a generator of needs, which returns bytes of XML, and a summary of the call for the log.
 
         data -- the body of the request, bytes.
         path -- the service's, decoded.
         requestId -- text.
+        caller -- the `access.Caller`.
 
         An exception is answered with its fault, but for a `Refusal`; what is no `Exception`, as SystemExit, is not
         caught.
@@ -295,7 +300,7 @@ class Frontend(SimpleXMLRPCServer):
         name = '-'
         try:
             name, values = parseCall(data)
-            return dumpResponse((yield from self._dispatch(name, values, path, requestId))), name
+            return dumpResponse((yield from self._dispatch(name, values, path, requestId, caller))), name
         except Refusal:
             raise
         except Exception as error:
@@ -304,11 +309,13 @@ class Frontend(SimpleXMLRPCServer):
                 logger.exception('request %s failed', requestId)
             return dumpFault(code, sentence), f'{name}:{code}'
 
-    def _dispatch(self, name, values, path, requestId):
+    def _dispatch(self, name, values, path, requestId, caller):
         method, arguments = methods.prepare(name, values)
+        caller.check(name, method, path, arguments)
         function = functools.partial(method.function, request=requestId) if method.traced else method.function
         if method.access == methods.NO_SERVICE:
             return function(*arguments)
+        function = caller.guarded(method, arguments, function)
         if method.access == methods.REPEATS:
             return self._repeat(function, arguments, path)
         if method.access == methods.WAITS:

@@ -72,7 +72,7 @@ class Method(NamedTuple):
     access: str                     # NO_SERVICE, READS, WRITES, REPEATS or WAITS
     returns: str                    # the type's name
     arguments: Tuple[Argument, ...] = ()
-    role: str = 'view'              # who may call it: 'view', 'submit' or 'manage'
+    role: str = 'view'              # of `users.ROLES`: who may call it
     traced: bool = False            # whether its function takes a keyword argument `request`, the HTTP request's id
 
     @property

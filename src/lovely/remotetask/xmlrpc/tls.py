@@ -1,0 +1,55 @@
+"""TLS for the frontend: a certificate that is read again when it was renewed."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import ssl
+
+from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.users import fileSignature
+
+
+logger = logging.getLogger('lovely.remotetask')
+
+
+class Certificate:
+    """Makes the server's end of TLS connections, of version 1.2 or later."""
+
+    def __init__(self, path, keyPath=None):
+        """Read the files; raise `ConfigurationError`.
+
+        path -- of a file in the format PEM: the certificate, and those that lead from it to a known authority.
+        keyPath -- of the file with its private key, which is not encrypted; None if that stands in the same file.
+
+        When they were changed they are read again.  If they do not fit then, that is logged and changes nothing.
+        """
+        self._paths = path, keyPath or path
+        self._signatures = self._look()
+        self._context = self._load()
+
+    def _look(self):
+        return [fileSignature(path) for path in self._paths]
+
+    def _load(self):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            # Without a password of its own, OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(*self._paths, password='')
+        except (OSError, ValueError) as error:
+            reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
+            raise ConfigurationError(f'cannot use the certificate {self._paths[0]} with the key {self._paths[1]}: '
+                                     f'{reason}') from error
+        return context
+
+    def wrap(self, connection):
+        """Return an `ssl.SSLSocket` for a socket that a client has connected to; nothing is sent or waited for yet.
+
+        Only one thread may call this.
+        """
+        signatures = self._look()
+        if signatures != self._signatures:
+            self._signatures = signatures
+            try:
+                self._context = self._load()
+            except ConfigurationError as error:
+                logger.error('the certificate stays as it was: %s', error)
+        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
