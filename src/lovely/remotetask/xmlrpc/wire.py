@@ -448,6 +448,17 @@ def _encode(text):
     return text.replace('\r', '&#13;').encode('utf-8')
 
 
+def dumpCall(method, arguments):
+    """Return the request that calls a method, as bytes of UTF-8.
+
+    method -- its name.
+    arguments -- a tuple.
+
+    Raise `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what XML-RPC cannot carry.
+    """
+    return _encode(dumps(arguments, method, allow_none=True))
+
+
 def dumpResponse(value):
     """Return the response that carries `plain` of a value, as bytes of UTF-8.  Raises what that raises."""
     return _encode(dumps((plain(value),), methodresponse=True, allow_none=True))

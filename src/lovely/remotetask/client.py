@@ -1,0 +1,666 @@
+"""A client of the XML-RPC front end: it repeats what can be repeated safely, and raises faults as exceptions.
+
+It needs no database and no configuration; ``client.txt`` shows how it is used.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+import base64
+import contextlib
+import http.client
+import itertools
+import random
+import ssl
+import threading
+import time
+import urllib.parse
+import uuid
+import xmlrpc.client
+from typing import Any
+from typing import NamedTuple
+from typing import Optional
+from xml.parsers.expat import ExpatError
+
+from lovely.remotetask import errors
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.methods import METHODS
+from lovely.remotetask.xmlrpc.methods import PART_SIZE
+from lovely.remotetask.xmlrpc.methods import REPEATS
+from lovely.remotetask.xmlrpc.methods import WRITES
+from lovely.remotetask.xmlrpc.wire import dumpCall
+
+
+#: Seconds that a call may take, all its repetitions included.
+TIMEOUT = 60.0
+
+#: Seconds before a call is repeated: the first time, the longest, and the growth.
+FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
+
+#: Seconds that one call of `waitFor` waits when a method here waits longer; proxies cut connections that are silent.
+WAIT_STEP = 25.0
+#: The same where several calls of `waitFor` are needed to see all jobs.
+SHORT_WAIT_STEP = 1.0
+#: Jobs that one call of `waitFor` can be asked for.
+WAIT_GROUP = 1000
+
+#: Bytes of an answer at most: the largest result that a front end gives, with each character written as an entity.
+ANSWER_SIZE = 256 * 1024 * 1024
+# What is read at a time.
+_CHUNK_SIZE = 64 * 1024
+
+# Faults that say that nothing was changed.
+_NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
+# HTTP statuses of a server that has not looked at the request yet.
+_TOO_BUSY = (429, 503)
+# What xmlrpc.client raises for what is no answer.
+_NO_XMLRPC = (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+
+
+# What goes wrong
+
+class RemoteFault(errors.RemoteTaskError):
+    """The front end refused a call, or could not carry it out.
+
+    What is raised for a fault code of `xmlrpc.faults` is one of these and of the class that the code stands for, so
+    that `except errors.UnknownJob` works.  It has the message and `code`; the other attributes of that class stay with
+    the front end.
+    """
+
+    def __init__(self, code, sentence):
+        """`code` is the fault's, an int, `sentence` what the front end says."""
+        Exception.__init__(self, sentence)      # those of the other classes make a sentence themselves
+        self.code = code
+
+    def __reduce__(self):
+        return remoteFault, (self.code, str(self))
+
+
+# The first row of a code in the table tells the class.
+_FAULTS = {entry.code: type(entry.exception.__name__, (RemoteFault, entry.exception), {'__doc__': entry.exception.__doc__})
+           for entry in reversed(faults.TABLE)}
+
+
+def remoteFault(code, sentence):
+    """Return the exception for a fault, a `RemoteFault`."""
+    return _FAULTS.get(code, RemoteFault)(code, sentence)
+
+
+class NotConnected(errors.RemoteTaskError):
+    """There is no connection to be had, so nothing was sent; check the URL, and whether the front end is running."""
+
+    def __init__(self, url, reason, refused=False):
+        """`refused` says whether nobody listens there, as when a front end is just being started again."""
+        super().__init__(f'{url}: cannot connect: {reason}')
+        self.refused = refused
+
+
+class ConnectionBroken(errors.RemoteTaskError):
+    """The connection ended before the answer did: whether the call was carried out is unknown."""
+
+    def __init__(self, url, reason):
+        super().__init__(f'{url}: the connection broke: {reason}')
+
+
+class NoAnswer(errors.RemoteTaskError, TimeoutError):
+    """No answer came in time: whether the call was carried out is unknown."""
+
+    def __init__(self, url, seconds):
+        super().__init__(f'{url} did not answer within {seconds:g} seconds')
+
+
+class BadAnswer(errors.RemoteTaskError):
+    """What answers is no XML-RPC server; check the URL."""
+
+    def __init__(self, url, protocol, reason):
+        super().__init__(f'{url} does not answer in {protocol}: {reason}')
+
+
+class HttpError(errors.RemoteTaskError):
+    """The request was refused by its looks, before any call was made of it; `status` is the number of HTTP."""
+
+    def __init__(self, url, status, reason, retryAfter=None):
+        """`retryAfter` is the number of seconds after which the server wants to see it again; None: it does not say."""
+        super().__init__(f'{url} answers with HTTP status {status} {reason}')
+        self.status, self.retryAfter = status, retryAfter
+
+
+class NotAuthorized(HttpError):
+    """The front end knows no such user, or the password is another; both stand in the URL, before the host."""
+
+
+class JobFailed(errors.RemoteTaskError):
+    """The job that was waited for ended in an error."""
+
+    def __init__(self, jobid, reason):
+        super().__init__(f'job {jobid} failed: {reason}')
+        self.jobid, self.reason = jobid, reason
+
+
+class JobCancelled(errors.RemoteTaskError):
+    """The job that was waited for was cancelled."""
+
+    def __init__(self, jobid):
+        super().__init__(f'job {jobid} was cancelled')
+        self.jobid = jobid
+
+
+class StillRunning(errors.RemoteTaskError, TimeoutError):
+    """Jobs that were waited for have not ended in time; they go on."""
+
+    def __init__(self, jobids, seconds):
+        """`jobids` is a list."""
+        shown = ', '.join(map(str, jobids[:5])) + (', ...' if len(jobids) > 5 else '')
+        super().__init__(f'{"job" if len(jobids) == 1 else "jobs"} {shown} did not end within {seconds:g} seconds')
+        self.jobids = jobids
+
+
+class Outcome(NamedTuple):
+    """What became of a job."""
+
+    status: Optional[str]               # None for a job that is not there (any more)
+    result: Any = None                  # what the task returned
+    error: Optional[Exception] = None   # why there is no result: what `Client.wait` would have raised
+
+
+# HTTP
+
+def _left(until):
+    """Return the seconds until then, by time.monotonic; raise `TimeoutError` when there are none."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError()
+    return left
+
+
+def _reason(error):
+    return getattr(error, 'strerror', None) or str(error) or type(error).__name__
+
+
+def _retryAfter(response):
+    value = response.getheader('Retry-After', '')
+    return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
+
+
+class _Server:
+    """Where requests go: posts them over connections that are kept, one for each thread that is waiting."""
+
+    def __init__(self, url, context):
+        try:
+            parts = urllib.parse.urlsplit(url)
+            valid = parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0
+        except ValueError:                      # no number for a port
+            valid = False
+        if not valid or not url.isascii() or not url.isprintable() or ' ' in url:
+            raise ValueError(f'{url.rpartition("@")[2].partition("?")[0]!r} is not a URL such as '
+                             f'http://127.0.0.1:8080/')
+        user, _, host = parts.netloc.rpartition('@')
+        # For messages: a password is not for the screen, nor is what may be in a query.
+        self.url = urllib.parse.urlunsplit((parts.scheme, host, parts.path or '/', '', ''))
+        self.answered = False                   # whether it ever has
+        self._target = urllib.parse.urlunsplit(('', '', parts.path or '/', parts.query, ''))
+        self._headers = {'Content-Type': 'text/xml', 'User-Agent': 'lovely.remotetask'}
+        if user:
+            credentials = base64.b64encode(urllib.parse.unquote_to_bytes(user))
+            self._headers['Authorization'] = f'Basic {credentials.decode("ascii")}'
+        if parts.scheme == 'https':
+            context = context or ssl.create_default_context()
+            self._makeConnection = lambda: http.client.HTTPSConnection(parts.hostname, parts.port, context=context)
+        else:
+            self._makeConnection = lambda: http.client.HTTPConnection(parts.hostname, parts.port)
+        self._lock = threading.Lock()           # guards the two that follow
+        self._idle = []
+        self._closed = False
+
+    def close(self):
+        """Close the connections; those that are in use when they are not any more."""
+        with self._lock:
+            self._closed = True
+            connections, self._idle = self._idle, []
+        for connection in connections:
+            connection.close()
+
+    def post(self, body, seconds, until, fresh):
+        """Send the body of a request, bytes, and return the value that its answer carries.
+
+        seconds, until -- how long the whole may take: for messages, and by time.monotonic.
+        fresh -- whether it must be a new connection: one that was kept may be closed by the server just when it is
+            used again.
+        """
+        with self._lock:
+            if self._closed:
+                raise errors.RemoteTaskError('the client has been closed')
+            connection = self._idle.pop() if self._idle else self._makeConnection()
+        try:
+            if fresh:
+                connection.close()              # it opens itself again
+            answer = self._exchange(connection, body, until)
+        except TimeoutError:
+            connection.close()
+            raise NoAnswer(self.url, seconds) from None
+        except BaseException:
+            connection.close()
+            raise
+        with self._lock:
+            kept = not self._closed
+            if kept:
+                self._idle.append(connection)
+        if not kept:
+            connection.close()
+        return self._value(answer)
+
+    def _exchange(self, connection, body, until):
+        """Return the `xmlrpc.client.Unmarshaller` that has seen the answer; raise `TimeoutError`."""
+        if connection.sock is None:
+            self._connect(connection, until)
+        socket = connection.sock
+        try:
+            socket.settimeout(_left(until))
+            with contextlib.suppress(ConnectionError):      # who refuses a request may not read it to its end
+                connection.request('POST', self._target, body, self._headers)
+            response = connection.getresponse()
+            self.answered = True
+            if response.status == 200:
+                return self._read(response, socket, until)
+        except (TimeoutError, BadAnswer):
+            raise
+        except (ConnectionError, http.client.IncompleteRead) as error:
+            raise ConnectionBroken(self.url, _reason(error)) from error
+        except http.client.HTTPException as error:
+            raise BadAnswer(self.url, 'HTTP', _reason(error)) from error
+        except OSError as error:
+            raise ConnectionBroken(self.url, _reason(error)) from error
+        kind = NotAuthorized if response.status == 401 else HttpError
+        raise kind(self.url, response.status, response.reason, _retryAfter(response))
+
+    def _connect(self, connection, until):
+        connection.timeout = _left(until)
+        try:
+            connection.connect()
+        except (OSError, UnicodeError) as error:            # UnicodeError: a name that can't be one of a host
+            raise NotConnected(self.url, _reason(error), isinstance(error, ConnectionRefusedError)) from error
+
+    def _read(self, response, socket, until):
+        parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
+        allowed, length = ANSWER_SIZE, response.length      # None for one that is not announced
+        try:
+            while length != 0 and (chunk := response.read1(min(length or _CHUNK_SIZE, _CHUNK_SIZE))):
+                allowed -= len(chunk)
+                if allowed < 0:
+                    raise BadAnswer(self.url, 'XML-RPC', f'more than {ANSWER_SIZE} bytes')
+                if length is not None:
+                    length -= len(chunk)
+                parser.feed(chunk)
+                socket.settimeout(_left(until))
+            if length:
+                raise http.client.IncompleteRead(b'', length)
+            response.close()                    # older Pythons wait for more otherwise
+            parser.close()
+        except _NO_XMLRPC as error:
+            raise BadAnswer(self.url, 'XML-RPC', _reason(error)) from error
+        return unmarshaller
+
+    def _value(self, answer):
+        try:
+            [value] = answer.close()
+        except xmlrpc.client.Fault as fault:
+            if type(fault.faultCode) is int and type(fault.faultString) is str:
+                raise remoteFault(fault.faultCode, fault.faultString) from None
+            raise BadAnswer(self.url, 'XML-RPC', 'a fault without code or text') from fault
+        except _NO_XMLRPC as error:
+            raise BadAnswer(self.url, 'XML-RPC', _reason(error)) from error
+        return value
+
+
+# Repetition
+
+def _onlyLooks(method):
+    """Whether the method changes nothing, so that it can be called twice."""
+    return method in METHODS and METHODS[method].access not in (WRITES, REPEATS)
+
+
+def _pauseAfter(error, attempt, repeatable, known):
+    """Return the seconds after which a call is to be made again that ended so; None: it is not.
+
+    error -- an exception.
+    attempt -- how often the call has been made before, 0 at first.
+    repeatable -- whether it may be carried out twice.
+    known -- whether a front end has ever been seen there.
+    """
+    pause = min(FIRST_PAUSE * PAUSE_GROWTH ** attempt, LONGEST_PAUSE)
+    if isinstance(error, ConnectionBroken):
+        # Most likely a connection that was kept too long.
+        return (pause if attempt else 0) if repeatable else None
+    if isinstance(error, NotConnected):
+        return pause if error.refused and known else None
+    if isinstance(error, HttpError) and error.status in _TOO_BUSY:
+        return pause if error.retryAfter is None else error.retryAfter
+    if isinstance(error, RemoteFault) and (
+            error.code in _NOTHING_CHANGED or repeatable and error.code == faults.OUTCOME_UNKNOWN):
+        return pause
+    return None
+
+
+def _given(**options):
+    return {name: value for name, value in options.items() if value is not None}
+
+
+class Client:
+    """The task service at a URL, for any number of threads.
+
+    It keeps its connections open until `close`; as a context manager it closes them at the end of the block.
+
+    A call that meets a front end that is too busy (HTTP 429 and 503, after the time that it asks for), about to stop,
+    or without its database is repeated, with growing pauses, as long as `timeout` allows, because nothing was
+    changed.  So is one that nobody listens to, if the front end has answered before; else it is raised at once.
+    When the connection breaks, or the front end itself does not know the outcome, only what is harmless twice is
+    repeated: methods that just look, and `add` and `addMany`, which send a key with each job, one of their own making
+    unless the caller gives one: the same key again adds nothing, and gives the same id.  All other methods are sent
+    once, over a new connection, as one that was kept may be closed by the other side just when it is used again.
+
+    All methods but `close` raise:
+
+    `RemoteFault`, and with it the class of `errors` or `xmlrpc.faults` that belongs to the fault's code;
+    `NotAuthorized` and other `HttpError`;
+    `NotConnected`, `ConnectionBroken`, `NoAnswer`, `BadAnswer`;
+    `xmlrpc.faults.BadArguments` for what XML-RPC cannot carry.
+
+    All of them are `errors.RemoteTaskError`.  None tells the password.
+    """
+
+    def __init__(self, url, timeout=TIMEOUT, context=None):
+        """Nothing is connected yet.
+
+        url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site@service.
+            A user and a password may stand before the host: https://USER:PASSWORD@HOST/.
+        timeout -- seconds that a call may take, repetitions included.
+        context -- an `ssl.SSLContext` for https; default: one that trusts whom the system trusts.
+
+        Raise `ValueError` for what is no URL.
+        """
+        self._server = _Server(url, context)
+        self.timeout = timeout
+
+    @property
+    def url(self):
+        """The URL without user, password and query."""
+        return self._server.url
+
+    def close(self):
+        """Close the connections, and refuse all calls from now on."""
+        self._server.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def call(self, method, *arguments):
+        """Return what the method of that name answers; for those of which there is none here."""
+        return self._call(method, arguments, _onlyLooks(method))
+
+    def _call(self, method, arguments, repeatable, more=0.0):
+        """Return what the method answers.
+
+        repeatable -- whether it may be carried out twice.
+        more -- seconds that it may take above `timeout`.
+        """
+        try:
+            body = dumpCall(method, arguments)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise faults.BadArguments(f'{method}: the arguments cannot be sent: {error}') from error
+        seconds = self.timeout + more
+        until = time.monotonic() + seconds
+        for attempt in itertools.count():
+            try:
+                return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
+            except errors.RemoteTaskError as error:
+                pause = _pauseAfter(error, attempt, repeatable, attempt > 0 or self._server.answered)
+                if pause is None or time.monotonic() + pause >= until:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1))      # not all who were sent away come back together
+
+    # Adding jobs
+
+    def add(self, task, input=None, startLater=False, key=None, timeLimit=None, retryPolicy=None):
+        """Add a job that calls the task with the input, and return its id.
+
+        task -- its name.
+        input -- of what XML-RPC can carry: None, bool, int of 32 bits, float, str, bytes, datetime, lists, dicts.
+        startLater -- whether it waits for `startJob`.
+        key -- a text: as long as there is a job that was added with it, its id is returned and no other is added.
+        timeLimit -- seconds that a run may take.
+        retryPolicy -- a dict of fields of `retry.RetryPolicy`.
+
+        Raise `errors.UnknownTask`, `errors.InvalidInput`.
+        """
+        options = _given(key=str(uuid.uuid4()) if key is None else key, timeLimit=timeLimit, retryPolicy=retryPolicy)
+        return self._call('add', (task, input, startLater, options), True)
+
+    def addMany(self, jobs):
+        """Add jobs, all or none, and return the list of their ids.
+
+        jobs -- dicts with the arguments of `add` by their names, at most 1000.
+
+        Raise what `add` does.
+        """
+        jobs = [dict(job, key=str(uuid.uuid4()) if job.get('key') is None else job['key']) for job in jobs]
+        return self._call('addMany', (jobs,), True)
+
+    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None,
+                   **options):
+        """Add a job that runs whenever the calendar fits, and return its id.
+
+        minute, hour, dayOfMonth, month, dayOfWeek -- ints; none of them: any.  dayOfWeek 0 is Monday.
+        delay -- seconds after which it runs, once.
+        options -- crontab, timeZone, misfire, newJobs, overlap, active, as `ITaskService.addCronJob` has them.
+
+        Raise `errors.UnknownTask`, `errors.InvalidInput`, `xmlrpc.faults.BadArguments`.
+        """
+        calendar = [list(field) for field in (minute, hour, dayOfMonth, month, dayOfWeek)]
+        return self._call('addCronJob', (task, input, *calendar, delay, options), False)
+
+    # Changing jobs; unless it is said otherwise they return True
+
+    def startJob(self, jobid):
+        """Queue a job that was added with `startLater`; return whether it was one.  Raise `errors.UnknownJob`."""
+        return self.call('startJob', jobid)
+
+    def cancel(self, jobid):
+        """Call a job off.  Raise `errors.UnknownJob`, and `errors.WrongState` for one that has ended."""
+        return self.call('cancel', jobid)
+
+    def retry(self, jobid):
+        """Run a job again that ended in an error.  Raise `errors.UnknownJob`, `errors.WrongState` for any other."""
+        return self.call('retry', jobid)
+
+    def retryFailed(self, task=None):
+        """Run all jobs again that ended in an error, those of one task or all; return how many."""
+        return self.call('retryFailed', task)
+
+    def reschedule(self, jobid):
+        """Look at a cron job's schedule again.  Raise `errors.UnknownJob`."""
+        return self.call('reschedule', jobid)
+
+    def updateCronJob(self, jobid, **changes):
+        """Change the schedule of a cron job, by the names that `addCronJob` has.  Raise `errors.UnknownJob`."""
+        return self.call('updateCronJob', jobid, changes)
+
+    def clean(self, status=FINAL):
+        """Remove the jobs in these statuses, of those that are final; return how many."""
+        return self.call('clean', list(status))
+
+    def cleanSome(self, status=FINAL, limit=500):
+        """Remove the oldest jobs in these statuses, at most `limit`, 1 to 1000; return how many."""
+        return self.call('cleanSome', list(status), limit)
+
+    # Looking at jobs
+
+    def getJob(self, jobid):
+        """Return all fields of a job, a dict.  Raise `errors.UnknownJob`."""
+        return self.call('getJob', jobid)
+
+    def getJobs(self, status=None, start=0, size=100):
+        """Return a dict: `jobs`, dicts, the newest first; `total`, how many there are; `counts`, the same by status.
+
+        status -- only those.
+        start, size -- which of them: 0 is the newest; at most 1000.
+        """
+        return self.call('getJobs', status, start, size)
+
+    def getStatus(self, jobid):
+        """Return the status of a job, one of `interfaces.STATUSES`.  Raise `errors.UnknownJob`."""
+        return self.call('getStatus', jobid)
+
+    def getResult(self, jobid):
+        """Return what the task returned; None as long as it has not.
+
+        Raise `errors.UnknownJob`, and `xmlrpc.faults.ResultTooLarge` for what only `save` and `getParts` can get.
+        """
+        return self.call('getResult', jobid)
+
+    def getError(self, jobid):
+        """Return why a job failed, 'None' when it did not.  Raise `errors.UnknownJob`."""
+        return self.call('getError', jobid)
+
+    def getProgress(self, jobid):
+        """Return what the running task has said of how far it is, None for nothing.
+
+        It is a dict: `fraction`, from 0 to 1 or None for unknown; `message`.  Raise `errors.UnknownJob`.
+        """
+        return self.call('getProgress', jobid)
+
+    def hasJobsWaiting(self):
+        """Return whether a job is ready to run or due."""
+        return self.call('hasJobsWaiting')
+
+    # Files
+
+    def getParts(self, jobid):
+        """Yield a result that is a file, bytes or text (in UTF-8), as bytes: parts of it, one at least.
+
+        Raise `errors.UnknownJob`, and `errors.RemoteTaskError` for any other result or none.
+        """
+        start, part = 0, None
+        while part is None or len(part) == PART_SIZE:
+            part = self.call('getResultPart', jobid, float(start), PART_SIZE)   # an int of XML-RPC ends at 2 GB
+            start += len(part)
+            yield part
+
+    def getFile(self, jobid):
+        """Return such a result as bytes.  Raise what `getParts` does."""
+        return b''.join(self.getParts(jobid))
+
+    def save(self, jobid, file):
+        """Write such a result to a binary file, however large it is; return its size.  Raise what `getParts` does."""
+        return sum(map(file.write, self.getParts(jobid)))
+
+    # Waiting
+
+    def waitFor(self, jobids, timeout=30.0, any=False):
+        """Wait until all of the jobs are final, and return a list of their statuses, None for a job that was removed.
+
+        jobids -- at most 1000.
+        timeout -- seconds, 0 to 3600; the statuses are returned then as they are.
+        any -- whether one job that is final is enough.
+
+        Raise `errors.UnknownJob`.
+        """
+        return self._call('waitFor', (list(jobids), float(timeout), any), True, timeout)
+
+    def wait(self, jobid, timeout=None):
+        """Wait until a job has ended and return its result.
+
+        timeout -- seconds; None: as long as it takes.
+
+        Raise `JobFailed`, `JobCancelled`; `StillRunning` when the time is over; `errors.UnknownJob`, also for one that
+        is removed meanwhile; what `getResult` raises.
+        """
+        [(_, outcome)] = self.results([jobid], timeout)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.result
+
+    def results(self, jobids, timeout=None):
+        """Yield pairs of the id and the `Outcome` of each of the jobs, as they end.
+
+        jobids -- any number.
+        timeout -- seconds for all of them; None: as long as it takes.
+
+        Raise `StillRunning` when the time is over.
+        """
+        jobids = list(dict.fromkeys(jobids))
+        until = float('inf') if timeout is None else time.monotonic() + timeout
+        while jobids:
+            step = WAIT_STEP if len(jobids) <= WAIT_GROUP else SHORT_WAIT_STEP
+            running = []
+            for start in range(0, len(jobids), WAIT_GROUP):
+                group = jobids[start:start + WAIT_GROUP]
+                statuses = self._statuses(group, min(max(0.0, until - time.monotonic()), step))
+                for jobid, status in zip(group, statuses):
+                    if status is None or status in FINAL:
+                        yield jobid, self._outcome(jobid, status)
+                    else:
+                        running.append(jobid)
+            if running and time.monotonic() >= until:
+                raise StillRunning(running, timeout)
+            jobids = running
+
+    def _statuses(self, jobids, seconds):
+        """Return the statuses of the jobs when one of them at least has ended; None for one that there is not."""
+        try:
+            return self.waitFor(jobids, seconds, any=True)
+        except errors.UnknownJob:               # and it says nothing of the others
+            return [self._statusIfAny(jobid) for jobid in jobids]
+
+    def _statusIfAny(self, jobid):
+        try:
+            return self.getStatus(jobid)
+        except errors.UnknownJob:
+            return None
+
+    def _outcome(self, jobid, status):
+        if status is None:
+            return Outcome(status, error=errors.UnknownJob(jobid))
+        if status == CANCELLED:
+            return Outcome(status, error=JobCancelled(jobid))
+        try:
+            if status == ERROR:
+                return Outcome(status, error=JobFailed(jobid, self.getError(jobid)))
+            return Outcome(status, self.getResult(jobid))
+        except errors.UnknownJob as error:
+            return Outcome(None, error=error)
+        except faults.ResultTooLarge as error:
+            return Outcome(status, error=error)
+
+    # The service
+
+    def getAvailableTasks(self):
+        """Return a list of the names of the tasks that jobs can ask for, sorted."""
+        return self.call('getAvailableTasks')
+
+    def getStatistics(self):
+        """Return a dict of how the service does.
+
+        `counts`, how many jobs there are by status; `hosts`, as `getProcessingHosts`; `oldestWaiting`, when the job
+        was added that has waited longest, in UTC seconds, or None; `throughput`, jobs that ended per second lately;
+        `paused`, whether `stopProcessing` was called.
+        """
+        return self.call('getStatistics')
+
+    def getProcessingHosts(self):
+        """Return where the service is processed, a dict for each host: `name`, `machine`, `processing` and others."""
+        return self.call('getProcessingHosts')
+
+    def isProcessing(self):
+        """Return whether any host takes jobs of the service."""
+        return self.call('isProcessing')
+
+    def startProcessing(self):
+        """Have all hosts take jobs of the service, after `stopProcessing`."""
+        return self.call('startProcessing')
+
+    def stopProcessing(self):
+        """Have all hosts take no more jobs of the service, until `startProcessing`; running ones end."""
+        return self.call('stopProcessing')
