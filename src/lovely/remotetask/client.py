@@ -24,10 +24,11 @@ from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.methods import BATCH
 from lovely.remotetask.xmlrpc.methods import METHODS
 from lovely.remotetask.xmlrpc.methods import PART_SIZE
-from lovely.remotetask.xmlrpc.methods import REPEATS
-from lovely.remotetask.xmlrpc.methods import WRITES
+from lovely.remotetask.xmlrpc.signature import REPEATS
+from lovely.remotetask.xmlrpc.signature import WRITES
 from lovely.remotetask.xmlrpc.wire import dumpCall
 
 
@@ -148,11 +149,12 @@ class JobCancelled(errors.RemoteTaskError):
 class StillRunning(errors.RemoteTaskError, TimeoutError):
     """Jobs that were waited for have not ended in time; they go on."""
 
-    def __init__(self, jobids, seconds):
-        """`jobids` is a list."""
-        shown = ', '.join(map(str, jobids[:5])) + (', ...' if len(jobids) > 5 else '')
-        super().__init__(f'{"job" if len(jobids) == 1 else "jobs"} {shown} did not end within {seconds:g} seconds')
-        self.jobids = jobids
+    def __init__(self, statuses, seconds):
+        """`statuses` is a dict of the ids and statuses of the jobs, `seconds` how long they were waited for."""
+        (jobid, status), *others = statuses.items()
+        also = f', and so {"is" if len(others) == 1 else "are"} {len(others)} more' if others else ''
+        super().__init__(f'job {jobid} is still {status} after {seconds:g} seconds{also}')
+        self.statuses = statuses
 
 
 class Outcome(NamedTuple):
@@ -491,7 +493,7 @@ class Client:
         """Remove the jobs in these statuses, of those that are final; return how many."""
         return self.call('clean', list(status))
 
-    def cleanSome(self, status=FINAL, limit=500):
+    def cleanSome(self, status=FINAL, limit=BATCH):
         """Remove the oldest jobs in these statuses, at most `limit`, 1 to 1000; return how many."""
         return self.call('cleanSome', list(status), limit)
 
@@ -594,7 +596,7 @@ class Client:
         until = float('inf') if timeout is None else time.monotonic() + timeout
         while jobids:
             step = WAIT_STEP if len(jobids) <= WAIT_GROUP else SHORT_WAIT_STEP
-            running = []
+            running = {}
             for start in range(0, len(jobids), WAIT_GROUP):
                 group = jobids[start:start + WAIT_GROUP]
                 statuses = self._statuses(group, min(max(0.0, until - time.monotonic()), step))
@@ -602,10 +604,10 @@ class Client:
                     if status is None or status in FINAL:
                         yield jobid, self._outcome(jobid, status)
                     else:
-                        running.append(jobid)
+                        running[jobid] = status
             if running and time.monotonic() >= until:
                 raise StillRunning(running, timeout)
-            jobids = running
+            jobids = list(running)
 
     def _statuses(self, jobids, seconds):
         """Return the statuses of the jobs when one of them at least has ended; None for one that there is not."""

@@ -1,0 +1,573 @@
+"""The client: against a front end, and against servers that break off, are busy, or are something else."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import datetime
+import io
+import pickle
+import socket
+import threading
+import traceback
+import unittest
+import xmlrpc.client
+
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import WAIT
+from test_xmlrpc_server import ServerCase
+from zope.component import provideUtility
+
+from lovely.remotetask import client as clientModule
+from lovely.remotetask import errors
+from lovely.remotetask.client import BadAnswer
+from lovely.remotetask.client import Client
+from lovely.remotetask.client import ConnectionBroken
+from lovely.remotetask.client import HttpError
+from lovely.remotetask.client import JobCancelled
+from lovely.remotetask.client import JobFailed
+from lovely.remotetask.client import NoAnswer
+from lovely.remotetask.client import NotAuthorized
+from lovely.remotetask.client import NotConnected
+from lovely.remotetask.client import Outcome
+from lovely.remotetask.client import RemoteFault
+from lovely.remotetask.client import StillRunning
+from lovely.remotetask.client import remoteFault
+from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.task import TaskError
+from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.methods import PART_SIZE
+from lovely.remotetask.xmlrpc.server import Frontend
+from lovely.remotetask.xmlrpc.wire import dumpFault
+from lovely.remotetask.xmlrpc.wire import dumpResponse
+
+
+def echo(input):
+    """Give back the input."""
+    return input
+
+
+def fail(input):
+    """Fail for good."""
+    raise TaskError('no such film')
+
+
+def repeat(input):
+    """Return bytes, as many as are asked for."""
+    return b'\x00\xff' * (input // 2)
+
+
+class FrontendCase(ServerCase):
+    """A front end, a service with tasks, and a client."""
+
+    def setUp(self):
+        super().setUp()
+        for task in echo, fail, repeat:
+            provideUtility(SimpleTask(task), name=task.__name__)
+        self.client = self.makeClient()
+
+    def makeClient(self, path='/', **arguments):
+        host, port = self.frontend.address
+        client = Client(f'http://{host}:{port}{path}', **{'timeout': WAIT, **arguments})
+        self.addCleanup(client.close)
+        return client
+
+    def process(self):
+        """Run all jobs."""
+        with self.db.transaction() as connection:
+            connection.root()['/'].process()
+
+
+class TestCalls(FrontendCase):
+
+    def test_aJobAndItsResult(self):
+        jobid = self.client.add('echo', {'film': ['Metropolis', 1927, 2.5, True, None, b'\x00']})
+        self.assertEqual(self.client.getStatus(jobid), 'queued')
+        self.assertTrue(self.client.hasJobsWaiting())
+        self.assertIsNone(self.client.getResult(jobid))
+        self.process()
+        self.assertEqual(self.client.getStatus(jobid), 'completed')
+        self.assertEqual(self.client.getResult(jobid), {'film': ['Metropolis', 1927, 2.5, True, None, b'\x00']})
+        self.assertEqual(self.client.getError(jobid), 'None')
+        self.assertIsNone(self.client.getProgress(jobid))
+        self.assertEqual(self.client.clean(), 1)
+
+    def test_textArrivesAsItIs(self):
+        for text in ('', 'ä\r\n\tb\rc', ']]> & <b> "', '\U0001f600 \u20ac', datetime.datetime(2024, 2, 29, 12, 30)):
+            jobid = self.client.add('echo', text)
+            self.process()
+            self.assertEqual(self.client.getResult(jobid), text)
+
+    def test_laterAndAgain(self):
+        jobid = self.client.add('fail', startLater=True)
+        self.assertEqual(self.client.getStatus(jobid), 'start later')
+        self.assertIs(self.client.startJob(jobid), True)
+        self.assertIs(self.client.startJob(jobid), False)
+        self.process()
+        self.assertEqual(self.client.getError(jobid), 'no such film')
+        self.assertIs(self.client.retry(jobid), True)
+        self.process()
+        self.assertEqual(self.client.retryFailed('echo'), 0)
+        self.assertEqual(self.client.retryFailed(), 1)
+        self.assertIs(self.client.cancel(jobid), True)
+        self.assertEqual(self.client.cleanSome(['completed']), 0)
+        self.assertEqual(self.client.cleanSome(), 1)
+
+    def test_cronJobs(self):
+        jobid = self.client.addCronJob('echo', minute=(10, 13), misfire='skip', timeZone='Europe/Berlin')
+        self.assertEqual(self.client.getStatus(jobid), 'cronjob')
+        jobid = self.client.addCronJob('echo', delay=3600)
+        self.assertEqual(self.client.getStatus(jobid), 'delayed')
+
+    def test_changedCronJobs(self):
+        jobid = self.client.addCronJob('echo', minute=(10, 13))
+        self.assertIs(self.client.updateCronJob(jobid, minute=[5], misfire='skip'), True)
+        self.assertIs(self.client.reschedule(jobid), True)
+        with self.db.transaction() as connection:
+            job = connection.root()['/'].jobs[jobid]
+            self.assertEqual((tuple(job.minute), job.misfire), ((5,), 'skip'))
+        with self.assertRaises(errors.UnknownJob):
+            self.client.updateCronJob(1, minute=[5])
+
+    def test_theService(self):
+        self.assertEqual(self.client.getAvailableTasks(), ['echo', 'fail', 'repeat', 'square'])
+        self.assertEqual(self.client.getProcessingHosts(), [])
+        self.assertIs(self.client.isProcessing(), False)
+        self.assertIs(self.client.stopProcessing(), True)
+        self.assertIs(self.client.startProcessing(), True)
+        self.assertIn('getResult(int jobid)', self.client.call('system.methodHelp', 'getResult'))
+
+    def test_theSameKeyAddsNothing(self):
+        jobid = self.client.add('echo', 1, key='order 7')
+        self.assertEqual(self.client.add('echo', 1, key='order 7'), jobid)
+        self.assertNotEqual(self.client.add('echo', 1), self.client.add('echo', 1))
+
+    def test_manyJobs(self):
+        first, second, third = self.client.addMany([
+            {'task': 'echo', 'input': 1, 'key': 'a'}, {'task': 'echo', 'key': None, 'startLater': True},
+            {'task': 'echo'}])
+        self.assertEqual(len({first, second, third}), 3)
+        self.assertEqual(self.client.addMany([{'task': 'echo', 'input': 1, 'key': 'a'}]), [first])
+        self.assertEqual(self.client.getStatus(second), 'start later')
+        with self.assertRaises(errors.UnknownTask):
+            self.client.addMany([{'task': 'echo'}, {'task': 'ehco'}])
+        self.assertEqual(self.client.getJobs()['total'], 3)
+
+    def test_listings(self):
+        jobid = self.client.add('echo', timeLimit=60.0, retryPolicy={'attempts': 2})
+        self.client.add('echo', startLater=True)
+        listing = self.client.getJobs('queued', 0, 10)
+        self.assertEqual([job['id'] for job in listing['jobs']], [jobid])
+        self.assertEqual(listing['counts']['start later'], 1)
+        job = self.client.getJob(jobid)
+        self.assertEqual((job['id'], job['task'], job['status'], job['timeLimit']), (jobid, 'echo', 'queued', 60.0))
+        self.assertEqual(self.client.getStatistics()['counts']['queued'], 1)
+
+    def test_largeResultsComeInParts(self):
+        for size in 2 * PART_SIZE, 2 * PART_SIZE + 10, 10, 0:
+            jobid = self.client.add('repeat', size)
+            self.process()
+            self.assertEqual(self.client.getFile(jobid), repeat(size))
+            file = io.BytesIO()
+            self.assertEqual(self.client.save(jobid, file), size)
+            self.assertEqual(file.getvalue(), repeat(size))
+
+    def test_noFile(self):
+        jobid = self.client.add('echo', [1])
+        with self.assertRaisesRegex(errors.RemoteTaskError, str(jobid)):
+            self.client.getFile(jobid)
+
+    def test_anotherService(self):
+        client = self.makeClient('/site1/T%C3%A4sks')
+        jobid = client.add('echo')
+        self.assertEqual(client.getStatus(jobid), 'queued')
+        with self.assertRaises(errors.UnknownJob):
+            self.client.getStatus(jobid)
+        with self.assertRaises(errors.UnknownService):
+            self.makeClient('/nowhere').getStatus(jobid)
+
+    def test_faultsAreTheExceptionsOfThePackage(self):
+        with self.assertRaisesRegex(errors.UnknownJob, r'\Athere is no job 7\Z') as caught:
+            self.client.getStatus(7)
+        self.assertIsInstance(caught.exception, RemoteFault)
+        self.assertIsInstance(caught.exception, KeyError)
+        self.assertEqual(caught.exception.code, faults.UNKNOWN_JOB)
+        with self.assertRaisesRegex(errors.UnknownTask, "task 'ehco' is not registered"):
+            self.client.add('ehco')
+        jobid = self.client.add('echo')
+        with self.assertRaisesRegex(errors.WrongState, f'job {jobid} is queued: cannot retry it'):
+            self.client.retry(jobid)
+        with self.assertRaisesRegex(faults.BadArguments, 'unheardOf'):
+            self.client.addCronJob('echo', delay=1, unheardOf=True)
+        with self.assertRaises(faults.UnknownMethod):
+            self.client.call('unheardOf')
+
+    def test_whatCannotBeSent(self):
+        cyclic = []
+        cyclic.append(cyclic)
+        for input in 2 ** 31, object(), {1: 2}, '\ud800', cyclic:
+            with self.assertRaisesRegex(faults.BadArguments, r'\Aadd: the arguments cannot be sent: '):
+                self.client.add('echo', input)
+        with self.assertRaises(faults.ParseError):
+            self.client.add('echo', '\x00')
+        with self.db.transaction() as connection:
+            self.assertEqual(len(connection.root()['/'].jobs), 0)
+
+    def test_manyThreads(self):
+        def addAndLook():
+            return [self.client.getStatus(self.client.add('echo', number)) for number in range(10)]
+
+        calls = [inThread(addAndLook) for _ in range(8)]
+        for thread, outcome in calls:
+            thread.join(WAIT)
+            self.assertEqual(outcome, [['queued'] * 10])
+        with self.db.transaction() as connection:
+            self.assertEqual(len(connection.root()['/'].jobs), 80)
+
+    def test_closed(self):
+        with self.makeClient() as client:
+            client.getAvailableTasks()
+        with self.assertRaisesRegex(errors.RemoteTaskError, 'has been closed'):
+            client.getAvailableTasks()
+        self.assertTrue(self.frontend.stop(WAIT))       # nothing is left that it would wait for
+
+    def test_frontendThatIsStartedAgain(self):
+        jobid = self.client.add('echo')
+        self.assertTrue(self.frontend.stop(WAIT))
+        with self.assertRaisesRegex(NotConnected, 'cannot connect: Connection refused'):
+            self.makeClient().getStatus(jobid)          # who has never been answered is told at once
+        thread, outcome = inThread(self.client.cancel, jobid)
+        self.frontend = Frontend(self.frontend.address, self.gateway, self.limits)
+        self.serving, _ = inThread(self.frontend.serveForever)
+        thread.join(WAIT)
+        self.assertEqual(outcome, [True])
+
+
+class TestWaiting(FrontendCase):
+
+    def test_theResult(self):
+        jobid = self.client.add('echo', 'done')
+        thread, outcome = inThread(self.client.wait, jobid)
+        self.process()
+        thread.join(WAIT)
+        self.assertEqual(outcome, ['done'])
+        self.assertEqual(self.client.waitFor([jobid]), ['completed'])
+
+    def test_noResult(self):
+        failing, cancelled = self.client.add('fail'), self.client.add('echo')
+        self.client.cancel(cancelled)
+        self.process()
+        with self.assertRaisesRegex(JobFailed, f'job {failing} failed: no such film') as caught:
+            self.client.wait(failing)
+        self.assertEqual((caught.exception.jobid, caught.exception.reason), (failing, 'no such film'))
+        with self.assertRaises(JobCancelled):
+            self.client.wait(cancelled)
+        with self.assertRaises(errors.UnknownJob):
+            self.client.wait(1)
+
+    def test_notInTime(self):
+        jobid = self.client.add('echo', startLater=True)
+        with self.assertRaisesRegex(StillRunning, f'job {jobid} is still start later after 0.01 seconds') as caught:
+            self.client.wait(jobid, 0.01)
+        self.assertEqual(caught.exception.statuses, {jobid: 'start later'})
+        self.assertIsInstance(caught.exception, TimeoutError)
+
+    def test_removedMeanwhile(self):
+        jobid = self.client.add('echo')
+        waiting, outcome = inThread(self.client.wait, jobid)
+        with self.db.transaction() as connection:
+            connection.root()['/'].process()
+            connection.root()['/'].clean()
+        waiting.join(WAIT)
+        self.assertIsInstance(outcome[0], errors.UnknownJob)
+
+    def test_resultsAsTheyEnd(self):
+        first, second, failing = self.client.add('echo', 1), self.client.add('echo', 2), self.client.add('fail')
+        self.client.cancel(second)
+        results = self.client.results([first, second, failing, first, 7])
+        ended = dict(next(results) for _ in range(2))
+        self.assertEqual(set(ended), {second, 7})
+        self.assertEqual(ended[second].status, 'cancelled')
+        self.assertIsInstance(ended[second].error, JobCancelled)
+        self.assertIsInstance(ended[7].error, errors.UnknownJob)
+        self.process()
+        ended = dict(results)
+        self.assertEqual(ended[first], Outcome('completed', 1))
+        self.assertIsInstance(ended[failing].error, JobFailed)
+
+    def test_moreJobsThanOneCallTakes(self):
+        jobids = [jobid for start in range(0, 2100, 700)
+                  for jobid in self.client.addMany([{'task': 'echo', 'input': start}] * 700)]
+        with self.assertRaisesRegex(StillRunning, 'and so are 2099 more'):
+            dict(self.client.results(jobids, 0))
+        self.client.cancel(jobids[-1])
+        self.assertEqual(next(self.client.results(jobids))[0], jobids[-1])
+
+
+class Script:
+    """A server that answers as it is told: a list for each connection, of the answers to its requests, bytes.
+
+    None stands for no answer.  At the end of its list a connection is closed; behind the last one come no more.
+    """
+
+    def __init__(self, connections):
+        self.requests = []                  # pairs of the number of the connection and the body
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.url = 'http://user:secret@127.0.0.1:{}/'.format(self._listener.getsockname()[1])
+        self._ended = threading.Event()
+        self._thread, _ = inThread(self._serve, connections)
+
+    def _serve(self, connections):
+        with self._listener:
+            for number, answers in enumerate(connections):
+                connection, address = self._listener.accept()
+                with connection, connection.makefile('rb') as file:
+                    for answer in answers:
+                        body = self._readRequest(file)
+                        if body is None:
+                            break
+                        self.requests.append((number, body))
+                        if answer is None:
+                            self._ended.wait(WAIT)
+                        else:
+                            connection.sendall(answer)
+
+    def _readRequest(self, file):
+        length, line = None, file.readline()
+        while line.strip():
+            name, _, value = line.partition(b':')
+            length = int(value) if name.lower() == b'content-length' else length
+            line = file.readline()
+        return None if length is None else file.read(length)
+
+    def close(self):
+        self._ended.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(WAIT)
+
+
+def http(body, status='200 OK', *headers):
+    """Return an answer of HTTP."""
+    return '\r\n'.join((f'HTTP/1.1 {status}', f'Content-Length: {len(body)}', *headers, '', '')).encode() + body
+
+
+def ok(value):
+    """Return the answer with that value."""
+    return http(dumpResponse(value))
+
+
+def fault(code):
+    """Return the answer with that fault."""
+    return http(dumpFault(code, 'it is so'))
+
+
+class ScriptCase(unittest.TestCase):
+
+    def script(self, *connections, timeout=WAIT):
+        """Have a server behave so and return a client of it."""
+        self.server = Script(connections)
+        self.addCleanup(self.server.close)
+        client = Client(self.server.url, timeout)
+        self.addCleanup(client.close)
+        return client
+
+    @property
+    def connections(self):
+        """For each request that came, the number of its connection."""
+        return [number for number, body in self.server.requests]
+
+    @property
+    def bodies(self):
+        return [body for number, body in self.server.requests]
+
+
+class TestRepetition(ScriptCase):
+
+    def test_connectionsAreKept(self):
+        client = self.script([ok('queued'), ok('completed'), ok(5), ok([5])])
+        self.assertEqual([client.getStatus(1), client.getStatus(1), client.add('echo'), client.addMany([])],
+                         ['queued', 'completed', 5, [5]])
+        self.assertEqual(self.connections, [0] * 4)
+
+    def test_connectionThatWasKeptTooLong(self):
+        client = self.script([ok('queued')], [ok('completed')])
+        client.getStatus(1)
+        self.assertEqual(client.getStatus(1), 'completed')
+        self.assertEqual(self.connections, [0, 1])
+
+    def test_whatBreaksOffAndOnlyLooks(self):
+        cut = ok('completed')[:-5]
+        client = self.script([b''], [cut], [cut[:40]], [ok('completed')])
+        self.assertEqual(client.getStatus(1), 'completed')
+        self.assertEqual(self.connections, [0, 1, 2, 3])
+
+    def test_addingIsRepeatedWithItsKey(self):
+        for given in None, 'my own':
+            client = self.script([b''], [fault(faults.OUTCOME_UNKNOWN), b''], [ok(5)])
+            self.assertEqual(client.add('echo', 1, key=given), 5)
+            self.assertEqual(self.connections[0], 0)
+            self.assertEqual(len(set(self.bodies)), 1)
+            (task, input, later, options), method = xmlrpc.client.loads(self.bodies[0])
+            self.assertEqual((method, task, input, later, list(options)), ('add', 'echo', 1, False, ['key']))
+            self.assertTrue(options['key'] == given if given else len(options['key']) == 36)
+
+    def test_addingManyIsRepeatedWithTheirKeys(self):
+        client = self.script([b''], [ok([5, 6])])
+        self.assertEqual(client.addMany([{'task': 'echo'}, {'task': 'echo', 'key': 'mine'}]), [5, 6])
+        self.assertEqual(len(set(self.bodies)), 1)
+        [[first, second]], _ = xmlrpc.client.loads(self.bodies[0])
+        self.assertEqual((len(first['key']), second['key']), (36, 'mine'))
+
+    def test_otherWritesAreSentOnce(self):
+        client = self.script([b''], [ok(True)])
+        with self.assertRaisesRegex(ConnectionBroken, r'\Ahttp://127\.0\.0\.1:[0-9]+/: the connection broke: '):
+            client.cancel(1)
+        self.assertEqual(len(self.server.requests), 1)
+        client = self.script([fault(faults.OUTCOME_UNKNOWN)], [ok(True)])
+        with self.assertRaisesRegex(faults.OutcomeUnknown, 'it is so'):
+            client.cancel(1)
+        self.assertEqual(len(self.server.requests), 1)
+
+    def test_otherWritesTakeANewConnection(self):
+        client = self.script([ok('queued'), ok(False)], [ok(True), ok('queued')])
+        client.getStatus(1)
+        self.assertIs(client.cancel(1), True)
+        client.getStatus(1)
+        self.assertEqual(self.connections, [0, 1, 1])
+
+    def test_allIsRepeatedThatChangedNothing(self):
+        busy = http(b'', '503 Service Unavailable', 'Retry-After: 0', 'Connection: close')
+        throttled = http(b'later', '429 Too Many Requests')
+        client = self.script([busy], [throttled], [fault(faults.DATABASE_UNAVAILABLE)], [fault(faults.STOPPING)],
+                             [ok(True)])
+        self.assertIs(client.cancel(1), True)
+        self.assertEqual(self.connections, [0, 1, 2, 3, 4])
+
+    def test_notBeyondTheTime(self):
+        busy = http(b'', '503 Service Unavailable', 'Retry-After: 1000', 'Connection: close')
+        client = self.script([busy])
+        with self.assertRaisesRegex(HttpError, 'answers with HTTP status 503 Service Unavailable') as caught:
+            client.getStatus(1)
+        self.assertEqual((caught.exception.status, caught.exception.retryAfter), (503, 1000))
+        client = self.script([fault(faults.STOPPING)], timeout=0.05)
+        with self.assertRaises(faults.Stopping):
+            client.getStatus(1)
+
+    def test_otherFaultsAreNotRepeated(self):
+        for code in faults.INTERNAL_ERROR, faults.UNKNOWN_JOB, 4711:
+            client = self.script([fault(code)])
+            with self.assertRaisesRegex(RemoteFault, r'\Ait is so\Z') as caught:
+                client.getStatus(1)
+            self.assertEqual(caught.exception.code, code)
+
+    def test_silence(self):
+        client = self.script([None], timeout=0.05)
+        with self.assertRaisesRegex(NoAnswer, 'did not answer within 0.05 seconds'):
+            client.getStatus(1)
+
+    def test_answerThatDrips(self):
+        client = self.script([b'HTTP/1.1 200 OK\r\n\r\n<methodResponse>', None], timeout=0.05)
+        with self.assertRaises((NoAnswer, ConnectionBroken)):
+            client.getStatus(1)
+
+    def test_waitingHasItsOwnTime(self):
+        client = self.script([ok(['queued'])], timeout=WAIT)
+        self.assertEqual(client.waitFor([1], 5, any=True), ['queued'])
+        self.assertEqual(xmlrpc.client.loads(self.bodies[0]), (([1], 5.0, True), 'waitFor'))
+
+
+class TestOtherServers(ScriptCase):
+
+    def test_users(self):
+        client = self.script([http(b'who?', '401 Unauthorized')], [http(b'no', '403 Forbidden')])
+        with self.assertRaisesRegex(NotAuthorized, 'HTTP status 401 Unauthorized') as caught:
+            client.cancel(1)
+        self.assertNotIn('secret', ''.join(traceback.format_exception(caught.exception)))
+        self.assertNotIn('user', client.url)
+        with self.assertRaisesRegex(HttpError, 'HTTP status 403 Forbidden') as caught:
+            client.cancel(1)
+        self.assertNotIsInstance(caught.exception, NotAuthorized)
+
+    def test_noHttp(self):
+        client = self.script([b'SSH-2.0-server\r\n'])
+        with self.assertRaisesRegex(BadAnswer, 'does not answer in HTTP: SSH-2.0-server'):
+            client.getStatus(1)
+
+    def test_noXmlRpc(self):
+        def response(inner):
+            return b'<methodResponse>' + inner + b'</methodResponse>'
+
+        def value(text):
+            return response(b'<params><param><value>' + text + b'</value></param></params>')
+
+        for body in (b'', b'plain', b'<html><p>Hello</html>', b'<html/>', response(b''), response(b'<params/>'),
+                     value(b'<int>x</int>'), value(b'<dateTime.iso8601>now</dateTime.iso8601>'),
+                     value(b'<base64>x</base64>'), value(b'<data/>'), value(b'<double>1e</double>'),
+                     value(b'<struct><member><name>x</name></member></struct>'),
+                     response(b'<params>' + 2 * b'<param><value>x</value></param>' + b'</params>'),
+                     response(b'<fault><value>x</value></fault>'), response(b'<fault/>'),
+                     response(b'<fault><value><struct><member><name>faultCode</name><value>x</value></member>'
+                              b'<member><name>faultString</name><value>x</value></member></struct></value></fault>'),
+                     dumpResponse('x')[:-5], b'\xff'):
+            with self.subTest(body):
+                client = self.script([http(body)])
+                with self.assertRaisesRegex(BadAnswer, 'does not answer in XML-RPC: '):
+                    client.getStatus(1)
+
+    def test_moreThanAnAnswerMayBe(self):
+        self.addCleanup(setattr, clientModule, 'ANSWER_SIZE', clientModule.ANSWER_SIZE)
+        clientModule.ANSWER_SIZE = 1000
+        endless = b'HTTP/1.1 200 OK\r\n\r\n<methodResponse>' + b' ' * 2000
+        client = self.script([endless])
+        with self.assertRaisesRegex(BadAnswer, 'more than 1000 bytes'):
+            client.getStatus(1)
+
+    def test_answersWithoutLength(self):
+        plain = b'HTTP/1.0 200 OK\r\n\r\n' + dumpResponse('queued')
+        chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n' % (
+            len(dumpResponse('queued')), dumpResponse('queued'))
+        client = self.script([plain], [chunked, ok('completed')])
+        self.assertEqual([client.getStatus(1), client.getStatus(1), client.getStatus(1)],
+                         ['queued', 'queued', 'completed'])
+        self.assertEqual(self.connections, [0, 1, 1])
+
+    def test_nobody(self):
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = listener.getsockname()[1]
+        for url, reason in ((f'http://127.0.0.1:{port}', 'Connection refused'), ('http://nowhere.invalid/', '.'),
+                            (f'http://{"x" * 70}.invalid/', '.')):
+            with Client(url) as client, self.assertRaisesRegex(NotConnected, f'cannot connect: {reason}'):
+                client.add('echo')
+
+    def test_noTls(self):
+        client = self.script([b''])
+        with Client(client.url.replace('http:', 'https:'), timeout=WAIT) as client:
+            with self.assertRaises(NotConnected):
+                client.getStatus(1)
+
+    def test_urls(self):
+        for url in ('nonsense', 'ftp://localhost/', 'http://', 'http://localhost:x/', 'http://localhost:99999/',
+                    'http://a b/', 'http://local\nhost/', 'http://[::1/', 'http://höst/',
+                    'ftp://user:secret@localhost/?secret'):
+            with self.subTest(url), self.assertRaisesRegex(ValueError, 'is not a URL such as') as caught:
+                Client(url)
+            self.assertNotIn('secret', str(caught.exception))
+
+
+class TestRemoteFault(unittest.TestCase):
+
+    def test_everyCode(self):
+        for entry in faults.TABLE:
+            with self.subTest(entry.exception):
+                error = remoteFault(entry.code, 'it is so')
+                kinds = [other.exception for other in faults.TABLE if other.code == entry.code]
+                self.assertIsInstance(error, kinds[0])
+                self.assertIsInstance(error, RemoteFault)
+                self.assertEqual((str(error), error.code), ('it is so', entry.code))
+                copy = pickle.loads(pickle.dumps(error))
+                self.assertEqual((type(copy), str(copy), copy.code), (type(error), str(error), error.code))
+
+    def test_unknownCode(self):
+        self.assertIs(type(remoteFault(4711, 'it is so')), RemoteFault)
+
+
+if __name__ == '__main__':
+    unittest.main()
