@@ -76,9 +76,9 @@ class HelpTest(unittest.TestCase):
 
     def test_every_command(self):
         self.assertEqual(set(main.remotetask.commands), {
-            'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'start', 'schedule', 'status', 'progress',
-            'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'start-processing', 'stop-processing',
-            'is-processing', 'bench', 'user'})
+            'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start', 'schedule',
+            'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'statistics',
+            'start-processing', 'stop-processing', 'is-processing', 'bench', 'user'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -141,9 +141,11 @@ class Jobs(SimpleXMLRPCServer):
         super().__init__(('127.0.0.1', 0), logRequests=False, allow_none=True, use_builtin_types=True)
         self.added = {}
         self.calls = []
-        self.asked = threading.Event()
-        for function in (self.getAvailableTasks, self.add, self.startJob, self.cancel, self.getStatus, self.getResult,
-                         self.getError, self.getJobs, self.addCronJob):
+        self.asked, self.over = threading.Event(), threading.Event()
+        self.left = 0                       # jobs to clean
+        for function in (self.getAvailableTasks, self.add, self.addMany, self.startJob, self.cancel, self.getStatus,
+                         self.getResult, self.getError, self.getJob, self.getJobs, self.getStatistics,
+                         self.getProgress, self.waitFor, self.cleanSome, self.addCronJob):
             self.register_function(function)
 
     def _dispatch(self, method, params):
@@ -153,7 +155,7 @@ class Jobs(SimpleXMLRPCServer):
     def getAvailableTasks(self):
         return ['echo', 'twi\x9b1mce']
 
-    def add(self, task, input, startLater):
+    def add(self, task, input, startLater, options):
         if task == 'unknown':
             raise xmlrpc.client.Fault(faults.UNKNOWN_TASK, "task 'unknown' is not registered")
         if task == 'busy':
@@ -161,6 +163,9 @@ class Jobs(SimpleXMLRPCServer):
         jobid = len(self.added) + 1
         self.added[jobid] = [task, input, 'start later' if startLater else 'queued']
         return jobid
+
+    def addMany(self, jobs):
+        return [self.add(job['task'], job.get('input'), job.get('startLater', False), {}) for job in jobs]
 
     def addCronJob(self, task, input, *schedule):
         return 7
@@ -190,6 +195,22 @@ class Jobs(SimpleXMLRPCServer):
         self.asked.set()
         return shown
 
+    def waitFor(self, jobids, timeout, any):
+        [jobid] = jobids
+        while (status := self.getStatus(jobid)) not in ('completed', 'error', 'cancelled'):
+            if status == 'processing' and self.added[jobid][0] == 'endless':
+                self.over.wait(timeout)
+                break
+        return [status]
+
+    def getProgress(self, jobid):
+        return {'fraction': 0.25, 'message': 'first\x9bpass'} if self._find(jobid)[2] == 'processing' else None
+
+    def cleanSome(self, status, limit):
+        removed = min(limit, self.left)
+        self.left -= removed
+        return removed
+
     def getResult(self, jobid):
         task, input, status = self._find(jobid)
         if status != 'completed' or task == 'nothing':
@@ -206,7 +227,18 @@ class Jobs(SimpleXMLRPCServer):
                  'started': 1709209802.0, 'completed': 1709209803.9},
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
                  'completed': None}]
-        return {'jobs': [row for row in rows if status in (None, row['status'])][start:start + size]}
+        found = [row for row in rows if status in (None, row['status'])]
+        return {'jobs': found[start:start + size], 'total': len(found), 'counts': {'queued': 1, 'completed': 1, 'error': 0}}
+
+    def getJob(self, jobid):
+        self._find(jobid)
+        return {'id': jobid, 'task': 'echo\x9b', 'created': 0.0, 'started': None, 'input': ['ü', b'x']}
+
+    def getStatistics(self):
+        host = {'name': 'one', 'machine': 'alpha', 'pid': 1, 'threads': 4, 'since': 0.0, 'jobs': 3, 'processing': True,
+                'scheduling': True}
+        return {'counts': {'processing': 3, 'queued': 12}, 'hosts': [host, dict(host, processing=False)],
+                'oldestWaiting': 1709209801.5, 'throughput': 12.44, 'paused': True}
 
 
 class ClientTestCase(CommandTestCase):
@@ -218,6 +250,7 @@ class ClientTestCase(CommandTestCase):
         thread.start()
         self.addCleanup(thread.join)
         self.addCleanup(self.server.shutdown)
+        self.addCleanup(self.server.over.set)
         self.url = 'http://{}:{}/'.format(*self.server.server_address)
 
 
@@ -230,13 +263,35 @@ class ClientTest(ClientTestCase):
         self.assertEqual(self.remotetask('add', 'echo'), (0, '1\n', ''))
         self.assertEqual(self.remotetask('add', 'echo', '{"a": [1, 2.5, null, true, "ü"]}'), (0, '2\n', ''))
         self.assertEqual(self.remotetask('add', 'echo', '1', '--later'), (0, '3\n', ''))
-        self.assertEqual(self.server.calls, [('add', 'echo', None, False),
-                                             ('add', 'echo', {'a': [1, 2.5, None, True, 'ü']}, False),
-                                             ('add', 'echo', 1, True)])
+        self.assertEqual([call[:-1] for call in self.server.calls], [
+            ('add', 'echo', None, False), ('add', 'echo', {'a': [1, 2.5, None, True, 'ü']}, False),
+            ('add', 'echo', 1, True)])
+        self.assertTrue(all(len(options['key']) == 36 for *_, options in self.server.calls))
+        self.remotetask('add', 'echo', '--key', 'order 7', '--time-limit', '1.5m')
+        self.assertEqual(self.server.calls[-1][-1], {'key': 'order 7', 'timeLimit': 90.0})
+
+    def test_add_many(self):
+        lines = ['{"task": "echo", "input": "ü"}\n', '{"task": "echo", "startLater": true, "key": "order 7"}\n']
+        with self.subTest('from a file'), tempfile.NamedTemporaryFile('w', encoding='utf-8') as file:
+            file.writelines(lines * 501)
+            file.flush()
+            self.assertEqual(self.remotetask('add-many', file.name),
+                             (0, ''.join(f'{jobid}\n' for jobid in range(1, 1003)), ''))
+            self.assertEqual([len(jobs) for name, jobs in self.server.calls], [1000, 2])
+            (name, (first, second, *_)), _ = self.server.calls
+            self.assertEqual((first['task'], first['input'], len(first['key'])), ('echo', 'ü', 36))
+            self.assertEqual(second, {'task': 'echo', 'startLater': True, 'key': 'order 7'})
+        for line, message in (('x', "line 3: not JSON: line 1 column 1"), ('[]', 'line 3: not an object with a "task"'),
+                              ('{}', 'line 3: not an object with a "task"'), ('[2147483648]', 'line 3: an integer')):
+            with self.subTest(line), tempfile.NamedTemporaryFile('w', encoding='utf-8') as file:
+                file.writelines([*lines, line])
+                file.flush()
+                self.fails(2, message, 'add-many', file.name)
+        self.assertEqual(len(self.server.calls), 2)
 
     def test_refused(self):
         self.fails(2, "task 'unknown' is not registered", 'add', 'unknown')
-        self.fails(1, 'try again', 'add', 'busy')
+        self.fails(1, 'try again', 'add', 'busy', '--answer-timeout', '50ms')
         for command in 'status', 'result', 'error', 'cancel', 'start':
             with self.subTest(command):
                 self.fails(1, 'there is no job 99', command, '99')
@@ -244,7 +299,7 @@ class ClientTest(ClientTestCase):
     def test_wait(self):
         self.assertEqual(self.remotetask('add', 'echo', '{"hello": "world"}', '--wait'),
                          (0, '{"hello": "world"}\n', ''))
-        self.assertEqual(self.server.calls.count(('getStatus', 1)), 3)
+        self.assertEqual([name for name, *arguments in self.server.calls], ['add', 'waitFor', 'getResult'])
         self.assertEqual(self.remotetask('add', 'nothing', '--wait', '--timeout', '60s'), (0, 'null\n', ''))
 
     def test_wait_in_vain(self):
@@ -308,10 +363,43 @@ class ClientTest(ClientTestCase):
 id          task                status     created              started              completed
 1392637175  echo                completed  2024-02-29 12:30:01  2024-02-29 12:30:02  2024-02-29 12:30:03
 7           a rather long name  queued     1970-01-01 00:00:00  -                    -
+
+2 of 2 jobs; in all: 1 queued, 1 completed
 ''', ''))
         code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
-        self.assertEqual(output, 'id  task  status  created  started  completed\n')
+        self.assertEqual(output, 'id  task  status  created  started  completed\n\n'
+                                 '0 of 1 jobs; in all: 1 queued, 1 completed\n')
         self.assertEqual(self.server.calls, [('getJobs', None, 0, 20), ('getJobs', 'completed', 1, 5)])
+
+    def test_job(self):
+        self.remotetask('add', 'echo')
+        self.assertEqual(self.remotetask('job', '1'), (0, '''\
+id       1
+task     echo
+created  1970-01-01 00:00:00
+started  -
+input    ["ü", "eA=="]
+''', ''))
+
+    def test_statistics(self):
+        self.assertEqual(self.remotetask('statistics'), (0, '''\
+jobs            12 queued, 3 processing
+oldest waiting  2024-02-29 12:30:01
+throughput      12.4 jobs per second
+hosts           1 of 2 processing, paused
+''', ''))
+        code, output, errors = self.remotetask('statistics', '--json')
+        self.assertEqual((code, json.loads(output), errors), (0, self.server.getStatistics(), ''))
+
+    def test_progress(self):
+        self.remotetask('add', 'endless')
+        self.fails(1, 'job 1 is queued: nothing is known of its progress', 'progress', '1')
+        self.assertEqual(self.remotetask('progress', '1'), (0, '25%  first pass\n', ''))
+
+    def test_clean(self):
+        self.server.left = 1234
+        self.assertEqual(self.remotetask('clean', '--status', 'error'), (0, '1234\n', ''))
+        self.assertEqual(self.server.calls, [('cleanSome', ['error'], 500)] * 3)
 
     def test_the_path_of_the_url_names_the_service(self):
         paths = []
@@ -433,16 +521,20 @@ class BadServerTest(CommandTestCase):
 
     def test_broken_connection(self):
         self.answering(b'')
-        self.fails(1, 'the connection broke', 'add', 'echo')
-        self.assertEqual(len(self.requests), 1)             # a second one might add the job twice
+        self.fails(1, 'the connection broke', 'add', 'echo', '--answer-timeout', '200ms')
+        bodies = {request.partition(b'\r\n\r\n')[2] for request in self.requests}
+        self.assertEqual(len(bodies), 1)                    # all with the same key
+        self.requests.clear()
+        self.fails(1, 'the connection broke', 'cancel', '1')
+        self.assertEqual(len(self.requests), 1)
 
     def test_cut_off(self):
         self.answering(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<?xml')
-        self.fails(1, 'remotetask: ', 'tasks')
+        self.fails(1, 'the connection broke', 'tasks', '--answer-timeout', '200ms')
 
     def test_not_http(self):
         self.answering(b'SSH-2.0-server\r\n')
-        self.fails(1, 'the connection broke', 'tasks')
+        self.fails(1, 'does not answer in HTTP: SSH-2.0-server', 'tasks')
 
     def test_not_xmlrpc(self):
         for body in (b'<html><p>Hello</html>', b'<html/>', b'', b'plain',
@@ -454,7 +546,8 @@ class BadServerTest(CommandTestCase):
     def test_lost_while_waiting(self):
         five = b'<methodResponse><params><param><value><int>5</int></value></param></params></methodResponse>'
         self.answering(self.http(five), b'')
-        self.fails(1, 'job 5 was added, but: http://127.0.0.1:', 'add', 'echo', '--wait')
+        self.fails(1, 'job 5 was added, but: http://127.0.0.1:', 'add', 'echo', '--wait', '--answer-timeout', '200ms',
+                   '--timeout', '100ms')
 
     def test_tls_with_a_server_that_has_none(self):
         self.answering(b'')
@@ -537,7 +630,7 @@ class ServeTest(ServerTestCase):
         self.fails(2, "task 'nonsense' is not registered", 'add', 'nonsense')
         code, output, errors = self.remotetask('jobs', '--status', 'completed')
         self.assertEqual((code, errors), (0, ''))
-        self.assertEqual(len(output.splitlines()), 2)
+        self.assertEqual(len(output.splitlines()), 4)
         self.stop(process)
         self.fails(3, 'cannot connect', 'tasks')
 

@@ -7,8 +7,9 @@ import sys
 import click
 
 from lovely.remotetask.cli import bench
+from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
-from lovely.remotetask.cli import remote
+from lovely.remotetask.cli import service
 from lovely.remotetask.cli import users
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import FAILURE
@@ -54,7 +55,7 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*local.COMMANDS, *users.COMMANDS, *remote.COMMANDS, *bench.COMMANDS):
+for command in (*local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

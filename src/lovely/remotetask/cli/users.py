@@ -7,7 +7,7 @@ import click
 
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
-from lovely.remotetask.cli.remote import printTable
+from lovely.remotetask.cli.output import printTable
 from lovely.remotetask.config import load
 from lovely.remotetask.users import ROLES
 from lovely.remotetask.users import User

@@ -1,0 +1,328 @@
+"""The client commands about jobs: adding, waiting, looking, changing."""
+# SPDX-License-Identifier: ZPL-2.1
+import os
+import sys
+
+import click
+
+from lovely.remotetask import errors
+from lovely.remotetask.cli import calling
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.failure import harmless
+from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.cli.output import asJson
+from lovely.remotetask.cli.output import asTime
+from lovely.remotetask.cli.output import printTable
+from lovely.remotetask.cli.output import waitShowing
+from lovely.remotetask.client import JobCancelled
+from lovely.remotetask.client import JobFailed
+from lovely.remotetask.client import StillRunning
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import ERROR
+
+
+#: Jobs that are added in one transaction.
+ADD_STEP = 1000
+
+# Members of a job that are times.
+_TIMES = ('created', 'started', 'completed')
+
+
+@calling.command
+@click.argument('task')
+@click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
+@click.option('--wait', is_flag=True,
+              help='Wait until the job has ended, and print its result as JSON instead of its id.')
+@click.option('--timeout', metavar='TIME', type=calling.Seconds(),
+              help='With --wait: give up after this time, as in 20s or 1.5m; without a unit it is in seconds.  The job '
+                   'goes on.  Default: wait as long as it takes.')
+@click.option('--later', is_flag=True, help='Do not start the job; "remotetask start ID" does.')
+@click.option('--key', metavar='TEXT',
+              help='As long as there is a job that was added with this key, add none, but take that one.')
+@click.option('--time-limit', metavar='TIME', type=calling.Seconds(),
+              help='How long a run of the job may take.  Default: what the task says.')
+def add(client, task, input, wait, timeout, later, key, time_limit):
+    """Add a job for TASK and print its id.
+
+    JSON is the input of the task; none is null, and - reads it from the standard input.  With --wait, a terminal shows
+    how far the job is.
+
+    \b
+    Examples:
+      $ remotetask add echo '{"hello": "world"}'
+      1392637175
+      $ remotetask add echo '[1, 2]' --wait --timeout 10s
+      [1, 2]
+      $ remotetask add echo - < input.json
+      $ remotetask add echo --key 'order 7' --time-limit 5m
+
+    \b
+    Exit codes with --wait:
+      1    no result in time, or the job was cancelled
+      4    the job ended in an error; it is told on the standard error output
+    """
+    if later and wait:
+        raise click.UsageError('--wait and --later exclude each other: the job would never start')
+    if timeout is not None and not wait:
+        raise click.UsageError('--timeout needs --wait')
+    jobid = client.add(task, input, later, key, time_limit)
+    if not wait:
+        click.echo(jobid)
+        return
+    try:
+        click.echo(asJson(waitShowing(client, jobid, timeout)))
+    except KeyboardInterrupt:
+        click.echo(f'\nremotetask: job {jobid} goes on', err=True)
+        raise
+    except (JobFailed, JobCancelled, StillRunning):
+        raise
+    except errors.RemoteTaskError as error:
+        # Whatever happened, the job is there, and nobody has seen its id.
+        failure = calling.failureOf(error)
+        raise CommandFailure(f'job {jobid} was added, but: {failure.message}', failure.exit_code) from error
+
+
+@calling.command
+@click.argument('file', type=click.File(encoding='utf-8'))
+def addMany(client, file):
+    """Add a job for each line of FILE; print their ids.
+
+    A line is a JSON object: "task", and if wanted "input", "startLater", "key", "timeLimit" in seconds and
+    "retryPolicy".  The file - is the standard input.  Nothing is added when a line is wrong; of many lines, each 1000
+    are added together.
+
+    \b
+    Example:
+      $ remotetask add-many - <<< '{"task": "echo", "input": 1, "key": "order 7"}'
+      1392637175
+    """
+    jobs = []
+    for number, line in enumerate(file, 1):
+        try:
+            job = calling.parseJson(line)
+            if not isinstance(job, dict) or 'task' not in job:
+                raise ValueError('not an object with a "task"')
+        except ValueError as error:
+            raise click.BadParameter(f'line {number}: {error}', param_hint="'FILE'") from error
+        jobs.append(job)
+    for start in range(0, len(jobs), ADD_STEP):
+        for jobid in client.addMany(jobs[start:start + ADD_STEP]):
+            click.echo(jobid)
+
+
+@calling.command
+@calling.jobid
+def start(client, jobid):
+    """Start the job ID, which was added with --later.
+
+    \b
+    Example:
+      $ remotetask start 1392637175
+    """
+    if not client.startJob(jobid):
+        raise CommandFailure(f'job {jobid} is {client.getStatus(jobid)}: cannot start it')
+
+
+@calling.command
+@click.argument('task')
+@click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
+@click.option('--crontab', metavar='TEXT', help="When it runs, as in a crontab: '*/10 2 * * mon-fri'.")
+@click.option('--time-zone', metavar='NAME', help="What the crontab's times are in, as Europe/Berlin.  Default: UTC.")
+@click.option('--delay', metavar='TIME', type=calling.Seconds(),
+              help='Instead of a crontab: run once, after this time, as 20s or 1.5h; with --new-jobs every so often.')
+@click.option('--misfire', metavar='POLICY', default='once', show_default=True,
+              help='What becomes of times that came while nothing ran: once, one run for all of them; skip, none; a '
+                   'number, a run for each, so many at most.')
+@click.option('--new-jobs', is_flag=True, help='Add a new job at each time, instead of running this one again.')
+@click.option('--overlap', is_flag=True, help='With --new-jobs: add one even if the last has not ended.')
+def schedule(client, task, input, crontab, time_zone, delay, misfire, new_jobs, overlap):
+    """Add a cron job or a delayed job for TASK; print its id.
+
+    JSON is the input of the task, as for add.
+
+    \b
+    Examples:
+      $ remotetask schedule echo '"good morning"' --crontab '0 8 * * mon-fri' --time-zone Europe/Berlin
+      1392637176
+      $ remotetask schedule echo '"and later"' --delay 10m
+      1392637177
+    """
+    if (crontab is None) == (delay is None):
+        raise click.UsageError('give either --crontab or --delay')
+    options = {'misfire': int(misfire[:9]) if misfire.isdecimal() else misfire, 'newJobs': new_jobs, 'overlap': overlap}
+    if crontab is not None:
+        options['crontab'] = crontab
+    if time_zone is not None:
+        options['timeZone'] = time_zone
+    click.echo(client.addCronJob(task, input, delay=delay, **options))
+
+
+@calling.command
+@calling.jobid
+def status(client, jobid):
+    """Print the status of the job ID.
+
+    It is one of: queued, processing, completed, error, cancelled, delayed, cronjob, start later.
+
+    \b
+    Example:
+      $ remotetask status 1392637175
+      completed
+    """
+    click.echo(oneLine(client.getStatus(jobid)))
+
+
+@calling.command
+@calling.jobid
+def job(client, jobid):
+    """Print all that is known of the job ID.
+
+    Times are UTC; what is neither text nor a time is JSON.
+
+    \b
+    Example:
+      $ remotetask job 1392637175
+      id         1392637175
+      task       echo
+      status     completed
+      created    2026-05-01 12:00:00
+    """
+    rows = []
+    for name, value in client.getJob(jobid).items():
+        shown = asTime(value) if name in _TIMES else value if isinstance(value, str) else asJson(value)
+        rows.append((oneLine(name), oneLine(shown)))
+    printTable(rows)
+
+
+@calling.command
+@calling.jobid
+def progress(client, jobid):
+    """Print how far the running job ID is.
+
+    \b
+    Example:
+      $ remotetask progress 1392637175
+      25 %  first pass
+    """
+    progress = client.getProgress(jobid)
+    if progress is None:
+        raise CommandFailure(f'job {jobid} is {client.getStatus(jobid)}: nothing is known of its progress')
+    fraction = '' if progress['fraction'] is None else f'{progress["fraction"]:.0%}  '
+    click.echo(fraction + oneLine(progress['message']))
+
+
+@calling.command
+@calling.jobid
+@click.option('--output', metavar='FILE', type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+              help='Write a result that is a file, bytes or text into this file as it is, however large; - is the '
+                   'standard output.')
+def result(client, jobid, output):
+    """Print the result of the job ID as JSON.
+
+    Bytes are printed in base64, times in ISO 8601.  A job without a result is a failure: exit code 4 when it ended in
+    an error, 1 when it has not ended or was cancelled.
+
+    \b
+    Examples:
+      $ remotetask result 1392637175
+      {"hello": "world"}
+      $ remotetask result 1392637178 --output film.avi
+    """
+    if output is not None:
+        _writeResult(client, jobid, output)
+        return
+    output = client.getResult(jobid)
+    if output is None:                  # which may also mean that there is none yet
+        _printEnding(client, jobid, client.getStatus(jobid))
+    else:
+        click.echo(asJson(output))
+
+
+@calling.command
+@calling.jobid
+def error(client, jobid):
+    """Print why the job ID failed; None when it did not.
+
+    \b
+    Example:
+      $ remotetask error 1392637175
+      None
+    """
+    click.echo(harmless(client.getError(jobid)))
+
+
+@calling.command
+@calling.jobid
+def cancel(client, jobid):
+    """Call the job ID off.
+
+    It will not start; of one that is running, the outcome is thrown away.
+
+    \b
+    Example:
+      $ remotetask cancel 1392637175
+    """
+    client.cancel(jobid)
+
+
+@calling.command
+@click.argument('jobid', metavar='[ID]', type=calling.ID, required=False)
+@click.option('--all', 'every', is_flag=True, help='All jobs that ended in an error.')
+@click.option('--task', metavar='NAME', help='All such jobs of this task.')
+def retry(client, jobid, every, task):
+    """Run jobs again that ended in an error; print how many.
+
+    \b
+    Examples:
+      $ remotetask retry 1392637175
+      1
+      $ remotetask retry --task avi2flv
+      12
+    """
+    if (jobid is not None) + every + (task is not None) != 1:
+        raise click.UsageError('give an ID, or --all, or --task')
+    if jobid is None:
+        click.echo(client.retryFailed(task))
+    else:
+        client.retry(jobid)
+        click.echo(1)
+
+
+COMMANDS = (add, addMany, start, schedule, status, job, progress, result, error, cancel, retry)
+
+
+def _writeResult(client, jobid, path):
+    """Write the result into a file, which is there when it is complete, or to the standard output."""
+    status = client.getStatus(jobid)
+    if status in (ERROR, CANCELLED):
+        _printEnding(client, jobid, status)             # raises
+    if path == '-':
+        client.save(jobid, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    aside = f'{path}.part'
+    try:
+        with open(aside, 'wb') as file:
+            client.save(jobid, file)
+        os.replace(aside, path)
+    except errors.RemoteTaskError:                      # of which some are OSErrors too
+        raise
+    except OSError as error:
+        raise CommandFailure(f'cannot write {path}: {error.strerror}') from error
+    finally:
+        if os.path.exists(aside):
+            os.remove(aside)
+
+
+def _printEnding(client, jobid, status):
+    """Print the result of a job in that status; raise a `RemoteTaskError` or `CommandFailure` when there is none."""
+    if status in (COMPLETED, CRONJOB):
+        click.echo(asJson(client.getResult(jobid)))
+    elif status == ERROR:
+        raise JobFailed(jobid, client.getError(jobid))
+    elif status == CANCELLED:
+        raise JobCancelled(jobid)
+    else:
+        raise CommandFailure(f'job {jobid} is {status}: it has no result yet')
