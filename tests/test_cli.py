@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -40,8 +41,9 @@ def start(*arguments, **options):
     options.setdefault('env', environment())
     # Tests may run in the background of a shell, where SIGINT is ignored, also by all children.
     options.setdefault('preexec_fn', lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    options.setdefault('stderr', subprocess.PIPE)
     return subprocess.Popen([sys.executable, '-m', 'lovely.remotetask.cli.main', *arguments], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+                            stdout=subprocess.PIPE, **options)
 
 
 class CommandTestCase(unittest.TestCase):
@@ -228,7 +230,8 @@ class Jobs(SimpleXMLRPCServer):
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
                  'completed': None}]
         found = [row for row in rows if status in (None, row['status'])]
-        return {'jobs': found[start:start + size], 'total': len(found), 'counts': {'queued': 1, 'completed': 1, 'error': 0}}
+        return {'jobs': found[start:start + size], 'total': len(found),
+                'counts': {'queued': 1, 'completed': 1, 'error': 0}}
 
     def getJob(self, jobid):
         self._find(jobid)
@@ -453,6 +456,51 @@ hosts           1 of 2 processing, paused
         finally:
             os.close(writer)
         self.assertEqual((process.returncode, process.stderr), (1, ''))
+
+
+class TerminalTest(ClientTestCase):
+    """What is drawn on a terminal."""
+
+    def startOnTerminal(self, *arguments):
+        """Start a command whose standard error output is a terminal; return the process and the terminal, a file."""
+        terminal, end = pty.openpty()
+        process = start(*arguments, '--url', self.url, stderr=end, env=environment(TERM='xterm', COLUMNS='100'))
+        os.close(end)
+        file = open(terminal, 'rb', 0)
+        for cleanup in file.close, process.stdout.close, process.wait, process.kill:
+            self.addCleanup(cleanup)
+        return process, file
+
+    def readUntil(self, terminal, *texts):
+        """Return what is drawn until all of these have been."""
+        drawn = b''
+        while not all(text.encode() in drawn for text in texts):
+            drawn += terminal.read(65536)           # an OSError when the process has ended
+        return drawn
+
+    def test_wait(self):
+        process, terminal = self.startOnTerminal('add', 'endless', '"done"', '--wait')
+        drawn = self.readUntil(terminal, 'job 1: first pass', '25%', '━━━')
+        self.assertNotIn(b'\x9b', drawn)
+        self.server.added[1][2] = 'completed'
+        self.assertEqual(process.communicate(timeout=PATIENCE)[0], '"done"\n')
+        self.assertEqual(process.returncode, 0)
+
+    def test_wait_in_vain(self):
+        process, terminal = self.startOnTerminal('add', 'endless', '--wait', '--timeout', '1200ms')
+        self.readUntil(terminal, 'remotetask: job 1 is still processing after 1.2 seconds')
+        self.assertEqual(process.wait(PATIENCE), 1)
+
+    def test_clean(self):
+        self.server.left = 1234
+        process, terminal = self.startOnTerminal('clean')
+        self.readUntil(terminal, 'removing', '1234 jobs')
+        self.assertEqual(process.communicate(timeout=PATIENCE)[0], '1234\n')
+
+    def test_no_terminal(self):
+        process = start('add', 'endless', '--wait', '--url', self.url, '--timeout', '600ms')
+        self.assertEqual(process.communicate(timeout=PATIENCE),
+                         ('', 'remotetask: job 1 is still processing after 0.6 seconds\n'))
 
 
 class BadServerTest(CommandTestCase):

@@ -77,9 +77,12 @@ class RemoteFault(errors.RemoteTaskError):
         return remoteFault, (self.code, str(self))
 
 
+def _faultClass(exception):
+    return type(exception.__name__, (RemoteFault, exception), {'__doc__': exception.__doc__})
+
+
 # The first row of a code in the table tells the class.
-_FAULTS = {entry.code: type(entry.exception.__name__, (RemoteFault, entry.exception), {'__doc__': entry.exception.__doc__})
-           for entry in reversed(faults.TABLE)}
+_FAULTS = {entry.code: _faultClass(entry.exception) for entry in reversed(faults.TABLE)}
 
 
 def remoteFault(code, sentence):

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn
 from rich.progress import Progress
+from rich.progress import TaskProgressColumn
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 
@@ -67,7 +68,7 @@ def waitShowing(client, jobid, timeout):
 
     On a terminal a bar shows how far the job is.
     """
-    with bars(TextColumn('{task.percentage:>3.0f} %'), TimeElapsedColumn()) as shown:
+    with bars(TaskProgressColumn(), TimeElapsedColumn()) as shown:
         if shown.disable:
             return client.wait(jobid, timeout)
         bar = shown.add_task(f'job {jobid}', total=None)
