@@ -5,11 +5,13 @@ import datetime
 import io
 import pickle
 import socket
+import ssl
 import threading
 import traceback
 import unittest
 import xmlrpc.client
 
+import trustme
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
@@ -307,10 +309,12 @@ class Script:
     None stands for no answer.  At the end of its list a connection is closed; behind the last one come no more.
     """
 
-    def __init__(self, connections):
+    def __init__(self, connections, context=None):
+        """`context` is the `ssl.SSLContext` to serve https."""
+        self._context = context
         self.requests = []                  # pairs of the number of the connection and the body
         self._listener = socket.create_server(('127.0.0.1', 0))
-        self.url = 'http://user:secret@127.0.0.1:{}/'.format(self._listener.getsockname()[1])
+        self.url = f'http{"s" if context else ""}://user:secret@127.0.0.1:{self._listener.getsockname()[1]}/'
         self._ended = threading.Event()
         self._thread, _ = inThread(self._serve, connections)
 
@@ -318,6 +322,11 @@ class Script:
         with self._listener:
             for number, answers in enumerate(connections):
                 connection, address = self._listener.accept()
+                if self._context is not None:
+                    try:
+                        connection = self._context.wrap_socket(connection, server_side=True)
+                    except OSError:         # a client who does not trust it
+                        continue
                 with connection, connection.makefile('rb') as file:
                     for answer in answers:
                         body = self._readRequest(file)
@@ -538,10 +547,24 @@ class TestOtherServers(ScriptCase):
                 client.add('echo')
 
     def test_noTls(self):
-        client = self.script([b''])
+        client = self.script([])
         with Client(client.url.replace('http:', 'https:'), timeout=WAIT) as client:
             with self.assertRaises(NotConnected):
                 client.getStatus(1)
+
+    def test_tls(self):
+        authority = trustme.CA()
+        serving, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+        authority.issue_cert('127.0.0.1').configure_cert(serving)
+        authority.configure_trust(trusting)
+        self.server = Script([[], [ok('queued'), ok('completed')]], serving)
+        self.addCleanup(self.server.close)
+        with Client(self.server.url, WAIT) as client:
+            with self.assertRaisesRegex(NotConnected, 'cannot connect: .*certificate verify failed'):
+                client.getStatus(1)
+        with Client(self.server.url, WAIT, trusting) as client:
+            self.assertEqual([client.getStatus(1), client.getStatus(1)], ['queued', 'completed'])
+        self.assertEqual(self.connections, [1, 1])
 
     def test_urls(self):
         for url in ('nonsense', 'ftp://localhost/', 'http://', 'http://localhost:x/', 'http://localhost:99999/',

@@ -55,7 +55,7 @@ _NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
 # HTTP statuses of a server that has not looked at the request yet.
 _TOO_BUSY = (429, 503)
 # What xmlrpc.client raises for what is no answer.
-_NO_XMLRPC = (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+_NO_XMLRPC = (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError, ArithmeticError)
 
 
 # What goes wrong
