@@ -291,6 +291,12 @@ class ClientTest(ClientTestCase):
                 file.flush()
                 self.fails(2, message, 'add-many', file.name)
         self.assertEqual(len(self.server.calls), 2)
+        with tempfile.NamedTemporaryFile('w', encoding='utf-8') as file:
+            file.write('{"task": "echo"}\n' * 1500 + '{"task": "unknown"}\n')
+            file.flush()
+            code, output, errors = self.remotetask('add-many', file.name)
+        self.assertEqual((code, len(output.splitlines())), (2, 1000))
+        self.assertEqual(errors, "remotetask: lines 1001 to 1501: task 'unknown' is not registered\n")
 
     def test_refused(self):
         self.fails(2, "task 'unknown' is not registered", 'add', 'unknown')

@@ -21,13 +21,11 @@ from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.xmlrpc.methods import LISTING_SIZE
 
-
-#: Jobs that are added in one transaction.
-ADD_STEP = 1000
 
 # Members of a job that are times.
-_TIMES = ('created', 'started', 'completed')
+_TIMES = ('created', 'started', 'completed', 'retryAt', 'scheduledFor', 'calledFor')
 
 
 @calling.command
@@ -90,8 +88,8 @@ def addMany(client, file):
     """Add a job for each line of FILE; print their ids.
 
     A line is a JSON object: "task", and if wanted "input", "startLater", "key", "timeLimit" in seconds and
-    "retryPolicy".  The file - is the standard input.  Nothing is added when a line is wrong; of many lines, each 1000
-    are added together.
+    "retryPolicy".  The file - is the standard input.  Nothing is added when one is none; then 1000 lines at a time are
+    added, all or none of them.
 
     \b
     Example:
@@ -107,9 +105,15 @@ def addMany(client, file):
         except ValueError as error:
             raise click.BadParameter(f'line {number}: {error}', param_hint="'FILE'") from error
         jobs.append(job)
-    for start in range(0, len(jobs), ADD_STEP):
-        for jobid in client.addMany(jobs[start:start + ADD_STEP]):
-            click.echo(jobid)
+    for start in range(0, len(jobs), LISTING_SIZE):
+        step = jobs[start:start + LISTING_SIZE]
+        try:
+            jobids = client.addMany(step)
+        except errors.RemoteTaskError as error:
+            failure = calling.failureOf(error)
+            raise CommandFailure(f'lines {start + 1} to {start + len(step)}: {failure.message}', failure.exit_code
+                                 ) from error
+        click.echo('\n'.join(map(str, jobids)))
 
 
 @calling.command
