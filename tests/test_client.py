@@ -237,8 +237,9 @@ class TestCalls(FrontendCase):
             self.makeClient().getStatus(jobid)          # who has never been answered is told at once
         thread, outcome = inThread(self.client.cancel, jobid)
         self.frontend = Frontend(self.frontend.address, self.gateway, self.limits)
+        serving, _ = inThread(self.frontend.serveForever)
+        self.addCleanup(serving.join, WAIT)
         self.addCleanup(self.frontend.stop, WAIT)
-        self.serving, _ = inThread(self.frontend.serveForever)
         thread.join(WAIT)
         self.assertEqual(outcome, [True])
 

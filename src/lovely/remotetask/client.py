@@ -422,9 +422,12 @@ class Client:
                 return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
             except errors.RemoteTaskError as error:
                 pause = _pauseAfter(error, attempt, repeatable, attempt > 0 or self._server.answered)
-                if pause is None or time.monotonic() + pause >= until:
+                if pause is None:
                     raise
-            time.sleep(pause * random.uniform(0.5, 1))      # not all who were sent away come back together
+                pause *= random.uniform(1, 1.5)             # not all who were sent away come back together
+                if time.monotonic() + pause >= until:
+                    raise
+            time.sleep(pause)
 
     # Adding jobs
 
