@@ -289,14 +289,17 @@ class _Server:
         parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
         allowed, length = ANSWER_SIZE, response.length      # None for one that is not announced
         try:
-            while length != 0 and (chunk := response.read1(min(length or _CHUNK_SIZE, _CHUNK_SIZE))):
+            while length != 0:
+                socket.settimeout(_left(until))
+                chunk = response.read1(min(length or _CHUNK_SIZE, _CHUNK_SIZE))
+                if not chunk:
+                    break
                 allowed -= len(chunk)
                 if allowed < 0:
                     raise BadAnswer(self.url, 'XML-RPC', f'more than {ANSWER_SIZE} bytes')
                 if length is not None:
                     length -= len(chunk)
                 parser.feed(chunk)
-                socket.settimeout(_left(until))
             if length:
                 raise http.client.IncompleteRead(b'', length)
             response.close()                    # older Pythons wait for more otherwise

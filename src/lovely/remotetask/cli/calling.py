@@ -94,8 +94,8 @@ def command(function):
                   help='Where the frontend is.  The path names the task service; a user and a password may stand '
                        'before the host, as in https://USER:PASSWORD@example.org/.')
     @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='60s', show_default=True,
-                  help='How long to wait for an answer of the frontend, also of one that is busy or just restarting: 20s, '
-                       '1.5m; without a unit in seconds.')
+                  help='How long to wait for an answer of the frontend, also of one that is busy or just restarting: '
+                       '20s, 1.5m; without a unit in seconds.')
     @functools.wraps(function)
     def run(url, answer_timeout, **arguments):
         try:
