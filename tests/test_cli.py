@@ -394,7 +394,7 @@ input    ["ü", "eA=="]
         self.assertEqual(self.remotetask('statistics'), (0, '''\
 jobs            12 queued, 3 processing
 oldest waiting  2024-02-29 12:30:01
-throughput      12.4 jobs per second
+throughput      12.44 jobs per second
 hosts           1 of 2 processing, paused
 ''', ''))
         code, output, errors = self.remotetask('statistics', '--json')

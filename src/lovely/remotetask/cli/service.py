@@ -65,7 +65,7 @@ def statistics(client, raw):
       $ remotetask statistics
       jobs            4 processing, 1508 completed, 2 error
       oldest waiting  -
-      throughput      12.4 jobs per second
+      throughput      12.44 jobs per second
       hosts           2 of 2 processing
     """
     found = client.getStatistics()
@@ -77,7 +77,7 @@ def statistics(client, raw):
     printTable([
         ('jobs', _counts(found['counts'])),
         ('oldest waiting', asTime(found['oldestWaiting'])),
-        ('throughput', f'{found["throughput"]:.1f} jobs per second'),
+        ('throughput', f'{found["throughput"]:.2f} jobs per second'),
         ('hosts', f'{processing} of {len(hosts)} processing' + (', paused' if found['paused'] else '')),
     ])
 
