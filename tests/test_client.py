@@ -31,6 +31,7 @@ from lovely.remotetask.client import NotConnected
 from lovely.remotetask.client import Outcome
 from lovely.remotetask.client import RemoteFault
 from lovely.remotetask.client import StillRunning
+from lovely.remotetask.client import pauseAfter
 from lovely.remotetask.client import remoteFault
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
@@ -483,6 +484,18 @@ class TestRepetition(ScriptCase):
         client = self.script([ok(['queued'])], timeout=WAIT)
         self.assertEqual(client.waitFor([1], 5, any=True), ['queued'])
         self.assertEqual(xmlrpc.client.loads(self.bodies[0]), (([1], 5.0, True), 'waitFor'))
+
+
+    def test_pauses(self):
+        busy = HttpError('', 503, 'Busy', 5)
+        self.assertEqual([pauseAfter(busy, 0, False, True), pauseAfter(HttpError('', 429, ''), 10 ** 6, False, True)],
+                         [5, clientModule.LONGEST_PAUSE])
+        self.assertEqual(pauseAfter(HttpError('', 503, 'Busy', 0), 1, True, True), 0.2)
+        broken, refused = ConnectionBroken('', ''), NotConnected('', '', refused=True)
+        self.assertEqual([pauseAfter(broken, 0, True, True), pauseAfter(broken, 0, False, True)], [0, None])
+        self.assertEqual([pauseAfter(refused, 0, False, True), pauseAfter(refused, 0, True, False)], [0.1, None])
+        self.assertIsNone(pauseAfter(NotConnected('', 'no such host'), 0, True, True))
+        self.assertIsNone(pauseAfter(NoAnswer('', 60), 0, True, True))
 
 
 class TestOtherServers(ScriptCase):

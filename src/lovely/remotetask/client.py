@@ -327,7 +327,7 @@ def _onlyLooks(method):
     return method in METHODS and METHODS[method].access not in (WRITES, REPEATS)
 
 
-def _pauseAfter(error, attempt, repeatable, known):
+def pauseAfter(error, attempt, repeatable, known):
     """Return the seconds after which a call is to be made again that ended so; None: it is not.
 
     error -- an exception.
@@ -335,14 +335,14 @@ def _pauseAfter(error, attempt, repeatable, known):
     repeatable -- whether it may be carried out twice.
     known -- whether a front end has ever been seen there.
     """
-    pause = min(FIRST_PAUSE * PAUSE_GROWTH ** attempt, LONGEST_PAUSE)
+    pause = min(FIRST_PAUSE * PAUSE_GROWTH ** min(attempt, 100), LONGEST_PAUSE)     # a power may not overflow
     if isinstance(error, ConnectionBroken):
         # Most likely a connection that was kept too long.
         return (pause if attempt else 0) if repeatable else None
     if isinstance(error, NotConnected):
         return pause if error.refused and known else None
     if isinstance(error, HttpError) and error.status in _TOO_BUSY:
-        return pause if error.retryAfter is None else error.retryAfter
+        return max(pause, error.retryAfter or 0)
     if isinstance(error, RemoteFault) and (
             error.code in _NOTHING_CHANGED or repeatable and error.code == faults.OUTCOME_UNKNOWN):
         return pause
@@ -424,7 +424,7 @@ class Client:
             try:
                 return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
             except errors.RemoteTaskError as error:
-                pause = _pauseAfter(error, attempt, repeatable, attempt > 0 or self._server.answered)
+                pause = pauseAfter(error, attempt, repeatable, attempt > 0 or self._server.answered)
                 if pause is None:
                     raise
                 pause *= random.uniform(1, 1.5)             # not all who were sent away come back together
