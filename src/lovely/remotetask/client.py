@@ -27,6 +27,7 @@ from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.methods import BATCH
 from lovely.remotetask.xmlrpc.methods import METHODS
 from lovely.remotetask.xmlrpc.methods import PART_SIZE
+from lovely.remotetask.xmlrpc.methods import WAITING_SIZE
 from lovely.remotetask.xmlrpc.signature import REPEATS
 from lovely.remotetask.xmlrpc.signature import WRITES
 from lovely.remotetask.xmlrpc.wire import dumpCall
@@ -42,8 +43,6 @@ FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
 WAIT_STEP = 25.0
 #: The same where several calls of `waitFor` are needed to see all jobs.
 SHORT_WAIT_STEP = 1.0
-#: Jobs that one call of `waitFor` can be asked for.
-WAIT_GROUP = 1000
 
 #: Bytes of an answer at most: the largest result that a front end gives, with each character written as an entity.
 ANSWER_SIZE = 256 * 1024 * 1024
@@ -604,10 +603,10 @@ class Client:
         jobids = list(dict.fromkeys(jobids))
         until = float('inf') if timeout is None else time.monotonic() + timeout
         while jobids:
-            step = WAIT_STEP if len(jobids) <= WAIT_GROUP else SHORT_WAIT_STEP
+            step = WAIT_STEP if len(jobids) <= WAITING_SIZE else SHORT_WAIT_STEP
             running = {}
-            for start in range(0, len(jobids), WAIT_GROUP):
-                group = jobids[start:start + WAIT_GROUP]
+            for start in range(0, len(jobids), WAITING_SIZE):
+                group = jobids[start:start + WAITING_SIZE]
                 statuses = self._statuses(group, min(max(0.0, until - time.monotonic()), step))
                 for jobid, status in zip(group, statuses):
                     if status is None or status in FINAL:
