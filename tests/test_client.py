@@ -19,6 +19,7 @@ from zope.component import provideUtility
 
 from lovely.remotetask import client as clientModule
 from lovely.remotetask import errors
+from lovely.remotetask import transport
 from lovely.remotetask.client import BadAnswer
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import ConnectionBroken
@@ -32,9 +33,9 @@ from lovely.remotetask.client import Outcome
 from lovely.remotetask.client import RemoteFault
 from lovely.remotetask.client import StillRunning
 from lovely.remotetask.client import pauseAfter
-from lovely.remotetask.client import remoteFault
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
+from lovely.remotetask.transport import remoteFault
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.methods import PART_SIZE
 from lovely.remotetask.xmlrpc.server import Frontend
@@ -537,8 +538,8 @@ class TestOtherServers(ScriptCase):
                     client.getStatus(1)
 
     def test_moreThanAnAnswerMayBe(self):
-        self.addCleanup(setattr, clientModule, 'ANSWER_SIZE', clientModule.ANSWER_SIZE)
-        clientModule.ANSWER_SIZE = 1000
+        self.addCleanup(setattr, transport, 'ANSWER_SIZE', transport.ANSWER_SIZE)
+        transport.ANSWER_SIZE = 1000
         endless = b'HTTP/1.1 200 OK\r\n\r\n<methodResponse>' + b' ' * 2000
         client = self.script([endless])
         with self.assertRaisesRegex(BadAnswer, 'more than 1000 bytes'):

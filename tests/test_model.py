@@ -349,6 +349,7 @@ ROOMS = '''
     autostart upkeep
     service
     xmlrpc
+    transport
     client
     testing
     bench

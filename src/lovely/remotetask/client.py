@@ -3,26 +3,27 @@
 It needs no database and no configuration; ``client.txt`` shows how it is used.
 """
 # SPDX-License-Identifier: ZPL-2.1
-import base64
-import contextlib
-import http.client
 import itertools
 import random
-import ssl
-import threading
 import time
-import urllib.parse
 import uuid
-import xmlrpc.client
 from typing import Any
 from typing import NamedTuple
 from typing import Optional
-from xml.parsers.expat import ExpatError
 
 from lovely.remotetask import errors
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
+# All that goes wrong is part of the public face of this module.
+from lovely.remotetask.transport import BadAnswer  # noqa: F401
+from lovely.remotetask.transport import ConnectionBroken
+from lovely.remotetask.transport import HttpError
+from lovely.remotetask.transport import NoAnswer  # noqa: F401
+from lovely.remotetask.transport import NotAuthorized  # noqa: F401
+from lovely.remotetask.transport import NotConnected
+from lovely.remotetask.transport import RemoteFault
+from lovely.remotetask.transport import Server
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.methods import BATCH
 from lovely.remotetask.xmlrpc.methods import METHODS
@@ -44,93 +45,13 @@ WAIT_STEP = 25.0
 #: The same where several calls of `waitFor` are needed to see all jobs.
 SHORT_WAIT_STEP = 1.0
 
-#: Bytes of an answer at most: the largest result that a front end gives, with each character written as an entity.
-ANSWER_SIZE = 256 * 1024 * 1024
-# What is read at a time.
-_CHUNK_SIZE = 64 * 1024
-
 # Faults that say that nothing was changed.
 _NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
 # HTTP statuses of a server that has not looked at the request yet.
 _TOO_BUSY = (429, 503)
-# What xmlrpc.client raises for what is no answer.
-_NO_XMLRPC = (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError, ArithmeticError)
 
 
 # What goes wrong
-
-class RemoteFault(errors.RemoteTaskError):
-    """The front end refused a call, or could not carry it out.
-
-    What is raised for a fault code of `xmlrpc.faults` is one of these and of the class that the code stands for, so
-    that `except errors.UnknownJob` works.  It has the message and `code`; the other attributes of that class stay with
-    the front end.
-    """
-
-    def __init__(self, code, sentence):
-        """`code` is the fault's, an int, `sentence` what the front end says."""
-        Exception.__init__(self, sentence)      # those of the other classes make a sentence themselves
-        self.code = code
-
-    def __reduce__(self):
-        return remoteFault, (self.code, str(self))
-
-
-def _faultClass(exception):
-    return type(exception.__name__, (RemoteFault, exception), {'__doc__': exception.__doc__})
-
-
-# The first row of a code in the table tells the class.
-_FAULTS = {entry.code: _faultClass(entry.exception) for entry in reversed(faults.TABLE)}
-
-
-def remoteFault(code, sentence):
-    """Return the exception for a fault, a `RemoteFault`."""
-    return _FAULTS.get(code, RemoteFault)(code, sentence)
-
-
-class NotConnected(errors.RemoteTaskError):
-    """There is no connection to be had, so nothing was sent; check the URL, and whether the front end is running."""
-
-    def __init__(self, url, reason, refused=False):
-        """`refused` says whether nobody listens there, as when a front end is just being started again."""
-        super().__init__(f'{url}: cannot connect: {reason}')
-        self.refused = refused
-
-
-class ConnectionBroken(errors.RemoteTaskError):
-    """The connection ended before the answer did: whether the call was carried out is unknown."""
-
-    def __init__(self, url, reason):
-        super().__init__(f'{url}: the connection broke: {reason}')
-
-
-class NoAnswer(errors.RemoteTaskError, TimeoutError):
-    """No answer came in time: whether the call was carried out is unknown."""
-
-    def __init__(self, url, seconds):
-        super().__init__(f'{url} did not answer within {seconds:g} seconds')
-
-
-class BadAnswer(errors.RemoteTaskError):
-    """What answers is no XML-RPC server; check the URL."""
-
-    def __init__(self, url, protocol, reason):
-        super().__init__(f'{url} does not answer in {protocol}: {reason}')
-
-
-class HttpError(errors.RemoteTaskError):
-    """The request was refused by its looks, before any call was made of it; `status` is the number of HTTP."""
-
-    def __init__(self, url, status, reason, retryAfter=None):
-        """`retryAfter` is the number of seconds after which the server wants to see it again; None: it does not say."""
-        super().__init__(f'{url} answers with HTTP status {status} {reason}')
-        self.status, self.retryAfter = status, retryAfter
-
-
-class NotAuthorized(HttpError):
-    """The front end knows no such user, or the password is another; both stand in the URL, before the host."""
-
 
 class JobFailed(errors.RemoteTaskError):
     """The job that was waited for ended in an error."""
@@ -165,158 +86,6 @@ class Outcome(NamedTuple):
     status: Optional[str]               # None for a job that is not there (any more)
     result: Any = None                  # what the task returned
     error: Optional[Exception] = None   # why there is no result: what `Client.wait` would have raised
-
-
-# HTTP
-
-def _left(until):
-    """Return the seconds until then, by time.monotonic; raise `TimeoutError` when there are none."""
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError()
-    return left
-
-
-def _reason(error):
-    return getattr(error, 'strerror', None) or str(error) or type(error).__name__
-
-
-def _retryAfter(response):
-    value = response.getheader('Retry-After', '')
-    return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
-
-
-class _Server:
-    """Where requests go: posts them over connections that are kept, one for each thread that is waiting."""
-
-    def __init__(self, url, context):
-        try:
-            parts = urllib.parse.urlsplit(url)
-            valid = parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0
-        except ValueError:                      # no number for a port
-            valid = False
-        if not valid or not url.isascii() or not url.isprintable() or ' ' in url:
-            raise ValueError(f'{url.rpartition("@")[2].partition("?")[0]!r} is not a URL such as '
-                             f'http://127.0.0.1:8080/')
-        user, _, host = parts.netloc.rpartition('@')
-        # For messages: a password is not for the screen, nor is what may be in a query.
-        self.url = urllib.parse.urlunsplit((parts.scheme, host, parts.path or '/', '', ''))
-        self.answered = False                   # whether it ever has
-        self._target = urllib.parse.urlunsplit(('', '', parts.path or '/', parts.query, ''))
-        self._headers = {'Content-Type': 'text/xml', 'User-Agent': 'lovely.remotetask'}
-        if user:
-            credentials = base64.b64encode(urllib.parse.unquote_to_bytes(user))
-            self._headers['Authorization'] = f'Basic {credentials.decode("ascii")}'
-        if parts.scheme == 'https':
-            context = context or ssl.create_default_context()
-            self._makeConnection = lambda: http.client.HTTPSConnection(parts.hostname, parts.port, context=context)
-        else:
-            self._makeConnection = lambda: http.client.HTTPConnection(parts.hostname, parts.port)
-        self._lock = threading.Lock()           # guards the two that follow
-        self._idle = []
-        self._closed = False
-
-    def close(self):
-        """Close the connections; those that are in use when they are not any more."""
-        with self._lock:
-            self._closed = True
-            connections, self._idle = self._idle, []
-        for connection in connections:
-            connection.close()
-
-    def post(self, body, seconds, until, fresh):
-        """Send the body of a request, bytes, and return the value that its answer carries.
-
-        seconds, until -- how long the whole may take: for messages, and by time.monotonic.
-        fresh -- whether it must be a new connection: one that was kept may be closed by the server just when it is
-            used again.
-        """
-        with self._lock:
-            if self._closed:
-                raise errors.RemoteTaskError('the client has been closed')
-            connection = self._idle.pop() if self._idle else self._makeConnection()
-        try:
-            if fresh:
-                connection.close()              # it opens itself again
-            answer = self._exchange(connection, body, until)
-        except TimeoutError:
-            connection.close()
-            raise NoAnswer(self.url, seconds) from None
-        except BaseException:
-            connection.close()
-            raise
-        with self._lock:
-            kept = not self._closed
-            if kept:
-                self._idle.append(connection)
-        if not kept:
-            connection.close()
-        return self._value(answer)
-
-    def _exchange(self, connection, body, until):
-        """Return the `xmlrpc.client.Unmarshaller` that has seen the answer; raise `TimeoutError`."""
-        if connection.sock is None:
-            self._connect(connection, until)
-        socket = connection.sock
-        try:
-            socket.settimeout(_left(until))
-            with contextlib.suppress(ConnectionError):      # who refuses a request may not read it to its end
-                connection.request('POST', self._target, body, self._headers)
-            response = connection.getresponse()
-            self.answered = True
-            if response.status == 200:
-                return self._read(response, socket, until)
-        except (TimeoutError, BadAnswer):
-            raise
-        except (ConnectionError, http.client.IncompleteRead) as error:
-            raise ConnectionBroken(self.url, _reason(error)) from error
-        except http.client.HTTPException as error:
-            raise BadAnswer(self.url, 'HTTP', _reason(error)) from error
-        except OSError as error:
-            raise ConnectionBroken(self.url, _reason(error)) from error
-        kind = NotAuthorized if response.status == 401 else HttpError
-        raise kind(self.url, response.status, response.reason, _retryAfter(response))
-
-    def _connect(self, connection, until):
-        connection.timeout = _left(until)
-        try:
-            connection.connect()
-        except (OSError, UnicodeError) as error:            # UnicodeError: a name that can't be one of a host
-            raise NotConnected(self.url, _reason(error), isinstance(error, ConnectionRefusedError)) from error
-
-    def _read(self, response, socket, until):
-        parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
-        allowed, length = ANSWER_SIZE, response.length      # None for one that is not announced
-        try:
-            while length != 0:
-                socket.settimeout(_left(until))
-                chunk = response.read1(min(length or _CHUNK_SIZE, _CHUNK_SIZE))
-                if not chunk:
-                    break
-                allowed -= len(chunk)
-                if allowed < 0:
-                    raise BadAnswer(self.url, 'XML-RPC', f'more than {ANSWER_SIZE} bytes')
-                if length is not None:
-                    length -= len(chunk)
-                parser.feed(chunk)
-            if length:
-                raise http.client.IncompleteRead(b'', length)
-            response.close()                    # older Pythons wait for more otherwise
-            parser.close()
-        except _NO_XMLRPC as error:
-            raise BadAnswer(self.url, 'XML-RPC', _reason(error)) from error
-        return unmarshaller
-
-    def _value(self, answer):
-        try:
-            [value] = answer.close()
-        except xmlrpc.client.Fault as fault:
-            if type(fault.faultCode) is int and type(fault.faultString) is str:
-                raise remoteFault(fault.faultCode, fault.faultString) from None
-            raise BadAnswer(self.url, 'XML-RPC', 'a fault without code or text') from fault
-        except _NO_XMLRPC as error:
-            raise BadAnswer(self.url, 'XML-RPC', _reason(error)) from error
-        return value
 
 
 # Repetition
@@ -385,7 +154,7 @@ class Client:
 
         Raise `ValueError` for what is no URL.
         """
-        self._server = _Server(url, context)
+        self._server = Server(url, context)
         self.timeout = timeout
 
     @property

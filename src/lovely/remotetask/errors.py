@@ -48,8 +48,8 @@ class KeyTaken(RemoteTaskError, ValueError):
     """A job of another task was added with this key; use a key for one job only."""
 
     def __init__(self, key, jobid, task):
-        """`jobid` and `task` are those of the job that has the key."""
-        super().__init__(f'the key {key!r} belongs to job {jobid}, whose task is {task!r}')
+        """`jobid` and `task` are those of the job that has the key, which the message does not tell."""
+        super().__init__(f'the key {key!r} belongs to a job of another task')
         self.key, self.jobid, self.task = key, jobid, task
 
 
