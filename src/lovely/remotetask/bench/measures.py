@@ -63,22 +63,22 @@ class Results:
         return {name: {'value': statistics.median(entry['all']), **entry} for name, entry in self.measured.items()}
 
 
-def run(stage, names=(), tell=lambda title: None):
+def run(stage, names=(), tell=lambda title, done: None):
     """Measure, and return the `Results`.
 
     names -- of `MEASURES`; default: all.
-    tell -- called with the name of each before it begins.
+    tell -- called before each one begins, with what is measured and the part of all that is done, from 0 to 1.
     """
     results = Results()
     chosen = [name for name in MEASURES if not names or name in names]
     stage.change(lambda service: service.pause())
     if stage.settings.behind and set(chosen) & set(QUEUED):
-        tell(f'{stage.settings.behind} jobs behind')
+        tell(f'{stage.settings.behind} jobs behind', 0)
     if stage.settings.behind:
         stage.addBehind()
     parked = False
-    for name in chosen:
-        tell(name)
+    for number, name in enumerate(chosen):
+        tell(name, number / len(chosen))
         if not parked and name not in QUEUED:
             parked = True
             stage.hosts(0)

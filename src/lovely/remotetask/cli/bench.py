@@ -68,18 +68,20 @@ def bench(configurationPath, zeo, only, jsonPath, oldPath, plotPath, **parameter
     from lovely.remotetask.bench import measures
     from lovely.remotetask.bench import report
     from lovely.remotetask.bench import stage
-    from rich.console import Console
+    from lovely.remotetask.cli.output import bars
+    from rich.progress import TimeElapsedColumn
 
     before = report.read(oldPath) if oldPath else None
     if plotPath:
         report.plotter()                        # now, not when all is measured
-    settings, console = stage.Settings(**parameters), Console(stderr=True)
+    settings = stage.Settings(**parameters)
     with _interruptedByTerm():
         try:
-            # Nothing is shown but on a terminal.
-            with console.status('starting') if console.is_terminal else contextlib.nullcontext() as status, \
-                    stage.stage(settings, configurationPath, zeo) as place:
-                results = measures.run(place, only, lambda title: status and status.update(f'measuring: {title}'))
+            with bars(TimeElapsedColumn()) as shown:
+                bar = shown.add_task('starting', total=1)
+                with stage.stage(settings, configurationPath, zeo) as place:
+                    results = measures.run(place, only, lambda title, done: shown.update(
+                        bar, description=f'measuring: {title}', completed=done))
                 title, embedded = place.title, place.embedded
         except stage.BenchError as error:
             if error.log:
