@@ -112,10 +112,13 @@ class TestWaitFor(WaitingCase):
         self.assertFault(faults.UNKNOWN_JOB, f'no job {first}', self.proxy().waitFor, [second, first])
 
     def test_arguments(self):
-        for arguments, sentence in ((([1] * 1001,), 'there may be 1000 jobids, 1001 were given'),
-                                    (([1], -1), 'timeout must be 0 to 3600'), (([1], 3600.5), 'timeout must be'),
-                                    ((['1'],), 'jobids is to be an array of int'), ((1,), 'jobids is to be array')):
-            self.assertFault(faults.BAD_ARGUMENTS, sentence, self.proxy().waitFor, *arguments)
+        for code, sentence, *arguments in (
+                (faults.BAD_ARGUMENTS, 'there may be 1000 jobids, 1001 were given', [1] * 1001),
+                (faults.BAD_ARGUMENTS, 'timeout must be 0 to 3600', [1], -1),
+                (faults.BAD_ARGUMENTS, 'timeout must be 0 to 3600', [1], 3600.5),
+                (faults.WRONG_TYPE, 'jobids is to be an array of int', ['1']),
+                (faults.WRONG_TYPE, 'jobids is to be array', 1)):
+            self.assertFault(code, sentence, self.proxy().waitFor, *arguments)
 
     def test_clientThatGoesIsForgotten(self):
         connection = self.socket()

@@ -53,7 +53,8 @@ class Watcher:
     def __init__(self, db, resolve):
         """Nothing is opened yet; for the arguments see `gateway.Gateway`."""
         self._db, self._resolve = db, resolve
-        self._bell = threading.Event()          # something was committed, or ordered
+        self._bell = threading.Event()          # one of the jobs was written, or something ordered; see `Hub`
+        self._bell.interest = None
         self._orders = deque()                  # pairs of function and `Wait`, for the thread
         self._stopping = threading.Event()
         self._thread = None
@@ -129,6 +130,7 @@ class Watcher:
 
     def _add(self, wait):
         self._waits.add(wait)
+        self._bell.interest = None              # of all commits, until it is known where the jobs are
         for key in wait.keys:
             watched = self._jobs.setdefault(key, _Watched())
             watched.job = None
@@ -170,6 +172,8 @@ class Watcher:
                 if (watched is not None and (watched.job is None or watched.job._p_changed is None)
                         and self._hasEnded(key, watched, services)):
                     self._end(key)
+            if self._bell.interest is None:
+                self._bell.interest = {watched.job._p_oid for watched in self._jobs.values()}
         finally:
             manager.abort()
 
