@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import dataclasses
+import functools
+import gzip
 import os
 import shutil
 import socket
@@ -164,7 +166,17 @@ class TestWaitFor(WaitingCase):
 
 class TestLimits(WaitingCase):
 
-    limits = dataclasses.replace(ServerCase.limits, waiting=2)
+    limits = dataclasses.replace(ServerCase.limits, waiting=2, largeBodies=1)
+
+    def test_callersKeepNoTurn(self):
+        body = gzip.compress(xmlrpc.client.dumps((self.jobids, WAIT, True), 'waitFor').encode())
+        callers = [inThread(functools.partial(self.post, body, Content_Encoding='gzip')) for _ in range(2)]
+        self.waitUntil(lambda: self.frontend._lot.waiting == 2)
+        body = gzip.compress(xmlrpc.client.dumps((self.jobids[0],), 'cancel').encode())
+        self.assertEqual(self.post(body, Content_Encoding='gzip')[0], 200)
+        for thread, outcome in callers:
+            thread.join(WAIT)
+            self.assertIn(b'cancelled', outcome[0][2])
 
     def test_callersAreLimited(self):
         callers = [self.waitFor(self.jobids, WAIT, True) for _ in range(2)]

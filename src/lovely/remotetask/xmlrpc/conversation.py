@@ -97,14 +97,13 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
                 yield from self._answer(head.deadline)
             except Refusal as refusal:
                 yield from self._send(self._refusal(refusal))
-                # A client that sends first and reads then would be reset when we closed on data unread, and not see
-                # the answer.
-                self.connection.socket.shutdown(socket.SHUT_WR)
-                yield End(time.monotonic() + limits.requestTime, 2 * limits.bodySize)
-                return
-            if self.close_connection:
+                break
+            if self.head.isLast:
                 return
             idleTime = limits.idleTime
+        # A client that sends first and reads then would be reset when we closed on data unread, and not see the answer.
+        self.connection.socket.shutdown(socket.SHUT_WR)
+        yield End(time.monotonic() + limits.requestTime, 2 * limits.bodySize)
 
     def _forget(self):
         # What the log is to know of a request: nothing yet.
@@ -149,12 +148,12 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         try:
             if len(self.connection.buffer) < length:
                 raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
-            body = self.decode_request_content(self.connection.take(length))
-            response, call = yield from self.server.answer(body, self.path, self.requestId, self.caller)
+            # In no variable here: who waits for jobs is not to keep it.
+            response, call = yield from self.server.answer(
+                self.decode_request_content(self.connection.take(length)), self.path, self.requestId,
+                self.caller)
         finally:
-            if self.hasTurn:
-                self.hasTurn = False
-                self.server.giveTurn()
+            self.server.giveTurn(self)
         self._log(HTTPStatus.OK, response, call)
         yield from self._send(self._head(HTTPStatus.OK, 'text/xml', response) + response)
 

@@ -266,19 +266,21 @@ class Frontend(SimpleXMLRPCServer):
         if not need.isRequest:
             need.wait = Wait(need.path, need.jobids, need.any, functools.partial(self._wake, handler, need))
             self.gateway.watch(need.wait)
+            self.giveTurn(handler)
         self._lot.park(handler)
 
     def _wake(self, handler, need):
         need.isOver = True                      # should it not have come to the lot yet
         self._lot.wake(handler, need)
 
-    def giveTurn(self):
-        """Take back the turn for large bodies that a conversation had."""
-        self._lot.giveTurn()
+    def giveTurn(self, handler):
+        """Take back the turn for large bodies from a conversation, if it has it."""
+        if handler.hasTurn:
+            handler.hasTurn = False
+            self._lot.giveTurn()
 
     def _end(self, handler):
-        if handler.hasTurn:
-            self._lot.giveTurn()
+        self.giveTurn(handler)
         handler.close()
         with self._changed:
             self._connections.discard(handler)
@@ -300,6 +302,7 @@ class Frontend(SimpleXMLRPCServer):
         name = '-'
         try:
             name, values = parseCall(data)
+            del data                            # it can be large, and the call take long
             return dumpResponse((yield from self._dispatch(name, values, path, requestId, caller))), name
         except Refusal:
             raise
