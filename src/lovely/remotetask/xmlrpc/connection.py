@@ -69,6 +69,20 @@ class Connection:
         self.ended = not data
         return True
 
+    def shakeHands(self):
+        """Go on with the handshake of TLS as far as the client has; return whether it is over.  Raise OSError."""
+        try:
+            self.socket.settimeout(0)
+            self.socket.do_handshake()
+        except ssl.SSLWantWriteError:
+            self.events = selectors.EVENT_WRITE
+            return False
+        except ssl.SSLWantReadError:
+            self.events = selectors.EVENT_READ
+            return False
+        self.events = selectors.EVENT_READ
+        return True
+
     def take(self, size):
         """Return so many bytes of the buffer, and forget them."""
         data = bytes(memoryview(self.buffer)[:size])
@@ -121,6 +135,19 @@ class Need:
     def refusal(self):
         """The `head.Refusal` for a client that is late; None if it is to hear nothing."""
         return Refusal(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') if self.hasBegun else None
+
+
+class Handshake(Need):
+    """That a handshake of TLS can go on: its arithmetic is for another thread than the one that waits for all."""
+
+    _canGoOn = False
+
+    def look(self, connection):
+        self._canGoOn = True
+        return True
+
+    def isMet(self, connection):
+        return self._canGoOn
 
 
 class NextHead(Need):

@@ -16,6 +16,7 @@ from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import Body
 from lovely.remotetask.xmlrpc.connection import End
+from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import NextHead
 from lovely.remotetask.xmlrpc.connection import Taken
 from lovely.remotetask.xmlrpc.head import LINE_SIZE
@@ -84,6 +85,11 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
 
     def _converse(self):
         limits = self.server.limits
+        if self.server.tls is not None:
+            deadline, isOver = time.monotonic() + limits.requestTime, False
+            while not isOver:
+                yield Handshake(deadline)
+                isOver = self.connection.shakeHands()
         idleTime = limits.requestTime           # until the first byte of the first request
         for number in range(1, limits.requests + 1):
             self._forget()

@@ -15,6 +15,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.connection import Connection
+from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import Jobs
 from lovely.remotetask.xmlrpc.conversation import RequestHandler
 from lovely.remotetask.xmlrpc.crew import Crew
@@ -34,6 +35,9 @@ logger = logging.getLogger('lovely.remotetask')
 
 #: Threads that answer those who have waited for jobs, and whatever else takes but a moment.
 WAKERS = 8
+
+#: Threads that make the handshakes of TLS: a flood of them is not to keep others from being served.
+GREETERS = 2
 
 #: Seconds that a thread waits for more from a client before the connection is parked: far cheaper for a busy one.
 _LINGER = 0.01
@@ -126,6 +130,7 @@ class Frontend(SimpleXMLRPCServer):
         self._stopped = False
         self._crew = Crew('remotetask-call', limits.connections)
         self._wakers = Crew('remotetask-waker', WAKERS)
+        self._greeters = Crew('remotetask-greeter', GREETERS)
         host, port = address
         try:
             if not 0 <= port <= 65535:          # the resolver would take the rest of a division
@@ -173,6 +178,7 @@ class Frontend(SimpleXMLRPCServer):
             self._lot.close()
             self._crew.stop()
             self._wakers.stop()
+            self._greeters.stop()
         return ended
 
     # What the base classes call
@@ -180,7 +186,7 @@ class Frontend(SimpleXMLRPCServer):
     def get_request(self):
         try:
             connection, address = super().get_request()
-            if self.tls is not None:            # the handshake is made as it reads
+            if self.tls is not None:
                 connection = self.tls.wrap(connection)
             return connection, address
         except OSError as error:
@@ -209,6 +215,8 @@ class Frontend(SimpleXMLRPCServer):
                 self._end(handler)
             else:
                 self._wakers.put(self._goOn, handler, Stopping() if self._stopped else None)
+        elif isinstance(need, Handshake):
+            self._greeters.put(self._goOn, handler)
         elif not need.isCall:
             self._wakers.put(self._goOn, handler)
         elif self._crew.isFull:
