@@ -3,9 +3,12 @@
 import contextlib
 import datetime
 import io
+import itertools
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -23,6 +26,7 @@ import ZEO
 from click.testing import CliRunner
 
 from lovely.remotetask.cli import main
+from lovely.remotetask.cli import users
 from lovely.remotetask.xmlrpc import faults
 
 
@@ -93,6 +97,15 @@ class HelpTest(unittest.TestCase):
                         self.assertTrue(parameter.help, parameter.name)
                 # A first sentence that fits the list of commands.
                 self.assertNotIn('...', command.get_short_help_str(60))
+
+    def test_the_examples_are_commands(self):
+        for command in main.remotetask, *main.remotetask.commands.values(), *users.user.commands.values():
+            examples = re.findall(r'\$ remotetask (.*)', command.help)
+            self.assertTrue(examples, command.name)
+            for example in examples:
+                words = itertools.takewhile(lambda word: not word.startswith('<'), shlex.split(example))
+                result = CliRunner().invoke(main.remotetask, [*words, '--help'])
+                self.assertEqual(result.exit_code, 0, example)
 
     def test_version(self):
         result = CliRunner().invoke(main.remotetask, ['--version'])
@@ -421,10 +434,10 @@ hosts           1 of 2 processing, paused
                 super().do_POST()
 
         self.server.RequestHandlerClass = Handler
-        for path in '', '/', '/site@service':
+        for path in '', '/', '/site1/films':
             code, output, errors = self.remotetask('tasks', '--url', self.url.rstrip('/') + path)
             self.assertEqual((code, errors), (0, ''))
-        self.assertEqual(paths, ['/', '/', '/site@service'])
+        self.assertEqual(paths, ['/', '/', '/site1/films'])
 
     def test_another_process(self):
         process = start('add', 'echo', '-', '--wait', env=environment(REMOTETASK_URL=self.url), stdin=subprocess.PIPE)

@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
              invoke_without_command=True)
 @click.option('-C', '--config', metavar='FILE', envvar='REMOTETASK_CONFIG', show_envvar=True,
-              help='The configuration file of serve, frontend, processor and user.  Without one: the example task '
-                   '"echo", a database in ./var, and XML-RPC on http://127.0.0.1:8080/.')
+              help='The configuration file of the commands that read one.  Without one: the example task "echo", a '
+                   'database in ./var, and XML-RPC on http://127.0.0.1:8080/.')
 @click.version_option(local.VERSION, message='lovely.remotetask %(version)s')
 @click.pass_context
 def remotetask(context, config):
     """Run tasks elsewhere: durable jobs in a ZODB, asked for over XML-RPC.
 
-    serve, frontend and processor are the servers; they read a configuration file.  user says who may call.  All other
-    commands are clients: they talk to a frontend and read no file.
+    serve, frontend, processor and scheduler are the servers.  These, and pack, bench and user, read a configuration
+    file.  All other commands are clients: they talk to a frontend and need none.
 
     \b
     A first look, in two terminals:

@@ -29,7 +29,7 @@ def user(context):
     \b
     Example:
       $ remotetask -C remotetask.conf user add ann --role manage
-      $ remotetask --url https://ann:PASSWORD@example.org:8080/ jobs
+      $ remotetask jobs --url https://ann:PASSWORD@example.org:8080/
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
