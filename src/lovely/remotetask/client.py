@@ -147,7 +147,7 @@ class Client:
     def __init__(self, url, timeout=TIMEOUT, context=None):
         """Nothing is connected yet.
 
-        url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site@service.
+        url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site1/films.
             A user and a password may stand before the host: https://USER:PASSWORD@HOST/.
         timeout -- seconds that a call may take, repetitions included.
         context -- an `ssl.SSLContext` for https; default: one that trusts whom the system trusts.

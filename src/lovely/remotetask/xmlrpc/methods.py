@@ -256,7 +256,8 @@ def areOver(statuses, any):
 def getResult(service, jobid):
     """getResult(int jobid) -> mixed
 
-    What the task returned; nil as long as it has not.  A file arrives as base64, what XML-RPC cannot carry as text.
+    What the task returned; nil as long as it has not.  A file arrives as base64, and what XML-RPC cannot carry as the
+    nearest thing that it can.
     Faults: unknown job, result too large.
     """
     stored = service.jobs[jobid].stored('output')

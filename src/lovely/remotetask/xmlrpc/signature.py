@@ -13,7 +13,7 @@ from lovely.remotetask.xmlrpc.faults import WrongType
 
 #: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions,
 #: wait for something there.
-#: Of the kind before the last are functions that are called until they have done less than they might have; the sum is answered.
+#: Functions of the kind before the last are called until they have done less than they might have; the sum is answered.
 #: Each time they get the number of jobs that they may change, and the time of the call in UTC seconds: what ended after
 #: that is left alone, so that it comes to an end.
 NO_SERVICE, READS, WRITES, REPEATS, WAITS = 'no service', 'reads', 'writes', 'repeats', 'waits'
