@@ -44,8 +44,8 @@ class Hub:
     def subscribe(self, bell):
         """Have `bell`, a `threading.Event`, set after each commit; until `unsubscribe`, or until it is forgotten.
 
-        A bell may have an attribute `interest`, a set of object ids or None: of the commits of other processes only those
-        to one of these objects set it then, or all.
+        A bell may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
+        those to one of these objects set it then, or all.
         """
         with self._lock:
             self._bells.add(bell)

@@ -71,7 +71,8 @@ class Retry(RemoteTaskError):
 
     def __init__(self, after=None, reason='the task asks for another run'):
         """`after` is in seconds, None for what the retry policy says; `reason` is kept on the job."""
-        if after is not None and (isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after < 1e9):
+        if after is not None and (isinstance(after, bool) or not isinstance(after, (int, float))
+                                  or not 0 <= after < 1e9):
             raise ValueError(f'after: {after!r} is not a number of seconds')
         super().__init__(reason)
         self.after, self.reason = after, reason

@@ -1,4 +1,4 @@
-"""Stored data of older releases: brought up to date in steps, each of small transactions, so that they can be resumed."""
+"""Stored data of older releases: brought up to date in steps of small transactions, which can be resumed."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import itertools

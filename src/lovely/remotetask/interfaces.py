@@ -56,8 +56,8 @@ class ITask(Interface):
         jobid -- the id of the job, an int.
         input -- what was given to `ITaskService.add`; a copy, free to be changed.
 
-        Return the job's result: plain data, or anything that can be pickled, or a `files.File`.  What is written to the database in
-        here is committed together with the job's completion, or not at all.
+        Return the job's result: plain data, or anything that can be pickled, or a `files.File`.  What is
+        written to the database in here is committed together with the job's completion, or not at all.
         Raise `errors.TaskError` to end the job in ERROR at once, `errors.Retry` to have it run again; any other
         exception is retried by the retry policy, and ends in ERROR when its attempts are used up.
         """

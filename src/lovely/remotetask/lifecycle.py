@@ -231,7 +231,7 @@ def _addNew(service, schedule, now):
 
 
 def oldestShard(service):
-    """Return the number of the shard whose first id belongs to the job that was added first; None when all are empty."""
+    """Return the number of the shard whose first id is that of the job that was added first; None: all are empty."""
     oldest = None
     for number, shard in enumerate(service.shards):
         for jobid in shard.ready:

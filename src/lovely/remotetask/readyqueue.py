@@ -7,8 +7,8 @@ from zc.queue import Queue
 class ReadyQueue(Persistent):
     """Ids in buckets: `zc.queue.Queue` objects of some 256 ids, which a plain ZEO server merges.
 
-    A put writes the last bucket, a pull the first ones, or some that come after them.  This object itself is written only when a bucket is
-    appended or dropped, once in `bucketSize` puts or pulls.
+    A put writes the last bucket, a pull the first ones, or some that come after them.  This object itself is
+    written only when a bucket is appended or dropped, once in `bucketSize` puts or pulls.
 
     **No put is ever lost.**  One process may find the last bucket full and append another; a host may then empty the
     old bucket and drop it; a third process, whose snapshot is older than both, may put an id into the dropped bucket.

@@ -138,7 +138,7 @@ class Roster:
                 self._telling = any(run.control.progress != run.shown for run in self._runs)
 
     def overdue(self):
-        """Return the `Run`s whose time limit has just been found to be over; what they report is not wanted any more."""
+        """Return the `Run`s whose time limit has just been found to be over; what they report is not wanted."""
         moment, found = self.monotonic(), []
         with self._lock:
             for run in self._runs:
