@@ -387,6 +387,23 @@ class TestHosts(ProcessorCase):
         jobids.append(self.add('double', 3))
         self.assertEqual(claimed(cycles[3]), ([3], 0))      # at once: the others have no thread free
 
+    def test_so_do_hosts_that_have_something_to_do(self):
+        self.provide('double', lambda input: 2 * input)
+        first, second = (self.attached(name, threads=2) for name in 'ab')
+        for cycle in first, second:
+            self.manager.begin()
+            jobid = self.add('double', 1)
+            self.manager.begin()
+            self.service.ledgers[cycle.name].claim(jobid, 0)
+            self.service.shards[jobid >> BITS].ready.remove(jobid)
+            self.manager.commit()
+        jobid = self.add('double', 2)
+        self.assertEqual((second.turn([], 1)[0], second.freeBefore), ([], 1))
+        first.threads = 0                                   # it is about to stop
+        self.assertEqual(first.turn([], 0)[0], [])
+        claim, = second.turn([], 1)[0]
+        self.assertEqual((claim.jobid, second.freeBefore), (jobid, 0))
+
     def test_idle_hosts_do_not_wait_for_ever(self):
         self.provide('double', lambda input: 2 * input)
         jobid, _, second = self.add('double', 1), self.attached('a'), self.attached('b')

@@ -42,7 +42,7 @@ CLEANED = 200
 #: How many more ids of a queue are passed over at the most after a conflict.
 SKIP = 128
 
-#: Seconds after which an idle processor claims what others before it could have claimed; for each of these.
+#: Seconds after which a processor claims what others before it could have claimed; for each of these.
 PATIENCE = 0.2
 
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
@@ -69,7 +69,7 @@ class Cycle:
     path -- the path of the service, a tuple of names.
     name -- the name of the ledger; None for one made of the machine's name and a number.
     lease -- seconds after which a silent host is taken for dead by those on other machines.
-    threads -- how many threads run jobs, for the record; 0 for one that only schedules.
+    threads -- how many threads run jobs, for the record; 0 for one that only schedules, or is about to stop.
     schedule -- whether this processor may become the scheduler.
     ordered -- whether jobs are claimed in the order in which they were added, whatever their shards.
     """
@@ -176,6 +176,8 @@ class Cycle:
             ledger = service.ledgers[self.name]
             if ledger.owner is None or ledger.owner['token'] != self.owner['token']:
                 raise Deposed(f'{self.name!r} was taken over')
+            if ledger.owner.get('threads') != self.threads:
+                ledger.owner = dict(ledger.owner, threads=self.threads)
             now, moment = self.clock(), self.monotonic()
             for report in reports:
                 lifecycle.settle(service, ledger, report, now)
@@ -254,18 +256,19 @@ class Cycle:
             held, others = len(ledger.claimed), self._sharing + 1
             waiting = lifecycle.waiting(service, (want + held) * others)
             want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
-            skip += want * len(self._before) if held else self._leave(service, waiting, moment)
-            if skip >= waiting > 0:
-                if not held:
-                    return suspects, self._shard
-                skip = 0
+            left = self._leave(service, waiting, moment)
+            if left >= waiting > 0:
+                return suspects, self._shard
+            skip += left + (want * len(self._before) if held else 0)
+            if skip >= waiting:
+                skip = left
         claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
         return suspects + claims, shard
 
     def _leave(self, service, waiting, moment):
-        """Return how many waiting jobs an idle processor leaves to those before it: as many as they have free threads.
+        """Return how many waiting jobs are left to the processors before this one: as many as they have free threads.
 
-        Else each job would be claimed by all idle processors, and all but one of them meet a conflict.
+        Else each job would be claimed by all that have a free thread, and all but one of them meet a conflict.
         """
         free = [threads - len(service.ledgers[name].claimed) for name, threads in self._before] if waiting else []
         free = [threads for threads in free if threads > 0]

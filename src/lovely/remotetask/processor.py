@@ -146,6 +146,7 @@ class MultiProcessor:
         self._deadline = None if timeout is None else self.monotonic() + timeout
         self._stopping.set()
         self.running = False
+        self.cycle.threads = 0                  # so that nobody leaves jobs to this one
         self._bell.set()
         if wait is None and timeout is not None:
             wait = timeout + 2      # past the deadline the jobs that still run are given back, which takes a commit
@@ -155,6 +156,7 @@ class MultiProcessor:
         self.db.setPoolSize(max(self.db.getPoolSize(), 2 * self.maxThreads + 4))
         self.cycle.attach()
         self.running = True
+        self.cycle.threads = self.maxThreads
         self._stopping.clear()
         self._ended.clear()
         for bell in {id(hub): hub for hub in (hubOf(self.db), hubOf(self.cycle.db))}.values():
