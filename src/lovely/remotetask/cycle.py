@@ -323,6 +323,7 @@ class Cycle:
                    if name != self.name and not self._watch.isDead(name, ledger, moment)}
         working = [(name, count) for name, count in threads.items() if count]
         self._sharing, self._before = len(working), [each for each in working if each[0] < self.name]
+        self.freeBefore = min(self.freeBefore, len(self._before))
 
     def clean(self, keep):
         """Remove some of the jobs that ended long ago, in a transaction of its own; return how many.
