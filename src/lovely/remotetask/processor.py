@@ -200,16 +200,17 @@ class MultiProcessor:
                 raise
             except Exception as error:
                 failures += 1
+                if not self.running and self._late():       # the database may have been closed meanwhile
+                    log.warning('processing host %s: the database is away, and the time to stop is over: what it has '
+                                'claimed is run again by others, or when it is started again', self.cycle.name)
+                    log.debug('processing host %s: %s', self.cycle.name, error, exc_info=True)
+                    return
                 if not isDatabaseError(error):
                     log.exception('processing host %s: a transaction failed, it is tried again', self.cycle.name)
                 else:
                     log.debug('processing host %s: %s', self.cycle.name, error, exc_info=True)
                 if failures in (10, 100, 1000):
                     log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
-                if not self.running and self._late():
-                    log.warning('processing host %s: the database is away, and the time to stop is over: what it has '
-                                'claimed is run again by others, or when it is started again', self.cycle.name)
-                    return
                 # After a conflict it claims other jobs: no need to wait long.
                 shortly = isinstance(error, ConflictError) and failures < 10
                 time.sleep(pause(0 if shortly else failures, random.random()))
