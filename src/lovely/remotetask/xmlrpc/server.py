@@ -42,6 +42,9 @@ GREETERS = 2
 #: Seconds that a thread waits for more from a client before the connection is parked: far cheaper for a busy one.
 _LINGER = 0.01
 
+# Seconds between two looks of the thread that accepts connections at whether it is to stop.
+_STOP_LOOK = 0.05
+
 # Seconds until another file can be expected to be open.
 _PAUSE = 0.05
 
@@ -156,7 +159,7 @@ class Frontend(SimpleXMLRPCServer):
                 return
             self._serving = True
             self._lot.start()
-        self.serve_forever()
+        self.serve_forever(_STOP_LOOK)
 
     def stop(self, timeout=None):
         """Take no more connections and calls, and wait for the answers under way, `timeout` seconds at most.
