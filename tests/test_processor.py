@@ -324,10 +324,12 @@ class TestHosts(ProcessorCase):
             self.assertEqual(self.service.schedule.keeper, keeper)
 
     def test_only_what_matters_wakes(self):
-        with temporaryZEO() as zeo, contextlib.closing(DB(zeo.storage())) as db, \
-                contextlib.closing(DB(zeo.storage())) as other, \
-                contextlib.closing(Cycle(other, PATH, 'a')) as cycle:
+        with contextlib.ExitStack() as stack:
+            zeo = stack.enter_context(temporaryZEO())
+            db = stack.enter_context(contextlib.closing(DB(zeo.storage())))
             install(db)
+            other = stack.enter_context(contextlib.closing(DB(zeo.storage())))      # now: it is to see the service
+            cycle = stack.enter_context(contextlib.closing(Cycle(other, PATH, 'a')))
             cycle.attach()
             cycle.turn([], 0)
             bell, all = threading.Event(), threading.Event()

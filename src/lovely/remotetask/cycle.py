@@ -259,9 +259,8 @@ class Cycle:
             left = self._leave(service, waiting, moment)
             if left >= waiting > 0:
                 return suspects, self._shard
-            skip += left + (want * len(self._before) if held else 0)
-            if skip >= waiting:
-                skip = left
+            place = skip + (want * len(self._before) if held else 0)
+            skip = left + place % max(1, waiting - left - want + 1)
         claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
         return suspects + claims, shard
 

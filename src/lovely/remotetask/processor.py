@@ -64,6 +64,9 @@ PRECEDENCE = 0.01
 #: Seconds of the pause after the first conflict or failure of the database, and the longest one.
 PAUSE, LONGEST_PAUSE = 0.01, 2.0
 
+#: Of so many turns that fail in a row the last one claims nothing.
+CLAIMING = 4
+
 #: As how many failures a conflict counts when the task's jobs take turns here already.
 FAR = 3
 
@@ -194,7 +197,7 @@ class MultiProcessor:
             self._bell.clear()
             self._endOverdue()
             try:
-                if self._turn(reports):
+                if self._turn(reports, failures):
                     return
             except Deposed:
                 raise
@@ -243,8 +246,11 @@ class MultiProcessor:
             removed = CLEANED                   # most likely a conflict: go on where it ended
         self._cleanAt = self.monotonic() + (CLEAN_PAUSE if removed >= CLEANED else CLEAN_LOOK)
 
-    def _turn(self, reports):
+    def _turn(self, reports, failures):
         """Go once through the cycle, and take what it has settled out of `reports`; return whether that was the last.
+
+        failures -- how often that has failed in a row.  Most likely others claim the same jobs: now and then it claims
+            none, so that what has ended is reported, and the others hear of this processor.
 
         Of two clients of one database each may have seen what the other one has not: what is reported is only settled
         when it can be seen.
@@ -255,14 +261,15 @@ class MultiProcessor:
         seen = [report for report in reports if getattr(report, 'tid', b'') <= tid]
         unseen = [report for report in reports if getattr(report, 'tid', b'') > tid] if len(seen) < len(reports) else []
         look = self._roster.look()
-        claims, gone = self.cycle.turn(seen, self._want(len(seen)) if self.running else 0, *look)
+        claiming = failures % CLAIMING < CLAIMING - 1
+        claims, gone = self.cycle.turn(seen, self._want(len(seen)) if self.running and claiming else 0, *look)
         if seen:
             reports[:] = unseen
             hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
         self._roster.confirm(look)
         self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
         self._roster.add(claims, self._ledgerTid())
-        if self.cycle.paused and self._returnWaiting():
+        if self.cycle.paused and self._returnWaiting() or not claiming:
             self._bell.set()
         return not self.running and (not reports or self._late()) and self._finished()
 
