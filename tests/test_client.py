@@ -494,7 +494,10 @@ class TestRepetition(ScriptCase):
         self.assertEqual(pauseAfter(HttpError('', 503, 'Busy', 0), 1, True, True), 0.2)
         broken, refused = ConnectionBroken('', ''), NotConnected('', '', refused=True)
         self.assertEqual([pauseAfter(broken, 0, True, True), pauseAfter(broken, 0, False, True)], [0, None])
+        self.assertEqual([pauseAfter(broken, 2, True, False), pauseAfter(broken, 3, True, False)], [0.4, None])
+        self.assertEqual(pauseAfter(broken, 9, True, True), clientModule.LONGEST_PAUSE)
         self.assertEqual([pauseAfter(refused, 0, False, True), pauseAfter(refused, 0, True, False)], [0.1, None])
+        self.assertEqual(pauseAfter(refused, 1, True, False), 0.2)          # there was one that broke off
         self.assertIsNone(pauseAfter(NotConnected('', 'no such host'), 0, True, True))
         self.assertIsNone(pauseAfter(NoAnswer('', 60), 0, True, True))
 

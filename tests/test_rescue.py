@@ -455,6 +455,7 @@ class TestRunning(ProcessorCase):
             self.assertEqual(self.statuses(jobid), ['error'])
         self.assertEqual(self.service.getError(jobid),
                          'TimeLimitExceeded: the run took longer than its time limit of 0.05 s')
+        go.set()
 
     def test_in_a_child_process(self):
         self.provide('pow', pow3, isolation='process')

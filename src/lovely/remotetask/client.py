@@ -40,6 +40,9 @@ TIMEOUT = 60.0
 #: Seconds before a call is repeated: the first time, the longest, and the growth.
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
 
+#: How often a call is repeated whose connection breaks where nobody has ever answered.
+STRANGE = 3
+
 #: Seconds that one call of `waitFor` waits when a method here waits longer; proxies cut connections that are silent.
 WAIT_STEP = 25.0
 #: The same where several calls of `waitFor` are needed to see all jobs.
@@ -95,20 +98,20 @@ def _onlyLooks(method):
     return method in METHODS and METHODS[method].access not in (WRITES, REPEATS)
 
 
-def pauseAfter(error, attempt, repeatable, known):
+def pauseAfter(error, attempt, repeatable, answered):
     """Return the seconds after which a call is to be made again that ended so; None: it is not.
 
     error -- an exception.
     attempt -- how often the call has been made before, 0 at first.
     repeatable -- whether it may be carried out twice.
-    known -- whether a front end has ever been seen there.
+    answered -- whether a front end has ever answered there.
     """
     pause = min(FIRST_PAUSE * PAUSE_GROWTH ** min(attempt, 100), LONGEST_PAUSE)     # a power may not overflow
     if isinstance(error, ConnectionBroken):
-        # Most likely a connection that was kept too long.
-        return (pause if attempt else 0) if repeatable else None
+        # Most likely a connection that was kept too long; or what is there is no front end, or has TLS, or has none.
+        return (pause if attempt else 0) if repeatable and (answered or attempt < STRANGE) else None
     if isinstance(error, NotConnected):
-        return pause if error.refused and known else None
+        return pause if error.refused and (answered or attempt) else None
     if isinstance(error, HttpError) and error.status in _TOO_BUSY:
         return max(pause, error.retryAfter or 0)
     if isinstance(error, RemoteFault) and (
@@ -133,6 +136,7 @@ class Client:
     repeated: methods that just look, and `add` and `addMany`, which send a key with each job, one of their own making
     unless the caller gives one: the same key again adds nothing, and gives the same id.  All other methods are sent
     once, over a new connection, as one that was kept may be closed by the other side just when it is used again.
+    Where nobody has ever answered, a connection that breaks is met by a few more only.
 
     All methods but `close` raise:
 
@@ -192,7 +196,7 @@ class Client:
             try:
                 return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
             except errors.RemoteTaskError as error:
-                pause = pauseAfter(error, attempt, repeatable, attempt > 0 or self._server.answered)
+                pause = pauseAfter(error, attempt, repeatable, self._server.answered)
                 if pause is None:
                     raise
                 pause *= random.uniform(1, 1.5)             # not all who were sent away come back together
