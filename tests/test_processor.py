@@ -371,8 +371,8 @@ class TestHosts(ProcessorCase):
         self.assertEqual(claimed(second, 2), [3, 4])        # the first one has a thread free
         self.assertEqual(claimed(third, 2), [6, 7])         # and so has the second: of 2, 5, 6, ... two are theirs
         self.assertEqual(claimed(first, 2), [2, 5])
-        self.assertEqual(claimed(second, 2), [10, 11])      # busy: two places for the first, who may want as many
-        self.assertEqual(claimed(third, 2), [14, 15])
+        self.assertEqual(claimed(second, 2), [72, 73])      # busy: the next 64 are for the first
+        self.assertEqual(claimed(third, 2), [138, 139])
 
     def test_idle_hosts_leave_jobs_to_those_before_them(self):
         self.provide('double', lambda input: 2 * input)

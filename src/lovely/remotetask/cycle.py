@@ -42,6 +42,9 @@ CLEANED = 200
 #: How many more ids of a queue are passed over at the most after a conflict.
 SKIP = 128
 
+#: How many ids, at least, a busy processor leaves to each one before it.
+PLACE = 64
+
 #: Seconds after which a processor claims what others before it could have claimed; for each of these.
 PATIENCE = 0.2
 
@@ -254,12 +257,13 @@ class Cycle:
             # If there are others, no more than a fair share of all, once the threads have something to do; and each
             # at a place of its own.
             held, others = len(ledger.claimed), self._sharing + 1
-            waiting = lifecycle.waiting(service, (want + held) * others)
+            stride = max(want, PLACE)
+            waiting = lifecycle.waiting(service, (stride + held) * others)
             want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
             left = self._leave(service, waiting, moment)
             if left >= waiting > 0:
                 return suspects, self._shard
-            place = skip + (want * len(self._before) if held else 0)
+            place = skip + (stride * len(self._before) if held else 0)
             skip = left + place % max(1, waiting - left - want + 1)
         claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
         return suspects + claims, shard
