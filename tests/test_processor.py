@@ -24,6 +24,7 @@ from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processor import CLAIMING
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
@@ -353,10 +354,29 @@ class TestHosts(ProcessorCase):
                 self.assertFalse(rings(change))
             for change in (lambda service: jobids.append(service.add('double')),
                            lambda service: service.startJob(jobids[0]),
-                           lambda service: service.cancel(jobids[0]),
-                           lambda service: service.addCronJob('double', delay=5),
+                           lambda service: service.addCronJob('double', delay=5)):
+                self.assertTrue(rings(change))
+            seen = threading.Event()
+            hubOf(db).subscribe(seen)
+            claims, _ = cycle.turn([], 2)
+            self.assertEqual({claim.jobid for claim in claims}, set(jobids))
+            bell.interest = cycle.interest
+            self.assertTrue(seen.wait(20))
+            for change in (lambda service: service.cancel(jobids[0]),           # writes no queue
                            lambda service: service.pause()):
                 self.assertTrue(rings(change))
+
+    def test_after_many_conflicts_a_turn_claims_nothing(self):
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.add('double', 1)
+        processor = MultiProcessor(self.db, PATH)
+        processor._attach()
+        self.addCleanup(processor.cycle.close)
+        for failures, claimed in ((CLAIMING - 1, {}), (2 * CLAIMING - 1, {}), (CLAIMING, {jobid: 0})):
+            processor._bell.clear()
+            processor._turn([], failures)
+            self.assertEqual(processor.cycle.inFlight, claimed)
+            self.assertEqual(processor._bell.is_set(), not claimed)     # it goes on at once
 
     def test_hosts_claim_at_different_places(self):
         self.provide('double', lambda input: 2 * input)

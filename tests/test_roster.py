@@ -39,9 +39,10 @@ class TestTurns(unittest.TestCase):
 
     def meetConflicts(self, task='storm'):
         """Have runs of a task meet conflicts until they take turns."""
-        while not self.roster.takesTurns(task):
+        for _ in range(2):
             self.add(task)
             self.end(self.take(conflicts=2))
+        self.assertTrue(self.roster.takesTurns(task))
 
     def test_in_order(self):
         self.add('a', 'b', 'a', 'a')
