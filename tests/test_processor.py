@@ -16,11 +16,18 @@ from zoneinfo import ZoneInfo
 
 import transaction
 from lovely.remotetask import lifecycle
+from lovely.remotetask import processor as processing
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
+from lovely.remotetask.cycle import HELD_UP
+from lovely.remotetask.cycle import SLOWER
+from lovely.remotetask.cycle import WARM
 from lovely.remotetask.cycle import Cycle
+from lovely.remotetask.database import ClientLender
+from lovely.remotetask.database import Database
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.ledger import Ledger
@@ -281,7 +288,7 @@ class TestHosts(ProcessorCase):
 
     def attached(self, name, **arguments):
         """Return a cycle that looks at the others in each turn."""
-        seconds = itertools.count()
+        seconds = itertools.count(step=3)
         cycle = Cycle(self.db, PATH, name, monotonic=lambda: next(seconds), **arguments)
         self.addCleanup(cycle.close)
         cycle.attach()
@@ -433,6 +440,115 @@ class TestHosts(ProcessorCase):
         claim, = second.turn([], 1)[0]                      # the clock goes on by seconds
         self.assertEqual(claim.jobid, jobid)
 
+    def quick(self, name, pace=0.001):
+        """Return a cycle of which it is on record that its jobs are short."""
+        cycle = self.attached(name, threads=2)
+        self.finish(cycle, pace)
+        return cycle
+
+    def finish(self, cycle, pace):
+        """Have a cycle claim the next job, and report that it has ended."""
+        claim, = cycle.turn([], 1)[0]
+        cycle.pace = pace
+        cycle.turn([lifecycle.Outcome(claim.jobid, claim.run, COMPLETED, 1.0, 2.0)], 0)
+
+    def queue(self, number):
+        self.manager.begin()
+        for _ in range(number):
+            self.service.add('double', 1)
+        self.manager.commit()
+
+    def test_short_jobs_are_left_to_those_that_do_them(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(401)
+        first, second = self.quick('a'), self.attached('b', threads=2)
+        self.assertEqual((second.turn([], 2)[0], second.freeBefore), ([], 1))
+        self.queue(200)
+        self.assertEqual(len(second.turn([], 2)[0]), 2)     # 600 are more than the first one is to do alone
+        self.assertEqual(len(first.turn([], 600)[0]), 299)        # of 598
+
+    def test_more_hosts_than_help_are_spared(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(1000)
+        first, second = self.quick('a'), self.attached('b', threads=2)
+        self.finish(second, 0.001)
+        third, fourth = (self.attached(name, threads=2) for name in 'cd')
+        queues = {queue._p_oid for queue in lifecycle.queues(self.service)}
+        third.turn([], 0)
+        self.assertLessEqual(queues, third.interest)
+        for cycle in third, fourth:
+            self.assertEqual(cycle.turn([], 2)[0], [])
+            self.assertFalse(queues & cycle.interest)
+            self.assertIn(self.service._p_oid, cycle.interest)
+        # One of those that work gets on no longer: it says so.
+        self.manager.begin()
+        serial = self.service._p_serial
+        first.busy, first.pace = HELD_UP, HELD_UP
+        first.turn([], 0)
+        self.manager.begin()
+        self.service.paused
+        self.assertNotEqual(self.service._p_serial, serial)
+        self.assertEqual(len(third.turn([], 2)[0]), 2)
+        self.assertLessEqual(queues, third.interest)
+
+    def test_that_jobs_take_longer_is_told_after_a_while(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(6)
+        cycle, seconds = self.quick('a'), [0.0]
+        cycle.monotonic = lambda: seconds[0]
+
+        def told():
+            self.manager.begin()
+            return self.service.ledgers['a'].owner['pace']
+
+        for pace, moment, expected in (
+                (0.0011, 0.0, 0.001), (0.1, 1.0, 0.001), (0.1, SLOWER, 0.001), (0.1, SLOWER + 1.1, 0.1),
+                (0.01, SLOWER + 1.1, 0.01)):        # quicker: at once
+            seconds[0] = moment
+            self.finish(cycle, pace)
+            self.assertEqual(told(), expected)
+
+    def test_long_jobs_after_short_ones_are_shared(self):
+        begun = threading.Barrier(8)
+        self.provide('double', lambda input: 2 * input)
+        self.provide('meet', lambda input: begun.wait(20) and None)
+        for name in 'ab':
+            self.start(name=name, maxThreads=4)
+        self.manager.begin()
+        jobids = [self.service.add('double', number) for number in range(300)]
+        self.manager.commit()
+        self.statuses(*jobids)
+        jobids = [self.service.add('meet') for _ in range(8)]
+        self.manager.commit()
+        self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+
+    def test_the_end_of_a_neighbour_is_seen_at_once(self):
+        self.provide('double', lambda input: 2 * input)
+        neighbour = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
+        self.addCleanup(neighbour.stdin.close)
+        self.addCleanup(neighbour.wait)
+        self.addCleanup(neighbour.kill)
+        jobid = self.add('double', 1)
+        ledger = self.service.ledgers['b'] = Ledger()
+        ledger.owner = dict(rescue.identity(), pid=neighbour.pid, started=rescue._startOf(neighbour.pid))
+        self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
+        ledger.claim(jobid, 0)
+        self.manager.commit()
+        cycle = Cycle(self.db, PATH, 'c', monotonic=lambda: 1.0)
+        self.addCleanup(cycle.close)
+        cycle.attach()
+        cycle.turn([], 0)
+        self.assertTrue(cycle.hasNeighbours)
+        self.assertFalse(cycle.lookAtNeighbours())
+        processor = self.start(name='a', lease=1000)        # without a look it would do nothing for 30 seconds
+        until = threading.Event()
+        while not processor.cycle.hasNeighbours:
+            until.wait(0.01)
+        neighbour.kill()
+        self.assertEqual(self.statuses(jobid), ['completed'])
+        self.assertTrue(cycle.lookAtNeighbours())
+        neighbour.wait()
+
     def test_name_of_a_living_host(self):
         processor = self.start(name='a')
         with self.assertRaises(NameTaken):
@@ -511,6 +627,83 @@ class TestHosts(ProcessorCase):
         go.set()
         self.start()
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
+
+
+class TestClients(unittest.TestCase):
+    """The clients of a database server that a process has open."""
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        server = temporaryZEO()
+        self.zeo = server.__enter__()
+        self.addCleanup(server.__exit__, None, None, None)
+
+    def database(self):
+        database = Database(self.zeo.database)
+        self.addCleanup(database.close)
+        return database
+
+    def test_lent_while_somebody_has_it(self):
+        database = self.database()
+        beside = database.beside
+        first, second = beside.borrow(), beside.borrow()
+        self.assertIs(first, second)
+        self.assertIsNot(first, database.db)
+        storage = first.storage
+        beside.giveBack()
+        self.assertTrue(storage.is_connected())
+        beside.giveBack()
+        self.assertFalse(storage.is_connected())
+        self.assertIsNot(beside.borrow(), first)
+
+    def test_closed_at_the_end_though_somebody_has_it(self):
+        database = self.database()
+        storage = database.beside.borrow().storage
+        self.assertTrue(storage.is_connected())
+        database.close()
+        self.assertFalse(storage.is_connected())
+        database.beside.giveBack()
+
+    def test_other_databases_have_one_client(self):
+        with contextlib.closing(Database(lambda: DB(None))) as database:
+            self.assertIs(database.beside.borrow(), database.db)
+            database.beside.giveBack()
+            database.db.open().close()
+
+    def test_idle_hosts_have_one_client(self):
+        provideUtility(SimpleTask(lambda input: 2 * input), name='double')
+        self.addCleanup(setattr, processing, 'REST', processing.REST)
+        processing.REST = 0.1
+        databases = [self.database() for _ in range(WARM + 2)]
+        install(databases[0].db)
+        opened, closed, hosts = [], threading.Event(), []
+        for number, database in enumerate(databases[1:]):
+            # Each one but the last knows of those before it when it starts; and that one is to give its client back.
+            if number == WARM:
+                open, close = database._open, database._shut
+                database.beside = ClientLender(lambda: opened.append(1) or open(), lambda db: (close(db), closed.set()))
+            hosts.append(MultiProcessor(database.db, PATH, name=f'host-{number}', tasks=database.beside))
+            hosts[-1].start()
+            self.addCleanup(hosts[-1].stop, 20)
+        self.assertTrue(closed.wait(20))
+        self.assertEqual(opened, [1])
+        for host in hosts[:-1]:
+            self.assertTrue(host.stop(20))
+        bell = threading.Event()
+        hubOf(databases[0].db).subscribe(bell)
+        manager = transaction.TransactionManager()
+        with contextlib.closing(databases[0].db.open(manager)) as connection:
+            for attempt in manager.attempts(10):
+                with attempt:
+                    service = connection.root()['Application']['TaskService']
+                    jobid = service.add('double', 4)
+            while service.getStatus(jobid) not in FINAL:
+                self.assertTrue(bell.wait(20))
+                bell.clear()
+                manager.begin()
+            self.assertEqual(service.getResult(jobid), 8)
+            manager.abort()
+        self.assertEqual(opened, [1, 1])
 
 
 class TestSimpleProcessor(ProcessorCase):

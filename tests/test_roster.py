@@ -3,6 +3,7 @@
 import unittest
 
 from lovely.remotetask.lifecycle import Claim
+from lovely.remotetask.roster import ENDED
 from lovely.remotetask.roster import TURNS
 from lovely.remotetask.roster import Roster
 
@@ -82,3 +83,47 @@ class TestTurns(unittest.TestCase):
             self.add('a')
             self.end(self.take())
         self.assertEqual(self.roster._conflicts, {})
+
+
+class TestPace(unittest.TestCase):
+
+    def setUp(self):
+        self.now, self.number = 0.0, 0
+        self.roster = Roster(lambda: None, lambda: self.now)
+
+    def take(self):
+        self.number += 1
+        self.roster.add([Claim(self.number, 0, 0, 'task', None)], b'')
+        run, _ = self.roster.take()
+        return run
+
+    def end(self, run, seconds, cold=False):
+        self.now, run.cold = self.now + seconds, cold
+        self.roster.end(run, None)
+
+    def test_first_runs_do_not_count(self):
+        self.end(self.take(), 3.0, cold=True)
+        self.assertIsNone(self.roster.pace(2))
+        self.end(self.take(), 1.0)
+        self.assertEqual(self.roster.pace(2), 1.0)
+        self.end(self.take(), 3.0, cold=True)
+        self.assertEqual(self.roster.pace(2), 1.0)
+
+    def test_all_threads_are_busy(self):
+        self.end(self.take(), 1.0)
+        first = self.take()
+        self.now += 5
+        self.assertIsNone(self.roster.fullSince(2))
+        self.assertEqual(self.roster.pace(2), 1.0)
+        self.take()
+        self.assertEqual(self.roster.fullSince(2), 6.0)
+        self.now += 4
+        self.assertEqual(self.roster.pace(2), 4.0)
+        self.end(first, 0)
+        self.assertIsNone(self.roster.fullSince(2))
+
+    def test_nothing_for_a_while(self):
+        self.assertIsNone(self.roster.take(0.01))
+        self.roster.close()
+        self.assertIs(self.roster.take(0.01), ENDED)
+

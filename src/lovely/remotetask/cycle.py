@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import random
 import socket
 import threading
@@ -32,6 +33,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Seconds between two looks at whether other hosts are alive, and at what they do.
 LOOK = 0.3
 
+#: Seconds between two looks of an idle processor at how many others there are: when jobs wait, and when there are none.
+SURVEY, IDLE_SURVEY = 2.0, 60.0
+
 #: How many living processors each one watches: those that come after it, by name.  So many must end at once, with
 #: those that watch them, to be noticed later than one.
 WATCHED = 3
@@ -45,8 +49,23 @@ SKIP = 128
 #: How many ids, at least, a busy processor leaves to each one before it.
 PLACE = 64
 
-#: Seconds after which a processor claims what others before it could have claimed; for each of these.
+#: Seconds after which a processor claims what others before it could have claimed, but did not; for each of these.
 PATIENCE = 0.2
+
+#: So many processors come before one that may sleep while those do what there is: they are likely to get the next job.
+WARM = 2
+
+#: Jobs per second from which on a processor does what waits as quickly without help: what it takes to share them is more
+#: than the jobs themselves.  What it does at the most, however short they are.  And what all together do: with more
+#: processors it would not be more, as all write to one database.
+SHORT, RATE, ENOUGH = 500, 2000, 4000
+
+#: Seconds for which a processor may be busy with short jobs that wait, before others are to help it.
+AT_ONCE = 0.25
+
+#: Seconds for which jobs must have taken longer before others hear of it; but of a processor whose jobs were short, when
+#: no thread has got on for so many, others hear at once.
+SLOWER, HELD_UP = 2.0, 0.25
 
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
 ATTEMPTS = 10
@@ -63,6 +82,13 @@ def touched(txn):
     """
     return bool(txn._resources) or any(True for _ in txn.getBeforeCommitHooks()) \
         or any(True for _ in txn.getAfterCommitHooks())
+
+
+def rateOf(owner):
+    """Return how many jobs per second the owner of a ledger does, as far as is on record; 0 when they are not short."""
+    pace = owner and owner.get('pace')
+    rate = owner.get('threads', 1) / pace if pace else 0
+    return min(RATE, rate) if rate >= SHORT else 0
 
 
 class Cycle:
@@ -89,14 +115,25 @@ class Cycle:
         self._guarded = self._surveyed = self._beaten = float('-inf')
         self.interest = None            # ids of the objects whose changes are to wake this processor; None for any
         self._sharing = 0               # how many other processors run jobs
-        self._before = []               # names of those that come before this one, and how many threads they have
+        self._working = 0               # how many of these had claims when this was looked at
+        self._before = []               # names of those that come before this one
         self.freeBefore = 0             # how many of those had a thread free when jobs were seen to wait
-        self._left = None               # since when jobs are left to those, by the monotonic clock
-        self.hasNeighbours = False      # whether there are others on this machine, whose end can be seen at once
+        self._left = None               # since when jobs are left to those, by the monotonic clock; what they have written
+        self._spared = False            # whether those before it do what there is
+        self._neighbours = []           # owners of those watched on this machine, whose end can be seen at once
+        self.pace = None                # seconds that a job takes lately, for the record; None for unknown
+        self.busy = 0.0                 # for how many seconds all threads have been busy with the same jobs
+        self.isQuick = False            # whether others may leave jobs to this one because its jobs are short
+        self._slower = None             # since when they take longer than is on record, by the monotonic clock
         self._doubt = False             # whether the outcome of a commit is unknown
         self._shard, self._skip = random.randrange(SHARDS), 0
         self._manager = transaction.TransactionManager(explicit=True)
         self._connection = None
+
+    @property
+    def rank(self):
+        """How many processors come before this one, as far as is known: those get a job first."""
+        return len(self._before)
 
     def _service(self):
         return atPath(self._connection.root()[ROOT_NAME], self.path)
@@ -182,6 +219,7 @@ class Cycle:
             if ledger.owner.get('threads') != self.threads:
                 ledger.owner = dict(ledger.owner, threads=self.threads)
             now, moment = self.clock(), self.monotonic()
+            self._tellPace(service, ledger, bool(reports or long), moment)
             for report in reports:
                 lifecycle.settle(service, ledger, report, now)
             for jobid in long:
@@ -194,7 +232,8 @@ class Cycle:
             pause = min(LOOK, self.lease / 4)
             if moment - self._guarded >= pause:
                 self._guard(service, moment, now)
-            if moment - self._surveyed >= pause and (self.inFlight or lifecycle.isWaiting(service)):
+            if moment - self._surveyed >= (pause if self.inFlight else
+                                           SURVEY if lifecycle.isWaiting(service) else IDLE_SURVEY):
                 self._survey(service, moment)
             isKeeper = service.schedule.keeper == self.name
             more = isKeeper and lifecycle.tick(service, now)
@@ -208,7 +247,7 @@ class Cycle:
                 ledger._p_changed = True
             nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
             paused = service.paused
-            interest = lifecycle.interest(service, ledger)
+            interest, isQuick = lifecycle.interest(service, ledger, not self._spared), bool(rateOf(ledger.owner))
             if touched(self._manager.get()):
                 self._manager.commit()
                 if reports or beat:
@@ -224,13 +263,33 @@ class Cycle:
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
         self._shard, self._doubt, self.nextTime, self.paused = shard, False, nextTime, paused
-        self.interest = interest
+        self.interest, self.isQuick = interest, isQuick
         self._skip = 0
         for report in reports:
             if self.inFlight.get(report.jobid) == report.run:       # else it is of a run that was over before
                 del self.inFlight[report.jobid]
         self.inFlight.update((claim.jobid, claim.run) for claim in claims)
         return claims, gone
+
+    def _tellPace(self, service, ledger, writes, moment):
+        """Put on record how long a job takes, if that has changed much, with what is written in any case.
+
+        That jobs take longer may have a reason that passes, like others at work on this machine: those must not be
+        the more for it.  But when nothing ends for a while, others are to help at once.
+        """
+        if self.pace is None:
+            return
+        told = ledger.owner.get('pace', math.inf)
+        if self.pace < 2 * told:
+            self._slower = None
+        elif self._slower is None:
+            self._slower = moment
+        isSlower = self._slower is not None and moment - self._slower > SLOWER
+        wasQuick = rateOf(ledger.owner)
+        if writes and (isSlower or self.pace < told / 2) or self.busy >= HELD_UP and wasQuick:
+            ledger.owner = dict(ledger.owner, pace=self.pace)
+            if wasQuick and not rateOf(ledger.owner):
+                service._p_changed = True           # wakes those that this processor has spared
 
     def _mark(self, service, ledger, claims):
         """Put on record, before they are begun, the claims on suspects and on what must not be begun twice."""
@@ -242,6 +301,7 @@ class Cycle:
                 ledger.mark(claim.jobid, ALONE)
 
     def _claim(self, service, ledger, want, now, moment):
+        self._spared = False
         if want <= 0:
             return [], self._shard
         # One suspect at a time: if it ends its host, one knows who did.
@@ -256,34 +316,55 @@ class Cycle:
         if self._sharing and want:
             # If there are others, no more than a fair share of all, once the threads have something to do; and each
             # at a place of its own.
-            held, others = len(ledger.claimed), self._sharing + 1
+            # Those that do nothing leave short jobs to those that do them.
+            held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
-            waiting = lifecycle.waiting(service, (stride + held) * others)
+            room, taking, isQuick = self._room(service)
+            waiting = lifecycle.waiting(service, 1 if room == math.inf else room + (stride + held) * others)
             want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
-            left = self._leave(service, waiting, moment)
+            left = self._leave(room, taking, waiting, moment)
             if left >= waiting > 0:
+                self._spared = isQuick and self.rank >= WARM and not self.inFlight
                 return suspects, self._shard
             place = skip + (stride * len(self._before) if held else 0)
             skip = left + place % max(1, waiting - left - want + 1)
         claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
         return suspects + claims, shard
 
-    def _leave(self, service, waiting, moment):
-        """Return how many waiting jobs are left to the processors before this one: as many as they have free threads.
-
-        Else each job would be claimed by all that have a free thread, and all but one of them meet a conflict.
+    def _room(self, service):
+        """Return how many jobs the processors before this one do as quickly without its help, infinity for any number;
+        the serials of their ledgers; and whether one of them does short jobs.
         """
-        free = [threads - len(service.ledgers[name].claimed) for name, threads in self._before] if waiting else []
-        free = [threads for threads in free if threads > 0]
+        room, rate, taking, beginners = 0, 0.0, [], 0
+        for ledger in map(service.ledgers.get, self._before):
+            threads = ledger.owner.get('threads', 1) if ledger and ledger.owner else 0
+            if not threads:
+                continue                # it has ended, or is about to
+            can, claimed = rateOf(ledger.owner), len(ledger.claimed)
+            beginners += bool(claimed and 'pace' not in ledger.owner)
+            free = max(threads, int(can * AT_ONCE)) - claimed
+            if free > 0 or can:
+                room, rate = room + max(0, free), rate + can
+                taking.append(ledger._p_serial)
+        # Those of which nothing is known yet will be as quick as others are.
+        isQuick = rate > 0
+        return math.inf if isQuick and rate + beginners * RATE >= ENOUGH else room, taking, isQuick
+
+    def _leave(self, room, taking, waiting, moment):
+        """Return how many of the `waiting` jobs are left to the processors before this one.
+
+        Else each job would be claimed by all that have a free thread, and all but one of them meet a conflict; and
+        many would keep the database busy with what a few could do.
+        """
         if waiting:
-            self.freeBefore = len(free)
-        if not waiting or waiting > sum(free):
+            self.freeBefore = len(taking)
+        if not waiting or waiting > room:
             self._left = None
-        elif self._left is None:
-            self._left = moment
-        elif moment - self._left > PATIENCE * len(free):
+        elif self._left is None or self._left[1] != taking:
+            self._left = moment, taking
+        elif moment - self._left[0] > PATIENCE * len(taking):       # and none of them has done anything since
             return 0
-        return sum(free)
+        return min(room, waiting)
 
     def _adopt(self, service, ledger, reports, claims):
         """Return the claims in the ledger that this process does not know of: a commit whose answer was lost."""
@@ -300,14 +381,15 @@ class Cycle:
 
         Each is watched by some, and nobody by all: many hosts that do nothing are to cost little.
         """
-        self._guarded, alive, self.hasNeighbours = moment, 0, False
+        self._guarded, alive, self._neighbours = moment, 0, []
         names = list(service.ledgers)
         place = names.index(self.name)
         for name in names[place + 1:] + names[:place]:
             ledger = service.ledgers[name]
             if not self._watch.isDead(name, ledger, moment):
                 alive += 1
-                self.hasNeighbours = self.hasNeighbours or rescue.isGone(ledger.owner) is False
+                if rescue.isGone(ledger.owner) is False:
+                    self._neighbours.append(ledger.owner)
                 if alive == WATCHED:
                     break
                 continue
@@ -319,13 +401,26 @@ class Cycle:
         if self.schedule and service.schedule.keeper is None:
             service.schedule.keeper = self.name
 
+    @property
+    def hasNeighbours(self):
+        """Whether there are processors on this machine to be watched by this one."""
+        return bool(self._neighbours)
+
+    def lookAtNeighbours(self):
+        """Look at one of them; return whether it has ended.  Then the next turn sees to it.  Without a transaction."""
+        self._neighbours.append(self._neighbours.pop(0))
+        if not rescue.isGone(self._neighbours[-1]):
+            return False
+        self._guarded = float('-inf')
+        return True
+
     def _survey(self, service, moment):
         """See how many others run jobs, and which of these come before this processor."""
         self._surveyed = moment
-        threads = {name: ledger.owner.get('threads', 1) for name, ledger in service.ledgers.items()
-                   if name != self.name and not self._watch.isDead(name, ledger, moment)}
-        working = [(name, count) for name, count in threads.items() if count]
-        self._sharing, self._before = len(working), [each for each in working if each[0] < self.name]
+        working = [name for name, ledger in service.ledgers.items() if name != self.name
+                   and not self._watch.isDead(name, ledger, moment) and ledger.owner.get('threads', 1)]
+        self._sharing, self._before = len(working), [name for name in working if name < self.name]
+        self._working = sum(bool(service.ledgers[name].claimed) for name in working)
         self.freeBefore = min(self.freeBefore, len(self._before))
 
     def clean(self, keep):

@@ -37,6 +37,9 @@ def isDatabaseError(error):
 class Hub:
     """Everybody in this process who wants to be woken by a commit to one database."""
 
+    #: Whether commits of other processes are told of.
+    isTold = False
+
     def __init__(self):
         self._bells = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -107,6 +110,7 @@ def hubOf(db):
             adapter = getattr(db, '_mvcc_storage', None)
             if isinstance(db.storage, ClientStorage) and adapter is not None:
                 db.storage.registerDB(_Listener(adapter, hub, db.storage))
+                hub.isTold = True
         return hub
 
 
@@ -181,18 +185,78 @@ class Watchdog:
                             self._storage.getName(), self._hang)
 
 
+class Lender:
+    """Lends a database that is open anyway."""
+
+    #: Whether this is another client than the one that keeps the ledgers.
+    apart = False
+
+    def __init__(self, db):
+        self._db = db
+
+    def borrow(self):
+        """Return a `ZODB.DB`, for as long as `giveBack` is not called."""
+        return self._db
+
+    def giveBack(self):
+        """Be done with it: to be called once for each `borrow`, with all its connections closed."""
+
+
+class ClientLender(Lender):
+    """Lends a client of its own, which is open while somebody has it.
+
+    Each client of a ZEO server hears of each commit, which takes time on both sides: one that nobody needs is closed.
+    """
+
+    apart = True
+
+    def __init__(self, open, close):
+        """`open` returns a `ZODB.DB`, and `close` is called with it."""
+        self._open, self._close = open, close
+        self._lock = threading.Lock()
+        self._db, self._borrowers = None, 0
+
+    def borrow(self):
+        """See `Lender`.  Opening takes some time, and raises what the database raises."""
+        with self._lock:
+            if self._db is None:
+                self._db = self._open()
+            self._borrowers += 1
+            return self._db
+
+    def giveBack(self):
+        """See `Lender`."""
+        with self._lock:
+            self._borrowers -= 1
+            if self._borrowers or self._db is None:
+                return
+            db, self._db = self._db, None
+        self._close(db)
+
+    def close(self):
+        """Close the client even if somebody has it still."""
+        with self._lock:
+            db, self._db = self._db, None
+        if db is not None:
+            self._close(db)
+
+
 class Database:
     """An open database, and how to open it once more.
 
     db -- the `ZODB.DB`.
+    beside -- a `Lender` of the database for whoever must not be kept waiting by what goes on in `db`, or must not keep
+        that waiting.  All commits of one ZEO client wait for each other: with another client for the tasks a ledger is
+        not kept from being written by a task's long commit, which would make a living host look dead.
     """
 
     def __init__(self, open):
         """`open` is a callable that opens a `ZODB.DB`."""
         self._openOnce = open
-        self._watchdogs = []
+        self._watchdogs = {}
         self.db = self._open()
-        self._ledgerDB = None
+        isClient = isinstance(self.db.storage, ClientStorage)
+        self.beside = ClientLender(self._open, self._shut) if isClient else Lender(self.db)
 
     def _open(self):
         # Whoever opens an empty database first makes its root object; the others of a new deployment, which do so
@@ -207,26 +271,19 @@ class Database:
                 time.sleep(0.1)
         if isinstance(db.storage, ClientStorage):
             hubOf(db)                       # whose listener makes reconnecting safe
-            self._watchdogs.append(Watchdog(db.storage))
+            self._watchdogs[db] = Watchdog(db.storage)
         return db
 
-    def ledgerDB(self):
-        """Return the `ZODB.DB` for the threads that keep the ledgers.
-
-        All commits of one ZEO client wait for each other.  With a client of its own, a ledger is not kept from
-        being written by a task's long commit, which would make a living host look dead.
-        """
-        if self._ledgerDB is None:
-            self._ledgerDB = self._open() if isinstance(self.db.storage, ClientStorage) else self.db
-        return self._ledgerDB
+    def _shut(self, db):
+        if db in self._watchdogs:
+            self._watchdogs.pop(db).stop()
+        _close(db)
 
     def close(self):
         """Close what has been opened.  This takes some seconds at most, whatever the database does."""
-        while self._watchdogs:
-            self._watchdogs.pop().stop()
-        if self._ledgerDB not in (None, self.db):
-            _close(self._ledgerDB)
-        _close(self.db)
+        if self.beside.apart:
+            self.beside.close()
+        self._shut(self.db)
 
 
 def _close(db):

@@ -136,13 +136,15 @@ def waiting(service, most=None):
     return count
 
 
-def interest(service, ledger):
+def interest(service, ledger, claims=True):
     """Return the ids of the objects one of which is written whenever there is something new for the owner of a ledger.
 
     Those are the ends of the queues, what says whether and where the service is processed, and what cancels a job.
     None when some of them have no ids yet.
+
+    claims -- whether the owner is to look for jobs to claim; else without the queues that these are in.
     """
-    ends = [service.schedule.inbox, *queues(service)]
+    ends = [service.schedule.inbox, *(queues(service) if claims else ())]
     objects = [service, service.schedule, ledger, *ends, *(queue.last for queue in ends),
                *(shard.ledger for shard in service.shards)]
     oids = {each._p_oid for each in objects}

@@ -18,7 +18,10 @@ from lovely.remotetask.cycle import ATTEMPTS
 from lovely.remotetask.cycle import CLEANED
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import Deposed
+from lovely.remotetask.cycle import HELD_UP
+from lovely.remotetask.cycle import WARM
 from lovely.remotetask.cycle import touched
+from lovely.remotetask.database import Lender
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import RemoteTaskError
@@ -34,6 +37,7 @@ from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.lifecycle import Returned
+from lovely.remotetask.roster import ENDED
 from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
 from lovely.remotetask.sites import ROOT_NAME
@@ -55,11 +59,22 @@ STALE = 0.1
 #: Seconds between two looks for jobs to be removed, and between two transactions when there are many.
 CLEAN_LOOK, CLEAN_PAUSE = 10.0, 0.1
 
-#: Seconds between two turns of an idle processor that is not alone on its machine: so soon it sees that another died.
+#: Seconds between two turns of an idle processor that is told of the commits of others.
+TOLD = 5.0
+
+#: Seconds between two looks of an idle processor at others on its machine: so soon it sees that one of them died.
 NEIGHBOUR_LOOK = 0.4
 
-#: Seconds that an idle processor leaves to one with a free thread that comes before it; to n of them, n * n times that.
-PRECEDENCE = 0.01
+#: Seconds that an idle processor leaves to one with a free thread that comes before it; to n of them, n * n times that,
+#: but no more than the second.
+PRECEDENCE, LONGEST_PRECEDENCE = 0.01, 0.5
+
+#: Seconds after which a thread that has nothing to do gives its client of the database back; if more than WARM
+#: processors come before this one.
+REST = 30.0
+
+#: Seconds that a thread has to end when it runs nothing: it may be opening a client.
+LAST_JOIN = 3.0
 
 #: Seconds of the pause after the first conflict or failure of the database, and the longest one.
 PAUSE, LONGEST_PAUSE = 0.01, 2.0
@@ -84,7 +99,7 @@ class MultiProcessor:
     A job that does not write to the database gives its outcome to the cycle, which commits many together.  One that
     does is completed in its own transaction: what it wrote and its completion are committed together or not at all.
 
-    db -- the `ZODB.DB` that the tasks see.
+    db -- the `ZODB.DB`.
     servicePath -- names from the root folder down to the service, as `sites.pathOf` gives.
     waitTime -- seconds between two looks at an idle database.
     maxThreads -- how many jobs run at a time.
@@ -92,20 +107,20 @@ class MultiProcessor:
     lease -- seconds after which it may be taken for dead when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
     keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
-    ledgerDB -- a `ZODB.DB` of its own for the ledger (see `Database.ledgerDB`); default: `db`.
+    tasks -- a `Lender` of the database that the tasks see (see `Database.beside`); default: of `db`.
     """
 
     ordered = False
     threadName = 'remotetasks'
 
     def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, schedule=True, keep=None,
-                 ledgerDB=None, clock=time.time, monotonic=time.monotonic):
+                 tasks=None, clock=time.time, monotonic=time.monotonic):
         self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
         self.clock, self.monotonic = clock, monotonic
+        self._tasks = tasks or Lender(db)
         self.keep = dict(keep or {})
         self._cleanAt = float('-inf')           # when to look for jobs to be removed, by the monotonic clock
-        self.cycle = Cycle(ledgerDB or db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock,
-                           monotonic)
+        self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
         self.running = False
         self.threads = []
         self.thread = None
@@ -156,14 +171,12 @@ class MultiProcessor:
         return self._ended.wait(wait)
 
     def _attach(self):
-        self.db.setPoolSize(max(self.db.getPoolSize(), 2 * self.maxThreads + 4))
         self.cycle.attach()
         self.running = True
         self.cycle.threads = self.maxThreads
         self._stopping.clear()
         self._ended.clear()
-        for bell in {id(hub): hub for hub in (hubOf(self.db), hubOf(self.cycle.db))}.values():
-            bell.subscribe(self._bell)
+        hubOf(self.db).subscribe(self._bell)
 
     def _process(self):
         try:
@@ -182,9 +195,8 @@ class MultiProcessor:
             idle = self._roster.isIdle
             self._roster.close()
             for thread in self.threads:
-                thread.join(None if idle else 0.1)          # a task that does not end cannot be waited for
-            for hub in (hubOf(self.db), hubOf(self.cycle.db)):
-                hub.unsubscribe(self._bell)
+                thread.join(LAST_JOIN if idle else 0.1)     # a task that does not end cannot be waited for
+            hubOf(self.db).unsubscribe(self._bell)
             self.cycle.close()
             self._ended.set()
 
@@ -222,8 +234,18 @@ class MultiProcessor:
             if self.running and self.keep:
                 self._clean()
             self._bell.interest = self.cycle.interest
-            if self._bell.wait(self._idleTime()):
+            if self._wait(self._bell, self._idleTime()):
                 self._givePrecedence()
+
+    def _wait(self, event, seconds):
+        """Wait for an event, but no longer than until a processor of this machine ends; return whether it came."""
+        while True:
+            wait = min(seconds, NEIGHBOUR_LOOK) if self.cycle.hasNeighbours else seconds
+            if event.wait(wait):
+                return True
+            seconds -= wait
+            if seconds <= 0 or self.cycle.lookAtNeighbours():
+                return False
 
     def _givePrecedence(self):
         """Idle: wait a little before looking at what somebody has committed, if others may claim what has come.
@@ -232,7 +254,7 @@ class MultiProcessor:
         would look, again and again, at what a single one does.
         """
         if not self.cycle.inFlight and self._roster.isIdle:
-            self._stopping.wait(min(PRECEDENCE * self.cycle.freeBefore ** 2, self._idleTime()))
+            self._wait(self._stopping, min(PRECEDENCE * self.cycle.freeBefore ** 2, LONGEST_PRECEDENCE, self._idleTime()))
 
     def _clean(self):
         """Remove jobs that are old enough: a few at a time, so that nobody waits for it."""
@@ -255,7 +277,10 @@ class MultiProcessor:
         Of two clients of one database each may have seen what the other one has not: what is reported is only settled
         when it can be seen.
         """
-        self._returnWaiting(WAITING_LOOK)           # jobs take longer than was thought, and others may be free
+        self.cycle.pace, full = self._roster.pace(self.maxThreads), self._roster.fullSince(self.maxThreads)
+        self.cycle.busy = 0.0 if full is None else self.monotonic() - full
+        # What waits goes back when jobs take longer than was thought: others may be free.
+        self._returnWaiting(None if self.cycle.isQuick and self.cycle.busy >= HELD_UP else WAITING_LOOK)
         reports += self._roster.takeReports()
         tid = self._ledgerTid()
         seen = [report for report in reports if getattr(report, 'tid', b'') <= tid]
@@ -274,7 +299,7 @@ class MultiProcessor:
         return not self.running and (not reports or self._late()) and self._finished()
 
     def _ledgerTid(self):
-        return b'' if self.db is self.cycle.db else self.cycle.db.lastTransaction()
+        return self.db.lastTransaction() if self._tasks.apart else b''
 
     def _endOverdue(self):
         """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
@@ -304,11 +329,14 @@ class MultiProcessor:
         return threads - (len(self.cycle.inFlight) - ended)
 
     def _idleTime(self):
-        wait = min(self.waitTime, self.cycle.lease / 4, NEIGHBOUR_LOOK if self.cycle.hasNeighbours else self.waitTime)
+        wait = min(max(TOLD, self.waitTime) if hubOf(self.db).isTold else self.waitTime, self.cycle.lease / 4)
         if not self.running and self._deadline is not None:
             wait = min(wait, self._deadline - self.monotonic())
         if self.cycle.nextTime is not None:
             wait = min(wait, self.cycle.nextTime - self.clock())
+        if self.cycle.isQuick and self.cycle.inFlight:
+            full = self._roster.fullSince(self.maxThreads)
+            wait = min(wait, HELD_UP - (0.0 if full is None else self.monotonic() - full))
         moments = [self._roster.nextMoment(), self._cleanAt if self.keep and self.running else None]
         for moment in moments:
             if moment is not None:
@@ -334,11 +362,17 @@ class MultiProcessor:
     # The threads that run jobs
 
     def _work(self):
-        connection = self.db.open()
+        connection, cold = self._connect(), True
         try:
-            while taken := self._roster.take():
+            while (taken := self._roster.take(REST if connection else None)) is not ENDED:
+                if taken is None:               # nothing to do for a while
+                    if self._tasks.apart and self.cycle.rank >= WARM:
+                        connection, cold = self._disconnect(connection), True
+                    continue
                 run, waited = taken
+                run.cold, cold = cold, False
                 try:
+                    connection = connection or self._connect()
                     with running(run.control):
                         report = self._run(connection, run.claim, waited > STALE, run)
                 except BaseException as error:
@@ -348,7 +382,27 @@ class MultiProcessor:
                 self._roster.end(run, report)
         finally:
             transaction.abort()
+            self._disconnect(connection)
+
+    def _connect(self):
+        """Return a connection to the tasks' database, as soon as there is one; None at the end."""
+        failures = 0
+        while not self._roster.closed:
+            try:
+                db = self._tasks.borrow()
+                db.setPoolSize(max(db.getPoolSize(), 2 * self.maxThreads + 4))
+                return db.open()
+            except Exception as error:          # each kind of storage has errors of its own
+                failures += 1
+                log.log(logging.WARNING if failures == 10 else logging.DEBUG,
+                        'processing host %s waits for a client of the database for its tasks: %s', self.name, error)
+                time.sleep(pause(failures, random.random()))
+
+    def _disconnect(self, connection):
+        """Give the connection back, and with the last one the client."""
+        if connection is not None:
             connection.close()
+            self._tasks.giveBack()
 
     def _run(self, connection, claim, look, run=None):
         """Run a job until its end is on record or known; return an `Outcome` or `Recorded`.
@@ -357,20 +411,21 @@ class MultiProcessor:
         run -- where its time limit and retry policy are noted; None for nowhere.
         """
         failures = 0
-        while True:
+        while connection is not None:
             if run is not None:
-                self._awaitTransaction(run.tid)
+                self._awaitTransaction(connection, run.tid)
+                run.began = run.began if failures else self.monotonic()
             txn = transaction.begin()
             try:
                 service = atPath(connection.root()[ROOT_NAME], self.servicePath)
                 if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
-                    return self._recorded(claim)            # cancelled, or somebody else's by now
+                    return self._recorded(connection, claim)            # cancelled, or somebody else's by now
                 if run is not None and run.policy is None:
                     task = queryTask(service, claim.task)
                     run.policy, run.limit = policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
                     if run.limit is not None:
                         self._bell.set()        # it is to look in time
-                return self._attempt(service, claim, txn)
+                return self._attempt(connection, service, claim, txn)
             except Exception as error:
                 if not isDatabaseError(error):
                     transaction.abort()
@@ -386,20 +441,21 @@ class MultiProcessor:
                 setSite(None)
             look = True
             if self._late() and not self.running:
-                return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
+                break
             time.sleep(pause(failures, random.random()))
+        return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
 
-    def _awaitTransaction(self, tid):
+    def _awaitTransaction(self, connection, tid):
         """Wait until the tasks' database has seen what the ledger's has, or the time to stop is over.
 
         Of two clients of one server one may be some tenths of a millisecond behind, or, after an outage, seconds.
         """
         wait = 0.0001
-        while self._tid() < tid and (self.running or not self._late()):
+        while self._tid(connection) < tid and (self.running or not self._late()):
             time.sleep(wait)
             wait = min(2 * wait, 0.02)
 
-    def _attempt(self, service, claim, txn):
+    def _attempt(self, connection, service, claim, txn):
         setSite(nearestSite(service))
         try:
             input = plainCopy(claim.input)
@@ -421,9 +477,9 @@ class MultiProcessor:
                 return outcome._replace(output=output)
         except NotPlain:
             pass
-        return self._complete(service, claim, outcome)
+        return self._complete(connection, service, claim, outcome)
 
-    def _complete(self, service, claim, outcome):
+    def _complete(self, connection, service, claim, outcome):
         """Commit the outcome together with what the task wrote."""
         job = service.jobs.get(claim.jobid)
         if lifecycle.holds(job, claim):
@@ -437,17 +493,17 @@ class MultiProcessor:
                 final = TaskError(f'what the task gives cannot be stored: {type(error).__name__}: {error}')
                 final.__cause__ = error
                 return failed(claim, final, outcome.started, outcome.ended, self.cycle.name)
-        return self._recorded(claim)
+        return self._recorded(connection, claim)
 
-    def _recorded(self, claim):
-        return Recorded(claim.jobid, claim.run, self._tid())
+    def _recorded(self, connection, claim):
+        return Recorded(claim.jobid, claim.run, self._tid(connection))
 
-    def _tid(self):
+    def _tid(self, connection):
         """Return the last transaction that the tasks' database has seen; nothing where it is the ledger's as well.
 
         There is nothing to wait for then, and asking would wait for whoever commits.
         """
-        return b'' if self.db is self.cycle.db else self.db.lastTransaction()
+        return connection.db().lastTransaction() if self._tasks.apart else b''
 
     # By hand
 

@@ -21,6 +21,10 @@ PROGRESS_PAUSE = 1.0
 TURNS_FROM, LAST_WEIGHT, TURNS = 0.3, 0.1, 100
 
 
+#: What `Roster.take` returns when there will be no more.
+ENDED = 'ended'
+
+
 class Run:
     """A run that goes on in one of the threads."""
 
@@ -28,6 +32,7 @@ class Run:
     over = False                    # whether its time limit is over: somebody else has reported that
     marked = False                  # whether it is on record that it runs
     shown = None                    # the progress that has been written
+    cold = False                    # whether it is the first one in its connection, which takes longer than others
     conflicts = 0                   # how often it has been repeated because of a conflict
 
     def __init__(self, claim, tid, began, onProgress):
@@ -59,7 +64,7 @@ class Roster:
         self._waiting = collections.deque()     # (claim, tid, moment it was added)
         self._runs = set()
         self._reports = []
-        self._closed = False
+        self.closed = False                     # whether nothing will be taken any more
         self._told = float('-inf')              # when progress was written last
         self._telling = False                   # whether there is more to write
         self._conflicts = {}                    # name of a task that has met conflicts -> how many in a run, lately
@@ -86,13 +91,18 @@ class Roster:
             self._waiting.clear()
             return claims
 
+    def fullSince(self, threads):
+        """Return since when all of so many threads are busy, by the monotonic clock; None when they are not."""
+        runs = self.runs()
+        return max(run.began for run in runs) if runs and len(runs) >= threads else None
+
     def pace(self, threads):
         """Return how many seconds a job takes: those that have ended, or those that keep all `threads` busy; or None.
         """
-        moment, runs = self.monotonic(), self.runs()
-        if self.average is None or len(runs) < threads or not runs:
+        full = self.fullSince(threads)
+        if self.average is None or full is None:
             return self.average
-        return max(self.average, min(moment - run.began for run in runs))
+        return max(self.average, self.monotonic() - full)
 
     def takeReports(self):
         """Return the reports of what has ended, and forget them."""
@@ -169,19 +179,23 @@ class Roster:
     def close(self):
         """Have the threads end when they have nothing to run any more."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             self._waiting.clear()
             self._ready.notify_all()
 
     # For the threads that run jobs
 
-    def take(self):
-        """Wait for a claim; return its `Run` and the seconds that it has waited here, or None at the end."""
+    def take(self, timeout=None):
+        """Wait for a claim; return its `Run` and the seconds that it has waited here, or `ENDED`.
+
+        timeout -- seconds after which None is returned when there was nothing; None for never.
+        """
         with self._lock:
             while (index := self._next()) is None:
-                if self._closed:
+                if self.closed:
+                    return ENDED
+                if not self._ready.wait(timeout):
                     return None
-                self._ready.wait()
             claim, tid, moment = self._waiting[index]
             del self._waiting[index]
             now = self.monotonic()
@@ -228,7 +242,8 @@ class Roster:
                 self._count(run)
                 self._ready.notify()            # who had to wait for it
             self._reports.append(report)        # of one that is over it is refused: its claim is closed
-            self.average = spent if self.average is None else self.average * 0.9 + spent * 0.1
+            if not run.cold:
+                self.average = spent if self.average is None else self.average * 0.9 + spent * 0.1
         self.wake()
 
     def report(self, report):

@@ -228,7 +228,9 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, cl
     # also stop after it: first no new jobs, then the end of the old ones.
     closing.callback(_stopProcessors, processors, grace)
     if hasFrontend:
-        _startFrontend(configuration, database, requests, closing, grace)
+        # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
+        _startFrontend(configuration, database.beside.borrow() if hasProcessor else database.db, requests, closing,
+                       grace)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
         _watchProcessors(processors, requests)
@@ -252,7 +254,7 @@ def _openDatabase(configuration):
                              f'{type(error).__name__}: {error}') from error
 
 
-def _startFrontend(configuration, database, requests, closing, grace):
+def _startFrontend(configuration, db, requests, closing, grace):
     settings = configuration.frontend
     if not settings.allowInsecure:
         checkExposure(settings.address, settings.users is not None, settings.certificate is not None)
@@ -261,7 +263,7 @@ def _startFrontend(configuration, database, requests, closing, grace):
     limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections, waiting=settings.maxWaiting,
                     requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
     allowFiles(limits)
-    gateway = Gateway(database.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
+    gateway = Gateway(db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:
         server = Frontend(settings.address, gateway, limits, certificate, doorkeeper)
@@ -301,7 +303,7 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
         one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
-                      keep=settings.keep, ledgerDB=database.ledgerDB(), **arguments)
+                      keep=settings.keep, tasks=database.beside, **arguments)
         one.start()
         processors.append(one)
     if schedulesOnly:
