@@ -407,9 +407,8 @@ class Cycle:
         return bool(self._neighbours)
 
     def lookAtNeighbours(self):
-        """Look at one of them; return whether it has ended.  Then the next turn sees to it.  Without a transaction."""
-        self._neighbours.append(self._neighbours.pop(0))
-        if not rescue.isGone(self._neighbours[-1]):
+        """Look whether one of them has ended, without a transaction; if so, the next turn sees to it.  Return whether."""
+        if not any(map(rescue.isGone, self._neighbours)):
             return False
         self._guarded = float('-inf')
         return True
