@@ -674,8 +674,9 @@ class TestClients(unittest.TestCase):
         provideUtility(SimpleTask(lambda input: 2 * input), name='double')
         self.addCleanup(setattr, processing, 'REST', processing.REST)
         processing.REST = 0.1
-        databases = [self.database() for _ in range(WARM + 2)]
+        databases = [self.database()]
         install(databases[0].db)
+        databases += (self.database() for _ in range(WARM + 1))     # now: they are to see the service
         opened, closed, hosts = [], threading.Event(), []
         for number, database in enumerate(databases[1:]):
             # Each one but the last knows of those before it when it starts; and that one is to give its client back.

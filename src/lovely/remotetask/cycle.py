@@ -55,16 +55,18 @@ PATIENCE = 0.2
 #: So many processors come before one that may sleep while those do what there is: they are likely to get the next job.
 WARM = 2
 
-#: Jobs per second from which on a processor does what waits as quickly without help: what it takes to share them is more
-#: than the jobs themselves.  What it does at the most, however short they are.  And what all together do: with more
-#: processors it would not be more, as all write to one database.
-SHORT, RATE, ENOUGH = 500, 2000, 4000
+#: Seconds that a job takes at the most for which it is short: what it takes to share such jobs is more than the jobs.
+SHORT = 0.008
+
+#: Short jobs per second that a processor does at the most; and that all together do: with more processors it would not
+#: be more, as all write to one database.
+RATE, ENOUGH = 2000, 4000
 
 #: Seconds for which a processor may be busy with short jobs that wait, before others are to help it.
 AT_ONCE = 0.25
 
-#: Seconds for which jobs must have taken longer before others hear of it; but of a processor whose jobs were short, when
-#: no thread has got on for so many, others hear at once.
+#: Seconds for which jobs must have taken longer before others hear of it.  But when, where jobs were short, no thread
+#: has got on for so many, others hear at once.
 SLOWER, HELD_UP = 2.0, 0.25
 
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
@@ -86,9 +88,8 @@ def touched(txn):
 
 def rateOf(owner):
     """Return how many jobs per second the owner of a ledger does, as far as is on record; 0 when they are not short."""
-    pace = owner and owner.get('pace')
-    rate = owner.get('threads', 1) / pace if pace else 0
-    return min(RATE, rate) if rate >= SHORT else 0
+    pace = owner.get('pace', math.inf) if owner else math.inf
+    return min(RATE, owner.get('threads', 1) / max(pace, 1e-6)) if pace <= SHORT else 0
 
 
 class Cycle:
@@ -118,7 +119,7 @@ class Cycle:
         self._working = 0               # how many of these had claims when this was looked at
         self._before = []               # names of those that come before this one
         self.freeBefore = 0             # how many of those had a thread free when jobs were seen to wait
-        self._left = None               # since when jobs are left to those, by the monotonic clock; what they have written
+        self._left = None               # since when jobs are left to those, and the serials of their ledgers then
         self._spared = False            # whether those before it do what there is
         self._neighbours = []           # owners of those watched on this machine, whose end can be seen at once
         self.pace = None                # seconds that a job takes lately, for the record; None for unknown
@@ -315,8 +316,7 @@ class Cycle:
         skip = self._skip
         if self._sharing and want:
             # If there are others, no more than a fair share of all, once the threads have something to do; and each
-            # at a place of its own.
-            # Those that do nothing leave short jobs to those that do them.
+            # at a place of its own.  Those that do nothing have no share in short jobs.
             held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
             room, taking, isQuick = self._room(service)
@@ -407,7 +407,7 @@ class Cycle:
         return bool(self._neighbours)
 
     def lookAtNeighbours(self):
-        """Look whether one of them has ended, without a transaction; if so, the next turn sees to it.  Return whether."""
+        """Say whether one of them has ended; then the next turn sees to it.  This needs no transaction."""
         if not any(map(rescue.isGone, self._neighbours)):
             return False
         self._guarded = float('-inf')

@@ -69,8 +69,8 @@ NEIGHBOUR_LOOK = 0.4
 #: but no more than the second.
 PRECEDENCE, LONGEST_PRECEDENCE = 0.01, 0.5
 
-#: Seconds after which a thread that has nothing to do gives its client of the database back; if more than WARM
-#: processors come before this one.
+#: Seconds after which a thread that has nothing to do gives its client of the database back, if WARM processors or more
+#: come before this one.
 REST = 30.0
 
 #: Seconds that a thread has to end when it runs nothing: it may be opening a client.
@@ -254,7 +254,8 @@ class MultiProcessor:
         would look, again and again, at what a single one does.
         """
         if not self.cycle.inFlight and self._roster.isIdle:
-            self._wait(self._stopping, min(PRECEDENCE * self.cycle.freeBefore ** 2, LONGEST_PRECEDENCE, self._idleTime()))
+            precedence = min(PRECEDENCE * self.cycle.freeBefore ** 2, LONGEST_PRECEDENCE)
+            self._wait(self._stopping, min(precedence, self._idleTime()))
 
     def _clean(self):
         """Remove jobs that are old enough: a few at a time, so that nobody waits for it."""
@@ -390,8 +391,12 @@ class MultiProcessor:
         while not self._roster.closed:
             try:
                 db = self._tasks.borrow()
-                db.setPoolSize(max(db.getPoolSize(), 2 * self.maxThreads + 4))
-                return db.open()
+                try:
+                    db.setPoolSize(max(db.getPoolSize(), 2 * self.maxThreads + 4))
+                    return db.open()
+                except BaseException:
+                    self._tasks.giveBack()
+                    raise
             except Exception as error:          # each kind of storage has errors of its own
                 failures += 1
                 log.log(logging.WARNING if failures == 10 else logging.DEBUG,
