@@ -467,6 +467,39 @@ class TestHosts(ProcessorCase):
         self.assertEqual(len(second.turn([], 2)[0]), 2)     # 600 are more than the first one is to do alone
         self.assertEqual(len(first.turn([], 600)[0]), 299)        # of 598
 
+    def test_as_long_as_those_get_on(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(100)
+        first, second = self.quick('a'), self.attached('b', threads=2)
+        for _ in range(3):                                  # of seconds, by the clock that goes on
+            self.assertEqual(second.turn([], 2)[0], [])
+            self.finish(first, 0.001)
+        self.assertEqual(second.turn([], 2)[0], [])
+        self.assertEqual(len(second.turn([], 2)[0]), 2)
+        self.assertEqual(len(first.turn([], 100)[0]), 47)   # of 94: there is one to share with now
+
+    def test_who_does_short_jobs_takes_what_waits(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(101)
+        first, second = self.quick('a'), self.attached('b', threads=2)
+        self.assertEqual(second.turn([], 2)[0], [])
+        self.assertEqual(len(first.turn([], 100)[0]), 100)
+
+    def test_of_beginners_the_same_is_expected(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(1000)
+        first, second, third = self.quick('a'), self.attached('b', threads=2), self.attached('c', threads=2)
+        self.assertEqual(len(second.turn([], 2)[0]), 2)
+        self.assertEqual(third.turn([], 2)[0], [])
+
+    def test_first_runs_of_a_thread_do_not_count(self):
+        self.provide('double', lambda input: 2 * input)
+        processor = self.start(maxThreads=1)
+        self.statuses(self.add('double', 1))
+        self.assertIsNone(processor._roster.average)
+        self.statuses(self.add('double', 1))
+        self.assertIsNotNone(processor._roster.average)
+
     def test_more_hosts_than_help_are_spared(self):
         self.provide('double', lambda input: 2 * input)
         self.queue(1000)
@@ -669,6 +702,12 @@ class TestClients(unittest.TestCase):
             self.assertIs(database.beside.borrow(), database.db)
             database.beside.giveBack()
             database.db.open().close()
+
+    def test_looks_at_a_database_that_tells_of_commits_are_rare(self):
+        database = self.database()
+        for db, seconds in (database.db, processing.TOLD), (DB(None), 0.1):
+            with contextlib.closing(db):
+                self.assertEqual(MultiProcessor(db, PATH, waitTime=0.1)._idleTime(), seconds)
 
     def test_idle_hosts_have_one_client(self):
         provideUtility(SimpleTask(lambda input: 2 * input), name='double')

@@ -88,7 +88,7 @@ def touched(txn):
 
 def rateOf(owner):
     """Return how many jobs per second the owner of a ledger does, as far as is on record; 0 when they are not short."""
-    pace = owner.get('pace', math.inf) if owner else math.inf
+    pace = owner.get('pace', math.inf)
     return min(RATE, owner.get('threads', 1) / max(pace, 1e-6)) if pace <= SHORT else 0
 
 
@@ -336,12 +336,10 @@ class Cycle:
         the serials of their ledgers; and whether one of them does short jobs.
         """
         room, rate, taking, beginners = 0, 0.0, [], 0
-        for ledger in map(service.ledgers.get, self._before):
-            threads = ledger.owner.get('threads', 1) if ledger and ledger.owner else 0
-            if not threads:
-                continue                # it has ended, or is about to
-            can, claimed = rateOf(ledger.owner), len(ledger.claimed)
-            beginners += bool(claimed and 'pace' not in ledger.owner)
+        for ledger in map(service.ledgers.__getitem__, self._before):
+            owner, claimed = ledger.owner or {'threads': 0}, len(ledger.claimed)
+            can, threads = rateOf(owner), owner.get('threads', 1)       # 0 when it has ended, or is about to
+            beginners += bool(claimed and 'pace' not in owner)
             free = max(threads, int(can * AT_ONCE)) - claimed
             if free > 0 or can:
                 room, rate = room + max(0, free), rate + can
