@@ -343,6 +343,7 @@ ROOMS = '''
     lifecycle evolve
     execute
     rescue listing
+    sharing
     cycle roster
     processor
     config zcml

@@ -19,9 +19,6 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask import processor as processing
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
-from lovely.remotetask.cycle import HELD_UP
-from lovely.remotetask.cycle import SLOWER
-from lovely.remotetask.cycle import WARM
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
@@ -36,6 +33,9 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
+from lovely.remotetask.sharing import HELD_UP
+from lovely.remotetask.sharing import SLOWER
+from lovely.remotetask.sharing import WARM
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from persistent.mapping import PersistentMapping
@@ -488,7 +488,8 @@ class TestHosts(ProcessorCase):
     def test_of_beginners_the_same_is_expected(self):
         self.provide('double', lambda input: 2 * input)
         self.queue(1000)
-        first, second, third = self.quick('a'), self.attached('b', threads=2), self.attached('c', threads=2)
+        self.quick('a')
+        second, third = self.attached('b', threads=2), self.attached('c', threads=2)
         self.assertEqual(len(second.turn([], 2)[0]), 2)
         self.assertEqual(third.turn([], 2)[0], [])
 

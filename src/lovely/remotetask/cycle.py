@@ -24,6 +24,11 @@ from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.sharing import WARM
+from lovely.remotetask.sharing import Pace
+from lovely.remotetask.sharing import Precedence
+from lovely.remotetask.sharing import rateOf
+from lovely.remotetask.sharing import roomOf
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 
@@ -49,26 +54,6 @@ SKIP = 128
 #: How many ids, at least, a busy processor leaves to each one before it.
 PLACE = 64
 
-#: Seconds after which a processor claims what others before it could have claimed, but did not; for each of these.
-PATIENCE = 0.2
-
-#: So many processors come before one that may sleep while those do what there is: they are likely to get the next job.
-WARM = 2
-
-#: Seconds that a job takes at the most for which it is short: what it takes to share such jobs is more than the jobs.
-SHORT = 0.008
-
-#: Short jobs per second that a processor does at the most; and that all together do: with more processors it would not
-#: be more, as all write to one database.
-RATE, ENOUGH = 2000, 4000
-
-#: Seconds for which a processor may be busy with short jobs that wait, before others are to help it.
-AT_ONCE = 0.25
-
-#: Seconds for which jobs must have taken longer before others hear of it.  But when, where jobs were short, no thread
-#: has got on for so many, others hear at once.
-SLOWER, HELD_UP = 2.0, 0.25
-
 #: Transactions that may fail by conflicts before the cause is looked at elsewhere.
 ATTEMPTS = 10
 
@@ -84,12 +69,6 @@ def touched(txn):
     """
     return bool(txn._resources) or any(True for _ in txn.getBeforeCommitHooks()) \
         or any(True for _ in txn.getAfterCommitHooks())
-
-
-def rateOf(owner):
-    """Return how many jobs per second the owner of a ledger does, as far as is on record; 0 when they are not short."""
-    pace = owner.get('pace', math.inf)
-    return min(RATE, owner.get('threads', 1) / max(pace, 1e-6)) if pace <= SHORT else 0
 
 
 class Cycle:
@@ -119,13 +98,12 @@ class Cycle:
         self._working = 0               # how many of these had claims when this was looked at
         self._before = []               # names of those that come before this one
         self.freeBefore = 0             # how many of those had a thread free when jobs were seen to wait
-        self._left = None               # since when jobs are left to those, and the serials of their ledgers then
+        self._precedence, self._pace = Precedence(), Pace()
         self._spared = False            # whether those before it do what there is
         self._neighbours = []           # owners of those watched on this machine, whose end can be seen at once
         self.pace = None                # seconds that a job takes lately, for the record; None for unknown
         self.busy = 0.0                 # for how many seconds all threads have been busy with the same jobs
         self.isQuick = False            # whether others may leave jobs to this one because its jobs are short
-        self._slower = None             # since when they take longer than is on record, by the monotonic clock
         self._doubt = False             # whether the outcome of a commit is unknown
         self._shard, self._skip = random.randrange(SHARDS), 0
         self._manager = transaction.TransactionManager(explicit=True)
@@ -273,21 +251,9 @@ class Cycle:
         return claims, gone
 
     def _tellPace(self, service, ledger, writes, moment):
-        """Put on record how long a job takes, if that has changed much, with what is written in any case.
-
-        That jobs take longer may have a reason that passes, like others at work on this machine: those must not be
-        the more for it.  But when nothing ends for a while, others are to help at once.
-        """
-        if self.pace is None:
-            return
-        told = ledger.owner.get('pace', math.inf)
-        if self.pace < 2 * told:
-            self._slower = None
-        elif self._slower is None:
-            self._slower = moment
-        isSlower = self._slower is not None and moment - self._slower > SLOWER
-        wasQuick = rateOf(ledger.owner)
-        if writes and (isSlower or self.pace < told / 2) or self.busy >= HELD_UP and wasQuick:
+        """Put on record how long a job takes, if that has changed much."""
+        if self._pace.isToTell(ledger.owner, self.pace, self.busy, writes, moment):
+            wasQuick = rateOf(ledger.owner)
             ledger.owner = dict(ledger.owner, pace=self.pace)
             if wasQuick and not rateOf(ledger.owner):
                 service._p_changed = True           # wakes those that this processor has spared
@@ -319,50 +285,19 @@ class Cycle:
             # at a place of its own.  Those that do nothing have no share in short jobs.
             held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
-            room, taking, isQuick = self._room(service)
-            waiting = lifecycle.waiting(service, 1 if room == math.inf else room + (stride + held) * others)
+            room = roomOf(map(service.ledgers.__getitem__, self._before))
+            waiting = lifecycle.waiting(service, 1 if room.jobs == math.inf else room.jobs + (stride + held) * others)
             want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
-            left = self._leave(room, taking, waiting, moment)
+            left = self._precedence.leave(room, waiting, moment)
+            if waiting:
+                self.freeBefore = len(room.serials)
             if left >= waiting > 0:
-                self._spared = isQuick and self.rank >= WARM and not self.inFlight
+                self._spared = room.isQuick and self.rank >= WARM and not self.inFlight
                 return suspects, self._shard
             place = skip + (stride * len(self._before) if held else 0)
             skip = left + place % max(1, waiting - left - want + 1)
         claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
         return suspects + claims, shard
-
-    def _room(self, service):
-        """Return how many jobs the processors before this one do as quickly without its help, infinity for any number;
-        the serials of their ledgers; and whether one of them does short jobs.
-        """
-        room, rate, taking, beginners = 0, 0.0, [], 0
-        for ledger in map(service.ledgers.__getitem__, self._before):
-            owner, claimed = ledger.owner or {'threads': 0}, len(ledger.claimed)
-            can, threads = rateOf(owner), owner.get('threads', 1)       # 0 when it has ended, or is about to
-            beginners += bool(claimed and 'pace' not in owner)
-            free = max(threads, int(can * AT_ONCE)) - claimed
-            if free > 0 or can:
-                room, rate = room + max(0, free), rate + can
-                taking.append(ledger._p_serial)
-        # Those of which nothing is known yet will be as quick as others are.
-        isQuick = rate > 0
-        return math.inf if isQuick and rate + beginners * RATE >= ENOUGH else room, taking, isQuick
-
-    def _leave(self, room, taking, waiting, moment):
-        """Return how many of the `waiting` jobs are left to the processors before this one.
-
-        Else each job would be claimed by all that have a free thread, and all but one of them meet a conflict; and
-        many would keep the database busy with what a few could do.
-        """
-        if waiting:
-            self.freeBefore = len(taking)
-        if not waiting or waiting > room:
-            self._left = None
-        elif self._left is None or self._left[1] != taking:
-            self._left = moment, taking
-        elif moment - self._left[0] > PATIENCE * len(taking):       # and none of them has done anything since
-            return 0
-        return min(room, waiting)
 
     def _adopt(self, service, ledger, reports, claims):
         """Return the claims in the ledger that this process does not know of: a commit whose answer was lost."""

@@ -18,8 +18,6 @@ from lovely.remotetask.cycle import ATTEMPTS
 from lovely.remotetask.cycle import CLEANED
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import Deposed
-from lovely.remotetask.cycle import HELD_UP
-from lovely.remotetask.cycle import WARM
 from lovely.remotetask.cycle import touched
 from lovely.remotetask.database import Lender
 from lovely.remotetask.database import hubOf
@@ -40,6 +38,8 @@ from lovely.remotetask.lifecycle import Returned
 from lovely.remotetask.roster import ENDED
 from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
+from lovely.remotetask.sharing import HELD_UP
+from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 from lovely.remotetask.sites import nearestSite
