@@ -176,6 +176,31 @@ class TestReadyQueue(unittest.TestCase):
             late.commit()
         self.assertEqual(self.content(), [4])
 
+    def test_no_pull_of_what_was_put_again(self):
+        for run in 1, 2, 2 ** 40:
+            with self.subTest(run=run):
+                self.put(5)
+                late, queue2 = self.user()
+                self.assertEqual(queue2.pull(), [5])
+                self.assertEqual(self.pull(1), [5])
+                again, queue = self.user()
+                queue.put(5, run)
+                again.commit()
+                with self.assertRaises(ConflictError):
+                    late.commit()
+                self.assertEqual(self.pull(2), [5])
+
+    def test_entries_of_runs_are_ids(self):
+        manager, queue = self.user()
+        for jobid, run in (2 ** 31 - 1, 0), (2 ** 31 - 2, 7), (0, 1), (3, 0), (1, 2 ** 33):
+            queue.put(jobid, run)
+        manager.commit()
+        manager, queue = self.user()
+        self.assertEqual(list(queue), [2 ** 31 - 1, 2 ** 31 - 2, 0, 3, 1])
+        self.assertEqual(list(reversed(queue)), [1, 3, 0, 2 ** 31 - 2, 2 ** 31 - 1])
+        self.assertTrue(queue.remove(1) and queue.remove(2 ** 31 - 2))
+        self.assertEqual(queue.pull(3), [2 ** 31 - 1, 0, 3])
+
     def test_remove(self):
         self.put(*range(8))
         manager, queue = self.user()

@@ -27,6 +27,8 @@ from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.processor import CLAIMING
 from lovely.remotetask.processor import MultiProcessor
@@ -41,6 +43,7 @@ from lovely.remotetask.testing import temporaryZEO
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -275,6 +278,73 @@ class TestProcessing(ProcessorCase):
 
 
 class TestHosts(ProcessorCase):
+
+    def test_a_claim_on_what_has_run_meanwhile(self):
+        # One host looks at the queue, and is slow.  Meanwhile another one runs the job, which fails and is queued again:
+        # the slow one must not take that entry with what it knows, which would be a claim on the run that is over.
+        self.provide('double', lambda input: 2 * input)
+        self.service.ledgers.update({name: Ledger() for name in 'ab'})
+        jobid, now = self.add('double', 1), 1000.0
+        slow = transaction.TransactionManager()
+        connection = self.db.open(slow)
+        self.addCleanup(connection.close)
+        self.addCleanup(slow.abort)
+        slow.begin()
+        service = connection.root()['Application']['TaskService']
+        claims, _ = lifecycle.claim(service, 1, 0, now, service.ledgers['a'])
+        self.assertEqual(len(claims), 1)
+
+        ledger = self.service.ledgers['b']
+        (claim,), _ = lifecycle.claim(self.service, 1, 0, now, ledger)
+        self.manager.commit()
+        failure = lifecycle.Outcome(jobid, claim.run, QUEUED, now, now, failure=Failure(now, ''), retryAt=now + 1)
+        lifecycle.settle(self.service, ledger, failure, now)
+        self.manager.commit()
+        lifecycle.tick(self.service, now)
+        lifecycle.tick(self.service, now + 1)
+        self.manager.commit()
+        self.assertEqual(self.left(), [jobid])
+        with self.assertRaises(ConflictError):
+            slow.commit()
+        self.start()
+        self.assertEqual(self.statuses(jobid), ['completed'])
+
+    def test_what_the_inbox_has_again(self):
+        # The same with who moves ids from the inbox to the calendar: one means a schedule that is not active yet.
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.service.addCronJob('double', 1, minute=(0,), active=False, now=0)
+        self.manager.commit()
+        slow = transaction.TransactionManager()
+        connection = self.db.open(slow)
+        self.addCleanup(connection.close)
+        self.addCleanup(slow.abort)
+        slow.begin()
+        lifecycle.tick(connection.root()['Application']['TaskService'], 10.0)
+        self.manager.begin()
+        lifecycle.tick(self.service, 10.0)
+        self.manager.commit()
+        self.service.updateCronJob(jobid, now=20.0, active=True)
+        self.manager.commit()
+        with self.assertRaises(ConflictError):
+            slow.commit()
+        self.manager.begin()
+        lifecycle.tick(self.service, 30.0)
+        self.assertEqual(self.service.schedule.nextTime(), 3600.0)
+
+    def test_claims_that_nobody_knows_of(self):
+        # The answer to a commit was lost, and the process goes on: it runs what it has claimed, if that is still wanted.
+        self.provide('double', lambda input: 2 * input)
+        jobids = [self.add('double', number) for number in range(3)]
+        cycle = self.attached('a')
+        self.assertEqual(len(cycle.turn([], 3)[0]), 3)
+        cycle.inFlight.clear()
+        cycle._doubt = True
+        self.manager.begin()
+        self.service.cancel(jobids[1])
+        self.manager.commit()
+        self.assertEqual([claim.jobid for claim in cycle.turn([], 3)[0]], [jobids[0], jobids[2]])
+        self.manager.begin()
+        self.assertEqual(list(self.service.ledgers['a'].claimed), [jobids[0], jobids[2]])
 
     def test_two_hosts_share(self):
         ran = []

@@ -181,9 +181,9 @@ class TestSuspects(ProcessorCase):
     def suspects(self, count):
         jobids = [self.service.add('note', number) for number in range(count)]
         for jobid in jobids:
-            self.service.jobs[jobid].suspect = True
             lifecycle.dequeue(self.service, jobid)
-            lifecycle.enqueue(self.service, jobid, suspect=True)
+            self.service.jobs[jobid].suspect = True
+            lifecycle.enqueue(self.service, self.service.jobs[jobid])
         self.manager.commit()
         return jobids
 

@@ -300,13 +300,18 @@ class Cycle:
         return suspects + claims, shard
 
     def _adopt(self, service, ledger, reports, claims):
-        """Return the claims in the ledger that this process does not know of: a commit whose answer was lost."""
+        """Return the claims in the ledger that this process does not know of: a commit whose answer was lost.
+
+        Those whose jobs have been brought forward by others meanwhile are closed.
+        """
         known = set(self.inFlight) | {claim.jobid for claim in claims} | {report.jobid for report in reports}
         adopted = []
-        for jobid, run in ledger.claimed.items():
-            job = service.jobs.get(jobid)
-            if jobid not in known and job is not None and job.run == run:
+        for unknown in [lifecycle.Recorded(*item) for item in ledger.claimed.items() if item[0] not in known]:
+            job = service.jobs.get(unknown.jobid)
+            if lifecycle.holds(job, unknown):
                 adopted.append(lifecycle.claimOn(job))
+            else:
+                lifecycle.settle(service, ledger, unknown, self.clock())
         return adopted
 
     def _guard(self, service, moment, now):

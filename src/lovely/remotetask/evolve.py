@@ -20,7 +20,7 @@ from lovely.remotetask.sites import atPath
 log = logging.getLogger('lovely.remotetask')
 
 #: The shape that this release writes; `TaskService.generation` says which one a service has.
-GENERATION = 3
+GENERATION = 4
 
 #: Entries that one transaction moves, and jobs that it looks at.
 BATCH = 1000
@@ -102,6 +102,11 @@ def _jobsInRegister(service):
     return True
 
 
+def _entriesOfRuns(service):
+    """Since generation 4 the entries of queues are of runs, which older releases cannot read; older entries stay."""
+    return True
+
+
 #: From which generation -> what brings a service's data to the next one.  A step does a part of its work, and returns
 #: whether it is done; it may be interrupted between two parts.
-STEPS = {1: _calendarOfPairs, 2: _jobsInRegister}
+STEPS = {1: _calendarOfPairs, 2: _jobsInRegister, 3: _entriesOfRuns}

@@ -89,9 +89,9 @@ def shardOf(service, jobid):
     return service.shards[jobid >> BITS]
 
 
-def enqueue(service, jobid, suspect=False):
-    """Make a job ready to be claimed."""
-    (service.suspects if suspect else shardOf(service, jobid).ready).put(jobid)
+def enqueue(service, job):
+    """Make a job ready to be claimed, for the run that it has the number of now."""
+    (service.suspects if job.suspect else shardOf(service, job.id).ready).put(job.id, job.run)
 
 
 def dequeue(service, jobid):
@@ -190,6 +190,8 @@ def _enter(service, job, now):
     due = None if when is None else service.schedule.enter(job.id, when)
     if job.due != due:
         job.due = due
+    elif job._p_jar is not None:
+        job._p_jar.readCurrent(job)     # who takes an id out of the inbox must know the job as it is
 
 
 def _call(service, job, now):
@@ -217,7 +219,7 @@ def _queue(service, job):
     if job.status == CRONJOB:
         job.pending = True
     place(service, job)
-    enqueue(service, job.id)
+    enqueue(service, job)
 
 
 def _addNew(service, schedule, now):
@@ -229,7 +231,7 @@ def _addNew(service, schedule, now):
     job = shardOf(service, jobid).jobs[jobid] = Job(jobid, schedule.task, ownCopy(schedule.stored('input')), now)
     job.schedule, schedule.lastJob = schedule.id, jobid
     schedule.note(Run(schedule.calledFor, jobid))
-    enqueue(service, jobid)
+    enqueue(service, job)
 
 
 def oldestShard(service):
@@ -372,7 +374,7 @@ def giveBack(service, ledger, jobid, now, started=True, suspect=False):
         job.run += 1
         if job.suspect != suspect:
             job.suspect = suspect
-    enqueue(service, jobid, job.suspect)
+    enqueue(service, job)
 
 
 def setProgress(service, jobid, fraction, message):
@@ -422,7 +424,7 @@ def reopen(service, job):
             forget(service, ledger, ERROR, [(key, job.id)])
     job.status, job.error, job.completed, job.attempt = QUEUED, None, None, 0
     job.run += 1
-    enqueue(service, job.id)
+    enqueue(service, job)
 
 
 def clean(service, statuses, limit, before=None):

@@ -4,6 +4,10 @@ from persistent import Persistent
 from zc.queue import Queue
 
 
+#: An id has so many bits; what an entry has above them says of which run of the job it is.
+ID_BITS = 31
+
+
 class ReadyQueue(Persistent):
     """Ids in buckets: `zc.queue.Queue` objects of some 256 ids, which a plain ZEO server merges.
 
@@ -16,7 +20,12 @@ class ReadyQueue(Persistent):
     queue that is almost empty.  Here instead *whoever drops a bucket closes it in the same transaction*: a closed
     bucket has one more attribute, and `zc.queue` merges no two states that differ in anything but their items.  So
     every put and the drop both write the bucket, and of two that do not know of each other one fails.  The last
-    bucket is never dropped, so a put and a pull that meet there are merged.  tests/test_readyqueue.py plays this.
+    bucket is never dropped, so a put and a pull that meet there are merged.
+
+    **No entry is pulled by who means an earlier one.**  One process may look at the queue and be slow; meanwhile
+    another pulls an id, runs the job, and puts the id here again.  To `zc.queue` that would look as if nothing had
+    happened, and it would merge the pull of the slow one.  So *an entry is of one run of a job*: the id with the number
+    of the run above it, and the first pull can only fail.  tests/test_model.py plays both.
     """
 
     bucketSize = 256
@@ -29,13 +38,13 @@ class ReadyQueue(Persistent):
         """The bucket that the next put writes, unless it appends another."""
         return self._buckets[-1]
 
-    def put(self, jobid):
-        """Append an id.  Concurrent puts of different ids are merged."""
+    def put(self, jobid, run=0):
+        """Append an id, for the run of this number (see `Job.run`).  Concurrent puts of different ids are merged."""
         last = self.last
         if len(last) >= self.bucketSize:
             last = Queue()
             self._buckets += (last,)
-        last.put(jobid)
+        last.put(run << ID_BITS | jobid)
 
     def pull(self, count=1, skip=0):
         """Remove and return up to `count` ids as a list: the first ones, or those behind the first `skip`.
@@ -48,7 +57,7 @@ class ReadyQueue(Persistent):
             if len(pulled) >= count:
                 break
             while len(bucket) > skip and len(pulled) < count:
-                pulled.append(bucket.pull(skip))
+                pulled.append(_idOf(bucket.pull(skip)))
             if pulled:
                 skip = 0
             else:
@@ -65,18 +74,18 @@ class ReadyQueue(Persistent):
         """Remove an id; return whether it was there.  Looks through all buckets, and writes one."""
         for bucket in self._buckets:
             for index, item in enumerate(bucket):
-                if item == jobid:
+                if _idOf(item) == jobid:
                     bucket.pull(index)
                     return True
         return False
 
     def __iter__(self):
         for bucket in self._buckets:
-            yield from bucket
+            yield from map(_idOf, bucket)
 
     def __reversed__(self):
         for bucket in reversed(self._buckets):
-            yield from reversed(list(bucket))
+            yield from map(_idOf, reversed(list(bucket)))
 
     def lengths(self):
         """Yield the lengths of the buckets; one that is not asked for is not loaded."""
@@ -95,3 +104,7 @@ class ReadyQueue(Persistent):
 
     def __repr__(self):
         return f'<{type(self).__name__} of {len(self)}>'
+
+
+def _idOf(entry):
+    return entry & (1 << ID_BITS) - 1

@@ -267,7 +267,7 @@ class TaskService(Contained, Persistent):
         return job
 
     def _enqueue(self, job):
-        lifecycle.enqueue(self, job.id)
+        lifecycle.enqueue(self, job)
         self._wake()
 
     def _wake(self):
