@@ -356,10 +356,11 @@ class TestHosts(ProcessorCase):
         self.statuses(*jobids)
         self.assertEqual(sorted(ran), list(range(500)))
 
-    def attached(self, name, **arguments):
-        """Return a cycle that looks at the others in each turn."""
+    def attached(self, name, cores=8, **arguments):
+        """Return a cycle that looks at the others in each turn, as on a machine of so many cores."""
         seconds = itertools.count(step=3)
         cycle = Cycle(self.db, PATH, name, monotonic=lambda: next(seconds), **arguments)
+        cycle.owner['cores'] = cores
         self.addCleanup(cycle.close)
         cycle.attach()
         return cycle
@@ -594,6 +595,16 @@ class TestHosts(ProcessorCase):
         self.assertNotEqual(self.service._p_serial, serial)
         self.assertEqual(len(third.turn([], 2)[0]), 2)
         self.assertLessEqual(queues, third.interest)
+
+    def test_where_no_core_is_left_one_does_short_jobs(self):
+        self.provide('double', lambda input: 2 * input)
+        self.queue(2000)
+        self.quick('a')
+        self.assertEqual(self.attached('b', cores=2, threads=2).turn([], 2)[0], [])
+        elsewhere = self.attached('c', cores=2, threads=2)
+        elsewhere.owner['machine'] = 'elsewhere'
+        self.assertEqual(len(elsewhere.turn([], 2)[0]), 2)
+        self.assertEqual(self.attached('d', cores=99, threads=2).turn([], 2)[0], [])        # two are enough
 
     def test_that_jobs_take_longer_is_told_after_a_while(self):
         self.provide('double', lambda input: 2 * input)

@@ -285,7 +285,7 @@ class Cycle:
             # at a place of its own.  Those that do nothing have no share in short jobs.
             held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
-            room = roomOf(map(service.ledgers.__getitem__, self._before))
+            room = roomOf(map(service.ledgers.__getitem__, self._before), self.owner)
             waiting = lifecycle.waiting(service, 1 if room.jobs == math.inf else room.jobs + (stride + held) * others)
             want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
             left = self._precedence.leave(room, waiting, moment)

@@ -33,6 +33,12 @@ def _machine():
     return '/'.join(parts)
 
 
+def _cores():
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1              # not Linux
+
+
 def _startOf(pid):
     """Return when a process was started, in the kernel's units; None when it is gone, '' when nobody can tell."""
     try:
@@ -54,9 +60,12 @@ def identity(**about):
 
     about -- what others may want to know of it besides: `threads`, how many run jobs; `lease`, in seconds; `since`, in
     UTC seconds.
+
+    It also says on how many `cores` of the machine this process may run.
     """
     pid = os.getpid()
-    return {'token': uuid.uuid4().hex, 'machine': _machine(), 'pid': pid, 'started': _startOf(pid), **about}
+    return {'token': uuid.uuid4().hex, 'machine': _machine(), 'cores': _cores(), 'pid': pid,
+            'started': _startOf(pid), **about}
 
 
 def isGone(owner):

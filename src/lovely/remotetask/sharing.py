@@ -17,6 +17,10 @@ SHORT = 0.008
 #: be more, as all write to one database.
 RATE, ENOUGH = 2000, 4000
 
+#: So many cores of its machine are taken by a processor that does short jobs at that rate, with what the database and
+#: those who add the jobs do for them.
+TAKEN = 2
+
 #: Seconds for which a processor may be busy with short jobs that wait, before others are to help it.
 AT_ONCE = 0.25
 
@@ -42,20 +46,25 @@ class Room(NamedTuple):
     isQuick: bool       # whether one of them does short jobs
 
 
-def roomOf(ledgers):
-    """Return the `Room` of the owners of some ledgers."""
-    jobs, rate, beginners, serials = 0, 0.0, 0, []
+def roomOf(ledgers, asking):
+    """Return the `Room` of the owners of some ledgers.
+
+    asking -- the owner who may help them; on the machine of some it can't when no core is left.
+    """
+    jobs, isQuick, expected, near, serials = 0, False, 0.0, 0.0, []
     for ledger in ledgers:
         owner, claimed = ledger.owner or {'threads': 0}, len(ledger.claimed)
         can, threads = rateOf(owner), owner.get('threads', 1)       # 0 when it has ended, or is about to
-        beginners += bool(claimed and 'pace' not in owner)
+        # Those of which nothing is known yet will be as quick as others are.
+        rate = RATE if claimed and 'pace' not in owner else can
+        expected += rate
+        near += rate * (owner.get('machine') == asking['machine'])
         free = max(threads, int(can * AT_ONCE)) - claimed
         if free > 0 or can:
-            jobs, rate = jobs + max(0, free), rate + can
+            jobs, isQuick = jobs + max(0, free), isQuick or can > 0
             serials.append(ledger._p_serial)
-    # Those of which nothing is known yet will be as quick as others are.
-    isEnough = rate > 0 and rate + beginners * RATE >= ENOUGH
-    return Room(math.inf if isEnough else jobs, serials, rate > 0)
+    isEnough = isQuick and (expected >= ENOUGH or near >= RATE * asking['cores'] / TAKEN)
+    return Room(math.inf if isEnough else jobs, serials, isQuick)
 
 
 class Precedence:
