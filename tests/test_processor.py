@@ -19,6 +19,7 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask import processor as processing
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
+from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
@@ -471,6 +472,18 @@ class TestHosts(ProcessorCase):
         self.assertEqual(claimed(first, 2), [2, 5])
         self.assertEqual(claimed(second, 2), [72, 73])      # busy: the next 64 are for the first
         self.assertEqual(claimed(third, 2), [138, 139])
+
+    def test_after_a_conflict_few_jobs_are_not_skipped(self):
+        self.provide('double', lambda input: 2 * input)
+        cycle = Cycle(self.db, PATH, 'a', threads=3, monotonic=lambda: 0.0)
+        self.addCleanup(cycle.close)
+        cycle.attach()
+        cycle.turn([], 3)                                   # there are no others, as far as it has seen
+        jobids = [self.add('double', number) for number in range(2)]
+        cycle._skip = SKIP - 1                              # what follows from a conflict, if one is not lucky
+        claims, _ = cycle.turn([], 1)
+        self.assertEqual(len(claims), 1)
+        self.assertIn(claims[0].jobid, jobids)
 
     def test_idle_hosts_leave_jobs_to_those_before_them(self):
         self.provide('double', lambda input: 2 * input)

@@ -280,9 +280,10 @@ class Cycle:
                 return suspects, 0
             return lifecycle.claim(service, 1, shard, now, ledger)
         skip = self._skip
-        if self._sharing and want:
-            # If there are others, no more than a fair share of all, once the threads have something to do; and each
-            # at a place of its own.  Those that do nothing have no share in short jobs.
+        if want and (self._sharing or skip):
+            # If there are others (a conflict may be the first that is heard of them), no more than a fair share of all,
+            # once the threads have something to do; and each at a place of its own.  Those that do nothing have no share
+            # in short jobs.
             held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
             room = roomOf(map(service.ledgers.__getitem__, self._before), self.owner)
