@@ -21,6 +21,7 @@ from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import Stopping
+from lovely.remotetask.xmlrpc.gateway import LINGER
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
@@ -170,6 +171,40 @@ class TestWrite(GatewayCase):
         letGo(*others)
         self.assertEqual(len(self.stored()), 40)
         self.assertEqual(self.countCommits() - self.setUpCommits, 4)
+
+    def expecting(self, seconds):
+        """Return a gateway that waits for three writes, but for no longer than that."""
+        gateway = self.makeGateway()
+        with gateway._changed:
+            gateway._expected, gateway._patienceForMore = 3, seconds
+        return gateway
+
+    def test_asManyAsLatelyAreWaitedFor(self):
+        gateway = self.expecting(WAIT)
+        calls = [inThread(gateway.write, '/', append(0)), inThread(gateway.write, '/', append(1))]
+        self.waitForWrites(gateway, 2)
+        gateway.write('/', append(2))
+        for thread, _ in calls:
+            thread.join(WAIT)
+        self.assertEqual(sorted(outcome for _, outcome in calls), [[1], [2]])
+        self.assertEqual(self.countCommits() - self.setUpCommits, 1)
+        self.assertTrue(gateway.stop(WAIT))
+        self.assertEqual(gateway._expected, 3)
+        self.assertLessEqual(gateway._patienceForMore, LINGER)
+
+    def test_notForLong(self):
+        gateway = self.expecting(0.01)
+        self.assertEqual([gateway.write('/', append(number)) for number in range(2)], [1, 2])
+        self.assertTrue(gateway.stop(WAIT))
+        self.assertEqual(gateway._expected, 1)
+
+    def test_whoStopsDoesNotWaitForMore(self):
+        gateway = self.expecting(1000)
+        thread, outcome = inThread(gateway.write, '/', append(0))
+        self.waitForWrites(gateway, 1)
+        self.assertTrue(gateway.stop(WAIT))
+        thread.join(WAIT)
+        self.assertEqual(outcome, [1])
 
     def test_refusalIsForItsCallerAlone(self):
         gateway = self.makeGateway()

@@ -6,9 +6,12 @@ answered by {"ready": true}, carried out when another line comes, and answered b
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import json
+import re
+import socket
 import sys
 import threading
 import time
+import urllib.parse
 import xmlrpc.client
 
 import transaction
@@ -20,6 +23,10 @@ from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 from lovely.remotetask.zcml import loadSite
 
+
+_LENGTH = re.compile(rb'(?i)\r\ncontent-length: *([0-9]+)')
+
+_CLOSE = re.compile(rb'(?i)\r\nconnection: *close')
 
 #: Jobs that a client adds before it is measured.
 WARM = 5
@@ -53,6 +60,54 @@ def addJobs(db, path, jobs, batch=1):
     return conflicts
 
 
+def _request(address, method, arguments):
+    """Return the bytes of an HTTP request that calls a method; `address` is what `urlsplit` makes of a URL."""
+    body = xmlrpc.client.dumps(tuple(arguments), method, allow_none=True).encode()
+    head = f'POST {address.path or "/"} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: text/xml\r\n' \
+           f'Content-Length: {len(body)}\r\n\r\n'
+    return head.encode() + body
+
+
+class Caller:
+    """A connection to a frontend for requests that are made already: it is the frontend that is to be measured.
+
+    Whatever reads a whole answer takes as much of the machine as the frontend itself.
+    """
+
+    def __init__(self, address):
+        """`address` is a pair of host and port."""
+        self._address = address
+        self._connect()
+
+    def _connect(self):
+        self._socket = socket.create_connection(self._address, timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def call(self, request):
+        """Send a request and wait for the answer; raise `xmlrpc.client.Fault` when it is one, or another error."""
+        self._socket.sendall(request)
+        answer = b''
+        while True:
+            head, end, body = answer.partition(b'\r\n\r\n')
+            if end and len(body) >= int(_LENGTH.search(head)[1]):
+                break
+            part = self._socket.recv(65536)
+            if not part:
+                raise ConnectionError(f'the frontend has ended the connection, after {answer!r:.200}')
+            answer += part
+        if not head.startswith(b'HTTP/1.1 200 '):
+            raise ConnectionError(head.decode('latin-1'))
+        if b'<fault>' in body:
+            xmlrpc.client.loads(body)
+        if _CLOSE.search(head):             # each connection is good for so many requests
+            self.close()
+            self._connect()
+
+    def close(self):
+        """Close the connection."""
+        self._socket.close()
+
+
 class Orders:
     """What can be ordered; each method prepares it and returns a callable that does it and returns a dict."""
 
@@ -77,22 +132,25 @@ class Orders:
 
     def call(self, url, method, arguments, threads):
         """Call a method once for each element of `arguments`, a list, in so many threads with a connection each."""
-        # Before the start, for all that a first call takes.
-        proxies = [xmlrpc.client.ServerProxy(url, allow_none=True) for _ in range(threads)]
-        for proxy in proxies:
-            proxy.isProcessing()
+        self._closing.close()
+        address = urllib.parse.urlsplit(url)
+        requests = [_request(address, method, each) for each in arguments]
+        callers = [Caller((address.hostname, address.port)) for _ in range(threads)]
+        for caller in callers:
+            self._closing.callback(caller.close)
+            caller.call(_request(address, 'isProcessing', ()))          # for all that a first call takes
         errors = []
 
-        def calls(proxy, share):
+        def calls(caller, share):
             try:
-                for each in share:
-                    getattr(proxy, method)(*each)
+                for request in share:
+                    caller.call(request)
             except Exception as error:
                 errors.append(f'{type(error).__name__}: {error}')
 
         def run():
-            workers = [threading.Thread(target=calls, args=(proxy, arguments[number::threads]))
-                       for number, proxy in enumerate(proxies)]
+            workers = [threading.Thread(target=calls, args=(caller, requests[number::threads]))
+                       for number, caller in enumerate(callers)]
             for worker in workers:
                 worker.start()
             for worker in workers:

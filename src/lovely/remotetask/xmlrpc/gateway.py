@@ -31,6 +31,8 @@ BATCH = 500
 #: Reads that run at a time; the others wait.  With the writer and the watcher that is ZODB's default pool of
 #: connections.
 READERS = 5
+#: Seconds that the writer waits at the most for as many calls as there were lately.
+LINGER = 0.02
 #: Seconds that a caller waits for the database, and when it is known to be silent.
 DEADLINE = 10.0
 SHORT_DEADLINE = 1.0
@@ -175,11 +177,13 @@ class Gateway:
         self.readers = readers
         self._starting = threading.Lock()       # guards the threads
         self._threads = []
-        self._changed = threading.Condition()   # guards the four that follow
+        self._changed = threading.Condition()   # guards the six that follow
         self._waiting = deque()
         self._waitingReads = deque()
         self._idle = []                         # the reader that was busy last is the next one: fewer warm caches
         self._running = False
+        self._expected = 0                      # how many writes there were lately at the same time
+        self._patienceForMore = 0.0             # seconds for which as many are waited for
         self._silent = False                    # whether nothing has come of the database since a call was given up
         self._watcher = Watcher(db, resolve)
         # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
@@ -234,6 +238,11 @@ class Gateway:
         """Whether the database does not answer, as far as the watcher has noticed."""
         return self._watcher.isAway
 
+    @property
+    def _hasFewer(self):
+        """Whether fewer calls wait to be committed than there were lately at the same time."""
+        return len(self._waiting) < self._expected
+
     def _patience(self):
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
@@ -282,7 +291,8 @@ class Gateway:
             if not self._running:
                 raise Stopping()
             self._waiting.append(write)
-            self._changed.notify_all()
+            if len(self._waiting) == 1 or not self._hasFewer:
+                self._changed.notify_all()
         patience = self._patience()
         for left in (patience, self.deadline - patience):
             try:
@@ -366,16 +376,28 @@ class Gateway:
                 writes = self._next()
                 if not writes:
                     return
+                began = time.monotonic()
                 self._settle(writes)
+                with self._changed:
+                    self._patienceForMore = min(LINGER, time.monotonic() - began)
+                    self._expected = min(self.batch, len(writes) + len(self._waiting))
                 # An idle writer is not to keep the callers' input and futures alive.
                 del writes
         finally:
             _close(self)
 
     def _next(self):
+        """Return the writes to be committed together, as soon as there are any; none at the end.
+
+        Of many callers those that were answered last call again one after the other, while a commit would keep the
+        others waiting: as many as before are waited for, but no longer than a commit takes.
+        """
         with self._changed:
             while self._running and not self._waiting:
                 self._changed.wait()
+            until = time.monotonic() + self._patienceForMore
+            while self._running and self._hasFewer and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
 
     def _settle(self, writes):
