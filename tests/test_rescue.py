@@ -1,6 +1,7 @@
 """What becomes of jobs whose host ends, whose time is over, that are cancelled, that cannot be loaded, that are old."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
+import os
 import pathlib
 import pickle
 import shutil
@@ -137,6 +138,12 @@ class TestRescue(RescueCase):
         del self.ledger.started, self.ledger.progress
         self.rescue()
         self.assertEqual(self.states([jobid]), [('queued', 0, 1, True)])
+
+    def test_what_is_on_record_of_a_host(self):
+        cores = subprocess.check_output(['nproc'], env={**os.environ, 'OMP_NUM_THREADS': '', 'OMP_THREAD_LIMIT': ''})
+        owner = rescue.identity(threads=3)
+        self.assertEqual((owner['threads'], owner['pid'], owner['cores']), (3, os.getpid(), int(cores)))
+        self.assertFalse(rescue.isGone(owner))
 
     def test_a_host_that_is_silent_on_this_machine(self):
         # Stopped, or hanging: its process is there, so that only its lease tells.
