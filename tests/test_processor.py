@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import logging
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -839,6 +841,47 @@ class TestClients(unittest.TestCase):
             self.assertEqual(service.getResult(jobid), 8)
             manager.abort()
         self.assertEqual(opened, [1, 1])
+
+    def test_runs_that_are_given_up_are_no_errors(self):
+        begun, go = [], threading.Event()
+        self.addCleanup(go.set)
+
+        def touch(service, jobid, input):
+            begun.append(jobid)
+            bell.set()
+            go.wait(20)
+            service.schedule.keeper                     # of a database that has been closed by now
+
+        provideUtility(touch, ITask, 'touch')
+        database = self.database()
+        install(database.db)
+        with database.db.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            jobids = [service.add('touch') for _ in range(5)]
+        host = MultiProcessor(database.db, PATH, maxThreads=2, tasks=database.beside)
+        bell = threading.Event()
+        host.start()
+        while len(begun) < 2:
+            self.assertTrue(bell.wait(20))
+            bell.clear()
+        os.kill(self.zeo.pid, signal.SIGSTOP)           # from now on its own thread waits for the database
+        try:
+            with self.assertLogs('lovely.remotetask', 'INFO') as logs:
+                self.assertFalse(host.stop(0, wait=0))
+                database.close()
+                go.set()
+                for thread in (host.thread, *host.threads):
+                    thread.join(20)
+                    self.assertFalse(thread.is_alive())
+        finally:
+            os.kill(self.zeo.pid, signal.SIGCONT)
+        self.assertEqual([record.getMessage() for record in logs.records if record.levelno >= logging.ERROR], [])
+        text = 'was ended: the processing host stops; after that it met'
+        self.assertEqual(sum(text in record.getMessage() for record in logs.records), 2, logs.output)
+        self.assertEqual(len(begun), 2)
+        with self.zeo.database().transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            self.assertEqual({service.getStatus(jobid) for jobid in jobids} & set(FINAL), set())
 
 
 class TestSimpleProcessor(ProcessorCase):

@@ -104,14 +104,24 @@ def _nameOf(kind):
 
 
 def failed(claim, error, started, ended, host, policy=None, luck=0.0):
-    """Return the `Outcome` of a run that ended with an exception, and log it."""
+    """Return the `Outcome` of a run that ended with an exception, and log it.
+
+    Of a run that was told to end nobody wants the outcome any more, and what it meets may come from just that: its
+    database may have been closed.
+    """
     pause = (policy or DEFAULT).decide(claim.attempt + 1, error, luck)
+    control = current()
     if isinstance(error, (TaskError, Retry)):
         message = str(error)
+    else:
+        message = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
+    if control is not None and control.reason is not None:
+        log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, message)
+        log.debug('%s', claim.label, exc_info=error)
+    elif isinstance(error, (TaskError, Retry)):
         log.info('%s %s: %s', claim.label,
                  'failed' if pause is None else f'runs again in {pause:.2f} s', message)
     else:
-        message = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
         log.error('Caught a generic exception, preventing thread from crashing\n%s, %s: %s', claim.label,
                   'given up' if pause is None else f'runs again in {pause:.2f} s', message, exc_info=error)
     text = ''.join(traceback.format_exception(error))[-KEPT_TRACEBACK:]

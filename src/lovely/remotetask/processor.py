@@ -168,7 +168,15 @@ class MultiProcessor:
         self._bell.set()
         if wait is None and timeout is not None:
             wait = timeout + 2      # past the deadline the jobs that still run are given back, which takes a commit
-        return self._ended.wait(wait)
+        ended = self._ended.wait(wait)
+        if not ended and self._late():
+            self._giveUp()                      # its thread may be waiting for a database that is away
+        return ended
+
+    def _giveUp(self):
+        """Tell the runs that still go on to end, and begin none; what they do, or meet, counts no more."""
+        self._unstarted.update(claim.jobid for claim in self._roster.takeWaiting())
+        self._roster.tell({run.claim.jobid for run in self._roster.runs()}, 'the processing host stops')
 
     def _attach(self):
         self.cycle.attach()
@@ -194,6 +202,7 @@ class MultiProcessor:
             self.running = False
             idle = self._roster.isIdle
             self._roster.close()
+            self._giveUp()
             for thread in self.threads:
                 thread.join(LAST_JOIN if idle else 0.1)     # a task that does not end cannot be waited for
             hubOf(self.db).unsubscribe(self._bell)
@@ -356,7 +365,7 @@ class MultiProcessor:
             runs = self._roster.runs()
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(runs), ', '.join(str(run.claim.jobid) for run in runs))
-            self._roster.tell({run.claim.jobid for run in runs}, 'the processing host stops')
+            self._giveUp()
         self.cycle.leave(self._unstarted)
         return True
 
@@ -372,14 +381,13 @@ class MultiProcessor:
                     continue
                 run, waited = taken
                 run.cold, cold = cold, False
-                try:
-                    connection = connection or self._connect()
-                    with running(run.control):
+                with running(run.control):
+                    try:
+                        connection = connection or self._connect()
                         report = self._run(connection, run.claim, waited > STALE, run)
-                except BaseException as error:
-                    log.exception('%s: the run could not be ended', run.claim.label)
-                    transaction.abort()
-                    report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
+                    except BaseException as error:
+                        transaction.abort()
+                        report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
                 self._roster.end(run, report)
         finally:
             transaction.abort()
