@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import ssl
+import struct
 import tempfile
 import threading
 import unittest
@@ -123,13 +124,16 @@ class TestWaitFor(WaitingCase):
             self.assertFault(code, sentence, self.proxy().waitFor, *arguments)
 
     def test_clientThatGoesIsForgotten(self):
-        connection = self.socket()
-        connection.sendall(request('waitFor', self.jobids, 3600))
-        self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 3)
-        connection.close()
-        self.assertNobodyWaits()
-        self.waitUntil(lambda: not any(handler.need and not handler.need.isRequest
-                                       for handler in self.frontend._connections))
+        for isReset in False, True:
+            connection = self.socket()
+            connection.sendall(request('waitFor', self.jobids, 3600))
+            self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 3)
+            if isReset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            connection.close()
+            self.assertNobodyWaits()
+            self.waitUntil(lambda: not any(handler.need and not handler.need.isRequest
+                                           for handler in self.frontend._connections))
 
     def test_connectionIsKept(self):
         connection = self.socket()

@@ -17,12 +17,12 @@ from ZODB.POSException import StorageTransactionError
 
 from lovely.remotetask import errors
 from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.xmlrpc import gateway as gateways
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import LINGER
-from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
@@ -77,6 +77,27 @@ def inThread(function, *arguments):
     return thread, outcome
 
 
+class Gateway(gateways.Gateway):
+    """One whose calls are waited for, and give the result."""
+
+    def read(self, path, function):
+        return self.resultOf(super().read(path, function))
+
+    def write(self, path, function):
+        return self.resultOf(super().write(path, function))
+
+    def resultOf(self, call):
+        ended = threading.Event()
+        call.listen(ended.set)
+        while not call.hasEnded:
+            again, left = self.pulse(), call.deadline - time.monotonic()
+            if left > 0:
+                ended.wait(left if again is None else min(again, left))
+            else:
+                self.giveUp(call)
+        return call.result()
+
+
 class LogCase(unittest.TestCase):
 
     @contextlib.contextmanager
@@ -126,11 +147,14 @@ class GatewayCase(LogCase):
 
     def waitForWrites(self, gateway, count):
         """Wait until that many writes wait for the writer."""
+        self.waitUntil(lambda: len(gateway._waiting) >= count)
+
+    def waitUntil(self, condition):
         deadline = threading.Event()
         timer = threading.Timer(WAIT, deadline.set)
         timer.start()
         try:
-            while len(gateway._waiting) < count:
+            while not condition():
                 self.assertFalse(deadline.wait(0.001))
         finally:
             timer.cancel()
@@ -410,6 +434,49 @@ class TestRead(GatewayCase):
         go.set()
         gateway.deadline = WAIT
         self.assertEqual(gateway.read('/', len), 0)
+
+    def test_whatComesTogetherIsForOneReader(self):
+        gateway = gateways.Gateway(self.db, resolve)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+        self.waitUntil(lambda: len(gateway._idle) == gateway.readers)
+        calls = [gateway.read('/', lambda jobs: threading.current_thread().name) for _ in range(20)]
+        ended = threading.Event()
+        calls[-1].listen(ended.set)
+        gateway.pulse()
+        self.assertTrue(ended.wait(WAIT))
+        self.assertEqual(len({call.result() for call in calls}), 1)
+        self.assertIsNone(gateway.pulse())
+
+    def test_aSlowReadHoldsUpNobody(self):
+        gateway = self.makeGateway(readers=2)
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        slow = inThread(gateway.read, '/', lambda jobs: (begun.set(), go.wait(WAIT), 'slow')[-1])
+        self.assertTrue(begun.wait(WAIT))
+        self.assertEqual(gateway.read('/', len), 0)
+        go.set()
+        slow[0].join(WAIT)
+        self.assertEqual(slow[1], ['slow'])
+
+    def test_aCallThatIsGivenUpEndsOnce(self):
+        gateway = gateways.Gateway(self.db, resolve)
+        with self.assertRaises(Stopping):
+            gateway.read('/', len)
+        gateway.start()
+        calls, heard = [gateway.read('/', len), gateway.write('/', append('a'))], []
+        for call in calls:
+            call.listen(lambda: heard.append(1))
+            gateway.giveUp(call)
+            gateway.giveUp(call)
+            call.end('late')
+            with self.assertRaises(DatabaseUnavailable):
+                call.result()
+            call.listen(lambda: heard.append(2))
+        self.assertEqual(heard, [1, 2, 1, 2])
+        gateway.pulse()
+        self.assertTrue(gateway.stop(WAIT))
+        self.assertEqual(self.stored(), {})
 
     def test_callersOfASilentDatabaseWaitShortly(self):
         gateway = self.makeGateway(readers=1, deadline=0.05)

@@ -29,6 +29,9 @@ from lovely.remotetask.job import Job
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc import lot
+from lovely.remotetask.xmlrpc.connection import LARGE_BODY
+from lovely.remotetask.xmlrpc.connection import LONG_BODY
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.server import Limits
@@ -549,33 +552,63 @@ class TestCrowd(ServerCase):
 
     limits = Limits(connections=3, requestTime=WAIT, idleTime=WAIT)
 
-    def test_requestsUnderWayAreLimited(self):
-        begun, go = threading.Semaphore(0), threading.Event()
-        self.addCleanup(go.set)
+    def fill(self):
+        """Have as many calls under way as there may be, until `go` is set."""
+        begun, self.go = threading.Semaphore(0), threading.Event()
+        self.addCleanup(self.go.set)
 
         class Slow:
-            def getStatus(self, jobid):
+            def getStatus(_, jobid):
                 begun.release()
-                go.wait(WAIT)
+                self.go.wait(WAIT)
                 return 'slow'
         self.services['/slow'] = Slow()
-        idle = [self.proxy() for _ in range(10)]
-        for proxy in idle:
+        self.idle = [self.proxy() for _ in range(10)]
+        for proxy in self.idle:
             proxy.getAvailableTasks()           # they take nothing of it
-        callers = [inThread(self.proxy('/slow').getStatus, 1) for _ in range(3)]
-        for _ in callers:
+        self.callers = [inThread(self.proxy('/slow').getStatus, 1) for _ in range(3)]
+        for _ in self.callers:
             self.assertTrue(begun.acquire(timeout=WAIT))
+
+    def assertAnswered(self):
+        for thread, outcome in self.callers:
+            thread.join(WAIT)
+            self.assertEqual(outcome, ['slow'])
+        for proxy in self.idle:
+            proxy.getAvailableTasks()
+
+    def test_requestsUnderWayAreLimited(self):
+        self.fill()
         with self.assertLogs('lovely.remotetask.access', 'INFO') as logs:
             status, headers, body = self.post(CALL)
         self.assertEqual((status, headers['Retry-After']), (503, '1'))
         self.assertRegex(logs.output[0], '"POST / HTTP/1.1" 503 .* "There are too many requests at a time"$')
-        go.set()
-        for thread, outcome in callers:
+        self.go.set()
+        self.assertAnswered()
+
+    def test_bodiesOfAllSizes(self):
+        for size in 10, LONG_BODY // 2, 2 * LONG_BODY, LARGE_BODY // 2, 2 * LARGE_BODY:
+            proxies = [self.proxy() for _ in range(5)]          # more than there may be at a time
+            calls = [inThread(proxy.add, 'echo', f'{number}' * size) for number, proxy in enumerate(proxies)]
+            for thread, _ in calls:
+                thread.join(WAIT)
+            with self.db.transaction() as connection:
+                jobs = connection.root()['/'].jobs
+                self.assertEqual([jobs[outcome[0]].input for _, outcome in calls],
+                                 [f'{number}' * size for number in range(5)])
+        self.assertEqual((self.frontend._lot._handed, self.frontend._lot._calling), (set(), set()))
+
+    def test_moreWaitForRoom(self):
+        self.addCleanup(setattr, lot, 'ROOM_TIME', lot.ROOM_TIME)
+        lot.ROOM_TIME = WAIT
+        self.fill()
+        waits = [inThread(self.post, CALL) for _ in range(10)]
+        self.waitUntil(lambda: len(self.frontend._lot._queue) == 10)
+        self.go.set()
+        for thread, outcome in waits:
             thread.join(WAIT)
-            self.assertEqual(outcome, ['slow'])
-        self.waitUntil(lambda: not self.frontend._crew.isFull)
-        for proxy in idle:
-            proxy.getAvailableTasks()
+            self.assertEqual(outcome[0][0], 200, outcome)
+        self.assertAnswered()
 
     def test_whoIsSilentLongestGoesFirst(self):
         self.frontend.limits = dataclasses.replace(self.limits, silent=3)

@@ -222,6 +222,13 @@ class Doorkeeper:
         self._hashing = threading.BoundedSemaphore(HASHES)
         self._queue = threading.BoundedSemaphore(HASHES + QUEUE)
 
+    def recall(self, authorization, address):
+        """Return the `Caller` if that takes but a moment; None if `identify` has to hash his password.
+
+        The arguments, and what is raised, are those of `identify`.
+        """
+        return self._identify(authorization, address, lambda name, password: None)
+
     def identify(self, authorization, address):
         """Return the `Caller`.
 
@@ -230,17 +237,21 @@ class Doorkeeper:
 
         Raise `Unauthorized` or `Throttled`, and log that.
         """
+        return self._identify(authorization, address,
+                              lambda name, password: self._verify(name, password, address))
+
+    def _identify(self, authorization, address, verify):
         if self._users is None:
             return Caller(None, frozenset(ROLES), address=address)
         name = None
         try:
             name, password = _credentials(authorization)
-            user = self._users.recall(name, password, time.monotonic()) or self._verify(name, password, address)
+            user = self._users.recall(name, password, time.monotonic()) or verify(name, password)
         except (Unauthorized, Throttled) as error:
             _logRefusal(address, name, str(error))
             raise
-        return Caller(user.name, frozenset(ROLES[:1 + ROLES.index(user.role)]), _limits(user.tasks),
-                      _limits(user.services), address)
+        return user and Caller(user.name, frozenset(ROLES[:1 + ROLES.index(user.role)]), _limits(user.tasks),
+                               _limits(user.services), address)
 
     def _verify(self, name, password, address):
         self._holdUp(name, address)

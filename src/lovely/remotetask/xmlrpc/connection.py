@@ -15,6 +15,9 @@ CHUNK_SIZE = 64 * 1024
 #: Bytes of a body above which it takes its turn; see `Limits.largeBodies`.
 LARGE_BODY = 256 * 1024
 
+#: Bytes of a body above which it is taken apart in a thread of its own: 8 KiB take a few milliseconds.
+LONG_BODY = 8 * 1024
+
 # What is read at a time of a client that waits for an answer: of its next requests as little as possible.
 _SIP_SIZE = 4096
 
@@ -30,6 +33,7 @@ class Connection:
 
     def __init__(self, socket):
         self.socket = socket
+        socket.settimeout(0)                    # nobody waits for a client but the lot
         #: What has come, a bytearray.
         self.buffer = bytearray()
         #: Whether the client sends no more.
@@ -45,15 +49,14 @@ class Connection:
         self.socket.close()
         self.buffer.clear()
 
-    def receive(self, patience=0.0, size=CHUNK_SIZE):
-        """Add what comes within `patience` seconds to the buffer; return whether there was anything, even the end.
+    def receive(self, size=CHUNK_SIZE):
+        """Add what has come to the buffer; return whether there was anything, even the end.
 
         size -- bytes, about the most that is read.
 
         Raise OSError when the connection is broken.
         """
         try:
-            self.socket.settimeout(patience)
             data = self.socket.recv(size)
             # What TLS has decrypted already is nothing that a selector would tell of.
             if data and isinstance(self.socket, ssl.SSLSocket) and (pending := self.socket.pending()):
@@ -61,7 +64,7 @@ class Connection:
         except ssl.SSLWantWriteError:
             self.events = selectors.EVENT_WRITE
             return False
-        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+        except (BlockingIOError, ssl.SSLWantReadError):
             self.events = selectors.EVENT_READ
             return False
         self.events = selectors.EVENT_READ
@@ -72,7 +75,6 @@ class Connection:
     def shakeHands(self):
         """Go on with the handshake of TLS as far as the client has; return whether it is over.  Raise OSError."""
         try:
-            self.socket.settimeout(0)
             self.socket.do_handshake()
         except ssl.SSLWantWriteError:
             self.events = selectors.EVENT_WRITE
@@ -92,7 +94,6 @@ class Connection:
     def send(self, data):
         """Send what the client takes at once of the data; return how many bytes.  Raise OSError as `receive` does."""
         try:
-            self.socket.settimeout(0)
             return self.socket.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
             self.events = selectors.EVENT_WRITE
@@ -106,14 +107,18 @@ class Need:
 
     #: Whether it is the client that is waited for.
     isRequest = True
-    #: Whether it is to take an answer.
+    #: Whether an answer is owed to it, or being sent.
     isAnswer = False
-    #: Whether it is a part of a call.
+    #: Whether a call is worked on when it is met, and not before.
     isCall = False
+    #: Whether it may take long to go on when it is met: that is for another thread than the one that waits for all.
+    isEffort = False
     #: Whether it takes a turn to go on when it is met; see `Limits.largeBodies`.
     isLarge = False
     #: Whether the client has said something that is worth an answer.
     hasBegun = False
+    #: Whether it is met, and not the client is waited for.
+    _isPutOff = False
 
     def __init__(self, deadline):
         """`deadline` is by time.monotonic."""
@@ -131,15 +136,24 @@ class Need:
         """Return how many bytes are kept in the memory for it."""
         return len(connection.buffer)
 
+    def putOff(self, seconds):
+        """It is met, and gets so many seconds more until somebody has time for it."""
+        self._isPutOff = True
+        self.deadline = time.monotonic() + seconds
+
     @property
     def refusal(self):
-        """The `head.Refusal` for a client that is late; None if it is to hear nothing."""
+        """The `head.Refusal` for a client that is late, or was put off; None if it is to hear nothing."""
+        if self._isPutOff:
+            kind = 'large requests' if self.isLarge else 'requests'
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f'There are too many {kind} at a time', ('Retry-After', '1'))
         return Refusal(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') if self.hasBegun else None
 
 
 class Handshake(Need):
-    """That a handshake of TLS can go on: its arithmetic is for another thread than the one that waits for all."""
+    """That a handshake of TLS can go on, which takes a lot of arithmetic."""
 
+    isEffort = True
     _canGoOn = False
 
     def look(self, connection):
@@ -153,7 +167,6 @@ class Handshake(Need):
 class NextHead(Need):
     """The next request, up to its body; `length` is where that begins, None if the head did not come completely."""
 
-    isCall = True
     length = None
 
     def __init__(self, idleTime, requestTime, size):
@@ -182,26 +195,15 @@ class Body(Need):
     """That many bytes; fewer if the client ends before."""
 
     isCall = hasBegun = True
-    _waitsForTurn = False
 
     def __init__(self, deadline, length, isLarge):
         """`isLarge` says whether it takes one of the turns for large bodies."""
         super().__init__(deadline)
         self.length, self.isLarge = length, isLarge
+        self.isEffort = isLarge or length > LONG_BODY
 
     def isMet(self, connection):
         return len(connection.buffer) >= self.length or connection.ended
-
-    def waitForTurn(self, seconds):
-        """It has come, and gets so many seconds more to be worked on."""
-        self._waitsForTurn = True
-        self.deadline = time.monotonic() + seconds
-
-    @property
-    def refusal(self):
-        if not self._waitsForTurn:
-            return super().refusal
-        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'Too many large requests at a time', ('Retry-After', '1'))
 
 
 class End(Need):
@@ -248,6 +250,30 @@ class Taken(Need):
 
     def held(self, connection):
         return len(connection.buffer) + self.left
+
+
+class Effort(Need):
+    """Another thread than the one that waits for all."""
+
+    isAnswer = isEffort = hasBegun = True
+
+    def isMet(self, connection):
+        return True
+
+
+class Outcome(Need):
+    """The end of a call in the database."""
+
+    isRequest = False
+    isAnswer = True
+
+    def __init__(self, call):
+        """`call` is a `gateway.Call`."""
+        super().__init__(call.deadline)
+        self.call = call
+
+    def isMet(self, connection):
+        return self.call.hasEnded
 
 
 class Jobs(Need):

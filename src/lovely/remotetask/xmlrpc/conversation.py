@@ -15,6 +15,7 @@ from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import Body
+from lovely.remotetask.xmlrpc.connection import Effort
 from lovely.remotetask.xmlrpc.connection import End
 from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import NextHead
@@ -39,7 +40,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
 
     need = None             # a `connection.Need`
     hasTurn = False         # for a large body; the lot gives it
-    stay = None             # the lot's
+    alarm = None            # the lot's
     caller = None           # an `access.Caller`, once it is known who sent the request
 
     def __init__(self, connection, address, server):
@@ -146,7 +147,10 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
         if self.command != 'POST':
             raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
-        self._identify()
+        doorkeeper = self.server.doorkeeper
+        if not self._identify(doorkeeper.recall):
+            yield Effort(deadline)
+            self._identify(doorkeeper.identify)
         length = self.head.bodyLength(self.server.limits.bodySize)
         if self.head.expectsContinue:
             yield from self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
@@ -163,10 +167,14 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         self._log(HTTPStatus.OK, response, call)
         yield from self._send(self._head(HTTPStatus.OK, 'text/xml', response) + response)
 
-    def _identify(self):
-        """Find out who sent the request; raise `Refusal`."""
+    def _identify(self, way):
+        """Find out who sent the request, in one way of the `access.Doorkeeper`; return whether that is known then.
+
+        Raise `Refusal`.
+        """
         try:
-            self.caller = self.server.doorkeeper.identify(self.headers.get('authorization'), self.client_address[0])
+            self.caller = way(self.headers.get('authorization'), self.client_address[0])
+            return self.caller is not None
         except Unauthorized as error:
             raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
                           ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None

@@ -23,27 +23,9 @@ class Crew:
         """
         self._name, self._size = name, size
         self._tasks = queue.SimpleQueue()
-        self._lock = threading.Lock()           # guards the three that follow
+        self._lock = threading.Lock()           # guards the two that follow
         self._threads = set()
         self._busy = 0                          # functions that run or wait for a thread
-        self._idling = 0                        # those of them that only `idle`
-
-    @property
-    def isFull(self):
-        """Whether all threads that there may be have something to do."""
-        return self._busy - self._idling >= self._size
-
-    def idle(self, function, *arguments):
-        """Return what a function returns in which the thread only waits, for a moment; None when threads are scarce."""
-        with self._lock:
-            if 2 * self._busy > self._size + 1:
-                return None
-            self._idling += 1
-        try:
-            return function(*arguments)
-        finally:
-            with self._lock:
-                self._idling -= 1
 
     def put(self, function, *arguments):
         """Have a function called, as soon as a thread is free; it raises nothing."""

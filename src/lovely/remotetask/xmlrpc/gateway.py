@@ -1,15 +1,11 @@
 """The frontend's way to the database: reads side by side, writes of concurrent calls in one transaction."""
 # SPDX-License-Identifier: ZPL-2.1
-import contextlib
 import logging
 import queue
 import random
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
-from concurrent.futures import InvalidStateError
-from concurrent.futures import TimeoutError as FutureTimeout
 
 from transaction import TransactionManager
 from transaction.interfaces import TransientError
@@ -33,6 +29,8 @@ BATCH = 500
 READERS = 5
 #: Seconds that the writer waits at the most for as many calls as there were lately.
 LINGER = 0.02
+#: Seconds after which a second reader helps one that is busy with a read.
+HELP = 0.002
 #: Seconds that a caller waits for the database, and when it is known to be silent.
 DEADLINE = 10.0
 SHORT_DEADLINE = 1.0
@@ -77,31 +75,78 @@ class _Witness:
         self.allVoted = True
 
 
-class _Write:
-    """A call that waits for its turn, and what became of it."""
+class Call:
+    """A function that waits for its turn in the database, and what became of it."""
 
-    def __init__(self, path, function):
-        self.path, self.function = path, function
-        self.future = Future()
-        self._begun = False
+    #: Whether there is a result, or an error; nothing follows.
+    hasEnded = False
+
+    def __init__(self, path, function, form, deadline):
+        """For the arguments see `Gateway.read`; `deadline` is by time.monotonic."""
+        self.path, self.function, self.form = path, function, form
+        self.deadline = deadline        # when to `giveUp`
+        self._result = self._error = self._listener = None
+
+    def end(self, result, error=None):
+        """Note the result or the exception; harmless when it has ended."""
+        if self.hasEnded:
+            return
+        self._result, self._error = result, error
+        self.hasEnded = True
+        self._tell()
+
+    def listen(self, listener):
+        """Have a function called without arguments when it has ended, in whichever thread; at once if it has already.
+        """
+        self._listener = listener
+        if self.hasEnded:
+            self._tell()
+
+    def _tell(self):
+        listener, self._listener = self._listener, None     # which knows the call: a large result is not to stay
+        if listener is not None:
+            listener()
+
+    def result(self):
+        """Return the result, or raise the exception."""
+        if self._error is None:
+            return self._result
+        try:
+            raise self._error
+        finally:
+            self._error = None          # it knows this frame
+
+
+class _Read(Call):
+    """One that changes nothing; it may go on when nobody waits for it any more."""
+
+
+class _Write(Call):
+    """One that is committed."""
+
+    def __init__(self, path, function, form, deadline, last):
+        """`last` is when to give up if it is being committed at the deadline."""
+        super().__init__(path, function, form, deadline)
+        self.last = last
+        self._deciding = threading.Lock()
+        self._begun = self._cancelled = False
 
     def isWanted(self):
         """Say whether the caller still waits; if so, he cannot give up without an answer any more."""
-        self._begun = self._begun or self.future.set_running_or_notify_cancel()
-        return self._begun
+        with self._deciding:
+            self._begun = not self._cancelled
+            return self._begun
 
-    def answer(self, result, error=None):
-        """Give the caller a result or an exception, if he waits for one."""
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_exception(error) if error is not None else self.future.set_result(result)
+    def cancel(self):
+        """Give up, if that is possible without an answer; return whether it was."""
+        with self._deciding:
+            self._cancelled = not self._begun
+            return self._cancelled
 
-
-class _Read:
-    """The same for a read, which may go on when its caller has gone."""
-
-    def __init__(self, path, function):
-        self.path, self.function = path, function
-        self.outcome = queue.SimpleQueue()      # gets the pair of result and exception; far cheaper than a Future
+    @property
+    def isCancelled(self):
+        """Whether nobody waits for it, and it must not be carried out."""
+        return self._cancelled
 
 
 class _ReadManager:
@@ -146,7 +191,7 @@ class _Reader:
     connection = None
 
     def __init__(self):
-        self.inbox = queue.SimpleQueue()        # gets a read while the reader is idle, or None to end
+        self.bell = queue.SimpleQueue()         # gets something when the reader is idle and is to go on
 
 
 class Gateway:
@@ -156,6 +201,9 @@ class Gateway:
     together.  So many callers cost few commits, and the frontend never conflicts with itself.  Those of `read` run in
     a few threads.  No caller is ever in the database itself, which may not come back from there.  A watcher tells those
     who wait for jobs.
+
+    Calls that come shortly after each other are cheapest when one thread runs them one after the other: so nobody is
+    woken by `read` and `write`, but by `pulse`, which is to be called when there are no more to come for now.
     """
 
     def __init__(self, db, resolve, deadline=DEADLINE, attempts=ATTEMPTS, batch=BATCH, readers=READERS):
@@ -177,11 +225,13 @@ class Gateway:
         self.readers = readers
         self._starting = threading.Lock()       # guards the threads
         self._threads = []
-        self._changed = threading.Condition()   # guards the six that follow
+        self._changed = threading.Condition()   # guards the eight that follow
         self._waiting = deque()
         self._waitingReads = deque()
         self._idle = []                         # the reader that was busy last is the next one: fewer warm caches
+        self._begun = 0.0                       # when a reader has taken a read last, by time.monotonic
         self._running = False
+        self._expecting = False                 # whether the writer waits for more writes
         self._expected = 0                      # how many writes there were lately at the same time
         self._patienceForMore = 0.0             # seconds for which as many are waited for
         self._silent = False                    # whether nothing has come of the database since a call was given up
@@ -213,7 +263,7 @@ class Gateway:
             self._running = False
             self._changed.notify_all()
             while self._idle:
-                self._idle.pop().inbox.put(None)
+                self._idle.pop().bell.put(None)
         end = None if timeout is None else time.monotonic() + timeout
         threads = self._threads
         for thread in threads:
@@ -246,66 +296,76 @@ class Gateway:
     def _patience(self):
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
-    def read(self, path, function):
-        """Return `wire.plain` of what the function returns for the service at a path.  What it changes is thrown away.
+    def read(self, path, function, form=plain):
+        """Have a function called with the service at a path; what it changes is thrown away.  Return a `Call`.
 
         path -- the path of a URL.
         function -- called with the service; once more after each conflict.
+        form -- called in the same thread with what that returns; its result is what the call results in, and can be
+            used anywhere.
 
-        Raise what the function raises; `errors.UnknownService`; `Stopping`; `DatabaseUnavailable`, also when too many
-        calls wait.
+        Raise `Stopping`.  The call's exceptions are those that the function raises, `errors.UnknownService`, and
+        `DatabaseUnavailable`, also when too many calls wait.
         """
-        read = _Read(path, function)
+        read = _Read(path, function, form, time.monotonic() + self._patience())
         with self._changed:
             if not self._running:
                 raise Stopping()
-            if self._idle:
-                self._idle.pop().inbox.put(read)
-            else:
-                self._waitingReads.append(read)
-        try:
-            result, error = read.outcome.get(timeout=self._patience())
-        except queue.Empty:
-            self._silent = True
-            self._forget(self._waitingReads, read)
-            raise DatabaseUnavailable() from None
-        if error is None:
-            return result
-        try:
-            raise error
-        finally:
-            del error                           # it knows this frame
+            self._waitingReads.append(read)
+        return read
 
-    def write(self, path, function):
-        """Return `wire.plain` of what the function returns for the service at a path, once that is committed.
+    def write(self, path, function, form=plain):
+        """Have a function called with the service at a path, and its changes committed.  Return a `Call`.
 
-        path -- the path of a URL.
+        path, form -- as for `read`.
         function -- called with the service in the writer's thread, again if its transaction has to be repeated.  When
             it raises one of the family of `errors` it must have changed nothing: the other calls are committed.
 
-        Raise what the function raises; `errors.UnknownService`; `Stopping` and `DatabaseUnavailable` when nothing was
-        changed; `OutcomeUnknown` when it is not known whether it was.
+        Raise `Stopping`.  The call has ended when it is committed; its exceptions are those that the function raises;
+        `errors.UnknownService`; `DatabaseUnavailable` when nothing was changed; `OutcomeUnknown` when it is not known
+        whether it was.
         """
-        write = _Write(path, function)
+        now = time.monotonic()
+        write = _Write(path, function, form, now + self._patience(), now + self.deadline)
         with self._changed:
             if not self._running:
                 raise Stopping()
             self._waiting.append(write)
-            if len(self._waiting) == 1 or not self._hasFewer:
+        return write
+
+    def pulse(self):
+        """Have the calls run that wait, as far as there are threads for them.  Waits for nothing.
+
+        Return the seconds after which this is to be called again, or None if nothing waits.
+        """
+        if not self._waiting and not self._waitingReads:
+            return None
+        with self._changed:
+            if self._waiting and (not self._expecting or not self._hasFewer):
                 self._changed.notify_all()
-        patience = self._patience()
-        for left in (patience, self.deadline - patience):
-            try:
-                return write.future.result(left)
-            except FutureTimeout:
-                if write.future.done():         # in the last moment; or the TimeoutError was the function's own
-                    return write.future.result()
-                if write.future.cancel():       # it has not come to be committed: then it never will be
-                    self._silent = True
-                    self._forget(self._waiting, write)
-                    raise DatabaseUnavailable() from None
+            if not self._waitingReads:
+                return None
+            # While reads take but moments a second reader would only be in the way of the first one.
+            if self._idle and (len(self._idle) == self.readers or time.monotonic() - self._begun >= HELP):
+                self._begun = time.monotonic()
+                self._idle.pop().bell.put(None)
+            return HELP if self._idle else None
+
+    def giveUp(self, call):
+        """The deadline of a call is over: end it with the exception for that, or move its deadline.  Waits for nothing.
+
+        A write that is being committed at the first deadline can only be given up at the last one, not knowing what
+        comes of it.
+        """
         self._silent = True
-        raise OutcomeUnknown()
+        if isinstance(call, _Write) and not call.cancel():
+            if time.monotonic() < call.last:
+                call.deadline = call.last
+            else:
+                call.end(None, OutcomeUnknown())
+            return
+        self._forget(self._waiting if isinstance(call, _Write) else self._waitingReads, call)
+        call.end(None, DatabaseUnavailable())
 
     def _forget(self, waiting, call):
         # A database can be silent for long, and what nobody waits for is not to pile up meanwhile.
@@ -320,33 +380,36 @@ class Gateway:
         try:
             while (read := self._nextRead(reader)) is not None:
                 try:
-                    outcome = self._retried(lambda: self._readOnce(reader, read)), None
+                    result, error = self._retried(lambda: self._readOnce(reader, read)), None
                     self._silent = False
-                except BaseException as error:  # no error ends the reader
-                    if isinstance(error, DatabaseUnavailable):
+                except BaseException as caught:     # no error ends the reader
+                    if isinstance(caught, DatabaseUnavailable):
                         _close(reader)
                     else:
                         self._silent = False
-                    outcome = None, error
-                read.outcome.put(outcome)
+                    result, error = None, caught
+                read.end(result, error)
                 # An idle reader is not to keep the caller's input and the result alive.
-                del read, outcome
+                del read, result, error
         finally:
             _close(reader)
 
     def _nextRead(self, reader):
         """Return the next read, or None to end."""
-        with self._changed:
-            if self._waitingReads:
-                return self._waitingReads.popleft()
-            if not self._running:
-                return None
-            self._idle.append(reader)
         while True:
-            try:
-                return reader.inbox.get(timeout=REFRESH)
-            except queue.Empty:
-                self._refresh(reader)
+            with self._changed:
+                if self._waitingReads:
+                    self._begun = time.monotonic()
+                    return self._waitingReads.popleft()
+                if not self._running:
+                    return None
+                self._idle.append(reader)
+            while True:
+                try:
+                    reader.bell.get(timeout=REFRESH)
+                    break
+                except queue.Empty:
+                    self._refresh(reader)
 
     def _refresh(self, reader):
         if reader.connection is None:
@@ -364,7 +427,7 @@ class Gateway:
         manager = reader.connection.transaction_manager
         manager.begin()
         try:
-            return plain(read.function(self.resolve(reader.connection, read.path)))
+            return read.form(read.function(self.resolve(reader.connection, read.path)))
         finally:
             manager.abort()
 
@@ -395,13 +458,14 @@ class Gateway:
         with self._changed:
             while self._running and not self._waiting:
                 self._changed.wait()
-            until = time.monotonic() + self._patienceForMore
+            self._expecting, until = True, time.monotonic() + self._patienceForMore
             while self._running and self._hasFewer and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
+            self._expecting = False
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
 
     def _settle(self, writes):
-        """Commit the writes together and answer their callers; no error ends the writer."""
+        """Commit the writes together and end them; no error ends the writer."""
         if not writes:
             return
         try:
@@ -410,12 +474,12 @@ class Gateway:
             _close(self)
             logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
             for write in writes:
-                write.answer(None, error)
+                write.end(None, error)
         except BaseException as error:
             # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
             _close(self)
             if len(writes) == 1:
-                writes[0].answer(None, error)
+                writes[0].end(None, error)
             else:
                 for write in writes:
                     self._settle([write])
@@ -423,14 +487,14 @@ class Gateway:
             self._silent = False
             hubOf(self.db).ring()               # not all storages tell of the commits of this process
             for write, result, refusal in outcomes:
-                write.answer(result, refusal)
+                write.end(result, refusal)
 
     def _commit(self, writes):
         """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
         if self.connection is None:
             self.connection = self.db.open(TransactionManager(explicit=True))
         manager = self.connection.transaction_manager
-        writes = [write for write in writes if not write.future.cancelled()]
+        writes = [write for write in writes if not write.isCancelled]
         witness = _Witness(writes)
         try:
             manager.begin()
@@ -454,7 +518,7 @@ class Gateway:
             result = write.function(self.resolve(self.connection, write.path))
         except errors.RemoteTaskError as refusal:
             return None, refusal
-        return plain(result), None              # outside: a result that cannot be sent comes after the change
+        return write.form(result), None         # outside: a result that cannot be sent comes after the change
 
     def _retried(self, function):
         """Call the function, again and after a pause when it meets a conflict; raise `DatabaseUnavailable` in the end.

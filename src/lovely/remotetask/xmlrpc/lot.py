@@ -1,4 +1,4 @@
-"""The parking lot: one thread that holds all connections which have nothing complete to say."""
+"""The parking lot: one thread that holds all connections, and goes on with those who can."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import heapq
@@ -17,39 +17,54 @@ from lovely.remotetask.xmlrpc.head import Refusal
 
 logger = logging.getLogger('lovely.remotetask')
 
+# Guests that wait for the database as long as those who have waited for jobs may join them: a job can have thousands.
+_WOKEN = 64
+
+#: Seconds for which a call waits when there are too many at a time.
+ROOM_TIME = 1.0
+
 # Entries of the heap above which those are removed that mean nothing any more.
 _STALE = 1000
 
 
 class Lot:
-    """Waits, for all that park there, for what they need, and hands them on.
+    """Waits, for all that park there, for what they need, and goes on with them then, or hands them on.
 
-    A guest is an object with a `connection`, a `connection.Connection`, and a `need`, a `connection.Need`; its `stay`,
-    a number, is given here each time that it parks.  A client that is slow, or waits for jobs, so takes a socket and no
-    thread.  Nothing here waits for a client.
+    A guest is an object with a `connection`, a `connection.Connection`, and a `need`, a `connection.Need`; its `alarm`
+    and `hasTurn`, None and False at first, are set here.  A client that is slow, or waits for jobs, so takes a socket
+    and no thread.  Nothing here waits for a client, nor for the database.
     """
 
     def __init__(self, host):
         """`host` has `limits`, `server.Limits`, and the following methods.
 
-        They do not wait for anything and are called in the thread of the lot: `resume(guest)`, its need is met or its
-        time is over; `turnAway(guest, refusal)`, it has to go, for the reason in the `head.Refusal`, or None when it
-        has said nothing or the connection is broken.
+        They do not wait for anything and are called in the thread of the lot.  `goOn(guest)`: its need is met, or its
+        time is over; return whether it has another one.  `hand(guest)`: the same for another thread, as it may take
+        long; `takeBack` follows.  `end(guest)`: it has no need any more.  `turnAway(guest, refusal)`: it has to go, for
+        the reason in the `head.Refusal`, or None when it has said nothing or the connection is broken.  `pulse()`:
+        called after each round of guests; return the seconds after which it is to be called again, or None.
         """
         self._host = host
         self._selector = selectors.DefaultSelector()
         self._requests = {}                     # guests that are waited for, the oldest first -> bytes held for each
         self._waiting = set()                   # guests that wait for jobs
+        self._calling = set()                   # guests that wait for the database
+        self._handed = set()                    # guests with a call that were handed on
+        self._woken = deque()                   # those of whose jobs something is to be seen, or whose time is over
+        self._next = deque()                    # guests that can go on
         self._ready = deque()                   # guests with a large body that wait for a turn
+        self._queue = deque()                   # guests with a call that wait for room
         self._turns = host.limits.largeBodies
         self._held = 0                          # bytes that have come and wait for more
-        self._deadlines = []                    # heap of deadline, number, guest and its stay; see `_isValid`
+        self._alarms = []                       # heap of time, number and guest; not later than its deadline
         self._numbers = itertools.count()
         self._orders = deque()                  # from other threads: pairs of function and arguments
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)
         self._selector.register(self._bell, selectors.EVENT_READ)
+        self._rung = False                      # whether there is something in the bell
+        self._pulse = None                      # seconds until the host wants to be called again
         self._stopped = self._closed = False
         self._thread = threading.Thread(target=self._run, name='remotetask-lot', daemon=True)
 
@@ -60,9 +75,9 @@ class Lot:
         self._thread.start()
 
     def stop(self):
-        """Turn away all guests, and those that come later at once, but for those that have an answer to take.
+        """Turn away all guests, and those that come later at once, but for those to whom an answer is owed.
 
-        Those that wait for jobs are resumed.
+        Those that wait for jobs go on.
         """
         self._order(self._stop)
 
@@ -79,8 +94,12 @@ class Lot:
         """Take a guest, which belongs to the lot from now on."""
         self._order(self._park, guest)
 
+    def takeBack(self, guest, goesOn):
+        """Take a guest back that was handed on; `goesOn` says whether it has another need."""
+        self._order(self._takeBack, guest, goesOn)
+
     def wake(self, guest, need):
-        """Resume a guest that waits for jobs, if it still has this need."""
+        """Go on with a guest that waits for jobs or the database, if it still has this need."""
         self._order(self._wake, guest, need)
 
     def giveTurn(self):
@@ -98,8 +117,10 @@ class Lot:
 
     def _order(self, function, *arguments):
         self._orders.append((function, arguments))
-        with contextlib.suppress(OSError):      # it has been rung often enough, or there is nobody any more
-            self._rope.send(b'x')
+        if not self._rung and threading.get_ident() != self._thread.ident:
+            self._rung = True
+            with contextlib.suppress(OSError):  # there is nobody any more
+                self._rope.send(b'x')
 
     # In the thread of the lot
 
@@ -108,35 +129,57 @@ class Lot:
             for key, _ in self._selector.select(self._patience()):
                 if key.data is None:
                     self._bell.recv(CHUNK_SIZE)
+                    self._rung = False
                 elif self._isHere(key.data):    # it may have had to go for one of the others
                     self._look(key.data)
             while self._orders:
                 function, arguments = self._orders.popleft()
                 function(*arguments)
             self._expire(time.monotonic())
+            # A head, and then its body; whoever has said more than that comes after the others.
+            for _ in range(2 * len(self._next)):
+                if self._next:
+                    guest = self._next.popleft()
+                    self._takeBack(guest, self._host.goOn(guest))
+            while self._queue and not self._isFull:
+                self._takeOn(self._queue)
+            while self._woken and len(self._calling) + len(self._next) < _WOKEN:
+                self._takeOn(self._woken)
+            self._pulse = self._host.pulse()
 
     def _patience(self):
-        return max(0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+        if self._next or self._orders:
+            return 0
+        patience = max(0, self._alarms[0][0] - time.monotonic()) if self._alarms else None
+        return patience if self._pulse is None else self._pulse if patience is None else min(self._pulse, patience)
 
     def _isHere(self, guest):
-        return guest in self._requests or guest in self._waiting
+        return guest in self._requests or guest in self._waiting or guest in self._calling
 
     def _park(self, guest):
-        if guest.need.isRequest:
+        need = guest.need
+        if need.isRequest:
             self._requests[guest] = 0
         else:
-            self._waiting.add(guest)
-        guest.stay = next(self._numbers)
-        if self._stopped and not guest.need.isAnswer:
+            (self._calling if need.isAnswer else self._waiting).add(guest)
+        if self._stopped and not need.isAnswer:
             self._dismiss(guest)
-            return
-        self._noteDeadline(guest)
-        self._look(guest, isNew=True)
+        else:
+            self._look(guest, isNew=True)
+
+    def _takeBack(self, guest, goesOn):
+        self._handed.discard(guest)
+        if goesOn:
+            self._park(guest)
+        else:
+            self._ignore(guest)
+            guest.alarm = None
+            self._host.end(guest)
 
     def _leave(self, guest):
-        self._ignore(guest)
         self._held -= self._requests.pop(guest, 0)
         self._waiting.discard(guest)
+        self._calling.discard(guest)
 
     def _ignore(self, guest):
         with contextlib.suppress(KeyError):
@@ -144,7 +187,11 @@ class Lot:
 
     def _look(self, guest, isNew=False):
         try:
-            if isNew or guest.need.look(guest.connection):
+            if isNew:
+                self._check(guest, isNew)
+            elif guest in self._calling:        # it asks on, or goes: for later
+                self._ignore(guest)
+            elif guest.need.look(guest.connection):
                 self._check(guest)
             else:
                 self._listen(guest)
@@ -152,24 +199,32 @@ class Lot:
             logger.debug('a connection broke: %s', error)
             self._turnAway(guest)
 
-    def _check(self, guest):
-        """Resume the guest if its need is met; else note what has changed."""
+    def _check(self, guest, isNew=False):
+        """Go on with the guest if its need is met; else note what has changed."""
         need, connection = guest.need, guest.connection
         deadline = need.deadline
         if need.isMet(connection):
-            self._resumeInTurn(guest)
+            if need.isCall and (self._queue or self._isFull):
+                self._putOff(guest, self._queue, ROOM_TIME)
+            else:
+                self._resumeInTurn(guest)
             return
-        if need.deadline != deadline:
+        if isNew or need.deadline != deadline:
             self._noteDeadline(guest)
+        if guest in self._calling:
+            return
         if need.isRequest or not connection.buffer:
             self._listen(guest)
         else:                                   # it asks on while it waits for jobs: no more of that for now
             self._ignore(guest)
         if need.isRequest:
-            held = need.held(connection)
-            self._held += held - self._requests[guest]
-            self._requests[guest] = held
-            self._makeRoom()
+            self._hold(guest)
+
+    def _hold(self, guest):
+        held = guest.need.held(guest.connection)
+        self._held += held - self._requests[guest]
+        self._requests[guest] = held
+        self._makeRoom()
 
     def _listen(self, guest):
         connection = guest.connection
@@ -179,24 +234,48 @@ class Lot:
         elif key.events != connection.events:
             self._selector.modify(connection, connection.events, guest)
 
+    @property
+    def _isFull(self):
+        return len(self._calling) + len(self._next) + len(self._handed) >= self._host.limits.connections
+
+    def _putOff(self, guest, queue, seconds):
+        """Have a guest, whose need is met, wait in a queue for so long at the most."""
+        self._ignore(guest)
+        guest.need.putOff(seconds)
+        self._noteDeadline(guest)
+        queue.append((guest, guest.need))
+        self._hold(guest)
+
+    def _takeOn(self, queue):
+        """Go on with the first one in a queue, if it is still there."""
+        guest, need = queue.popleft()
+        if self._isHere(guest) and guest.need is need:
+            self._resumeInTurn(guest)
+
     def _resumeInTurn(self, guest):
         need = guest.need
         if need.isLarge:
             if not self._turns:
-                self._ignore(guest)
-                need.waitForTurn(self._host.limits.requestTime)
-                self._noteDeadline(guest)
-                self._ready.append((guest, need))
+                self._putOff(guest, self._ready, self._host.limits.requestTime)
                 return
             self._turns -= 1
+            guest.hasTurn = True
         self._resume(guest)
 
     def _resume(self, guest):
         self._leave(guest)
-        self._host.resume(guest)
+        if guest.need.isEffort:
+            self._ignore(guest)
+            if guest.need.hasBegun:             # a handshake is none
+                self._handed.add(guest)
+            self._host.hand(guest)
+        else:
+            self._next.append(guest)
 
     def _turnAway(self, guest, refusal=None):
         self._leave(guest)
+        self._ignore(guest)
+        guest.alarm = None
         self._host.turnAway(guest, refusal)
 
     def _makeRoom(self):
@@ -220,13 +299,15 @@ class Lot:
     def _giveTurn(self):
         self._turns += 1
         while self._ready and self._turns:
-            guest, need = self._ready.popleft()
-            if guest in self._requests and guest.need is need:
-                self._resumeInTurn(guest)
+            self._takeOn(self._ready)
 
     def _wake(self, guest, need):
-        if guest in self._waiting and guest.need is need:
+        if guest.need is not need:
+            return
+        if guest in self._calling:
             self._resume(guest)
+        elif guest in self._waiting:
+            self._woken.append((guest, need))
 
     def _stop(self):
         self._stopped = True
@@ -246,21 +327,28 @@ class Lot:
     # Deadlines
 
     def _noteDeadline(self, guest):
-        heapq.heappush(self._deadlines, (guest.need.deadline, next(self._numbers), guest, guest.stay))
-        if len(self._deadlines) > _STALE + 4 * (len(self._requests) + len(self._waiting)):
-            self._deadlines = [entry for entry in self._deadlines if self._isValid(*entry)]
-            heapq.heapify(self._deadlines)
-
-    def _isValid(self, deadline, number, guest, stay):
-        return self._isHere(guest) and guest.stay == stay and guest.need.deadline == deadline
+        """See to it that the guest is looked at by its deadline: earlier does no harm, and one entry serves many needs.
+        """
+        deadline = guest.need.deadline
+        if guest.alarm is not None and guest.alarm <= deadline:
+            return
+        guest.alarm = deadline
+        heapq.heappush(self._alarms, (deadline, next(self._numbers), guest))
+        if len(self._alarms) > _STALE + 4 * (len(self._requests) + len(self._waiting) + len(self._calling)):
+            self._alarms = [entry for entry in self._alarms if entry[2].alarm == entry[0]]
+            heapq.heapify(self._alarms)
 
     def _expire(self, now):
-        while self._deadlines and self._deadlines[0][0] <= now:
-            entry = heapq.heappop(self._deadlines)
-            if not self._isValid(*entry):
+        while self._alarms and self._alarms[0][0] <= now:
+            alarm, _, guest = heapq.heappop(self._alarms)
+            if guest.alarm != alarm:            # there was an earlier one, or it has gone
                 continue
-            guest = entry[2]
-            if guest.need.isRequest:
+            guest.alarm = None
+            if not self._isHere(guest):
+                continue
+            if guest.need.deadline > now:
+                self._noteDeadline(guest)
+            elif guest.need.isRequest:
                 self._turnAway(guest, guest.need.refusal)
             else:
-                self._resume(guest)
+                self._wake(guest, guest.need)

@@ -17,6 +17,7 @@ from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.connection import Connection
 from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import Jobs
+from lovely.remotetask.xmlrpc.connection import Outcome
 from lovely.remotetask.xmlrpc.conversation import RequestHandler
 from lovely.remotetask.xmlrpc.crew import Crew
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
@@ -33,14 +34,11 @@ from lovely.remotetask.xmlrpc.wire import parseCall
 
 logger = logging.getLogger('lovely.remotetask')
 
-#: Threads that answer those who have waited for jobs, and whatever else takes but a moment.
-WAKERS = 8
+#: Threads for what takes long: large bodies, the hashes of passwords.
+THREADS = 32
 
 #: Threads that make the handshakes of TLS: a flood of them is not to keep others from being served.
 GREETERS = 2
-
-#: Seconds that a thread waits for more from a client before the connection is parked: far cheaper for a busy one.
-_LINGER = 0.01
 
 # Seconds between two looks of the thread that accepts connections at whether it is to stop.
 _STOP_LOOK = 0.05
@@ -56,7 +54,7 @@ _OTHER_FILES = 200
 class Limits:
     """What a client can take of the frontend.  Raises `errors.ConfigurationError` for values that are not positive."""
 
-    #: Requests that are worked on at a time, in a thread each; the next one is told 503.
+    #: Requests that are worked on at a time; the next one waits for a second, and is told 503 then.
     connections: int = 200
     #: Callers of waitFor at a time, who take no thread; the next one is told 503.
     waiting: int = 5000
@@ -106,8 +104,8 @@ class Frontend(SimpleXMLRPCServer):
     The path of a call's URL names the service.  What can be called is in `methods.METHODS`, and nothing else: no
     function or instance is ever registered with the base classes.
 
-    A connection is in the parking lot until a request has come, is worked on by a thread of a crew then, and goes back
-    to the lot.
+    The thread of the parking lot speaks with all clients, whatever takes but a moment; what takes longer is done by the
+    threads of the gateway or of a crew.
     """
 
     request_queue_size = 1024
@@ -131,8 +129,7 @@ class Frontend(SimpleXMLRPCServer):
         self._connections = set()                   # the `RequestHandler` of each
         self._serving = False
         self._stopped = False
-        self._crew = Crew('remotetask-call', limits.connections)
-        self._wakers = Crew('remotetask-waker', WAKERS)
+        self._crew = Crew('remotetask-call', THREADS)
         self._greeters = Crew('remotetask-greeter', GREETERS)
         host, port = address
         try:
@@ -180,7 +177,6 @@ class Frontend(SimpleXMLRPCServer):
         if ended:
             self._lot.close()
             self._crew.stop()
-            self._wakers.stop()
             self._greeters.stop()
         return ended
 
@@ -208,77 +204,63 @@ class Frontend(SimpleXMLRPCServer):
 
     # What the lot calls
 
-    def resume(self, handler):
-        """Have a conversation go on in a thread; turn it away when a request has come and no thread is free."""
-        need = handler.need
-        handler.hasTurn = need.isLarge
-        if not need.isRequest:
-            self.gateway.forget(need.wait)
+    def goOn(self, handler):
+        """Go on with a conversation whose need is met, or its time is over; return whether it has another one."""
+        need, error = handler.need, None
+        if isinstance(need, Jobs):
             if handler.connection.ended:        # nobody waits any more
-                self._end(handler)
-            else:
-                self._wakers.put(self._goOn, handler, Stopping() if self._stopped else None)
-        elif isinstance(need, Handshake):
-            self._greeters.put(self._goOn, handler)
-        elif not need.isCall:
-            self._wakers.put(self._goOn, handler)
-        elif self._crew.isFull:
-            self.turnAway(handler, need.hasBegun and Refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many requests at a time', ('Retry-After', '1')) or None)
-        else:
-            self._crew.put(self._converse, handler)
+                return False
+            self.gateway.forget(need.wait)
+            error = Stopping() if self._stopped else None
+        if not self._proceed(handler, error):
+            return False
+        need = handler.need
+        if isinstance(need, Jobs):
+            need.wait = Wait(need.path, need.jobids, need.any, functools.partial(self._wake, handler, need))
+            self.gateway.watch(need.wait)
+            self.giveTurn(handler)
+        elif isinstance(need, Outcome):
+            need.call.listen(functools.partial(self._lot.wake, handler, need))
+        return True
+
+    def hand(self, handler):
+        """Have a conversation go on in another thread."""
+        (self._greeters if isinstance(handler.need, Handshake) else self._crew).put(
+            lambda: self._lot.takeBack(handler, self.goOn(handler)))
 
     def turnAway(self, handler, refusal):
         """End a connection, with a `Refusal` if it is not None, without waiting for the client."""
         if refusal is not None:
             handler.turnAway(refusal)
-        self._end(handler)
+        self.end(handler)
 
-    # In a thread of a crew
+    def end(self, handler):
+        """End a conversation and its connection."""
+        if isinstance(handler.need, Jobs):
+            self.gateway.forget(handler.need.wait)
+        self.giveTurn(handler)
+        handler.close()
+        with self._changed:
+            self._connections.discard(handler)
+            self._changed.notify_all()
 
-    def _converse(self, handler):
-        goesOn = self._proceed(handler)
-        while goesOn and self._isThere(handler):
-            goesOn = self._proceed(handler)
-        if goesOn:
-            self._park(handler)
+    def pulse(self):
+        """Have the calls run that have come together; see `Gateway.pulse`."""
+        return self.gateway.pulse()
 
-    def _goOn(self, handler, error=None):
-        if self._proceed(handler, error):
-            self._park(handler)
+    # In any thread
 
     def _proceed(self, handler, error=None):
-        """Go on with a conversation; return whether it has a need then.  Else it has ended."""
+        """Go on with a conversation; return whether it has a need then.  Else it has come to its end."""
         try:
-            if handler.proceed(error) is not None:
-                return True
+            return handler.proceed(error) is not None
         except OSError as error:                # a client that goes or stalls is none of our failures
             logger.debug('connection of %s ended: %s', handler.address_string(), error)
         except Exception:
             logger.exception('a connection of %s failed', handler.address_string())
         except BaseException as error:          # somebody wants to end the thread, which is not his
             logger.debug('connection of %s ended: %r', handler.address_string(), error)
-        self._end(handler)
         return False
-
-    def _isThere(self, handler):
-        """Say whether what the conversation needs has come, or comes at once."""
-        need, connection = handler.need, handler.connection
-        if need.isLarge or not need.isCall or self._stopped:
-            return False
-        try:
-            return (connection.buffer and need.isMet(connection)
-                    or self._crew.idle(connection.receive, _LINGER) and need.isMet(connection))
-        except (OSError, ValueError):           # the lot will see the same
-            return False
-
-    def _park(self, handler):
-        need = handler.need
-        if not need.isRequest:
-            need.wait = Wait(need.path, need.jobids, need.any, functools.partial(self._wake, handler, need))
-            self.gateway.watch(need.wait)
-            self.giveTurn(handler)
-        self._lot.park(handler)
 
     def _wake(self, handler, need):
         need.isOver = True                      # should it not have come to the lot yet
@@ -289,13 +271,6 @@ class Frontend(SimpleXMLRPCServer):
         if handler.hasTurn:
             handler.hasTurn = False
             self._lot.giveTurn()
-
-    def _end(self, handler):
-        self.giveTurn(handler)
-        handler.close()
-        with self._changed:
-            self._connections.discard(handler)
-            self._changed.notify_all()
 
     # Calls
 
@@ -314,7 +289,7 @@ class Frontend(SimpleXMLRPCServer):
         try:
             name, values = parseCall(data)
             del data                            # it can be large, and the call take long
-            return dumpResponse((yield from self._dispatch(name, values, path, requestId, caller))), name
+            return (yield from self._dispatch(name, values, path, requestId, caller)), name
         except Refusal:
             raise
         except Exception as error:
@@ -328,19 +303,28 @@ class Frontend(SimpleXMLRPCServer):
         caller.check(name, method, path, arguments)
         function = functools.partial(method.function, request=requestId) if method.traced else method.function
         if method.access == methods.NO_SERVICE:
-            return function(*arguments)
+            return dumpResponse(function(*arguments))
         function = caller.guarded(method, arguments, function)
         if method.access == methods.REPEATS:
-            return self._repeat(function, arguments, path)
+            return dumpResponse((yield from self._repeat(function, arguments, path)))
         if method.access == methods.WAITS:
-            return (yield from self._wait(function, arguments, path))
+            return dumpResponse((yield from self._wait(function, arguments, path)))
         run = self.gateway.write if method.access == methods.WRITES else self.gateway.read
-        return run(path, lambda service: function(service, *arguments))
+        return (yield from self._outcome(run(path, lambda service: function(service, *arguments), dumpResponse)))
+
+    def _outcome(self, call):
+        """Wait for a `gateway.Call`; return its result, or raise its exception."""
+        while not call.hasEnded:
+            yield Outcome(call)
+            if not call.hasEnded and time.monotonic() >= call.deadline:
+                self.gateway.giveUp(call)
+        return call.result()
 
     def _repeat(self, function, arguments, path):
         done, before = 0, time.time()
         while True:
-            step = self.gateway.write(path, lambda service: function(service, methods.BATCH, before, *arguments))
+            step = yield from self._outcome(self.gateway.write(
+                path, lambda service: function(service, methods.BATCH, before, *arguments)))
             done += step
             if step < methods.BATCH:
                 return done
@@ -348,7 +332,7 @@ class Frontend(SimpleXMLRPCServer):
     def _wait(self, function, arguments, path):
         jobids, timeout, any = arguments
         deadline = time.monotonic() + timeout
-        statuses = self.gateway.read(path, lambda service: function(service, *arguments))
+        statuses = yield from self._outcome(self.gateway.read(path, lambda service: function(service, *arguments)))
         while not methods.areOver(statuses, any) and time.monotonic() < deadline:
             if self._lot.waiting >= self.limits.waiting or not self.gateway.canWatch(len(jobids)):
                 raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs',
@@ -356,5 +340,6 @@ class Frontend(SimpleXMLRPCServer):
             yield Jobs(deadline, path, jobids, any)
             if self.gateway.isSilent:           # not one after the other is to find that out
                 raise DatabaseUnavailable()
-            statuses = self.gateway.read(path, lambda service: methods.statusesOf(service, jobids))
+            statuses = yield from self._outcome(self.gateway.read(
+                path, lambda service: methods.statusesOf(service, jobids)))
         return statuses
