@@ -160,7 +160,7 @@ class TestWaitFor(WaitingCase):
             connection.sendall(request('waitFor', self.jobids, 3600))
             if number % 50 == 0:                # so that there are not too many at a time that begin to wait
                 self.waitUntil(lambda: self.frontend._lot.waiting == number)
-        self.waitUntil(lambda: not self.frontend._crew._busy)
+        self.waitUntil(lambda: not self.frontend._lot._calling)
         self.assertServing()
         for jobid in self.jobids:
             self.proxy().cancel(jobid)

@@ -596,7 +596,7 @@ class TestCrowd(ServerCase):
                 jobs = connection.root()['/'].jobs
                 self.assertEqual([jobs[outcome[0]].input for _, outcome in calls],
                                  [f'{number}' * size for number in range(5)])
-        self.assertEqual((self.frontend._lot._handed, self.frontend._lot._calling), (set(), set()))
+        self.waitUntil(lambda: not self.frontend._lot._heavy and not self.frontend._lot._calling)
 
     def test_moreWaitForRoom(self):
         self.addCleanup(setattr, lot, 'ROOM_TIME', lot.ROOM_TIME)
@@ -653,6 +653,19 @@ class TestLifecycle(ServerCase):
         self.assertFalse(self.serving.is_alive())
         self.assertTrue(self.frontend.stop(WAIT))
         self.frontend.serveForever()        # returns at once
+
+    def test_whatCannotGoOnEnds(self):
+        frontend, gateway = self.makeFrontend(), self.gateway
+        gateway.pulse = lambda: 1 / 0
+        self.addCleanup(socket.create_connection(frontend.address, WAIT).close)
+        self.addCleanup(vars(gateway).pop, 'pulse')
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logs, self.assertRaisesRegex(RuntimeError, 'has ended'):
+            frontend.serveForever()
+        self.assertIn('ZeroDivisionError', logs.output[0])
+        for handler in frontend._connections:
+            handler.close()
+        frontend.server_close()
+        frontend._lot.close()
 
     def test_stopBeforeServing(self):
         frontend = Frontend(('127.0.0.1', 0), self.gateway)

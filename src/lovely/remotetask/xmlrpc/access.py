@@ -41,6 +41,8 @@ FORGIVEN, LONGEST_WAIT = 30.0, 60.0
 TABLE_SIZE = 10000
 #: Passwords that are hashed at a time, so that the processors have time for others; and those that wait for it.
 HASHES, QUEUE = max(1, (os.cpu_count() or 1) // 2), 32
+#: Threads that `Doorkeeper.identify` can use: the last one tells those who are too many.
+PROOFS = HASHES + QUEUE + 1
 
 # What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
 _ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing'))

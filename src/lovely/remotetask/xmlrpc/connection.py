@@ -252,10 +252,10 @@ class Taken(Need):
         return len(connection.buffer) + self.left
 
 
-class Effort(Need):
-    """Another thread than the one that waits for all."""
+class Proof(Need):
+    """That a password can be proved to be right, which takes a lot of arithmetic."""
 
-    isAnswer = isEffort = hasBegun = True
+    isAnswer = isEffort = True
 
     def isMet(self, connection):
         return True

@@ -15,10 +15,10 @@ from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import Body
-from lovely.remotetask.xmlrpc.connection import Effort
 from lovely.remotetask.xmlrpc.connection import End
 from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import NextHead
+from lovely.remotetask.xmlrpc.connection import Proof
 from lovely.remotetask.xmlrpc.connection import Taken
 from lovely.remotetask.xmlrpc.head import LINE_SIZE
 from lovely.remotetask.xmlrpc.head import Headers
@@ -149,7 +149,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
         doorkeeper = self.server.doorkeeper
         if not self._identify(doorkeeper.recall):
-            yield Effort(deadline)
+            yield Proof(deadline)
             self._identify(doorkeeper.identify)
         length = self.head.bodyLength(self.server.limits.bodySize)
         if self.head.expectsContinue:

@@ -20,6 +20,9 @@ logger = logging.getLogger('lovely.remotetask')
 # Guests that wait for the database as long as those who have waited for jobs may join them: a job can have thousands.
 _WOKEN = 64
 
+# Calls with a long body that are worked on at a time: they take long in the database as well.
+_HEAVY = 16
+
 #: Seconds for which a call waits when there are too many at a time.
 ROOM_TIME = 1.0
 
@@ -49,11 +52,12 @@ class Lot:
         self._requests = {}                     # guests that are waited for, the oldest first -> bytes held for each
         self._waiting = set()                   # guests that wait for jobs
         self._calling = set()                   # guests that wait for the database
-        self._handed = set()                    # guests with a call that were handed on
+        self._heavy = set()                     # guests with a call that is long, from when they are handed on
         self._woken = deque()                   # those of whose jobs something is to be seen, or whose time is over
         self._next = deque()                    # guests that can go on
         self._ready = deque()                   # guests with a large body that wait for a turn
         self._queue = deque()                   # guests with a call that wait for room
+        self._heavyQueue = deque()              # the same for those whose call is long
         self._turns = host.limits.largeBodies
         self._held = 0                          # bytes that have come and wait for more
         self._alarms = []                       # heap of time, number and guest; not later than its deadline
@@ -83,7 +87,7 @@ class Lot:
 
     def close(self):
         """End the thread, when there are no guests any more and none will come.  Twice, or before `start`, is fine."""
-        if self._thread.is_alive():
+        if self.isAlive:
             self._order(self._close)
             self._thread.join()
         self._selector.close()
@@ -111,6 +115,11 @@ class Lot:
         self._order(self._sendOneAway)
 
     @property
+    def isAlive(self):
+        """Whether the guests are looked at."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self):
         """How many guests wait for jobs."""
         return len(self._waiting)
@@ -125,27 +134,35 @@ class Lot:
     # In the thread of the lot
 
     def _run(self):
-        while not self._closed:
-            for key, _ in self._selector.select(self._patience()):
-                if key.data is None:
-                    self._bell.recv(CHUNK_SIZE)
-                    self._rung = False
-                elif self._isHere(key.data):    # it may have had to go for one of the others
-                    self._look(key.data)
-            while self._orders:
-                function, arguments = self._orders.popleft()
-                function(*arguments)
-            self._expire(time.monotonic())
-            # A head, and then its body; whoever has said more than that comes after the others.
-            for _ in range(2 * len(self._next)):
-                if self._next:
-                    guest = self._next.popleft()
-                    self._takeBack(guest, self._host.goOn(guest))
-            while self._queue and not self._isFull:
-                self._takeOn(self._queue)
-            while self._woken and len(self._calling) + len(self._next) < _WOKEN:
-                self._takeOn(self._woken)
-            self._pulse = self._host.pulse()
+        try:
+            while not self._closed:
+                self._round()
+        except Exception:
+            logger.exception('the frontend cannot go on')
+
+    def _round(self):
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                self._bell.recv(CHUNK_SIZE)
+                self._rung = False
+            elif self._isHere(key.data):    # it may have had to go for one of the others
+                self._look(key.data)
+        while self._orders:
+            function, arguments = self._orders.popleft()
+            function(*arguments)
+        self._expire(time.monotonic())
+        # A head, and then its body; whoever has said more than that comes after the others.
+        for _ in range(2 * len(self._next)):
+            if self._next:
+                guest = self._next.popleft()
+                self._takeBack(guest, self._host.goOn(guest))
+        while self._queue and not self._isFull(False):
+            self._takeOn(self._queue)
+        while self._heavyQueue and not self._isFull(True):
+            self._takeOn(self._heavyQueue)
+        while self._woken and len(self._calling) + len(self._next) < _WOKEN:
+            self._takeOn(self._woken)
+        self._pulse = self._host.pulse()
 
     def _patience(self):
         if self._next or self._orders:
@@ -168,13 +185,14 @@ class Lot:
             self._look(guest, isNew=True)
 
     def _takeBack(self, guest, goesOn):
-        self._handed.discard(guest)
         if goesOn:
             self._park(guest)
         else:
             self._ignore(guest)
             guest.alarm = None
             self._host.end(guest)
+        if guest not in self._calling:
+            self._heavy.discard(guest)
 
     def _leave(self, guest):
         self._held -= self._requests.pop(guest, 0)
@@ -198,14 +216,18 @@ class Lot:
         except (OSError, ValueError) as error:          # ValueError: TLS that has ended
             logger.debug('a connection broke: %s', error)
             self._turnAway(guest)
+        except Exception:                       # the other guests have nothing to do with it
+            logger.exception('a connection failed')
+            self._turnAway(guest)
 
     def _check(self, guest, isNew=False):
         """Go on with the guest if its need is met; else note what has changed."""
         need, connection = guest.need, guest.connection
         deadline = need.deadline
         if need.isMet(connection):
-            if need.isCall and (self._queue or self._isFull):
-                self._putOff(guest, self._queue, ROOM_TIME)
+            queue = self._heavyQueue if need.isEffort else self._queue
+            if need.isCall and (queue or self._isFull(need.isEffort)):
+                self._putOff(guest, queue, ROOM_TIME)
             else:
                 self._resumeInTurn(guest)
             return
@@ -234,9 +256,12 @@ class Lot:
         elif key.events != connection.events:
             self._selector.modify(connection, connection.events, guest)
 
-    @property
-    def _isFull(self):
-        return len(self._calling) + len(self._next) + len(self._handed) >= self._host.limits.connections
+    def _isFull(self, isEffort):
+        """Say whether there are as many calls under way as there may be; of those that are long there may be few."""
+        limit = self._host.limits.connections
+        if isEffort and len(self._heavy) >= min(limit, _HEAVY):
+            return True
+        return len(self._calling) + len(self._next) >= limit
 
     def _putOff(self, guest, queue, seconds):
         """Have a guest, whose need is met, wait in a queue for so long at the most."""
@@ -266,8 +291,8 @@ class Lot:
         self._leave(guest)
         if guest.need.isEffort:
             self._ignore(guest)
-            if guest.need.hasBegun:             # a handshake is none
-                self._handed.add(guest)
+            if guest.need.isCall:
+                self._heavy.add(guest)
             self._host.hand(guest)
         else:
             self._next.append(guest)

@@ -13,11 +13,14 @@ from xmlrpc.server import SimpleXMLRPCServer
 
 from lovely.remotetask import errors
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.connection import Body
 from lovely.remotetask.xmlrpc.connection import Connection
 from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import Jobs
 from lovely.remotetask.xmlrpc.connection import Outcome
+from lovely.remotetask.xmlrpc.connection import Proof
 from lovely.remotetask.xmlrpc.conversation import RequestHandler
 from lovely.remotetask.xmlrpc.crew import Crew
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
@@ -34,11 +37,9 @@ from lovely.remotetask.xmlrpc.wire import parseCall
 
 logger = logging.getLogger('lovely.remotetask')
 
-#: Threads for what takes long: large bodies, the hashes of passwords.
-THREADS = 32
-
-#: Threads that make the handshakes of TLS: a flood of them is not to keep others from being served.
-GREETERS = 2
+#: Threads that take long bodies apart, and those that make the handshakes of TLS: one can do about as much as many, and
+#: of many the one that speaks with the clients would seldom have its turn.
+THREADS, GREETERS = 4, 2
 
 # Seconds between two looks of the thread that accepts connections at whether it is to stop.
 _STOP_LOOK = 0.05
@@ -129,8 +130,8 @@ class Frontend(SimpleXMLRPCServer):
         self._connections = set()                   # the `RequestHandler` of each
         self._serving = False
         self._stopped = False
-        self._crew = Crew('remotetask-call', THREADS)
-        self._greeters = Crew('remotetask-greeter', GREETERS)
+        self._crews = {Body: Crew('remotetask-call', THREADS), Handshake: Crew('remotetask-greeter', GREETERS),
+                       Proof: Crew('remotetask-prover', PROOFS)}
         host, port = address
         try:
             if not 0 <= port <= 65535:          # the resolver would take the rest of a division
@@ -150,7 +151,7 @@ class Frontend(SimpleXMLRPCServer):
         return self.server_address[:2]
 
     def serveForever(self):
-        """Answer calls until `stop`."""
+        """Answer calls until `stop`.  Raise RuntimeError when that cannot go on."""
         with self._changed:
             if self._stopped:
                 return
@@ -176,8 +177,8 @@ class Frontend(SimpleXMLRPCServer):
             ended = self._changed.wait_for(lambda: not self._connections, timeout)
         if ended:
             self._lot.close()
-            self._crew.stop()
-            self._greeters.stop()
+            for crew in self._crews.values():
+                crew.stop()
         return ended
 
     # What the base classes call
@@ -202,6 +203,10 @@ class Frontend(SimpleXMLRPCServer):
             self._connections.add(handler)
         self._lot.park(handler)
 
+    def service_actions(self):
+        if not self._lot.isAlive and not self._stopped:
+            raise RuntimeError('the thread that speaks with the clients has ended; the log says why')
+
     # What the lot calls
 
     def goOn(self, handler):
@@ -225,8 +230,7 @@ class Frontend(SimpleXMLRPCServer):
 
     def hand(self, handler):
         """Have a conversation go on in another thread."""
-        (self._greeters if isinstance(handler.need, Handshake) else self._crew).put(
-            lambda: self._lot.takeBack(handler, self.goOn(handler)))
+        self._crews[type(handler.need)].put(lambda: self._lot.takeBack(handler, self.goOn(handler)))
 
     def turnAway(self, handler, refusal):
         """End a connection, with a `Refusal` if it is not None, without waiting for the client."""
@@ -308,7 +312,7 @@ class Frontend(SimpleXMLRPCServer):
         if method.access == methods.REPEATS:
             return dumpResponse((yield from self._repeat(function, arguments, path)))
         if method.access == methods.WAITS:
-            return dumpResponse((yield from self._wait(function, arguments, path)))
+            return (yield from self._wait(function, arguments, path))
         run = self.gateway.write if method.access == methods.WRITES else self.gateway.read
         return (yield from self._outcome(run(path, lambda service: function(service, *arguments), dumpResponse)))
 
@@ -332,14 +336,18 @@ class Frontend(SimpleXMLRPCServer):
     def _wait(self, function, arguments, path):
         jobids, timeout, any = arguments
         deadline = time.monotonic() + timeout
-        statuses = yield from self._outcome(self.gateway.read(path, lambda service: function(service, *arguments)))
-        while not methods.areOver(statuses, any) and time.monotonic() < deadline:
+
+        def form(statuses):
+            isLast = methods.areOver(statuses, any) or time.monotonic() >= deadline
+            return dumpResponse(statuses) if isLast else None
+        answer = yield from self._outcome(self.gateway.read(path, lambda service: function(service, *arguments), form))
+        while answer is None:
             if self._lot.waiting >= self.limits.waiting or not self.gateway.canWatch(len(jobids)):
                 raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs',
                               ('Retry-After', '1'))
             yield Jobs(deadline, path, jobids, any)
             if self.gateway.isSilent:           # not one after the other is to find that out
                 raise DatabaseUnavailable()
-            statuses = yield from self._outcome(self.gateway.read(
-                path, lambda service: methods.statusesOf(service, jobids)))
-        return statuses
+            answer = yield from self._outcome(self.gateway.read(
+                path, lambda service: methods.statusesOf(service, jobids), form))
+        return answer
