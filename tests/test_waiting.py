@@ -18,6 +18,7 @@ import trustme
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
+from transaction import TransactionManager
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -134,6 +135,23 @@ class TestWaitFor(WaitingCase):
             self.assertNobodyWaits()
             self.waitUntil(lambda: not any(handler.need and not handler.need.isRequest
                                            for handler in self.frontend._connections))
+
+    def test_theNextOneWithItsConnectionSeesAll(self):
+        connection = self.socket()
+        connection.sendall(request('waitFor', self.jobids, 3600))
+        watcher = self.gateway._watcher
+        self.waitUntil(lambda: [watched.job for watched in watcher._jobs.values() if watched.job is not None] and
+                       watcher._bell.interest)
+        used = watcher._connection
+        connection.close()
+        self.waitUntil(lambda: watcher._connection is None)
+        with contextlib.ExitStack() as stack:
+            opened = [self.db.open(TransactionManager()) for _ in range(5)]
+            for other in opened:
+                stack.callback(other.close)
+            self.assertIn(used, opened)
+            jobs = used.root()['/'].jobs
+            self.assertEqual([jobs[jobid].input for jobid in self.jobids], [[0], [1], [2]])
 
     def test_connectionIsKept(self):
         connection = self.socket()

@@ -207,6 +207,7 @@ class Watcher:
             watched.job = None
         connection._cache.cache_size = self._cacheSize
         try:
+            connection.cacheMinimize()          # whoever opens it next is to load what was left out here
             connection.close()
         except Exception:                       # it is in no state to be used again, and will not be
             logger.exception('a connection to the database could not be closed')
