@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 
@@ -45,6 +46,9 @@ try:
     VERSION = importlib.metadata.version('lovely.remotetask')
 except importlib.metadata.PackageNotFoundError:         # run from its sources
     VERSION = 'unreleased'
+
+#: Seconds after which a thread that computes, as a task may, lets the one go on that speaks with the clients.
+SWITCH_INTERVAL = 0.001
 
 #: The autostart directives of a configuration without any: all task services.
 DEFAULT_AUTOSTART = '*@*'
@@ -256,6 +260,7 @@ def _openDatabase(configuration):
 
 def _startFrontend(configuration, db, requests, closing, grace):
     settings = configuration.frontend
+    sys.setswitchinterval(SWITCH_INTERVAL)
     if not settings.allowInsecure:
         checkExposure(settings.address, settings.users is not None, settings.certificate is not None)
     doorkeeper = Doorkeeper(settings.users and Users(settings.users))
