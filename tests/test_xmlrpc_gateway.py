@@ -440,10 +440,13 @@ class TestRead(GatewayCase):
         gateway.start()
         self.addCleanup(gateway.stop, WAIT)
         self.waitUntil(lambda: len(gateway._idle) == gateway.readers)
-        calls = [gateway.read('/', lambda jobs: threading.current_thread().name) for _ in range(20)]
-        ended = threading.Event()
+        ended, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        calls = [gateway.read('/', lambda jobs: (go.wait(WAIT), threading.current_thread().name)[1]) for _ in range(20)]
         calls[-1].listen(ended.set)
         gateway.pulse()
+        self.assertEqual(len(gateway._idle), gateway.readers - 1)
+        go.set()
         self.assertTrue(ended.wait(WAIT))
         self.assertEqual(len({call.result() for call in calls}), 1)
         self.assertIsNone(gateway.pulse())
