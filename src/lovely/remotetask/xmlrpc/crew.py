@@ -27,11 +27,11 @@ class Crew:
         self._threads = set()
         self._busy = 0                          # functions that run or wait for a thread
 
-    def put(self, function, *arguments):
+    def put(self, function):
         """Have a function called, as soon as a thread is free; it raises nothing."""
         with self._lock:
             self._busy += 1
-            self._tasks.put((function, arguments))
+            self._tasks.put(function)
             if self._busy <= len(self._threads) or len(self._threads) == self._size:
                 return
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
@@ -47,14 +47,14 @@ class Crew:
         with self._lock:
             threads = list(self._threads)
         for _ in threads:
-            self._tasks.put((None, ()))
+            self._tasks.put(None)
         for thread in threads:
             thread.join()
 
     def _work(self):
         while True:
             try:
-                function, arguments = self._tasks.get(timeout=IDLE)
+                function = self._tasks.get(timeout=IDLE)
             except queue.Empty:
                 with self._lock:
                     if self._tasks.empty():
@@ -64,9 +64,9 @@ class Crew:
             if function is None:
                 return
             try:
-                function(*arguments)
+                function()
             finally:
                 with self._lock:
                     self._busy -= 1
                 # An idle thread is not to keep alive what it worked on.
-                del function, arguments
+                del function

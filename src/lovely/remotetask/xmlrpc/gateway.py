@@ -76,7 +76,10 @@ class _Witness:
 
 
 class Call:
-    """A function that waits for its turn in the database, and what became of it."""
+    """A function that waits for its turn in the database, and what became of it.
+
+    A read may go on when nobody waits for it any more.
+    """
 
     #: Whether there is a result, or an error; nothing follows.
     hasEnded = False
@@ -117,10 +120,6 @@ class Call:
             self._error = None          # it knows this frame
 
 
-class _Read(Call):
-    """One that changes nothing; it may go on when nobody waits for it any more."""
-
-
 class _Write(Call):
     """One that is committed."""
 
@@ -129,24 +128,21 @@ class _Write(Call):
         super().__init__(path, function, form, deadline)
         self.last = last
         self._deciding = threading.Lock()
-        self._begun = self._cancelled = False
+        self._begun = False
+        #: Whether nobody waits for it, and it must not be carried out.
+        self.isCancelled = False
 
     def isWanted(self):
         """Say whether the caller still waits; if so, he cannot give up without an answer any more."""
         with self._deciding:
-            self._begun = not self._cancelled
+            self._begun = not self.isCancelled
             return self._begun
 
     def cancel(self):
         """Give up, if that is possible without an answer; return whether it was."""
         with self._deciding:
-            self._cancelled = not self._begun
-            return self._cancelled
-
-    @property
-    def isCancelled(self):
-        """Whether nobody waits for it, and it must not be carried out."""
-        return self._cancelled
+            self.isCancelled = not self._begun
+            return self.isCancelled
 
 
 class _ReadManager:
@@ -307,7 +303,7 @@ class Gateway:
         Raise `Stopping`.  The call's exceptions are those that the function raises, `errors.UnknownService`, and
         `DatabaseUnavailable`, also when too many calls wait.
         """
-        read = _Read(path, function, form, time.monotonic() + self._patience())
+        read = Call(path, function, form, time.monotonic() + self._patience())
         with self._changed:
             if not self._running:
                 raise Stopping()
