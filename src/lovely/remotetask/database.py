@@ -13,6 +13,7 @@ from ZEO.Exceptions import ClientDisconnected
 from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
+from ZODB.interfaces import IStorage
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -29,9 +30,31 @@ HANG = 10
 LAST_LOOK = 2
 
 
+#: Packages of storages whose methods are spread over several classes; see `isDatabaseError`.
+STORAGES = ('ZEO', 'relstorage')
+
+
 def isDatabaseError(error):
-    """Say whether an exception is the database's business, to be met by another try, and not the task's failure."""
-    return isinstance(error, (TransientError, StorageError)) and not isinstance(error, POSKeyError)
+    """Return whether an exception is the database's business, to be met by another try, and not the task's failure.
+
+    Each kind of storage, and each driver below one, has exceptions of its own: an `OSError` of a full disk, an
+    `OperationalError` of PostgreSQL.  So besides those of ZODB all exceptions count that came through a method of a
+    storage.  These do not: an object that is missing, and what the caller has used up itself, its stack or the memory.
+    """
+    if not isinstance(error, Exception) or isinstance(error, (POSKeyError, RecursionError, MemoryError)):
+        return False
+    return isinstance(error, (TransientError, StorageError)) or _isOfStorage(error)
+
+
+def _isOfStorage(error):
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame, traceback = traceback.tb_frame, traceback.tb_next
+        # The class is asked: asking the object could load it from the database.
+        if frame.f_globals.get('__name__', '').partition('.')[0] in STORAGES \
+                or IStorage.implementedBy(type(frame.f_locals.get('self'))):
+            return True
+    return False
 
 
 class Hub:
