@@ -367,6 +367,7 @@ ROOMS = '''
     database readyqueue ledger register timetable container sites
     lifecycle evolve
     execute
+    fence
     rescue listing
     sharing
     cycle roster

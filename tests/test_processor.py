@@ -25,6 +25,8 @@ from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
+from lovely.remotetask.database import Lender
+from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.interfaces import COMPLETED
@@ -57,6 +59,7 @@ PATH = ('TaskService',)
 class ProcessorCase(unittest.TestCase):
 
     factory = MultiProcessor
+    storageFactory = FileStorage
 
     def setUp(self):
         self.addCleanup(testing.tearDown)
@@ -64,12 +67,12 @@ class ProcessorCase(unittest.TestCase):
         self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
-        self.db = DB(FileStorage(directory.name + '/Data.fs'))
+        self.db = DB(self.storageFactory(directory.name + '/Data.fs'))
         self.addCleanup(self.db.close)
         install(self.db)
         self.manager = transaction.TransactionManager()
         self.connection = self.db.open(self.manager)
-        self.addCleanup(self.connection.close)
+        self.addCleanup(lambda: self.connection.close())
         self.addCleanup(self.manager.abort)
         self.service = self.connection.root()['Application']['TaskService']
         self.data = self.service.data = PersistentMapping()
@@ -259,9 +262,9 @@ class TestProcessing(ProcessorCase):
         claim = lifecycle.claimOn(self.service.jobs[jobid])
         self.service.cancel(jobid)
         self.manager.commit()
-        connection = self.db.open()
-        self.addCleanup(connection.close)
-        report = self.factory(self.db, PATH)._run(connection, claim, look=False)
+        client = ThreadConnection(Lender(self.db), 1)
+        self.addCleanup(client.close)
+        report = self.factory(self.db, PATH)._run(client, claim, look=False)
         self.assertEqual((type(report), report[:2]), (lifecycle.Recorded, (jobid, 0)))
         self.assertEqual(self.statuses(jobid), ['cancelled'])
         self.assertNotIn('written', self.service.data)

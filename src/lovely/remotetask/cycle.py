@@ -1,6 +1,5 @@
 """The ledger cycle: one transaction that settles what has ended, queues what is due, and claims what comes next."""
 # SPDX-License-Identifier: ZPL-2.1
-import contextlib
 import functools
 import logging
 import math
@@ -10,13 +9,14 @@ import threading
 import time
 
 import transaction
-from transaction.interfaces import NoTransaction
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database import rest
+from lovely.remotetask.database import transact
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.evolve import evolve
 from lovely.remotetask.execute import queryTask
@@ -114,6 +114,16 @@ class Cycle:
         """How many processors come before this one, as far as is known: those get a job first."""
         return len(self._before)
 
+    def _begin(self):
+        if self._connection is None:
+            self._connection = self.db.open(self._manager)
+        self._manager.begin()
+
+    def _rest(self):
+        """End a transaction that has failed.  A connection that cannot be used any more is replaced by another one."""
+        if not rest(self._manager):
+            self._manager, self._connection = transaction.TransactionManager(explicit=True), None
+
     def _service(self):
         return atPath(self._connection.root()[ROOT_NAME], self.path)
 
@@ -127,33 +137,30 @@ class Cycle:
             self._connection = self.db.open(self._manager)
         try:
             self._awaitSilence()
-            for attempt in self._attempts():
-                with attempt:
-                    service = self._service()
-                    if self.name is None:
-                        self.name = self._freeName(service)
-                    ledger = service.ledgers.get(self.name)
-                    if ledger is None:
-                        ledger = service.ledgers[self.name] = Ledger()
-                    elif ledger.owner and ledger.owner['token'] != self.owner['token'] \
-                            and rescue.isGone(ledger.owner) is False:
-                        raise NameTaken(self.name, f'process {ledger.owner["pid"]}')
-                    ledger.owner = self.owner
-                    ledger.upgrade()
-                    rescue.rescue(service, self.name, self.clock())
+            transact(self._manager, self._take, ATTEMPTS)
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
         self._beaten = self.monotonic()
 
+    def _take(self):
+        service = self._service()
+        if self.name is None:
+            self.name = self._freeName(service)
+        ledger = service.ledgers.get(self.name)
+        if ledger is None:
+            ledger = service.ledgers[self.name] = Ledger()
+        elif ledger.owner and ledger.owner['token'] != self.owner['token'] and rescue.isGone(ledger.owner) is False:
+            raise NameTaken(self.name, f'process {ledger.owner["pid"]}')
+        ledger.owner = self.owner
+        ledger.upgrade()
+        rescue.rescue(service, self.name, self.clock())
+
     def _awaitSilence(self):
         """Raise `NameTaken` when a host of this name on another machine is heard of within the time of a heartbeat."""
         bell, until, heard = threading.Event(), None, None
         while self.name is not None:
-            self._manager.begin()
-            ledger = self._service().ledgers.get(self.name)
-            owner, serial = ledger and ledger.owner, ledger and ledger._p_serial
-            self._manager.abort()
+            owner, serial = transact(self._manager, self._lastOwner)
             if owner is None or rescue.isGone(owner) is not None:
                 return
             if until is None:
@@ -165,6 +172,10 @@ class Cycle:
                 return
             bell.wait(LOOK)
 
+    def _lastOwner(self):
+        ledger = self._service().ledgers.get(self.name)
+        return ledger and ledger.owner, ledger and ledger._p_serial
+
     def _freeName(self, service):
         number = 1
         while True:
@@ -173,9 +184,6 @@ class Cycle:
             if ledger is None or rescue.isGone(ledger.owner):
                 return name
             number += 1
-
-    def _attempts(self):
-        return self._manager.attempts(ATTEMPTS)
 
     def turn(self, reports, want, long=(), progress=(), watched=()):
         """Do one transaction; return a list of `Claim`s to run, and the ids in `watched` whose runs are not wanted.
@@ -189,8 +197,8 @@ class Cycle:
         Raise what the database raises, having changed nothing that is known of; then the same reports must come
         again.  Raise `Deposed` when the ledger is somebody else's.
         """
-        self._manager.begin()
         try:
+            self._begin()
             service = self._service()
             ledger = service.ledgers[self.name]
             if ledger.owner is None or ledger.owner['token'] != self.owner['token']:
@@ -234,8 +242,7 @@ class Cycle:
             else:
                 self._manager.abort()
         except BaseException as error:
-            with contextlib.suppress(NoTransaction):        # the database has been closed meanwhile, in despair
-                self._manager.abort()
+            self._rest()
             # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
             self._shard, self._skip = random.randrange(SHARDS), random.randrange(SKIP)
             # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
@@ -368,8 +375,8 @@ class Cycle:
 
         Each host sees to what it has brought to an end itself, and the scheduler to what nobody else sees to.
         """
-        self._manager.begin()
         try:
+            self._begin()
             service, removed, now = self._service(), 0, self.clock()
             ledgers = [service.ledgers[self.name]]
             if service.schedule.keeper == self.name:
@@ -381,21 +388,22 @@ class Cycle:
             self._manager.commit() if removed else self._manager.abort()
             return removed
         except BaseException:
-            self._manager.abort()
+            self._rest()
             raise
 
     def leave(self, unstarted=()):
         """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger."""
-        for attempt in self._attempts():
-            with attempt:
-                service = self._service()
-                ledger = service.ledgers[self.name]
-                if ledger.owner and ledger.owner['token'] == self.owner['token']:
-                    for jobid in list(ledger.claimed.keys()):
-                        rescue.interrupt(service, self.name, jobid, jobid in unstarted, self.clock())
-                    ledger.owner = None
-                    if service.schedule.keeper == self.name:
-                        service.schedule.keeper = None
+        def leave():
+            service = self._service()
+            ledger = service.ledgers[self.name]
+            if ledger.owner and ledger.owner['token'] == self.owner['token']:
+                for jobid in list(ledger.claimed.keys()):
+                    rescue.interrupt(service, self.name, jobid, jobid in unstarted, self.clock())
+                ledger.owner = None
+                if service.schedule.keeper == self.name:
+                    service.schedule.keeper = None
+
+        transact(self._manager, leave, ATTEMPTS)
         self.inFlight.clear()
 
     def close(self):
@@ -403,9 +411,8 @@ class Cycle:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        rest(self._manager)
         try:
-            self._manager.begin()
-            self._manager.abort()
             connection.close()
         except Exception as error:
             if not isDatabaseError(error):

@@ -1,11 +1,13 @@
 """Opening the object database, waking up when somebody commits to it, and leaving a server that hangs."""
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 import weakref
 
+import transaction
 from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
 from ZEO.ClientStorage import ClientStorage
@@ -55,6 +57,43 @@ def _isOfStorage(error):
                 or IStorage.implementedBy(type(frame.f_locals.get('self'))):
             return True
     return False
+
+
+def rest(manager):
+    """Abort the transaction of a transaction manager, if there is one, whatever the database makes of that.
+
+    Return whether the manager's connections can go on to be used: else they may still have the changes, which the next
+    commit would store.
+    """
+    try:
+        manager.abort()
+    except NoTransaction:
+        pass
+    except Exception:
+        log.debug('a transaction could not be aborted in order', exc_info=True)
+        return False
+    return True
+
+
+def transact(manager, function, attempts=1):
+    """Call a function in a transaction, commit that, and return what the function has returned.
+
+    manager -- a `TransactionManager` in explicit mode.
+    attempts -- how often this is tried when it meets a `TransientError`, as after a conflict.
+
+    Raise what the function or the database raises; the manager is in no transaction then.
+    """
+    while True:
+        attempts -= 1
+        try:
+            manager.begin()
+            result = function()
+            manager.commit()
+            return result
+        except BaseException as error:
+            isClean = rest(manager)
+            if not isClean or not attempts or not isinstance(error, TransientError):
+                raise
 
 
 class Hub:
@@ -223,6 +262,62 @@ class Lender:
 
     def giveBack(self):
         """Be done with it: to be called once for each `borrow`, with all its connections closed."""
+
+
+class ThreadConnection:
+    """A thread's connection to a database, opened when it is needed and again when it was given up.
+
+    It takes part in the transactions of the thread, those of `transaction.manager`.
+
+    connection -- the `Connection`; None while there is none.
+    isCold -- whether nothing has been loaded by it yet: to be set to False by the one who uses it.
+    """
+
+    def __init__(self, lender, poolSize):
+        """Open nothing yet.
+
+        lender -- the `Lender` of the `ZODB.DB`.
+        poolSize -- how many connections the database has to have room for.
+        """
+        self._lender, self._poolSize = lender, poolSize
+        self.connection, self.isCold = None, True
+
+    def open(self):
+        """Return the open connection.  Raise `StorageError` when there is none to be had now."""
+        if self.connection is None:
+            try:
+                db = self._lender.borrow()
+                try:
+                    db.setPoolSize(max(db.getPoolSize(), self._poolSize))
+                    self.connection, self.isCold = db.open(), True
+                except BaseException:
+                    self._lender.giveBack()
+                    raise
+            except Exception as error:          # each kind of storage has errors of its own
+                raise StorageError(f'the database cannot be opened: {error}') from error
+        return self.connection
+
+    def rest(self):
+        """Abort the thread's transaction.  A connection that still has its changes after that is given up."""
+        # There is no public way to ask for these.  Where this attribute is missing, each failure counts.
+        if not rest(transaction.manager) and not getattr(self.connection, '_needs_to_join', False):
+            self.close()
+
+    def close(self):
+        """Give the connection back, and with the last one of a client the client.  Twice is fine."""
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except Exception:                       # as it refuses to do with changes that could not be aborted
+            log.debug('a connection could not be closed in order', exc_info=True)
+            with contextlib.suppress(KeyError):
+                transaction.manager.unregisterSynch(connection)         # it is to hear of no other transaction
+        try:
+            self._lender.giveBack()
+        except Exception:
+            log.debug('a client of the database could not be closed in order', exc_info=True)
 
 
 class ClientLender(Lender):

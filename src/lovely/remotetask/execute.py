@@ -32,6 +32,7 @@ THREAD, PROCESS = 'thread', 'process'
 #: Characters of a traceback that are kept on the job, the last ones.
 KEPT_TRACEBACK = 4000
 
+
 def findTasks(service):
     """Return the tasks that jobs of the service can name: name -> task."""
     return dict(siteManager(service).getUtilitiesFor(service.taskInterface))
@@ -103,6 +104,17 @@ def _nameOf(kind):
     return f'{kind.__module__}.{kind.__name__}'
 
 
+def messageOf(error):
+    """Return what an exception says, as text: that of our own family its sentence, any other its class as well."""
+    try:
+        text = str(error)
+    except Exception:                           # of somebody's own class
+        text = ''
+    if isinstance(error, (TaskError, Retry)):
+        return text
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
 def failed(claim, error, started, ended, host, policy=None, luck=0.0):
     """Return the `Outcome` of a run that ended with an exception, and log it.
 
@@ -111,10 +123,7 @@ def failed(claim, error, started, ended, host, policy=None, luck=0.0):
     """
     pause = (policy or DEFAULT).decide(claim.attempt + 1, error, luck)
     control = current()
-    if isinstance(error, (TaskError, Retry)):
-        message = str(error)
-    else:
-        message = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
+    message = messageOf(error)
     if control is not None and control.reason is not None:
         log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, message)
         log.debug('%s', claim.label, exc_info=error)

@@ -27,6 +27,7 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
+from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 
 
@@ -339,9 +340,13 @@ def settle(service, ledger, report, now):
     if ledger.claimed.get(report.jobid) != report.run:
         return              # entered before: by a commit whose answer was lost, or by a rescuer
     job = service.jobs.get(report.jobid)
-    if isinstance(report, Returned) or isinstance(report, Recorded) and holds(job, report):
-        # Not begun; or the end of the run is not on record after all: whoever saw it looked at other data than these.
+    if isinstance(report, Returned):
         giveBack(service, ledger, report.jobid, now, started=False)
+        return
+    if isinstance(report, Recorded) and holds(job, report):
+        # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
+        attempts = (job.retryPolicy or DEFAULT).attempts
+        interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
         return
     ledger.release(report.jobid)
     if isinstance(report, Outcome) and not isinstance(job, BrokenJob):
@@ -354,6 +359,21 @@ def settle(service, ledger, report, now):
         ledger.finish(job.id, ERROR, now)
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
+
+
+def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
+    """Charge a claimed job for a run that has come to no end, and queue it again or, after its last attempt, end it.
+
+    failure -- the `Failure` to note.
+    attempts -- how many runs the job has in all.
+    suspect -- see `giveBack`.
+    """
+    if job.attempt + 1 >= attempts:
+        started = now if job.started is None else job.started
+        settle(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
+    else:
+        charge(job, failure)
+        giveBack(service, ledger, job.id, now, suspect=suspect)
 
 
 def giveBack(service, ledger, jobid, now, started=True, suspect=False):

@@ -1,16 +1,21 @@
 """Processors: the threads that keep a service's ledger and run its jobs."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import random
 import threading
 import time
 
 import transaction
+from transaction.interfaces import TransientError
 from ZODB.POSException import ConflictError
+from ZODB.POSException import StorageError
 from zope.component.hooks import setSite
 from zope.interface import implementer
 
 from lovely.remotetask import lifecycle
+from lovely.remotetask.control import Interrupted
+from lovely.remotetask.control import current
 from lovely.remotetask.control import running
 from lovely.remotetask.copying import NotPlain
 from lovely.remotetask.copying import plainCopy
@@ -20,8 +25,10 @@ from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import Deposed
 from lovely.remotetask.cycle import touched
 from lovely.remotetask.database import Lender
+from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
@@ -29,8 +36,11 @@ from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import failed
 from lovely.remotetask.execute import isIsolated
 from lovely.remotetask.execute import limitOf
+from lovely.remotetask.execute import messageOf
 from lovely.remotetask.execute import policyOf
 from lovely.remotetask.execute import queryTask
+from lovely.remotetask.fence import Fence
+from lovely.remotetask.fence import confirm
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
@@ -82,6 +92,9 @@ PAUSE, LONGEST_PAUSE = 0.01, 2.0
 #: Of so many turns that fail in a row the last one claims nothing.
 CLAIMING = 4
 
+#: After so many failures of the database in a row a line of the log says so.
+TOLD_FAILURES = frozenset(10 ** power for power in range(1, 7))
+
 #: As how many failures a conflict counts when the task's jobs take turns here already.
 FAR = 3
 
@@ -89,6 +102,10 @@ FAR = 3
 def pause(failures, luck):
     """Return the seconds to wait after so many failures of the database in a row."""
     return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 20)) * (0.5 + luck / 2)
+
+
+class Repeat(TransientError):
+    """A transaction is to be tried again: one of its data managers says so, or the database."""
 
 
 @implementer(IProcessor)
@@ -198,6 +215,9 @@ class MultiProcessor:
             log.error('processing host %s stops: %s', self.cycle.name, error)
         except Exception:
             log.exception('processing host %s stops', self.cycle.name)
+            self._giveUp()
+            with contextlib.suppress(Exception):        # else others see that it is gone
+                self.cycle.leave(self._unstarted)
         finally:
             self.running = False
             idle = self._roster.isIdle
@@ -216,10 +236,14 @@ class MultiProcessor:
         while True:
             self._bell.interest = None          # what is committed from now on might be missed by the next look
             self._bell.clear()
-            self._endOverdue()
+            if not all(thread.is_alive() for thread in self.threads):
+                raise RemoteTaskError('a thread that runs jobs has ended')
             try:
+                self._endOverdue()
                 if self._turn(reports, failures):
                     return
+                if self.running and self.keep:
+                    self._clean()
             except Deposed:
                 raise
             except Exception as error:
@@ -233,15 +257,13 @@ class MultiProcessor:
                     log.exception('processing host %s: a transaction failed, it is tried again', self.cycle.name)
                 else:
                     log.debug('processing host %s: %s', self.cycle.name, error, exc_info=True)
-                if failures in (10, 100, 1000):
+                if failures in TOLD_FAILURES:
                     log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
                 # After a conflict it claims other jobs: no need to wait long.
                 shortly = isinstance(error, ConflictError) and failures < 10
                 time.sleep(pause(0 if shortly else failures, random.random()))
                 continue
             failures = 0
-            if self.running and self.keep:
-                self._clean()
             self._bell.interest = self.cycle.interest
             if self._wait(self._bell, self._idleTime()):
                 self._givePrecedence()
@@ -372,91 +394,86 @@ class MultiProcessor:
     # The threads that run jobs
 
     def _work(self):
-        connection, cold = self._connect(), True
-        try:
-            while (taken := self._roster.take(REST if connection else None)) is not ENDED:
-                if taken is None:               # nothing to do for a while
-                    if self._tasks.apart and self.cycle.rank >= WARM:
-                        connection, cold = self._disconnect(connection), True
-                    continue
-                run, waited = taken
-                run.cold, cold = cold, False
-                with running(run.control):
-                    try:
-                        connection = connection or self._connect()
-                        report = self._run(connection, run.claim, waited > STALE, run)
-                    except BaseException as error:
-                        transaction.abort()
-                        report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
-                self._roster.end(run, report)
-        finally:
-            transaction.abort()
-            self._disconnect(connection)
-
-    def _connect(self):
-        """Return a connection to the tasks' database, as soon as there is one; None at the end."""
-        failures = 0
-        while not self._roster.closed:
-            try:
-                db = self._tasks.borrow()
+        client = self._client()
+        with contextlib.suppress(StorageError):
+            client.open()                       # before the first job comes
+        while (taken := self._roster.take(REST if client.connection else None)) is not ENDED:
+            if taken is None:                   # nothing to do for a while
+                if self._tasks.apart and self.cycle.rank >= WARM:
+                    client.close()
+                continue
+            run, waited = taken
+            run.cold = client.isCold
+            with running(run.control):
                 try:
-                    db.setPoolSize(max(db.getPoolSize(), 2 * self.maxThreads + 4))
-                    return db.open()
-                except BaseException:
-                    self._tasks.giveBack()
-                    raise
-            except Exception as error:          # each kind of storage has errors of its own
-                failures += 1
-                log.log(logging.WARNING if failures == 10 else logging.DEBUG,
-                        'processing host %s waits for a client of the database for its tasks: %s', self.name, error)
-                time.sleep(pause(failures, random.random()))
+                    report = self._run(client, run.claim, waited > STALE, run)
+                except BaseException as error:          # no exception ends the thread
+                    report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
+            self._roster.end(run, report)
+        client.close()
 
-    def _disconnect(self, connection):
-        """Give the connection back, and with the last one the client."""
-        if connection is not None:
-            connection.close()
-            self._tasks.giveBack()
+    def _client(self):
+        return ThreadConnection(self._tasks, 2 * self.maxThreads + 4)
 
-    def _run(self, connection, claim, look, run=None):
+    def _run(self, client, claim, look, run=None):
         """Run a job until its end is on record or known; return an `Outcome` or `Recorded`.
 
+        client -- the `ThreadConnection` of this thread.
         look -- whether the claim has to be looked at first.
         run -- where its time limit and retry policy are noted; None for nowhere.
         """
         failures = 0
-        while connection is not None:
-            if run is not None:
-                self._awaitTransaction(connection, run.tid)
-                run.began = run.began if failures else self.monotonic()
-            txn = transaction.begin()
+        while True:
             try:
-                service = atPath(connection.root()[ROOT_NAME], self.servicePath)
-                if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
-                    return self._recorded(connection, claim)            # cancelled, or somebody else's by now
-                if run is not None and run.policy is None:
-                    task = queryTask(service, claim.task)
-                    run.policy, run.limit = policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
-                    if run.limit is not None:
-                        self._bell.set()        # it is to look in time
-                return self._attempt(connection, service, claim, txn)
+                return self._try(client, claim, look, run, failures)
             except Exception as error:
                 if not isDatabaseError(error):
-                    transaction.abort()
                     return failed(claim, error, self.clock(), self.clock(), self.cycle.name)
                 failures += 1
                 if run is not None and isinstance(error, ConflictError):
                     run.conflicts += 1
                     if self._roster.takesTurns(claim.task):
                         failures = max(failures, FAR)       # another host is writing: let it write several times
-                log.debug('%s is repeated: %s', claim.label, error)
+                self._tellRepeated(claim, failures, error)
             finally:
-                transaction.abort()
                 setSite(None)
+                client.rest()
             look = True
-            if self._late() and not self.running:
-                break
+            if self._roster.closed or self._late() and not self.running:
+                return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
             time.sleep(pause(failures, random.random()))
-        return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
+
+    def _tellRepeated(self, claim, failures, error):
+        control = current()
+        if control is not None and control.reason is not None:
+            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, messageOf(error))
+        elif failures in TOLD_FAILURES:
+            log.warning('%s waits for the database, which has failed %d times: %s', claim.label, failures,
+                        messageOf(error))
+        else:
+            log.debug('%s is repeated: %s', claim.label, messageOf(error))
+
+    def _try(self, client, claim, look, run, failures):
+        """Run a job once, in a transaction of its own, which the caller aborts; see `_run`.
+
+        failures -- how often this has met errors of the database; those are raised.
+        """
+        connection = client.open()
+        if run is not None:
+            self._awaitTransaction(connection, run.tid)
+            run.began = run.began if failures else self.monotonic()
+        txn = transaction.begin()
+        service = atPath(connection.root()[ROOT_NAME], self.servicePath)
+        client.isCold = False
+        if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
+            return self._recorded(connection, claim)            # cancelled, or somebody else's by now
+        if run is not None and run.policy is None:
+            task = queryTask(service, claim.task)
+            run.policy, run.limit = policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
+            if run.limit is not None:
+                self._bell.set()        # it is to look in time
+        with Fence(connection, self.servicePath, claim) as fence:
+            return self._attempt(connection, service, claim, txn, fence)
 
     def _awaitTransaction(self, connection, tid):
         """Wait until the tasks' database has seen what the ledger's has, or the time to stop is over.
@@ -468,44 +485,55 @@ class MultiProcessor:
             time.sleep(wait)
             wait = min(2 * wait, 0.02)
 
-    def _attempt(self, connection, service, claim, txn):
+    def _attempt(self, connection, service, claim, txn, fence):
         setSite(nearestSite(service))
         try:
             input = plainCopy(claim.input)
         except NotPlain:
             input = service.jobs[claim.jobid].input         # as this connection has it
         outcome = execute(service, claim, input, self.clock, self.cycle.name)
-        current = transaction.get()
-        if current is not txn:
+        last = transaction.get()
+        if last is not txn:
             log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
                         'again, what it aborted is gone', claim.label)
-        elif current.isDoomed() and outcome.status == COMPLETED:
+        elif last.isDoomed() and outcome.status == COMPLETED:
             error = TaskError('the task doomed its transaction: nothing of it can be stored')
             return failed(claim, error, outcome.started, outcome.ended, self.cycle.name)
         if outcome.status != COMPLETED:
             return outcome
         try:
             output = plainCopy(outcome.output)
-            if not touched(current):
+            if not touched(last):
                 return outcome._replace(output=output)
         except NotPlain:
             pass
-        return self._complete(connection, service, claim, outcome)
+        return self._complete(connection, service, claim, outcome, fence)
 
-    def _complete(self, connection, service, claim, outcome):
-        """Commit the outcome together with what the task wrote."""
+    def _complete(self, connection, service, claim, outcome, fence):
+        """Commit what the task wrote, together with the outcome, or with what the task itself did to its job.
+
+        A task may cancel its own job, or change its schedule so that this run is over: that counts then, and not the
+        output.
+        """
         job = service.jobs.get(claim.jobid)
         if lifecycle.holds(job, claim):
             lifecycle.record(service, job, outcome)
+        else:
             try:
-                transaction.commit()
-            except Exception as error:
-                if isDatabaseError(error):
-                    raise
-                # Most of all: the result, or something that the task stored, cannot be pickled.
-                final = TaskError(f'what the task gives cannot be stored: {type(error).__name__}: {error}')
-                final.__cause__ = error
-                return failed(claim, final, outcome.started, outcome.ended, self.cycle.name)
+                confirm(connection, self.servicePath, claim)
+            except Interrupted as error:
+                log.info('%s was ended: %s', claim.label, error)
+                return self._recorded(connection, claim)
+        fence.open()
+        try:
+            transaction.commit()
+        except Exception as error:
+            if isDatabaseError(error) or transaction.get().isRetryableError(error):
+                raise Repeat(messageOf(error)) from error
+            # The result, or something that the task stored, cannot be pickled; or another database refuses it.
+            final = TaskError(f'what the task gives cannot be stored: {messageOf(error)}')
+            final.__cause__ = error
+            return failed(claim, final, outcome.started, outcome.ended, self.cycle.name)
         return self._recorded(connection, claim)
 
     def _recorded(self, connection, claim):
@@ -527,12 +555,11 @@ class MultiProcessor:
         claim = self._look(lambda service: service.claimNext(self.clock(), jobid))
         if claim is None:
             return False
-        connection = self.db.open()
+        client = self._client()
         try:
-            report = self._run(connection, claim, look=False)
+            report = self._run(client, claim, look=False)
         finally:
-            transaction.abort()
-            connection.close()
+            client.close()
         self._look(lambda service: lifecycle.settle(service, lifecycle.shardOf(service, claim.jobid).ledger, report,
                                                       self.clock()))
         return True
@@ -548,16 +575,8 @@ class MultiProcessor:
     def _look(self, function):
         """Return what the function makes of the service, in a transaction of its own."""
         manager = transaction.TransactionManager(explicit=True)
-        connection = self.db.open(manager)
-        try:
-            for attempt in manager.attempts(ATTEMPTS):
-                with attempt:
-                    result = function(atPath(connection.root()[ROOT_NAME], self.servicePath))
-        finally:
-            manager.begin()
-            manager.abort()
-            connection.close()
-        return result
+        with contextlib.closing(self.db.open(manager)) as connection:
+            return transact(manager, lambda: function(atPath(connection.root()[ROOT_NAME], self.servicePath)), ATTEMPTS)
 
 
 class Scheduler(MultiProcessor):
