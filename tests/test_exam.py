@@ -47,6 +47,9 @@ class ExamTest(unittest.TestCase):
     def test_the_scheduler_is_killed(self):
         self.examine('cron')
 
+    def test_tasks_cancel_their_own_jobs(self):
+        self.examine('own')
+
     def test_jobs_end_their_host(self):
         self.examine('poison')
 

@@ -33,6 +33,7 @@ SITE = """\
   <remotetask:task name="plain" handler="exam.tasks.Plain" />
   <remotetask:task name="effect" handler="exam.tasks.Effect" />
   <remotetask:task name="fails" handler="exam.tasks.Fails" />
+  <remotetask:task name="ends" handler="exam.tasks.Ends" />
   <remotetask:task name="tick" handler="exam.tasks.Tick" />
   <remotetask:task name="poison" handler="exam.tasks.Poison" />
 </configure>

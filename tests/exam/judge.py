@@ -146,7 +146,7 @@ class Judge:
             yield f'ended {job.status}, not {" or ".join(expected)}'
         if ends != [job.status]:
             yield 'its end is not on record once'
-        counts = job.task != 'plain' and job.status == COMPLETED
+        counts = job.task != 'plain' and job.status == (CANCELLED if job.task == 'ends' else COMPLETED)
         if value != counts:
             yield f'was to be counted {"once" if counts else "never"}'
         if job.status == COMPLETED and not self.effects[job.id]:

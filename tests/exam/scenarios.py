@@ -21,6 +21,7 @@ from exam.load import Order
 from exam.load import Unchanged
 from exam.load import Unknown
 from exam.load import call
+from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.xmlrpc.faults import WRONG_STATE
 
@@ -55,6 +56,13 @@ def anything(luck):
     if draw < 0.2:
         return Order(luck.choice(['effect', 'plain']), {'seconds': luck.uniform(0.2, 0.6)})
     return short(luck)
+
+
+def ending(luck):
+    """Return an order whose task cancels its own job, or any other one."""
+    if luck.random() < 0.5:
+        return anything(luck)
+    return Order('ends', {'seconds': luck.choice([0, 0, 0.01, 0.3]), 'commits': luck.random() < 0.5}, CANCELLED)
 
 
 # The frame
@@ -359,3 +367,16 @@ def poison(trial):
         time.sleep(LOOK)
         if trial.luck.random() < LOOK / POISON:
             add(trial.luck.choice(['exit', 'crash']))
+
+
+@scenario(work=ending)
+def own(trial):
+    """Tasks cancel their own jobs, with and without a commit of their own, while hosts are killed and stopped."""
+    def stop():
+        with trial.stopped(trial.drawHost()):
+            trial.wait(0.5, LEASE * 2)
+
+    while trial.goesOn:
+        trial.wait(0.5, 2)
+        trial.luck.choice([lambda: trial.kill(trial.drawHost()), stop])()
+        trial.deployment.mend()

@@ -4,6 +4,7 @@ import ctypes
 import os
 import time
 
+import transaction
 from BTrees.IOBTree import IOBTree
 from persistent import Persistent
 from zope.interface import Interface
@@ -81,6 +82,17 @@ class Fails(Effect):
         super().work(service, jobid, input)
         if service.jobs[jobid].attempt < input['failures']:
             raise RuntimeError('fails as it was asked to')
+
+
+class Ends(Effect):
+    """Counts, and cancels its own job; where the input has `commits`, it commits that by itself."""
+
+    def work(self, service, jobid, input):
+        """Count and cancel."""
+        super().work(service, jobid, input)
+        service.cancel(jobid)
+        if input.get('commits'):
+            transaction.commit()
 
 
 class Tick(Task):

@@ -41,8 +41,8 @@ def _job(connection, servicePath, claim):
 class Fence:
     """Guards the commits of one run, also those that the task makes itself.
 
-    It is a synchronizer of the thread's transaction manager, and joins each transaction that has something to commit
-    as the first of its data managers.  So a run costs nothing that commits nothing.
+    It is a synchronizer of the thread's transaction manager, and joins each transaction that has something to commit.
+    So a run costs nothing that commits nothing.
     """
 
     def __init__(self, connection, servicePath, claim):
@@ -76,8 +76,8 @@ class Fence:
     # IDataManager
 
     def sortKey(self):
-        """Return what puts it before all others."""
-        return ''
+        """Return what puts it behind all others: they have begun when it refuses the commit, and can abort."""
+        return '\U0010ffff'
 
     def tpc_begin(self, txn):
         """Refuse the commit if the run is none any more: see `confirm`."""
