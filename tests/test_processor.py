@@ -94,10 +94,6 @@ class ProcessorCase(unittest.TestCase):
         self.manager.commit()
         return jobid
 
-    def dead(self, watch, now):
-        """Return the names of the ledgers whose owners are dead."""
-        return [name for name, ledger in self.service.ledgers.items() if watch.isDead(name, ledger, now)]
-
     def statuses(self, *jobids, until=FINAL):
         """Wait until all jobs are in one of these statuses, woken by commits, and return their statuses."""
         bell = threading.Event()
@@ -708,19 +704,6 @@ class TestHosts(ProcessorCase):
         self.start()
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
         self.assertEqual(self.left(), [])
-
-    def test_silent_host_of_another_machine(self):
-        now = [1000.0]
-        watch = rescue.Watch(lease=30)
-        ledger = self.service.ledgers['far'] = Ledger()
-        ledger.owner = dict(rescue.identity(), machine='elsewhere')
-        self.manager.commit()
-        self.assertEqual(self.dead(watch, now[0]), [])
-        self.assertEqual(self.dead(watch, now[0] + 30), [])
-        self.assertEqual(self.dead(watch, now[0] + 31), ['far'])
-        ledger._p_changed = True
-        self.manager.commit()
-        self.assertEqual(self.dead(watch, now[0] + 32), [])
 
     def test_late_host_changes_nothing(self):
         # Another host takes the job while its task runs; what the task wrote, and its outcome, must vanish.

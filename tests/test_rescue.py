@@ -145,13 +145,6 @@ class TestRescue(RescueCase):
         self.assertEqual((owner['threads'], owner['pid'], owner['cores']), (3, os.getpid(), int(cores)))
         self.assertFalse(rescue.isGone(owner))
 
-    def test_a_host_that_is_silent_on_this_machine(self):
-        # Stopped, or hanging: its process is there, so that only its lease tells.
-        watch = rescue.Watch(lease=30)
-        self.ledger.owner = rescue.identity()
-        self.assertFalse(watch.isDead('gone', self.ledger, 0))
-        self.assertTrue(watch.isDead('gone', self.ledger, 31))
-
 
 class TestNames(ProcessorCase):
 

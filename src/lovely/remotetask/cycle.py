@@ -90,9 +90,13 @@ class Cycle:
         self.nextTime = None            # UTC seconds at which something becomes due; None for never
         self.paused = False             # whether the service's processing is paused: nothing is claimed
         self.inFlight = {}              # id -> run, of the claims that this process knows of
+        self.lost = []                  # pairs of id and run, of the claims that the last turn found to be lost
         self.owner = rescue.identity(threads=threads, lease=lease, since=clock())
         self._watch = rescue.Watch(lease)
-        self._guarded = self._surveyed = self._beaten = float('-inf')
+        self._guarded = self._surveyed = float('-inf')
+        self._beaten = monotonic()      # when the last heartbeat was written
+        self._rescued = False           # whether others took this processor for silent, and it has not dealt with that
+        self._contended = False         # whether the last turn failed because of what others have written
         self.interest = None            # ids of the objects whose changes are to wake this processor; None for any
         self._sharing = 0               # how many other processors run jobs
         self._working = 0               # how many of these had claims when this was looked at
@@ -113,6 +117,11 @@ class Cycle:
     def rank(self):
         """How many processors come before this one, as far as is known: those get a job first."""
         return len(self._before)
+
+    @property
+    def nextBeat(self):
+        """When the next heartbeat is due, by the monotonic clock."""
+        return self._beaten + self.lease / 3
 
     def _begin(self):
         if self._connection is None:
@@ -136,45 +145,66 @@ class Cycle:
         if self._connection is None:
             self._connection = self.db.open(self._manager)
         try:
-            self._awaitSilence()
-            transact(self._manager, self._take, ATTEMPTS)
+            silent = self._awaitSilence()
+            transact(self._manager, lambda: self._take(silent), ATTEMPTS)
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
-        self._beaten = self.monotonic()
+        self._wrote(self.monotonic())
 
-    def _take(self):
+    def _checkName(self, ledger, silent):
+        """Raise `NameTaken` when the ledger has an owner that may live; return for how many seconds it was silent, or None.
+
+        silent -- the serial of the ledger since which nothing was heard of its owner; see `_awaitSilence`.
+        """
+        owner = ledger.owner
+        if owner is None or owner['token'] == self.owner['token']:
+            return None
+        gone = rescue.isGone(owner)
+        if gone is False or gone is None and ledger._p_serial != silent:
+            raise NameTaken(self.name, f'on {owner["machine"].partition("/")[0]}, process {owner["pid"]}')
+        return None if gone else self._patience(owner)
+
+    def _patience(self, owner):
+        """Return for how many seconds a heartbeat of an owner is waited for before its name is taken."""
+        return owner.get('lease', self.lease) / 2 + 1
+
+    def _take(self, silent):
         service = self._service()
         if self.name is None:
             self.name = self._freeName(service)
         ledger = service.ledgers.get(self.name)
         if ledger is None:
             ledger = service.ledgers[self.name] = Ledger()
-        elif ledger.owner and ledger.owner['token'] != self.owner['token'] and rescue.isGone(ledger.owner) is False:
-            raise NameTaken(self.name, f'process {ledger.owner["pid"]}')
-        ledger.owner = self.owner
+        seconds = self._checkName(ledger, silent)
         ledger.upgrade()
-        rescue.rescue(service, self.name, self.clock())
+        rescue.rescue(service, self.name, self.clock(), seconds)
+        ledger.owner = self.owner
 
     def _awaitSilence(self):
-        """Raise `NameTaken` when a host of this name on another machine is heard of within the time of a heartbeat."""
+        """Wait for as long as a heartbeat may take, if a host of this name may live, which this machine cannot see.
+
+        Return the serial of the ledger if nothing is heard of that host, or None if there is none.  Raise `NameTaken`
+        if it is heard of.
+        """
         bell, until, heard = threading.Event(), None, None
         while self.name is not None:
             owner, serial = transact(self._manager, self._lastOwner)
             if owner is None or rescue.isGone(owner) is not None:
-                return
+                return None
             if until is None:
-                log.info('a processing host named %s was on another machine: waiting whether it is heard of', self.name)
-                until, heard = self.monotonic() + owner.get('lease', self.lease) / 2 + 1, serial
+                log.info('a processing host named %s may live on another machine: waiting whether it is heard of',
+                         self.name)
+                until, heard = self.monotonic() + self._patience(owner), serial
             if serial != heard:
                 raise NameTaken(self.name, f'on {owner["machine"].partition("/")[0]}, process {owner["pid"]}')
             if self.monotonic() > until:
-                return
+                return heard
             bell.wait(LOOK)
 
     def _lastOwner(self):
         ledger = self._service().ledgers.get(self.name)
-        return ledger and ledger.owner, ledger and ledger._p_serial
+        return ledger and ledger.owner, ledger and ledger._p_serial         # in this order: it has to be loaded
 
     def _freeName(self, service):
         number = 1
@@ -186,7 +216,7 @@ class Cycle:
             number += 1
 
     def turn(self, reports, want, long=(), progress=(), watched=()):
-        """Do one transaction; return a list of `Claim`s to run, and the ids in `watched` whose runs are not wanted.
+        """Do one transaction; return a list of `Claim`s to run, and those in `watched` whose runs are not wanted.
 
         reports -- `Outcome`s, `Recorded`s and `Returned`s to settle.
         want -- how many jobs to claim at the most.
@@ -196,13 +226,19 @@ class Cycle:
 
         Raise what the database raises, having changed nothing that is known of; then the same reports must come
         again.  Raise `Deposed` when the ledger is somebody else's.
+
+        When others have taken this processor for silent and rescued its jobs it goes on: the claims that it has lost
+        are in `lost` then.
         """
+        if self._contended and self.monotonic() >= self.nextBeat:
+            self._beat()
         try:
             self._begin()
             service = self._service()
             ledger = service.ledgers[self.name]
-            if ledger.owner is None or ledger.owner['token'] != self.owner['token']:
-                raise Deposed(f'{self.name!r} was taken over')
+            self._own(ledger)
+            lost = [(jobid, run) for jobid, run in self.inFlight.items()
+                    if ledger.claimed.get(jobid) != run] if self._rescued else []
             if ledger.owner.get('threads') != self.threads:
                 ledger.owner = dict(ledger.owner, threads=self.threads)
             now, moment = self.clock(), self.monotonic()
@@ -214,11 +250,10 @@ class Cycle:
             for jobid, state in progress:
                 if jobid in ledger.claimed:
                     ledger.progress[jobid] = state
-            gone = [jobid for jobid, run in watched if ledger.claimed.get(jobid) != run
+            gone = [(jobid, run) for jobid, run in watched if ledger.claimed.get(jobid) != run
                     or not lifecycle.holds(service.jobs.get(jobid), lifecycle.Recorded(jobid, run))]
             pause = min(LOOK, self.lease / 4)
-            if moment - self._guarded >= pause:
-                self._guard(service, moment, now)
+            rescues = self._guard(service, moment, now) if moment - self._guarded >= pause else []
             if moment - self._surveyed >= (pause if self.inFlight else
                                            SURVEY if lifecycle.isWaiting(service) else IDLE_SURVEY):
                 self._survey(service, moment)
@@ -229,16 +264,15 @@ class Cycle:
                 claims += self._adopt(service, ledger, reports, claims)
             self._mark(service, ledger, claims)
             # In doubt it writes in any case: then a commit that is still under way can only fail.
-            beat = self._doubt or moment - self._beaten >= self.lease / 3
-            if beat:
+            if self._doubt or moment >= self.nextBeat:
                 ledger._p_changed = True
             nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
             paused = service.paused
             interest, isQuick = lifecycle.interest(service, ledger, not self._spared), bool(rateOf(ledger.owner))
             if touched(self._manager.get()):
+                isBeat = bool(ledger._p_changed)
                 self._manager.commit()
-                if reports or beat:
-                    self._beaten = moment
+                self._wrote(moment if isBeat else None)
             else:
                 self._manager.abort()
         except BaseException as error:
@@ -246,16 +280,55 @@ class Cycle:
             # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
             self._shard, self._skip = random.randrange(SHARDS), random.randrange(SKIP)
             # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
+            self._contended = isinstance(error, ConflictError)
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
+        for line in rescues:
+            log.warning(*line)
+        if self._rescued:
+            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
+                        '%d jobs that it had claimed, and it goes on with others', self.name, self.lease, len(lost))
+        self.lost, self._rescued, self._contended = lost, False, False
         self._shard, self._doubt, self.nextTime, self.paused = shard, False, nextTime, paused
         self.interest, self.isQuick = interest, isQuick
         self._skip = 0
-        for report in reports:
-            if self.inFlight.get(report.jobid) == report.run:       # else it is of a run that was over before
-                del self.inFlight[report.jobid]
+        ended = [(report.jobid, report.run) for report in reports]
+        for jobid, run in ended + lost:
+            if self.inFlight.get(jobid) == run:             # else it is of a run that was over before
+                del self.inFlight[jobid]
         self.inFlight.update((claim.jobid, claim.run) for claim in claims)
         return claims, gone
+
+    def _own(self, ledger):
+        """Take the ledger back if it has no owner any more; raise `Deposed` if it has another one."""
+        if ledger.owner is None:
+            ledger.owner = dict(self.owner, threads=self.threads)
+            self._rescued = True
+        elif ledger.owner['token'] != self.owner['token']:
+            raise Deposed(f'{self.name!r} was taken over')
+
+    def _beat(self):
+        """Write the heartbeat and nothing else, so that it cannot conflict with anything but a rescue."""
+        moment = self.monotonic()
+        try:
+            self._begin()
+            ledger = self._service().ledgers[self.name]
+            self._own(ledger)
+            ledger._p_changed = True
+            self._manager.commit()
+        except BaseException:
+            self._rest()
+            raise
+        self._wrote(moment)
+
+    def _wrote(self, beat=None):
+        """Note that a commit has succeeded.
+
+        beat -- when the heartbeat was written that was in it, by the monotonic clock; None if there was none.
+        """
+        if beat is not None:
+            self._beaten = beat
+        self._watch.wrote(self.monotonic())
 
     def _tellPace(self, service, ledger, writes, moment):
         """Put on record how long a job takes, if that has changed much."""
@@ -323,29 +396,35 @@ class Cycle:
         return adopted
 
     def _guard(self, service, moment, now):
-        """See whether the next processors live; take in the jobs of the dead, and the schedule of a dead scheduler.
+        """See whether the next processors live; take in the jobs of those that are lost, and the schedule.
+
+        Return what the log is to say when that is committed: a list of lines with their arguments.
 
         Each is watched by some, and nobody by all: many hosts that do nothing are to cost little.
         """
-        self._guarded, alive, self._neighbours = moment, 0, []
+        self._guarded, alive, self._neighbours, lines = moment, 0, [], []
         names = list(service.ledgers)
         place = names.index(self.name)
         for name in names[place + 1:] + names[:place]:
             ledger = service.ledgers[name]
-            if not self._watch.isDead(name, ledger, moment):
+            state = self._watch.stateOf(name, ledger, moment)
+            if state == rescue.ALIVE:
                 alive += 1
                 if rescue.isGone(ledger.owner) is False:
                     self._neighbours.append(ledger.owner)
                 if alive == WATCHED:
                     break
-                continue
-            if ledger.claimed:
-                count = rescue.rescue(service, name, now)
-                log.warning('processing host %s is gone: %d of its jobs are queued again by %s', name, count, self.name)
-            if service.schedule.keeper == name:
-                service.schedule.keeper = None
+            elif ledger.claimed or service.schedule.keeper == name:
+                lease = self._watch.leaseOf(ledger.owner) if state == rescue.SILENT else None
+                count = rescue.rescue(service, name, now, lease)
+                about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
+                lines.append(('processing host %s %s: %d of its jobs are queued again by %s', name, about, count,
+                              self.name))
+                if service.schedule.keeper == name:
+                    service.schedule.keeper = None
         if self.schedule and service.schedule.keeper is None:
             service.schedule.keeper = self.name
+        return lines
 
     @property
     def hasNeighbours(self):
@@ -363,7 +442,7 @@ class Cycle:
         """See how many others run jobs, and which of these come before this processor."""
         self._surveyed = moment
         working = [name for name, ledger in service.ledgers.items() if name != self.name
-                   and not self._watch.isDead(name, ledger, moment) and ledger.owner.get('threads', 1)]
+                   and self._watch.stateOf(name, ledger, moment) == rescue.ALIVE and ledger.owner.get('threads', 1)]
         self._sharing, self._before = len(working), [name for name in working if name < self.name]
         self._working = sum(bool(service.ledgers[name].claimed) for name in working)
         self.freeBefore = min(self.freeBefore, len(self._before))

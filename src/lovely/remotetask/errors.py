@@ -93,11 +93,23 @@ class TimeLimitExceeded(RemoteTaskError):
 
 
 class HostDied(RemoteTaskError):
-    """The processing host ended while it ran the job; an attempt is used up, because the job may be the reason."""
+    """The processing host was lost while it ran the job; an attempt is used up, because the job may be the reason.
 
-    def __init__(self, host):
-        super().__init__(f'the processing host {host} ended while the job was running')
-        self.host = host
+    host -- its name.
+    silent -- None when its process has ended; else seconds, of its lease, for which nothing was heard of it.
+    """
+
+    def __init__(self, host, silent=None):
+        if silent is None:
+            super().__init__(f'the processing host {host} ended while the job was running')
+        else:
+            super().__init__(f'the processing host {host} was silent for more than {silent:g} s while the '
+                             'job was running: it hung or was stopped, or its database was away, or a task kept the '
+                             "GIL (a task with isolation='process' does not)")
+        self.host, self.silent = host, silent
+
+    def __reduce__(self):
+        return type(self), (self.host, self.silent)
 
 
 class NameTaken(RemoteTaskError):

@@ -193,7 +193,8 @@ class MultiProcessor:
     def _giveUp(self):
         """Tell the runs that still go on to end, and begin none; what they do, or meet, counts no more."""
         self._unstarted.update(claim.jobid for claim in self._roster.takeWaiting())
-        self._roster.tell({run.claim.jobid for run in self._roster.runs()}, 'the processing host stops')
+        self._roster.tell({(run.claim.jobid, run.claim.run) for run in self._roster.runs()},
+                          'the processing host stops')
 
     def _attach(self):
         self.cycle.attach()
@@ -261,7 +262,7 @@ class MultiProcessor:
                     log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
                 # After a conflict it claims other jobs: no need to wait long.
                 shortly = isinstance(error, ConflictError) and failures < 10
-                time.sleep(pause(0 if shortly else failures, random.random()))
+                time.sleep(min(pause(0 if shortly else failures, random.random()), self.cycle.lease / 6))
                 continue
             failures = 0
             self._bell.interest = self.cycle.interest
@@ -325,6 +326,8 @@ class MultiProcessor:
             hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
         self._roster.confirm(look)
         self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
+        if self.cycle.lost:
+            self._roster.drop(self.cycle.lost, 'others took this processing host for silent, and run the job')
         self._roster.add(claims, self._ledgerTid())
         if self.cycle.paused and self._returnWaiting() or not claiming:
             self._bell.set()
@@ -369,7 +372,8 @@ class MultiProcessor:
         if self.cycle.isQuick and self.cycle.inFlight:
             full = self._roster.fullSince(self.maxThreads)
             wait = min(wait, HELD_UP - (0.0 if full is None else self.monotonic() - full))
-        moments = [self._roster.nextMoment(), self._cleanAt if self.keep and self.running else None]
+        moments = [self.cycle.nextBeat, self._roster.nextMoment(),
+                   self._cleanAt if self.keep and self.running else None]
         for moment in moments:
             if moment is not None:
                 wait = min(wait, moment - self.monotonic())
@@ -384,11 +388,12 @@ class MultiProcessor:
         if not self._roster.isIdle:
             if not self._late():
                 return False
-            runs = self._roster.runs()
+            self._giveUp()
+        runs = self._roster.runs()
+        self.cycle.leave(self._unstarted)
+        if runs:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(runs), ', '.join(str(run.claim.jobid) for run in runs))
-            self._giveUp()
-        self.cycle.leave(self._unstarted)
         return True
 
     # The threads that run jobs

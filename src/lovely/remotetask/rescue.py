@@ -1,4 +1,22 @@
-"""Who runs under a ledger's name, whether that process is still alive, and taking over from one that is not."""
+"""Who runs under a ledger's name, whether that process is still alive, and taking over from one that is not.
+
+A *heartbeat* is a commit that writes the record of a host's ledger: the `Ledger` itself, not only the trees below it.
+The owner of a ledger sees to it that there is one at least each third of its lease.
+
+A host has *ended* when its process is gone, which only its own machine can see.  A host is *silent* when the record of
+its ledger has not changed for a whole lease.  Three rules keep a living host from being rescued:
+
+1.  An observer counts only time in which it could write itself: no two of its own commits are more than half a lease
+    apart.  After a longer gap it begins to watch anew.  It does not matter where the gap comes from: the database was
+    away, somebody else held the commit lock, the observer was stopped or slow.
+    This is enough where a database serves waiting commits in turn: a heartbeat begins a third of a lease after the one
+    before, and waits for half a lease at the most, or the observer would have waited for so long, too.
+2.  A rescue writes the record of the ledger: it has no owner any more.  Of two transactions that write one record the
+    database lets only one commit.  So a heartbeat that the observer has not seen yet refuses the rescue, and of two
+    hosts that rescue a third one only one succeeds.
+3.  A host that was rescued and lives finds its ledger without an owner.  It takes the ledger back, has the runs that it
+    has lost end, and goes on with new claims.  What these runs still do is refused: their jobs have another run number.
+"""
 # SPDX-License-Identifier: ZPL-2.1
 import functools
 import os
@@ -19,6 +37,10 @@ from lovely.remotetask.lifecycle import charge
 from lovely.remotetask.lifecycle import giveBack
 from lovely.remotetask.lifecycle import holds
 from lovely.remotetask.lifecycle import settle
+
+
+#: What is known of the owner of a ledger.
+ALIVE, SILENT, ENDED = 'alive', 'silent', 'ended'
 
 
 @functools.cache
@@ -69,12 +91,18 @@ def identity(**about):
 
 
 def isGone(owner):
-    """Say whether the owner of a ledger has ended: True, False, or None when it ran on another machine."""
+    """Return whether the owner of a ledger has ended: True, False, or None when this process cannot tell.
+
+    It cannot tell of a host on another machine, nor of one whose entry in /proc is hidden from it.
+    """
     if owner is None:
         return True
     if owner['machine'] != _machine():
         return None
-    return _startOf(owner['pid']) != owner['started']
+    start = _startOf(owner['pid'])
+    if start is None or start == owner['started']:
+        return start is None
+    return None if '' in (start, owner['started']) else True
 
 
 def hosts(service, now):
@@ -99,50 +127,68 @@ def hosts(service, now):
 
 
 class Watch:
-    """Judges ledgers by this process's own monotonic clock: no two hosts' clocks are ever compared.
+    """Judges the owners of ledgers by this process's own monotonic clock: no two hosts' clocks are ever compared.
 
-    A process of this machine that has ended is dead at once; else its lease has to be over.
-
-    lease -- seconds for which the ledger of a living host may stay unchanged.
+    lease -- seconds for which the ledger of a living host may stay unchanged; a host that has a longer lease gets that.
     """
 
     def __init__(self, lease):
         self.lease = lease
-        self._seen = {}
+        self._seen = {}                                 # name -> serial of the ledger, and when it was seen first
+        self._since = self._wrote = float('-inf')       # between these this process could write all the time
 
-    def isDead(self, name, ledger, now):
-        """Say whether the owner of a ledger is dead, as far as is known by now.
+    def wrote(self, now):
+        """Note that a commit of this process has succeeded.
+
+        now -- seconds of the monotonic clock, after the commit.
+        """
+        if now - self._wrote > self.lease / 2:
+            self._since = now
+        self._wrote = now
+
+    def leaseOf(self, owner):
+        """Return for how many seconds the owner of a ledger, not None, may be silent."""
+        return max(self.lease, owner.get('lease', self.lease))
+
+    def stateOf(self, name, ledger, now):
+        """Return what is known by now of the owner of a ledger: ALIVE, SILENT or ENDED.
 
         name -- of the ledger.
         now -- seconds of the monotonic clock.
         """
+        owner = ledger.owner            # loads the record: until then it has the serial of a state that may be old
         serial = ledger._p_serial
-        before = self._seen.get(name)
-        if before is None or before[0] != serial:
-            before = self._seen[name] = serial, now
+        seen = self._seen.get(name)
+        if seen is None or seen[0] != serial:
+            seen = self._seen[name] = serial, now
+        if isGone(owner):
+            return ENDED
         # A process that is stopped, or hangs, is there and silent.
-        return bool(isGone(ledger.owner)) or now - before[1] > self.lease
+        silence = self._wrote - max(self._since, seen[1])
+        return SILENT if silence > self.leaseOf(owner) and now - self._wrote <= self.lease / 2 else ALIVE
 
 
-def rescue(service, name, now):
-    """Return the jobs that a dead host has claimed to their queues; return how many there were.
+def rescue(service, name, now, silent=None):
+    """Return the jobs that a lost host has claimed to their queues; return how many there were.
 
-    name -- of its ledger.
+    name -- of its ledger, which has no owner then.
     now -- UTC seconds.
+    silent -- seconds, of its lease: nothing was heard of it for so long; default: its process has ended.
 
-    One of them may be the reason why the host is dead.  Those that were being run, as far as that is on record, have
+    One of them may be the reason why the host was lost.  Those that were being run, as far as that is on record, have
     used up an attempt: all of them, or, if there was a suspect among them, it alone.  Of the others nobody knows, so
     they become suspects: they are run one at a time, their start on record, until the culprit is found.  A job that
     must not be begun twice ends.
     """
     ledger = service.ledgers[name]
+    ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
     started = ledger.started or {}
     culprit = next((jobid for jobid, mark in started.items() if mark == ALONE), None)
     jobids = list(ledger.claimed.keys())
     for jobid in jobids:
         mark = started.get(jobid)
         if mark == ONCE or mark is not None and culprit in (None, jobid):
-            _interrupted(service, ledger, jobid, mark, HostDied(name), now)
+            _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
         else:
             giveBack(service, ledger, jobid, now, suspect=culprit is None)
     return len(jobids)

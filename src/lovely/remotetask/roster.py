@@ -29,7 +29,7 @@ class Run:
     """A run that goes on in one of the threads."""
 
     limit = policy = None           # its time limit in seconds, its retry policy: as soon as they are known
-    over = False                    # whether its time limit is over: somebody else has reported that
+    over = False                    # whether its outcome is not wanted: its time limit is over, or its claim is lost
     marked = False                  # whether it is on record that it runs
     shown = None                    # the progress that has been written
     cold = False                    # whether it is the first one in its connection, which takes longer than others
@@ -118,7 +118,7 @@ class Roster:
 
     @property
     def stuck(self):
-        """How many threads run something whose time limit is over."""
+        """How many threads run something whose outcome is not wanted."""
         return sum(run.over for run in self.runs())
 
     def runs(self):
@@ -130,10 +130,11 @@ class Roster:
         """Return a `Look` at what goes on."""
         moment, runs = self.monotonic(), self.runs()
         tell = self._telling and moment - self._told >= PROGRESS_PAUSE
+        runs = [run for run in runs if not run.over]
         return Look([run.claim.jobid for run in runs if not run.marked and moment - run.began >= LONG_AFTER],
                     [(run.claim.jobid, run.control.progress) for run in runs
                      if tell and run.control.progress != run.shown],
-                    [(run.claim.jobid, run.claim.run) for run in runs if run.control.watched and not run.over])
+                    [(run.claim.jobid, run.claim.run) for run in runs if run.control.watched])
 
     def confirm(self, look):
         """Note that a `Look` is on record."""
@@ -145,7 +146,7 @@ class Roster:
             if progress:
                 self._told = self.monotonic()
             if progress or not self._runs:
-                self._telling = any(run.control.progress != run.shown for run in self._runs)
+                self._telling = any(run.control.progress != run.shown for run in self._runs if not run.over)
 
     def overdue(self):
         """Return the `Run`s whose time limit has just been found to be over; what they report is not wanted."""
@@ -157,11 +158,21 @@ class Roster:
                     found.append(run)
         return found
 
-    def tell(self, jobids, reason):
-        """Tell the runs of these jobs to end."""
+    def tell(self, tokens, reason):
+        """Tell runs to end: those with these pairs of id and run."""
         for run in self.runs():
-            if run.claim.jobid in jobids:
+            if (run.claim.jobid, run.claim.run) in tokens:
                 run.control.end(reason)
+
+    def drop(self, tokens, reason):
+        """Forget claims that are lost, by pairs of id and run: what has not begun does not begin, and runs are to end.
+        """
+        with self._lock:
+            self._waiting = collections.deque(entry for entry in self._waiting
+                                              if (entry[0].jobid, entry[0].run) not in tokens)
+            for run in self._runs:
+                run.over = run.over or (run.claim.jobid, run.claim.run) in tokens
+        self.tell(tokens, reason)
 
     def nextMoment(self):
         """Return when there will be something to do that nobody wakes us for, by the monotonic clock; or None."""
@@ -170,9 +181,11 @@ class Roster:
             if self._waiting:
                 moments.append(self._waiting[0][2] + WAITING_LOOK)
         for run in self.runs():
+            if run.over:
+                continue
             if not run.marked:
                 moments.append(run.began + LONG_AFTER)
-            if run.limit is not None and not run.over:
+            if run.limit is not None:
                 moments.append(run.began + run.limit)
         return min(moments, default=None)
 
