@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import os
+import re
 import signal
 import time
 
@@ -27,6 +28,9 @@ LOOK = 0.1
 #: How many lines of each log are shown.
 SHOWN = 60
 
+#: What a line of the log says when a host is rescued, or finds that it was.
+RESCUED = re.compile(r'processing host \S+ (has ended: |was silent for )')
+
 SITE = """\
 <configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
   <include package="lovely.remotetask" />
@@ -34,6 +38,9 @@ SITE = """\
   <remotetask:task name="effect" handler="exam.tasks.Effect" />
   <remotetask:task name="fails" handler="exam.tasks.Fails" />
   <remotetask:task name="ends" handler="exam.tasks.Ends" />
+  <remotetask:task name="again" handler="exam.tasks.Again" attempts="1000" />
+  <remotetask:task name="conflict" handler="exam.tasks.Conflict" />
+  <remotetask:task name="slow commit" handler="exam.tasks.SlowCommit" />
   <remotetask:task name="tick" handler="exam.tasks.Tick" />
   <remotetask:task name="poison" handler="exam.tasks.Poison" />
 </configure>
@@ -65,6 +72,7 @@ class Program:
         self.name, self.arguments, self.directory = name, arguments, directory
         self.process = None
         self.said = []          # the last lines of the processes before
+        self._rescues = []      # the lines of these that tell of rescues
 
     @property
     def pid(self):
@@ -101,9 +109,16 @@ class Program:
         """Kill it if it runs, and keep the end of what it said."""
         if self.process is not None:
             self.process.close()
+            self._rescues = self.rescues
             self.said = (self.said + self.process.said + [f'-- process {self.pid} has ended: '
                                                           f'{self.process.popen.returncode}\n'])[-SHOWN:]
             self.process = None
+
+    @property
+    def rescues(self):
+        """All lines of its log that tell of rescues, as a list."""
+        return self._rescues + [f'{self.name}: {line.rstrip()}' for line in (self.process.said if self.process else [])
+                                if RESCUED.search(line)]
 
     @property
     def log(self):

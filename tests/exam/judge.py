@@ -117,6 +117,9 @@ class Judge:
                 self._violation(job, f'{wrong}; counter {value}, ends {ends.get(jobid)}')
             job._p_deactivate()
         self.jobs = len(known)
+        if self.trial.scenario.alive:
+            self.violations += [f'no host was lost, but {line}' for program in self.trial.deployment.hosts
+                                for line in program.rescues]
         self.violations += [f'job {jobid} was accepted, and is not there' for jobid in set(self.load.accepted) - known]
         self.violations += [f'order {number} has {count} jobs' for number, count in orders.items() if count > 1]
         self.violations += [f'order {number} was refused, and has a job' for number in self.load.refused & set(orders)]
@@ -151,10 +154,12 @@ class Judge:
             yield f'was to be counted {"once" if counts else "never"}'
         if job.status == COMPLETED and not self.effects[job.id]:
             yield 'has no outside effect'
-        if self.trial.scenario.once and self.effects[job.id] > 1:
+        if self.trial.scenario.once and job.task != 'conflict' and self.effects[job.id] > 1:
             yield f'has {self.effects[job.id]} outside effects'
-        if self.trial.scenario.uncharged and job.task != 'poison' and job.attempt:
-            yield 'was charged an attempt'
+        failures = job.input.get('failures', 0)
+        if self.trial.scenario.uncharged and job.task != 'poison' and (
+                job.attempt > failures or job.status == COMPLETED and job.attempt < failures):
+            yield f'failed {failures} times, and was charged {job.attempt} attempts'
 
     def _expected(self, job):
         if job.id in self.trial.cancelled:

@@ -23,6 +23,7 @@ from exam.load import Unknown
 from exam.load import call
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.testing import Process
 from lovely.remotetask.xmlrpc.faults import WRONG_STATE
 
 
@@ -65,6 +66,23 @@ def ending(luck):
     return Order('ends', {'seconds': luck.choice([0, 0, 0.01, 0.3]), 'commits': luck.random() < 0.5}, CANCELLED)
 
 
+def tiring(luck):
+    """Return an order that keeps hosts busy, of which few complete: one that fails often, is long, or conflicts."""
+    draw = luck.random()
+    if draw < 0.5:
+        return Order('again', {'failures': luck.randrange(10, 50), 'seconds': luck.uniform(0.05, 0.5)})
+    if draw < 0.8:
+        return Order(luck.choice(['effect', 'plain']), {'seconds': luck.uniform(0.5, 4) * LEASE})
+    return Order('conflict', {'seconds': luck.uniform(0, 0.3) * LEASE})
+
+
+def committing(luck):
+    """Return a short order, or at times one whose commit takes longer than the lease."""
+    if luck.random() < 0.005:
+        return Order('slow commit', {'vote': luck.uniform(0.5, 2) * LEASE, 'key': luck.choice('!~')})
+    return anything(luck)
+
+
 # The frame
 
 class Scenario(NamedTuple):
@@ -76,7 +94,8 @@ class Scenario(NamedTuple):
     work: Callable = anything
     rate: float = RATE
     once: bool = False          # no outside effect is repeated either
-    uncharged: bool = False     # no attempt is charged
+    uncharged: bool = False     # no attempt is charged but for what a task does
+    alive: bool = False         # no host is lost, and none is said to be
 
 
 #: By name, in the order in which they are run.
@@ -230,7 +249,7 @@ def kill(trial):
         trial.deployment.mend()
 
 
-@scenario(work=short, once=True, uncharged=True)
+@scenario(work=short, once=True, uncharged=True, alive=True)
 def rolling(trial):
     """All hosts are asked to end, one after the other, and started again: nobody notices."""
     while trial.goesOn:
@@ -263,7 +282,7 @@ def stopped(trial):
             trial.waitUntil(lambda: not trial.goesOn, trial.luck.uniform(0, LEASE))
 
 
-@scenario()
+@scenario(alive=True)
 def zeo(trial):
     """The database server is killed and started again."""
     while trial.goesOn:
@@ -271,7 +290,7 @@ def zeo(trial):
         trial.killZEO()
 
 
-@scenario()
+@scenario(alive=True)
 def hang(trial):
     """The database server hangs."""
     while trial.goesOn:
@@ -279,7 +298,7 @@ def hang(trial):
         trial.hangZEO()
 
 
-@scenario()
+@scenario(alive=True)
 def frontend(trial):
     """The front end is killed and started again: what it has accepted is there."""
     while trial.goesOn:
@@ -303,7 +322,7 @@ def mixed(trial):
         trial.deployment.mend()
 
 
-@scenario()
+@scenario(alive=True)
 def cancel(trial):
     """Jobs are cancelled, whatever happens to them at that moment."""
     while trial.goesOn:
@@ -380,3 +399,30 @@ def own(trial):
         trial.wait(0.5, 2)
         trial.luck.choice([lambda: trial.kill(trial.drawHost()), stop])()
         trial.deployment.mend()
+
+
+@scenario(rate=1.2, work=tiring, once=True, uncharged=True, alive=True)
+def retries(trial):
+    """Jobs fail and are tried again, conflict and are cancelled, beside jobs longer than the lease: all hosts live."""
+    schedule = call(trial.deployment.url, 'addCronJob', 'tick', {'seconds': 0.1}, [], [], [], [], [], 1.5,
+                    {'newJobs': True, 'overlap': True})
+    while trial.goesOn:
+        trial.wait(1, 4)
+        trial.cancelOne()
+    call(trial.deployment.url, 'cancel', schedule)
+    trial.tell(f'{len(trial.cancelled)} jobs were cancelled')
+
+
+@scenario(rate=RATE / 3, work=committing, uncharged=True, alive=True)
+def stalled(trial):
+    """A client stalls after its vote, longer than the lease, again and again, and so do tasks: all hosts live."""
+    client = Process(['-m', 'exam.staller', *map(str, trial.deployment.zeo.address), trial.seed],
+                     trial.deployment.directory)
+    with contextlib.closing(client):
+        while trial.goesOn:
+            time.sleep(LOOK)
+        trial.faults += len(client.said)
+        for line in client.said:
+            trial.tell(line.rstrip())
+        if client.popen.poll() is not None:
+            trial.violations.append('the client that stalls has ended')

@@ -10,11 +10,13 @@ from persistent import Persistent
 from zope.interface import Interface
 from zope.interface import implementer
 
+from lovely.remotetask.errors import Retry
 from lovely.remotetask.interfaces import ITask
 
 
-#: Keys of the root object: number of an order -> `Counter`; id of a job that a schedule added -> `Counter`.
-ORDERS, TICKS = 'exam.orders', 'exam.ticks'
+#: Keys of the root object: number of an order -> `Counter`; id of a job that a schedule added -> `Counter`; one
+#: `Counter` that many jobs write.
+ORDERS, TICKS, SHARED = 'exam.orders', 'exam.ticks', 'exam.shared'
 
 #: The file that all processes append to, in the directory where they run.
 TRACE = 'trace'
@@ -33,6 +35,7 @@ def prepare(root, orders):
     """Make the counters.  Each order finds its own, so that two of them never conflict."""
     root[ORDERS] = IOBTree({number: Counter() for number in range(orders)})
     root[TICKS] = IOBTree()
+    root[SHARED] = Counter()
 
 
 def trace(word, jobid):
@@ -93,6 +96,59 @@ class Ends(Effect):
         service.cancel(jobid)
         if input.get('commits'):
             transaction.commit()
+
+
+class Again(Effect):
+    """Asks for another run in its first `failures` attempts, after it has counted."""
+
+    def work(self, service, jobid, input):
+        """Count, and perhaps ask for another run."""
+        super().work(service, jobid, input)
+        if service.jobs[jobid].attempt < input['failures']:
+            raise Retry(after=0.05)
+
+
+class Conflict(Effect):
+    """Counts for its order, and writes what others of its kind write."""
+
+    def work(self, service, jobid, input):
+        """Count twice."""
+        super().work(service, jobid, input)
+        service._p_jar.root()[SHARED].value += 1
+
+
+class SlowVote:
+    """A data manager that takes its time to vote.
+
+    seconds -- how long that takes.
+    sortKey -- its place among all data managers: '!' is before the database, whose client waits then; '~' is after it,
+        and all others wait that want to commit.
+    """
+
+    def __init__(self, manager, seconds, sortKey):
+        self.transaction_manager, self._seconds, self._sortKey = manager, seconds, sortKey
+
+    def sortKey(self):
+        """Return its place."""
+        return self._sortKey
+
+    def tpc_vote(self, txn):
+        """Wait."""
+        time.sleep(self._seconds)
+
+    def abort(self, txn):
+        """Do nothing."""
+
+    tpc_begin = commit = tpc_finish = tpc_abort = abort
+
+
+class SlowCommit(Effect):
+    """Counts for its order, in a commit that takes `vote` seconds; `key` is for `SlowVote`."""
+
+    def work(self, service, jobid, input):
+        """Count."""
+        super().work(service, jobid, input)
+        transaction.get().join(SlowVote(transaction.manager, input['vote'], input['key']))
 
 
 class Tick(Task):

@@ -153,7 +153,7 @@ class Cycle:
         self._wrote(self.monotonic())
 
     def _checkName(self, ledger, silent):
-        """Raise `NameTaken` when the ledger has an owner that may live; return for how many seconds it was silent, or None.
+        """Raise `NameTaken` if the ledger has an owner that may live; return the seconds of a silent one, or None.
 
         silent -- the serial of the ledger since which nothing was heard of its owner; see `_awaitSilence`.
         """
