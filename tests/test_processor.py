@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ from lovely.remotetask.sharing import WARM
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from persistent.mapping import PersistentMapping
+from ZEO.ClientStorage import ClientStorage
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
@@ -745,6 +747,51 @@ class TestHosts(ProcessorCase):
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
 
 
+class Relay:
+    """Stands between one client and a database server, and holds back what the server says.
+
+    address -- the pair of host and port for the client.
+    passes -- an event: what the server says is passed on as long as it is set.
+    """
+
+    def __init__(self, server):
+        self.passes = threading.Event()
+        self.passes.set()
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.address = self._listener.getsockname()
+        self._server, self._sockets = server, [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, server = self._listener.accept()[0], socket.create_connection(self._server)
+                self._sockets += client, server
+                for arguments in (client, server, False), (server, client, True):
+                    self._threads.append(threading.Thread(target=self._pass, args=arguments))
+                    self._threads[-1].start()
+
+    def _pass(self, source, target, isHeld):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if isHeld:
+                    self.passes.wait()
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        """End all connections."""
+        self.passes.set()
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        for thread in self._threads:
+            thread.join(20)
+
+
 class TestClients(unittest.TestCase):
     """The clients of a database server that a process has open."""
 
@@ -791,6 +838,56 @@ class TestClients(unittest.TestCase):
         for db, seconds in (database.db, processing.TOLD), (DB(None), 0.1):
             with contextlib.closing(db):
                 self.assertEqual(MultiProcessor(db, PATH, waitTime=0.1)._idleTime(), seconds)
+
+    def test_a_run_sees_what_was_there_when_its_job_was_claimed(self):
+        # The client of the tasks hears later of a commit than the client that claims.
+        begun = threading.Semaphore(0)
+
+        def read(service, jobid, input):
+            begun.release()
+            return service.data.get('there')
+
+        provideUtility(read, ITask, 'read')
+        database = self.database()
+        install(database.db)
+        with database.db.transaction() as connection:
+            connection.root()['Application']['TaskService'].data = PersistentMapping()
+        relay = Relay(self.zeo.address)
+        self.addCleanup(relay.close)
+        tasks = ClientLender(lambda: DB(ClientStorage(relay.address, wait_timeout=20)), lambda db: db.close())
+        self.addCleanup(tasks.close)
+        host = MultiProcessor(database.db, PATH, maxThreads=1, tasks=tasks)
+        host.start()
+        self.addCleanup(host.stop, 20)
+        self.addCleanup(relay.passes.set)
+
+        def add(value):
+            with client.transaction() as connection:
+                service = connection.root()['Application']['TaskService']
+                service.data['there'] = value
+                return service.add('read')
+
+        def result(jobid):
+            bell = threading.Event()
+            hubOf(client).subscribe(bell)
+            while True:
+                with client.transaction() as connection:
+                    service = connection.root()['Application']['TaskService']
+                    if service.getStatus(jobid) in FINAL:
+                        return service.getResult(jobid)
+                self.assertTrue(bell.wait(20))
+                bell.clear()
+
+        client = self.database().db
+        self.assertEqual(result(add('first')), 'first')     # in memory now, where the next run looks
+        self.assertTrue(begun.acquire(timeout=20))
+        relay.passes.clear()
+        jobid, pause = add('second'), threading.Event()
+        while not host._roster.runs():
+            self.assertFalse(pause.wait(0.01))              # a thread has taken it
+        self.assertFalse(begun.acquire(timeout=0.3))
+        relay.passes.set()
+        self.assertEqual(result(jobid), 'second')
 
     def test_idle_hosts_have_one_client(self):
         provideUtility(SimpleTask(lambda input: 2 * input), name='double')

@@ -176,6 +176,106 @@ class TestNames(ProcessorCase):
         self.assertEqual(ledger.owner['token'], processor.cycle.owner['token'])
 
 
+class TestFence(ProcessorCase):
+    """A run that begins after its job was given to another host."""
+
+    def setUp(self):
+        super().setUp()
+
+        def write(service, jobid, input):
+            service.data['runs'] = service.data.get('runs', 0) + 1
+
+        provideUtility(write, ITask, name='write')
+        self.processor = MultiProcessor(self.db, PATH)
+        self.tasks = self.db.open()
+        self.addCleanup(self.tasks.close)
+        self.service.ledgers.update({name: Ledger() for name in 'ab'})
+        self.manager.commit()
+
+    def claim(self, name):
+        """Have the host of that name claim the only job there is."""
+        self.manager.begin()
+        ledger, now = self.service.ledgers[name], 3600.0
+        claims = lifecycle.claimSuspect(self.service, now, ledger)
+        claims += lifecycle.claim(self.service, 1, 0, now, ledger)[0]
+        self.manager.commit()
+        claim, = claims
+        return claim
+
+    def rescue(self, name):
+        self.manager.begin()
+        self.assertEqual(rescue.rescue(self.service, name, 3600.0, 30), 1)
+        self.manager.commit()
+
+    def run_(self, claim, name):
+        """Run what a host has claimed, and have its ledger settle it; return whether it had an effect."""
+        self.manager.begin()
+        before = self.service.data.get('runs', 0)
+        report = self.processor._run(self.tasks, claim, look=False)
+        self.manager.begin()
+        lifecycle.settle(self.service, self.service.ledgers[name], report, 3601.0)
+        self.manager.commit()
+        return self.service.data.get('runs', 0) - before
+
+    def job(self):
+        return self.add('write')
+
+    def check(self, jobid):
+        self.manager.begin()
+        self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].errors), ('completed', ()))
+
+    def test_late_and_then_the_owner(self):
+        jobid = self.job()
+        late = self.claim('a')
+        self.rescue('a')
+        claim = self.claim('b')
+        self.assertEqual((self.run_(late, 'a'), self.run_(claim, 'b')), (0, 1))
+        self.check(jobid)
+
+    def test_the_owner_and_then_late(self):
+        jobid = self.job()
+        late = self.claim('a')
+        self.rescue('a')
+        claim = self.claim('b')
+        self.assertEqual((self.run_(claim, 'b'), self.run_(late, 'a')), (1, 0))
+        self.check(jobid)
+
+    def test_late_before_anybody_has_claimed_it(self):
+        jobid = self.job()
+        late = self.claim('a')
+        self.rescue('a')
+        self.assertEqual(self.run_(late, 'a'), 0)
+        self.assertEqual(self.run_(self.claim('b'), 'b'), 1)
+        self.check(jobid)
+
+    def test_late_by_two_rescues(self):
+        jobid = self.job()
+        claims = []
+        for name in 'ab':
+            claims.append(self.claim(name))
+            self.rescue(name)
+        claim = self.claim('a')
+        self.assertEqual([self.run_(*late) for late in zip(claims, 'ab')], [0, 0])
+        self.assertEqual(self.run_(claim, 'a'), 1)
+        self.check(jobid)
+
+
+class TestFenceOfSchedules(TestFence):
+    """The same for a cron job, whose status never is final: its run number alone tells the owner."""
+
+    def job(self):
+        jobid = self.service.addCronJob('write', minute=(0,), now=10.0)
+        lifecycle.tick(self.service, 10.0)
+        lifecycle.tick(self.service, 3600.0)
+        self.manager.commit()
+        return jobid
+
+    def check(self, jobid):
+        self.manager.begin()
+        job = self.service.jobs[jobid]
+        self.assertEqual((job.status, [run.status for run in job.history]), ('cronjob', ['completed']))
+
+
 class TestSuspects(ProcessorCase):
 
     def suspects(self, count):

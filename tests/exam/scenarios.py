@@ -413,7 +413,7 @@ def retries(trial):
     trial.tell(f'{len(trial.cancelled)} jobs were cancelled')
 
 
-@scenario(rate=RATE / 3, work=committing, uncharged=True, alive=True)
+@scenario(rate=RATE / 3, work=committing, once=True, uncharged=True, alive=True)
 def stalled(trial):
     """A client stalls after its vote, longer than the lease, again and again, and so do tasks: all hosts live."""
     client = Process(['-m', 'exam.staller', *map(str, trial.deployment.zeo.address), trial.seed],
