@@ -404,18 +404,19 @@ class TestTaking(AliveCase):
 
     def test_who_was_rescued_and_lives_goes_on(self):
         victim = self.cycle('b')
-        jobids = [self.add('echo') for _ in range(2)]
-        lost, = victim.turn([], 1)[0]
+        jobids = [self.add('echo') for _ in range(3)]
+        lost, other = victim.turn([], 2)[0]
         self.manager.begin()
         rescue.rescue(self.service, 'b', self.now(), LEASE)
         self.manager.commit()
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
             late = Outcome(lost.jobid, lost.run, COMPLETED, 0.0, 1.0, 'late')
             claims, _ = victim.turn([late], 1)
+        self.assertIn('they run the 2 jobs', logs.records[0].getMessage())
         self.assertIn('was silent for its lease of 30 s, as others saw it', logs.records[0].getMessage())
-        self.assertEqual(victim.lost, [(lost.jobid, lost.run)])
-        self.assertEqual(victim.inFlight, {claim.jobid: claim.run for claim in claims})
-        self.assertEqual(self.job(jobids[0]), (1, 0, 'processing' if claims[0].jobid == jobids[0] else 'queued'))
+        self.assertEqual(set(victim.lost), {(lost.jobid, lost.run), (other.jobid, other.run)})
+        self.assertEqual(victim.inFlight, {claims[0].jobid: 1})
+        self.assertEqual([self.job(jobid)[:2] for jobid in jobids], [(1, 0), (1, 0), (0, 0)])
         self.assertEqual(self.service.ledgers['b'].owner['token'], victim.owner['token'])
         victim.turn([], 0)
         self.assertEqual(victim.lost, [])
@@ -456,6 +457,25 @@ class TestLost(ProcessorCase):
         go.set()
         self.assertEqual(self.statuses(jobid), ['completed'])
         self.assertEqual((ends, dict(self.service.data), self.left()), (['told', False], {'runs': 1}, []))
+
+
+    def test_a_thread_that_a_lost_run_keeps(self):
+        begun, go, pause = threading.Event(), threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+        self.provide('wait', lambda input: (begun.set(), go.wait(PATIENCE))[1])
+        processor = self.start(name='late', maxThreads=1)
+        jobid = self.add('wait')
+        self.assertTrue(begun.wait(PATIENCE))
+        self.manager.begin()
+        rescue.rescue(self.service, 'late', 0, LEASE)
+        self.manager.commit()
+        for _ in range(PATIENCE * 100):
+            if processor._roster.stuck:
+                break
+            pause.wait(0.01)
+        self.assertEqual((self.left(), processor._want(0)), ([jobid], 0))      # it claims nothing that would wait
+        go.set()
+        self.assertEqual(self.statuses(jobid), ['completed'])
 
 
 class TestStalls(unittest.TestCase):
@@ -549,7 +569,7 @@ class TestStalls(unittest.TestCase):
         self.start()
         for _ in jobids:
             self.assertTrue(begun.acquire(timeout=PATIENCE))
-        for leases in (1, 3, 2):
+        for leases in (1, 3):
             self.stall(leases * SHORT)
             self.heard()
         go.set()
@@ -576,7 +596,7 @@ class TestStalls(unittest.TestCase):
         provideUtility(write, ITask, name='write')
         provideUtility(SimpleTask(lambda input: input), name='echo')
         self.start()
-        jobids = [self.add('write', key) for key in '~!~']
+        jobids = [self.add('write', key) for key in '~!']
         others = [self.add('echo') for _ in range(4)]
         self.assertEqual(self.statuses(*jobids, *others), {'completed'})
         self.heard()

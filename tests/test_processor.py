@@ -883,8 +883,10 @@ class TestClients(unittest.TestCase):
         self.assertTrue(begun.acquire(timeout=20))
         relay.passes.clear()
         jobid, pause = add('second'), threading.Event()
-        while not host._roster.runs():
-            self.assertFalse(pause.wait(0.01))              # a thread has taken it
+        for _ in range(2000):
+            if host._roster.runs():                         # a thread has taken it
+                break
+            pause.wait(0.01)
         self.assertFalse(begun.acquire(timeout=0.3))
         relay.passes.set()
         self.assertEqual(result(jobid), 'second')

@@ -18,6 +18,7 @@ from lovely.remotetask import evolve
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask import roster
+from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import Retry
@@ -174,6 +175,26 @@ class TestNames(ProcessorCase):
         self.addCleanup(processor.stop, PATIENCE)
         self.manager.begin()
         self.assertEqual(ledger.owner['token'], processor.cycle.owner['token'])
+
+
+    def test_it_is_heard_of_at_the_last_moment(self):
+        ledger = self.service.ledgers['far'] = Ledger()
+        ledger.owner = dict(rescue.identity(lease=0.2), machine='elsewhere/boot/1')
+        self.manager.commit()
+
+        def clock():
+            # The attaching host has waited, and looks; and only now the other one is heard of.
+            with self.db.transaction() as connection:
+                connection.root()['Application']['TaskService'].ledgers['far']._p_changed = True
+            cycle.clock = lambda: 0.0
+            return 0.0
+
+        cycle = Cycle(self.db, PATH, 'far')
+        cycle.clock = clock
+        with self.assertRaisesRegex(NameTaken, 'already running .on elsewhere, process'):
+            cycle.attach()
+        self.manager.begin()
+        self.assertEqual(ledger.owner['machine'], 'elsewhere/boot/1')
 
 
 class TestFence(ProcessorCase):

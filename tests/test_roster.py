@@ -85,6 +85,40 @@ class TestTurns(unittest.TestCase):
         self.assertEqual(self.roster._conflicts, {})
 
 
+class TestLostClaims(unittest.TestCase):
+    """Two runs of one job in one process: the host has lost the first, and claimed the job again."""
+
+    def setUp(self):
+        self.roster = Roster(lambda: None, lambda: 0.0)
+        self.roster.add([Claim(1, run, 0, 'task', None) for run in (0, 1)], b'')
+        self.old, self.new = (self.roster.take()[0] for _ in range(2))
+
+    def test_the_lost_run_is_told_and_counts_no_more(self):
+        self.roster.drop([(1, 0)], 'lost')
+        self.assertEqual([run.control.reason for run in (self.old, self.new)], ['lost', None])
+        self.assertEqual(self.roster.stuck, 1)
+
+    def test_it_is_not_put_on_record(self):
+        for run in self.old, self.new:
+            run.control.watched = True
+            run.control.report(run.claim.run / 2, 'progress')
+            run.began = -100.0
+        self.roster.drop([(1, 0)], 'lost')
+        look = self.roster.look()
+        self.assertEqual((look.long, look.progress, look.watched), ([1], [(1, (0.5, 'progress'))], [(1, 1)]))
+        self.roster.confirm(look)
+        self.assertIsNone(self.roster.nextMoment())
+
+    def test_what_has_not_begun_does_not_begin(self):
+        self.roster.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3)], b'')
+        self.roster.drop([(2, 0), (3, 1)], 'lost')
+        self.assertEqual(self.roster.takeWaiting(), [Claim(3, 0, 0, 'task', None)])
+
+    def test_runs_are_told_one_by_one(self):
+        self.roster.tell([(1, 1)], 'cancelled')
+        self.assertEqual([run.control.reason for run in (self.old, self.new)], [None, 'cancelled'])
+
+
 class TestPace(unittest.TestCase):
 
     def setUp(self):

@@ -165,7 +165,7 @@ class Watch:
             return ENDED
         # A process that is stopped, or hangs, is there and silent.
         silence = self._wrote - max(self._since, seen[1])
-        return SILENT if silence > self.leaseOf(owner) and now - self._wrote <= self.lease / 2 else ALIVE
+        return SILENT if silence > self.leaseOf(owner) else ALIVE
 
 
 def rescue(service, name, now, silent=None):
