@@ -50,6 +50,12 @@ class ExamTest(unittest.TestCase):
     def test_tasks_cancel_their_own_jobs(self):
         self.examine('own')
 
+    def test_jobs_fail_again_and_again_beside_long_ones(self):
+        self.examine('retries')
+
+    def test_commits_take_longer_than_the_lease(self):
+        self.examine('stalled')
+
     def test_jobs_end_their_host(self):
         self.examine('poison')
 
