@@ -208,7 +208,7 @@ class TestFence(ProcessorCase):
 
         provideUtility(write, ITask, name='write')
         self.processor = MultiProcessor(self.db, PATH)
-        self.tasks = self.db.open()
+        self.tasks = self.processor._client()
         self.addCleanup(self.tasks.close)
         self.service.ledgers.update({name: Ledger() for name in 'ab'})
         self.manager.commit()
