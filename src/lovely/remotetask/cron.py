@@ -2,6 +2,11 @@
 # SPDX-License-Identifier: ZPL-2.1
 import calendar
 import datetime
+import itertools
+import math
+import re
+import threading
+import time
 import zoneinfo
 
 
@@ -10,6 +15,18 @@ RANGES = {'minute': (0, 59), 'hour': (0, 23), 'dayOfMonth': (1, 31), 'month': (1
 
 #: How far ahead a fitting time is looked for: 29 February of a given weekday can be 40 years away.
 YEARS = 41
+
+#: Seconds of a one-time delay and of an interval at the most: ten years; and of an interval at the least.
+LONGEST, SHORTEST_INTERVAL = 10 * 366 * 86400, 0.1
+
+#: Values in a list for a field, and characters of a crontab's text, at the most.
+LIST_LENGTH, CRONTAB_LENGTH = 1000, 1000
+
+#: Names in the tz database's directory that are no time zones, or not the same one on each machine.
+NO_ZONES = frozenset(('Factory', 'localtime', 'posixrules'))
+
+#: Seconds before the names of the time zones are read again for a name that is not among them.
+ZONES_AGE = 60.0
 
 #: Counted from by hand: `time.gmtime` ends where the platform's time_t does.
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -27,49 +44,102 @@ MACROS = {'@hourly': '0 * * * *', '@daily': '0 0 * * *', '@midnight': '0 0 * * *
           '@monthly': '0 0 1 * *', '@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *'}
 
 
+class UnknownZone(ValueError):
+    """This machine does not know the time zone; another one may."""
+
+
 def checkFields(**fields):
-    """Return the given fields with sorted tuples of ints as values.
+    """Return the given fields with sorted tuples of ints as values.  None stands for an empty field.
 
     Raise `ValueError` that names the field when a value is not an int, out of the range of RANGES, or not in a list.
     """
     checked = {}
     for name, values in fields.items():
         low, high = RANGES[name]
-        if isinstance(values, (str, bytes)) or not hasattr(values, '__iter__'):
-            raise ValueError(f'{name}: a list of numbers from {low} to {high} is needed, not {values!r}')
-        for value in (values := tuple(values)):
+        if values is None:
+            values = ()
+        if isinstance(values, (str, bytes, bytearray, dict)) or not hasattr(values, '__iter__'):
+            raise ValueError(f'{name}: a list of numbers from {low} to {high} is needed, not {shown(values)}')
+        values = tuple(itertools.islice(values, LIST_LENGTH + 1))
+        if len(values) > LIST_LENGTH:
+            raise ValueError(f'{name}: the list has more than {LIST_LENGTH} values')
+        for value in values:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f'{name}: {value!r} is not a number from {low} to {high}')
+                raise ValueError(f'{name}: {shown(value)} is not a number from {low} to {high}')
         checked[name] = tuple(sorted(set(values)))
     return checked
 
 
-def checkDelay(delay):
-    """Return the delay in seconds, or None for none; raise `ValueError` when it is no positive number or too large."""
-    if delay is None or delay == 0 and not isinstance(delay, bool):
+def shown(value):
+    """Return a short text for a message about any value."""
+    try:
+        return f'{value!r:.60}'
+    except Exception:           # an int of thousands of digits, or an object of which nothing is known
+        return f'this {type(value).__name__}'
+
+
+def checkDelay(delay, isInterval=False):
+    """Return the delay in seconds, or None for none; 0 means at once.
+
+    isInterval -- whether the delay comes again and again; then it is SHORTEST_INTERVAL or more.
+
+    Raise `ValueError` when the delay is not a number from 0 to LONGEST, or too short for an interval.
+    """
+    if delay is None:
         return None
-    if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 < delay <= 10 * 366 * 86400:
-        raise ValueError(f'delay: {delay!r} is not a number of seconds, up to ten years')
+    if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay <= LONGEST:
+        raise ValueError(f'delay: {shown(delay)} is not a number of seconds from 0 to {LONGEST} (ten years)')
+    if isInterval and delay < SHORTEST_INTERVAL:
+        raise ValueError(f'delay: {shown(delay)} is too short for a schedule that adds new jobs; the shortest interval '
+                         f'is {SHORTEST_INTERVAL} seconds')
     return delay
 
 
+class _Zones:
+    """The names of the time zones that this machine knows, as last read from its disk."""
+
+    def __init__(self):
+        self._names, self._read, self._lock = frozenset(), None, threading.Lock()
+
+    def __contains__(self, name):
+        """Return whether there is such a zone.  Another look at the disk is made once in ZONES_AGE seconds."""
+        if name in self._names:
+            return True
+        with self._lock:
+            if self._read is None or time.monotonic() - self._read >= ZONES_AGE:
+                self._names = frozenset(zoneinfo.available_timezones()) - NO_ZONES
+                self._read = time.monotonic()
+        return name in self._names
+
+
+_zones = _Zones()
+
+
 def checkTimeZone(name):
-    """Return the name of a time zone, or None for UTC; raise `ValueError` when there is no such zone.
+    """Return the name of a time zone, or None for UTC; raise `UnknownZone`, a ValueError, when there is no such zone.
+
+    Zones are those of the tz database: see `zoneinfo.available_timezones`.  Names that mean another zone on each
+    machine, such as 'localtime', are none.
 
     >>> checkTimeZone('Europe/Berlin')
     'Europe/Berlin'
     >>> checkTimeZone('UTC') is None
     True
     """
-    if name is None or name in ('', 'UTC'):
-        return None
-    if isinstance(name, str):
+    zoneOf(name)
+    return None if name == 'UTC' else name
+
+
+def zoneOf(name):
+    """Return the `datetime.tzinfo` of a zone; None is UTC.  Raise `UnknownZone` when this machine does not know it."""
+    if name is None or isinstance(name, str) and name == 'UTC':
+        return datetime.timezone.utc
+    if isinstance(name, str) and name in _zones:
         try:
-            zoneinfo.ZoneInfo(name)
-            return name
-        except (ValueError, KeyError, OSError):     # no such path, none in the database, a directory
+            return zoneinfo.ZoneInfo(name)
+        except (ValueError, KeyError, OSError):     # the file is gone, or cannot be read
             pass
-    raise ValueError(f"timeZone: {name!r:.60} is not a time zone such as 'Europe/Berlin'")
+    raise UnknownZone(f"timeZone: {shown(name)} is not a time zone such as 'Europe/Berlin'")
 
 
 def parseCrontab(text):
@@ -114,18 +184,57 @@ def allOf(name):
     return range(low, high + 1)
 
 
+#: What can be a field of a crontab, also in the dialects of others.
+_FIELD = re.compile(r'[0-9*?/,LW#~-]+|(?:[0-9*/,-]*\b(?:%s)\b[0-9*/,-]*)+'
+                    % '|'.join(itertools.chain(*NAMES.values())), re.IGNORECASE | re.ASCII)
+
+
 def splitCrontab(text):
-    """Return the texts of the five fields by their names; macros are replaced."""
+    """Return the texts of the five fields by their names; macros are replaced.
+
+    Raise `ValueError`; for what is often found in a crontab beside the fields, the message says what to do instead.
+    """
     if not isinstance(text, str):
-        raise ValueError(f'crontab: a text is needed, not {text!r:.60}')
-    if (macro := text.strip().lower()) == '@reboot':
-        raise ValueError("crontab: '@reboot' is refused: it is no time, and jobs outlive the processes that run them")
-    if macro.startswith('@') and macro not in MACROS:
+        raise ValueError(f'crontab: a text is needed, not {shown(text)}')
+    if len(text) > CRONTAB_LENGTH:
+        raise ValueError(f'crontab: the text has {len(text)} characters; {CRONTAB_LENGTH} are allowed')
+    parts = text.split()
+    first = parts[0].lower() if parts else ''
+    if reason := _misplaced(text, parts, first):
+        raise ValueError(f'crontab: {text!r:.60}: {reason}')
+    if first.startswith('@') and first not in MACROS:
         raise ValueError(f"crontab: {text!r:.60} is none of {', '.join(MACROS)}")
-    parts = MACROS.get(macro, text).split()
+    if first in MACROS:
+        parts = MACROS[first].split()
     if len(parts) != len(RANGES):
         raise ValueError(f"crontab: five fields are needed, {', '.join(RANGES)}, not {len(parts)}: {text!r:.60}")
     return dict(zip(RANGES, parts))
+
+
+def _misplaced(text, parts, first):
+    """Return what a text has that belongs elsewhere, and where, as a sentence; None when there is no such thing."""
+    name, equals, value = (parts[0] if parts else '').partition('=')
+    if equals and name.upper() in ('CRON_TZ', 'TZ'):
+        zone = value.strip('\'"') or 'Europe/Berlin'
+        return f'{name}= is not taken here; give the option timeZone, as {shown(zone)}, and only the five fields'
+    if equals:
+        return 'variables are not taken here; give only the five fields'
+    if first == '@reboot':
+        return "'@reboot' is refused: it is no time, and jobs outlive the processes that run them"
+    if first == '@every':
+        return '@every is not taken here; give the delay in seconds, and the option newJobs, instead of a crontab'
+    if any(part.startswith('#') for part in parts):
+        return 'comments are not taken here; give only the five fields'
+    length = 1 if first in MACROS else len(RANGES)
+    if len(parts) <= length:
+        return None
+    if len(text.strip().splitlines()) > 1:
+        return 'it has several lines; add a schedule for each'
+    if first not in MACROS and len(parts) <= 7 and all(map(_FIELD.fullmatch, parts)):
+        return (f'five fields are needed, {", ".join(RANGES)}, not {len(parts)}; seconds and years are not known here, '
+                f'and a list has no spaces')
+    return (f'a user or a command, as {shown(parts[length])}, is not taken here: the job runs its task; give only the '
+            f'{"short form" if first in MACROS else "five fields"}')
 
 
 def parseField(name, text):
@@ -178,7 +287,7 @@ def parseNumber(text):
 def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), eitherDay=False, timeZone=None):
     """Return the first time after `now` at which all given fields fit; None when there is none in YEARS years.
 
-    now -- UTC seconds, an int or float.
+    now -- UTC seconds, an int or float; after an infinite one, or NaN, there is no time.
     minute, hour, dayOfMonth, month, dayOfWeek -- see RANGES; an empty field fits always.  Units smaller than the
     smallest given field start at their lowest value: `hour=(2,)` is 02:00, `month=(5,)` is 1 May, 00:00.
     Without any field every full minute fits.
@@ -197,6 +306,8 @@ def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), eit
     two (RFC 5545, section 3.3.5).  A day that starts at 00:00 because only larger units are given counts as such.
     Without given hours the schedule goes by elapsed time, as jobs with the hour `*` do in Vixie cron, see cron(8):
     what the clock skips never comes, what it shows twice comes twice.  So a job for each full hour keeps its distance.
+    The latter also holds for given hours where the schedule comes more often than hourly: if several minutes fit, and
+    the hour before or after fits as well.  So a job for each ten minutes from 0:00 to 6:50 does not pause for an hour.
 
     >>> summer = 1711846800                     # 31 March 2024, 01:00 UTC: in Berlin the clock goes from 02:00 to 03:00
     >>> (nextTime(summer - 7200, minute=(30,), hour=(2,), timeZone='Europe/Berlin') - summer) / 60
@@ -204,7 +315,9 @@ def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), eit
     >>> (nextTime(summer - 60, minute=(0,), timeZone='Europe/Berlin') - summer) / 60
     0.0
     """
-    zone = zoneinfo.ZoneInfo(timeZone) if checkTimeZone(timeZone) else None
+    zone = None if timeZone is None else zoneOf(timeZone)
+    if not math.isfinite(now):
+        return None
     minutes, hours, days = completeTimes(minute, hour, dayOfMonth, month, dayOfWeek)
     earliest = int(now // 60) * 60 + 60
     try:
@@ -251,9 +364,10 @@ def fittingDays(start, dayOfMonth, month, dayOfWeek, eitherDay):
 def firstOfDay(day, hours, minutes, earliest, zone):
     """Return the first of the day's times that is not before `earliest`, all in UTC seconds; or None."""
     midnight = (day.toordinal() - EPOCH.toordinal()) * 86400
-    offset = offsetOfDay(day, zone)
-    if offset is None:
-        return min((time for time in timesOfChange(day, hours, minutes, zone) if time >= earliest), default=None)
+    offsets = offsetsOfDay(day, zone)
+    if len(offsets) > 1:
+        return firstOfChange(day, hours, minutes, earliest, zone)
+    offset, = offsets
     for h in hours:
         start = midnight - offset + h * 3600
         if start + 3540 >= earliest:
@@ -263,25 +377,43 @@ def firstOfDay(day, hours, minutes, earliest, zone):
     return None
 
 
-def offsetOfDay(day, zone):
-    """Return how many seconds the zone is ahead of UTC on that day, or None when that changes."""
+def offsetsOfDay(day, zone):
+    """Return the set of how many seconds the zone is ahead of UTC on that day."""
     if zone is None:
-        return 0
-    offsets = {offset for date in (day, day + DAY) for offset in offsetsOf(date, 0, 0, zone)}
-    return offsets.pop() if len(offsets) == 1 else None
+        return {0}
+    return {offset for date in (day, day + DAY) for offset in offsetsOf(date, 0, 0, zone)}
 
 
-def timesOfChange(day, hours, minutes, zone):
-    """Yield the times of a day on which the clocks change, in UTC seconds and any order; see `nextTime`."""
+def firstOfChange(day, hours, minutes, earliest, zone):
+    """Do what `firstOfDay` does for a day on which the clocks change."""
     midnight = (day.toordinal() - EPOCH.toordinal()) * 86400
-    byClock = len(hours) < 24
+    low, high = min(offsetsOfDay(day, zone)), max(offsetsOfDay(day, zone))
+    first = None
     for h in hours:
-        for m in minutes:
-            first, second = offsetsOf(day, h, m, zone)
-            if byClock or first >= second:          # else it is in a gap
-                yield midnight + h * 3600 + m * 60 - first
-            if first > second and not byClock:      # the clock shows it twice
-                yield midnight + h * 3600 + m * 60 - second
+        start = midnight + h * 3600
+        if start + 3540 - low < earliest or first is not None and start - high > first:
+            continue                            # all of its times are too early, or too late
+        for time in timesOfChange(day, h, hours, minutes, zone):
+            if time >= earliest and (first is None or time < first):
+                first = time
+    return first
+
+
+def timesOfChange(day, hour, hours, minutes, zone):
+    """Yield the times of one hour of a day on which the clocks change, in UTC seconds and any order; see `nextTime`."""
+    start = (day.toordinal() - EPOCH.toordinal()) * 86400 + hour * 3600
+    byClock = len(hours) < 24
+    for m in minutes:
+        first, second = offsetsOf(day, hour, m, zone)
+        if byClock or first >= second:          # else it is in a gap
+            yield start + m * 60 - first
+        if first > second and (not byClock or isOften(hour, hours, minutes)):       # the clock shows it twice
+            yield start + m * 60 - second
+
+
+def isOften(hour, hours, minutes):
+    """Return whether a schedule comes more often than hourly around an hour that fits."""
+    return len(minutes) > 1 and ((hour + 1) % 24 in hours or (hour - 1) % 24 in hours)
 
 
 def offsetsOf(day, hour, minute, zone):
