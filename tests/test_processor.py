@@ -977,7 +977,7 @@ class TestSimpleProcessor(ProcessorCase):
         ran = []
         self.provide('note', ran.append)
         for number in range(30):
-            self.service._v_nextid = None           # each in a shard of its own
+            self.service._goElsewhere()             # each in a shard of its own
             self.service.add('note', number)
         self.manager.commit()
         last = self.add('note', 30)

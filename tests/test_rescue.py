@@ -639,12 +639,14 @@ class TestBroken(ProcessorCase):
             self.start()
             good = self.add('echo', 'good')
             self.assertEqual(self.statuses(jobids[0], good), ['completed'] * 2)
-            self.assertEqual(self.statuses(*jobids[1:], fourth, fifth), ['error'] * 4)
+            self.assertEqual(self.statuses(*jobids[1:], fourth), ['error'] * 3)
         self.assertIn('cannot be loaded', self.service.getError(jobids[1]))
         self.assertIn('there is no class test_rescue.LostJob', self.service.getError(jobids[2]))
         self.assertIn('the input cannot be loaded', self.service.getError(fourth))
-        self.assertIn("task 'forgotten' is not registered", self.service.getError(fifth))
-        self.assertEqual([job.status for job in self.service.jobs.values()].count('error'), 4)
+        # That the task of the fifth is missing is the matter of this host: another one may have it.
+        self.assertEqual(self.service.getStatus(fifth), 'queued')
+        self.assertIn("a lacks the task 'forgotten'", self.service.getError(fifth))
+        self.assertEqual([job.status for job in self.service.jobs.values()].count('error'), 3)
         self.assertIsNone(self.service.getResult(jobids[1]))
         for verb in 'cancel', 'retry':
             with self.assertRaises(WrongState):

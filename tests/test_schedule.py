@@ -94,10 +94,10 @@ class TestMisfire(ScheduleCase):
 
     def test_millions_of_missed_times(self):
         minutely = lambda time: (time // 60 + 1) * 60           # noqa: E731
-        self.assertEqual(decide(2, 60, 10 ** 9, minutely), (999999900, 999999960))
-        self.assertEqual(decide(1000, 60, 300, minutely), (60, 120, 180, 240, 300))
+        self.assertEqual(decide(2, 60, 10 ** 9, minutely), 999999900)
+        self.assertEqual(decide(1000, 60, 300, minutely), 60)
         yearly = lambda time: (time // (365 * DAY) + 1) * 365 * DAY         # noqa: E731
-        self.assertEqual(decide(1, 0, 10 ** 9, yearly), (31 * 365 * DAY,))
+        self.assertEqual(decide(1, 0, 10 ** 9, yearly), 31 * 365 * DAY)
 
     def test_refused(self):
         for misfire in ('never', 0, -1, True, 1.5, 10 ** 6, None.__class__):

@@ -106,6 +106,14 @@ class CommandTask:
         """
         self._arguments(input)
 
+    def missing(self):
+        """Return what this host lacks to run the program, as text, or None; see `ITask`."""
+        if shutil.which(self.program) is None:
+            return f'the program {self.program!r} (it is not on the PATH, or not executable)'
+        if self.directory is not None and not os.path.isdir(self.directory):
+            return f'the directory {self.directory!r} of {self.program}'
+        return None
+
     def __call__(self, service, jobid, input):
         """Run the program and return how it ended; see the class."""
         if (executable := shutil.which(self.program)) is None:

@@ -44,10 +44,6 @@ MACROS = {'@hourly': '0 * * * *', '@daily': '0 0 * * *', '@midnight': '0 0 * * *
           '@monthly': '0 0 1 * *', '@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *'}
 
 
-class UnknownZone(ValueError):
-    """This machine does not know the time zone; another one may."""
-
-
 def checkFields(**fields):
     """Return the given fields with sorted tuples of ints as values.  None stands for an empty field.
 
@@ -116,7 +112,7 @@ _zones = _Zones()
 
 
 def checkTimeZone(name):
-    """Return the name of a time zone, or None for UTC; raise `UnknownZone`, a ValueError, when there is no such zone.
+    """Return the name of a time zone, or None for UTC; raise `ValueError` when there is no such zone.
 
     Zones are those of the tz database: see `zoneinfo.available_timezones`.  Names that mean another zone on each
     machine, such as 'localtime', are none.
@@ -131,7 +127,7 @@ def checkTimeZone(name):
 
 
 def zoneOf(name):
-    """Return the `datetime.tzinfo` of a zone; None is UTC.  Raise `UnknownZone` when this machine does not know it."""
+    """Return the `datetime.tzinfo` of a zone; None is UTC.  Raise `ValueError` when this machine does not know it."""
     if name is None or isinstance(name, str) and name == 'UTC':
         return datetime.timezone.utc
     if isinstance(name, str) and name in _zones:
@@ -139,7 +135,7 @@ def zoneOf(name):
             return zoneinfo.ZoneInfo(name)
         except (ValueError, KeyError, OSError):     # the file is gone, or cannot be read
             pass
-    raise UnknownZone(f"timeZone: {shown(name)} is not a time zone such as 'Europe/Berlin'")
+    raise ValueError(f"timeZone: {shown(name)} is not a time zone such as 'Europe/Berlin'")
 
 
 def parseCrontab(text):
@@ -332,6 +328,21 @@ def nextTime(now, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), eit
             return best if found is None else min(best, found)
         best = found
     return best
+
+
+def nextBeat(start, interval, now):
+    """Return the first time after `now` that is a whole number of intervals away from `start`.
+
+    start, now -- UTC seconds.
+    interval -- seconds, SHORTEST_INTERVAL or more.
+
+    It is counted in whole microseconds: adding floats need not move on, and drifts.
+
+    >>> nextBeat(0.1, 0.7, 0.1), nextBeat(0.1, 0.7, 100), nextBeat(100, 0.7, 0.1)
+    (0.8, 100.2, 0.6)
+    """
+    start, interval, now = (round(seconds * 1_000_000) for seconds in (start, interval, now))
+    return (start + ((now - start) // interval + 1) * interval) / 1_000_000
 
 
 def completeTimes(minute, hour, dayOfMonth, month, dayOfWeek):

@@ -19,6 +19,7 @@ from lovely.remotetask.database import rest
 from lovely.remotetask.database import transact
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.evolve import evolve
+from lovely.remotetask.execute import lacking
 from lovely.remotetask.execute import queryTask
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
@@ -44,6 +45,9 @@ SURVEY, IDLE_SURVEY = 2.0, 60.0
 #: How many living processors each one watches: those that come after it, by name.  So many must end at once, with
 #: those that watch them, to be noticed later than one.
 WATCHED = 3
+
+#: Seconds between two times that a scheduler gives its role to another host, because of jobs that it cannot handle.
+HANDOVER = 60.0
 
 #: Jobs that one transaction removes.
 CLEANED = 200
@@ -91,9 +95,9 @@ class Cycle:
         self.paused = False             # whether the service's processing is paused: nothing is claimed
         self.inFlight = {}              # id -> run, of the claims that this process knows of
         self.lost = []                  # pairs of id and run, of the claims that the last turn found to be lost
-        self.owner = rescue.identity(threads=threads, lease=lease, since=clock())
+        self.owner = rescue.identity(threads=threads, lease=lease, since=clock(), schedule=schedule)
         self._watch = rescue.Watch(lease)
-        self._guarded = self._surveyed = float('-inf')
+        self._guarded = self._surveyed = self._handed = float('-inf')
         self._beaten = monotonic()      # when the last heartbeat was written
         self._rescued = False           # whether others took this processor for silent, and it has not dealt with that
         self._contended = False         # whether the last turn failed because of what others have written
@@ -253,12 +257,14 @@ class Cycle:
             gone = [(jobid, run) for jobid, run in watched if ledger.claimed.get(jobid) != run
                     or not lifecycle.holds(service.jobs.get(jobid), lifecycle.Recorded(jobid, run))]
             pause = min(LOOK, self.lease / 4)
-            rescues = self._guard(service, moment, now) if moment - self._guarded >= pause else []
+            lines = self._guard(service, moment, now) if moment - self._guarded >= pause else []
             if moment - self._surveyed >= (pause if self.inFlight else
                                            SURVEY if lifecycle.isWaiting(service) else IDLE_SURVEY):
                 self._survey(service, moment)
             isKeeper = service.schedule.keeper == self.name
             more = isKeeper and lifecycle.tick(service, now)
+            if isKeeper and service.schedule.aside:
+                lines += self._handOver(service, moment)
             claims, shard = self._claim(service, ledger, 0 if service.paused else want, now, moment)
             if self._doubt:
                 claims += self._adopt(service, ledger, reports, claims)
@@ -283,7 +289,7 @@ class Cycle:
             self._contended = isinstance(error, ConflictError)
             self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
             raise
-        for line in rescues:
+        for line in lines:
             log.warning(*line)
         if self._rescued:
             log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
@@ -352,13 +358,15 @@ class Cycle:
         if want <= 0:
             return [], self._shard
         # One suspect at a time: if it ends its host, one knows who did.
-        suspects = [] if ALONE in ledger.started.values() else lifecycle.claimSuspect(service, now, ledger)
+        lacks = functools.cache(functools.partial(lacking, service, self.name))
+        suspects = [] if ALONE in ledger.started.values() else lifecycle.claimSuspect(service, now, ledger, lacks)
+        suspects += lifecycle.claimStranded(service, want - len(suspects), now, lacks, ledger)
         want -= len(suspects)
         if self.ordered:
             shard = lifecycle.oldestShard(service)
             if suspects or shard is None:
                 return suspects, 0
-            return lifecycle.claim(service, 1, shard, now, ledger)
+            return lifecycle.claim(service, 1, shard, now, ledger, lacks=lacks)
         skip = self._skip
         if want and (self._sharing or skip):
             # If there are others (a conflict may be the first that is heard of them), no more than a fair share of all,
@@ -377,7 +385,7 @@ class Cycle:
                 return suspects, self._shard
             place = skip + (stride * len(self._before) if held else 0)
             skip = left + place % max(1, waiting - left - want + 1)
-        claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip)
+        claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip, lacks)
         return suspects + claims, shard
 
     def _adopt(self, service, ledger, reports, claims):
@@ -425,6 +433,24 @@ class Cycle:
         if self.schedule and service.schedule.keeper is None:
             service.schedule.keeper = self.name
         return lines
+
+    def _handOver(self, service, moment):
+        """Make another host the scheduler, now and then: there are jobs that this one cannot handle.
+
+        Return what the log is to say when that is committed, as `_guard` does.
+        """
+        if moment - self._handed < HANDOVER:
+            return []
+        self._handed = moment
+        names = list(service.ledgers)
+        place = names.index(self.name)
+        for name in names[place + 1:] + names[:place]:
+            ledger = service.ledgers[name]
+            if self._watch.stateOf(name, ledger, moment) == rescue.ALIVE and ledger.owner.get('schedule', True):
+                log.info('%s becomes the scheduler: %s cannot handle %d jobs', name, self.name,
+                         len(service.schedule.aside))
+                service.schedule.keeper = name
+                return
 
     @property
     def hasNeighbours(self):

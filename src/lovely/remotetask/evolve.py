@@ -5,6 +5,8 @@ import itertools
 import logging
 
 import transaction
+from BTrees.IIBTree import IITreeSet
+from BTrees.OOBTree import OOBTree
 from BTrees.OOBTree import OOTreeSet
 
 from lovely.remotetask.errors import RemoteTaskError
@@ -15,6 +17,7 @@ from lovely.remotetask.register import Keys
 from lovely.remotetask.register import Register
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
+from lovely.remotetask.timetable import Seen
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -103,7 +106,11 @@ def _jobsInRegister(service):
 
 
 def _entriesOfRuns(service):
-    """Since generation 4 the entries of queues are of runs, which older releases cannot read; older entries stay."""
+    """Since generation 4 the entries of queues are of runs, which older releases cannot read; older entries stay.  The
+    timetable knows what its scheduler has set aside, and the service what no host could run.
+    """
+    service.schedule.aside, service.schedule.seen = IITreeSet(), Seen()
+    service.stranded = OOBTree()
     return True
 
 

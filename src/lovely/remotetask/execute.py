@@ -51,6 +51,17 @@ def queryTask(service, name):
     return siteManager(service).queryUtility(service.taskInterface, name=name)
 
 
+def lacking(service, host, name):
+    """Return why a host, the one of this process, cannot run tasks of this name, as text; None when it can.
+
+    host -- its name, for the text.
+    """
+    task = queryTask(service, name)
+    missing = getattr(task, 'missing', None)
+    what = f'the task {name!r}' if task is None else missing and missing()
+    return f'{host} lacks {what}' if what else None
+
+
 def policyOf(job, task):
     """Return the `RetryPolicy` for a job or a claim: its own, or its task's, or the default.  `task` may be None."""
     return job.retryPolicy or getattr(task, 'retryPolicy', None) or DEFAULT

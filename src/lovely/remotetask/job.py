@@ -1,6 +1,6 @@
 """Jobs as they are stored: a task that was asked for, what with, and what became of it."""
 # SPDX-License-Identifier: ZPL-2.1
-import math
+import functools
 from typing import NamedTuple
 
 from persistent import Persistent
@@ -15,7 +15,9 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.misfire import ONCE
+from lovely.remotetask.misfire import STEP
 from lovely.remotetask.misfire import checkMisfire
+from lovely.remotetask.misfire import decide
 
 
 #: What says when a cron job runs, and all that can be said of its schedule.
@@ -53,6 +55,7 @@ class Job(Persistent):
     due = None              # its key in the timetable's calendar, in microseconds; an entry with another key is stale
     retryAt = None          # UTC seconds: do not run it before, whatever else is said
     schedule = None         # id of the cron job that added it
+    stranded = False        # whether it waits for a host that has its task: see `lifecycle.strand`
     suspect = False         # whether a host ended after it had claimed this job: it is run where that can be noticed
     retryPolicy = None      # its own `RetryPolicy`; None for that of its task
     timeLimit = None        # its own time limit in seconds; None for that of its task
@@ -130,6 +133,7 @@ class CronJob(Job):
     status = CRONJOB
     pending = False         # whether a run of it is queued or going on; only then it has no place in the calendar
     calledFor = None
+    madeUpTo = None         # UTC seconds: of its times until then it is decided which are made up for
     history = ()
     lastJob = None          # id of the last job that it added
 
@@ -155,7 +159,7 @@ class CronJob(Job):
             if any(fields.values()):
                 raise ValueError('crontab: give either the text or fields, not both')
             fields = cron.parseCrontab(crontab)
-        delay = cron.checkDelay(delay)
+        delay = cron.checkDelay(delay, isInterval=self.newJobs)
         if delay is not None and (crontab is not None or any(fields.values())):
             raise ValueError('delay: give either a delay or a calendar, not both')
         new = dict(fields, delay=delay, crontab=crontab,
@@ -197,15 +201,23 @@ class CronJob(Job):
         """The next call in UTC seconds, or None; see `ICronJob`."""
         return None if self.due is None else self.due / 1e6
 
-    def timeOfNextCall(self, now):
-        """See `ICronJob`."""
+    @property
+    def isInterval(self):
+        """Whether it adds a new job each time that its delay is over."""
+        return self.newJobs and self.delay is not None
+
+    def timeOfNextCall(self, now, beat=None):
+        """See `ICronJob`.
+
+        beat -- of an interval: one of its times, in UTC seconds; default: that of its last call.
+        """
+        beat = self.calledFor if beat is None else beat
         if self.delay is None:
             return cron.nextTime(now, self.minute, self.hour, self.dayOfMonth, self.month, self.dayOfWeek,
                                  self.eitherDay, self.timeZone)
-        if self.calledFor is None or not self.newJobs:
+        if beat is None or not self.newJobs:
             return now + self.delay
-        # An interval keeps its beat, however late its calls are met.
-        return self.calledFor + self.delay * (math.floor((now - self.calledFor) / self.delay + 1e-9) + 1)
+        return cron.nextBeat(beat, self.delay, now)     # however late its calls are met
 
     def timeOfNextRun(self, now):
         """See `Job`: a retry, or else the next call that is not met yet."""
@@ -213,10 +225,22 @@ class CronJob(Job):
             return self.retryAt
         if self.pending or not self.active:
             return None
-        if self.calledFor is None:
+        # A schedule that makes up for missed times goes on after its last call.  If that is ahead, the clock has been
+        # set back: a calendar calls no time twice, but an interval goes on with its beat.
+        if self.calledFor is None or self.isInterval and self.calledFor > now + self.delay:
             return self.timeOfNextCall(now)
-        # The clock may have been set back meanwhile; and who makes up for missed times goes on where he was.
         return self.timeOfNextCall(self.calledFor if self.catchesUp else max(now, self.calledFor))
+
+    def timeToRunFor(self, due, now):
+        """Return for which of its times a schedule runs when `due` is met at `now`; None for none; in UTC seconds."""
+        if self.isMadeUpFor(due, now):
+            return due
+        return decide(self.misfire, due, now, functools.partial(self.timeOfNextCall, beat=due),
+                      self.delay if self.isInterval else STEP)
+
+    def isMadeUpFor(self, due, now):
+        """Return whether it is decided already that it runs for its time `due`, which it missed; in UTC seconds."""
+        return self.catchesUp and self.madeUpTo is not None and due <= self.madeUpTo <= now
 
     @property
     def catchesUp(self):

@@ -7,15 +7,18 @@ the job, and the database lets only one of two such transactions commit.
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
 import logging
+import time
 from typing import Any
 from typing import NamedTuple
 
-from lovely.remotetask import misfire
+from BTrees.IIBTree import IITreeSet
+
 from lovely.remotetask.container import BITS
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import newId
 from lovely.remotetask.container import readable
 from lovely.remotetask.copying import ownCopy
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -27,14 +30,24 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
+from lovely.remotetask.register import RETRY
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.timetable import SET_BACK
 
 
 log = logging.getLogger('lovely.remotetask')
 
 #: Failures that are kept on a job, the latest ones.
 KEPT_FAILURES = 10
+
+
+#: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which it leaves the
+#: rest to the next one: claims and heartbeats wait for it.
+LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
+
+#: Parts of the register that wait for a time.
+LOOKED_AT = CRONJOB, DELAYED, RETRY
 
 
 class Claim(NamedTuple):
@@ -97,7 +110,48 @@ def enqueue(service, job):
 
 def dequeue(service, jobid):
     """Take a job out of the queue, whichever it is in; return whether it was in one."""
-    return shardOf(service, jobid).ready.remove(jobid) or service.suspects.remove(jobid)
+    return shardOf(service, jobid).ready.remove(jobid) or service.suspects.remove(jobid) or _unstrand(service, jobid)
+
+
+def strand(service, job, reason):
+    """Set a ready job aside because this host lacks what its task needs; the next host that has it takes the job.
+
+    reason -- a text, for people; see `execute.lacking`.
+    """
+    if job.task not in service.stranded:
+        service.stranded[job.task] = IITreeSet()
+    service.stranded[job.task].insert(job.id)
+    job.stranded, job.error = True, f'waits for a processing host that can run it: {reason}'
+    place(service, job)
+    service._p_changed = True               # wakes the other hosts
+    log.warning('job %d (%s) %s', job.id, job.task, job.error)
+
+
+def _unstrand(service, jobid):
+    """Take a job out of those that are stranded; return whether it was one of them."""
+    job = shardOf(service, jobid).jobs.get(jobid)
+    if not getattr(job, 'stranded', False):
+        return False
+    job.stranded, job.error = False, None
+    service.stranded[job.task].remove(jobid)
+    return True
+
+
+def claimStranded(service, count, now, lacks, ledger=None):
+    """Claim up to `count` stranded jobs that this host can run; return a list of `Claim`s.
+
+    The other arguments are those of `claim`.
+    """
+    claims = []
+    for task, jobids in service.stranded.items():
+        if len(claims) < count and jobids and not lacks(task):
+            for jobid, job in fetch(service, list(itertools.islice(jobids, count - len(claims)))):
+                if not _unstrand(service, jobid):
+                    jobids.remove(jobid)            # it has been removed, or is broken
+                    continue
+                place(service, job)
+                claims += _claim(service, job, now, ledger, lacks)
+    return claims
 
 
 def place(service, job):
@@ -152,42 +206,155 @@ def interest(service, ledger, claims=True):
     return None if None in oids else oids
 
 
-def tick(service, now, limit=1000):
-    """Move up to `limit` ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
+def tick(service, now, limit=LIMIT):
+    """Move ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
+
+    limit -- of each how many at the most; and no more when ENOUGH seconds are over.
 
     Return whether there may be more to move.
     """
+    timetable, until = service.schedule, time.monotonic() + ENOUGH
+    if timetable.isTimeToRetry(now):
+        _retryAside(service, now)
+    more = _lookAgain(service, now)
+    for _ in range(0, limit, CHUNK):
+        moved = timetable.inbox.pull(CHUNK) if timetable.inbox else []
+        for _, job in fetch(service, moved):
+            if isScheduled(job):
+                _enter(service, job, now)
+        due = timetable.takeDue(now, CHUNK)
+        for (key, _), (_, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
+            if isScheduled(job) and job.due == key:
+                _call(service, job, now)
+        if not moved and not due:
+            return more
+        if timetable.seen.latest is None or now >= timetable.seen.latest + 1:
+            timetable.seen.latest = now
+        if time.monotonic() > until:
+            break
+    return True
+
+
+def isScheduled(job):
+    """Return whether a job (None: it is gone) may wait for a time."""
+    return job is not None and job.status in (QUEUED, DELAYED, CRONJOB)
+
+
+def isDue(service, now):
+    """Return whether `tick` would queue a job at `now` (UTC seconds)."""
     timetable = service.schedule
-    moved = timetable.inbox.pull(limit) if timetable.inbox else []
-    for jobid, job in fetch(service, moved):
-        if job is not None and job.status in (QUEUED, DELAYED, CRONJOB):
-            _try(_enter, service, job, now)
-    due = timetable.takeDue(now, limit)
-    for (key, _), (jobid, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
-        if job is not None and job.due == key and job.status in (QUEUED, DELAYED, CRONJOB):
-            _try(_call, service, job, now)
-    return limit in (len(moved), len(due))
+    for jobids in _chunks(timetable.inbox):
+        for _, job in fetch(service, jobids):
+            if isScheduled(job) and _isDueIn(job, now):
+                return True
+    for entries in _chunks(timetable.due(now)):
+        for (key, _), (_, job) in zip(entries, fetch(service, [jobid for _, jobid in entries])):
+            if isScheduled(job) and job.due == key:
+                return True
+    return False
+
+
+def _isDueIn(job, now):
+    """Return whether a job of the inbox is due at `now`; one that cannot be handled is not."""
+    try:
+        when = job.timeOfNextRun(now)
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        return False
+    return when is not None and when <= now
+
+
+def _chunks(iterable):
+    iterator = iter(iterable)
+    while chunk := list(itertools.islice(iterator, CHUNK)):
+        yield chunk
 
 
 def fetch(service, jobids):
     """Return pairs of id and job, or None for one that is gone; a database server is asked for all at once."""
     jobs = [shardOf(service, jobid).jobs.get(jobid) for jobid in jobids]
     if service._p_jar is not None and len(jobs) > 1:
-        service._p_jar.prefetch([job for job in jobs if job is not None])
+        service._p_jar.prefetch([job for job in jobs if job is not None and job._p_changed is None])
     return [(jobid, job and readable(jobid, job)) for jobid, job in zip(jobids, jobs)]
 
 
-def _try(step, service, job, now):
-    """Do a step with a job.  If this machine does not know its time zone, say so; the others have to go on."""
+def _setAside(service, job, error):
+    """Set a job aside that the scheduler cannot handle: the others go on.  It has changed nothing of the job yet.
+
+    A time zone that this machine does not know may be known to the next scheduler.  Raise what is the database's.
+    """
+    if isDatabaseError(error):
+        raise error
+    if service.schedule.aside.insert(job.id) or job.error is None:
+        scheduler = f' {service.schedule.keeper}' if service.schedule.keeper else ''
+        reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
+        job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each minute, '
+                     f'by each scheduler, and by reschedule')
+        log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError))
+
+
+def _takeBack(service, job):
+    """Note that a job can be handled."""
+    if job.id in service.schedule.aside:
+        service.schedule.aside.remove(job.id)
+        job.error = None
+        log.info('job %d (%s) is scheduled again', job.id, job.task)
+
+
+def _retryAside(service, now):
+    """Try the jobs again that are set aside."""
+    for jobids in _chunks(list(service.schedule.aside)):
+        for jobid, job in fetch(service, jobids):
+            if not isScheduled(job):
+                service.schedule.aside.remove(jobid)
+            elif job.due is None:
+                _enter(service, job, now)
+            else:
+                _call(service, job, now)
+
+
+def _lookAgain(service, now):
+    """If the clock has been set back, bring forward what is due too late by that; return whether there may be more."""
+    seen = service.schedule.seen
+    if seen.latest is not None and now < seen.latest - SET_BACK:
+        log.warning('the clock has been set back by %.0f s: all jobs that wait for a time are looked at again',
+                    seen.latest - now)
+        seen.latest, seen.part, seen.entry = now, 0, None
+    if seen.part is None or service.register is None:
+        return False
+    entries = list(itertools.islice(
+        service.register.entries(LOOKED_AT[seen.part]).keys(seen.entry, excludemin=seen.entry is not None), CHUNK))
+    for jobid, job in fetch(service, [jobid for _, jobid in entries]):
+        if isScheduled(job) and job.due is not None and jobid not in service.schedule.aside:
+            _bringForward(service, job, now)
+    if len(entries) == CHUNK:
+        seen.entry = entries[-1]
+    else:
+        seen.part, seen.entry = (seen.part + 1, None) if seen.part + 1 < len(LOOKED_AT) else (None, None)
+    return seen.part is not None
+
+
+def _bringForward(service, job, now):
+    if job.retryAt is not None and job.completed is not None and job.completed > now:
+        job.retryAt = now + max(0.0, job.retryAt - job.completed)       # the pause that it was to make
     try:
-        step(service, job, now)
-    except ValueError as error:
-        log.error('job %d (%s) is not scheduled any more: %s', job.id, job.task, error)
-        job.error, job.due = str(error), None
+        when = job.timeOfNextRun(now)
+    except Exception as error:
+        _setAside(service, job, error)
+        return
+    if when is not None and when * MICROSECONDS < job.due:
+        job.due = service.schedule.enter(job.id, when)
 
 
 def _enter(service, job, now):
-    when = job.timeOfNextRun(now)
+    """Enter a job in the calendar for its next time."""
+    try:
+        when = job.timeOfNextRun(now)
+    except Exception as error:
+        _setAside(service, job, error)
+        return
+    _takeBack(service, job)
     due = None if when is None else service.schedule.enter(job.id, when)
     if job.due != due:
         job.due = due
@@ -196,23 +363,32 @@ def _enter(service, job, now):
 
 
 def _call(service, job, now):
-    """Do what a job waits for in the calendar: its time has come."""
-    due, job.due = job.due / MICROSECONDS, None
+    """Do what a job waits for: its time has come."""
+    due = job.due / MICROSECONDS
     if job.retryAt is not None:
-        job.retryAt = None
+        job.due = job.retryAt = None
         _queue(service, job)
     elif job.status != CRONJOB:
-        job.calledFor, job.status = due, QUEUED
+        job.calledFor, job.status, job.due = due, QUEUED, None
         _queue(service, job)
-    elif job.active:
-        job.calledFor = due
-        times = misfire.decide(job.misfire, due, now, job.timeOfNextCall)
-        if times and not job.newJobs:
-            job.calledFor = times[0]
+    elif not job.active:
+        job.due = None
+    else:
+        try:
+            when = job.timeToRunFor(due, now)
+            added = None if when is None else _newJob(service, job, now)
+        except Exception as error:
+            _setAside(service, job, error)
+            return
+        _takeBack(service, job)
+        if job.catchesUp and not job.isMadeUpFor(due, now):
+            job.madeUpTo = now
+        job.due, job.calledFor = None, due if when is None else when
+        if when is not None and not job.newJobs:
             _queue(service, job)
             return
-        for job.calledFor in times:
-            _addNew(service, job, now)
+        if added is not None:
+            _add(service, job, added)
         _enter(service, job, now)
 
 
@@ -223,15 +399,22 @@ def _queue(service, job):
     enqueue(service, job)
 
 
-def _addNew(service, schedule, now):
-    """Add a job as a schedule says, unless the last one that it added has not ended."""
+def _newJob(service, schedule, now):
+    """Return the job that a schedule adds now; None for none, because the last one that it added has not ended."""
+    if not schedule.newJobs:
+        return None
     last = None if schedule.lastJob is None else service.jobs.get(schedule.lastJob)
     if last is not None and last.status not in FINAL and not schedule.overlap:
-        return
-    jobid = newId(service.shards)
-    job = shardOf(service, jobid).jobs[jobid] = Job(jobid, schedule.task, ownCopy(schedule.stored('input')), now)
-    job.schedule, schedule.lastJob = schedule.id, jobid
-    schedule.note(Run(schedule.calledFor, jobid))
+        return None
+    job = Job(newId(service.shards), schedule.task, ownCopy(schedule.stored('input')), now)
+    job.schedule = schedule.id
+    return job
+
+
+def _add(service, schedule, job):
+    shardOf(service, job.id).jobs[job.id] = job
+    schedule.lastJob = job.id
+    schedule.note(Run(schedule.calledFor, job.id))
     enqueue(service, job)
 
 
@@ -248,7 +431,7 @@ def oldestShard(service):
     return oldest and oldest[1]
 
 
-def claim(service, count, start, now, ledger=None, skip=0):
+def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: None):
     """Claim up to `count` jobs and return a list of `Claim`s and the number of the shard to go on with.
 
     now -- UTC seconds.
@@ -256,6 +439,7 @@ def claim(service, count, start, now, ledger=None, skip=0):
     shard has its turn.
     ledger -- where the claims are noted; default: in the ledger of the job's shard.
     skip -- how many ids are passed over first; see `ReadyQueue.pull`.
+    lacks -- a function that returns why this host cannot run the task of a name; see `execute.lacking`.
     """
     pulled = []
     for number in range(start, start + SHARDS):
@@ -266,26 +450,29 @@ def claim(service, count, start, now, ledger=None, skip=0):
         if shard.ready:
             jobids = shard.ready.pull(count - len(pulled), skip)
             skip = 0 if pulled or jobids else skip - len(shard.ready)
-            pulled += ((shard, jobid) for jobid in jobids)
+            pulled += jobids
     claims = []
-    for (shard, _), (_, job) in zip(pulled, fetch(service, [jobid for _, jobid in pulled])):
-        claims += _claim(shard, job, now, ledger)
+    for _, job in fetch(service, pulled):
+        claims += _claim(service, job, now, ledger, lacks)
     return claims, start % SHARDS
 
 
-def claimSuspect(service, now, ledger=None):
+def claimSuspect(service, now, ledger=None, lacks=lambda name: None):
     """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claim`."""
     if not service.suspects:
         return []
     (_, job), = fetch(service, service.suspects.pull())
-    return [] if job is None else _claim(shardOf(service, job.id), job, now, ledger)
+    return _claim(service, job, now, ledger, lacks)
 
 
-def _claim(shard, job, now, ledger):
+def _claim(service, job, now, ledger, lacks):
     if isinstance(job, BrokenJob):
-        shard.ledger.finish(job.id, ERROR, now)             # it is seen to be removed, and nothing else
+        shardOf(service, job.id).ledger.finish(job.id, ERROR, now)      # it is seen to be removed, and nothing else
     elif job is not None and job.status in (QUEUED, CRONJOB):
-        (shard.ledger if ledger is None else ledger).claim(job.id, job.run)
+        if reason := lacks(job.task):
+            strand(service, job, reason)
+            return []
+        (shardOf(service, job.id).ledger if ledger is None else ledger).claim(job.id, job.run)
         return [claimOn(job)]
     return []
 

@@ -131,8 +131,16 @@ def _oldestWaiting(service):
         jobs = (job for jobid in queue for _, job in fetch(service, [jobid]))
         first = next((job for job in jobs if job is not None and not isinstance(job, BrokenJob)), None)
         if first is not None:
-            times.append(getattr(first, 'calledFor', None) or first.created)
+            times.append(_since(first))
+    for jobids in service.stranded.values():
+        jobs = fetch(service, list(itertools.islice(jobids, ENOUGH)))
+        times += (_since(job) for _, job in jobs if job is not None and not isinstance(job, BrokenJob))
     return min(times, default=None)
+
+
+def _since(job):
+    calledFor = getattr(job, 'calledFor', None)
+    return job.created if calledFor is None else calledFor
 
 
 def _throughput(service, now):

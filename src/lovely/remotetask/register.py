@@ -13,8 +13,8 @@ from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.ledger import MICROSECONDS
 
 
-#: Parts of the register that are no status: queued jobs that wait for their next attempt, and cron jobs of which a run
-#: is queued or going on, so that their ids are in queues and ledgers as well.
+#: Parts of the register that are no status: queued jobs that wait for their next attempt or for a host that has their
+#: task, and cron jobs of which a run is queued or going on, so that their ids are in queues and ledgers as well.
 RETRY, PENDING = 'retry', 'pending'
 
 PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING)
@@ -28,8 +28,8 @@ def entryOf(job):
 def partsOf(job):
     """Return the parts of the register that a job belongs to."""
     if job.status == QUEUED:
-        return () if job.retryAt is None else (RETRY,)
-    if job.status == CRONJOB and job.pending:
+        return () if job.retryAt is None and not job.stranded else (RETRY,)
+    if job.status == CRONJOB and job.pending and not job.stranded:
         return CRONJOB, PENDING
     return (job.status,) if job.status in PARTS else ()
 

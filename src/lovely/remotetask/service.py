@@ -1,11 +1,14 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import datetime
+import functools
 import itertools
 import random
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 from typing import NamedTuple
 
@@ -33,6 +36,7 @@ from lovely.remotetask.container import newId
 from lovely.remotetask.control import Control
 from lovely.remotetask.control import current
 from lovely.remotetask.copying import ownCopy
+from lovely.remotetask.cron import shown
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import KeyTaken
@@ -42,6 +46,7 @@ from lovely.remotetask.errors import WrongState
 from lovely.remotetask.evolve import GENERATION
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import findTasks
+from lovely.remotetask.execute import lacking
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
@@ -74,11 +79,19 @@ from lovely.remotetask.timetable import Timetable
 _running = {}
 _runningLock = threading.Lock()
 
+#: The ids of a writer's jobs count up from a random start: so these lie side by side, and those of several writers apart.
+#: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
+_nextIds = weakref.WeakKeyDictionary()
+
 #: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
+
+#: UTC seconds of the first and the last moment that there is a calendar for.
+FIRST_TIME, LAST_TIME = (datetime.datetime(year, month, day, tzinfo=datetime.timezone.utc).timestamp()
+                         for year, month, day in ((1, 1, 1), (9999, 12, 31)))
 
 #: Characters of an idempotency key at the most.
 KEY_LENGTH = 200
@@ -116,8 +129,15 @@ def naming(place):
 
 
 def present(now):
-    """Return `now`, or what the clock says if it is None; in UTC seconds."""
-    return time.time() if now is None else now
+    """Return `now`, or what the clock says if it is None; in UTC seconds.
+
+    Raise `ValueError` for anything but a number of a time from the year 1 to 9999.
+    """
+    if now is None:
+        return time.time()
+    if isinstance(now, bool) or not isinstance(now, (int, float)) or not FIRST_TIME <= now <= LAST_TIME:
+        raise ValueError(f'now: {shown(now)} is not a time in UTC seconds')
+    return now
 
 
 def checkLimits(retryPolicy, timeLimit):
@@ -144,9 +164,9 @@ class TaskService(Contained, Persistent):
     processorArguments = {'waitTime': 1.0}
     paused = False
     generation = 1          # of what is stored: the first releases did not say
-    suspects = register = keys = None       # until the data of an older release is up to date: see `evolve`
+    suspects = register = keys = stranded = None       # until the data of an older release is up to date: see `evolve`
 
-    _v_nextid = None        # ids count up from a random start, so that one writer's jobs lie side by side
+    _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_transaction = None   # where the hook of `_wake` has been added last
 
     def __init__(self):
@@ -156,6 +176,7 @@ class TaskService(Contained, Persistent):
         self.ledgers = OOBTree()
         self.register = Register()
         self.keys = Keys()
+        self.stranded = OOBTree()               # see `lifecycle.strand`
         self.generation = GENERATION
 
     @property
@@ -258,9 +279,16 @@ class TaskService(Contained, Persistent):
             raise ValueError('the schedule has no time at all: no month of the given ones has such a day')
 
     def _newId(self):
-        jobid = newId(self.shards, self._v_nextid)
-        self._v_nextid = jobid + 1
+        nextIds = {} if self._p_jar is None else _nextIds.setdefault(self._p_jar, {})
+        jobid = newId(self.shards, nextIds.get(self._p_oid, self._v_nextid))
+        nextIds[self._p_oid] = self._v_nextid = jobid + 1
         return jobid
+
+    def _goElsewhere(self):
+        """Have the next job not follow on the last one."""
+        self._v_nextid = None
+        if self._p_jar is not None:
+            _nextIds.get(self._p_jar, {}).pop(self._p_oid, None)
 
     def _store(self, job):
         lifecycle.shardOf(self, job.id).jobs[job.id] = job
@@ -284,7 +312,7 @@ class TaskService(Contained, Persistent):
         if success:
             hub.ring()
         else:
-            self._v_nextid = None           # somebody writes the same places: go elsewhere
+            self._goElsewhere()             # somebody writes the same places
 
     def startJob(self, jobid):
         """See `ITaskService`."""
@@ -405,10 +433,7 @@ class TaskService(Contained, Persistent):
 
     def hasJobsWaiting(self, now=None):
         """See `ITaskService`."""
-        if lifecycle.isWaiting(self):
-            return True
-        nextTime = self.schedule.nextTime()
-        return nextTime is not None and nextTime <= present(now)
+        return lifecycle.isWaiting(self) or lifecycle.isDue(self, present(now))
 
     def getJobs(self, status=None, start=0, size=100):
         """See `ITaskService`."""
@@ -475,11 +500,14 @@ class TaskService(Contained, Persistent):
         self._checkGeneration()
         while lifecycle.tick(self, now):
             pass
+        lacks = functools.partial(lacking, self, 'this process')
         while self.suspects:
-            if claims := lifecycle.claimSuspect(self, now):
+            if claims := lifecycle.claimSuspect(self, now, lacks=lacks):
                 return claims[0]
+        if claims := lifecycle.claimStranded(self, 1, now, lacks):
+            return claims[0]
         while (shard := lifecycle.oldestShard(self)) is not None:
-            claims, _ = lifecycle.claim(self, 1, shard, now)
+            claims, _ = lifecycle.claim(self, 1, shard, now, lacks=lacks)
             if claims:
                 return claims[0]
         return None

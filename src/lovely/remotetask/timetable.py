@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
 
+from BTrees.IIBTree import IITreeSet
 from BTrees.OOBTree import OOTreeSet
 from persistent import Persistent
 
@@ -11,6 +12,20 @@ from lovely.remotetask.readyqueue import ReadyQueue
 
 #: Higher than any id.
 TOP = 2 ** 31
+
+#: Seconds after which the scheduler tries jobs again that it could not handle.
+RETRY = 60.0
+
+#: Seconds by which the clock must be behind the latest time that was seen, to be taken for one that was set back.
+SET_BACK = 5.0
+
+
+class Seen(Persistent):
+    """The latest time that a scheduler has entered jobs at, to see whether the clock has been set back since."""
+
+    latest = None           # UTC seconds; up to a second behind, so that it is not written all the time
+    part = None             # of the register: where the jobs are looked at again after that
+    entry = None            # the last one of that part which was looked at
 
 
 class Timetable(Persistent):
@@ -26,10 +41,15 @@ class Timetable(Persistent):
     #: Until the data of an older release is up to date: see `evolve`.
     entries = ()
 
+    _v_tried = None         # UTC seconds: when this process tried the jobs that are set aside
+
     def __init__(self):
         self.inbox = ReadyQueue()
         #: (time in microseconds, id)
         self.entries = OOTreeSet()
+        #: Ids of jobs that the scheduler could not handle: their `due` is no key of the calendar
+        self.aside = IITreeSet()
+        self.seen = Seen()
 
     def enter(self, jobid, when):
         """Enter an id at `when`, in UTC seconds; return that in microseconds."""
@@ -39,11 +59,28 @@ class Timetable(Persistent):
 
     def takeDue(self, now, limit):
         """Remove and return up to `limit` pairs of time and id that are due at `now` (UTC seconds), oldest first."""
-        due = list(itertools.islice(self.entries.keys(max=(round(now * MICROSECONDS), TOP)), limit))
+        due = list(itertools.islice(self.due(now), limit))
         for entry in due:
             self.entries.remove(entry)
         return due
 
+    def due(self, now):
+        """Yield the pairs of time and id that are due at `now`, stale or not, oldest first."""
+        return iter(self.entries.keys(max=(round(now * MICROSECONDS), TOP)))
+
+    def isTimeToRetry(self, now):
+        """Return whether this process is to try the jobs that are set aside; it has then."""
+        if not self.aside or self._v_tried is not None and 0 <= now - self._v_tried < RETRY:
+            return False
+        self._v_tried = now
+        return True
+
     def nextTime(self):
-        """Return the time of the first entry in UTC seconds, stale or not; None when there is none."""
-        return self.entries.minKey()[0] / MICROSECONDS if self.entries else None
+        """Return when the scheduler has something to do, in UTC seconds; None for never.
+
+        That is the time of the first entry, stale or not, or of the next try of what is set aside.
+        """
+        times = [self.entries.minKey()[0] / MICROSECONDS] if self.entries else []
+        if self.aside:
+            times.append(0.0 if self._v_tried is None else self._v_tried + RETRY)
+        return min(times, default=None)
