@@ -645,7 +645,7 @@ class TestBroken(ProcessorCase):
         self.assertIn('the input cannot be loaded', self.service.getError(fourth))
         # That the task of the fifth is missing is the matter of this host: another one may have it.
         self.assertEqual(self.service.getStatus(fifth), 'queued')
-        self.assertIn("a lacks the task 'forgotten'", self.service.getError(fifth))
+        self.assertIn("lacks the task 'forgotten'", self.service.getError(fifth))
         self.assertEqual([job.status for job in self.service.jobs.values()].count('error'), 3)
         self.assertIsNone(self.service.getResult(jobids[1]))
         for verb in 'cancel', 'retry':

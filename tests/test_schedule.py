@@ -1,22 +1,26 @@
 """Schedules of a service: misfires, time zones, new jobs, history; and who the scheduler is, with real processes."""
 # SPDX-License-Identifier: ZPL-2.1
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import unittest
+from unittest import mock
 
 import transaction
 from lovely.remotetask import lifecycle
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Run
 from lovely.remotetask.misfire import GRACE
 from lovely.remotetask.misfire import decide
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
@@ -195,15 +199,143 @@ class TestCronJobs(ScheduleCase):
             self.add(nonsense=1)
         self.assertEqual((len(self.service.jobs), list(self.service.schedule.inbox)), (0, []))
 
+    def test_edge_values(self):
+        # Zero and empty are not the same as not given.
+        for options, sentence in (({'delay': 0, 'hour': [2]}, 'not both'), ({'delay': 0, 'crontab': '@daily'}, 'not both'),
+                                  ({'crontab': ''}, 'crontab: five fields are needed'),
+                                  ({'crontab': '', 'hour': [2]}, 'not both'), ({'timeZone': ''}, "timeZone: '' is not"),
+                                  ({'misfire': 0}, 'misfire: 0 is none of'), ({'misfire': ''}, 'misfire: \'\' is none'),
+                                  ({'misfire': False}, 'misfire: False is'), ({'minute': 0}, 'minute: a list of numbers'),
+                                  ({'newJobs': 0}, 'newJobs: 0 is not a bool'), ({'active': 0}, 'active: 0 is not a bool'),
+                                  ({'delay': False}, 'delay: False is not'), ({'delay': 0, 'newJobs': True}, 'too short'),
+                                  ({'delay': 1e-9, 'newJobs': True}, 'delay: 1e-09 is too short'),
+                                  ({'crontab': '0 ' * 1000}, 'crontab: the text has 2000 characters')):
+            with self.subTest(options=options), self.assertRaisesRegex(ValueError, sentence):
+                self.add(**options)
+        for now in (float('inf'), -float('inf'), float('nan'), True, 'now', 1e15, -1e15):
+            for call in (self.service.process, self.service.hasJobsWaiting, lambda now: self.add(now=now, hour=[2])):
+                with self.subTest(now=now), self.assertRaisesRegex(ValueError, '^now: .* is not a time in UTC seconds$'):
+                    call(now)
+        self.assertEqual((len(self.service.jobs), list(self.service.schedule.inbox)), (0, []))
+        jobid = self.add(delay=0, now=5)
+        self.assertEqual((self.process(5), self.service.getStatus(jobid)), (1, 'completed'))
+        fields = [self.service.jobs[self.add(minute=minute)].timeOfNextCall(0) for minute in ((), [], None)]
+        self.assertEqual(fields, [60] * 3)
+        jobid = self.add(hour=[2])
+        for changes, sentence in (({'timeZone': ''}, 'timeZone'), ({'delay': -1}, 'delay'), ({'crontab': ''}, 'crontab'),
+                                  ({'delay': 0, 'newJobs': True}, 'too short'), ({'minute': 0}, 'minute')):
+            with self.subTest(changes=changes), self.assertRaisesRegex(ValueError, sentence):
+                self.service.updateCronJob(jobid, **changes)
+        self.assertEqual(self.service.jobs[jobid].hour, (2,))
 
-    def test_a_time_zone_that_is_gone(self):
-        jobid, other = self.add(hour=(2,), timeZone='Europe/Berlin'), self.add(hour=(2,))
+    def test_what_waits(self):
+        # hasJobsWaiting says whether processing would run something, also when the scheduler has not seen it.
+        def check(*times):
+            for now in times:
+                before, said = len(self.ran), self.service.hasJobsWaiting(now)
+                self.assertEqual((said, now), (self.process(now) > before, now))
+
+        self.assertFalse(self.service.hasJobsWaiting(0))
+        self.add(delay=0)
+        self.assertTrue(self.service.hasJobsWaiting(0))
+        check(0, 0)
+        self.add(delay=10)
+        check(5, 14, 15, 16)
+        self.add(hour=(2,), misfire=3)
+        check(20, 2 * HOUR, 2 * HOUR + 1, 5 * DAY, 5 * DAY)
+        cancelled = self.add(delay=10)
+        self.process(6 * DAY)
+        self.service.cancel(cancelled)
+        check(6 * DAY + 10)
+        self.service.jobs[self.add(hour=(2,))].delay = 'no number'
+        self.assertFalse(self.service.hasJobsWaiting(6 * DAY + 10))
+
+
+class TestSetAside(ScheduleCase):
+    """Jobs that the scheduler cannot handle."""
+
+    def break_(self, jobid):
         self.service.jobs[jobid].timeZone = 'Atlantis/Capital'          # of a machine that knows more
+
+    def test_the_others_go_on(self):
+        for options, ticks in (({}, 0), ({'newJobs': True}, 0), ({'newJobs': True, 'misfire': 3}, 2 * HOUR), ({}, 2 * HOUR)):
+            with self.subTest(options=options, ticks=ticks):
+                self.setUp()
+                jobid = self.add(hour=(2,), **options)
+                other = self.add(hour=(2,))
+                if ticks:
+                    self.process(0)
+                self.break_(jobid)
+                runs = [2 * HOUR] * bool(ticks)
+                with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+                    self.process(0, HOUR, 2 * HOUR, 3 * HOUR, DAY)
+                self.assertEqual(len(logged.records), 1)
+                self.assertIn('Atlantis', logged.output[0])
+                self.assertIn('reschedule', logged.output[0])
+                self.assertEqual((self.service.getStatus(other), self.service.getResult(other)),
+                                 ('cronjob', len(self.ran)))
+                job = self.service.jobs[jobid]
+                self.assertIn("'Atlantis/Capital' is not a time zone", self.service.getError(jobid))
+                self.assertEqual((self.service.getStatus(jobid), list(self.service.schedule.aside)), ('cronjob', [jobid]))
+                # A time that had come needs no zone, if it is the only one; only the next one cannot be told.
+                self.assertEqual([run.calledFor for run in job.history], [] if options.get('misfire') else runs)
+                job.timeZone = 'Europe/Berlin'
+                with self.assertLogs('lovely.remotetask', 'INFO'):
+                    self.process(DAY + 60)
+                self.assertEqual((self.service.getError(jobid), list(self.service.schedule.aside)), ('None', []))
+                self.assertIsNotNone(job.scheduledFor)
+                self.process(2 * DAY)
+                self.assertGreater(len(job.history), len(runs))
+
+    def test_any_exception(self):
+        for name, value in (('delay', 'x'), ('minute', 5), ('misfire', None), ('history', None), ('retryAt', 1e999),
+                            ('retryAt', 'x')):
+            with self.subTest(name=name):
+                self.setUp()
+                jobid = self.add(hour=(2,), newJobs=True, misfire=2)
+                other = self.add(hour=(2,))
+                self.process(0)
+                setattr(self.service.jobs[jobid], name, value)
+                if name == 'retryAt':
+                    self.service.schedule.inbox.put(jobid)
+                with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+                    self.process(5 * DAY)
+                self.assertEqual((len(logged.records), self.service.getResult(other)), (1, len(self.ran)))
+                self.assertEqual(self.service.getError(jobid)[:5], 'waits')
+
+    def test_nothing_is_half_done(self):
+        jobid = self.add(hour=(2,), newJobs=True, misfire=2)
+        self.process(0)
+        job = self.service.jobs[jobid]
+        before = dict(vars(job))
+        job.stored = lambda name: 1 / 0                     # the input of the job that it is to add
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            self.assertEqual(self.process(2 * HOUR), 0)
+        del job.stored
+        self.assertEqual({**vars(job), 'error': None}, {**before, 'error': None})
+        self.assertEqual(len(self.service.jobs), 1)
+        with self.assertLogs('lovely.remotetask', 'INFO'):
+            self.assertEqual(self.process(2 * HOUR + 30, 2 * HOUR + 60), 1)      # what was missed meanwhile is made up for
+
+    def test_ways_back(self):
+        jobid = self.add(hour=(2,))
+        self.break_(jobid)
         with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
-            self.assertEqual(self.process(0, 2 * HOUR), 1)
-        self.assertEqual((len(logged.records), self.service.getResult(other)), (1, 1))
-        self.assertIn('Atlantis', self.service.getError(jobid))
-        self.assertEqual(self.service.getStatus(jobid), 'cronjob')
+            self.process(0, 10)
+            self.service.schedule.inbox.put(jobid)
+            self.process(11)
+            self.assertEqual(len(logged.records), 1)
+            self.service.updateCronJob(jobid, now=12, timeZone='UTC')
+            self.assertEqual(self.process(13, 2 * HOUR), 1)
+        self.assertEqual((self.service.getError(jobid), list(self.service.schedule.aside)), ('None', []))
+        for end in self.service.cancel, lambda jobid: self.service.updateCronJob(jobid, now=DAY, active=False, timeZone=None):
+            jobid = self.add(hour=(2,), now=DAY)
+            self.break_(jobid)
+            with self.assertLogs('lovely.remotetask', 'ERROR'):
+                self.process(DAY)
+            end(jobid)
+            self.process(DAY + 60)
+            self.assertEqual(list(self.service.schedule.aside), [])
 
 
 class TestNewJobs(ScheduleCase):
@@ -250,6 +382,136 @@ class TestNewJobs(ScheduleCase):
         self.add(delay=0.25, newJobs=True, overlap=True, misfire=3)
         self.assertEqual(self.process(0, 0.25), 1)
         self.assertEqual(self.process(100), 4)
+
+    def test_intervals_move_on(self):
+        # Sums of such floats need not: a step that does not move on hangs the host.
+        luck = random.Random(12)
+        for delay in (0.1, 0.7, 1.1, 3.3, 33.3, 90.1, *(luck.uniform(0.1, 100) for _ in range(200))):
+            start = luck.uniform(1e9, 2e9)
+            job = CronJob(1, 'run', None, delay=delay, newJobs=True, overlap=True, misfire=3)
+            job.calledFor = time = start
+            for count in range(1, 200):
+                after = job.timeOfNextCall(time)
+                self.assertAlmostEqual(after, start + count * delay, delta=1e-6 * count)
+                self.assertGreater(after, time)
+                time = after
+
+    def test_an_outage_of_an_interval(self):
+        for delay in (0.1, 3.3, 0.7, 33.3):
+            for missed, added in ((1, 1), (2, 2), (3, 3), (4, 3), (10 ** 6, 3)):
+                with self.subTest(delay=delay, missed=missed):
+                    self.setUp()
+                    schedule = self.service.jobs[self.add(delay=delay, newJobs=True, overlap=True, misfire=3, now=1.7e9)]
+                    self.process(1.7e9)
+                    first = schedule.due
+                    self.assertEqual(self.process(1.7e9 + (missed + 0.5) * delay), added)
+                    steps = [(round(run.calledFor * 1e6) - first) / round(delay * 1e6) for run in schedule.history]
+                    self.assertEqual(steps, list(range(missed - added, missed)))
+
+    def test_a_long_outage(self):
+        # A thousand jobs at the most, the latest; some of them in each transaction, and found without a long search.
+        for options, most in (({'minute': range(60)}, 3000), ({'crontab': '* * * 1 *'}, 60000), ({'delay': 0.1}, 3000),
+                              ({'crontab': '0 3 29 2 *', 'timeZone': 'Europe/Berlin'}, 3000)):
+            with self.subTest(options=options):
+                self.setUp()
+                jobid = self.add(newJobs=True, overlap=True, misfire=1000, now=0, **options)
+                schedule = self.service.jobs[jobid]
+                lifecycle.tick(self.service, 0)
+                first, now, added = schedule.scheduledFor, 50 * 365 * DAY, []
+                expected = schedule.timeOfNextCall
+                with mock.patch.object(CronJob, 'timeOfNextCall', autospec=True, side_effect=CronJob.timeOfNextCall) as calls:
+                    more = True
+                    while more:
+                        more = lifecycle.tick(self.service, now)
+                        added.append(len(self.service.jobs) - 1)
+                        self.assertLess(len(added), 100)
+                self.assertLess(calls.call_count, most)
+                self.assertLessEqual(max(b - a for a, b in zip([0, *added], added)), lifecycle.LIMIT)
+                self.assertEqual(lifecycle.waiting(self.service), min(1000, len(self.service.jobs) - 1))
+                self.assertGreater(schedule.scheduledFor, now)
+                times = [run.calledFor for run in schedule.history]
+                for time, after in zip(times, [*times[1:], schedule.scheduledFor]):
+                    self.assertEqual(expected(time, beat=first), after)         # none is left out
+
+    def test_runs_that_are_slower_than_the_schedule(self):
+        # Each time that it looks what it has missed, the latest of them count.
+        jobid = self.add(minute=range(60), misfire=3)
+        job, now = self.service.jobs[jobid], 0
+        self.process(0)
+        for _ in range(20):
+            now += 600                                          # a run each ten minutes
+            self.now = now
+            self.service.processNext(now)
+        self.assertLess(now - job.calledFor, 3 * 600 + 180)
+
+
+class TestClocks(ScheduleCase):
+    """The clock is set back, or was ahead for a while."""
+
+    def test_an_interval_goes_on(self):
+        for ahead in (1, 30, HOUR, 10 * 366 * DAY):
+            for options in ({}, {'misfire': 3}, {'misfire': 'skip'}, {'overlap': True}):
+                for ticks in (1, 5):
+                    with self.subTest(ahead=ahead, options=options, ticks=ticks):
+                        self.setUp()
+                        schedule = self.service.jobs[self.add(delay=2, newJobs=True, now=1e9, **options)]
+                        self.process(1e9, 1e9 + 2, 1e9 + 4)
+                        self.process(*(1e9 + 4 + ahead + 2 * tick for tick in range(ticks)))
+                        before = len(self.ran)
+                        self.process(*(1e9 + 4 + 2 * tick for tick in range(10)))
+                        self.assertGreaterEqual(len(self.ran) - before, 4 if ahead < 60 else 8)
+                        self.assertLessEqual(len(self.ran) - before, 11)
+                        self.assertLess(schedule.scheduledFor, 1e9 + 30)
+                        self.assertEqual((schedule.scheduledFor - 1e9) % 2, 0)
+
+    def test_a_calendar_calls_no_time_twice(self):
+        for ahead in (60, HOUR, DAY, 10 * 366 * DAY):
+            for options in ({}, {'misfire': 30}, {'newJobs': True}):
+                with self.subTest(ahead=ahead, options=options):
+                    self.setUp()
+                    self.add(minute=range(0, 60, 10), **options)
+                    with mock.patch('lovely.remotetask.lifecycle.Run', side_effect=Run) as calls:
+                        self.process(0, 600, 1200, 1200 + ahead, 1201, 1800, 2400, 3000, 3600, 2 * HOUR, DAY, 1200, 2 * DAY)
+                    called = [call.args[0] for call in calls.call_args_list]
+                    self.assertEqual(called, sorted(set(called)))
+                    self.assertEqual(len(self.ran), len(called))
+                    self.assertGreater(len(called), 3)
+
+    def test_a_calendar_that_was_not_called_ahead_goes_on(self):
+        schedule = self.service.jobs[self.add(hour=(2,))]
+        self.process(0, 10 * 366 * DAY, DAY)
+        self.assertEqual(schedule.scheduledFor, DAY + 2 * HOUR)
+
+    def test_what_waits_once(self):
+        delayed, startLater = self.add(delay=100), self.service.add('run', now=0, startLater=True)
+        self.process(10 ** 9)                               # the scheduler sees the delayed job: for the first time
+        self.assertEqual(self.service.jobs[delayed].scheduledFor, 10 ** 9 + 100)
+        self.assertEqual(self.process(50, 149, 150), 1)
+        self.assertEqual([self.service.getStatus(jobid) for jobid in (delayed, startLater)], ['completed', 'start later'])
+        self.assertEqual(self.process(151), 1)
+
+    def test_a_pause_before_the_next_attempt(self):
+        def fail(input):
+            raise OSError()
+
+        provideUtility(SimpleTask(fail), name='fail')
+        jobid = self.service.add('fail', now=0, retryPolicy=RetryPolicy(base=100, jitter=0))
+        with self.assertLogs('lovely.remotetask'):
+            self.process(10 ** 9, 10, 109)
+            self.assertEqual(self.service.jobs[jobid].attempt, 1)
+            self.process(110)
+        self.assertEqual(self.service.jobs[jobid].attempt, 2)
+
+    def test_many_are_looked_at_again(self):
+        # In several transactions, and only after the clock has been set back.
+        jobids = [self.add(delay=1000, now=0) for _ in range(250)]
+        self.process(10 ** 9)
+        self.assertEqual(len(self.service.schedule.entries), 250)
+        while lifecycle.tick(self.service, 0):
+            pass
+        self.assertEqual({self.service.jobs[jobid].scheduledFor for jobid in jobids}, {1000})
+        self.assertEqual((self.service.schedule.seen.part, self.service.schedule.seen.latest), (None, 0))
+        self.assertEqual(self.process(999, 1000), 250)
 
 
 class DatabaseCase(unittest.TestCase):

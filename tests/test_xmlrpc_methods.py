@@ -294,7 +294,8 @@ class TestMethods(unittest.TestCase):
 
     def test_getJob_of_a_schedule(self):
         jobid = self.service.addCronJob('echo', 'x', crontab='0 2 * * mon', timeZone='Europe/Berlin', now=0.0)
-        self.service.jobs[jobid].note(Run(3600.0, jobid, 'completed', 3601.0, 3602.0))
+        job = self.service.jobs[jobid]
+        job.history = job.historyWith(Run(3600.0, jobid, 'completed', 3601.0, 3602.0))
         job = call(self.service, 'getJob', jobid)
         self.assertEqual((job['crontab'], job['hour'], job['minute'], job['dayOfWeek'], job['month'], job['timeZone']),
                          ('0 2 * * mon', [2], [0], [0], [], 'Europe/Berlin'))

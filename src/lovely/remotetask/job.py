@@ -247,6 +247,6 @@ class CronJob(Job):
         """Whether it makes up for each of the times that it missed, up to a number."""
         return isinstance(self.misfire, int)
 
-    def note(self, run):
-        """Add a `Run` to the history."""
-        self.history = (self.history + (run,))[-KEPT_RUNS:]
+    def historyWith(self, run):
+        """Return the history with another `Run`."""
+        return (self.history + (run,))[-KEPT_RUNS:]

@@ -217,7 +217,7 @@ def tick(service, now, limit=LIMIT):
     if timetable.isTimeToRetry(now):
         _retryAside(service, now)
     more = _lookAgain(service, now)
-    for _ in range(0, limit, CHUNK):
+    while limit > 0:
         moved = timetable.inbox.pull(CHUNK) if timetable.inbox else []
         for _, job in fetch(service, moved):
             if isScheduled(job):
@@ -232,6 +232,7 @@ def tick(service, now, limit=LIMIT):
             timetable.seen.latest = now
         if time.monotonic() > until:
             break
+        limit -= len(moved) + len(due)
     return True
 
 
@@ -257,12 +258,12 @@ def isDue(service, now):
 def _isDueIn(job, now):
     """Return whether a job of the inbox is due at `now`; one that cannot be handled is not."""
     try:
-        when = job.timeOfNextRun(now)
+        key = _keyOf(job, now)
     except Exception as error:
         if isDatabaseError(error):
             raise
         return False
-    return when is not None and when <= now
+    return key is not None and key <= now * MICROSECONDS
 
 
 def _chunks(iterable):
@@ -280,9 +281,10 @@ def fetch(service, jobids):
 
 
 def _setAside(service, job, error):
-    """Set a job aside that the scheduler cannot handle: the others go on.  It has changed nothing of the job yet.
+    """Set a job aside that the scheduler cannot handle: the others go on.
 
-    A time zone that this machine does not know may be known to the next scheduler.  Raise what is the database's.
+    The step that failed has changed nothing yet; if it was a call, the job's `due` says for which time.  A time zone
+    that this machine does not know may be known to the next scheduler.  Raise what is the database's.
     """
     if isDatabaseError(error):
         raise error
@@ -335,29 +337,39 @@ def _lookAgain(service, now):
     return seen.part is not None
 
 
+def _keyOf(job, now):
+    """Return the key of a job in the calendar: its next time in microseconds; None for none.  Anything may be raised."""
+    when = job.timeOfNextRun(now)
+    return None if when is None else round(when * MICROSECONDS)
+
+
 def _bringForward(service, job, now):
     if job.retryAt is not None and job.completed is not None and job.completed > now:
         job.retryAt = now + max(0.0, job.retryAt - job.completed)       # the pause that it was to make
     try:
-        when = job.timeOfNextRun(now)
+        key = _keyOf(job, now)
     except Exception as error:
         _setAside(service, job, error)
+        job.due = None                  # an entry of the calendar is stale now
         return
-    if when is not None and when * MICROSECONDS < job.due:
-        job.due = service.schedule.enter(job.id, when)
+    if key is not None and key < job.due:
+        service.schedule.enter(key, job.id)
+        job.due = key
 
 
 def _enter(service, job, now):
     """Enter a job in the calendar for its next time."""
     try:
-        when = job.timeOfNextRun(now)
+        key = _keyOf(job, now)
     except Exception as error:
         _setAside(service, job, error)
+        job.due = None                  # an entry of the calendar is stale now
         return
     _takeBack(service, job)
-    due = None if when is None else service.schedule.enter(job.id, when)
-    if job.due != due:
-        job.due = due
+    if key is not None:
+        service.schedule.enter(key, job.id)
+    if job.due != key:
+        job.due = key
     elif job._p_jar is not None:
         job._p_jar.readCurrent(job)     # who takes an id out of the inbox must know the job as it is
 
@@ -376,7 +388,7 @@ def _call(service, job, now):
     else:
         try:
             when = job.timeToRunFor(due, now)
-            added = None if when is None else _newJob(service, job, now)
+            added = None if when is None else _newJob(service, job, when, now)
         except Exception as error:
             _setAside(service, job, error)
             return
@@ -388,7 +400,7 @@ def _call(service, job, now):
             _queue(service, job)
             return
         if added is not None:
-            _add(service, job, added)
+            _add(service, job, *added)
         _enter(service, job, now)
 
 
@@ -399,8 +411,11 @@ def _queue(service, job):
     enqueue(service, job)
 
 
-def _newJob(service, schedule, now):
-    """Return the job that a schedule adds now; None for none, because the last one that it added has not ended."""
+def _newJob(service, schedule, when, now):
+    """Return the job that a schedule adds for its time `when`, and its history then.
+
+    None for no job, because the last one that it added has not ended.
+    """
     if not schedule.newJobs:
         return None
     last = None if schedule.lastJob is None else service.jobs.get(schedule.lastJob)
@@ -408,13 +423,12 @@ def _newJob(service, schedule, now):
         return None
     job = Job(newId(service.shards), schedule.task, ownCopy(schedule.stored('input')), now)
     job.schedule = schedule.id
-    return job
+    return job, schedule.historyWith(Run(when, job.id))
 
 
-def _add(service, schedule, job):
+def _add(service, schedule, job, history):
     shardOf(service, job.id).jobs[job.id] = job
-    schedule.lastJob = job.id
-    schedule.note(Run(schedule.calledFor, job.id))
+    schedule.lastJob, schedule.history = job.id, history
     enqueue(service, job)
 
 
@@ -505,7 +519,8 @@ def record(service, job, outcome):
             job.status = outcome.status
             return
         job.attempt = 0
-        job.note(Run(job.calledFor, job.id, outcome.status, outcome.started, outcome.ended, job.error))
+        job.history = job.historyWith(
+            Run(job.calledFor, job.id, outcome.status, outcome.started, outcome.ended, job.error))
     if job.status == CRONJOB:
         job.pending = False
     job.run += 1

@@ -51,11 +51,9 @@ class Timetable(Persistent):
         self.aside = IITreeSet()
         self.seen = Seen()
 
-    def enter(self, jobid, when):
-        """Enter an id at `when`, in UTC seconds; return that in microseconds."""
-        due = round(when * MICROSECONDS)
+    def enter(self, due, jobid):
+        """Enter an id at its time, in microseconds."""
         self.entries.add((due, jobid))
-        return due
 
     def takeDue(self, now, limit):
         """Remove and return up to `limit` pairs of time and id that are due at `now` (UTC seconds), oldest first."""
