@@ -652,6 +652,7 @@ class TestBroken(ProcessorCase):
             with self.assertRaises(WrongState):
                 getattr(self.service, verb)(jobids[1])
         self.assertEqual(self.left(), [])
+        self.service.cancel(fifth)
         self.service.clean()
         self.manager.commit()
         self.assertEqual(len(self.service.jobs), 0)

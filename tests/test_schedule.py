@@ -5,7 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import unittest
 from unittest import mock
 
@@ -14,6 +16,7 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Run
 from lovely.remotetask.misfire import GRACE
@@ -25,6 +28,7 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
+from zope.component import getGlobalSiteManager
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -539,12 +543,14 @@ class DatabaseCase(unittest.TestCase):
 
     def until(self, condition):
         """Return the condition's value as soon as it is true, looking after each commit."""
-        while True:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             self.bell.clear()
             self.manager.begin()
             if value := condition():
                 return value
-            self.assertTrue(self.bell.wait(PATIENCE), 'waited in vain')
+            self.bell.wait(max(0, end - time.monotonic()))
+        self.fail('waited in vain')
 
     def start(self, factory, name, **arguments):
         processor = factory(self.db, ('TaskService',), name=name, **{'waitTime': 30.0, **arguments})
@@ -698,6 +704,177 @@ class TestTwoSchedulers(DatabaseCase):
         self.assertEqual(len({run.calledFor for run in history}), len(history))
         self.assertEqual(ran.count('again'), len(history))
         second.send_signal(signal.SIGKILL)
+
+
+#: A processing host of this name, with the task `note`, which appends its input to a file, unless it is to lack it.
+HOST = """\
+import sys
+from lovely.remotetask import processor
+from lovely.remotetask.command import CommandTask
+from lovely.remotetask.task import SimpleTask
+from ZEO import DB
+from zope.component import getGlobalSiteManager
+from zope.component import provideUtility
+
+def note(input):
+    with open(sys.argv[4], 'a') as file:
+        print(sys.argv[2], input, file=file)
+
+provideUtility(CommandTask('the-program'), name='program')
+if sys.argv[3] == 'has':
+    provideUtility(SimpleTask(note), name='note')
+db = DB(('127.0.0.1', int(sys.argv[1])), wait_timeout=30)
+one = processor.MultiProcessor(db, ('TaskService',), name=sys.argv[2], lease=4.0, maxThreads=2)
+one.start()
+print('ready', flush=True)
+one.thread.join()
+"""
+
+
+class TestWhatAHostLacks(DatabaseCase):
+    """Time zones, tasks and programs that one host has, and another one has not."""
+
+    def setUp(self):
+        super().setUp()
+        self.directory = self.enterContext_(tempfile.TemporaryDirectory())
+        self.notes = os.path.join(self.directory, 'notes')
+        provideUtility(SimpleTask(len), name='note')            # for who adds jobs
+        provideUtility(SimpleTask(len), name='program')
+
+    def host(self, name, has='has', **environment):
+        path = [os.path.abspath(entry) for entry in sys.path if 'tzdata' not in entry]
+        process = subprocess.Popen([sys.executable, '-c', HOST, str(self.zeo.address[1]), name, has, self.notes],
+                                   env={**os.environ, 'PYTHONPATH': os.pathsep.join(path), **environment},
+                                   stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), b'ready\n')
+        return process
+
+    def job(self, *arguments, **options):
+        jobid = self.service.add(*arguments, **options)
+        self.manager.commit()
+        return jobid
+
+    def test_a_zone_that_the_scheduler_lacks(self):
+        self.host('a', PYTHONTZPATH='')
+        self.until(lambda: self.service.schedule.keeper == 'a')
+        jobid = self.service.addCronJob('note', 'x', hour=(2,), timeZone='Europe/Berlin')
+        other = self.service.addCronJob('note', 'y', delay=0.2, newJobs=True)
+        self.manager.commit()
+        error = self.until(lambda: self.service.jobs[jobid].error)
+        self.assertIn("the scheduler a cannot handle it: timeZone: 'Europe/Berlin' is not known, as no time zone is", error)
+        self.until(lambda: len(self.service.jobs[other].history) > 2)            # the others go on
+        self.assertEqual((self.service.schedule.keeper, self.service.getStatus(jobid)), ('a', 'cronjob'))
+        before = self.service.jobs[other].lastJob
+        self.host('b')                                                          # another host comes that knows it
+        self.until(lambda: self.service.jobs[jobid].scheduledFor)
+        self.assertEqual((self.service.schedule.keeper, self.service.jobs[jobid].error), ('b', None))
+        self.assertFalse(self.service.schedule.aside)
+        self.until(lambda: self.service.jobs[other].lastJob != before)
+
+    def test_a_scheduler_gives_its_role_up_at_once(self):
+        self.host('b', PYTHONTZPATH='')
+        self.until(lambda: self.service.schedule.keeper == 'b')
+        self.host('a')
+        jobid = self.service.addCronJob('note', 'x', hour=(2,), timeZone='Europe/Berlin')
+        self.manager.commit()
+        self.until(lambda: self.service.jobs[jobid].scheduledFor)
+        self.assertEqual(self.service.schedule.keeper, 'a')
+
+    def test_a_task_that_one_host_lacks(self):
+        self.host('a', 'lacks')                                 # which is the first to take jobs
+        jobid = self.job('note', 1)
+        error = self.until(lambda: self.service.jobs[jobid].error)
+        self.assertEqual(error, "waits for a processing host that can run it: a lacks the task 'note'")
+        self.assertEqual(self.service.getStatus(jobid), 'queued')
+        self.assertEqual((self.service.countJobs()['queued'], [job.id for job in self.service.getJobs('queued')]),
+                         (1, [jobid]))
+        cancelled, schedule = self.job('note', 2), self.service.addCronJob('note', 3, delay=0)
+        self.manager.commit()
+        self.until(lambda: self.service.jobs[cancelled].error and self.service.jobs[schedule].error)
+        self.service.cancel(cancelled)
+        self.manager.commit()
+        self.assertEqual((self.service.countJobs()['queued'], self.service.getStatistics()['oldestWaiting']),
+                         (2, self.service.jobs[jobid].created))
+        self.host('b')
+        jobids = [jobid, schedule, *(self.job('note', number) for number in range(20))]
+        self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
+        self.assertEqual({(job.attempt, job.error) for job in map(self.service.jobs.get, jobids)}, {(0, None)})
+        self.assertEqual((self.service.countJobs()['queued'], list(map(list, self.service.stranded.values()))), (0, [[]]))
+        with open(self.notes) as notes:
+            self.assertEqual(sorted(notes), sorted(f'b {number}\n' for number in (1, 3, *range(20))))
+
+    def test_a_program_that_comes_later(self):
+        self.host('a', PATH=self.directory)
+        jobid = self.job('program', {})
+        self.assertIn("a lacks the program 'the-program'", self.until(lambda: self.service.jobs[jobid].error))
+        path = os.path.join(self.directory, 'the-program')
+        with open(path, 'w') as file:
+            file.write('#!/bin/sh\necho here\n')
+        os.chmod(path, 0o700)
+        self.until(lambda: self.service.getStatus(jobid) == 'completed')         # without another host
+        self.assertEqual(self.service.getResult(jobid)['output'], 'here\n')
+        self.assertEqual((self.service.jobs[jobid].attempt, self.service.jobs[jobid].error), (0, None))
+
+    def test_by_hand(self):
+        service = TaskService()
+        provideUtility(SimpleTask(len), name='other')
+        lacking, other = service.add('note', 'abc'), service.add('other', 'ab')
+        getGlobalSiteManager().unregisterUtility(provided=ITask, name='note')
+        with self.assertLogs('lovely.remotetask', 'WARNING'):
+            service.process()
+        self.assertEqual((service.getResult(other), service.getStatus(lacking)), (2, 'queued'))
+        self.assertIn("this process lacks the task 'note'", service.getError(lacking))
+        provideUtility(SimpleTask(len), name='note')
+        service.process()
+        self.assertEqual((service.getResult(lacking), service.getError(lacking)), (3, 'None'))
+
+
+class TestIds(DatabaseCase):
+
+    def add(self, service, manager):
+        jobid = service.add('note')
+        manager.commit()
+        return jobid
+
+    def test_they_count_on(self):
+        provideUtility(SimpleTask(len), name='note')
+        first, number = self.add(self.service, self.manager), 0
+        for number in range(1, 6):
+            self.assertEqual(self.add(self.service, self.manager), first + number)
+            self.service.pause() if number % 2 else self.service.resume()
+            self.manager.commit()
+            self.connection.cacheMinimize()                     # the service is loaded anew
+            self.service._p_deactivate()
+        self.assertEqual(self.service.addCronJob('note', hour=[2]), first + 6)
+        self.manager.abort()
+
+    def test_writers_are_apart(self):
+        provideUtility(SimpleTask(len), name='note')
+        starts = set()
+        for _ in range(5):
+            manager = transaction.TransactionManager()
+            connection = self.db.open(manager)
+            self.addCleanup(connection.close)
+            self.addCleanup(manager.abort)
+            service = connection.root()['Application']['TaskService']
+            jobids = [self.add(service, manager) for _ in range(3)]
+            self.assertEqual(jobids, list(range(jobids[0], jobids[0] + 3)))
+            starts.add(jobids[0] >> 10)
+        self.assertEqual(len(starts), 5)
+
+    def test_before_the_service_is_in_a_database(self):
+        provideUtility(SimpleTask(len), name='note')
+        service = self.connection.root()['other'] = TaskService()
+        first = service.add('note')
+        self.assertEqual(service.add('note'), first + 1)
+        self.manager.commit()
+        self.assertEqual(service.add('note'), first + 2)
+        self.manager.commit()
+        self.connection.cacheMinimize()
+        self.assertEqual(service.add('note'), first + 3)
 
 
 if __name__ == '__main__':

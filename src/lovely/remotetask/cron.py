@@ -108,6 +108,12 @@ class _Zones:
         return name in self._names
 
 
+    @property
+    def isEmpty(self):
+        """Whether no zone was found; after a look."""
+        return not self._names
+
+
 _zones = _Zones()
 
 
@@ -135,6 +141,8 @@ def zoneOf(name):
             return zoneinfo.ZoneInfo(name)
         except (ValueError, KeyError, OSError):     # the file is gone, or cannot be read
             pass
+    if _zones.isEmpty:
+        raise ValueError(f'timeZone: {shown(name)} is not known, as no time zone is: this machine has no tz database')
     raise ValueError(f"timeZone: {shown(name)} is not a time zone such as 'Europe/Berlin'")
 
 

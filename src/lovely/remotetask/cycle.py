@@ -440,17 +440,21 @@ class Cycle:
         Return what the log is to say when that is committed, as `_guard` does.
         """
         if moment - self._handed < HANDOVER:
+<<<<<<< HEAD
             return []
         self._handed = moment
+=======
+            return
+>>>>>>> 09ef5d8 (What a host lacks is that host's trouble: tests with hosts that lack a zone, a task or a program; ids count on)
         names = list(service.ledgers)
         place = names.index(self.name)
         for name in names[place + 1:] + names[:place]:
             ledger = service.ledgers[name]
             if self._watch.stateOf(name, ledger, moment) == rescue.ALIVE and ledger.owner.get('schedule', True):
-                log.info('%s becomes the scheduler: %s cannot handle %d jobs', name, self.name,
-                         len(service.schedule.aside))
                 service.schedule.keeper = name
-                return
+                return [('%s becomes the scheduler: %s cannot handle %d jobs', name, self.name,
+                         len(service.schedule.aside))]
+        return []
 
     @property
     def hasNeighbours(self):

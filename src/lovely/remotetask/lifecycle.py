@@ -120,11 +120,12 @@ def strand(service, job, reason):
     """
     if job.task not in service.stranded:
         service.stranded[job.task] = IITreeSet()
+    isFirst = not service.stranded[job.task]
     service.stranded[job.task].insert(job.id)
     job.stranded, job.error = True, f'waits for a processing host that can run it: {reason}'
     place(service, job)
     service._p_changed = True               # wakes the other hosts
-    log.warning('job %d (%s) %s', job.id, job.task, job.error)
+    log.log(logging.WARNING if isFirst else logging.DEBUG, 'job %d (%s) %s', job.id, job.task, job.error)
 
 
 def _unstrand(service, jobid):
