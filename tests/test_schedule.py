@@ -18,6 +18,7 @@ from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import CronJob
+from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
 from lovely.remotetask.misfire import GRACE
 from lovely.remotetask.misfire import decide
@@ -505,6 +506,15 @@ class TestClocks(ScheduleCase):
             self.assertEqual(self.service.jobs[jobid].attempt, 1)
             self.process(110)
         self.assertEqual(self.service.jobs[jobid].attempt, 2)
+
+    def test_a_host_whose_clock_is_ahead(self):
+        # It is another one than the scheduler, whose clock is right and was not set back.
+        jobid = self.service.add('run', now=0, retryPolicy=RetryPolicy(base=100, jitter=0))
+        self.service.claimNextJob(0)
+        failure = Failure(10 ** 9, 'as asked')
+        lifecycle.settle(self.service, lifecycle.shardOf(self.service, jobid).ledger, lifecycle.Outcome(
+            jobid, 0, 'queued', 10 ** 9, 10 ** 9, failure=failure, retryAt=10 ** 9 + 100), 10 ** 9)
+        self.assertEqual(self.process(50, 149, 150), 1)
 
     def test_many_are_looked_at_again(self):
         # In several transactions, and only after the clock has been set back.

@@ -89,7 +89,10 @@ class Job(Persistent):
 
     def timeOfNextRun(self, now):
         """Return when the scheduler shall queue it, in UTC seconds; None for never."""
-        return self.retryAt
+        if self.retryAt is None or self.completed is None:
+            return self.retryAt
+        # The clock of the host where it failed may have been ahead: the pause is what counts.
+        return min(self.retryAt, now + max(0.0, self.retryAt - self.completed))
 
     def __repr__(self):
         return f'<{type(self).__name__} {self.id}>'
@@ -222,7 +225,7 @@ class CronJob(Job):
     def timeOfNextRun(self, now):
         """See `Job`: a retry, or else the next call that is not met yet."""
         if self.retryAt is not None:
-            return self.retryAt
+            return super().timeOfNextRun(now)
         if self.pending or not self.active:
             return None
         # A schedule that makes up for missed times goes on after its last call.  If that is ahead, the clock has been

@@ -345,8 +345,6 @@ def _keyOf(job, now):
 
 
 def _bringForward(service, job, now):
-    if job.retryAt is not None and job.completed is not None and job.completed > now:
-        job.retryAt = now + max(0.0, job.retryAt - job.completed)       # the pause that it was to make
     try:
         key = _keyOf(job, now)
     except Exception as error:
