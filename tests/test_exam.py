@@ -55,6 +55,11 @@ class ExamTest(unittest.TestCase):
 
     def test_commits_take_longer_than_the_lease(self):
         self.examine('stalled')
+    def test_schedules_of_any_kind(self):
+        self.examine('schedules')
+
+    def test_clocks_jump(self):
+        self.examine('clocks')
 
     def test_jobs_end_their_host(self):
         self.examine('poison')

@@ -70,6 +70,7 @@ class Program:
 
     def __init__(self, name, arguments, directory):
         self.name, self.arguments, self.directory = name, arguments, directory
+        self.environment = {}   # what the next process has besides
         self.process = None
         self.said = []          # the last lines of the processes before
         self._rescues = []      # the lines of these that tell of rescues
@@ -93,7 +94,7 @@ class Program:
         """Start it, and do not wait until it is ready.  Harmless when it runs."""
         if not self.running:
             self.close()
-            self.process = Process(self.arguments, self.directory)
+            self.process = Process(self.arguments, self.directory, self.environment)
 
     def signal(self, number):
         """Send a signal, if it runs."""

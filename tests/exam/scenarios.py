@@ -4,7 +4,10 @@ import collections
 import contextlib
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 import xmlrpc.client
@@ -22,6 +25,8 @@ from exam.load import Unchanged
 from exam.load import Unknown
 from exam.load import call
 from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.testing import Process
 from lovely.remotetask.xmlrpc.faults import WRONG_STATE
@@ -426,3 +431,220 @@ def stalled(trial):
             trial.tell(line.rstrip())
         if client.popen.poll() is not None:
             trial.violations.append('the client that stalls has ended')
+
+
+#: MiB of memory that a host may come to use, with all its libraries.
+MEMORY = 300
+
+#: Seconds after which a schedule of one second must have added a job again, whatever happens.
+STANDSTILL = RESCUE * LEASE
+
+
+class Schedules:
+    """Schedules of a trial, what they have added, and whether they go on.
+
+    trial -- the `Trial`.
+    database -- the `ZODB.DB` to look at.
+    """
+
+    def __init__(self, trial, database):
+        self.trial, self.database, self.url = trial, database, trial.deployment.url
+        self.times = collections.defaultdict(set)       # schedule, time -> ids of the jobs added
+        self.jobids = []
+        self.heart = self.add(delay=1.0, newJobs=True, overlap=True)        # it has to go on
+        self._beats, self._beaten = 0, time.monotonic()
+
+    def add(self, delay=None, **options):
+        """Add a schedule and return its id; None when nobody knows whether it was added."""
+        try:
+            jobid = call(self.url, 'addCronJob', 'tick', {'seconds': 0.01}, [], [], [], [], [], delay, options)
+        except (Unchanged, Unknown):
+            return None
+        self.jobids.append(jobid)
+        return jobid
+
+    def change(self, method, *arguments):
+        """Call a method for one of the schedules, but not the one that has to go on."""
+        jobids = [jobid for jobid in self.jobids if jobid != self.heart]
+        if jobids:
+            with contextlib.suppress(Unchanged, Unknown, xmlrpc.client.Fault):      # it has ended, or is no schedule
+                call(self.url, method, self.trial.luck.choice(jobids), *arguments)
+
+    def observe(self):
+        """Note the jobs that were added, how the heart beats, and what memory the hosts use."""
+        with opened(self.database) as root:
+            service = serviceOf(root)
+            for jobid, job in service.jobs.items():
+                for run in getattr(job, 'history', ()):
+                    if job.newJobs:
+                        self.times[jobid, run.calledFor].add(run.jobid)
+            beats = len([jobid for jobid, _ in self.times if jobid == self.heart])
+        if beats > self._beats:
+            self._beats, self._beaten = beats, time.monotonic()
+        elif time.monotonic() - self._beaten > STANDSTILL:
+            self.trial.violations.append(f'no schedule has added a job for {STANDSTILL} s')
+            self._beaten = time.monotonic()
+        for host in self.trial.deployment.hosts:
+            memory = memoryOf(host.pid) if host.running else 0
+            if memory > MEMORY:
+                self.trial.violations.append(f'{host.name} uses {memory:.0f} MiB')
+
+    def end(self):
+        """Cancel all schedules."""
+        with opened(self.database) as root:
+            jobids = [jobid for jobid, job in serviceOf(root).jobs.items() if job.status in (CRONJOB, DELAYED)]
+        for jobid in jobids:
+            with contextlib.suppress(xmlrpc.client.Fault):
+                call(self.url, 'cancel', jobid)
+        self.observe()
+
+    def check(self, service):
+        """Return what is wrong, as a list of texts."""
+        wrong = [f'the schedule {jobid} has for {when} the jobs {added}'
+                 for (jobid, when), added in self.times.items() if len(added) != 1]
+        called = collections.Counter(jobid for added in self.times.values() for jobid in added)
+        wrong += [f'job {jobid} was added for {count} times' for jobid, count in called.items() if count != 1]
+        return wrong + [f'{self._beats} beats of the schedule that has to go on'] * (self._beats < 2)
+
+
+def memoryOf(pid):
+    """Return how much memory a process uses, in MiB."""
+    try:
+        with open(f'/proc/{pid}/statm') as file:
+            return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20
+    except OSError:
+        return 0
+
+
+def drawSchedule(luck):
+    """Return options of a schedule of any kind, some of which are refused."""
+    options = {'newJobs': luck.random() < 0.8}
+    if luck.random() < 0.6:
+        options['delay'] = luck.choice([1e-9, 0.1, 0.1, 0.3, 0.7, 1.1, 3.3, luck.uniform(0.1, 5)])
+    else:
+        options['crontab'] = luck.choice(['* * * * *', '*/2 18-23,0-6 * * *', '0 3 29 2 *', '@hourly'])
+        options['timeZone'] = luck.choice(['Europe/Berlin', 'Australia/Lord_Howe', 'UTC', 'localtime'])
+    if options['newJobs']:
+        options['overlap'] = luck.random() < 0.5
+        options['misfire'] = luck.choice(['once', 'skip', 1, 3, 1000])
+    return options
+
+
+@scenario(rate=RATE / 4, work=short)
+def schedules(trial):
+    """Schedules of any kind come and go while hosts are killed: each time adds one job, nothing hangs or grows."""
+    with contextlib.closing(trial.deployment.zeo.database()) as database:
+        schedules = Schedules(trial, database)
+        while trial.goesOn:
+            trial.wait(0.1, 0.5)
+            schedules.observe()
+            draw = trial.luck.random()
+            if draw < 0.1 and len(schedules.jobids) < 20:
+                with contextlib.suppress(xmlrpc.client.Fault):
+                    schedules.add(**drawSchedule(trial.luck))
+            elif draw < 0.4:
+                schedules.change(*trial.luck.choice([('cancel',), ('reschedule',), (
+                    'updateCronJob', {'delay': trial.luck.uniform(0.1, 2)}), ('updateCronJob', {'active': True})]))
+            elif draw < 0.5:
+                trial.kill(trial.drawHost())
+        schedules.end()
+    trial.check = schedules.check
+
+
+#: A library that moves the clock of a process, not its monotonic one, by the seconds in a file.
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile long none, *moved;
+
+static long ahead(void) {
+    if (!moved) {
+        int file = open(getenv("EXAM_CLOCK"), O_RDONLY);
+        void *there = mmap(0, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
+        moved = there == MAP_FAILED ? &none : there;
+        close(file);
+    }
+    return *moved;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, clock, now);
+    if (!result && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        now->tv_sec += ahead();
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec time;
+    int result = clock_gettime(CLOCK_REALTIME, &time);
+    now->tv_sec = time.tv_sec;
+    now->tv_usec = time.tv_nsec / 1000;
+    return result;
+}
+
+time_t time(time_t *now) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    if (now)
+        *now = time.tv_sec;
+    return time.tv_sec;
+}
+"""
+
+
+def clockLibrary(directory):
+    """Compile CLOCK in a directory and return its path; None when there is no C compiler."""
+    source, library = (os.path.join(directory, name) for name in ('clock.c', 'clock.so'))
+    with open(source, 'w') as file:
+        file.write(CLOCK)
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    if compiler is None:
+        return None
+    subprocess.run([compiler, '-shared', '-fPIC', '-O1', '-o', library, source], check=True)
+    return library
+
+
+@scenario(rate=RATE / 4, work=anything)
+def clocks(trial):
+    """The clocks of hosts jump, back and forth, by hours, days and years: nobody is taken for dead, nothing stands still."""
+    deployment = trial.deployment
+    library = clockLibrary(deployment.directory)
+    if library is None:
+        print('clocks: skipped, there is no C compiler', flush=True)
+        return
+    for host in deployment.hosts:
+        path = os.path.join(deployment.directory, f'{host.name}.clock')
+        host.environment = {'LD_PRELOAD': library, 'EXAM_CLOCK': path}
+        move(host, 0)
+        trial.terminate(host)
+    deployment.restore()
+    with contextlib.closing(deployment.zeo.database()) as database:
+        schedules = Schedules(trial, database)
+        for _ in range(4):
+            schedules.add(delay=trial.luck.uniform(0.3, 3), newJobs=True, overlap=True)
+        while trial.goesOn:
+            trial.wait(0.5, 2)
+            schedules.observe()
+            seconds = trial.luck.choice([0, 0, 30, 3600, 86400, 366 * 86400, 10 * 366 * 86400]) * trial.luck.choice([1, -1])
+            host = trial.drawHost()
+            trial.fault(f'the clock of {host.name} is off by {seconds} s')
+            move(host, seconds)
+        for host in deployment.hosts:
+            move(host, 0)
+        schedules.end()
+    trial.violations += [f'{host.name} has taken another host for dead' for host in deployment.hosts
+                         if any('is gone' in line for line in host.process.said)]
+    trial.check = lambda service: [text for text in schedules.check(service) if 'beats' in text]
+
+
+def move(host, seconds):
+    """Have the clock of a host, started with the library, be so many seconds ahead."""
+    with open(host.environment['EXAM_CLOCK'], 'r+b' if os.path.exists(host.environment['EXAM_CLOCK']) else 'wb') as file:
+        file.write(seconds.to_bytes(8, sys.byteorder, signed=True))

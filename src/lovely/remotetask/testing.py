@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from types import MappingProxyType
 
 from ZEO.ClientStorage import ClientStorage
 from ZODB.DB import DB
@@ -161,14 +162,15 @@ class Process:
 
     arguments -- of the interpreter, texts: '-m', 'lovely.remotetask.cli.main', 'serve'
     directory -- the path of the one where it runs; modules there can be imported.
+    environment -- variables that it has besides those of this process: a dict.
     """
 
-    def __init__(self, arguments, directory):
+    def __init__(self, arguments, directory, environment=MappingProxyType({})):
         path = [directory, *(os.path.abspath(entry) for entry in sys.path)]
         self.arguments = arguments
         self.popen = subprocess.Popen(
             [sys.executable, '-u', *arguments], cwd=directory, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)))
+            stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), **environment))
         self.pid = self.popen.pid
         self.said = []                  # all lines until now, of both its outputs
         self._lines = queue.SimpleQueue()
