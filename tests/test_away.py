@@ -74,17 +74,19 @@ count = Count()
 """
 
 
-class AwayTest(unittest.TestCase):
+class DeploymentCase(unittest.TestCase):
+    """A frontend and two processing hosts, as processes, over a database server."""
+
+    temporaryServer = staticmethod(temporaryZEO)
 
     def setUp(self):
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
-        self.addCleanup(self.goOn)              # before that: who is stopped cannot end
-        self.directory = self.zeo.directory
+        context = self.temporaryServer()
+        self.server = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        self.directory = self.server.directory
         self.write('site.zcml', SITE)
         self.write('awaytasks.py', TASKS)
-        self.db = self.zeo.database()
+        self.db = self.server.database()
         install(self.db)
         with self.db.transaction() as connection:
             self.service(connection).counts = OOBTree()
@@ -102,7 +104,7 @@ class AwayTest(unittest.TestCase):
         return path
 
     def remotetask(self, name, command):
-        text = CONF.format(directory=self.directory, database=self.zeo.config, name=name, deadline=DEADLINE)
+        text = CONF.format(directory=self.directory, database=self.server.config, name=name, deadline=DEADLINE)
         process = Process(['-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', text), command],
                           self.directory)
         self.addCleanup(process.close)
@@ -150,13 +152,6 @@ class AwayTest(unittest.TestCase):
             time.sleep(PAUSE)
         return value
 
-    def hang(self):
-        os.kill(self.zeo.pid, signal.SIGSTOP)
-
-    def goOn(self):
-        if self.zeo.pid is not None:
-            os.kill(self.zeo.pid, signal.SIGCONT)
-
     def waitForAll(self, patience=PATIENCE):
         """Wait until there is nothing left to do; return id -> input, of all jobs, which must have run once each."""
         def left(service):
@@ -172,7 +167,8 @@ class AwayTest(unittest.TestCase):
         self.assertIs(self.look(lambda service: service.hasJobsWaiting()), False)
         return jobs
 
-    def test_a_server_that_is_killed_and_started_again_under_load(self):
+    def checkUnderLoad(self, faults):
+        """Add jobs from several threads while the functions are called one after the other; check all jobs."""
         accepted, unknown, failures, over = {}, set(), [], threading.Event()
 
         def load(client):
@@ -193,11 +189,10 @@ class AwayTest(unittest.TestCase):
         with ThreadPoolExecutor(4) as threads:
             clients = [threads.submit(load, client) for client in range(4)]
             try:
-                for _ in range(3):
+                for fault in faults:
                     count = len(accepted)
-                    self.waitUntil(lambda: len(accepted) > count + 40, 'some jobs')
-                    self.zeo.kill()
-                    self.zeo.start()
+                    self.waitUntil(lambda: len(accepted) > count + 40, 'some jobs', RECOVERY)
+                    fault()
                 count = len(accepted)
                 self.waitUntil(lambda: len(accepted) > count + 40, 'some jobs', RECOVERY)
             finally:
@@ -210,6 +205,27 @@ class AwayTest(unittest.TestCase):
         others = sorted(tuple(input) for jobid, input in jobs.items() if jobid not in accepted)
         self.assertEqual(others, sorted(set(others)))
         self.assertLessEqual(set(others), unknown)
+
+
+class AwayTest(DeploymentCase):
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(self.goOn)              # before the server ends: who is stopped cannot
+
+    def hang(self):
+        os.kill(self.server.pid, signal.SIGSTOP)
+
+    def goOn(self):
+        if self.server.pid is not None:
+            os.kill(self.server.pid, signal.SIGCONT)
+
+    def test_a_server_that_is_killed_and_started_again_under_load(self):
+        def crash():
+            self.server.kill()
+            self.server.start()
+
+        self.checkUnderLoad([crash] * 3)
 
     def test_a_server_that_hangs(self):
         jobids = [self.add(number) for number in range(40)]
@@ -236,9 +252,9 @@ class AwayTest(unittest.TestCase):
     def test_processes_stop_without_a_server(self):
         for number in range(40):
             self.add(number)
-        self.zeo.kill()
+        self.server.kill()
         self.checkStop()
-        self.zeo.start()
+        self.server.start()
 
     def test_processes_stop_while_the_server_hangs(self):
         for number in range(40):

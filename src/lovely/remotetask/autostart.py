@@ -99,12 +99,11 @@ def _opened(db):
     """Give a connection to look at, without touching the caller's transaction."""
     manager = transaction.TransactionManager(explicit=True)
     manager.begin()
-    connection = db.open(manager)
-    try:
-        yield connection
-    finally:
-        manager.abort()
-        connection.close()
+    with contextlib.closing(db.open(manager)) as connection:
+        try:
+            yield connection
+        finally:
+            manager.abort()
 
 
 @adapter(IDatabaseOpenedWithRoot)

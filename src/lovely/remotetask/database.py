@@ -395,7 +395,7 @@ class Database:
     def _shut(self, db):
         if db in self._watchdogs:
             self._watchdogs.pop(db).stop()
-        _close(db)
+        closeDatabase(db)
 
     def close(self):
         """Close what has been opened.  This takes some seconds at most, whatever the database does."""
@@ -404,7 +404,8 @@ class Database:
         self._shut(self.db)
 
 
-def _close(db):
+def closeDatabase(db):
+    """Close a `ZODB.DB`, whatever the state of its connections; within seconds, whatever its server does."""
     storage = getattr(db, 'storage', None)
     if storage is None:                     # closed already
         return

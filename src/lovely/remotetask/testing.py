@@ -20,6 +20,7 @@ from ZODB.config import databaseFromString
 from ZODB.DB import DB
 from transaction.interfaces import NoTransaction
 
+from lovely.remotetask.database import closeDatabase
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import FINAL
@@ -475,7 +476,7 @@ class TemporaryPostgreSQL:
     def close(self):
         """Close the databases, and have the server end.  Twice is fine."""
         while self._databases:
-            self._databases.pop().close()
+            closeDatabase(self._databases.pop())
         self.stop('immediate')
 
     def _query(self, statement):

@@ -6,6 +6,9 @@ import threading
 import time
 
 import transaction
+from ZODB.POSException import ConflictError
+
+from lovely.remotetask.database import isDatabaseError
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -20,23 +23,22 @@ LOOK = 60.0
 def claimPack(db, now, interval):
     """Return whether the database is to be packed now by whoever asks, and note that it is.
 
-    Of several processes that ask at the same time one is told so.
+    Of several processes that ask at the same time one is told so.  Raise what the database raises.
 
     now -- UTC seconds.
     interval -- seconds between two packs.
     """
     manager = transaction.TransactionManager(explicit=True)
-    try:
-        with manager, contextlib.closing(db.open(manager)) as connection:
-            last = connection.root().get(PACKED)
-            if last is not None and last <= now < last + interval:
-                return False
-            connection.root()[PACKED] = now
-            manager.commit()
-            manager.begin()
-            return True
-    except transaction.interfaces.TransientError:           # somebody else has been told; or the database is away
-        return False
+    with contextlib.closing(db.open(manager)) as connection:
+        try:
+            with manager:
+                last = connection.root().get(PACKED)
+                if last is not None and last <= now < last + interval:
+                    return False
+                connection.root()[PACKED] = now
+                return True
+        except ConflictError:                               # another process has been told so
+            return False
 
 
 class Packer:
@@ -63,9 +65,15 @@ class Packer:
 
     def _run(self):
         while True:
-            now = self._clock()
-            if claimPack(self._db, now, self._interval):
-                pack(self._db, now - self._keep)
+            try:
+                now = self._clock()
+                if claimPack(self._db, now, self._interval):
+                    pack(self._db, now - self._keep)
+            except Exception as error:          # no error ends the thread
+                if isDatabaseError(error):
+                    log.debug('the database is away: it will be packed later', exc_info=True)
+                else:
+                    log.exception('the database could not be packed')
             if self._stopped.wait(min(LOOK, self._interval)):
                 return
 

@@ -13,6 +13,7 @@ from ZODB.POSException import StorageError
 
 from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
@@ -36,8 +37,10 @@ DEADLINE = 10.0
 SHORT_DEADLINE = 1.0
 #: Seconds after which an idle reader looks at what was committed; what others have changed piles up until it does.
 REFRESH = 60.0
-#: How often a transaction is tried that meets conflicts.
+#: How often a transaction is tried that meets conflicts, and one whose connection is lost: some storages notice that
+#: only when they use one, and have two of them.
 ATTEMPTS = 10
+LOST_ATTEMPTS = 3
 # Seconds to wait before the second attempt; doubled each time.
 _FIRST_DELAY = 0.01
 _LONGEST_DELAY = 1.0
@@ -376,12 +379,10 @@ class Gateway:
         try:
             while (read := self._nextRead(reader)) is not None:
                 try:
-                    result, error = self._retried(lambda: self._readOnce(reader, read)), None
+                    result, error = self._retried(reader, lambda: self._readOnce(reader, read)), None
                     self._silent = False
                 except BaseException as caught:     # no error ends the reader
-                    if isinstance(caught, DatabaseUnavailable):
-                        _close(reader)
-                    else:
+                    if not isinstance(caught, DatabaseUnavailable):
                         self._silent = False
                     result, error = None, caught
                 read.end(result, error)
@@ -421,8 +422,8 @@ class Gateway:
         if reader.connection is None:
             reader.connection = self.db.open(_ReadManager())
         manager = reader.connection.transaction_manager
-        manager.begin()
         try:
+            manager.begin()
             return read.form(read.function(self.resolve(reader.connection, read.path)))
         finally:
             manager.abort()
@@ -465,7 +466,7 @@ class Gateway:
         if not writes:
             return
         try:
-            outcomes = self._retried(lambda: self._commit(writes))
+            outcomes = self._retried(self, lambda: self._commit(writes))
         except (DatabaseUnavailable, OutcomeUnknown) as error:
             _close(self)
             logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
@@ -496,10 +497,7 @@ class Gateway:
             manager.begin()
             outcomes = [(write, *self._run(write)) for write in writes]
             manager.get().join(witness)
-            try:
-                manager.commit()
-            except OSError as error:            # of the storage: a full disk, say
-                raise DatabaseUnavailable() from error
+            manager.commit()
         except BaseException as error:
             try:
                 manager.abort()
@@ -516,19 +514,26 @@ class Gateway:
             return None, refusal
         return write.form(result), None         # outside: a result that cannot be sent comes after the change
 
-    def _retried(self, function):
-        """Call the function, again and after a pause when it meets a conflict; raise `DatabaseUnavailable` in the end.
+    def _retried(self, owner, function):
+        """Call the function, again and after a pause when the database fails it; raise `DatabaseUnavailable` in the end.
+
+        owner -- whose connection the function uses: it is closed after each failure that is no conflict.
         """
         delay = _FIRST_DELAY
         for attempt in range(1, self.attempts + 1):
             try:
                 return function()
-            except StorageError as error:       # a lost connection is a transient error too, but has had its time
-                raise DatabaseUnavailable() from error
-            except TransientError as error:
-                if attempt == self.attempts:
+            except Exception as error:
+                if not isDatabaseError(error):
+                    raise
+                isConflict = isinstance(error, TransientError) and not isinstance(error, StorageError)
+                if not isConflict:
+                    _close(owner)
+                # Where a storage has an exception of its own for a lost connection, it has waited for another one.
+                limit = 1 if isinstance(error, StorageError) else self.attempts if isConflict else LOST_ATTEMPTS
+                if attempt >= min(limit, self.attempts):
                     raise DatabaseUnavailable() from error
-                logger.debug('attempt %d of %d met a conflict: %s', attempt, self.attempts, error)
+                logger.debug('attempt %d failed: %s', attempt, error)
             # Not all who conflicted come back at the same time.
             time.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(2 * delay, _LONGEST_DELAY)
@@ -541,5 +546,6 @@ def _close(owner):
         return
     try:
         connection.close()
-    except Exception:                           # it is in no state to be used again, and will not be
-        logger.exception('a connection to the database could not be closed')
+    except Exception as error:                  # it is in no state to be used again, and will not be
+        logger.log(logging.DEBUG if isDatabaseError(error) else logging.ERROR,
+                   'a connection to the database could not be closed', exc_info=True)

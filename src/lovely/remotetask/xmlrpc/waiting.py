@@ -9,6 +9,7 @@ from transaction import TransactionManager
 
 from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.interfaces import FINAL
 
 
@@ -164,8 +165,8 @@ class Watcher:
             # An object that is not in memory cannot be seen to change.
             self._cacheSize, self._connection._cache.cache_size = self._connection._cache.cache_size, 2 * JOBS
         manager = self._connection.transaction_manager
-        manager.begin()
         try:
+            manager.begin()
             services = {}
             for key in list(self._jobs):
                 watched = self._jobs.get(key)   # those who waited for it may have been woken meanwhile
@@ -209,5 +210,6 @@ class Watcher:
         try:
             connection.cacheMinimize()          # whoever opens it next is to load what was left out here
             connection.close()
-        except Exception:                       # it is in no state to be used again, and will not be
-            logger.exception('a connection to the database could not be closed')
+        except Exception as error:              # it is in no state to be used again, and will not be
+            logger.log(logging.DEBUG if isDatabaseError(error) else logging.ERROR,
+                       'a connection to the database could not be closed', exc_info=True)

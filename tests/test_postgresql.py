@@ -1,0 +1,300 @@
+"""PostgreSQL that is restarted, and whose backends are killed or terminated, under front ends and hosts."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+import signal
+import threading
+import time
+import unittest
+
+from zope.component import provideUtility
+from zope.component import testing as componentTesting
+
+from lovely.remotetask.service import install
+from lovely.remotetask.sites import ROOT_NAME
+from lovely.remotetask.sites import findService
+from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryPostgreSQL
+from lovely.remotetask.upkeep import Packer
+from lovely.remotetask.xmlrpc import waiting
+from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
+from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
+from lovely.remotetask.xmlrpc.gateway import Gateway
+from test_away import DeploymentCase
+
+
+#: Seconds after which something that should have happened long ago makes a test fail.
+PATIENCE = 30
+
+#: What a call may meet while the database is away.
+EXPECTED = (DatabaseUnavailable, OutcomeUnknown)
+
+
+class PostgreSQLCase(unittest.TestCase):
+
+    def setUp(self):
+        # RelStorage logs each connection that it has lost.
+        logging.getLogger('relstorage').addHandler(handler := logging.NullHandler())
+        self.addCleanup(logging.getLogger('relstorage').removeHandler, handler)
+        logging.getLogger('relstorage').propagate = False
+        self.addCleanup(setattr, logging.getLogger('relstorage'), 'propagate', True)
+        context = temporaryPostgreSQL()
+        self.server = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+
+    @property
+    def faults(self):
+        """The faults, by name."""
+        return {'restart': self.server.restart, 'crash': lambda: self.server.restart('immediate'),
+                'kill': lambda: self.server.killBackend(self.server.backends()[-1]),
+                'terminate': self.server.terminateBackends}
+
+    def waitUntil(self, condition, what):
+        """Return the condition's value as soon as it is true."""
+        until = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            self.assertLess(time.monotonic(), until, f'in vain waited for {what}')
+            time.sleep(0.01)
+        return value
+
+
+class ServerTest(PostgreSQLCase):
+
+    def root(self, database):
+        """Return the keys of the root object, as the database has them, as soon as it answers."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with database.transaction() as connection:
+                    return set(connection.root())
+            except Exception:
+                self.assertLess(time.monotonic(), until, self.server.said)
+
+    def test_each_fault_leaves_the_data_and_a_server_that_answers(self):
+        first, second = self.server.database(), self.server.database()
+        with first.transaction() as connection:
+            connection.root()['x'] = 1
+        self.assertEqual(self.root(second), {'x'})
+        for name, fault in self.faults.items():
+            with self.subTest(name):
+                backends = set(self.server.backends())
+                self.assertTrue(backends)
+                fault()
+                self.assertEqual((self.root(first), self.root(second)), ({'x'}, {'x'}))
+                self.assertFalse(backends & set(self.server.backends()))
+        self.assertIn('ready to accept connections', self.server.said)
+
+    def test_nothing_is_left_of_it(self):
+        with temporaryPostgreSQL() as server:
+            server.database()
+            backend, = server.backends()[:1]
+        self.assertFalse(server.isRunning)
+        with self.assertRaises(FileNotFoundError):
+            open(f'/proc/{backend}/stat').close()
+
+    def test_a_server_that_does_not_start_says_why(self):
+        self.server.stop()
+        with open(f'{self.server.directory}/server/data/postgresql.conf', 'a') as file:
+            file.write('nonsense = 1\n')
+        with self.assertRaisesRegex(AssertionError, 'nonsense'):
+            self.server.start()
+
+
+class GatewayTest(PostgreSQLCase):
+
+    def setUp(self):
+        super().setUp()
+        logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
+        self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        self.db = self.server.database()
+        install(self.db)
+        self.gateway = Gateway(self.db, lambda connection, path: findService(connection.root()[ROOT_NAME], path))
+        self.gateway.start()
+        self.addCleanup(lambda: self.assertTrue(self.gateway.stop(PATIENCE)))
+
+    def ask(self, call):
+        """Return what a call results in; raise its exception."""
+        ended = threading.Event()
+        call.listen(ended.set)
+        self.gateway.pulse()
+        self.assertTrue(ended.wait(PATIENCE))
+        return call.result()
+
+    def add(self, number):
+        return self.ask(self.gateway.write('/', lambda service: service.add('echo', number, startLater=True)))
+
+    def read(self):
+        """Return id -> number of all jobs."""
+        return self.ask(self.gateway.read('/', lambda service: [
+            [jobid, job.input] for jobid, job in service.jobs.items()]))
+
+    def test_calls_after_a_fault_succeed_at_the_first_try(self):
+        jobs = [[self.add(0), 0]]
+        for number, name in enumerate(('restart', 'crash', 'terminate'), 1):
+            with self.subTest(name):
+                self.assertEqual(sorted(self.read()), sorted(jobs))     # so both connections are open
+                self.faults[name]()
+                jobs.append([self.add(number), number])
+                self.assertEqual(sorted(self.read()), sorted(jobs))
+
+    def test_a_call_meets_no_other_fault_than_those_of_the_database(self):
+        accepted, unknown, failures, over = {}, set(), [], threading.Event()
+
+        def load(client):
+            number = 0
+            while not over.is_set():
+                value = f'{client} {number}'
+                try:
+                    accepted[self.add(value)] = value
+                except OutcomeUnknown:
+                    unknown.add(value)
+                except DatabaseUnavailable:
+                    continue
+                except BaseException as error:
+                    failures.append(error)
+                number += 1
+
+        def look():
+            while not over.is_set():
+                try:
+                    self.read()
+                except EXPECTED:
+                    pass
+                except BaseException as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=load, args=(client,)) for client in range(3)]
+        threads += [threading.Thread(target=look) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for name, fault in self.faults.items():
+                for _ in range(2):
+                    count = len(accepted)
+                    self.waitUntil(lambda: len(accepted) > count + 10, f'calls before {name}')
+                    fault()
+            count = len(accepted)
+            self.waitUntil(lambda: len(accepted) > count + 10, 'calls afterwards')
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(failures, [])
+        jobs = dict(self.read())
+        self.assertEqual({jobid: jobs.get(jobid) for jobid in accepted}, accepted)
+        others = [value for jobid, value in jobs.items() if jobid not in accepted]
+        self.assertEqual(sorted(others), sorted(set(others)))
+        self.assertLessEqual(set(others), unknown)
+
+    def test_while_the_server_is_away_calls_get_a_fault_and_then_succeed(self):
+        self.add(0)
+        self.read()
+        self.server.stop()
+        for _ in range(2):
+            with self.assertRaises(DatabaseUnavailable):
+                self.add(1)
+            with self.assertRaises(DatabaseUnavailable):
+                self.read()
+        self.server.start()
+        jobid = self.add(2)
+        self.assertEqual(dict(self.read())[jobid], 2)
+        self.assertEqual(len(self.read()), 2)
+
+    def test_who_waits_for_a_job_is_woken_after_a_fault(self):
+        for name, fault in self.faults.items():
+            with self.subTest(name):
+                jobid, woken = self.add(name), threading.Event()
+                wait = waiting.Wait('/', [jobid], False, woken.set)
+                self.gateway.watch(wait)
+                self.waitUntil(lambda: self.gateway._watcher._bell.interest, 'a look at the job')
+                fault()
+                self.waitUntil(lambda: self.cancel(jobid), 'the end of the job')
+                self.assertTrue(woken.wait(PATIENCE))
+                self.waitUntil(lambda: not self.gateway.isSilent, 'the watcher')
+
+    def cancel(self, jobid):
+        with contextlib.suppress(*EXPECTED):
+            self.ask(self.gateway.write('/', lambda service: service.cancel(jobid)))
+            return True
+
+
+class PackerTest(PostgreSQLCase):
+
+    def test_a_packer_outlives_faults(self):
+        said = []
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                said.append(record.getMessage())
+
+        logger = logging.getLogger('lovely.remotetask')
+        level = logger.level
+        logger.addHandler(handler := Handler())
+        logger.setLevel(logging.DEBUG)
+        self.addCleanup(logger.setLevel, level)
+        self.addCleanup(logger.removeHandler, handler)
+        logger.propagate = False
+        self.addCleanup(setattr, logger, 'propagate', True)
+        packer = Packer(self.server.database(), 0.05, 0)
+        packer.start()
+        self.addCleanup(packer.stop, PATIENCE)
+        for name, fault in self.faults.items():
+            with self.subTest(name):
+                del said[:]
+                self.waitUntil(lambda: any('packed the database' in text for text in said), 'a pack')
+                fault()
+        self.server.stop()
+        self.waitUntil(lambda: any('the database is away' in text for text in said), 'a look without a database')
+        self.server.start()
+        del said[:]
+        self.waitUntil(lambda: any('packed the database' in text for text in said), 'a pack')
+
+
+class ProcessesTest(DeploymentCase):
+    """A front end and two hosts."""
+
+    temporaryServer = staticmethod(temporaryPostgreSQL)
+
+    def test_restarts_and_ended_backends_under_load(self):
+        server = self.server
+
+        def kill():
+            server.killBackend(server.backends()[0])
+
+        self.checkUnderLoad([server.restart, kill, server.terminateBackends, lambda: server.restart('immediate'),
+                             kill, server.terminateBackends])
+
+    def test_jobs_go_on_after_an_idle_time_with_a_fault(self):
+        server = self.server
+        for fault in (server.restart, lambda: server.killBackend(server.backends()[0]), server.terminateBackends):
+            self.add('before')
+            self.waitForAll()
+            fault()
+            self.waitUntil(lambda: self.call('add', 'count', 'after')[0], 'an answer')
+            self.waitForAll()
+        for process in self.processes:
+            self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
+
+
+class StartTest(PostgreSQLCase):
+
+    def test_a_process_that_finds_no_database_says_so(self):
+        for command in 'frontend', 'processor':
+            with self.subTest(command):
+                path = f'{self.server.directory}/{command}.conf'
+                with open(path, 'w') as file:
+                    file.write(self.server.config)
+                self.server.stop()
+                process = Process(['-m', 'lovely.remotetask.cli.main', '-C', path, command], self.server.directory)
+                self.addCleanup(process.close)
+                self.assertEqual(process.popen.wait(PATIENCE), 1)
+                process.close()
+                self.assertIn('cannot open the database relstorage', process.said[-1])
+                self.assertNotIn('Traceback', ''.join(process.said))
+
+
+if __name__ == '__main__':
+    unittest.main()
