@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import transaction
 from BTrees.OOBTree import OOBTree
 
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import findService
@@ -114,14 +115,20 @@ class DeploymentCase(unittest.TestCase):
         return findService(connection.root()[ROOT_NAME], '/')
 
     def look(self, function):
-        """Return what the function makes of the service, as the database has it."""
-        manager = transaction.TransactionManager()
-        connection = self.db.open(manager)
-        try:
-            return function(self.service(connection))
-        finally:
-            manager.abort()
-            connection.close()
+        """Return what the function makes of the service, as the database has it; also when connections were lost."""
+        for attempt in range(10):
+            manager = transaction.TransactionManager()
+            try:
+                connection = self.db.open(manager)
+                try:
+                    return function(self.service(connection))
+                finally:
+                    manager.abort()
+                    connection.close()
+            except Exception as error:
+                if not isDatabaseError(error) or attempt == 9:
+                    raise
+            time.sleep(PAUSE * 2 ** attempt)
 
     def call(self, method, *arguments):
         """Call a method of the service, and return its result or fault code; it must not take long."""
