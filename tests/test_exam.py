@@ -35,6 +35,9 @@ class ExamTest(unittest.TestCase):
     def test_the_database_server_hangs(self):
         self.examine('hang')
 
+    def test_postgresql_is_restarted_and_its_backends_are_killed(self):
+        self.examine('postgres')
+
     def test_the_front_end_is_killed(self):
         self.examine('frontend')
 
@@ -55,6 +58,7 @@ class ExamTest(unittest.TestCase):
 
     def test_commits_take_longer_than_the_lease(self):
         self.examine('stalled')
+
     def test_schedules_of_any_kind(self):
         self.examine('schedules')
 

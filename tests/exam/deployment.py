@@ -1,4 +1,4 @@
-"""The processes of a deployment over ZEO, which can be ended, stopped and started again."""
+"""The processes of a deployment over a database server, which can be ended, stopped and started again."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import os
@@ -13,7 +13,6 @@ from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.testing import Process
-from lovely.remotetask.testing import temporaryZEO
 
 
 #: Seconds after which a silent host is taken for dead.
@@ -130,12 +129,12 @@ class Program:
 class Deployment:
     """A database server, a front end and processing hosts; `deployment` makes one and cleans up behind it.
 
-    zeo -- the `TemporaryZEO`, running.
+    server -- the `TemporaryZEO` or `TemporaryPostgreSQL`, running.
     hosts -- how many processing hosts.
     """
 
-    def __init__(self, zeo, hosts):
-        self.zeo, self.directory = zeo, zeo.directory
+    def __init__(self, server, hosts):
+        self.server, self.directory = server, server.directory
         self._write('site.zcml', SITE)
         self.frontend = self._program('frontend', 'frontend')
         self.hosts = [self._program(f'host-{number + 1}', 'processor') for number in range(hosts)]
@@ -149,7 +148,7 @@ class Deployment:
 
     def _program(self, name, command):
         path = self._write(f'{name}.conf', CONF.format(directory=self.directory.replace('$', '$$'), name=name,
-                                                       database=self.zeo.config, lease=LEASE))
+                                                       database=self.server.config, lease=LEASE))
         return Program(name, ['-m', 'lovely.remotetask.cli.main', '-C', path, command], self.directory)
 
     @property
@@ -174,9 +173,9 @@ class Deployment:
 
     def restore(self):
         """Have everything run; return when all is ready.  Raise an AssertionError with the logs if that fails."""
-        if self.zeo.pid is not None:
-            os.kill(self.zeo.pid, signal.SIGCONT)
-        self.zeo.start()
+        if self.server.pid is not None:
+            os.kill(self.server.pid, signal.SIGCONT)
+        self.server.start()
         for program in self.programs:
             program.signal(signal.SIGCONT)
         until = time.monotonic() + PATIENCE
@@ -189,7 +188,7 @@ class Deployment:
     @property
     def logs(self):
         """The ends of all logs, as text."""
-        logs = [('database server', ''.join(self.zeo.said.splitlines(True)[-SHOWN:]))]
+        logs = [('database server', ''.join(self.server.said.splitlines(True)[-SHOWN:]))]
         logs += ((program.name, program.log) for program in self.programs)
         return '\n'.join(f'== {name}\n{text}' for name, text in logs)
 
@@ -224,20 +223,21 @@ def serviceOf(root):
 
 
 @contextlib.contextmanager
-def deployment(hosts, orders):
+def deployment(hosts, orders, temporaryServer):
     """Run a `Deployment`; give it when all is ready.
 
     hosts -- how many processing hosts.
     orders -- how many counters to prepare.
+    temporaryServer -- `testing.temporaryZEO` or `testing.temporaryPostgreSQL`.
     """
-    with temporaryZEO() as zeo, contextlib.ExitStack() as stack:
-        database = zeo.database()
+    with temporaryServer() as server, contextlib.ExitStack() as stack:
+        database = server.database()
         install(database)
         with opened(database) as root:
             tasks.prepare(root, orders)
             root._p_jar.transaction_manager.commit()
         database.close()
-        made = Deployment(zeo, hosts)
+        made = Deployment(server, hosts)
         stack.callback(made.close)
         made.restore()
         yield made

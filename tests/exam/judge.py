@@ -195,7 +195,7 @@ class Judge:
 
 def judge(trial):
     """Wait for the end of all jobs, and return the `Verdict` on a trial."""
-    with contextlib.closing(trial.deployment.zeo.database()) as database:
+    with contextlib.closing(trial.deployment.server.database()) as database:
         unsettled = settle(trial.deployment, database, PATIENCE + trial.seconds)
         judge = Judge(trial)
         judge.violations += [f'it does not come to an end: {text}' for text in unsettled]

@@ -29,6 +29,8 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryPostgreSQL
+from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc.faults import WRONG_STATE
 
 
@@ -101,6 +103,7 @@ class Scenario(NamedTuple):
     once: bool = False          # no outside effect is repeated either
     uncharged: bool = False     # no attempt is charged but for what a task does
     alive: bool = False         # no host is lost, and none is said to be
+    server: Callable = temporaryZEO
 
 
 #: By name, in the order in which they are run.
@@ -190,16 +193,16 @@ class Trial:
     def killZEO(self):
         """Kill the database server, and start it again after a random time."""
         self.fault('the database server is killed')
-        self.deployment.zeo.kill()
+        self.deployment.server.kill()
         self.wait(0.1, 1)
-        self.deployment.zeo.start()
+        self.deployment.server.start()
 
     def hangZEO(self, least=1.0, most=4.0):
         """Stop the database server, and have it go on after a random time."""
         self.fault('the database server hangs')
-        os.kill(self.deployment.zeo.pid, signal.SIGSTOP)
+        os.kill(self.deployment.server.pid, signal.SIGSTOP)
         self.wait(least, most)
-        os.kill(self.deployment.zeo.pid, signal.SIGCONT)
+        os.kill(self.deployment.server.pid, signal.SIGCONT)
 
     def cancelOne(self):
         """Cancel a job, most often one of the latest, unless it has ended; note what the front end says."""
@@ -228,7 +231,7 @@ def run(name, seed, seconds):
     """
     scenario = SCENARIOS[name]
     orders = int(scenario.rate * seconds * 1.1) + 100
-    with deployment(scenario.hosts, orders) as made:
+    with deployment(scenario.hosts, orders, scenario.server) as made:
         clients = Load(made, scenario.work, seed, orders, scenario.rate)
         trial = Trial(scenario, made, clients, seed, seconds)
         clients.start()
@@ -266,7 +269,7 @@ def rolling(trial):
 @scenario()
 def stopped(trial):
     """A host is stopped beyond its lease: the others do its jobs, and when it goes on it changes nothing."""
-    with contextlib.closing(trial.deployment.zeo.database()) as database:
+    with contextlib.closing(trial.deployment.server.database()) as database:
         def claims(host):
             with opened(database) as root:
                 return len(serviceOf(root).ledgers[host.name].claimed)
@@ -301,6 +304,20 @@ def hang(trial):
     while trial.goesOn:
         trial.wait(0.5, 2)
         trial.hangZEO()
+
+
+@scenario(server=temporaryPostgreSQL, uncharged=True)
+def postgres(trial):
+    """PostgreSQL is restarted, crashes, and its backends are killed or terminated: nobody is charged for it."""
+    server = trial.deployment.server
+    faults = {'is restarted': server.restart, 'crashes': lambda: server.restart('immediate'),
+              'has a backend killed': lambda: server.killBackend(trial.luck.choice(server.backends())),
+              'terminates all backends': server.terminateBackends}
+    while trial.goesOn:
+        trial.wait(0.5, 3)
+        fault = trial.luck.choice(list(faults))
+        trial.fault(f'PostgreSQL {fault}')
+        faults[fault]()
 
 
 @scenario(alive=True)
@@ -342,7 +359,7 @@ def cron(trial):
     schedules = [call(trial.deployment.url, 'addCronJob', 'tick', {'seconds': seconds}, [], [], [], [], [], delay,
                       {'newJobs': True, 'overlap': True}) for seconds, delay in ((0.01, 0.7), (0.5, 1.1))]
     times = collections.defaultdict(set)        # schedule, time -> ids
-    with contextlib.closing(trial.deployment.zeo.database()) as database:
+    with contextlib.closing(trial.deployment.server.database()) as database:
         def observe():
             """Note the jobs that were added: a schedule remembers the last ones only.  Return the scheduler."""
             with opened(database) as root:
@@ -421,7 +438,7 @@ def retries(trial):
 @scenario(rate=RATE / 3, work=committing, once=True, uncharged=True, alive=True)
 def stalled(trial):
     """A client stalls after its vote, longer than the lease, again and again, and so do tasks: all hosts live."""
-    client = Process(['-m', 'exam.staller', *map(str, trial.deployment.zeo.address), trial.seed],
+    client = Process(['-m', 'exam.staller', *map(str, trial.deployment.server.address), trial.seed],
                      trial.deployment.directory)
     with contextlib.closing(client):
         while trial.goesOn:
@@ -533,7 +550,7 @@ def drawSchedule(luck):
 @scenario(rate=RATE / 4, work=short)
 def schedules(trial):
     """Schedules of any kind come and go while hosts are killed: each time adds one job, nothing hangs or grows."""
-    with contextlib.closing(trial.deployment.zeo.database()) as database:
+    with contextlib.closing(trial.deployment.server.database()) as database:
         schedules = Schedules(trial, database)
         while trial.goesOn:
             trial.wait(0.1, 0.5)
@@ -625,7 +642,7 @@ def clocks(trial):
         move(host, 0)
         trial.terminate(host)
     deployment.restore()
-    with contextlib.closing(deployment.zeo.database()) as database:
+    with contextlib.closing(deployment.server.database()) as database:
         schedules = Schedules(trial, database)
         for _ in range(4):
             schedules.add(delay=trial.luck.uniform(0.3, 3), newJobs=True, overlap=True)

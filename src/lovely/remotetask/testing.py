@@ -410,6 +410,12 @@ class TemporaryPostgreSQL:
         self._databases = []
 
     @property
+    def pid(self):
+        """The id of the server's first process; None while there is none."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._data, 'postmaster.pid')) as file:
+            return int(file.readline())
+
+    @property
     def config(self):
         """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
         return _RELSTORAGE_CONF.format(directory=self.directory.replace('$', '$$'))
