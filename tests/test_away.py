@@ -1,6 +1,9 @@
 """A database server that is killed and comes back, one that hangs, and processes that stop meanwhile."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import http.client
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +22,7 @@ from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc.faults import DATABASE_UNAVAILABLE
 from lovely.remotetask.xmlrpc.faults import OUTCOME_UNKNOWN
+from lovely.remotetask.xmlrpc.faults import STOPPING
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.
@@ -279,6 +283,110 @@ class AwayTest(DeploymentCase):
         ours = [line for line in self.said().splitlines()
                 if any(part in line for part in ('ERROR lovely.remotetask', 'NoTransaction', 'Exception in thread'))]
         self.assertEqual(ours, [], self.said())
+
+
+class ReplacedTest(DeploymentCase):
+    """A server that comes back with a database in which the last transactions are missing."""
+
+    def setUp(self):
+        super().setUp()
+        self.path = os.path.join(self.directory, 'Data.fs')
+
+    def copy(self):
+        """Return the path of a copy of the database as it is now."""
+        self.waitForAll()
+        return shutil.copy(self.path, self.path + '.old')
+
+    def replace(self, path, whileAway=None):
+        """Have the server come back with the file at the path instead of its own, None for a new one.
+
+        whileAway -- called while the server is back, and the processes have not noticed that yet.
+        """
+        for process in self.processes:
+            process.popen.send_signal(signal.SIGSTOP)
+        self.server.kill()
+        os.remove(self.path)
+        for name in 'index', 'lock', 'tmp':
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(f'{self.path}.{name}')
+        if path is not None:
+            shutil.move(path, self.path)
+        self.server.start()
+        if whileAway is not None:
+            whileAway()
+        for process in self.processes:
+            process.popen.send_signal(signal.SIGCONT)
+
+    def checkEnd(self, jobid):
+        """Check that all processes end and say why, and that meanwhile the front end says nothing else of a job."""
+        answers = set()
+        while self.frontend.popen.poll() is None:
+            try:
+                answers.add(self.call('getStatus', jobid))
+            except (OSError, http.client.HTTPException):
+                pass
+        self.assertLessEqual(answers, {(True, 'completed'), (False, DATABASE_UNAVAILABLE), (False, STOPPING)})
+        for process in self.processes:
+            self.assertEqual(process.popen.wait(RECOVERY), 1, ''.join(process.said))
+            process.close()
+            said = ''.join(process.said)
+            self.assertRegex(said, r'failed: the database server .* lacks the last transaction that this process has seen')
+
+    def checkStart(self):
+        """Check that all goes well after a new start; return id -> input of all jobs."""
+        self.db = self.server.database()
+        self.frontend = self.remotetask('frontend', 'frontend')
+        self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
+        self.processes = [self.frontend, *self.hosts]
+        self.url = self.frontend.waitFor('listening on ')
+        jobid = self.add('afterwards')
+        jobs = self.waitForAll()
+        self.assertIn(jobid, jobs)
+        return jobs
+
+    def commit(self):
+        """Commit something, as a client that has never seen another state."""
+        with contextlib.closing(self.server.database()) as database, database.transaction() as connection:
+            connection.root()['other'] = 1
+
+    def prepare(self):
+        """Have a copy of the database, and jobs that are not in it; return the copy's path and the id of such a job."""
+        self.add('before')
+        path = self.copy()
+        jobid = [self.add(number) for number in range(3)][-1]
+        self.waitForAll()
+        return path, jobid
+
+    def test_an_older_copy(self):
+        path, jobid = self.prepare()
+        self.replace(path)
+        self.checkEnd(jobid)
+        self.assertEqual(sorted(self.checkStart().values()), ['afterwards', 'before'])
+
+    def test_an_older_copy_to_which_others_have_committed_since(self):
+        path, jobid = self.prepare()
+        self.replace(path, self.commit)
+        self.checkEnd(jobid)
+        self.assertEqual(sorted(self.checkStart().values()), ['afterwards', 'before'])
+
+    def test_an_empty_database(self):
+        path, jobid = self.prepare()
+        self.replace(None)
+        self.checkEnd(jobid)
+
+    def test_another_database_that_is_newer(self):
+        path, jobid = self.prepare()
+        self.replace(None, self.commit)
+        self.checkEnd(jobid)
+
+    def test_the_same_database_to_which_others_have_committed(self):
+        _, jobid = self.prepare()
+        path = self.copy()
+        self.replace(path, self.commit)
+        self.db = self.server.database()
+        self.waitUntil(lambda: self.call('add', 'count', 'afterwards')[0], 'an answer', RECOVERY)
+        self.assertEqual(sorted(map(str, self.waitForAll().values())), ['0', '1', '2', 'afterwards', 'before'])
+        self.assertEqual([process.popen.poll() for process in self.processes], [None] * 3)
 
 
 if __name__ == '__main__':

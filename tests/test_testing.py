@@ -277,7 +277,7 @@ class TestZEO(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         with open(os.path.join(directory.name, 'uvloop.py'), 'w') as file:
-            file.write('raise SystemExit("a server must not use it")')
+            file.write('def new_event_loop():\n    raise SystemExit("a server must not use it")\n')
         with mock.patch.object(sys, 'path', [directory.name, *sys.path]):
             self.assertIn('listening', self.start().said)
 

@@ -1,13 +1,15 @@
-"""Opening the object database, waking up when somebody commits to it, and leaving a server that hangs."""
+"""Opening the object database, waking up when somebody commits to it, and leaving a server that hangs or is another."""
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 import time
 import weakref
 
 import transaction
+from persistent.timestamp import TimeStamp
 from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
 from ZEO.ClientStorage import ClientStorage
@@ -16,6 +18,7 @@ from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
 from ZODB.interfaces import IStorage
+from ZODB.utils import z64
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -31,9 +34,30 @@ HANG = 10
 #: Seconds that a ZEO server has to answer before its client is closed.
 LAST_LOOK = 2
 
+#: Seconds after which a TCP connection ends whose other machine has vanished; see `keepAlive`.
+VANISHED = 30
+
+#: Seconds that a ZEO server may have gone on without a client that connects again: it has to look through all of them.
+AWAY = 3600
+
+# The probes of an idle connection: seconds before the first one, seconds between two, and how many; and milliseconds
+# that what was sent may be without an answer.  They make up VANISHED.
+_TCP_OPTIONS = {'TCP_KEEPIDLE': 10, 'TCP_KEEPINTVL': 5, 'TCP_KEEPCNT': 4, 'TCP_USER_TIMEOUT': VANISHED * 1000}
+
 
 #: Packages of storages whose methods are spread over several classes; see `isDatabaseError`.
 STORAGES = ('ZEO', 'relstorage')
+
+
+class DatabaseReplaced(Exception):
+    """The database server lacks what this process has seen in it, so what the process knows is wrong; start it again."""
+
+    def __init__(self, name):
+        """`name` is that of the server."""
+        super().__init__(f'the database server {name} lacks the last transaction that this process has seen: it has an '
+                         f'older copy of the database, or another one, or this process was away for more than '
+                         f'{AWAY // 3600} hour; start the process again')
+        self.name = name
 
 
 def isDatabaseError(error):
@@ -247,6 +271,71 @@ class Watchdog:
                             self._storage.getName(), self._hang)
 
 
+def keepAlive(transport):
+    """Have a TCP connection end within VANISHED seconds when the other machine has vanished, or the network to it.
+
+    Otherwise it stands for hours: nothing says that the machine is gone.
+
+    transport -- of `asyncio`; one that is no TCP connection is left alone.
+    """
+    connection = transport.get_extra_info('socket')
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    with contextlib.suppress(OSError):          # it has ended already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _TCP_OPTIONS.items():
+            if hasattr(socket, name):           # not all systems have all of them
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+# After a reconnection ZEO's client keeps what it has in store, but for what the server says has changed since.  That is
+# wrong when the server has another history: a backup was put in place, say.  ZEO notices only a server that is behind.
+
+def guard(storage, fail):
+    """Have a ZEO client look, at each reconnection, whether the server has the transaction that it has seen last.
+
+    A server that has not is never used: `fail` is called with `DatabaseReplaced`, in ZEO's I/O thread.  The connections
+    are kept alive, see `keepAlive`.
+
+    storage -- a `ClientStorage`, connected.
+    """
+    # These names are ZEO's own affair.
+    client = storage._server.client
+    register = client.register
+
+    async def checkAndRegister(protocol, serverTid):
+        keepAlive(protocol.sm_protocol.transport)
+        seen = storage.lastTransaction()
+        if await _hasTransaction(protocol, serverTid, seen):
+            await register(protocol, serverTid)
+        else:
+            protocol.close()                    # and the client connects no more
+            fail(DatabaseReplaced(storage.getName()))
+
+    client.register = checkAndRegister
+    if client.protocol is not None:
+        keepAlive(client.protocol.sm_protocol.transport)
+
+
+async def _hasTransaction(protocol, serverTid, tid):
+    """Return whether a ZEO server has a transaction, as far as can be told; False when it has gone on for too long since.
+
+    protocol -- the connection to the server.
+    serverTid -- the id of its last transaction.
+    tid -- the id of the transaction.
+    """
+    if tid is None or tid == z64 or tid == serverTid:
+        return True
+    if serverTid is None or not 0 <= TimeStamp(serverTid).timeTime() - TimeStamp(tid).timeTime() <= AWAY:
+        return False
+    try:
+        iterator = await protocol.server_call('iterator_start', tid, tid)
+        return await protocol.server_call('iterator_next', iterator) is not None
+    except Exception:                           # the connection is lost, or the storage has no iterator
+        log.debug('a database server cannot be checked', exc_info=True)
+        return True
+
+
 class Lender:
     """Lends a database that is open anyway."""
 
@@ -368,9 +457,13 @@ class Database:
         not kept from being written by a task's long commit, which would make a living host look dead.
     """
 
-    def __init__(self, open):
-        """`open` is a callable that opens a `ZODB.DB`."""
-        self._openOnce = open
+    def __init__(self, open, fail=log.critical):
+        """Open it.
+
+        open -- a callable that opens a `ZODB.DB`.
+        fail -- called with an exception when the database cannot be used any more, from any thread.
+        """
+        self._openOnce, self._fail = open, fail
         self._watchdogs = {}
         self.db = self._open()
         isClient = isinstance(self.db.storage, ClientStorage)
@@ -389,6 +482,7 @@ class Database:
                 time.sleep(0.1)
         if isinstance(db.storage, ClientStorage):
             hubOf(db)                       # whose listener makes reconnecting safe
+            guard(db.storage, self._fail)
             self._watchdogs[db] = Watchdog(db.storage)
         return db
 

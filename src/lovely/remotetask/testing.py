@@ -244,9 +244,6 @@ _ZEO_CONF = """\
 </eventlog>
 """
 
-# With uvloop, which it takes where that is installed, the server would tell its clients of commits out of order.
-_RUN_ZEO = 'import sys; sys.modules["uvloop"] = None; from ZEO.runzeo import main; main()'
-
 _ZODB_CONF = """\
 %import ZEO
 <zodb>
@@ -313,7 +310,7 @@ class TemporaryZEO:
             address = self.address or _freeAddress()
             with open(os.path.join(self.directory, 'zeo.conf'), 'w') as file:
                 file.write(self._fill(_ZEO_CONF, address))
-            process = Process(['-c', _RUN_ZEO, '-C', file.name], self.directory)
+            process = Process(['-m', 'lovely.remotetask.runzeo', '-C', file.name], self.directory)
             try:
                 # Its own word, not a connection, which somebody else might accept who has taken the port.
                 process.waitFor('listening on')

@@ -19,6 +19,7 @@ from lovely.remotetask.autostart import splitPatterns
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.config import load
 from lovely.remotetask.database import Database
+from lovely.remotetask.database import DatabaseReplaced
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITask
@@ -192,6 +193,10 @@ class _GracePeriod:
         self.seconds = seconds
         self._end = None
 
+    def end(self):
+        """Have it be over."""
+        self._end = time.monotonic()
+
     def left(self):
         """Return the seconds that are left, 0 at least."""
         if self._end is None:
@@ -205,28 +210,31 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
     """Run the servers until the process is asked to stop."""
     with _StopRequests() as requests, contextlib.ExitStack() as closing:
         try:
-            _start(load(configurationPath), hasFrontend, hasProcessor, schedulesOnly, requests, closing)
+            configuration = load(configurationPath)
+            grace = _GracePeriod(configuration.processor.gracePeriod)
+            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing, grace)
             click.echo('ready')
             error = requests.wait()
         except _Interrupted:
             error = None
         log.info('stopping')
+        if isinstance(error, DatabaseReplaced):
+            grace.end()                                 # what jobs give cannot be stored
         if error is not None:
             raise CommandFailure(f'failed: {error}') from error
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing):
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing, grace):
     """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
     configuration.setUpLogging()
     click.echo(f'lovely.remotetask {VERSION}')
     click.echo(f'data: {configuration.databaseDescription}')
-    database = _openDatabase(configuration)
+    database = _openDatabase(configuration, requests.fail)
     closing.callback(database.close)
     install(database.db)
     loadSite(configuration.siteDefinition)
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
     click.echo(f'tasks: {", ".join(names) or "none"}')
-    grace = _GracePeriod(configuration.processor.gracePeriod)
     processors = []
     # The processors start after the frontend, so that nothing has been claimed when its address is taken; and they
     # also stop after it: first no new jobs, then the end of the old ones.
@@ -244,9 +252,9 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, cl
         packer.start()
 
 
-def _openDatabase(configuration):
+def _openDatabase(configuration, *arguments):
     try:
-        return Database(configuration.database.open)
+        return Database(configuration.database.open, *arguments)
     except LockError as error:
         raise CommandFailure(f'{configuration.databaseDescription} is in use by another process; stop that one, '
                              'or let many share the data by ZEO or RelStorage') from error

@@ -1,0 +1,38 @@
+"""The database server: ZEO's `runzeo`, with connections that end when the machine of a client has vanished.
+
+`python -m lovely.remotetask.runzeo` and `bin/runzeo` take the arguments of ZEO's `runzeo`.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+import asyncio
+
+import ZEO.asyncio.server
+import ZEO.runzeo
+
+from lovely.remotetask.database import keepAlive
+
+
+class Protocol(ZEO.asyncio.server.ServerProtocol):
+    """A connection of a client.
+
+    A client that has voted keeps all others from committing until its connection ends.
+    """
+
+    def connection_made(self, transport):
+        """See `asyncio.Protocol`."""
+        keepAlive(transport)
+        super().connection_made(transport)
+
+
+def main(arguments=None):
+    """Run the server until it is asked to stop.
+
+    arguments -- of the command line, a list of texts; default: those of the process.
+    """
+    ZEO.asyncio.server.ServerProtocol = Protocol
+    # With uvloop, which ZEO takes where that is installed, it would tell its clients of commits out of order.
+    ZEO.asyncio.server.new_event_loop = asyncio.new_event_loop
+    ZEO.runzeo.main(arguments)
+
+
+if __name__ == '__main__':
+    main()
