@@ -89,6 +89,7 @@ class DeploymentCase(unittest.TestCase):
         self.server = context.__enter__()
         self.addCleanup(context.__exit__, None, None, None)
         self.directory = self.server.directory
+        self.added = set()                      # ids
         self.write('site.zcml', SITE)
         self.write('awaytasks.py', TASKS)
         self.db = self.server.database()
@@ -149,6 +150,7 @@ class DeploymentCase(unittest.TestCase):
         """Add a job and return its id."""
         succeeded, jobid = self.call('add', 'count', input)
         self.assertTrue(succeeded, jobid)
+        self.added.add(jobid)
         return jobid
 
     def said(self):
@@ -167,6 +169,7 @@ class DeploymentCase(unittest.TestCase):
         """Wait until there is nothing left to do; return id -> input, of all jobs, which must have run once each."""
         def left(service):
             jobs = [(jobid, job.status) for jobid, job in service.jobs.items() if job.status != 'completed']
+            jobs += [(jobid, 'unknown') for jobid in self.added if jobid not in service.jobs]
             return jobs, [list(ledger.claimed.items()) for ledger in service.ledgers.values() if ledger.claimed]
         until = time.monotonic() + patience
         while (both := self.look(left)) != ([], []):
@@ -334,6 +337,7 @@ class ReplacedTest(DeploymentCase):
 
     def checkStart(self):
         """Check that all goes well after a new start; return id -> input of all jobs."""
+        self.added.clear()
         self.db = self.server.database()
         self.frontend = self.remotetask('frontend', 'frontend')
         self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
