@@ -290,13 +290,53 @@ class TestHTTP(AttackTest):
         self.assertStatus(400, head(5000) + body)
 
     def test_chunked(self):
-        chunks = b'5\r\nhello\r\n0\r\n\r\n'
-        self.assertStatus(501, b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n' + chunks)
-        # What is behind it is no other request, whoever thinks so.
-        for encoding in 'chunked', 'xchunked', 'identity':
-            data = head(len(chunks), f'Transfer-Encoding: {encoding}') + chunks + call('getAvailableTasks')
-            answer = self.answer(data)
-            self.assertEqual(re.findall(b'HTTP/1.1 [0-9]+', answer), [b'HTTP/1.1 501'])
+        begin = b'POST / HTTP/1.1\r\nHost: x\r\n'
+        body = xmlrpc.client.dumps((), 'getAvailableTasks').encode()
+        chunks = b'%x\r\n%s\r\n0\r\n\r\n' % (len(body), body)
+        smuggled = call('getAvailableTasks')
+        # One sees a body that ends here, the other one that goes on: neither is to hear of what is behind it.
+        for status, lines in ((400, 'Content-Length: 5|Transfer-Encoding: chunked'),
+                              (400, 'Transfer-Encoding: chunked|Content-Length: 5'),
+                              (400, 'Transfer-Encoding: chunked|Content-Length: 0'),
+                              (400, 'Transfer-Encoding: chunked|Transfer-Encoding: identity'),
+                              (400, 'Transfer-Encoding: chunked|Transfer-Encoding: chunked'),
+                              (400, 'Transfer-Encoding: chunked, chunked'), (400, 'Transfer-Encoding: chunked, x'),
+                              (400, 'Transfer-Encoding:'), (400, 'Transfer-Encoding : chunked'),
+                              (400, 'Transfer-Encoding:\x0bchunked'), (400, ' Transfer-Encoding: chunked'),
+                              (400, 'X: y|\tTransfer-Encoding: chunked'), (501, 'Transfer-Encoding: xchunked'),
+                              (501, 'Transfer-Encoding: x, chunked'), (501, 'Transfer-Encoding: chunked;x'),
+                              (501, 'Transfer-Encoding: identity'), (501, 'Transfer-Encoding: "chunked"'),
+                              (411, 'Transfer_Encoding: chunked'), (411, 'Transfer-Encodin: chunked')):
+            lines = b''.join(line.encode('latin-1') + b'\r\n' for line in lines.split('|'))
+            self.assertStatus(status, begin + lines + b'\r\n' + chunks + smuggled)
+        self.assertStatus(400, b'POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n' + chunks + smuggled)
+        begin += b'Transfer-Encoding: chunked\r\n\r\n'
+        for bad in (b'5\nhello\n0\n\n', b'5\r\nhello0\r\n\r\n', b'0x5\r\nhello\r\n0\r\n\r\n', b'+0\r\n\r\n',
+                    b'5;\nhello\r\n0\r\n\r\n', b'5 \r\nhello\r\n0\r\n\r\n', b'\r\n0\r\n\r\n', b'00000000000000000\r\n\r\n',
+                    b'5\r\nhello\r\n0\r\nX\r\n\r\n', b'5;' + b'x' * 10_000, b'5\r\nhell'):
+            self.assertStatus(400, begin + bad + smuggled)
+        self.assertStatus(413, begin + b'800001\r\n')
+        self.assertStatus(413, begin + b'fffffffffffffffe\r\n' + smuggled)
+        self.assertStatus(413, begin + b'100000\r\n%s\r\n' % (b'x' * 0x100000) * 20)
+        self.assertStatus(431, begin + b'0\r\n' + b'X: y\r\n' * 1_000_000)
+        self.assertStatus(431, begin + (b'1;' + b'x' * 1000 + b'\r\ny\r\n') * 10_000)
+        # What is behind a body is the next request.
+        answer = self.answer((begin + chunks) * 3 + smuggled)
+        self.assertEqual(re.findall(b'HTTP/1.1 [0-9]+', answer), [b'HTTP/1.1 200'] * 4)
+        self.assertEqual(answer.count(b'echo'), 4)
+        self.assertServing()
+
+    def test_tinyChunks(self):
+        """Bodies of a byte a chunk, as large as they may be, from many at a time: others are answered meanwhile."""
+        data = (b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n' + b'1\r\nx\r\n' * 1_000_000
+                + b'0\r\n\r\n')
+        threads = [inThread(self.answer, data) for _ in range(5)]
+        self.assertServing()
+        for thread, _ in threads:
+            thread.join(WAIT)
+        for _, outcome in threads:
+            self.assertRegex(outcome[0], b'HTTP/1.1 (200|408|503) ')        # it is no call
+        self.assertServing()
 
     def test_heads(self):
         for line in (b' X: folded', b'X : y', b'X', b': y', b'X\x00: y', b'X: \x00', b'X: a\rb', b'(X): y',

@@ -86,8 +86,42 @@ class TestHead(unittest.TestCase):
         self.assertRefused(400, length, 'Content-Length: 1', 'Content-Length: 1')
         for text in '', '-1', '+1', '1.0', '1_0', '0x1', '1 1', '1,1', '\xb2', '9' * 19:
             self.assertRefused(400, length, f'Content-Length: {text}')
-        for encoding in 'chunked', 'identity', '':
-            self.assertRefused(501, length, 'Content-Length: 1', f'Transfer-Encoding: {encoding}')
+
+    def test_chunks(self):
+        def length(*headers, requestLine='POST / HTTP/1.1'):
+            return parse(requestLine, 'Host: x', *headers).bodyLength(100)
+        for coding in 'chunked', ' Chunked\t', 'CHUNKED':
+            self.assertIsNone(length(f'Transfer-Encoding:{coding}'))
+        for coding in ('gzip', 'identity', 'gzip, chunked', 'xchunked', 'chunkedx', 'chunked;q=1', '"chunked"',
+                       'chun ked', 'trailers'):
+            self.assertRefused(501, length, f'Transfer-Encoding: {coding}')
+        for coding in '', ',', ',chunked', 'chunked,', 'chunked, chunked', 'chunked, gzip', 'chunked, identity':
+            self.assertRefused(400, length, f'Transfer-Encoding: {coding}')
+        self.assertRefused(400, length, 'Transfer-Encoding: chunked', 'Transfer-Encoding: chunked')
+        self.assertRefused(501, length, 'Transfer-Encoding: gzip', 'Transfer-Encoding: chunked')
+        for coding in 'chunked', 'identity', '':
+            self.assertRefused(400, length, 'Content-Length: 5', f'Transfer-Encoding: {coding}')
+            self.assertRefused(400, length, f'Transfer-Encoding: {coding}', 'Content-Length: 0')
+        self.assertRefused(400, lambda: length('Transfer-Encoding: chunked', requestLine='POST / HTTP/1.0'))
+
+    def test_charset(self):
+        def charset(*values):
+            return parse('POST / HTTP/1.1', 'Host: x', *(f'Content-Type: {value}' for value in values)).charset
+        self.assertIsNone(charset())
+        for value, expected in (
+                ('text/xml', None), ('', None), ('text/xml;', None), ('text/xml; charset=UTF-8', 'utf-8'),
+                ('text/xml;CHARSET=utf-8', 'utf-8'), ('text/xml ;\tcharset = utf-8 ', 'utf-8'),
+                ('text/xml; charset="utf-8"', 'utf-8'), (r'text/xml; charset="u\tf-8" ; a=b', 'utf-8'),
+                ('text/xml; a="; charset=koi8-r"; charset=utf-8', 'utf-8'), ('text/xml; a=b; charset=utf-8; c', 'utf-8'),
+                ('text/xml; a; charset=utf-8', 'utf-8'), ('text/xml; charset=utf-8; Charset="UTF-8"', 'utf-8'),
+                ('text/plain;charset=utf-8', 'utf-8'), ('text/xml; xcharset=utf-8', None),
+                # What is no name of a charset is none that is supported.
+                ('text/xml; charset=', ''), ('text/xml; charset=""', ''), ('text/xml; charset="utf-8', ''),
+                ("text/xml; charset='utf-8'", "'utf-8'")):
+            self.assertEqual(charset(value), expected, value)
+        self.assertEqual(charset('text/xml; charset=utf-8', 'text/xml'), 'utf-8, text/xml')
+        with self.assertRaises(Refusal):
+            charset('text/xml; charset=utf-8; charset=koi8-r')
 
     def test_endOfHead(self):
         data = b'POST / HTTP/1.1\r\nHost: x\r\n\r\nbody\r\n\r\n'
@@ -102,6 +136,8 @@ class TestHead(unittest.TestCase):
     def test_effortIsLinear(self):
         parse('POST / HTTP/1.1', 'Host: x', 'X: ' + ' ' * 2_000_000 + 'y')      # would take hours
         parse('POST /' + '?' * 2_000_000 + ' HTTP/1.1', 'Host: x')
+        for value in ';' * 500_000, ';a="' * 500_000, '; "' + r'\"' * 500_000, ';a=b' + ' ' * 2_000_000 + '"':
+            self.assertIsNone(parse('POST / HTTP/1.1', 'Host: x', f'Content-Type: {value}').charset)
 
 
 if __name__ == '__main__':

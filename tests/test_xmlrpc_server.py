@@ -385,11 +385,57 @@ class TestRudeness(ServerCase):
         self.assertStatus(400, self.head('Content-Length: 1', 'Content-Length: 2'))
         self.assertStatus(413, self.head('Content-Length: 614401'))
         self.assertStatus(413, self.head('Content-Length: 99999999999999999'))
-        self.assertStatus(501, self.head('Transfer-Encoding: chunked'))
-        self.assertStatus(501, self.head('Transfer-Encoding: chunked', 'Content-Length: 5'))
+        self.assertStatus(501, self.head('Transfer-Encoding: gzip'))
+        self.assertStatus(400, self.head('Transfer-Encoding: chunked', 'Content-Length: 5'))
 
     def test_bodyThatEndsEarly(self):
         self.assertStatus(400, self.head('Content-Length: 5000'))
+        for data in b'', b'%x\r\n%s' % (len(CALL), CALL), b'%x\r\n%s\r\n0\r\n' % (len(CALL), CALL):
+            answer = self.send(b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n' + data)
+            self.assertStatus(400, answer)
+            self.assertIn(b'The body ends before its last chunk', answer)
+
+    def test_chunkedBodies(self):
+        proxy = self.proxy()
+        for size in 0, 100, LONG_BODY, LARGE_BODY + 1:
+            call = xmlrpc.client.dumps(('echo', 'x' * size), 'add').encode()
+            for piece in 1000, len(call):
+                pieces = (call[start:start + piece] for start in range(0, len(call), piece))
+                status, headers, answer = self.post(pieces)     # the library sends what has no length in chunks
+                (jobid,), _ = xmlrpc.client.loads(answer)
+                self.assertEqual(proxy.getJob(jobid)['status'], 'queued')
+                with self.db.transaction() as connection:
+                    self.assertEqual(connection.root()['/'].jobs[jobid].input, 'x' * size)
+        compressed = gzip.compress(CALL)
+        status, headers, answer = self.post(iter([compressed[:20], compressed[20:]]), Content_Encoding='gzip')
+        self.assertIn(b'echo', answer)
+        self.assertEqual(self.post(iter([b'x' * 100_000] * 7))[0], 413)
+        self.assertServing()
+
+    def test_expectedContinueAndChunks(self):
+        connection = self.socket()
+        connection.sendall(b'POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n')
+        self.assertEqual(connection.recv(1000), b'HTTP/1.1 100 Continue\r\n\r\n')
+        for number, byte in enumerate(CALL):
+            connection.sendall(b'1;%d\r\n%c\r\n' % (number, byte))
+        connection.sendall(b'0\r\nX-Sum: 1\r\n\r\n')
+        connection.shutdown(socket.SHUT_WR)
+        self.assertIn(b'echo', self.receive(connection))
+
+    def test_charsets(self):
+        xml = '<?xml version="1.0" encoding="{}"?>' + xmlrpc.client.dumps(('echo', 'é'), 'add').partition('?>')[2]
+        for declared, charset, written in (('utf-8', None, 'utf-8'), ('iso-8859-1', None, 'iso-8859-1'),
+                                           ('koi8-r', 'UTF-8', 'utf-8'), ('utf-8', '"iso-8859-1"', 'iso-8859-1')):
+            headers = {} if charset is None else {'Content_Type': f'text/xml; charset={charset}'}
+            status, headers, answer = self.post(xml.format(declared).encode(written), **headers)
+            (jobid,), _ = xmlrpc.client.loads(answer)
+            with self.db.transaction() as connection:
+                self.assertEqual(connection.root()['/'].jobs[jobid].input, 'é')
+        for charset, sentence in (('koi8-r', "the encoding 'koi8-r' is not supported"), ('utf-8', 'not well-formed')):
+            status, headers, answer = self.post(xml.format('iso-8859-1').encode('iso-8859-1'),
+                                                Content_Type=f'text/xml; charset={charset}')
+            self.assertFault(faults.PARSE_ERROR, sentence, xmlrpc.client.loads, answer)
+        self.assertEqual(self.post(CALL, Content_Type='text/xml; charset=utf-8; charset=utf-16')[0], 400)
 
     def test_largestBody(self):
         proxy = self.proxy()
@@ -489,6 +535,8 @@ class TestPatience(ServerCase):
         self.assertCutOff(b'POST / HTTP/1.1\r\nX: ')
         self.assertCutOff(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n')
         self.assertCutOff(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n' + b'x' * 300000)
+        self.assertCutOff(b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n')
+        self.assertCutOff(b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;')
         self.assertCutOff(b'GET / HTTP/1.1\r\n\r\n')
 
     def test_silentClients(self):

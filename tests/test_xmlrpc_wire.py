@@ -45,9 +45,9 @@ def nested(depth, opening='<array><data><value>', closing='</value></data></arra
 
 class TestParseCall(unittest.TestCase):
 
-    def assertRefused(self, data, sentence=''):
+    def assertRefused(self, data, sentence='', charset=None):
         with self.assertRaisesRegex(ParseError, sentence) as caught:
-            parseCall(data)
+            parseCall(data, charset)
         self.assertNotRegex(str(caught.exception), 'Traceback|Error|0x[0-9a-f]{6}|\\.py')
 
     def test_whatTheStandardLibraryWritesIsRead(self):
@@ -78,11 +78,69 @@ class TestParseCall(unittest.TestCase):
 
     def test_encodings(self):
         xml = call('<string>é</string>').decode().replace('?>', ' encoding="ENCODING"?>')
-        for encoding in ('utf-8', 'UTF-8', 'iso-8859-1', 'utf-16'):
+        for encoding in ('utf-8', 'UTF-8', 'iso-8859-1', 'utf-16', 'windows-1252', 'latin1', 'utf8'):
             data = xml.replace('ENCODING', encoding).encode(encoding)
             self.assertEqual(parseCall(data), ('m', ('é',)), encoding)
-        for encoding in ('no-such', 'utf-7', 'idna', 'base64', 'shift_jis', 'unicode_escape', 'windows-1252'):
-            self.assertRefused(xml.replace('ENCODING', encoding).encode(), 'encoding .* is not supported')
+        for encoding in ('no-such', 'utf-7', 'idna', 'base64', 'shift_jis', 'unicode_escape', 'utf-32', ''):
+            self.assertRefused(xml.replace('ENCODING', encoding).encode(), f"encoding '{encoding}' is not supported")
+            self.assertRefused(xml.replace('ENCODING', 'utf-8').encode(), 'is not supported', encoding)
+        self.assertRefused(xml.replace('ENCODING', 'us-ascii').encode(), 'not well-formed XML in us-ascii')
+        self.assertRefused(xml.replace('ENCODING', 'utf-8').encode('iso-8859-1'), 'not well-formed XML in utf-8')
+
+    def test_whatSaysTheEncoding(self):
+        """RFC 7303: a byte order mark comes before the charset, that before the declaration, that before UTF-8."""
+        for written, charset, declared, read in (
+                ('utf-8', None, None, 'é'), ('utf-8', None, 'UTF-8', 'é'), ('iso-8859-1', None, 'iso-8859-1', 'é'),
+                ('utf-16', None, 'iso-8859-1', 'é'), ('utf-16le', None, None, 'é'), ('utf-16be', None, 'utf-16', 'é'),
+                ('iso-8859-1', None, None, None), ('iso-8859-1', None, 'utf-8', None), ('utf-8', None, 'koi8-r', None),
+                # The charset counts, whatever is declared.
+                ('utf-8', 'utf-8', 'iso-8859-1', 'é'), ('utf-8', 'UTF-8', 'koi8-r', 'é'),
+                ('utf-8', 'iso-8859-1', 'utf-8', 'Ã©'), ('iso-8859-1', 'ISO-8859-1', 'utf-8', 'é'),
+                ('iso-8859-1', 'iso-8859-1', None, 'é'), ('utf-16le', 'utf-16le', 'utf-8', 'é'),
+                ('utf-16be', 'utf-16', 'utf-8', 'é'), ('utf-8', 'us-ascii', 'utf-8', None),
+                ('utf-8', 'utf-16', None, None), ('utf-8', 'koi8-r', 'utf-8', None), ('utf-8', '', 'utf-8', None),
+                # A byte order mark counts, whatever the others say.
+                ('utf-8-sig', None, None, 'é'), ('utf-8-sig', 'iso-8859-1', 'us-ascii', 'é'),
+                ('utf-8-sig', 'windows-1252', None, 'é'), ('utf-8-sig', 'koi8-r', None, 'é'),
+                ('utf-16', 'utf-8', 'utf-8', 'é'), ('utf-16', 'utf-16be', 'utf-8', 'é'),
+                ('utf-32', None, None, None), ('utf-32', 'utf-16', None, None)):
+            xml = call('<string>é</string>').decode()
+            if declared is not None:
+                xml = xml.replace('?>', f' encoding="{declared}"?>')
+            with self.subTest(written=written, charset=charset, declared=declared):
+                if read is None:
+                    self.assertRefused(xml.encode(written), 'not supported|not well-formed', charset)
+                else:
+                    self.assertEqual(parseCall(xml.encode(written), charset), ('m', (read,)))
+        self.assertRefused(call('x'), r"'koi8-r' is not supported: use one of utf-8, .*, us-ascii\Z", 'koi8-r')
+        euro = call('<string>€</string>').decode().encode('windows-1252')
+        self.assertEqual(parseCall(euro, 'windows-1252')[1], ('€',))
+        self.assertEqual(parseCall(euro, 'iso-8859-1')[1], ('\x80',))
+
+    def test_moments(self):
+        utc = timezone.utc
+        for text, expected in (
+                # The specification, and Python, Ruby, PHP, Go, .NET, Java.
+                ('20261125T10:00:00', datetime(2026, 11, 25, 10)),
+                (' 20261125T10:00:00\n', datetime(2026, 11, 25, 10)),
+                # Perl, WordPress; JavaScript, Java and .NET with options of their libraries; others.
+                ('20261125T10:00:00Z', datetime(2026, 11, 25, 10, tzinfo=utc)),
+                ('20261125T100000', datetime(2026, 11, 25, 10)),
+                ('20261125T100000-0330', datetime(2026, 11, 25, 13, 30, tzinfo=utc)),
+                ('2026-11-25T10:00:00', datetime(2026, 11, 25, 10)),
+                ('2026-11-25T10:00:00.123Z', datetime(2026, 11, 25, 10, microsecond=123000, tzinfo=utc)),
+                ('2026-11-25T10:00:00,5', datetime(2026, 11, 25, 10, microsecond=500000)),
+                ('2026-11-25T10:00:00.1234567+01:00', datetime(2026, 11, 25, 9, microsecond=123456, tzinfo=utc)),
+                ('2026-11-25T10:00:00.999999999-00:00', datetime(2026, 11, 25, 10, microsecond=999999, tzinfo=utc)),
+                ('2026-11-25T00:30:00+01', datetime(2026, 11, 24, 23, 30, tzinfo=utc)),
+                ('20261231T23:59:59-23:59', datetime(2027, 1, 1, 23, 58, 59, tzinfo=utc)),
+                ('00010101T00:00:00', datetime(1, 1, 1)), ('9999-12-31T23:59:59.999999', datetime.max)):
+            for tag in 'dateTime.iso8601', 'ex:dateTime':
+                [value] = parseCall(call(f'<{tag}>{text}</{tag}>'))[1]
+                self.assertEqual((value, value.tzinfo), (expected, expected.tzinfo), text)
+        self.assertEqual(parseCall(call('<array><data><value><dateTime.iso8601>20261125T10:00:00</dateTime.iso8601>'
+                                        '</value><value>x</value></data></array>'))[1],
+                         ([datetime(2026, 11, 25, 10), 'x'],))
 
     def test_doctypeIsRefused(self):
         bomb = ('<!DOCTYPE b [<!ENTITY a0 "ha">'
@@ -161,8 +219,15 @@ class TestParseCall(unittest.TestCase):
                 'i8': ('9223372036854775808', '-9223372036854775809'),
                 'boolean': ('', '2', 'true', '-1'),
                 'double': ('', 'nan', 'inf', '-Infinity', '1e999', '1_0.0', '1,5', 'x', '.', '1e', '1' * 401),
-                'dateTime.iso8601': ('', '20241301T00:00:00', '20240230T00:00:00', '2024-01-01T00:00:00',
-                                     '20240101T00:00:00Z', '20240101T25:00:00', 'x'),
+                'dateTime.iso8601': (
+                    '', 'x', '20241301T00:00:00', '20240230T00:00:00', '20240101T25:00:00', '20240101T24:00:00',
+                    '20240101T00:60:00', '20161231T23:59:60', '00000101T00:00:00', '2024-0101T00:00:00',
+                    '202401-01T00:00:00', '20240101T00:0000', '20240101T0000:00', '20240101 00:00:00',
+                    '20240101t00:00:00', '20240101T00:00:00z', '20240101T00:00', '20240101', '2024-W01-1T00:00:00',
+                    '20240101T00:00:00.', '20240101T00:00:00.1234567890', '20240101T00:00:00 Z',
+                    '20240101T00:00:00+1', '20240101T00:00:00+24:00', '20240101T00:00:00+00:60',
+                    '20240101T00:00:00+01:00:00', '00010101T00:00:00+00:01', '99991231T23:59:59-00:01',
+                    '\u0662\u0660\u0662\u06640101T00:00:00', '-20240101T00:00:00', '1704067200', 'now'),
                 'base64': ('A', 'AAA', '====', 'A*==', '\u00e9', 'AA==AA=='),
                 'nil': ('x',),
                 }.items():

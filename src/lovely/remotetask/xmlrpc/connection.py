@@ -5,6 +5,7 @@ import ssl
 import time
 from http import HTTPStatus
 
+from lovely.remotetask.xmlrpc.chunked import ChunkedDecoder
 from lovely.remotetask.xmlrpc.head import Refusal
 from lovely.remotetask.xmlrpc.head import endOfHead
 
@@ -20,6 +21,9 @@ LONG_BODY = 8 * 1024
 
 # What is read at a time of a client that waits for an answer: of its next requests as little as possible.
 _SIP_SIZE = 4096
+
+# What is read at a time of a body in chunks: each can have one byte, and there are others to look at.
+_CHUNKED_SIZE = 16 * 1024
 
 # How often something is sent before others have their turn; TLS sends 16 KiB at a time.
 _SENDINGS = 64
@@ -204,6 +208,59 @@ class Body(Need):
 
     def isMet(self, connection):
         return len(connection.buffer) >= self.length or connection.ended
+
+    def take(self, connection):
+        """Return the body, bytes, once the need is met; raise `head.Refusal`."""
+        if len(connection.buffer) < self.length:
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
+        return connection.take(self.length)
+
+
+class ChunkedBody(Need):
+    """A body whose length nobody has told before: it comes in chunks."""
+
+    isCall = hasBegun = True
+    _isComplete = False
+    _refusal = None
+
+    def __init__(self, deadline, limit, isCompressed):
+        """limit -- bytes of the body at most.
+        isCompressed -- whether it takes one of the turns for large bodies in any case.
+        """
+        super().__init__(deadline)
+        self._decoder = ChunkedDecoder(limit)
+        self._isCompressed = isCompressed
+
+    @property
+    def isLarge(self):
+        return self._isCompressed or len(self._decoder.body) > LARGE_BODY
+
+    @property
+    def isEffort(self):
+        return self._isCompressed or len(self._decoder.body) > LONG_BODY
+
+    def look(self, connection):
+        return connection.receive(size=_CHUNKED_SIZE)
+
+    def isMet(self, connection):
+        if not self._isComplete and self._refusal is None:
+            try:
+                self._isComplete = self._decoder.decode(connection.buffer)
+            except Refusal as refusal:
+                self._refusal = refusal
+        return self._isComplete or self._refusal is not None or connection.ended
+
+    def held(self, connection):
+        return len(connection.buffer) + len(self._decoder.body)
+
+    def take(self, connection):
+        """Return the body, bytes, once the need is met; raise `head.Refusal`."""
+        if self._refusal is not None:
+            raise self._refusal
+        if not self._isComplete:
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
+        body, self._decoder.body = bytes(self._decoder.body), bytearray()
+        return body
 
 
 class End(Need):

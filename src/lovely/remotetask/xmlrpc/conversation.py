@@ -15,6 +15,7 @@ from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import Body
+from lovely.remotetask.xmlrpc.connection import ChunkedBody
 from lovely.remotetask.xmlrpc.connection import End
 from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import NextHead
@@ -151,16 +152,17 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
         if not self._identify(doorkeeper.recall):
             yield Proof(deadline)
             self._identify(doorkeeper.identify)
-        length = self.head.bodyLength(self.server.limits.bodySize)
+        limit = self.server.limits.bodySize
+        length, charset, isCompressed = self.head.bodyLength(limit), self.head.charset, 'content-encoding' in self.headers
         if self.head.expectsContinue:
             yield from self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
-        yield Body(deadline, length, length > LARGE_BODY or 'content-encoding' in self.headers)
+        body = (ChunkedBody(deadline, limit, isCompressed) if length is None
+                else Body(deadline, length, length > LARGE_BODY or isCompressed))
+        yield body
         try:
-            if len(self.connection.buffer) < length:
-                raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
             # In no variable here: who waits for jobs is not to keep it.
             response, call = yield from self.server.answer(
-                self.decode_request_content(self.connection.take(length)), self.path, self.requestId,
+                self.decode_request_content(body.take(self.connection)), charset, self.path, self.requestId,
                 self.caller)
         finally:
             self.server.giveTurn(self)

@@ -13,7 +13,10 @@ LINE_SIZE = 16 * 1024
 # other.  So nothing is guessed here: no line but with CR LF, no folded header, no blank before a colon.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rf'({_TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])')
-_HEADER = re.compile(rf'({_TOKEN}):([\t -~\x80-\xff]*)')
+#: A line of the head, or a trailer: name and value.
+HEADER = re.compile(rf'({_TOKEN}):([\t -~\x80-\xff]*)')
+# A parameter of a media type; one that is malformed has no name.
+_PARAMETER = re.compile(rf';(?:[ \t]*({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))|[^;"]*)[ \t]*')
 # The URL of a service, with all before the path as proxies send it.
 _TARGET = re.compile(r'(?:https?://[^/?#]+(?=[/?]|\Z)|(?=/))([^?#]*)(?:\?[^#]*)?', re.IGNORECASE)
 _LENGTH = re.compile('[0-9]{1,18}')
@@ -69,18 +72,51 @@ class Head(NamedTuple):
         path = _TARGET.fullmatch(self.target)[1]
         return '/' if path in ('', '/RPC2') else unquote(path)
 
+    @property
+    def charset(self):
+        """The parameter charset of the Content-Type, in lower case; None without one.
+
+        Raise `Refusal` if there are several that differ.
+        """
+        content = self.headers.get('content-type', '')
+        charsets, position = set(), content.find(';')
+        while position >= 0 and (found := _PARAMETER.match(content, position)):
+            name, quoted, plain = found.groups()
+            if name and name.lower() == 'charset':
+                charsets.add((plain.strip(' \t') if quoted is None else re.sub(r'\\(.)', r'\1', quoted)).lower())
+            position = found.end()
+        if len(charsets) > 1:
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'The Content-Type has more than one charset')
+        return charsets.pop() if charsets else None
+
     def bodyLength(self, limit):
-        """Return the length of the body in bytes; raise `Refusal` if it is not known or above the limit."""
-        if 'transfer-encoding' in self.headers:
-            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'Transfer-Encoding is not supported, send Content-Length')
+        """Return the length of the body in bytes; None for one that comes in chunks.
+
+        Raise `Refusal` if it is not known, or above the limit.
+        """
         length = self.headers.get('content-length')
+        if 'transfer-encoding' in self.headers:
+            self._checkCoding(length)
+            return None
         if length is None:
-            raise Refusal(HTTPStatus.LENGTH_REQUIRED, 'A Content-Length is required')
+            raise Refusal(HTTPStatus.LENGTH_REQUIRED, 'A Content-Length or the Transfer-Encoding chunked is required')
         if not _LENGTH.fullmatch(length):
             raise Refusal(HTTPStatus.BAD_REQUEST, 'The Content-Length is not one number')
         if int(length) > limit:
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {limit} bytes')
         return int(length)
+
+    def _checkCoding(self, length):
+        # Where two look at different ones of these headers, one sees a request where the other sees a body.
+        if length is not None:
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'There may be a Content-Length or a Transfer-Encoding, not both')
+        if self.version == (1, 0):
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'HTTP/1.0 has no Transfer-Encoding')
+        *others, last = [coding.strip(' \t').lower() for coding in self.headers['transfer-encoding'].split(',')]
+        if 'chunked' in others or '' in (*others, last):
+            raise Refusal(HTTPStatus.BAD_REQUEST, 'The Transfer-Encoding is malformed')
+        if others or last != 'chunked':
+            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'The only Transfer-Encoding that is supported is chunked')
 
 
 def endOfHead(data, start):
@@ -111,7 +147,7 @@ def parseHead(data, most):
         raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'There may be {most} headers')
     headers = Headers()
     for line in lines:
-        found = _HEADER.fullmatch(line)
+        found = HEADER.fullmatch(line)
         if not found:
             raise Refusal(HTTPStatus.BAD_REQUEST, 'A header is malformed')
         name, value = found[1].lower(), found[2].strip(' \t')

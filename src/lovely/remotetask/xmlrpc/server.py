@@ -16,6 +16,7 @@ from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.connection import Body
+from lovely.remotetask.xmlrpc.connection import ChunkedBody
 from lovely.remotetask.xmlrpc.connection import Connection
 from lovely.remotetask.xmlrpc.connection import Handshake
 from lovely.remotetask.xmlrpc.connection import Jobs
@@ -130,7 +131,8 @@ class Frontend(SimpleXMLRPCServer):
         self._connections = set()                   # the `RequestHandler` of each
         self._serving = False
         self._stopped = False
-        self._crews = {Body: Crew('remotetask-call', THREADS), Handshake: Crew('remotetask-greeter', GREETERS),
+        calls = Crew('remotetask-call', THREADS)
+        self._crews = {Body: calls, ChunkedBody: calls, Handshake: Crew('remotetask-greeter', GREETERS),
                        Proof: Crew('remotetask-prover', PROOFS)}
         host, port = address
         try:
@@ -278,10 +280,11 @@ class Frontend(SimpleXMLRPCServer):
 
     # Calls
 
-    def answer(self, data, path, requestId, caller):
+    def answer(self, data, charset, path, requestId, caller):
         """Answer a call: a generator of needs, which returns bytes of XML, and a summary of the call for the log.
 
         data -- the body of the request, bytes.
+        charset -- the parameter of that name, None if the request has none.
         path -- the service's, decoded.
         requestId -- text.
         caller -- the `access.Caller`.
@@ -291,7 +294,7 @@ class Frontend(SimpleXMLRPCServer):
         """
         name = '-'
         try:
-            name, values = parseCall(data)
+            name, values = parseCall(data, charset)
             del data                            # it can be large, and the call take long
             return (yield from self._dispatch(name, values, path, requestId, caller)), name
         except Refusal:

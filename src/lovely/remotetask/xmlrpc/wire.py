@@ -1,5 +1,6 @@
 """XML-RPC to Python and back: refuses what is no call, and can send whatever a task returned; see `types.txt`."""
 # SPDX-License-Identifier: ZPL-2.1
+import codecs
 import math
 import re
 from collections.abc import Mapping
@@ -45,11 +46,24 @@ _VALUE_SIZE = 32
 
 _DOUBLE = re.compile(r'[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?')
 _INT = re.compile(r'[+-]?[0-9]{1,20}')
-_DATETIME = re.compile(r'[0-9]{8}T[0-9]{2}:[0-9]{2}:[0-9]{2}')
+# ISO 8601, basic and extended: a date, a time to the second, perhaps a fraction and the offset from UTC.
+_DATETIME = re.compile(
+    r'([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})T([0-9]{2})(:?)([0-9]{2})\6([0-9]{2})(?:[.,]([0-9]{1,9}))?'
+    r'(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?')
 _BASE64 = re.compile(r'[A-Za-z0-9+/\s]*(=\s*){0,2}')
 _METHOD_NAME = re.compile(r'[A-Za-z0-9_.:/]{1,255}')
 _BLANK = ' \t\r\n'
-_ENCODINGS = ('utf-8', 'utf-16', 'iso-8859-1', 'us-ascii')
+
+#: The encodings that a request may be in, by the names that it may say.
+ENCODINGS = ('utf-8', 'utf-16', 'utf-16le', 'utf-16be', 'iso-8859-1', 'windows-1252', 'us-ascii')
+_ALIASES = {'utf8': 'utf-8', 'latin1': 'iso-8859-1', 'ascii': 'us-ascii'}
+# UTF-32 before UTF-16, with which it begins as well.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, 'utf-8'), (codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF32_BE, 'utf-32'),
+    (codecs.BOM_UTF16_LE, 'utf-16le'), (codecs.BOM_UTF16_BE, 'utf-16be'))
+_DECLARATION = re.compile(rb"""<\?xml\s[^>]*?\sencoding\s*=\s*["']([^"'>]*)""")
+# Bytes in which a declaration is looked for.
+_DECLARATION_SIZE = 1024
 
 
 def _checkInt(bits):
@@ -76,11 +90,21 @@ def _checkBoolean(text):
     return text
 
 
-def _checkDatetime(text):
-    text = text.strip(_BLANK)
-    if not _DATETIME.fullmatch(text):
-        raise ValueError('YYYYMMDDTHH:MM:SS was expected')
-    return text
+def _parseDatetime(text):
+    found = _DATETIME.fullmatch(text.strip(_BLANK))
+    if not found:
+        raise ValueError('YYYYMMDDTHH:MM:SS or YYYY-MM-DDTHH:MM:SS was expected')
+    year, _, month, day, hour, _, minute, second, fraction, zone = found.groups()
+    moment = datetime(*map(int, (year, month, day, hour, minute, second)), int((fraction or '0').ljust(6, '0')[:6]))
+    if zone is None:
+        return moment
+    if zone == 'Z':
+        return moment.replace(tzinfo=timezone.utc)
+    minutes = int(zone[-2:]) if len(zone) > 3 else 0
+    if minutes > 59:
+        raise ValueError('an offset has up to 59 minutes')
+    offset = timedelta(hours=int(zone[1:3]), minutes=minutes)
+    return moment.replace(tzinfo=timezone(-offset if zone[0] == '-' else offset)).astimezone(timezone.utc)
 
 
 def _checkBase64(text):
@@ -113,7 +137,7 @@ _LEAVES = {
     'i8': _checkInt(64),
     'boolean': _checkBoolean,
     'double': _checkDouble,
-    'dateTime.iso8601': _checkDatetime,
+    'dateTime.iso8601': None,               # see `_parseDatetime`
     'base64': _checkBase64,
     'nil': _checkNil,
 }
@@ -144,10 +168,9 @@ class _CallReader:
         self._text = []
         self._nesting = 0
 
-    def read(self, data):
-        parser = expat.ParserCreate()
+    def read(self, data, encoding):
+        parser = expat.ParserCreate(encoding)   # which then takes the place of what the document declares
         parser.buffer_text = True
-        parser.XmlDeclHandler = self._declaration
         parser.StartDoctypeDeclHandler = self._doctype
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -155,19 +178,14 @@ class _CallReader:
         parser.Parse(data, True)
         return self._target.getmethodname(), self._target.close()
 
-    def _declaration(self, version, encoding, standalone):
-        # The parser would ask Python for others, which knows some that have more to them than characters.
-        if encoding and encoding.lower() not in _ENCODINGS:
-            raise ParseError(f'the encoding {encoding[:40]!r} is not supported, use utf-8')
-
     def _doctype(self, *declaration):
         # There is no use for one in XML-RPC, and without one there are no entities to expand.
         raise ParseError('a document type declaration is not allowed in a call')
 
     def _start(self, tag, attributes):
         self._noText()
-        if tag.startswith('ex:'):               # the extensions of Apache: ex:nil, ex:i8
-            tag = tag[3:]
+        if tag.startswith('ex:'):               # the extensions of Apache: ex:nil, ex:i8, ex:dateTime
+            tag = 'dateTime.iso8601' if tag == 'ex:dateTime' else tag[3:]
         if not self._isExpected(tag):
             within = f'in <{self._open[-1][0]}>' if self._open else 'as the document, a <methodCall> is expected'
             raise ParseError(f'the element <{tag[:40]}> is not allowed here {within}')
@@ -201,12 +219,15 @@ class _CallReader:
     def _endLeaf(self, tag):
         text = self._takeText()
         try:
+            if tag == 'dateTime.iso8601':
+                self._target.append(_parseDatetime(text))       # the target knows but one form of them
+                return
             self._target.data(_LEAVES[tag](text))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ParseError(f'the element <{tag}> holds {text[:40]!r}: {error}') from error
         try:
             self._target.end(tag)
-        except ValueError as error:             # not every eight digits are a date, nor all of base64 complete
+        except ValueError as error:             # not all of base64 is complete
             raise ParseError(f'the element <{tag}> holds {text[:40]!r}, which is no such value') from error
 
     def _endNode(self, tag, children):
@@ -231,21 +252,45 @@ class _CallReader:
             raise ParseError(f'the text {text[:40]!r} is not allowed here in <{self._open[-1][0]}>')
 
 
-def parseCall(data):
+def encodingOf(data, charset=None):
+    """Return the encoding of an XML document, a text in lower case, in the order of RFC 7303.
+
+    data -- the document, bytes.
+    charset -- the parameter of that name of its media type, None if there is none.
+
+    A byte order mark comes first, then the charset, then what the document declares, then UTF-8.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            return encoding
+    if charset is not None:
+        return charset.lower()
+    if data.startswith((b'<\0', b'\0<')):
+        return 'utf-16le' if data[1] == 0 else 'utf-16be'
+    declared = _DECLARATION.match(data[:_DECLARATION_SIZE])
+    return declared[1].decode('latin-1').lower() if declared else 'utf-8'
+
+
+def parseCall(data, charset=None):
     """Return the method's name and the tuple of arguments of a call.
 
     data -- the body of the request, bytes.
+    charset -- the parameter of that name of its Content-Type, None if there is none.
 
-    Arguments are None, bool, int, float, str, bytes, naive datetime, list and dict with text keys.  The extensions nil
-    and i8 are understood: ints have 32 bits, i8 has 64; doubles are finite.  Of struct members of the same name
-    the last counts.
+    Arguments are None, bool, int, float, str, bytes, datetime, list and dict with text keys.  A datetime is in UTC if
+    its text says the offset from that, else it has no time zone.  The extensions nil and i8 are understood: ints have
+    32 bits, i8 has 64; doubles are finite.  Of struct members of the same name the last counts.
 
     Raise `ParseError` for anything else.
     """
+    encoding = encodingOf(data, charset)
+    encoding = _ALIASES.get(encoding, encoding)
+    if encoding not in ENCODINGS:
+        raise ParseError(f'the encoding {encoding[:40]!r} is not supported: use one of {", ".join(ENCODINGS)}')
     try:
-        return _CallReader().read(data)
+        return _CallReader().read(data, encoding)
     except expat.ExpatError as error:
-        raise ParseError(f'the request is not well-formed XML: {expat.ErrorString(error.code)}, '
+        raise ParseError(f'the request is not well-formed XML in {encoding}: {expat.ErrorString(error.code)}, '
                          f'line {error.lineno}, column {error.offset}') from error
 
 
