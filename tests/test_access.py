@@ -4,9 +4,11 @@ import base64
 import contextlib
 import http.client
 import json
+import logging
 import os
 import pathlib
 import re
+import resource
 import shutil
 import socket
 import ssl
@@ -28,6 +30,7 @@ from test_users import HASH
 from test_users import OTHER_HASH
 from test_users import OTHER_PASSWORD
 from test_users import PASSWORD
+from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import CALL
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
@@ -453,6 +456,45 @@ class TestServer(AccessCase):
         with self.assertLogs('lovely.remotetask', 'WARNING'), self.assertRaises(xmlrpc.client.ProtocolError):
             ann.getAvailableTasks()
 
+    def test_usersChangeWhileOneWorksAndAnotherGuesses(self):
+        ann = self.as_('ann')
+        ann.getAvailableTasks()
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        def guess():
+            statuses = []
+            while not over.is_set():
+                statuses.append(self.post(CALL, Authorization=basic('ann', f'guess {len(statuses)}'))[0])
+            return statuses
+
+        def write(ann):
+            os.replace(parked(tempfile.mkdtemp(dir=os.path.dirname(self.path)), ann + ''.join(others)), self.path)
+            others.append(f'u{len(others)}:{HASH}:view:*:*\n')
+
+        others = []
+        self.addCleanup(logging.disable, logging.NOTSET)
+        logging.disable(logging.WARNING)
+        thread, outcome = inThread(guess)
+        self.waitUntil(lambda: self.post(CALL, Authorization=basic('ann', 'wrong'))[0] == 429)
+        for _ in range(20):
+            write(f'ann:{HASH}:manage:*:*\n')
+            self.assertEqual(ann.getAvailableTasks(), ['echo', 'square'])
+        self.assertEqual(ann.clean(), 0)
+        write(f'ann:{HASH}:submit:*:*\n')                       # a changed role counts at once, and asks for nothing
+        self.assertFault(faults.NOT_ALLOWED, 'clean needs the role manage', ann.clean)
+        self.assertTrue(ann.add('echo'))
+        write(f'ann:{HASH}:submit:squ*:*\n')
+        self.assertFault(faults.NOT_ALLOWED, "the task 'echo' is not one of yours", ann.add, 'echo')
+        write('')                                               # a removed user is out at once
+        for _ in range(2):
+            with self.assertRaises(xmlrpc.client.ProtocolError) as caught:
+                ann.getAvailableTasks()
+            self.assertIn(caught.exception.errcode, (401, 429))
+        over.set()
+        thread.join(WAIT)
+        self.assertEqual(set(outcome[0]), {401, 429})
+
     def test_bruteForce(self):
         ann = self.as_('ann')
         ann.getAvailableTasks()
@@ -558,6 +600,30 @@ class TestTls(TlsCase):
             self.assertEqual([serial(), serial()], [second] * 2)
         self.assertEqual(len(logged.output), 1)
         self.assertIn('the certificate stays as it was', logged.output[0])
+
+    def test_renewalThatCannotBeReadIsTriedAgain(self):
+        certificate = Certificate(self.pem)
+        pairs = [socket.socketpair() for _ in range(4)]
+        for pair in pairs:
+            self.addCleanup(pair[1].close)
+        contexts = []
+
+        def wrap():
+            with certificate.wrap(pairs.pop()[0]) as wrapped:
+                contexts.append(wrapped.context)
+        self.certify(self.pem + '.new')
+        os.replace(self.pem + '.new', self.pem)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            for _ in range(3):
+                wrap()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        self.assertEqual(len(logged.output), 1)
+        self.assertIn('the certificate stays as it was', logged.output[0])
+        wrap()
+        self.assertEqual([context is contexts[0] for context in contexts], [True, True, True, False])
 
     def test_stop(self):
         with self.connect() as idle, self.socket() as silent:

@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import resource
 import select
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
 from test_cli import PATIENCE
@@ -166,15 +168,59 @@ class TestUsers(FileCase):
         self.write(f'bob:{OTHER_HASH}:submit:*:*\n')
         self.assertIsNone(self.users.recall('ann', PASSWORD, 0))
         self.assertIsNone(self.users.verify('ann', PASSWORD, 0))
-        self.assertIsNone(self.users.recall('bob', OTHER_PASSWORD, 0))
-        self.assertEqual(self.users.verify('bob', OTHER_PASSWORD, 0).role, 'submit')
+        self.assertEqual(self.users.recall('bob', OTHER_PASSWORD, 0).role, 'submit')
         users.removeUser(self.path, 'bob')
         self.assertIsNone(self.users.recall('bob', OTHER_PASSWORD, 0))
+        self.assertIsNone(self.users.verify('bob', OTHER_PASSWORD, 0))
         users.addUser(self.path, self.bob)
         self.assertEqual(self.users.verify('bob', OTHER_PASSWORD, 0), self.bob)
 
+    def test_aChangeConcernsOneUser(self):
+        self.users.verify('ann', PASSWORD, 0)
+        self.users.verify('bob', OTHER_PASSWORD, 0)
+        for change in (lambda: users.addUser(self.path, User('carl', HASH, 'view')),
+                       lambda: users.addUser(self.path, User('carl', OTHER_HASH, 'manage'), replace=True),
+                       lambda: users.removeUser(self.path, 'carl'),
+                       lambda: self.write(f'# moved\nann:{HASH}:manage:*:*\n\nbob:{OTHER_HASH}:view:*:*\n')):
+            change()
+            self.assertEqual(self.users.recall('ann', PASSWORD, 1), self.ann)
+            self.assertEqual(self.users.recall('bob', OTHER_PASSWORD, 1), self.bob)
+        for role, tasks, services in (('view', ('*',), ('*',)), ('manage', ('a*',), ('*',)), ('manage', ('a*',), ('/',))):
+            ann = User('ann', HASH, role, tasks, services)
+            users.addUser(self.path, ann, replace=True)
+            self.assertEqual(self.users.recall('ann', PASSWORD, 1), ann)
+        users.addUser(self.path, User('ann', OTHER_HASH, 'manage'), replace=True)
+        self.assertIsNone(self.users.recall('ann', PASSWORD, 1))
+        self.assertIsNone(self.users.verify('ann', PASSWORD, 1))
+        self.assertEqual(self.users.verify('ann', OTHER_PASSWORD, 1).name, 'ann')
+        self.assertEqual(self.users.recall('bob', OTHER_PASSWORD, 1), self.bob)
+
+    def test_changesWhileAPasswordIsHashed(self):
+        for change, expected in ((lambda: users.removeUser(self.path, 'ann'), None),
+                                 (lambda: users.addUser(self.path, User('ann', OTHER_HASH, 'view'), replace=True), None),
+                                 (lambda: users.addUser(self.path, User('ann', HASH, 'view'), replace=True), 'view')):
+            users.addUser(self.path, User('ann', HASH, 'manage'), replace=True)
+            self.users.verify('bob', OTHER_PASSWORD, 0)             # the file has been read
+            checkPassword = users._hashing.checkPassword
+
+            def checked(hash, password):
+                change()
+                return checkPassword(hash, password)
+            with unittest.mock.patch.object(users._hashing, 'checkPassword', checked):
+                found = self.users.verify('ann', PASSWORD, 0)
+            self.assertEqual(found and found.role, expected)
+            self.assertEqual(self.users.recall('ann', PASSWORD, 0), found)
+
+    def test_memoryIsBounded(self):
+        names = [f'u{number}' for number in range(10)]
+        for number, name in enumerate(names):
+            self.write(f'{name}:{HASH}:view:*:*\n')
+            self.assertEqual(self.users.verify(name, PASSWORD, number * users.REMEMBERED).name, name)
+        self.assertEqual(list(self.users._proofs), names[-1:])
+
     def test_brokenLater(self):
-        for change in (lambda: self.write(f'carl:{HASH}:view:*:*\nann:\n'), lambda: os.unlink(self.path)):
+        for change in (lambda: self.write(f'carl:{HASH}:view:*:*\nann:\n'), lambda: os.unlink(self.path),
+                       lambda: os.mkdir(self.path)):
             with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
                 change()
                 for _ in range(3):
@@ -182,9 +228,24 @@ class TestUsers(FileCase):
             self.assertEqual(len(logged.output), 1)
             self.assertIn(f'the users stay as they were: {self.path}', logged.output[0])
             self.assertIsNone(self.users.verify('carl', PASSWORD, 0))
+        os.rmdir(self.path)
         self.write(f'carl:{HASH}:view:*:*\n')
         self.assertIsNone(self.users.verify('ann', PASSWORD, 0))
         self.assertEqual(self.users.verify('carl', PASSWORD, 0).name, 'carl')
+
+    def test_whatCannotBeReadIsTriedAgain(self):
+        """A change that is met when there are too many open files counts afterwards, although it is no other then."""
+        self.users.verify('ann', PASSWORD, 0)
+        users.removeUser(self.path, 'ann')
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            self.assertEqual([self.users.recall('ann', PASSWORD, 0) for _ in range(3)], [self.ann] * 3)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertEqual(len(logged.output), 1)
+        self.assertIn('Too many open files', logged.output[0])
+        self.assertIsNone(self.users.recall('ann', PASSWORD, 0))
 
     def test_brokenAtFirst(self):
         self.write('ann\n')

@@ -145,45 +145,56 @@ def fileSignature(path):
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class _Edition:
-    """What a file said at a time, and who has proved to be one of its users since."""
+class _Proof(NamedTuple):
+    """A password that was right."""
 
-    def __init__(self, users):
-        self.users = users
-        self.remembered = {}        # name -> a digest of the password, and until when
+    hash: str               # the one that it fits
+    digest: bytes           # of the password
+    until: float            # how long it is remembered
 
 
 class Users:
     """The users in a file, which is read again when it has changed.
 
     The hashes are slow on purpose, and every request brings its password along.  So one that was right is remembered
-    until the file changes, as a digest with a key that only this process has.
+    as long as the user's hash stays the same, as a digest with a key that only this process has.  All else that is
+    changed counts at once.
     """
 
     def __init__(self, path):
         """Read the file; raise `ConfigurationError`.
 
-        A file that has gone or has a mistake later on changes nothing, and is logged as an error: those who were users
-        before it stay so.
+        A file that has gone, cannot be read or has a mistake later on changes nothing, and is logged as an error, once:
+        those who were users before it stay so.  It is tried again: one with a mistake when it is changed, any other
+        with the next request.
         """
         self._path = path
         self._key = secrets.token_bytes(32)
         self._reading = threading.Lock()
         self._signature = fileSignature(path)
-        self._edition = _Edition(readUsers(path))
+        self._complaint = None      # what was logged last of a file that is of no use
+        self._users = readUsers(path)
+        self._proofs = {}           # name -> `_Proof`
 
     def _current(self):
         signature = fileSignature(self._path)
         if signature != self._signature:
             with self._reading:
                 if signature != self._signature:
-                    self._signature = signature         # of before it is read, lest a change meanwhile is missed
-                    try:
-                        self._edition = _Edition(readUsers(self._path))
-                        logger.info('%s was read again', self._path)
-                    except ConfigurationError as error:
-                        logger.error('the users stay as they were: %s', error)
-        return self._edition
+                    self._read(signature)
+        return self._users
+
+    def _read(self, signature):
+        # The signature is that of before it is read, lest a change meanwhile is missed.
+        try:
+            self._users, self._signature, self._complaint = readUsers(self._path), signature, None
+            logger.info('%s was read again', self._path)
+        except ConfigurationError as error:
+            if not isinstance(error.__cause__, OSError):
+                self._signature = signature
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                logger.error('the users stay as they were: %s', error)
 
     def recall(self, name, password, now):
         """Return the `User` if this very password was found to be right lately, else None.
@@ -191,25 +202,31 @@ class Users:
         name, password -- texts.
         now -- in seconds, of a clock that is always the same.
         """
-        edition = self._current()
-        digest, until = edition.remembered.get(name, (b'', now))
-        if now >= until or not hmac.compare_digest(digest, self._digest(password)):
+        user, proof = self._current().get(name), self._proofs.get(name)
+        if (user is None or proof is None or proof.hash != user.hash or now >= proof.until
+                or not hmac.compare_digest(proof.digest, self._digest(password))):
             return None
-        edition.remembered[name] = digest, now + REMEMBERED
-        return edition.users[name]
+        self._proofs[name] = proof._replace(until=now + REMEMBERED)
+        return user
 
     def verify(self, name, password, now):
         """Return the `User` if the password is right, else None; arguments as for `recall`.
 
         That takes much time, and as much for an unknown name.
         """
-        edition = self._current()
-        user = edition.users.get(name)
-        hashed = user or next(iter(edition.users.values()), None)
+        users = self._current()
+        user = users.get(name)
+        hashed = user or next(iter(users.values()), None)
         isRight = hashed is not None and _hashing.checkPassword(hashed.hash.encode('ascii'), password)
         if user is None or not isRight:
             return None
-        edition.remembered[name] = self._digest(password), now + REMEMBERED
+        user = self._current().get(name)        # the file may have changed meanwhile
+        if user is None or user.hash != hashed.hash:
+            return None
+        for other, proof in list(self._proofs.items()):
+            if now >= proof.until:
+                self._proofs.pop(other, None)
+        self._proofs[name] = _Proof(user.hash, self._digest(password), now + REMEMBERED)
         return user
 
     def _digest(self, password):

@@ -19,10 +19,13 @@ class Certificate:
         path -- of a file in the format PEM: the certificate, and those that lead from it to a known authority.
         keyPath -- of the file with its private key, which is not encrypted; None if that stands in the same file.
 
-        When they were changed they are read again.  If they do not fit then, that is logged and changes nothing.
+        When they were changed they are read again.  Files that do not fit then, or cannot be read, change nothing; that
+        is logged, once.  They are tried again: those that do not fit when they are changed, the others with the next
+        connection.
         """
         self._paths = path, keyPath or path
         self._signatures = self._look()
+        self._complaint = None                  # what was logged last of files that are of no use
         self._context = self._load()
 
     def _look(self):
@@ -47,9 +50,12 @@ class Certificate:
         """
         signatures = self._look()
         if signatures != self._signatures:
-            self._signatures = signatures
             try:
-                self._context = self._load()
+                self._context, self._signatures, self._complaint = self._load(), signatures, None
             except ConfigurationError as error:
-                logger.error('the certificate stays as it was: %s', error)
+                if isinstance(error.__cause__, (ssl.SSLError, ValueError)):
+                    self._signatures = signatures
+                if str(error) != self._complaint:
+                    self._complaint = str(error)
+                    logger.error('the certificate stays as it was: %s', error)
         return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
