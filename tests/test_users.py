@@ -149,14 +149,15 @@ class TestUsers(FileCase):
     def test_recall(self):
         self.assertIsNone(self.users.recall('ann', PASSWORD, 0))
         self.users.verify('ann', PASSWORD, 0)
-        self.assertEqual(self.users.recall('ann', PASSWORD, 299), self.ann)
-        self.assertIsNone(self.users.recall('ann', OTHER_PASSWORD, 299))
-        self.assertIsNone(self.users.recall('bob', PASSWORD, 299))
+        last = users.REMEMBERED - 1
+        self.assertEqual(self.users.recall('ann', PASSWORD, last), self.ann)
+        self.assertIsNone(self.users.recall('ann', OTHER_PASSWORD, last))
+        self.assertIsNone(self.users.recall('bob', OTHER_PASSWORD, last))
         # Each use counts.
-        self.assertEqual(self.users.recall('ann', PASSWORD, 598), self.ann)
-        self.assertIsNone(self.users.recall('ann', PASSWORD, 898))
-        self.users.verify('ann', OTHER_PASSWORD, 899)
-        self.assertIsNone(self.users.recall('ann', OTHER_PASSWORD, 899))
+        self.assertEqual(self.users.recall('ann', PASSWORD, 2 * last), self.ann)
+        self.assertIsNone(self.users.recall('ann', PASSWORD, 2 * last + users.REMEMBERED))
+        self.users.verify('ann', OTHER_PASSWORD, 3 * last)
+        self.assertIsNone(self.users.recall('ann', OTHER_PASSWORD, 3 * last))
 
     def test_nobody(self):
         self.write('')

@@ -4,7 +4,7 @@ Whoever failed has to wait.  Failures are counted for the client's address, for 
 count sinks by one in `FORGIVEN` seconds; from a limit on, the wait doubles with each failure, up to `LONGEST_WAIT`.  So
 one client with an old password holds up neither others at its address, who may share it, nor the same user elsewhere:
 the count for both together grows first, and keeps the other two low.  Where a user has logged in before, from that
-address, only the failures of that name at that address count; and a password that was right a short time ago is not
+address, only the failures of that name at that address count; and a password that was right within a day is not
 asked about at all.  So nobody is locked out for good, and those at work not even for a moment, by failures of others.
 What is refused for being too early counts for nothing.
 

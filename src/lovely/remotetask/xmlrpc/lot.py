@@ -173,26 +173,32 @@ class Lot:
     def _isHere(self, guest):
         return guest in self._requests or guest in self._waiting or guest in self._calling
 
+    @staticmethod
+    def _isCalling(guest):
+        """Say whether it is the database that a guest waits for."""
+        return guest.need.isAnswer and not guest.need.isRequest
+
     def _park(self, guest):
         need = guest.need
         if need.isRequest:
             self._requests[guest] = 0
         else:
-            (self._calling if need.isAnswer else self._waiting).add(guest)
+            (self._calling if self._isCalling(guest) else self._waiting).add(guest)
         if self._stopped and not need.isAnswer:
             self._dismiss(guest)
         else:
             self._look(guest, isNew=True)
 
     def _takeBack(self, guest, goesOn):
+        # First, as it may be handed on at once: with its next request, or the body of this one.
+        if not (goesOn and self._isCalling(guest)):
+            self._heavy.discard(guest)
         if goesOn:
             self._park(guest)
         else:
             self._ignore(guest)
             guest.alarm = None
             self._host.end(guest)
-        if guest not in self._calling:
-            self._heavy.discard(guest)
 
     def _leave(self, guest):
         self._held -= self._requests.pop(guest, 0)
@@ -298,6 +304,7 @@ class Lot:
             self._next.append(guest)
 
     def _turnAway(self, guest, refusal=None):
+        self._heavy.discard(guest)
         self._leave(guest)
         self._ignore(guest)
         guest.alarm = None
