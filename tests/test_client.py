@@ -4,14 +4,18 @@ import contextlib
 import datetime
 import io
 import pickle
+import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import traceback
 import unittest
 import xmlrpc.client
 
 import trustme
+from test_cli import environment
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
@@ -284,6 +288,37 @@ class TestWaiting(FrontendCase):
         waiting.join(WAIT)
         self.assertIsInstance(outcome[0], errors.UnknownJob)
 
+    def test_waitingInSteps(self):
+        """No call is silent for longer than a proxy bears, however long somebody waits; the outcome is the same."""
+        self.addCleanup(setattr, clientModule, 'WAIT_STEP', clientModule.WAIT_STEP)
+        self.assertLess(clientModule.WAIT_STEP, 30)
+        clientModule.WAIT_STEP = 0.05
+        first, second, third = (self.client.add('echo', number) for number in range(3))
+        self.assertEqual(self.client.waitFor([first, second], 0.2), ['queued', 'queued'])
+        thread, outcome = inThread(self.client.waitFor, [third, first, second, first], WAIT)
+        anyThread, anyOutcome = inThread(self.client.waitFor, [second, third], WAIT, True)
+        with self.assertLogs('lovely.remotetask.access', 'INFO') as logged:
+            self.waitUntil(lambda: len(logged.output) > 10)                     # they ask again and again
+        self.assertEqual(outcome + anyOutcome, [])
+        self.client.cancel(third)
+        anyThread.join(WAIT)
+        self.assertEqual(anyOutcome, [['queued', 'cancelled']])
+        self.client.cleanSome(['cancelled'])                                    # one is removed, and no error
+        self.process()
+        thread.join(WAIT)
+        self.assertEqual(outcome, [[None, 'completed', 'completed', 'completed']])
+        for call in (lambda: self.client.waitFor([third], WAIT), lambda: self.client.waitFor([first, third], WAIT, True)):
+            with self.assertRaises(errors.UnknownJob):
+                call()
+        waiting = self.client.add('echo', startLater=True)
+        for timeout in -1, float('nan'):
+            with self.assertRaisesRegex(faults.BadArguments, 'timeout must be 0 or more'):
+                self.client.waitFor([first], timeout)
+            with self.assertRaises(StillRunning):
+                self.client.wait(waiting, timeout)
+        self.assertEqual(self.client.waitFor([], WAIT), [])
+        self.assertEqual(self.client.waitFor([first], float('inf')), ['completed'])
+
     def test_resultsAsTheyEnd(self):
         first, second, failing = self.client.add('echo', 1), self.client.add('echo', 2), self.client.add('fail')
         self.client.cancel(second)
@@ -307,6 +342,56 @@ class TestWaiting(FrontendCase):
         self.assertEqual(next(self.client.results(jobids))[0], jobids[-1])
 
 
+#: A program for a network of its own: it calls off a job, and the network goes before there is an answer.
+VANISHING = """
+import fcntl, socket, struct, threading
+from test_client import Script
+from lovely.remotetask import keepalive, transport
+from lovely.remotetask.client import Client, ConnectionBroken
+
+def switch(flags):
+    with socket.socket() as any:
+        fcntl.ioctl(any, 0x8914, struct.pack('16sh14x', b'lo', flags))      # SIOCSIFFLAGS
+
+switch(1)
+keepalive._OPTIONS = [(name, 1) for name, _ in keepalive._OPTIONS]
+transport.CONFIRM_TIME = 1
+server = Script([[None]])
+with Client(server.url, 1000) as client:
+    waiting = threading.Thread(target=lambda: (server.arrived.wait(), switch(0)))
+    waiting.start()
+    try:
+        client.cancel(1)
+    except ConnectionBroken as error:
+        print('broke:', error.__cause__.strerror)
+    waiting.join()
+switch(1)
+server.close()
+"""
+
+
+@unittest.skipUnless(sys.platform == 'linux', 'only Linux tells of the timers of connections')
+class TestSilentNetwork(FrontendCase):
+
+    def test_bothEndsAskForTheOther(self):
+        self.client.getAvailableTasks()
+        port = f':{self.frontend.address[1]:04X}'
+
+        def timers():
+            with open('/proc/net/tcp') as file:
+                entries = [line.split() for line in file if port in line]
+            return [entry[5][:2] for entry in entries if entry[3] == '01']      # of those that are established
+        self.waitUntil(lambda: timers() == ['02'] * 2)                          # both are about to be kept alive
+
+    def test_aNetworkThatVanishesIsNoticed(self):
+        command = ['unshare', '-rn']
+        if not shutil.which('unshare') or subprocess.run([*command, 'true'], stderr=subprocess.DEVNULL).returncode:
+            self.skipTest('no network of its own can be had here')
+        ended = subprocess.run([*command, sys.executable, '-c', VANISHING], env=environment(), encoding='utf-8',
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=2 * WAIT)
+        self.assertEqual(ended.stdout, 'broke: Connection timed out\n')
+
+
 class Script:
     """A server that answers as it is told: a list for each connection, of the answers to its requests, bytes.
 
@@ -317,6 +402,7 @@ class Script:
         """`context` is the `ssl.SSLContext` to serve https."""
         self._context = context
         self.requests = []                  # pairs of the number of the connection and the body
+        self.arrived = threading.Event()    # one of them
         self._listener = socket.create_server(('127.0.0.1', 0))
         self.url = f'http{"s" if context else ""}://user:secret@127.0.0.1:{self._listener.getsockname()[1]}/'
         self._ended = threading.Event()
@@ -337,6 +423,7 @@ class Script:
                         if body is None:
                             break
                         self.requests.append((number, body))
+                        self.arrived.set()
                         if answer is None:
                             self._ended.wait(WAIT)
                         else:
@@ -405,6 +492,36 @@ class TestRepetition(ScriptCase):
         client.getStatus(1)
         self.assertEqual(client.getStatus(1), 'completed')
         self.assertEqual(self.connections, [0, 1])
+
+    def test_connectionThatSomebodyForgot(self):
+        """What is in between may forget a silent connection, without a word to anybody: it is not used again."""
+        self.addCleanup(setattr, transport, 'IDLE_TIME', transport.IDLE_TIME)
+        client = self.script([ok('queued'), None], [ok('completed')])
+        self.assertEqual(client.getStatus(1), 'queued')
+        transport.IDLE_TIME = 0                 # as if that was long ago
+        self.assertEqual(client.getStatus(1), 'completed')
+        self.assertEqual(self.connections, [0, 1])
+
+    def test_connectionsThatAreNotNeededAreClosed(self):
+        self.addCleanup(setattr, transport, 'IDLE_TIME', transport.IDLE_TIME)
+        transport.IDLE_TIME = 0
+        client = self.script([ok('queued')], [ok('completed')])
+        client.getStatus(1)
+        client.getStatus(1)
+        self.assertEqual(client._server._idle, [])
+
+    def test_proxiesWithoutAnAnswer(self):
+        for status in '502 Bad Gateway', '504 Gateway Timeout':
+            proxy = http(b'<html></html>', status)
+            client = self.script([proxy], [proxy], [ok('completed')])
+            self.assertEqual(client.getStatus(1), 'completed')
+            client = self.script([proxy], [ok(5)])
+            self.assertEqual(client.add('echo'), 5)
+            self.assertEqual(len(set(self.bodies)), 1)
+            client = self.script([proxy], [ok(True)])
+            with self.assertRaisesRegex(HttpError, status):
+                client.cancel(1)                    # whether it was carried out is unknown
+            self.assertEqual(len(self.server.requests), 1)
 
     def test_whatBreaksOffAndOnlyLooks(self):
         cut = ok('completed')[:-5]
@@ -486,6 +603,11 @@ class TestRepetition(ScriptCase):
         self.assertEqual(client.waitFor([1], 5, any=True), ['queued'])
         self.assertEqual(xmlrpc.client.loads(self.bodies[0]), (([1], 5.0, True), 'waitFor'))
 
+    def test_longWaitsAreBounded(self):
+        client = self.script([ok(['queued'])] * 4)                  # it does not wait at all
+        self.assertEqual(client.waitFor([1], 3.5 * clientModule.WAIT_STEP), ['queued'])
+        self.assertEqual([xmlrpc.client.loads(body)[0][1] for body in self.bodies],
+                         [clientModule.WAIT_STEP] * 3 + [clientModule.WAIT_STEP / 2])
 
     def test_pauses(self):
         busy = HttpError('', 503, 'Busy', 5)

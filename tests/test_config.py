@@ -110,7 +110,7 @@ class DefaultsTest(ConfigTestCase):
                          os.path.join(os.path.dirname(os.path.abspath(config.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, config.FrontendSettings(
             address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, maxWaiting=5000,
-            requestTimeout=20.0, idleTimeout=60.0, deadline=10.0, users=None, certificate=None, key=None,
+            requestTimeout=20.0, idleTimeout=75.0, deadline=10.0, users=None, certificate=None, key=None,
             allowInsecure=False))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,

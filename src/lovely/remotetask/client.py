@@ -29,6 +29,7 @@ from lovely.remotetask.xmlrpc.methods import BATCH
 from lovely.remotetask.xmlrpc.methods import METHODS
 from lovely.remotetask.xmlrpc.methods import PART_SIZE
 from lovely.remotetask.xmlrpc.methods import WAITING_SIZE
+from lovely.remotetask.xmlrpc.methods import areOver
 from lovely.remotetask.xmlrpc.signature import REPEATS
 from lovely.remotetask.xmlrpc.signature import WRITES
 from lovely.remotetask.xmlrpc.wire import dumpCall
@@ -43,15 +44,16 @@ FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
 #: How often a call is repeated whose connection breaks where nobody has ever answered.
 STRANGE = 3
 
-#: Seconds that one call of `waitFor` waits when a method here waits longer; proxies cut connections that are silent.
+#: Seconds that a front end is asked to wait at a time: proxies and firewalls cut connections that are silent for longer,
+#: many after 60 seconds, some after 30.
 WAIT_STEP = 25.0
 #: The same where several calls of `waitFor` are needed to see all jobs.
 SHORT_WAIT_STEP = 1.0
 
 # Faults that say that nothing was changed.
 _NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
-# HTTP statuses of a server that has not looked at the request yet.
-_TOO_BUSY = (429, 503)
+# HTTP statuses of a server that has not looked at the request yet, and of a proxy that does not know what became of it.
+_TOO_BUSY, _NO_ANSWER = (429, 503), (502, 504)
 
 
 # What goes wrong
@@ -114,6 +116,8 @@ def pauseAfter(error, attempt, repeatable, answered):
         return pause if error.refused and (answered or attempt) else None
     if isinstance(error, HttpError) and error.status in _TOO_BUSY:
         return max(pause, error.retryAfter or 0)
+    if isinstance(error, HttpError) and error.status in _NO_ANSWER:
+        return pause if repeatable else None
     if isinstance(error, RemoteFault) and (
             error.code in _NOTHING_CHANGED or repeatable and error.code == faults.OUTCOME_UNKNOWN):
         return pause
@@ -132,8 +136,8 @@ class Client:
     A call that meets a front end that is too busy (HTTP 429 and 503, after the time that it asks for), about to stop,
     or without its database is repeated, with growing pauses, as long as `timeout` allows, because nothing was
     changed.  So is one that nobody listens to, if the front end has answered before; else it is raised at once.
-    When the connection breaks, or the front end itself does not know the outcome, only what is harmless twice is
-    repeated: methods that just look, and `add` and `addMany`, which send a key with each job, one of their own making
+    When the connection breaks, or the front end itself or a proxy before it (HTTP 502 and 504) does not know the
+    outcome, only what is harmless twice is repeated: methods that just look, and `add` and `addMany`, which send a key with each job, one of their own making
     unless the caller gives one: the same key again adds nothing, and gives the same id.  All other methods are sent
     once, over a new connection, as one that was kept may be closed by the other side just when it is used again.
     Where nobody has ever answered, a connection that breaks is met by a few more only.
@@ -345,12 +349,26 @@ class Client:
         """Wait until all of the jobs are final, and return a list of their statuses, None for a job that was removed.
 
         jobids -- at most 1000.
-        timeout -- seconds, 0 to 3600; the statuses are returned then as they are.
+        timeout -- seconds, 0 or more; the statuses are returned then as they are.
         any -- whether one job that is final is enough.
 
         Raise `errors.UnknownJob`.
         """
-        return self._call('waitFor', (list(jobids), float(timeout), any), True, timeout)
+        if not timeout >= 0:                    # nor is it NaN
+            raise faults.BadArguments(f'waitFor: timeout must be 0 or more seconds, not {timeout}')
+        jobids, until = list(jobids), time.monotonic() + timeout
+        step = min(timeout, WAIT_STEP)
+        found = dict(zip(jobids, self._waitStep(jobids, step, any)))
+        left = timeout - step
+        while left > 0 and not areOver(found.values(), any):
+            there = [jobid for jobid, status in found.items() if status is not None]
+            step = min(left, WAIT_STEP)
+            found.update(zip(there, self._statuses(there, step, any)))
+            left = min(left - step, until - time.monotonic())
+        return [found[jobid] for jobid in jobids]
+
+    def _waitStep(self, jobids, seconds, any):
+        return self._call('waitFor', (jobids, float(seconds), any), True, seconds)
 
     def wait(self, jobid, timeout=None):
         """Wait until a job has ended and return its result.
@@ -380,20 +398,20 @@ class Client:
             running = {}
             for start in range(0, len(jobids), WAITING_SIZE):
                 group = jobids[start:start + WAITING_SIZE]
-                statuses = self._statuses(group, min(max(0.0, until - time.monotonic()), step))
+                statuses = self._statuses(group, min(max(0.0, until - time.monotonic()), step), True)
                 for jobid, status in zip(group, statuses):
                     if status is None or status in FINAL:
                         yield jobid, self._outcome(jobid, status)
                     else:
                         running[jobid] = status
-            if running and time.monotonic() >= until:
+            if running and not time.monotonic() < until:        # which may be NaN
                 raise StillRunning(running, timeout)
             jobids = list(running)
 
-    def _statuses(self, jobids, seconds):
-        """Return the statuses of the jobs when one of them at least has ended; None for one that there is not."""
+    def _statuses(self, jobids, seconds, any):
+        """Wait for jobs; return their statuses, None for one that there is not."""
         try:
-            return self.waitFor(jobids, seconds, any=True)
+            return self._waitStep(jobids, seconds, any)
         except errors.UnknownJob:               # and it says nothing of the others
             return [self._statusIfAny(jobid) for jobid in jobids]
 

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import http.client
+import socket
 import ssl
 import threading
 import time
@@ -11,11 +12,16 @@ import xmlrpc.client
 from xml.parsers.expat import ExpatError
 
 from lovely.remotetask import errors
+from lovely.remotetask.keepalive import keepAlive
 from lovely.remotetask.xmlrpc import faults
 
 
 #: Bytes of an answer at most: the largest result that a front end gives, with each character written as an entity.
 ANSWER_SIZE = 256 * 1024 * 1024
+#: Seconds for which a connection that is not in use is kept: later on, a proxy or a firewall may have forgotten it.
+IDLE_TIME = 30.0
+#: Seconds after which a connection breaks whose other end does not confirm that it has got what was sent.
+CONFIRM_TIME = 30.0
 # What is read at a time.
 _CHUNK_SIZE = 64 * 1024
 
@@ -84,7 +90,10 @@ class BadAnswer(errors.RemoteTaskError):
 
 
 class HttpError(errors.RemoteTaskError):
-    """The request was refused by its looks, before any call was made of it; `status` is the number of HTTP."""
+    """The request was refused by its looks, before any call was made of it; `status` is the number of HTTP.
+
+    502 and 504 are of a proxy that got no answer from the front end: whether the call was carried out is unknown.
+    """
 
     def __init__(self, url, status, reason, retryAfter=None):
         """`retryAfter` is the number of seconds after which the server wants to see it again; None: it does not say."""
@@ -140,7 +149,7 @@ class Server:
         else:
             self._makeConnection = lambda: http.client.HTTPConnection(parts.hostname, parts.port)
         self._lock = threading.Lock()           # guards the two that follow
-        self._idle = []
+        self._idle = []                         # pairs of connection and when it was used last; the latest at the end
         self._closed = False
 
     def close(self):
@@ -148,7 +157,7 @@ class Server:
         with self._lock:
             self._closed = True
             connections, self._idle = self._idle, []
-        for connection in connections:
+        for connection, _ in connections:
             connection.close()
 
     def post(self, body, seconds, until, fresh):
@@ -161,9 +170,9 @@ class Server:
         with self._lock:
             if self._closed:
                 raise errors.RemoteTaskError('the client has been closed')
-            connection = self._idle.pop() if self._idle else self._makeConnection()
+            connection, used = self._idle.pop() if self._idle else (self._makeConnection(), time.monotonic())
         try:
-            if fresh:
+            if fresh or time.monotonic() - used >= IDLE_TIME:
                 connection.close()              # it opens itself again
             answer = self._exchange(connection, body, until)
         except TimeoutError:
@@ -172,29 +181,38 @@ class Server:
         except BaseException:
             connection.close()
             raise
-        with self._lock:
-            kept = not self._closed
-            if kept:
-                self._idle.append(connection)
-        if not kept:
-            connection.close()
+        self._putBack(connection)
         return self._value(answer)
+
+    def _putBack(self, connection):
+        now, leaving = time.monotonic(), []
+        with self._lock:
+            self._idle.append((connection, now))
+            while self._idle and (self._closed or now - self._idle[0][1] >= IDLE_TIME):
+                leaving.append(self._idle.pop(0)[0])
+        for connection in leaving:
+            connection.close()
 
     def _exchange(self, connection, body, until):
         """Return the `xmlrpc.client.Unmarshaller` that has seen the answer; raise `TimeoutError`."""
         if connection.sock is None:
             self._connect(connection, until)
-        socket = connection.sock
+        sock = connection.sock
         try:
-            socket.settimeout(_left(until))
+            sock.settimeout(_left(until))
             with contextlib.suppress(ConnectionError):      # who refuses a request may not read it to its end
                 connection.request('POST', self._target, body, self._headers)
             response = connection.getresponse()
             self.answered = True
             if response.status == 200:
-                return self._read(response, socket, until)
-        except (TimeoutError, BadAnswer):
+                return self._read(response, sock, until)
+        except BadAnswer:
             raise
+        except TimeoutError as error:
+            if error.errno is None:
+                raise
+            # The system has given up: the other machine has gone, or what is in between has forgotten the connection.
+            raise ConnectionBroken(self.url, _reason(error)) from error
         except (ConnectionError, http.client.IncompleteRead) as error:
             raise ConnectionBroken(self.url, _reason(error)) from error
         except http.client.HTTPException as error:
@@ -210,13 +228,16 @@ class Server:
             connection.connect()
         except (OSError, UnicodeError) as error:            # UnicodeError: a name that can't be one of a host
             raise NotConnected(self.url, _reason(error), isinstance(error, ConnectionRefusedError)) from error
+        keepAlive(connection.sock)
+        if hasattr(socket, 'TCP_USER_TIMEOUT'):
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * CONFIRM_TIME))
 
-    def _read(self, response, socket, until):
+    def _read(self, response, sock, until):
         parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
         allowed, length = ANSWER_SIZE, response.length      # None for one that is not announced
         try:
             while length != 0:
-                socket.settimeout(_left(until))
+                sock.settimeout(_left(until))
                 chunk = response.read1(min(length or _CHUNK_SIZE, _CHUNK_SIZE))
                 if not chunk:
                     break

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from xmlrpc.server import SimpleXMLRPCServer
 
 from lovely.remotetask import errors
+from lovely.remotetask.keepalive import keepAlive
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
@@ -76,8 +77,9 @@ class Limits:
     largeBodies: int = 8
     #: Seconds from the first byte of a request to its last, however it drips.
     requestTime: float = 20.0
-    #: Seconds that a connection may be silent between two requests.
-    idleTime: float = 60.0
+    #: Seconds that a connection may be silent between two requests.  Longer than proxies keep them (60 seconds): if it
+    #: were the front end that ends one, a proxy could just be using it.
+    idleTime: float = 75.0
     #: Seconds that a client may take to accept an answer.
     answerTime: float = 60.0
 
@@ -199,6 +201,7 @@ class Frontend(SimpleXMLRPCServer):
 
     def process_request(self, request, client_address):
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        keepAlive(request)
         handler = RequestHandler(Connection(request), client_address, self)
         handler.proceed()
         with self._changed:
