@@ -198,6 +198,7 @@ class TestSilence(ProxyCase):
         (statuses,), (result,), (results,) = (outcome for _, outcome in waits)
         self.assertEqual((statuses, result), (['completed'] * 3, 2))
         self.assertEqual([results[jobid].result for jobid in jobids], [0, 1, 2])
+        self.assertEqual(self.text('log').count(' 504 '), 1)
 
 
 class TestChunks(ProxyCase):
