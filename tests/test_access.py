@@ -437,6 +437,14 @@ class TestServer(AccessCase):
         self.assertRegex(sue, r'\A127\.0\.0\.1 - sue \[')
         self.assertRegex(nobody, r'\A127\.0\.0\.1 - - \[')
 
+    def test_whatIsSaidOfTheAddressIsNotLookedAt(self):
+        with self.assertLogs('lovely.remotetask', 'INFO') as logged:
+            statuses = [self.post(CALL, Authorization=basic('vic', 'wrong'), X_Forwarded_For=f'192.0.2.{number}',
+                                  Forwarded=f'for=192.0.2.{number}', X_Real_IP=f'192.0.2.{number}')[0]
+                        for number in range(20)]
+        self.assertIn(429, statuses)                            # they count as one client
+        self.assertNotIn('192.0.2.', ''.join(logged.output))
+
     def test_eachRequestIsAskedAnew(self):
         connection = http.client.HTTPConnection(*self.frontend.address, timeout=WAIT)
         self.addCleanup(connection.close)

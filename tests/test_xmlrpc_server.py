@@ -236,6 +236,17 @@ class TestCalls(ServerCase):
                 r'"POST / HTTP/1\.1" 413 \d+ "-" "-" - [0-9a-f]{12} "The body may have 8388608 bytes"'), strict=True):
             self.assertRegex(line, rf'^127\.0\.0\.1 - - {moment} {expected}$')
 
+    def test_whatIsLoggedIsCut(self):
+        with self.assertLogs('lovely.remotetask', 'INFO') as logs:
+            self.post(CALL, '/' + 'p' * 15000, User_Agent='a' * 15000, Referer='r' * 15000)
+            self.send(b'x' * 70_000 + b'\r\n\r\n')
+            self.post(xmlrpc.client.dumps((), 'm' * 100_000).encode())
+            self.post(xmlrpc.client.dumps(('t' * 100_000,), 'add').encode())
+            self.post(CALL, Authorization='Basic ' + 'A' * 15000)
+            self.post(CALL, Content_Type='text/xml; charset=' + 'c' * 15000)
+        self.assertEqual(len(logs.output), 6)
+        self.assertLess(max(map(len, logs.output)), 4000)
+
     def test_standardErrorStaysEmpty(self):
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.proxy().getAvailableTasks()

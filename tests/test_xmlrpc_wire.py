@@ -14,6 +14,7 @@ from datetime import timedelta
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 from BTrees.OOBTree import OOBTree
 from BTrees.OOBTree import OOTreeSet
@@ -27,6 +28,7 @@ from lovely.remotetask.xmlrpc.wire import CYCLIC
 from lovely.remotetask.xmlrpc.wire import NESTING
 from lovely.remotetask.xmlrpc.wire import SENTENCE_SIZE
 from lovely.remotetask.xmlrpc.wire import TOO_DEEP
+from lovely.remotetask.xmlrpc.wire import dumpCall
 from lovely.remotetask.xmlrpc.wire import dumpFault
 from lovely.remotetask.xmlrpc.wire import dumpResponse
 from lovely.remotetask.xmlrpc.wire import parseCall
@@ -71,6 +73,21 @@ class TestParseCall(unittest.TestCase):
         for xml, expected in (('<i8>-9223372036854775808</i8>', -2 ** 63), ('<ex:i8>1</ex:i8>', 1), ('<ex:nil/>', None),
                               ('<nil></nil>', None), ('<i1>-128</i1>', -128), ('<i2>32767</i2>', 32767)):
             self.assertEqual(parseCall(call(xml)), ('m', (expected,)), xml)
+
+    def test_whatTheClientWritesIsRead(self):
+        values = (None, True, 0, 1.5, 'é<&>]]>\r\n', b'\x00\xff', [], {'a': [1]}, datetime(2024, 2, 29, 23, 59, 58),
+                  datetime(2024, 2, 29, 23, 59, 58, 5), datetime(1, 1, 1), datetime.max,
+                  datetime(2024, 2, 29, 23, 59, 58, tzinfo=timezone.utc))
+        self.assertEqual(parseCall(dumpCall('system.x', values)), ('system.x', values))
+        self.assertEqual(parseCall(dumpCall('a', ())), ('a', ()))
+        berlin = datetime(2024, 7, 1, 12, 0, 0, 250, ZoneInfo('Europe/Berlin'))
+        [value] = parseCall(dumpCall('a', (berlin,)))[1]
+        self.assertEqual((value, value.tzinfo), (berlin, timezone.utc))
+        plainly = datetime(2024, 2, 29, 23, 59, 58)                     # as the standard library writes it
+        self.assertEqual(xmlrpc.client.loads(dumpCall('a', (plainly, 'x')), use_builtin_types=True), ((plainly, 'x'), 'a'))
+        for value in object(), 2 ** 31, {1: 2}, datetime.min.replace(tzinfo=timezone(timedelta(hours=1))):
+            with self.assertRaises((TypeError, OverflowError)):
+                dumpCall('a', (value,))
 
     def test_paramsCanBeLeftOut(self):
         self.assertEqual(parseCall(b'<methodCall><methodName>m</methodName></methodCall>'), ('m', ()))

@@ -232,7 +232,8 @@ def waitFor(service, jobids, timeout, any):
 
     Wait until all the jobs have ended, or with any true until one of them has, timeout seconds at most; return their
     statuses then, in the order of the ids: nil for a job that was removed meanwhile.  Up to 1000 ids, and 0 to 3600
-    seconds.  A client that closes its side of the connection waits no longer.
+    seconds; what is in between may cut calls that are silent for long, often after 60 seconds: ask again instead.  A
+    client that closes its side of the connection waits no longer.
     Faults: unknown job, bad arguments for too many ids or another timeout.
     """
     if len(jobids) > WAITING_SIZE:

@@ -17,8 +17,10 @@ from xml.parsers import expat
 from xmlrpc.client import MAXINT
 from xmlrpc.client import MININT
 from xmlrpc.client import Fault
+from xmlrpc.client import Marshaller
 from xmlrpc.client import Unmarshaller
 from xmlrpc.client import dumps
+from xmlrpc.client import escape
 
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSError
@@ -493,6 +495,21 @@ def _encode(text):
     return text.replace('\r', '&#13;').encode('utf-8')
 
 
+class _CallMarshaller(Marshaller):
+    """Keeps the moment that a datetime means: the standard library leaves out its zone and what is below a second."""
+
+    dispatch = dict(Marshaller.dispatch)
+
+    def dump_datetime(self, value, write):
+        zone = ''
+        if value.utcoffset() is not None:
+            value, zone = value.astimezone(timezone.utc).replace(tzinfo=None), 'Z'
+        text = value.replace(tzinfo=None).isoformat().replace('-', '', 2)
+        write(f'<value><dateTime.iso8601>{text}{zone}</dateTime.iso8601></value>\n')
+
+    dispatch[datetime] = dump_datetime
+
+
 def dumpCall(method, arguments):
     """Return the request that calls a method, as bytes of UTF-8.
 
@@ -501,7 +518,9 @@ def dumpCall(method, arguments):
 
     Raise `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what XML-RPC cannot carry.
     """
-    return _encode(dumps(arguments, method, allow_none=True))
+    params = _CallMarshaller('utf-8', allow_none=True).dumps(arguments)
+    return _encode(f"<?xml version='1.0'?>\n<methodCall>\n<methodName>{escape(method)}</methodName>\n{params}"
+                   '</methodCall>\n')
 
 
 def dumpResponse(value):
