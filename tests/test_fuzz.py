@@ -124,7 +124,8 @@ PIECES = (
     '&#xFFFE;', '&#x110000;', '&#99999999999;', '&', '<', '>', '"', '\x00', '\x0b', '\x1b', '\ud800',
     '\udfff', '\ufffe', '\ufeff', '\u0661', '\u2028',
     'é', '\U0001f600', ' ', '\r\n', '0', '-', '1' * 400, '9' * 5000, '1e999', '1e-999', 'NaN', '-0', '0x1', '1_0', '+1',
-    '99999999999999999999', '20240230T00:00:00', '00000101T00:00:00', '20240101T23:59:60', 'A===', '=', 'AA==AA==')
+    '99999999999999999999', '20240230T00:00:00', '00000101T00:00:00', '20240101T23:59:60', '2024-01-01T23:59:59.5+01:00',
+    '20240101T000000Z', '00010101T00:00:00+23:59', '99991231T23:59:59-23:59', 'A===', '=', 'AA==AA==')
 DECLARED = ('utf-8', 'UTF8', 'utf-16', 'UTF-16BE', 'utf-32', 'iso-8859-1', 'us-ascii', 'utf-7', 'idna', 'punycode',
             'base64', 'zlib', 'rot13', 'cp037', 'shift_jis', 'unicode_escape', 'undefined', 'x' * 500, '')
 ENCODINGS = ('utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'iso-8859-1', 'cp037', 'utf-7')
@@ -348,11 +349,11 @@ ANYTHING = st.recursive(ATOMS | STRANGERS | HOMELESS, containers, max_leaves=10)
 class TestParseCall(unittest.TestCase):
 
     @fuzz
-    @given(BODIES)
-    @example(b'')
-    def test_callsAreReadOrRefused(self, data):
+    @given(BODIES, st.sampled_from((None,) * 8 + DECLARED))
+    @example(b'', None)
+    def test_callsAreReadOrRefused(self, data, charset):
         try:
-            name, values = parseCall(data)
+            name, values = parseCall(data, charset)
         except ParseError as error:
             self.assertFalse(leaksOf(str(error), data))
             self.assertLess(len(str(error)), 400)
