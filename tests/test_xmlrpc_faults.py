@@ -116,7 +116,7 @@ class TestEachCode(ServerCase):
 
     def test_eachHasASentenceOfItsOwn(self):
         proxy = self.proxy()
-        jobid = proxy.add('echo', None, False, {'key': 'mine'})
+        jobid = proxy.add('echo')
         large = proxy.add('echo')
         with self.db.transaction() as connection:
             connection.root()['/'].jobs[large].output = [b'x' * 2 ** 20] * (RESULT_SIZE // 2 ** 20 + 1)
@@ -142,8 +142,6 @@ class TestEachCode(ServerCase):
                 (faults.INVALID_INPUT, "input field 'rats': there is no such field; the fields are rate",
                  'add', ('film', {'rats': 5})),
                 (faults.TASK_ERROR, 'the film is already known', 'add', ('choosy',)),
-                (faults.KEY_TAKEN, "the key 'mine' belongs to a job of another task",
-                 'add', ('square', 2, False, {'key': 'mine'})),
                 (faults.RESULT_TOO_LARGE, str(faults.ResultTooLarge(RESULT_SIZE)), 'getResult', (large,))):
             self.assertTold(code, sentence, getattr(proxy, method), *arguments)
         self.assertTold(faults.UNKNOWN_SERVICE, "there is no task service at '/nope'", self.proxy('/nope').cancel, 1)

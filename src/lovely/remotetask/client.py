@@ -216,7 +216,8 @@ class Client:
         task -- its name.
         input -- of what XML-RPC can carry: None, bool, int of 32 bits, float, str, bytes, datetime, lists, dicts.
         startLater -- whether it waits for `startJob`.
-        key -- a text: as long as there is a job that was added with it, its id is returned and no other is added.
+        key -- a text: as long as there is a job of the task that was added with it, its id is returned and no other is
+            added.
         timeLimit -- seconds that a run may take.
         retryPolicy -- a dict of fields of `retry.RetryPolicy`.
 

@@ -44,15 +44,6 @@ class UnknownService(RemoteTaskError, LookupError):
         self.path = path
 
 
-class KeyTaken(RemoteTaskError, ValueError):
-    """A job of another task was added with this key; use a key for one job only."""
-
-    def __init__(self, key, jobid, task):
-        """`jobid` and `task` are those of the job that has the key, which the message does not tell."""
-        super().__init__(f'the key {key!r} belongs to a job of another task')
-        self.key, self.jobid, self.task = key, jobid, task
-
-
 class WrongState(RemoteTaskError, ValueError):
     """The job is in a state that does not allow this; look at its status first."""
 

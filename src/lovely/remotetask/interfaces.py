@@ -188,12 +188,11 @@ class ITaskService(Interface):
         now -- UTC seconds; default, here and below: the present.
         retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
         timeLimit -- seconds that a run of this job may take; default: those of the task.
-        key -- an idempotency key, a text of 1 to 200 characters: as long as there is a job that was added with it,
-            its id is returned, and nothing is added.
+        key -- an idempotency key, a text of 1 to 200 characters: as long as there is a job of the same task that was
+            added with it, its id is returned, and nothing is added.
         request -- the id of the HTTP request that asks for this, a short text, for the job and the log.
 
-        Raise `errors.UnknownTask`, `errors.InvalidInput`, or `errors.KeyTaken` when the key is that of a job of
-        another task, all ValueErrors, or `ValueError`, and change nothing.
+        Raise `errors.UnknownTask`, `errors.InvalidInput`, both ValueErrors, or `ValueError`, and change nothing.
         """
 
     def addMany(jobs, now=None, request=None):

@@ -71,27 +71,28 @@ class Register(Persistent):
 
 
 class Keys(Persistent):
-    """The idempotency keys of the jobs that there are."""
+    """The idempotency keys of the jobs that there are.  Each task has a name space of its own."""
 
     def __init__(self):
-        self._ids = OOBTree()       # key -> id
-        self._keys = IOBTree()      # id -> key
+        self._ids = OOBTree()       # (task, key) -> id
+        self._keys = IOBTree()      # id -> (task, key)
 
-    def get(self, key):
-        """Return the id of the job that was added with a key, or None."""
-        return self._ids.get(key)
+    def get(self, task, key):
+        """Return the id of the job of a task that was added with a key, or None."""
+        return self._ids.get((task, key))
 
     def of(self, jobid):
         """Return the key that a job was added with, or None."""
-        return self._keys.get(jobid)
+        entry = self._keys.get(jobid)
+        return None if entry is None else entry[1]
 
-    def put(self, key, jobid):
-        """Note that the job has been added with this key."""
-        self._ids[key] = jobid
-        self._keys[jobid] = key
+    def put(self, task, key, jobid):
+        """Note that the job of the task has been added with this key."""
+        self._ids[task, key] = jobid
+        self._keys[jobid] = task, key
 
     def remove(self, jobid):
         """Forget the key of a job that is removed, if it has one."""
-        key = self._keys.pop(jobid, None)
-        if key is not None:
-            del self._ids[key]
+        entry = self._keys.pop(jobid, None)
+        if entry is not None and self._ids.get(entry) == jobid:
+            del self._ids[entry]

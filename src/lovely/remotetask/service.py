@@ -39,7 +39,6 @@ from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.cron import shown
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import InvalidInput
-from lovely.remotetask.errors import KeyTaken
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
@@ -199,13 +198,11 @@ class TaskService(Contained, Persistent):
 
     def addMany(self, jobs, now=None, request=None):
         """See `ITaskService`."""
-        tasks, news, tasksOfKeys, now = findTasks(self), [], {}, present(now)
+        tasks, news, now = findTasks(self), [], present(now)
         for number, job in enumerate(jobs):
             with naming(f'jobs[{number}]'):
                 new = newJob(job)
                 self._checkNew(new, tasks)
-                if new.key is not None and tasksOfKeys.setdefault(new.key, new.task) != new.task:
-                    raise ValueError(f'key: {new.key!r} stands for the task {tasksOfKeys[new.key]!r} already')
             news.append(new)
         inputs = [self._inputOf(new) for new in news]
         return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
@@ -214,24 +211,23 @@ class TaskService(Contained, Persistent):
         self._check(new.task, new.input, tasks)
         checkLimits(new.retryPolicy, new.timeLimit)
         checkKey(new.key)
-        jobid = self._jobOf(new.key)
-        if jobid is not None and self.jobs[jobid].task != new.task:
-            raise KeyTaken(new.key, jobid, self.jobs[jobid].task)
+        if new.key is not None:
+            self._checkGeneration()
 
-    def _jobOf(self, key):
-        """Return the id of the job that was added with a key, or None."""
-        if key is None:
+    def _jobOf(self, new):
+        """Return the id of the job that was added before with the same task and key, or None."""
+        if new.key is None:
             return None
-        self._checkGeneration()
-        return self.keys.get(key)
+        jobid = self.keys.get(new.task, new.key)
+        return jobid if jobid is not None and jobid in lifecycle.shardOf(self, jobid).jobs else None
 
     def _inputOf(self, new):
         """Return the input as it is to be stored; nothing when there is such a job already."""
-        return self._toStore(new.input) if self._jobOf(new.key) is None else None
+        return self._toStore(new.input) if self._jobOf(new) is None else None
 
     def _add(self, new, input, now, request):
         """Add a job that has been checked; return its id."""
-        jobid = self._jobOf(new.key)
+        jobid = self._jobOf(new)
         if jobid is not None:
             return jobid
         job = self._store(Job(self._newId(), new.task, input, now))
@@ -239,7 +235,7 @@ class TaskService(Contained, Persistent):
             if value is not None:
                 setattr(job, name, value)
         if new.key is not None:
-            self.keys.put(new.key, job.id)
+            self.keys.put(new.task, new.key, job.id)
         if new.startLater:
             job.status = STARTLATER
             lifecycle.place(self, job)

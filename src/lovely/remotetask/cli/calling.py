@@ -22,7 +22,7 @@ from lovely.remotetask.xmlrpc import faults
 
 
 # What the caller can correct by calling differently.
-_BAD_INPUT = (faults.ParseError, faults.BadArguments, errors.UnknownTask, errors.InvalidInput, errors.KeyTaken)
+_BAD_INPUT = (faults.ParseError, faults.BadArguments, errors.UnknownTask, errors.InvalidInput)
 
 
 def failureOf(error):

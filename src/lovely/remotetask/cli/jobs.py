@@ -38,7 +38,7 @@ _TIMES = ('created', 'started', 'completed', 'retryAt', 'scheduledFor', 'calledF
                    'goes on.  Default: wait as long as it takes.')
 @click.option('--later', is_flag=True, help='Do not start the job; "remotetask start ID" does.')
 @click.option('--key', metavar='TEXT',
-              help='As long as there is a job that was added with this key, add none, but take that one.')
+              help='As long as there is a job of TASK that was added with this key, add none, but take that one.')
 @click.option('--time-limit', metavar='TIME', type=calling.Seconds(),
               help='How long a run of the job may take.  Default: what the task says.')
 def add(client, task, input, wait, timeout, later, key, time_limit):

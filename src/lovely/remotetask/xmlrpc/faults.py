@@ -94,7 +94,6 @@ CONFIGURATION_ERROR = 109
 RETRY = 110
 HOST_DIED = 111
 TIME_LIMIT = 112
-KEY_TAKEN = 113
 WRONG_ARITY = 114
 WRONG_TYPE = 115
 NOT_ALLOWED = 120
@@ -123,7 +122,6 @@ TABLE = (
     Entry(RETRY, errors.Retry, None),
     Entry(HOST_DIED, errors.HostDied, None),
     Entry(TIME_LIMIT, errors.TimeLimitExceeded, None),
-    Entry(KEY_TAKEN, errors.KeyTaken, None),
     Entry(NOT_ALLOWED, NotAllowed, None),
     Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable, None),
     Entry(DATABASE_UNAVAILABLE, TransientError, str(DatabaseUnavailable())),

@@ -72,12 +72,12 @@ def add(service, task, input, startLater, options, request=None):
     """add(string task, mixed input=nil, boolean startLater=false, struct options={}) -> int
 
     Add a job that calls the task with the input, and return its id.  With startLater true it waits for startJob.
-    The options are: string key, of 1 to 200 characters: as long as there is a job that was added with it, its id is
-    returned and nothing is added, so that a call can be repeated; double timeLimit, the seconds that a run may take;
-    struct retryPolicy, with any of int attempts (runs in all), double base (seconds before the second run), factor (how
-    much longer each further pause is), cap (seconds that a pause has at most), jitter (0 to 1: how large a part of a
-    pause is random).
-    Faults: unknown task, invalid input, key taken by a job of another task, bad arguments for other options.
+    The options are: string key, of 1 to 200 characters: as long as there is a job of the task that was added with it,
+    its id is returned and nothing is added, so that a call can be repeated; double timeLimit, the seconds that a run
+    may take; struct retryPolicy, with any of int attempts (runs in all), double base (seconds before the second run),
+    factor (how much longer each further pause is), cap (seconds that a pause has at most), jitter (0 to 1: how large a
+    part of a pause is random).
+    Faults: unknown task, invalid input, bad arguments for other options.
     """
     with _refusing('add'):
         return service.add(task, input, startLater, request=request, **readOptions(options))
