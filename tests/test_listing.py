@@ -242,7 +242,7 @@ class TestRegister(Tasks):
         for shard in self.service.shards:
             if jobid in shard.jobs:
                 shard.jobs[jobid] = BrokenJob(jobid, 'cannot be loaded')
-        self.assertEqual(self.service.getJobs('queued'), [])
+        self.assertEqual(ids(self.service.getJobs('queued')), [jobid])
         self.assertIsNone(self.service.getStatistics(5)['oldestWaiting'])
         self.service.process(1)
         self.assertEqual(ids(self.service.getJobs('error')), [jobid])
@@ -293,6 +293,62 @@ class TestOrder(Tasks):
                                 ((None, 0, 'x'), 'size')):
             with self.subTest(arguments=arguments), self.assertRaisesRegex(ValueError, name):
                 self.service.getJobs(*arguments)
+
+
+class TestEnds(Tasks):
+    """When a run began and ended, as it is on record."""
+
+    def run_(self, started, ended, status='completed', **options):
+        """Run a job from one time to another; return the job."""
+        jobid = self.service.add('echo', now=0, **options)
+        claim = self.service.claimNext(0)
+        lifecycle.settle(self.service, lifecycle.shardOf(self.service, jobid).ledger,
+                         Outcome(jobid, claim.run, status, started, ended, retryAt=9e9), ended)
+        return self.service.jobs[jobid]
+
+    def test_the_end_is_not_before_the_start(self):
+        luck = random.Random(5)
+        for _ in range(2000):
+            started = luck.choice((luck.uniform(0, 2e9), 1.7e9 + luck.random(), luck.randrange(10 ** 9), -luck.random()))
+            job = self.run_(started, started + luck.choice((0, 1e-7, 1e-6, 3.3)))
+            self.assertLessEqual(job.started, job.completed)
+            self.assertAlmostEqual(job.started, started, delta=1e-6)
+            self.assertAlmostEqual(job.completed, started, delta=4)
+
+    def test_the_clock_is_set_back_meanwhile(self):
+        for status in 'completed', 'error', 'queued':
+            job = self.run_(1000.25, 500, status)
+            self.assertEqual((job.started, job.completed), (1000.25, 1000.25))
+        self.service.cancel(job.id, 600)
+        self.assertEqual((job.status, job.completed), ('cancelled', 1000.25))
+        schedule = self.service.jobs[self.service.addCronJob('echo', minute=(), now=0)]
+        for now in 0, 60:
+            lifecycle.tick(self.service, now)
+        claim = self.service.claimNext(61)
+        lifecycle.record(self.service, schedule, Outcome(schedule.id, claim.run, 'completed', 1000, 500))
+        self.assertEqual((schedule.started, schedule.completed, *schedule.history[0][3:5]), (1000,) * 4)
+
+    def test_ends_at_the_same_time(self):
+        later = self.run_(0, 5)
+        jobs = [self.run_(0, 1) for _ in range(100)]
+        self.assertEqual([round(1e6 * job.completed) for job in jobs], list(range(1000000, 1000100)))
+        self.assertEqual(ids(self.service.getJobs('completed', 0, 200)), ids([later, *jobs[::-1]]))
+
+    def test_a_job_that_failed_at_the_beginning_of_time(self):
+        jobid = self.service.add('fail', now=0)
+        self.service.process(0)
+        self.assertEqual(self.service.jobs[jobid].completed, 0)
+        self.service.retry(jobid)
+        self.assertListed(self.service)
+        self.service.process(0)
+        self.assertEqual((self.service.retryFailed(), self.service.getStatus(jobid)), (1, 'queued'))
+        self.assertListed(self.service)
+
+    def test_a_schedule_that_was_called_for_at_the_beginning_of_time(self):
+        self.service.addCronJob('echo', minute=(), now=-60)
+        lifecycle.tick(self.service, -60)
+        lifecycle.tick(self.service, 0)
+        self.assertEqual(self.service.getStatistics(5)['oldestWaiting'], 0)
 
 
 class TestReversedQueue(unittest.TestCase):

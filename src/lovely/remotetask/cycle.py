@@ -363,10 +363,7 @@ class Cycle:
         suspects += lifecycle.claimStranded(service, want - len(suspects), now, lacks, ledger)
         want -= len(suspects)
         if self.ordered:
-            shard = lifecycle.oldestShard(service)
-            if suspects or shard is None:
-                return suspects, 0
-            return lifecycle.claim(service, 1, shard, now, ledger, lacks=lacks)
+            return suspects or lifecycle.claimOldest(service, now, ledger, lacks), 0
         skip = self._skip
         if want and (self._sharing or skip):
             # If there are others (a conflict may be the first that is heard of them), no more than a fair share of all,
@@ -440,12 +437,8 @@ class Cycle:
         Return what the log is to say when that is committed, as `_guard` does.
         """
         if moment - self._handed < HANDOVER:
-<<<<<<< HEAD
             return []
         self._handed = moment
-=======
-            return
->>>>>>> 09ef5d8 (What a host lacks is that host's trouble: tests with hosts that lack a zone, a task or a program; ids count on)
         names = list(service.ledgers)
         place = names.index(self.name)
         for name in names[place + 1:] + names[:place]:

@@ -241,8 +241,8 @@ class ITaskService(Interface):
     def cancel(jobid, now=None):
         """Call a job off, whatever it waits for.  A cancelled job stays so.
 
-        Of a job that is being processed the outcome is thrown away.  Raise `errors.UnknownJob`, or
-        `errors.WrongState` when it has ended already.
+        Of a job that is being processed the outcome is thrown away.  One that cannot be loaded ends in ERROR.  Raise
+        `errors.UnknownJob`, or `errors.WrongState` when it has ended already.
         """
 
     def clean(status=FINAL):

@@ -15,6 +15,11 @@ MICROSECONDS = 1_000_000
 LONG, ALONE, ONCE = 1, 2, 3
 
 
+def microseconds(time):
+    """Return a time in UTC seconds as the key that it has in a ledger: in whole microseconds."""
+    return int(time * MICROSECONDS)
+
+
 class Ledger(Persistent):
     """The claims of one processing host, and the jobs that it brought to their end.
 
@@ -65,11 +70,13 @@ class Ledger(Persistent):
             self.started[jobid] = mark
 
     def finish(self, jobid, status, when):
-        """Note the end of a job and return its time: `when`, in UTC seconds, moved on when it is taken."""
-        finished = self.finished[status]
-        key = int(when * MICROSECONDS)
+        """Note the end of a job and return its time: `when`, in UTC seconds, moved on to the next that is not taken."""
+        finished, key = self.finished[status], microseconds(when)
         if key in finished:
-            key = finished.maxKey() + 1
+            for taken in finished.keys(key):
+                if taken != key:
+                    break
+                key += 1
         finished[key] = jobid
         self.count(status, 1)
         return key / MICROSECONDS

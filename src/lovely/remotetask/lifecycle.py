@@ -30,6 +30,7 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
+from lovely.remotetask.ledger import microseconds
 from lovely.remotetask.register import RETRY
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
@@ -37,6 +38,9 @@ from lovely.remotetask.timetable import SET_BACK
 
 
 log = logging.getLogger('lovely.remotetask')
+
+#: Ids that one transaction takes out of the queues in vain, because their jobs are gone or broken.
+IN_VAIN = 1000
 
 #: Failures that are kept on a job, the latest ones.
 KEPT_FAILURES = 10
@@ -221,11 +225,15 @@ def tick(service, now, limit=LIMIT):
     while limit > 0:
         moved = timetable.inbox.pull(CHUNK) if timetable.inbox else []
         for _, job in fetch(service, moved):
-            if isScheduled(job):
+            if isinstance(job, BrokenJob):
+                endBroken(service, job, now)
+            elif isScheduled(job):
                 _enter(service, job, now)
         due = timetable.takeDue(now, CHUNK)
         for (key, _), (_, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
-            if isScheduled(job) and job.due == key:
+            if isinstance(job, BrokenJob):
+                endBroken(service, job, now)
+            elif isScheduled(job) and job.due == key:
                 _call(service, job, now)
         if not moved and not due:
             return more
@@ -277,8 +285,9 @@ def fetch(service, jobids):
     """Return pairs of id and job, or None for one that is gone; a database server is asked for all at once."""
     jobs = [shardOf(service, jobid).jobs.get(jobid) for jobid in jobids]
     if service._p_jar is not None and len(jobs) > 1:
-        service._p_jar.prefetch([job for job in jobs if job is not None and job._p_changed is None])
-    return [(jobid, job and readable(jobid, job)) for jobid, job in zip(jobids, jobs)]
+        # Those that are not in memory; a job that was added in this transaction is, and has no oid to ask for.
+        service._p_jar.prefetch([job for job in jobs if getattr(job, '_p_changed', False) is None])
+    return [(jobid, None if job is None else readable(jobid, job)) for jobid, job in zip(jobids, jobs)]
 
 
 def _setAside(service, job, error):
@@ -436,7 +445,7 @@ def oldestShard(service):
     oldest = None
     for number, shard in enumerate(service.shards):
         for jobid in shard.ready:
-            job = shard.jobs.get(jobid)
+            (_, job), = fetch(service, [jobid])
             created = (job.created if job is not None else 0, jobid)
             if oldest is None or created < oldest[0]:
                 oldest = created, number
@@ -453,7 +462,24 @@ def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: No
     ledger -- where the claims are noted; default: in the ledger of the job's shard.
     skip -- how many ids are passed over first; see `ReadyQueue.pull`.
     lacks -- a function that returns why this host cannot run the task of a name; see `execute.lacking`.
+
+    Ids of jobs that are gone or broken do not count; up to `IN_VAIN` of them are looked at.
     """
+    claims, vain = [], 0
+    while len(claims) < count and vain < IN_VAIN:
+        pulled, start = _pull(service, count - len(claims), start, skip)
+        found = []
+        for _, job in fetch(service, pulled):
+            found += _claim(service, job, now, ledger, lacks)
+        claims += found
+        vain += len(pulled) - len(found)
+        if len(found) == len(pulled):
+            break
+    return claims, start
+
+
+def _pull(service, count, start, skip):
+    """Take up to `count` ids out of the queues, for `claim`; return them, and where to go on."""
     pulled = []
     for number in range(start, start + SHARDS):
         if len(pulled) >= count:
@@ -464,23 +490,31 @@ def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: No
             jobids = shard.ready.pull(count - len(pulled), skip)
             skip = 0 if pulled or jobids else skip - len(shard.ready)
             pulled += jobids
+    return pulled, start % SHARDS
+
+
+def claimOldest(service, now, ledger=None, lacks=lambda name: None):
+    """Claim the job that was added first; return a list of one `Claim`, or of none.  The arguments are as for `claim`.
+    """
     claims = []
-    for _, job in fetch(service, pulled):
-        claims += _claim(service, job, now, ledger, lacks)
-    return claims, start % SHARDS
+    while not claims and (shard := oldestShard(service)) is not None:
+        for _, job in fetch(service, service.shards[shard].ready.pull()):
+            claims += _claim(service, job, now, ledger, lacks)
+    return claims
 
 
 def claimSuspect(service, now, ledger=None, lacks=lambda name: None):
     """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claim`."""
-    if not service.suspects:
-        return []
-    (_, job), = fetch(service, service.suspects.pull())
-    return _claim(service, job, now, ledger, lacks)
+    claims = []
+    while not claims and service.suspects:
+        (_, job), = fetch(service, service.suspects.pull())
+        claims += _claim(service, job, now, ledger, lacks)
+    return claims
 
 
 def _claim(service, job, now, ledger, lacks):
     if isinstance(job, BrokenJob):
-        shardOf(service, job.id).ledger.finish(job.id, ERROR, now)      # it is seen to be removed, and nothing else
+        endBroken(service, job, now, waited=True)
     elif job is not None and job.status in (QUEUED, CRONJOB):
         if reason := lacks(job.task):
             strand(service, job, reason)
@@ -501,9 +535,37 @@ def holds(job, claim):
     return job is not None and job.run == claim.run and job.status not in FINAL
 
 
+def endBroken(service, job, now, waited=False):
+    """End a `BrokenJob` that waits for something; return whether it did.
+
+    It is taken out of where it waits, and from now on is one of those that ended in ERROR, to be removed as they are.
+    What is stored of it stays until then.  The claim of a processing host is closed by that host.
+
+    now -- UTC seconds.
+    waited -- whether it was in a queue, or claimed, until the caller took it from there.
+    """
+    jobid = job.id
+    if any(jobid in ledger.claimed for ledger in service.ledgers.values()):
+        return False
+    ledger = shardOf(service, jobid).ledger
+    waited = waited or dequeue(service, jobid) or ledger.release(jobid)
+    if service.register is not None:
+        waited = service.register.remove(jobid) or waited
+    if waited:
+        ledger.finish(jobid, ERROR, now)
+    return waited
+
+
+def finish(job, ledger, status, when):
+    """Enter the end of a job in a ledger, at `when` in UTC seconds, and the time on the job: never before its start."""
+    job.completed = ledger.finish(job.id, status, when if job.started is None else max(when, job.started))
+
+
 def record(service, job, outcome):
     """Write an outcome on its job, which the claim must still hold, and see to what follows from it."""
-    job.started, job.completed = outcome.started, outcome.ended
+    # In whole microseconds, as the time of the end will be; and the clock may have been set back meanwhile.
+    job.started = None if outcome.started is None else microseconds(outcome.started) / MICROSECONDS
+    job.completed = outcome.ended if job.started is None else max(outcome.ended, job.started)
     if outcome.failure is not None:
         charge(job, outcome.failure)
     if job.suspect:
@@ -519,7 +581,7 @@ def record(service, job, outcome):
             return
         job.attempt = 0
         job.history = job.historyWith(
-            Run(job.calledFor, job.id, outcome.status, outcome.started, outcome.ended, job.error))
+            Run(job.calledFor, job.id, outcome.status, job.started, job.completed, job.error))
     if job.status == CRONJOB:
         job.pending = False
     job.run += 1
@@ -550,14 +612,14 @@ def settle(service, ledger, report, now):
         interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
         return
     ledger.release(report.jobid)
-    if isinstance(report, Outcome) and not isinstance(job, BrokenJob):
+    if isinstance(job, BrokenJob):
+        endBroken(service, job, now, waited=True)
+    elif isinstance(report, Outcome):
         if not holds(job, report):
             return
         record(service, job, report)
         if job.status in FINAL:
-            job.completed = ledger.finish(job.id, job.status, job.completed)
-    elif isinstance(job, BrokenJob):
-        ledger.finish(job.id, ERROR, now)
+            finish(job, ledger, job.status, job.completed)
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
 
@@ -639,7 +701,7 @@ def failed(service, task=None, before=None):
 
 def reopen(service, job):
     """Have a job that ended in ERROR run again, with all its attempts; what went wrong stays on it."""
-    key = job.completed and round(job.completed * MICROSECONDS)
+    key = round(job.completed * MICROSECONDS)
     for ledger in ledgers(service):
         if ledger.finished[ERROR].get(key) == job.id:
             forget(service, ledger, ERROR, [(key, job.id)])

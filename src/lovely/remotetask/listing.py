@@ -102,7 +102,7 @@ def _queued(service, queue):
 def _entriesOf(service, jobids):
     while chunk := list(itertools.islice(jobids, WINDOW)):
         for _, job in fetch(service, chunk):
-            if job is not None and job.status == QUEUED:
+            if job is not None and (job.status == QUEUED or isinstance(job, BrokenJob)):
                 yield entryOf(job)
 
 

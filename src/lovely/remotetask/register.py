@@ -61,6 +61,16 @@ class Register(Persistent):
                 self._lengths[part].change(-1)
         return bool(parts)
 
+    def remove(self, jobid):
+        """Take out a job of which nothing is known but its id; return whether it was in.  Looks at all entries."""
+        found = False
+        for part, entries in self._entries.items():
+            for entry in [entry for entry in entries if entry[1] == jobid]:
+                entries.remove(entry)
+                self._lengths[part].change(-1)
+                found = True
+        return found
+
     def count(self, part):
         """Return how many jobs are in a part."""
         return self._lengths[part]()

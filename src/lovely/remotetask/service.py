@@ -354,8 +354,8 @@ class TaskService(Contained, Persistent):
 
     def cancel(self, jobid, now=None):
         """See `ITaskService`."""
-        job = self.jobs[jobid]
-        if job.status == CANCELLED:
+        job, now = self.jobs[jobid], present(now)
+        if job.status == CANCELLED or isinstance(job, BrokenJob) and lifecycle.endBroken(self, job, now):
             return
         if job.status in FINAL:
             raise WrongState(jobid, job.status, 'cancel')
@@ -364,7 +364,7 @@ class TaskService(Contained, Persistent):
         lifecycle.dequeue(self, jobid)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
-        job.completed = shard.ledger.finish(jobid, CANCELLED, present(now))
+        lifecycle.finish(job, shard.ledger, CANCELLED, now)
         if waited:
             lifecycle.place(self, job)
 
@@ -490,23 +490,16 @@ class TaskService(Contained, Persistent):
         """Return the `Claim` on the next job, or None; or the one that `claimNextJob` made on the job of this id."""
         if jobid is not None:
             job = self.jobs[jobid]
-            if jobid not in lifecycle.shardOf(self, jobid).ledger.claimed:
+            if isinstance(job, BrokenJob) or jobid not in lifecycle.shardOf(self, jobid).ledger.claimed:
                 raise WrongState(jobid, self.getStatus(jobid), 'process')
             return lifecycle.claimOn(job)
         self._checkGeneration()
         while lifecycle.tick(self, now):
             pass
         lacks = functools.partial(lacking, self, 'this process')
-        while self.suspects:
-            if claims := lifecycle.claimSuspect(self, now, lacks=lacks):
-                return claims[0]
-        if claims := lifecycle.claimStranded(self, 1, now, lacks):
-            return claims[0]
-        while (shard := lifecycle.oldestShard(self)) is not None:
-            claims, _ = lifecycle.claim(self, 1, shard, now, lacks=lacks)
-            if claims:
-                return claims[0]
-        return None
+        claims = (lifecycle.claimSuspect(self, now, lacks=lacks) or lifecycle.claimStranded(self, 1, now, lacks)
+                  or lifecycle.claimOldest(self, now, lacks=lacks))
+        return claims[0] if claims else None
 
     def processNext(self, now=None, jobid=None):
         """See `ITaskService`."""

@@ -189,8 +189,9 @@ class Watcher:
         if job is None or job.status in FINAL:
             return True
         watched.job = job
-        # From now on only whether it changes is of interest: the input of each would take memory.
-        vars(job).clear()
+        # From now on only whether it changes is of interest: what can be large would take memory.
+        for name in ('input', 'output', 'errors', 'history'):
+            vars(job).pop(name, None)
         return False
 
     def _end(self, key):

@@ -1,0 +1,586 @@
+"""Records of jobs that load and are not whole, or do not load: each is a broken job, alone, and can be removed."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+import pickle
+import tempfile
+import unittest
+
+import transaction
+from lovely.remotetask import container
+from lovely.remotetask import lifecycle
+from lovely.remotetask import rescue
+from lovely.remotetask.errors import UnknownJob
+from lovely.remotetask.errors import WrongState
+from lovely.remotetask.files import StoredFile
+from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.job import Failure
+from lovely.remotetask.job import Job
+from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.lifecycle import Outcome
+from lovely.remotetask.lifecycle import Returned
+from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.xmlrpc import structs
+from persistent.mapping import PersistentMapping
+from test_processor import ProcessorCase
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from zope.component import provideUtility
+from zope.component import testing
+
+
+NAN, INF = float('nan'), float('inf')
+
+#: Attribute -> values that the records of no job have.
+WRONG = {
+    'id': (None, 1, '5'),
+    'task': (None, 5, b'echo'),
+    'created': (None, 'now', NAN, INF, 10 ** 400, True),
+    'status': (None, 5, 'processing', 'nope', [], 'completed'),
+    'error': (5,),
+    'errors': (None, [], ('a text',)),
+    'attempt': (None, '1', 1.5, -1),
+    'run': (None, '1', 1.5, -1, 2 ** 31, True),
+    'started': ('now', NAN),
+    'retryAt': ('now', INF, 1e300),
+    'due': (1.5, '5', 10 ** 30),
+    'schedule': ('5',),
+    'suspect': (None, 1),
+    'retryPolicy': ('often', (3, 4)),
+    'timeLimit': ('5', 0, NAN),
+    'request': (5,),
+}
+WRONG_SCHEDULES = {
+    'minute': (None, 5, ('5',), (60,), [5]),
+    'dayOfWeek': ((7,),),
+    'delay': ('5', 0, NAN, True),
+    'crontab': (5,),
+    'timeZone': (5,),
+    'misfire': (None, 'x', 0, 1.5),
+    'newJobs': (None, 1),
+    'active': ('no',),
+    'pending': (None,),
+    'calledFor': ('now', NAN),
+    'history': (None, ('x',)),
+    'lastJob': ('5', -1),
+}
+
+
+def record(part):
+    """Return a part of a record as ZODB stores it."""
+    return pickle.dumps(part, 3)
+
+
+def setting(name, value):
+    def spoil(case, job):
+        setattr(job, name, value)
+    return spoil
+
+
+def without(*names):
+    def spoil(case, job):
+        for name in names or list(vars(job)):
+            vars(job).pop(name, None)
+        job._p_changed = True
+    return spoil
+
+
+def stateOf(other):
+    """Give a job's record the state of an object of another class."""
+    def spoil(case, job):
+        case.store(job, record(Job) + record(other.__getstate__()))
+    return spoil
+
+
+def inItsPlace(other):
+    """Put something else in the job's place."""
+    def spoil(case, job):
+        lifecycle.shardOf(case.service, job.id).jobs[job.id] = other()
+    return spoil
+
+
+def bytesOf(data):
+    def spoil(case, job):
+        case.store(job, data)
+    return spoil
+
+
+def scheduleWithout(case, job):
+    vars(job).clear()
+    vars(job).update(id=1, minute=(5,))
+    job._p_changed = True
+
+
+#: Name -> what spoils the record of any job.
+SPOILING = {
+    'empty': without(),
+    'no id': without('id'),
+    'no task': without('task'),
+    'no created': without('created'),
+    'of a mapping': stateOf(PersistentMapping({'a': 1})),
+    'of a file': stateOf(StoredFile()),
+    'of a tree': bytesOf(record(Job) + record((((1, 2, 3, 4),),))),
+    'none': bytesOf(record(Job) + record(None)),
+    'no pickle': bytesOf(b'what is this'),
+    'the half of it': bytesOf(record(Job)),
+    'a mapping': inItsPlace(PersistentMapping),             # which is false, being empty
+    'a number': inItsPlace(lambda: 0),
+    **{f'{name} {value!r:.20}': setting(name, value) for name, values in WRONG.items() for value in values},
+}
+SPOILING_SCHEDULES = {f'{name} {value!r}': setting(name, value)
+                      for name, values in WRONG_SCHEDULES.items() for value in values}
+
+#: Those that stand for the others, where all would take long.
+SOME = ('empty', 'no pickle', 'of a mapping', 'a mapping', 'run None')
+
+
+class RecordCase(unittest.TestCase):
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        for name in 'echo', 'other':
+            provideUtility(SimpleTask(lambda input: input), name=name)
+        provideUtility(SimpleTask(lambda input: 1 / 0), name='fail')
+        logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
+        self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
+        container._told.clear()
+        self.open()
+        self.db.cacheMinimize()
+
+    def open(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.use(DB(FileStorage(directory.name + '/Data.fs')))
+
+    def use(self, db):
+        self.db = db
+        self.addCleanup(self.db.close)
+        self.manager = transaction.TransactionManager()
+        self.connection = self.db.open(self.manager)
+        self.addCleanup(self.connection.close)
+        self.addCleanup(self.manager.abort)
+        self.service = self.connection.root()['service'] = TaskService()
+        self.service.ledgers['host'] = Ledger()
+        self.manager.commit()
+
+    def store(self, job, data):
+        """Replace what is stored of a job."""
+        self.manager.commit()
+        _, serial = self.db.storage.load(job._p_oid)
+        txn = TransactionMetaData()
+        self.db.storage.tpc_begin(txn)
+        self.db.storage.store(job._p_oid, serial, data, '', txn)
+        self.db.storage.tpc_vote(txn)
+        self.db.storage.tpc_finish(txn)
+
+    def spoil(self, jobid, spoil):
+        self.manager.commit()
+        spoil(self, self.service.jobs[jobid])
+        self.manager.commit()
+        self.connection.cacheMinimize()
+
+    def counts(self):
+        return {status: count for status, count in self.service.countJobs().items() if count}
+
+    def assertToldOf(self, jobid, isListed=True):
+        """Everything that looks at jobs looks at this one."""
+        service = self.service
+        self.assertEqual(service.getStatus(jobid), 'error')
+        self.assertRegex(service.getError(jobid), f'^job {jobid} cannot be loaded: ')
+        self.assertIsInstance(service.jobs[jobid], BrokenJob)
+        self.assertIsNone(service.getResult(jobid))
+        self.assertIsNone(service.getProgress(jobid))
+        self.assertFalse(service.startJob(jobid))
+        self.assertIn(jobid, [job.id for job in service.jobs.values()])
+        service.getStatistics(5)
+        service.hasJobsWaiting(5)
+        listed = {job.id for job in service.getJobs()}
+        self.assertEqual(jobid in listed, isListed)
+        for job in service.getJobs():
+            structs.summaryOf(service, job)
+            structs.detailsOf(service, job)
+        for verb in service.retry, service.reschedule:
+            with self.assertRaises(WrongState):
+                verb(jobid)
+        service.retryFailed()
+
+    def assertRemovable(self, jobids, count):
+        self.assertEqual(self.service.removeJobs(before=1e9), count)
+        self.manager.commit()
+        self.assertEqual(self.counts(), {})
+        self.assertEqual(len(self.service.jobs), 0)
+        for jobid in jobids:
+            with self.assertRaises(UnknownJob):
+                self.service.getStatus(jobid)
+        self.assertFalse(lifecycle.isWaiting(self.service))
+
+
+class TestBroken(RecordCase):
+
+    def whichWaits(self, state):
+        """Add a job and bring it into a state; return its id."""
+        service = self.service
+        if state == 'start later':
+            return service.add('echo', startLater=True, now=1)
+        if state in ('cronjob', 'scheduled', 'pending'):
+            jobid = service.addCronJob('echo', minute=(5,), now=1)
+        elif state in ('delayed', 'calendar'):
+            jobid = service.addCronJob('echo', delay=50, now=1)
+        elif state == 'retry':
+            jobid = service.add('fail', now=1, retryPolicy=RetryPolicy(base=50, jitter=0))
+            service.process(1)
+        else:
+            jobid = service.add('echo', now=1)
+        if state in ('scheduled', 'pending', 'calendar'):
+            lifecycle.tick(service, 2)
+        if state == 'pending':
+            lifecycle.tick(service, 600)
+        if state == 'claimed':
+            self.assertEqual(service.claimNextJob(3), jobid)
+        return jobid
+
+    STATES = ('queued', 'start later', 'cronjob', 'scheduled', 'pending', 'delayed', 'calendar', 'retry', 'claimed')
+
+    def cases(self):
+        for name, spoil in SPOILING.items():
+            for state in self.STATES if name in SOME else ('queued', 'scheduled'):
+                yield name, spoil, state
+        for name, spoil in SPOILING_SCHEDULES.items():
+            yield name, spoil, 'scheduled'
+
+    def test_it_is_cancelled_and_removed(self):
+        for name, spoil, state in self.cases():
+            with self.subTest(name, state=state):
+                jobid = self.whichWaits(state)
+                before = self.service.add('echo', 'before', now=0)
+                after = self.service.add('other', 'after', now=2, key='a key')
+                self.spoil(jobid, spoil)
+                self.assertToldOf(jobid, isListed=state != 'claimed')
+                self.manager.abort()
+                self.service.cancel(jobid, 10)
+                self.assertEqual(self.counts(), {'queued': 2, 'error': 1})
+                self.assertEqual([job.id for job in self.service.getJobs('error')], [jobid])
+                self.manager.commit()
+                with self.assertRaises(WrongState):
+                    self.service.cancel(jobid, 11)
+                self.service.process(1e6)
+                self.assertEqual([self.service.getStatus(one) for one in (before, jobid, after)],
+                                 ['completed', 'error', 'completed'])
+                self.assertEqual(self.counts(), {'completed': 2, 'error': 1})
+                self.assertRemovable((before, jobid, after), 3)
+
+    def test_it_ends_when_its_turn_comes(self):
+        for name, spoil, state in self.cases():
+            if state in ('start later', 'claimed'):
+                continue                        # nothing comes to these
+            with self.subTest(name, state=state):
+                jobid = self.whichWaits(state)
+                others = [self.service.add('echo', number, now=0) for number in range(3)]
+                self.spoil(jobid, spoil)
+                self.service.process(1e6)
+                self.manager.commit()
+                self.assertEqual(self.counts(), {'completed': 3, 'error': 1})
+                self.assertEqual([job.id for job in self.service.getJobs('error')], [jobid])
+                self.assertFalse(self.service.schedule.inbox)
+                self.assertRemovable([jobid, *others], 4)
+
+    def test_what_a_host_has_claimed(self):
+        # A schedule of which a run is going on is in the register as well.
+        for state in 'queued', 'pending':
+            for name in SOME:
+                for end in 'settled', 'returned', 'rescued', 'cancelled':
+                    with self.subTest(name, state=state, end=end):
+                        jobid = self.whichWaits(state)
+                        ledger = self.service.ledgers['host']
+                        claims, _ = lifecycle.claim(self.service, 5, 0, 700, ledger)
+                        [claim] = claims
+                        ledger.mark(jobid, 1)
+                        self.spoil(jobid, SPOILING[name])
+                        self.assertEqual(self.service.getStatus(jobid), 'error')
+                        self.service.getStatistics(5)
+                        with self.assertRaises(WrongState):             # its host sees to it
+                            self.service.cancel(jobid)
+                        if end == 'settled':
+                            report = Outcome(jobid, claim.run, 'completed', 1, 2, 'result')
+                            lifecycle.settle(self.service, ledger, report, 800)
+                        elif end == 'returned':
+                            lifecycle.settle(self.service, ledger, Returned(jobid, claim.run), 800)
+                        elif end == 'rescued':
+                            self.assertEqual(rescue.rescue(self.service, 'host', 800), 1)
+                        else:
+                            lifecycle.giveBack(self.service, ledger, jobid, 800)
+                        self.assertFalse(ledger.claimed)
+                        self.assertEqual(self.counts(), {'error': 1})
+                        self.assertRemovable([jobid], 1)
+
+    def test_many_do_not_stop_a_claim(self):
+        for claim in self.service.claimNextJob, lambda now: lifecycle.claim(self.service, 1, 0, now)[0]:
+            jobids = self.service.addMany([{'task': 'echo'}] * 50, now=1)
+            for jobid in jobids:
+                del self.service.jobs[jobid].task
+            good = self.service.add('echo', now=2)
+            self.manager.commit()
+            self.assertIsNotNone(claim(3))
+            self.assertEqual(self.service.getStatus(good), 'processing')
+            self.service.cancel(good, 5)
+            self.assertRemovable(jobids, 51)
+
+    def test_many_suspects(self):
+        jobids = self.service.addMany([{'task': 'echo'}] * 3, now=1)
+        for jobid in jobids:
+            lifecycle.dequeue(self.service, jobid)
+            self.service.jobs[jobid].suspect = True
+            lifecycle.enqueue(self.service, self.service.jobs[jobid])
+        for jobid in jobids[:2]:
+            del self.service.jobs[jobid].task
+        [claim] = lifecycle.claimSuspect(self.service, 2)
+        self.assertEqual(claim.jobid, jobids[2])
+
+    def test_claimed_and_processed_by_hand(self):
+        jobid = self.service.add('echo', now=1)
+        self.service.claimNextJob(2)
+        self.spoil(jobid, SPOILING['empty'])
+        with self.assertRaises(WrongState):
+            self.service.processNext(3, jobid)
+        self.service.cancel(jobid, 4)
+        self.assertRemovable([jobid], 1)
+
+    def test_after_its_end(self):
+        for end in 'completed', 'error', 'cancelled':
+            with self.subTest(end):
+                jobid = self.service.add('fail' if end == 'error' else 'echo', now=1,
+                                         retryPolicy=RetryPolicy(attempts=1))
+                if end == 'cancelled':
+                    self.service.cancel(jobid, 2)
+                self.service.process(3)
+                self.spoil(jobid, SPOILING['empty'])
+                self.assertToldOf(jobid)
+                with self.assertRaises(WrongState):
+                    self.service.cancel(jobid)
+                self.assertEqual(self.counts(), {end: 1})
+                self.assertRemovable([jobid], 1)
+
+    def test_the_last_job_of_a_schedule(self):
+        schedule = self.service.addCronJob('echo', minute=(5,), newJobs=True, now=1)
+        lifecycle.tick(self.service, 1)
+        lifecycle.tick(self.service, 600)
+        last = self.service.jobs[schedule].lastJob
+        self.spoil(last, SPOILING['empty'])
+        lifecycle.tick(self.service, 600 + 3600)
+        self.assertNotIn(self.service.jobs[schedule].lastJob, (None, last))
+
+    def test_its_key(self):
+        jobid = self.service.add('echo', now=1, key='a')
+        self.spoil(jobid, SPOILING['empty'])
+        self.assertEqual(self.service.add('echo', now=2, key='a'), jobid)
+        self.service.cancel(jobid)
+        self.service.clean()
+        self.assertNotEqual(self.service.add('echo', now=2, key='a'), jobid)
+
+    def test_a_whole_record_is_left_alone(self):
+        policy = RetryPolicy(attempts=1)
+        jobid = self.service.add('echo', now=1, key='a', retryPolicy=policy, timeLimit=5, request='0a1b')
+        job = self.service.jobs[jobid]
+        job.errors, job.started, job.due, job.more = (Failure(1.5, 'no'),), 1, 5_000_000, object
+        self.assertIs(self.service.jobs[jobid], job)
+        self.assertFalse(container._told)
+
+
+class TestGone(RecordCase):
+    """Ids that lead to no job, as somebody may leave them who repairs a database."""
+
+    def test_everywhere(self):
+        service, ledger = self.service, self.service.ledgers['host']
+        later = service.add('echo', startLater=True, now=1)
+        cron = service.addCronJob('echo', minute=(5,), now=1)
+        inbox = service.addCronJob('echo', delay=9, now=1)
+        ended = service.add('echo', now=1)
+        service.process(2)
+        claimed = service.add('echo', now=1)
+        lifecycle.claim(service, 5, 0, 3, ledger)
+        queued = service.add('echo', now=1, key='a')
+        suspect = service.add('echo', now=1)
+        lifecycle.dequeue(service, suspect)
+        service.suspects.put(suspect)
+        good = service.add('echo', 'good', now=1)
+        for jobid in later, cron, inbox, ended, claimed, queued, suspect:
+            del lifecycle.shardOf(service, jobid).jobs[jobid]
+        self.manager.commit()
+        self.assertEqual([job.id for job in service.getJobs()], [good])
+        service.getStatistics(5)
+        self.assertTrue(service.hasJobsWaiting(5))
+        self.assertEqual(rescue.rescue(service, 'host', 5), 1)
+        service.process(1e6)
+        self.assertEqual(service.getStatus(good), 'completed')
+        self.assertEqual(service.retryFailed(), 0)
+        self.assertNotEqual(service.add('echo', key='a'), queued)
+        service.clean()
+        self.assertEqual(self.counts().get('completed', 0), 0)
+
+
+class TestLog(RecordCase):
+
+    def look(self, jobid):
+        """Look at a job as all do, with nothing in memory."""
+        self.connection.cacheMinimize()
+        self.assertEqual(self.service.getStatus(jobid), 'error')
+        self.service.getJobs()
+        self.service.getStatistics(5)
+
+    def test_one_line_for_each_record(self):
+        jobids = [self.service.add('echo', now=1) for _ in SOME]
+        for name, jobid in zip(SOME, jobids):
+            self.spoil(jobid, SPOILING[name])
+        container._told.clear()                 # what has been said while they were spoilt
+        with self.assertLogs(level='DEBUG') as logged:
+            for _ in range(3):
+                for jobid in jobids:
+                    self.look(jobid)
+        self.assertEqual({record.name for record in logged.records}, {'lovely.remotetask'})
+        self.assertEqual(len(logged.output), len(jobids))
+        for jobid in jobids:
+            self.assertEqual(sum(f'job {jobid} cannot be loaded: ' in line for line in logged.output), 1)
+
+    def test_ZODB_is_heard_of_other_records(self):
+        shard = self.service.shards[0]
+        self.service.add('echo', now=1)
+        self.store(shard, b'nothing')
+        self.manager.begin()
+        self.connection.cacheMinimize()
+        with self.assertLogs('ZODB', level='ERROR'), self.assertRaises(Exception):
+            shard.ready
+
+    def test_many_are_not_all_named(self):
+        jobids = self.service.addMany([{'task': 'echo'}] * (container.TOLD + 50), now=1)
+        for jobid in jobids:
+            del self.service.jobs[jobid].task
+        with self.assertLogs('lovely.remotetask') as logged:
+            for _ in range(2):
+                list(self.service.jobs.values())
+        self.assertEqual(len(logged.output), container.TOLD + 1)
+        self.assertIn('no more are named', logged.output[-1])
+
+    def test_a_long_reason(self):
+        jobid = self.service.add('echo', now=1)
+        self.service.jobs[jobid].run = 'x' * 10 ** 6
+        self.assertLess(len(self.service.getError(jobid)), 200)
+
+
+class FailingStorage(FileStorage):
+    """A file storage whose disk can fail."""
+
+    error = None
+
+    def loadBefore(self, oid, tid):
+        if self.error is not None:
+            raise self.error
+        return super().loadBefore(oid, tid)
+
+    def load(self, oid, version=''):
+        if self.error is not None:
+            raise self.error
+        return super().load(oid, version)
+
+
+class TestOutage(RecordCase):
+
+    def open(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.use(DB(FailingStorage(directory.name + '/Data.fs')))
+
+    def test_a_disk_that_fails_breaks_no_job(self):
+        jobid = self.service.add('echo', now=1)
+        self.manager.commit()
+        self.service.jobs[jobid]._p_deactivate()
+        for error in OSError(5, 'Input/output error'), RuntimeError('connection refused'):
+            self.db.storage.error = error
+            for look in self.service.getStatus, self.service.cancel:
+                with self.assertRaises(type(error)):
+                    look(jobid)
+            with self.assertRaises(type(error)):
+                self.service.process(5)
+            self.manager.abort()
+            self.db.storage.error = None
+        self.assertEqual(self.service.getStatus(jobid), 'queued')
+        self.assertFalse(container._told)
+
+
+class TestHost(ProcessorCase):
+    """A processing host among broken records."""
+
+    def test_a_host_goes_on(self):
+        self.provide('echo', lambda input: input)
+        container._told.clear()
+        broken = []
+        for name, spoil in SPOILING.items():
+            jobid = self.add('echo', name)
+            spoil(self, self.service.jobs[jobid])
+            self.manager.commit()
+            broken.append(jobid)
+        schedules = []
+        for name, spoil in SPOILING_SCHEDULES.items():
+            schedules.append(self.service.addCronJob('echo', minute=()))
+            spoil(self, self.service.jobs[schedules[-1]])
+        good = self.service.addMany([{'task': 'echo', 'input': number} for number in range(20)])
+        self.manager.commit()
+        self.connection.cacheMinimize()
+        self.start(maxThreads=2)
+        self.assertEqual(set(self.statuses(*good)), {'completed'})
+        self.assertEqual(set(self.statuses(*broken, *schedules)), {'error'})
+        last = self.add('echo', 'last')
+        self.assertEqual(self.statuses(last), ['completed'])
+        while self.left() or self.service.countJobs()['cronjob']:
+            self.statuses(last)
+        self.assertEqual({status: count for status, count in self.service.countJobs().items() if count},
+                         {'completed': 21, 'error': len(broken) + len(schedules)})
+        self.service.clean()
+        self.manager.commit()
+        self.assertEqual(len(self.service.jobs), 0)
+
+    store = RecordCase.store
+
+
+class TestPrefetch(unittest.TestCase):
+    """Over ZEO many jobs are asked for at once; those of the same transaction have no oid yet."""
+
+    def test_new_jobs_among_others(self):
+        self.addCleanup(testing.tearDown)
+        provideUtility(SimpleTask(len), name='echo')
+        with temporaryZEO() as server, contextlib.closing(server.database()) as db:
+            manager = transaction.TransactionManager()
+            connection = db.open(manager)
+            service = connection.root()['service'] = TaskService()
+            old = service.addMany([{'task': 'echo'}] * 3)
+            manager.commit()
+            connection.cacheMinimize()
+            with self.assertNoLogs():
+                new = service.addMany([{'task': 'echo'}] * 3)
+                self.assertEqual([job.id for _, job in lifecycle.fetch(service, [*old, *new])], [*old, *new])
+                self.assertEqual(len(service.getJobs('queued')), 6)
+            manager.abort()
+            connection.close()
+
+
+class TestEveryStatus(unittest.TestCase):
+
+    def test_the_table_knows_all_attributes(self):
+        # A new attribute of a job needs a line in the table, or a reason why any value will do.
+        from lovely.remotetask.job import CronJob
+        free = {'id', 'input', 'output', 'eitherDay'}
+        attributes = {name for kind in (Job, CronJob) for name in vars(kind)
+                      if not name.startswith('_') and not callable(getattr(kind, name))
+                      and not isinstance(vars(kind)[name], property)}
+        attributes |= set(vars(CronJob(1, 'echo', None)))
+        self.assertLessEqual(attributes - free, set(container.RIGHT))
+        for status in STATUSES:
+            self.assertEqual(container.RIGHT['status'](status), status != 'processing')
+
+
+if __name__ == '__main__':
+    unittest.main()
