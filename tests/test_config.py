@@ -435,7 +435,7 @@ class MistakesTest(ConfigTestCase):
 
     def test_site_definition(self):
         self.check('\nsite-definition zcml/site.zcml\n\n', 2, f'there is no file {self.directory}/zcml/site.zcml')
-        self.check('\nsite-definition\n\n', 2, f'there is no file {self.directory}')
+        self.check('\nsite-definition\n\n', 2, "'' is not the path of a file")
 
     def test_database(self):
         self.check('<zodb>\n</zodb>\n', 2, 'there is no storage')

@@ -210,6 +210,9 @@ class TestRunOptions(SiteTestCase):
                            'retry_on="OSError builtins.LookupError" never_retry_on="KeyError"').retryPolicy
         self.assertEqual(policy, RetryPolicy(7, 1.0, 3.0, 3600.0, 0.25, (OSError, LookupError), (KeyError,)))
         self.assertEqual(self.made('attempts="1"', 'HERE.Task').retryPolicy, dataclasses.replace(DEFAULT, attempts=1))
+        # At once, and after no exception at all: not what an attribute means that is left out.
+        self.assertEqual(self.made('retry_base="0" retry_cap="0s" retry_jitter="0" retry_on=""').retryPolicy,
+                         dataclasses.replace(DEFAULT, base=0, cap=0, jitter=0, retryOn=()))
 
     def test_commands(self):
         self.load('<remotetask:command name="x" command="true" at_most_once="yes" attempts="2" />')
@@ -226,6 +229,10 @@ class TestRunOptions(SiteTestCase):
                 ('memory_limit="1GB"', 'isolation="process"'),
                 ('isolation="thread" memory_limit="1GB"', 'isolation="process"'),
                 ('time_limit="0"', "'0' is not a time above 0"),
+                ('retry_base="-1"', "'-1' is not a time"),
+                ('retry_factor="nan"', 'factor: nan'),
+                ('retry_jitter="nan"', 'jitter: nan'),
+                ('attempts=""', "'attempts'"),
                 ('at_most_once="perhaps"', "'at_most_once'"),
                 ('attempts="0"', "'attempts'"),
                 ('retry_base="soon"', "'retry_base'"),

@@ -12,13 +12,14 @@ LONGEST = 100 * 366 * 86400
 SHOWN = 60
 
 
-def shown(value):
-    """Return the repr of a value as a message shows it: short, on one line, and for any value."""
+def shown(value, size=SHOWN):
+    """Return the repr of a value as a message shows it: of `size` characters at the most, on one line, for any value.
+    """
     try:
         text = repr(value)
     except Exception:                           # an int of thousands of digits; an object of somebody's own class
         text = f'<{type(value).__name__}>'
-    return cut(text, SHOWN)
+    return cut(text, size)
 
 
 def cut(text, size):
@@ -39,6 +40,11 @@ def isWhole(value, low, high):
 def isSpan(value):
     """Return whether a value is a number of seconds above 0."""
     return isNumber(value, 0, LONGEST) and value > 0
+
+
+def isPause(value):
+    """Return whether a value is a number of seconds, 0 or more."""
+    return isNumber(value, 0, LONGEST)
 
 
 def isTime(value):

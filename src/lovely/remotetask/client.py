@@ -4,6 +4,7 @@ It needs no database and no configuration; ``client.txt`` shows how it is used.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
+import math
 import random
 import time
 import uuid
@@ -12,6 +13,11 @@ from typing import NamedTuple
 from typing import Optional
 
 from lovely.remotetask import errors
+from lovely.remotetask.checks import LONGEST
+from lovely.remotetask.checks import check
+from lovely.remotetask.checks import isNumber
+from lovely.remotetask.checks import isSpan
+from lovely.remotetask.checks import shown
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
@@ -124,6 +130,16 @@ def pauseAfter(error, attempt, repeatable, answered):
     return None
 
 
+def _checkTimeout(timeout, isRight, expected):
+    if not isRight:
+        raise faults.BadArguments(f'timeout: {shown(timeout)} is not {expected}')
+
+
+def _listOf(status):
+    """Return a list of statuses for one or for several."""
+    return [status] if isinstance(status, str) else list(status)
+
+
 def _given(**options):
     return {name: value for name, value in options.items() if value is not None}
 
@@ -160,8 +176,9 @@ class Client:
         timeout -- seconds that a call may take, repetitions included.
         context -- an `ssl.SSLContext` for https; default: one that trusts whom the system trusts.
 
-        Raise `ValueError` for what is no URL.
+        Raise `ValueError` for what is no URL, or no time above 0.
         """
+        check('timeout', timeout, isSpan(timeout), 'a number of seconds above 0')
         self._server = Server(url, context)
         self.timeout = timeout
 
@@ -233,6 +250,10 @@ class Client:
 
         Raise what `add` does.
         """
+        jobs = list(jobs)
+        for number, job in enumerate(jobs):
+            if not isinstance(job, dict):
+                raise faults.BadArguments(f'addMany: jobs[{number}]: a dict is needed, not {type(job).__name__}')
         jobs = [dict(job, key=str(uuid.uuid4()) if job.get('key') is None else job['key']) for job in jobs]
         return self._call('addMany', (jobs,), True)
 
@@ -277,11 +298,11 @@ class Client:
 
     def clean(self, status=FINAL):
         """Remove the jobs in these statuses, of those that are final; return how many."""
-        return self.call('clean', list(status))
+        return self.call('clean', _listOf(status))
 
     def cleanSome(self, status=FINAL, limit=BATCH):
         """Remove the oldest jobs in these statuses, at most `limit`, 1 to 1000; return how many."""
-        return self.call('cleanSome', list(status), limit)
+        return self.call('cleanSome', _listOf(status), limit)
 
     # Looking at jobs
 
@@ -353,10 +374,9 @@ class Client:
         timeout -- seconds, 0 or more; the statuses are returned then as they are.
         any -- whether one job that is final is enough.
 
-        Raise `errors.UnknownJob`.
+        Raise `errors.UnknownJob`, and `xmlrpc.faults.BadArguments` for another timeout.
         """
-        if not timeout >= 0:                    # nor is it NaN
-            raise faults.BadArguments(f'waitFor: timeout must be 0 or more seconds, not {timeout}')
+        _checkTimeout(timeout, isNumber(timeout, 0, LONGEST), 'a number of seconds, 0 or more')
         jobids, until = list(jobids), time.monotonic() + timeout
         step = min(timeout, WAIT_STEP)
         found = dict(zip(jobids, self._waitStep(jobids, step, any)))
@@ -374,7 +394,7 @@ class Client:
     def wait(self, jobid, timeout=None):
         """Wait until a job has ended and return its result.
 
-        timeout -- seconds; None: as long as it takes.
+        timeout -- seconds; 0: it is looked at once; None: as long as it takes.
 
         Raise `JobFailed`, `JobCancelled`; `StillRunning` when the time is over; `errors.UnknownJob`, also for one that
         is removed meanwhile; what `getResult` raises.
@@ -392,8 +412,11 @@ class Client:
 
         Raise `StillRunning` when the time is over.
         """
+        if timeout is None:
+            timeout = math.inf
+        _checkTimeout(timeout, isNumber(timeout, 0, math.inf), 'a number of seconds, 0 or more')
         jobids = list(dict.fromkeys(jobids))
-        until = float('inf') if timeout is None else time.monotonic() + timeout
+        until = time.monotonic() + timeout
         while jobids:
             step = WAIT_STEP if len(jobids) <= WAITING_SIZE else SHORT_WAIT_STEP
             running = {}

@@ -17,6 +17,8 @@ from zope.interface import implementer
 from zope.interface.interface import InterfaceClass
 from zope.schema import Field
 
+from lovely.remotetask.checks import isSpan
+from lovely.remotetask.checks import shown
 from lovely.remotetask.control import current
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
@@ -77,8 +79,8 @@ class CommandTask:
         text = frozenset(text.split() if isinstance(text, str) else text)
         if unknown := sorted(text.difference(fields)):
             raise ValueError(f'text names {", ".join(map(repr, unknown))}, which the command {command!r} does not have')
-        if not timeout > 0:
-            raise ValueError(f'the timeout must be more than 0 seconds, not {timeout!r}')
+        if not (isSpan(timeout) or timeout == math.inf):
+            raise ValueError(f'the timeout must be more than 0 seconds, not {shown(timeout)}')
         if directory is not None and not directory:
             raise ValueError('the directory is empty')
         if result not in (REPORT, FILE):

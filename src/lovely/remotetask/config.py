@@ -7,7 +7,6 @@ values, and are here.
 import functools
 import io
 import logging
-import math
 import os
 import pathlib
 import re
@@ -23,6 +22,8 @@ import ZConfig
 import ZConfig.datatypes
 import ZConfig.loader
 
+from lovely.remotetask.checks import cut
+from lovely.remotetask.checks import isPause
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
@@ -133,10 +134,10 @@ def load(path=None):
     products = {section.name: section.mapping for section in values.products}
     configuration = Configuration(
         path=path,
-        siteDefinition=values.site_definition or DEFAULT_SITE,
-        database=values.database or _readDefaultDatabase(schema),
-        frontend=values.frontend or defaults.frontend,
-        processor=values.processor or defaults.processor,
+        siteDefinition=DEFAULT_SITE if values.site_definition is None else values.site_definition,
+        database=_readDefaultDatabase(schema) if values.database is None else values.database,
+        frontend=defaults.frontend if values.frontend is None else values.frontend,
+        processor=defaults.processor if values.processor is None else values.processor,
         products=MappingProxyType(products),
         loggers=tuple(factory for factory in (values.eventlog, *values.loggers) if factory is not None))
     setProductConfigurations(products)
@@ -334,12 +335,20 @@ _toBytes = ZConfig.datatypes.stock_datatypes['byte-size']
 
 def seconds(text):
     """Convert a time as in '500ms', '1.5m' or '20' to seconds, a float above 0."""
+    value = pauseSeconds(text)
+    if value == 0:
+        raise ValueError(f'{text!r} is not a time above 0')
+    return value
+
+
+def pauseSeconds(text):
+    """Convert a time, which may be no time at all, to seconds, a float of 0 or more."""
     match = _TIME.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f'{text!r} is not a time: write a number with a unit (ms, s, m, h, d), as in 20s')
+        raise ValueError(f'{cut(text, 60)!r} is not a time: write a number with a unit (ms, s, m, h, d), as in 20s')
     value = float(match[1]) * _UNITS[match[2]]
-    if not 0 < value < math.inf:
-        raise ValueError(f'{text!r} is not a time above 0')
+    if not isPause(value):
+        raise ValueError(f'{cut(text, 60)!r} is not a time of a hundred years or less')
     return value
 
 
@@ -411,6 +420,8 @@ def hostName(text):
 
 def absolutePath(text, directory='.'):
     """Convert the path of a file to an absolute one; a relative one is relative to `directory`."""
+    if not text or '\0' in text:
+        raise ValueError(f'{text!r} is not the path of a file')
     return os.path.abspath(os.path.join(directory, os.path.expanduser(text)))
 
 
@@ -435,7 +446,8 @@ def processorSettings(section):
     """Convert a <processor> section."""
     keep = {status: value for status, value in ((COMPLETED, section.keep_completed), (ERROR, section.keep_error),
                                                 (CANCELLED, section.keep_cancelled)) if value is not None}
-    return ProcessorSettings(section.name or socket.gethostname(), section.threads, section.lease, section.wait_time,
+    name = socket.gethostname() if section.name is None else section.name
+    return ProcessorSettings(name, section.threads, section.lease, section.wait_time,
                              section.grace_period, section.schedule, MappingProxyType(keep),
                              section.pack_interval, section.pack_keep)
 

@@ -3,6 +3,8 @@
 import contextlib
 import threading
 
+from lovely.remotetask.checks import check
+from lovely.remotetask.checks import isNumber
 from lovely.remotetask.errors import RemoteTaskError
 
 
@@ -65,11 +67,8 @@ class Control:
 
     def report(self, fraction, message=''):
         """Say how far the run is: a number from 0 to 1, or None if nobody knows, and a text.  Raise `ValueError`."""
-        if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, (int, float))
-                                     or not 0 <= fraction <= 1):
-            raise ValueError(f'progress: {fraction!r} is not a number from 0 to 1')
-        if not isinstance(message, str):
-            raise ValueError(f'progress: the message {message!r} is not a text')
+        check('progress', fraction, fraction is None or isNumber(fraction, 0, 1), 'a number from 0 to 1')
+        check('message', message, isinstance(message, str), 'a text')
         self.progress = None if fraction is None else float(fraction), message[:1000]
         if self._onProgress is not None:
             self._onProgress()

@@ -1,5 +1,13 @@
 """The family of exceptions: the docstring says what to do, the attributes what happened."""
 # SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.checks import check
+from lovely.remotetask.checks import cut
+from lovely.remotetask.checks import isPause
+from lovely.remotetask.checks import shown
+
+
+#: Characters at the most of what is said of an input, and of a path that a message shows.
+REASON_SIZE, PATH_SIZE = 1000, 200
 
 
 class RemoteTaskError(Exception):
@@ -14,7 +22,8 @@ class InvalidInput(RemoteTaskError, ValueError):
 
     def __init__(self, field, reason):
         """`field` is the name of the offending field ('' for the input as a whole), `reason` a sentence about it."""
-        super().__init__(f'input field {field!r}: {reason}' if field else f'input: {reason}')
+        reason = cut(reason, REASON_SIZE)
+        super().__init__(f'input: {reason}' if field == '' else f'input field {shown(field)}: {reason}')
         self.field, self.reason = field, reason
 
 
@@ -24,7 +33,7 @@ class UnknownTask(RemoteTaskError, ValueError):
     def __init__(self, name, available):
         """`name` is what was asked for, `available` the names that are registered."""
         self.name, self.available = name, sorted(available)
-        super().__init__(f'task {name!r} is not registered; the registered tasks are: '
+        super().__init__(f'task {shown(name)} is not registered; the registered tasks are: '
                          f'{", ".join(self.available) or "none"}')
 
 
@@ -32,7 +41,7 @@ class UnknownJob(RemoteTaskError, KeyError):
     """There is no job with that id: it was never added, or has been cleaned away."""
 
     def __init__(self, jobid):
-        super().__init__(f'there is no job {jobid!r}')
+        super().__init__(f'there is no job {shown(jobid)}')
         self.jobid = jobid
 
 
@@ -40,7 +49,7 @@ class UnknownService(RemoteTaskError, LookupError):
     """No task service is registered at that path; check the site and the service's name."""
 
     def __init__(self, path):
-        super().__init__(f'there is no task service at {path!r}')
+        super().__init__(f'there is no task service at {shown(path, PATH_SIZE)}')
         self.path = path
 
 
@@ -62,9 +71,7 @@ class Retry(RemoteTaskError):
 
     def __init__(self, after=None, reason='the task asks for another run'):
         """`after` is in seconds, None for what the retry policy says; `reason` is kept on the job."""
-        if after is not None and (isinstance(after, bool) or not isinstance(after, (int, float))
-                                  or not 0 <= after < 1e9):
-            raise ValueError(f'after: {after!r} is not a number of seconds')
+        check('after', after, after is None or isPause(after), 'a number of seconds')
         super().__init__(reason)
         self.after, self.reason = after, reason
 

@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import random
+import sys
 import traceback
 
 from ZODB.broken import Broken
+from lovely.remotetask.checks import isSpan
+from lovely.remotetask.checks import isWhole
+from lovely.remotetask.checks import shown
 from lovely.remotetask.child import runInChild
 from lovely.remotetask.control import Interrupted
 from lovely.remotetask.control import current
@@ -20,6 +24,7 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import Failure
 from lovely.remotetask.lifecycle import Outcome
 from lovely.remotetask.retry import DEFAULT
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.sites import siteManager
 from lovely.remotetask.task import checkOutput
 
@@ -64,12 +69,35 @@ def lacking(service, host, name):
 
 def policyOf(job, task):
     """Return the `RetryPolicy` for a job or a claim: its own, or its task's, or the default.  `task` may be None."""
-    return job.retryPolicy or getattr(task, 'retryPolicy', None) or DEFAULT
+    if job.retryPolicy is not None:
+        return job.retryPolicy
+    policy = getattr(task, 'retryPolicy', None)
+    return policy if isinstance(policy, RetryPolicy) else DEFAULT
 
 
 def limitOf(claim, task):
     """Return the time limit for a claim in seconds, its own or its task's, or None.  `task` may be None."""
-    return claim.timeLimit or getattr(task, 'timeLimit', None)
+    if claim.timeLimit is not None:
+        return claim.timeLimit
+    limit = getattr(task, 'timeLimit', None)
+    return limit if isSpan(limit) else None
+
+
+#: Attribute of a task -> whether a value will do, and what is expected; None is for the default.
+_ATTRIBUTES = {
+    'retryPolicy': (lambda value: isinstance(value, RetryPolicy), 'a RetryPolicy'),
+    'timeLimit': (isSpan, 'a number of seconds above 0'),
+    'isolation': (lambda value: value in (THREAD, PROCESS), f'{THREAD!r} or {PROCESS!r}'),
+    'memoryLimit': (lambda value: isWhole(value, 1, sys.maxsize), 'a number of bytes above 0'),
+}
+
+
+def checkTask(name, task):
+    """Raise `TaskError` when a task asks for what nobody can give it; `name` is what it is registered as."""
+    for attribute, (isRight, expected) in _ATTRIBUTES.items():
+        value = getattr(task, attribute, None)
+        if value is not None and not isRight(value):
+            raise TaskError(f'the task {name!r} cannot be run: its {attribute}, {shown(value)}, is not {expected}')
 
 
 def isIsolated(task):
@@ -92,6 +120,7 @@ def execute(service, claim, input, clock, host='', luck=random.random):
     started, task = clock(), None
     try:
         task = findTask(service, claim.task)
+        checkTask(claim.task, task)
         if isinstance(input, Broken):
             raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
         if isIsolated(task):

@@ -7,6 +7,7 @@ the job, and the database lets only one of two such transactions commit.
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
 import logging
+import math
 import time
 from typing import Any
 from typing import NamedTuple
@@ -687,10 +688,15 @@ def forget(service, ledger, status, entries):
         shardOf(service, entries[0][1]).ledger.count(status, -len(entries))
 
 
+def _latest(before):
+    """Return the last key in a ledger of what ended before a time in UTC seconds; None for any."""
+    return None if before is None else math.ceil(before * MICROSECONDS) - 1
+
+
 def failed(service, task=None, before=None):
     """Yield the jobs in ERROR, of a task or all, that ended before a time in UTC seconds, or ever; they may be changed.
     """
-    latest = None if before is None else int(before * MICROSECONDS)
+    latest = _latest(before)
     for ledger in ledgers(service):
         jobids = list(ledger.finished[ERROR].values(max=latest))
         for start in range(0, len(jobids), 100):
@@ -725,7 +731,7 @@ def clean(service, statuses, limit, before=None):
 
 def cleanLedger(service, ledger, statuses, limit, before=None):
     """Do what `clean` does for what one ledger has."""
-    removed, latest = 0, None if before is None else int(before * MICROSECONDS)
+    removed, latest = 0, _latest(before)
     for status in statuses:
         entries = list(itertools.islice(ledger.finished[status].items(max=latest), limit - removed))
         for _, jobid in entries:

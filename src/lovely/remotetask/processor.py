@@ -14,6 +14,10 @@ from zope.component.hooks import setSite
 from zope.interface import implementer
 
 from lovely.remotetask import lifecycle
+from lovely.remotetask.checks import check
+from lovely.remotetask.checks import isPause
+from lovely.remotetask.checks import isSpan
+from lovely.remotetask.checks import isWhole
 from lovely.remotetask.control import Interrupted
 from lovely.remotetask.control import current
 from lovely.remotetask.control import running
@@ -42,6 +46,7 @@ from lovely.remotetask.execute import queryTask
 from lovely.remotetask.fence import Fence
 from lovely.remotetask.fence import confirm
 from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.lifecycle import Returned
@@ -71,6 +76,16 @@ CLEAN_LOOK, CLEAN_PAUSE = 10.0, 0.1
 
 #: Seconds between two turns of an idle processor that is told of the commits of others.
 TOLD = 5.0
+
+#: Seconds between two turns of one that is not told, at the least: a `waitTime` of 0 does not keep a core busy.
+LEAST_WAIT = 0.01
+
+#: The most threads that run jobs.
+MOST_THREADS = 1000
+
+#: Seconds for which the first releases slept when they had started a thread.  Nothing sleeps here; the name stays for
+#: programs that set it.
+THREAD_STARTUP_WAIT = 0.05
 
 #: Seconds between two looks of an idle processor at others on its machine: so soon it sees that one of them died.
 NEIGHBOUR_LOOK = 0.4
@@ -118,13 +133,15 @@ class MultiProcessor:
 
     db -- the `ZODB.DB`.
     servicePath -- names from the root folder down to the service, as `sites.pathOf` gives.
-    waitTime -- seconds between two looks at an idle database.
-    maxThreads -- how many jobs run at a time.
+    waitTime -- seconds between two looks at an idle database; 0 for as few as make sense.
+    maxThreads -- how many jobs run at a time; 0 for none.
     name -- the name of the processing host, kept over restarts; None for one that is free on this machine.
     lease -- seconds after which it may be taken for dead when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
     keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
     tasks -- a `Lender` of the database that the tasks see (see `Database.beside`); default: of `db`.
+
+    Raise `ValueError` that names the argument for a value out of range.
     """
 
     ordered = False
@@ -132,10 +149,17 @@ class MultiProcessor:
 
     def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, schedule=True, keep=None,
                  tasks=None, clock=time.time, monotonic=time.monotonic):
+        check('waitTime', waitTime, isPause(waitTime), 'a number of seconds, 0 or more')
+        check('maxThreads', maxThreads, isWhole(maxThreads, 0, MOST_THREADS), f'a number from 0 to {MOST_THREADS}')
+        check('name', name, name is None or isinstance(name, str) and name != '', 'a name')
+        check('lease', lease, isSpan(lease), 'a number of seconds above 0')
+        for status, seconds in {} if keep is None else keep.items():
+            check('keep', status, status in FINAL, f'one of {", ".join(FINAL)}')
+            check(f'keep {status}', seconds, isPause(seconds), 'a number of seconds, 0 or more')
         self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
         self.clock, self.monotonic = clock, monotonic
-        self._tasks = tasks or Lender(db)
-        self.keep = dict(keep or {})
+        self._tasks = Lender(db) if tasks is None else tasks
+        self.keep = {} if keep is None else dict(keep)
         self._cleanAt = float('-inf')           # when to look for jobs to be removed, by the monotonic clock
         self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
         self.running = False
@@ -364,7 +388,8 @@ class MultiProcessor:
         return threads - (len(self.cycle.inFlight) - ended)
 
     def _idleTime(self):
-        wait = min(max(TOLD, self.waitTime) if hubOf(self.db).isTold else self.waitTime, self.cycle.lease / 4)
+        wait = max(TOLD if hubOf(self.db).isTold else LEAST_WAIT, self.waitTime)
+        wait = min(wait, self.cycle.lease / 4)
         if not self.running and self._deadline is not None:
             wait = min(wait, self._deadline - self.monotonic())
         if self.cycle.nextTime is not None:

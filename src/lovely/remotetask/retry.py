@@ -2,12 +2,19 @@
 # SPDX-License-Identifier: ZPL-2.1
 from dataclasses import dataclass
 
+from lovely.remotetask.checks import check
+from lovely.remotetask.checks import isNumber
+from lovely.remotetask.checks import isWhole
+from lovely.remotetask.checks import shown
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 
 
 YEAR = 366 * 86400.0
+
+#: The most runs that a policy can ask for, an int of XML-RPC.
+MOST_ATTEMPTS = 2 ** 31 - 1
 
 
 @dataclass(frozen=True)
@@ -33,17 +40,15 @@ class RetryPolicy:
     neverRetryOn: tuple = ()
 
     def __post_init__(self):
-        if type(self.attempts) is not int or self.attempts < 1:
-            raise ValueError(f'attempts: {self.attempts!r} is not a number of 1 or more')
+        check('attempts', self.attempts, isWhole(self.attempts, 1, MOST_ATTEMPTS), f'a number from 1 to {MOST_ATTEMPTS}')
         for name, low, high in (('base', 0, YEAR), ('factor', 1, 1000), ('cap', 0, YEAR), ('jitter', 0, 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise ValueError(f'{name}: {value!r} is not a number from {low} to {high}')
+            check(name, value, isNumber(value, low, high), f'a number from {low} to {high}')
         for name in ('retryOn', 'neverRetryOn'):
             classes = getattr(self, name)
             if not isinstance(classes, tuple) or not all(isinstance(one, type) and issubclass(one, BaseException)
                                                          for one in classes):
-                raise ValueError(f'{name}: {classes!r} is not a tuple of exception classes')
+                raise ValueError(f'{name}: {shown(classes)} is not a tuple of exception classes')
 
     def decide(self, attempt, error, luck=0.0):
         """Return the seconds to wait before the next run, or None to give up.
@@ -71,7 +76,7 @@ class RetryPolicy:
         elif isinstance(error, (TaskError, InvalidInput) + self.neverRetryOn) or not isinstance(error, self.retryOn):
             return None
         try:
-            pause = min(self.cap, self.base * self.factor ** (attempt - 1))
+            pause = min(self.cap, self.base * float(self.factor) ** (attempt - 1))
         except OverflowError:
             pause = self.cap
         return pause * (1 - self.jitter * luck)

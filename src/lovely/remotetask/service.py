@@ -1,9 +1,9 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import datetime
 import functools
 import itertools
+import math
 import random
 import sys
 import threading
@@ -28,6 +28,13 @@ from lovely.remotetask import rescue
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.checks import check
+from lovely.remotetask.checks import cut
+from lovely.remotetask.checks import isSpan
+from lovely.remotetask.checks import isText
+from lovely.remotetask.checks import isTime
+from lovely.remotetask.checks import isWhole
+from lovely.remotetask.checks import shown
 from lovely.remotetask.container import BITS
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import Jobs
@@ -36,13 +43,14 @@ from lovely.remotetask.container import newId
 from lovely.remotetask.control import Control
 from lovely.remotetask.control import current
 from lovely.remotetask.copying import ownCopy
-from lovely.remotetask.cron import shown
 from lovely.remotetask.database import hubOf
+from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.evolve import GENERATION
+from lovely.remotetask.execute import checkTask
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import findTasks
 from lovely.remotetask.execute import lacking
@@ -88,12 +96,8 @@ STOP_TIME = 1.0
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
 
-#: UTC seconds of the first and the last moment that there is a calendar for.
-FIRST_TIME, LAST_TIME = (datetime.datetime(year, month, day, tzinfo=datetime.timezone.utc).timestamp()
-                         for year, month, day in ((1, 1, 1), (9999, 12, 31)))
-
-#: Characters of an idempotency key at the most.
-KEY_LENGTH = 200
+#: Characters at the most of an idempotency key, and of the id of an HTTP request.
+KEY_LENGTH, REQUEST_LENGTH = 200, 100
 
 
 class NewJob(NamedTuple):
@@ -120,7 +124,7 @@ def naming(place):
     try:
         yield
     except InvalidInput as error:
-        raise InvalidInput(error.field, f'{error.reason} ({place})') from error
+        raise InvalidInput(error.field, f'{cut(error.reason, REASON_SIZE - 50)} ({place})') from error
     except RemoteTaskError:
         raise
     except ValueError as error:
@@ -128,30 +132,31 @@ def naming(place):
 
 
 def present(now):
-    """Return `now`, or what the clock says if it is None; in UTC seconds.
-
-    Raise `ValueError` for anything but a number of a time from the year 1 to 9999.
-    """
+    """Return `now`, or what the clock says if it is None; in UTC seconds.  Raise `ValueError` for what is no time."""
     if now is None:
         return time.time()
-    if isinstance(now, bool) or not isinstance(now, (int, float)) or not FIRST_TIME <= now <= LAST_TIME:
-        raise ValueError(f'now: {shown(now)} is not a time in UTC seconds')
+    check('now', now, isTime(now), 'a time in UTC seconds')
     return now
 
 
-def checkLimits(retryPolicy, timeLimit):
-    """Raise `ValueError` when a job cannot have this retry policy, or this time limit."""
-    if retryPolicy is not None and not isinstance(retryPolicy, RetryPolicy):
-        raise ValueError(f'retryPolicy: {retryPolicy!r} is not a RetryPolicy')
-    if timeLimit is not None and (isinstance(timeLimit, bool) or not isinstance(timeLimit, (int, float))
-                                  or not 0 < timeLimit < 1e9):
-        raise ValueError(f'timeLimit: {timeLimit!r} is not a number of seconds above 0')
+def checkOptions(new):
+    """Raise `ValueError` that names what a job cannot be added with, of all but its task and input."""
+    check('startLater', new.startLater, isinstance(new.startLater, bool), 'a bool')
+    check('retryPolicy', new.retryPolicy, isinstance(new.retryPolicy, (RetryPolicy, type(None))), 'a RetryPolicy')
+    check('timeLimit', new.timeLimit, new.timeLimit is None or isSpan(new.timeLimit), 'a number of seconds above 0')
+    check('key', new.key, new.key is None or isText(new.key, KEY_LENGTH), f'a text of 1 to {KEY_LENGTH} characters')
 
 
-def checkKey(key):
-    """Raise `ValueError` when a job cannot be added with this idempotency key; None is for none."""
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= KEY_LENGTH):
-        raise ValueError(f'key: {key!r:.60} is not a text of 1 to {KEY_LENGTH} characters')
+def checkRequest(request):
+    """Raise `ValueError` when that is no id of an HTTP request; None is for none."""
+    check('request', request, request is None or isText(request, REQUEST_LENGTH),
+          f'a text of 1 to {REQUEST_LENGTH} characters')
+
+
+def checkSelection(limit, before):
+    """Raise `ValueError` when these do not say which of the jobs that have ended are meant; None is for all."""
+    check('limit', limit, limit is None or isWhole(limit, 0, math.inf), 'a number of jobs, 0 or more')
+    check('before', before, before is None or isTime(before), 'a time in UTC seconds')
 
 
 @implementer(ITaskService)
@@ -192,13 +197,16 @@ class TaskService(Contained, Persistent):
     def add(self, task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None, key=None,
             request=None):
         """See `ITaskService`."""
-        new = NewJob(task, input, startLater, retryPolicy, timeLimit, key)
+        new, now = NewJob(task, input, startLater, retryPolicy, timeLimit, key), present(now)
+        checkRequest(request)
         self._checkNew(new, findTasks(self))
-        return self._add(new, self._inputOf(new), present(now), request)
+        return self._add(new, self._inputOf(new), now, request)
 
     def addMany(self, jobs, now=None, request=None):
         """See `ITaskService`."""
         tasks, news, now = findTasks(self), [], present(now)
+        checkRequest(request)
+        check('jobs', jobs, hasattr(jobs, '__iter__'), 'a list of dicts')
         for number, job in enumerate(jobs):
             with naming(f'jobs[{number}]'):
                 new = newJob(job)
@@ -209,8 +217,7 @@ class TaskService(Contained, Persistent):
 
     def _checkNew(self, new, tasks):
         self._check(new.task, new.input, tasks)
-        checkLimits(new.retryPolicy, new.timeLimit)
-        checkKey(new.key)
+        checkOptions(new)
         if new.key is not None:
             self._checkGeneration()
 
@@ -246,8 +253,9 @@ class TaskService(Contained, Persistent):
     def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
                    now=None, request=None, **options):
         """See `ITaskService`."""
-        self._check(task, input, findTasks(self))
         now = present(now)
+        checkRequest(request)
+        self._check(task, input, findTasks(self))
         job = CronJob(self._newId(), task, None, minute, hour, dayOfMonth, month, dayOfWeek, delay, now, **options)
         self._checkSchedule(job, now)
         job.input = self._toStore(input)
@@ -260,8 +268,9 @@ class TaskService(Contained, Persistent):
         return job.id
 
     def _check(self, name, input, tasks):
-        if name not in tasks:
+        if not isinstance(name, str) or name not in tasks:
             raise UnknownTask(name, tasks)
+        checkTask(name, tasks[name])
         checkInput(tasks[name], input)
 
     def _toStore(self, input):
@@ -374,11 +383,14 @@ class TaskService(Contained, Persistent):
 
     def removeJobs(self, status=FINAL, limit=None, before=None):
         """See `ITaskService`."""
-        status = {status} if isinstance(status, str) else set(status)
-        if not status <= set(FINAL):
-            raise ValueError(f'only jobs that are {", ".join(FINAL)} can be removed, not '
-                             f'{", ".join(sorted(status - set(FINAL)))}')
-        return lifecycle.clean(self, status, sys.maxsize if limit is None else limit, before)
+        check('status', status, hasattr(status, '__iter__'), 'a list of statuses')
+        status = [status] if isinstance(status, str) else list(status)
+        for one in status:
+            if one not in FINAL:
+                raise ValueError(f'status: only jobs that are {", ".join(FINAL)} can be removed, not {shown(one)}')
+        checkSelection(limit, before)
+        limit = sys.maxsize if limit is None else min(limit, sys.maxsize)
+        return lifecycle.clean(self, set(status), limit, before)
 
     def retry(self, jobid):
         """See `ITaskService`."""
@@ -390,8 +402,10 @@ class TaskService(Contained, Persistent):
 
     def retryFailed(self, task=None, limit=None, before=None):
         """See `ITaskService`."""
+        check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
+        checkSelection(limit, before)
         count = 0
-        for job in itertools.islice(lifecycle.failed(self, task, before), limit):
+        for job in itertools.islice(lifecycle.failed(self, task, before), limit and min(limit, sys.maxsize)):
             lifecycle.reopen(self, job)
             count += 1
         if count:
@@ -413,6 +427,8 @@ class TaskService(Contained, Persistent):
 
     def getResultPart(self, jobid, start=0, size=files.CHUNK):
         """See `ITaskService`."""
+        for name, value in (('start', start), ('size', size)):
+            check(name, value, isWhole(value, 0, sys.maxsize), 'a number of bytes, 0 or more')
         part = files.part(self.jobs[jobid].stored('output'), start, size)
         if part is None:
             raise files.NoFile(jobid, self.getStatus(jobid))
@@ -434,10 +450,9 @@ class TaskService(Contained, Persistent):
     def getJobs(self, status=None, start=0, size=100):
         """See `ITaskService`."""
         if status is not None and status not in STATUSES:
-            raise ValueError(f'status: {status!r:.60} is none of {", ".join(STATUSES)}')
+            raise ValueError(f'status: {shown(status)} is none of {", ".join(STATUSES)}')
         for name, value in (('start', start), ('size', size)):
-            if type(value) is not int or not 0 <= value < SHARDS << BITS:
-                raise ValueError(f'{name}: {value!r:.60} is not a number from 0 to {(SHARDS << BITS) - 1}')
+            check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
         self._checkGeneration()
         return listing.listed(self, status, start, size)
 

@@ -35,6 +35,7 @@ from lovely.remotetask.command import FILE
 from lovely.remotetask.command import REPORT
 from lovely.remotetask.command import CommandTask
 from lovely.remotetask.config import seconds
+from lovely.remotetask.config import pauseSeconds
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import DEFAULT
@@ -53,6 +54,15 @@ class Seconds(Float):
     def fromUnicode(self, value):
         """Return the seconds as a float above 0; raise `ValidationError`."""
         return _converted(self, value, seconds)
+
+
+@implementer(IFromUnicode)
+class Pause(Float):
+    """A time in seconds, written in the same way, that may be 0."""
+
+    def fromUnicode(self, value):
+        """Return the seconds as a float of 0 or more; raise `ValidationError`."""
+        return _converted(self, value, pauseSeconds)
 
 
 @implementer(IFromUnicode)
@@ -89,15 +99,15 @@ class IRunOptions(Interface):
     attempts = Int(
         title='Attempts', required=False, min=1,
         description='How many runs a failing job gets in all.')
-    retry_base = Seconds(
+    retry_base = Pause(
         title='Retry base', required=False,
-        description='The pause before the second run.')
+        description='The pause before the second run; 0 for at once.')
     retry_factor = Float(
         title='Retry factor', required=False,
         description='How many times as long each further pause is.')
-    retry_cap = Seconds(
+    retry_cap = Pause(
         title='Retry cap', required=False,
-        description='The longest pause.')
+        description='The longest pause; 0 for none at all.')
     retry_jitter = Float(
         title='Retry jitter', required=False, min=0.0, max=1.0,
         description='By how large a part of itself a pause may be shortened at random.')

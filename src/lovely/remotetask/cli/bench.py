@@ -8,6 +8,7 @@ import click
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import harmless
 from lovely.remotetask.cli.local import VERSION
+from lovely.remotetask.cli.local import Number
 
 
 #: The names that --only takes, in the order in which they are measured.
@@ -35,7 +36,7 @@ def _toCounts(context, parameter, values):
               help='How many processing hosts drain a queue; all of these are measured.  [default: 1,2]')
 @click.option('--payload', type=click.IntRange(min=0), default=0, metavar='BYTES',
               help='How much text each job takes and gives.  [default: 0]')
-@click.option('--seconds', type=click.FloatRange(min=0), default=0.0, metavar='SECONDS',
+@click.option('--seconds', type=Number(), default=0.0, metavar='SECONDS',
               help='How long a job takes.  [default: 0; of the long ones 0.5]')
 @click.option('--behind', type=click.IntRange(min=0), default=0, metavar='N',
               help='How many jobs wait behind those that are measured.  [default: 0]')
@@ -71,8 +72,8 @@ def bench(configurationPath, zeo, only, jsonPath, oldPath, plotPath, **parameter
     from lovely.remotetask.cli.output import bars
     from rich.progress import TimeElapsedColumn
 
-    before = report.read(oldPath) if oldPath else None
-    if plotPath:
+    before = None if oldPath is None else report.read(oldPath)
+    if plotPath is not None:
         report.plotter()                        # now, not when all is measured
     settings = stage.Settings(**parameters)
     with _interruptedByTerm():
@@ -89,12 +90,12 @@ def bench(configurationPath, zeo, only, jsonPath, oldPath, plotPath, **parameter
             raise CommandFailure(str(error)) from error
     run = report.asDict(results, settings, title, embedded, VERSION)
     report.show(run, before)
-    if jsonPath:
+    if jsonPath is not None:
         try:
             report.write(jsonPath, run)
         except OSError as error:
             raise CommandFailure(f'{jsonPath}: {error.strerror}') from error
-    if plotPath:
+    if plotPath is not None:
         report.plot(plotPath, run, before)
 
 

@@ -37,15 +37,21 @@ def failureOf(error):
 
 
 class Seconds(click.ParamType):
-    """A time, written as in the configuration file."""
+    """A time, written as in the configuration file.
+
+    read -- what converts it: `config.seconds`, or `config.pauseSeconds` where it may be 0.
+    """
 
     name = 'time'
+
+    def __init__(self, read=seconds):
+        self._read = read
 
     def convert(self, value, parameter, context):
         if not isinstance(value, str):
             return value
         try:
-            return seconds(value)
+            return self._read(value)
         except ValueError as error:
             self.fail(str(error), parameter, context)
 

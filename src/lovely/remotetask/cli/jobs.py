@@ -17,6 +17,7 @@ from lovely.remotetask.cli.output import waitShowing
 from lovely.remotetask.client import JobCancelled
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import StillRunning
+from lovely.remotetask.config import pauseSeconds
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
@@ -33,9 +34,9 @@ _TIMES = ('created', 'started', 'completed', 'retryAt', 'scheduledFor', 'calledF
 @click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
 @click.option('--wait', is_flag=True,
               help='Wait until the job has ended, and print its result as JSON instead of its id.')
-@click.option('--timeout', metavar='TIME', type=calling.Seconds(),
-              help='With --wait: give up after this time, as in 20s or 1.5m; without a unit it is in seconds.  The job '
-                   'goes on.  Default: wait as long as it takes.')
+@click.option('--timeout', metavar='TIME', type=calling.Seconds(pauseSeconds),
+              help='With --wait: give up after this time, as in 20s or 1.5m; without a unit it is in seconds, and 0 is '
+                   'at once.  The job goes on.  Default: wait as long as it takes.')
 @click.option('--later', is_flag=True, help='Do not start the job; "remotetask start ID" does.')
 @click.option('--key', metavar='TEXT',
               help='As long as there is a job of TASK that was added with this key, add none, but take that one.')

@@ -16,6 +16,7 @@ from zc.lockfile import LockError
 
 from lovely.remotetask.autostart import servicePaths
 from lovely.remotetask.autostart import splitPatterns
+from lovely.remotetask.checks import isNumber
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.config import load
 from lovely.remotetask.database import Database
@@ -53,6 +54,19 @@ SWITCH_INTERVAL = 0.001
 
 #: The autostart directives of a configuration without any: all task services.
 DEFAULT_AUTOSTART = '*@*'
+
+
+class Number(click.FloatRange):
+    """A number of 0 or more, up to a large one; click would take nan, which is in no range."""
+
+    def __init__(self):
+        super().__init__(0, 1e6)
+
+    def convert(self, value, parameter, context):
+        number = super().convert(value, parameter, context)
+        if not isNumber(number, self.min, self.max):
+            self.fail(f'{value!r} is not a number.', parameter, context)
+        return number
 
 
 # Commands
@@ -120,7 +134,7 @@ def scheduler(configurationPath):
 
 
 @click.command()
-@click.option('--days', type=click.FloatRange(0), default=0.0, show_default=True,
+@click.option('--days', type=Number(), default=0.0, show_default=True,
               help='For how many days what was replaced or removed is kept.')
 @click.pass_obj
 def pack(configurationPath, days):
@@ -271,8 +285,8 @@ def _startFrontend(configuration, db, requests, closing, grace):
     sys.setswitchinterval(SWITCH_INTERVAL)
     if not settings.allowInsecure:
         checkExposure(settings.address, settings.users is not None, settings.certificate is not None)
-    doorkeeper = Doorkeeper(settings.users and Users(settings.users))
-    certificate = settings.certificate and Certificate(settings.certificate, settings.key)
+    doorkeeper = Doorkeeper(None if settings.users is None else Users(settings.users))
+    certificate = None if settings.certificate is None else Certificate(settings.certificate, settings.key)
     limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections, waiting=settings.maxWaiting,
                     requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
     allowFiles(limits)
