@@ -362,7 +362,7 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
-    checks interfaces errors
+    checks logs interfaces errors
     cron misfire copying files retry task job control demo guardian group command child users
     database readyqueue ledger register timetable container sites
     lifecycle evolve

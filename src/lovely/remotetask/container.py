@@ -12,7 +12,6 @@ from zope.interface import implementer
 
 from lovely.remotetask.checks import EARLIEST
 from lovely.remotetask.checks import LATEST
-from lovely.remotetask.checks import cut
 from lovely.remotetask.checks import isNumber
 from lovely.remotetask.checks import isSpan
 from lovely.remotetask.checks import isTime
@@ -34,6 +33,7 @@ from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
 from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.logs import line
 from lovely.remotetask.misfire import ONCE
 from lovely.remotetask.misfire import SKIP
 from lovely.remotetask.readyqueue import ReadyQueue
@@ -45,8 +45,8 @@ log = logging.getLogger('lovely.remotetask')
 SHARDS = 16
 BITS = 27           # an id has 31 bits, an int of XML-RPC; the upper four say in which shard it is
 
-#: Characters of what is said of a broken record, and records that are named in the log.
-REASON_SIZE, TOLD = 1000, 1000
+#: Broken records that a process names in its log.
+TOLD = 1000
 
 
 class Shard(Persistent):
@@ -193,10 +193,10 @@ def readable(jobid, job):
         if isDatabaseError(error) or getattr(job, '_p_jar', None) is not None and not _isGiven(job):
             raise
         cause = error.__cause__ or error        # newer releases of ZODB say StateLoadError, and no more
-        fault = f'{type(cause).__name__}: {cause}'
+        fault = line(f'{type(cause).__name__}: {cause}')
     if fault is None:
         return job
-    reason = cut(f'job {jobid} cannot be loaded: {fault}', REASON_SIZE)
+    reason = f'job {jobid} cannot be loaded: {fault}'
     _tell(reason)
     return BrokenJob(jobid, reason)
 

@@ -9,6 +9,8 @@ import threading
 import time
 import zoneinfo
 
+from lovely.remotetask.checks import shown
+
 
 #: Field -> lowest and highest value.  Monday is 0, as in `time.gmtime` and the first documents of this package.
 RANGES = {'minute': (0, 59), 'hour': (0, 23), 'dayOfMonth': (1, 31), 'month': (1, 12), 'dayOfWeek': (0, 6)}
@@ -64,14 +66,6 @@ def checkFields(**fields):
                 raise ValueError(f'{name}: {shown(value)} is not a number from {low} to {high}')
         checked[name] = tuple(sorted(set(values)))
     return checked
-
-
-def shown(value):
-    """Return a short text for a message about any value."""
-    try:
-        return f'{value!r:.60}'
-    except Exception:           # an int of thousands of digits, or an object of which nothing is known
-        return f'this {type(value).__name__}'
 
 
 def checkDelay(delay, isInterval=False):

@@ -23,6 +23,8 @@ from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import Failure
 from lovely.remotetask.lifecycle import Outcome
+from lovely.remotetask.logs import line
+from lovely.remotetask.logs import logError
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.sites import siteManager
@@ -161,18 +163,19 @@ def failed(claim, error, started, ended, host, policy=None, luck=0.0):
     Of a run that was told to end nobody wants the outcome any more, and what it meets may come from just that: its
     database may have been closed.
     """
-    pause = (policy or DEFAULT).decide(claim.attempt + 1, error, luck)
+    pause = (DEFAULT if policy is None else policy).decide(claim.attempt + 1, error, luck)
     control = current()
     message = messageOf(error)
+    said = line(message)
     if control is not None and control.reason is not None:
-        log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, message)
+        log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, said)
         log.debug('%s', claim.label, exc_info=error)
     elif isinstance(error, (TaskError, Retry)):
         log.info('%s %s: %s', claim.label,
-                 'failed' if pause is None else f'runs again in {pause:.2f} s', message)
+                 'failed' if pause is None else f'runs again in {pause:.2f} s', said)
     else:
-        log.error('Caught a generic exception, preventing thread from crashing\n%s, %s: %s', claim.label,
-                  'given up' if pause is None else f'runs again in {pause:.2f} s', message, exc_info=error)
+        logError(log, 'Caught a generic exception, preventing thread from crashing\n%s, %s: %s', claim.label,
+                 'given up' if pause is None else f'runs again in {pause:.2f} s', said, error=error)
     text = ''.join(traceback.format_exception(error))[-KEPT_TRACEBACK:]
     failure = Failure(ended, message[:KEPT_TRACEBACK], text, host)
     if pause is None:

@@ -39,7 +39,8 @@ class ITask(Interface):
         'The plain `zope.interface.Interface` accepts anything.')
     outputSchema = Attribute('The same for what the task returns.')
 
-    # A task may have these besides; what it does not have is at its default.
+    # A task may have these besides; what it does not have, or has as None, is at its default.  A job cannot be added
+    # for a task that has another value in one of the first four.
     #
     # retryPolicy -- a `retry.RetryPolicy`; default: `retry.DEFAULT`.
     # timeLimit -- seconds that a run may take; default: None, any time.  When it is over the run has failed, and what
@@ -187,12 +188,13 @@ class ITaskService(Interface):
         startLater -- true to have it wait, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
         retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
-        timeLimit -- seconds that a run of this job may take; default: those of the task.
+        timeLimit -- seconds that a run of this job may take, above 0; default: those of the task.
         key -- an idempotency key, a text of 1 to 200 characters: as long as there is a job of the same task that was
             added with it, its id is returned, and nothing is added.
-        request -- the id of the HTTP request that asks for this, a short text, for the job and the log.
+        request -- the id of the HTTP request that asks for this, up to 100 characters, for the job and the log.
 
-        Raise `errors.UnknownTask`, `errors.InvalidInput`, both ValueErrors, or `ValueError`, and change nothing.
+        Raise `errors.UnknownTask`, `errors.InvalidInput`, both ValueErrors, `ValueError` that names the argument, or
+        `errors.TaskError` when the task itself is not in order, and change nothing.
         """
 
     def addMany(jobs, now=None, request=None):
@@ -251,10 +253,12 @@ class ITaskService(Interface):
     def removeJobs(status=FINAL, limit=None, before=None):
         """Remove jobs in these statuses, any of FINAL; return how many.
 
-        limit -- how many at the most, the oldest first; default: all.  Many are best removed in several transactions.
+        status -- one, or a list of them; an empty one is for none.
+        limit -- how many at the most, the oldest first, 0 for none; default: all.  Many are best removed in several
+            transactions.
         before -- UTC seconds: only those that ended before; default: all.
 
-        Raise `ValueError` for another status, removing nothing.
+        Raise `ValueError` for another status, or for what is no such number, removing nothing.
         """
 
     def retry(jobid):
@@ -266,7 +270,10 @@ class ITaskService(Interface):
     def retryFailed(task=None, limit=None, before=None):
         """Do that with all jobs in ERROR, those of one task or of all; return how many.
 
+        task -- the name of a task; default: any.
         limit, before -- as for `removeJobs`.
+
+        Raise `ValueError` for another value.
         """
 
     def getStatus(jobid):
@@ -278,9 +285,9 @@ class ITaskService(Interface):
     def getResultPart(jobid, start=0, size=2**20):
         """Return some bytes of a result that is a file, bytes, or text (then in UTF-8), without loading all of it.
 
-        start, size -- in bytes; behind the end there are none.
+        start, size -- in bytes, 0 or more; behind the end there are none.
 
-        Raise `errors.UnknownJob`, and `files.NoFile` for any other result and for none.
+        Raise `errors.UnknownJob`, `ValueError` for another number, and `files.NoFile` for any other result and for none.
         """
 
     def getError(jobid):

@@ -32,6 +32,7 @@ from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
 from lovely.remotetask.ledger import microseconds
+from lovely.remotetask.logs import line
 from lovely.remotetask.register import RETRY
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
@@ -71,8 +72,8 @@ class Claim(NamedTuple):
     @property
     def label(self):
         """What a line of the log calls the run."""
-        request = f', request {self.request}' if self.request else ''
-        return f'job {self.jobid} ({self.task}{request})'
+        request = '' if self.request is None else f', request {self.request}'
+        return line(f'job {self.jobid} ({self.task}{request})')
 
 
 class Outcome(NamedTuple):

@@ -491,8 +491,9 @@ class TaskService(Contained, Persistent):
         if control is not None and control.jobid == jobid:
             control.report(fraction, message)
         else:
-            Control(jobid, lambda: None).report(fraction, message)      # checks them
-            lifecycle.setProgress(self, jobid, fraction, message)
+            control = Control(jobid)
+            control.report(fraction, message)
+            lifecycle.setProgress(self, jobid, *control.progress)
 
     # Processing in the caller's thread
 

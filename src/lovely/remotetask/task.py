@@ -7,6 +7,7 @@ from zope.interface import Interface
 from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 
+from lovely.remotetask.checks import shown
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import ITask
@@ -65,8 +66,7 @@ def checkFields(schema, value):
 
 
 def _reason(error, value):
-    shown = repr(value)
-    return f'{(error.doc() or type(error).__name__).strip().rstrip(".")}: {shown[:60]}{"..." * (len(shown) > 60)}'
+    return f'{(error.doc() or type(error).__name__).strip().rstrip(".")}: {shown(value)}'
 
 
 def checkInput(task, input):

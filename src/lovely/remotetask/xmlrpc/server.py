@@ -13,6 +13,7 @@ from xmlrpc.server import SimpleXMLRPCServer
 
 from lovely.remotetask import errors
 from lovely.remotetask.keepalive import keepAlive
+from lovely.remotetask.logs import logError
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
@@ -305,7 +306,7 @@ class Frontend(SimpleXMLRPCServer):
         except Exception as error:
             code, sentence = faultFor(error, requestId)
             if code == INTERNAL_ERROR:
-                logger.exception('request %s failed', requestId)
+                logError(logger, 'request %s failed', requestId, error=error)
             return dumpFault(code, sentence), f'{name}:{code}'
 
     def _dispatch(self, name, values, path, requestId, caller):
