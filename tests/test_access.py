@@ -369,6 +369,10 @@ class TestServer(AccessCase):
         self.assertRefused(films.addMany, [{'task': ['echo']}], reason='is not one of yours')
         self.assertEqual(len(films.addMany([{'task': 'echo'}, {'task': 'echo'}])), 2)
         self.assertEqual(ann.getStatistics()['counts']['queued'], 4)
+        # Nor does a key of theirs keep others from anything.
+        mine = films.add('echo', 1, False, {'key': 'order 1'})
+        self.assertNotIn(ann.add('square', 1, False, {'key': 'order 1'}), (mine, theirs))
+        self.assertEqual(ann.addMany([{'task': 'echo', 'key': 'order 1'}]), [mine])
         self.assertEqual(films.getStatus(ours), 'queued')
         for function in films.getStatus, films.getResult, films.getError, films.cancel, films.getProgress, films.getJob:
             with self.assertLogs('lovely.remotetask', 'WARNING') as logged:

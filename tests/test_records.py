@@ -4,6 +4,7 @@ import contextlib
 import logging
 import pickle
 import tempfile
+import threading
 import unittest
 
 import transaction
@@ -27,6 +28,9 @@ from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import structs
 from persistent.mapping import PersistentMapping
 from test_processor import ProcessorCase
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import WAIT
+from test_xmlrpc_server import ServerCase
 from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
@@ -544,6 +548,44 @@ class TestHost(ProcessorCase):
         self.assertEqual(len(self.service.jobs), 0)
 
     store = RecordCase.store
+
+
+class TestFrontend(ServerCase):
+    """What callers see of a broken record."""
+
+    def spoil(self, jobid):
+        with self.db.transaction() as connection:
+            del connection.root()['/'].jobs[jobid].task
+
+    def test_calls(self):
+        proxy = self.proxy()
+        before, jobid, after = proxy.addMany([{'task': 'echo', 'input': 'x', 'key': key} for key in 'abc'])
+        self.spoil(jobid)
+        self.assertEqual(proxy.waitFor([before, jobid, after], 0), ['queued', 'error', 'queued'])
+        self.assertEqual(proxy.waitFor([before, jobid, after], 60, True), ['queued', 'error', 'queued'])
+        self.assertEqual({job['id'] for job in proxy.getJobs('queued')['jobs']}, {before, jobid, after})
+        self.assertEqual(proxy.getStatistics()['counts']['queued'], 3)
+        details = proxy.getJob(jobid)
+        self.assertEqual((details['status'], details['task'], details['key']), ('error', '', 'b'))
+        self.assertEqual(proxy.getError(jobid), f'job {jobid} cannot be loaded: its record has no task')
+        self.assertTrue(proxy.cancel(jobid))
+        listing = proxy.getJobs()
+        self.assertEqual((listing['total'], len(listing['jobs']), listing['counts']['error']), (3, 3, 1))
+        self.assertEqual((proxy.cleanSome(['error']), proxy.getJobs()['total']), (1, 2))
+
+    def test_who_waits_is_told(self):
+        proxy = self.proxy()
+        jobid, other = proxy.add('echo', 'x'), proxy.add('echo', 'x')
+        callers = [inThread(self.proxy().waitFor, [jobid], 60), inThread(self.proxy().waitFor, [jobid, other], 60, True)]
+        bell = threading.Event()
+        while self.frontend._lot.waiting < len(callers):
+            self.assertFalse(bell.wait(0.01))
+        proxy.add('echo', 'x')                          # has the waiting jobs looked at again
+        self.assertEqual(proxy.waitFor([jobid], 0), ['queued'])
+        self.spoil(jobid)
+        for (thread, outcome), answer in zip(callers, (['error'], ['error', 'queued'])):
+            thread.join(WAIT)
+            self.assertEqual(outcome, [answer])
 
 
 class TestPrefetch(unittest.TestCase):

@@ -40,7 +40,7 @@ class ITask(Interface):
     outputSchema = Attribute('The same for what the task returns.')
 
     # A task may have these besides; what it does not have, or has as None, is at its default.  A job cannot be added
-    # for a task that has another value in one of the first four.
+    # for a task of which one of the first four is out of range.
     #
     # retryPolicy -- a `retry.RetryPolicy`; default: `retry.DEFAULT`.
     # timeLimit -- seconds that a run may take; default: None, any time.  When it is over the run has failed, and what
