@@ -12,7 +12,6 @@ from zope.interface import implementer
 
 from lovely.remotetask.checks import EARLIEST
 from lovely.remotetask.checks import LATEST
-from lovely.remotetask.checks import isNumber
 from lovely.remotetask.checks import isSpan
 from lovely.remotetask.checks import isTime
 from lovely.remotetask.checks import isWhole

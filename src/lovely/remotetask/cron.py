@@ -406,9 +406,9 @@ def firstOfChange(day, hours, minutes, earliest, zone):
         start = midnight + h * 3600
         if start + 3540 - low < earliest or first is not None and start - high > first:
             continue                            # all of its times are too early, or too late
-        for time in timesOfChange(day, h, hours, minutes, zone):
-            if time >= earliest and (first is None or time < first):
-                first = time
+        for moment in timesOfChange(day, h, hours, minutes, zone):
+            if moment >= earliest and (first is None or moment < first):
+                first = moment
     return first
 
 
