@@ -362,10 +362,10 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
-    checks logs interfaces errors
+    checks logs keepalive interfaces errors
     cron misfire copying files retry task job control demo guardian group command child users
     database readyqueue ledger register timetable container sites
-    lifecycle evolve
+    runzeo lifecycle evolve
     execute
     fence
     rescue listing
