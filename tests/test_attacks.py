@@ -55,6 +55,10 @@ def head(length, *lines):
     return '\r\n'.join(['POST / HTTP/1.1', 'Host: x', f'Content-Length: {length}', *lines, '', '']).encode()
 
 
+#: The head of a request with a body in chunks.
+CHUNKED = b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n'
+
+
 def call(method, *arguments):
     """Return a call, bytes."""
     body = xmlrpc.client.dumps(arguments, method, allow_none=True).encode()
@@ -95,6 +99,12 @@ class AttackTest(unittest.TestCase):
                 return int(file.read().split()[1]) * resource.getpagesize()
         except FileNotFoundError:
             return 0
+
+    def peak(self):
+        """Return how much memory the process has had at most, in bytes; 0 where the system does not say so."""
+        with contextlib.suppress(FileNotFoundError), open(f'/proc/{self.process.popen.pid}/status') as file:
+            return 1024 * int(re.search('VmHWM: *([0-9]+) kB', file.read().replace('\t', ' '))[1])
+        return 0
 
     def assertServing(self):
         """Assert that honest clients are answered, new ones and kept connections, and that memory is bounded."""
@@ -194,8 +204,14 @@ class TestSlowClients(AttackTest):
         self.assertServing()
 
     def test_slow_large_bodies(self):
+        self.drip_large(head(8_000_000))
+
+    def test_slow_large_bodies_in_chunks(self):
+        self.drip_large(CHUNKED + b'7a1200\r\n')
+
+    def drip_large(self, begin):
         # Together 400 MB, again and again.
-        stop = self.drip(self.slow(*[head(8_000_000) + b'x' * 2_000_000] * 200))
+        stop = self.drip(self.slow(*[begin + b'x' * 2_000_000] * 200))
         self.callers(8)()
         self.assertServing()
         stop()
@@ -203,6 +219,7 @@ class TestSlowClients(AttackTest):
             jobid = client.add('echo', 'x' * 1_000_000, True)
             self.assertEqual(client.getStatus(jobid), 'start later')
         self.assertServing()
+        self.assertLess(self.peak() - self.memory, MEMORY)
 
     def test_slow_headers_without_end(self):
         self.drip(self.slow(*[b'POST / HTTP/1.1\r\n'] * 100), b'X: y\r\n' * 20)
@@ -310,10 +327,10 @@ class TestHTTP(AttackTest):
             lines = b''.join(line.encode('latin-1') + b'\r\n' for line in lines.split('|'))
             self.assertStatus(status, begin + lines + b'\r\n' + chunks + smuggled)
         self.assertStatus(400, b'POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n' + chunks + smuggled)
-        begin += b'Transfer-Encoding: chunked\r\n\r\n'
+        begin = CHUNKED
         for bad in (b'5\nhello\n0\n\n', b'5\r\nhello0\r\n\r\n', b'0x5\r\nhello\r\n0\r\n\r\n', b'+0\r\n\r\n',
-                    b'5;\nhello\r\n0\r\n\r\n', b'5 \r\nhello\r\n0\r\n\r\n', b'\r\n0\r\n\r\n', b'00000000000000000\r\n\r\n',
-                    b'5\r\nhello\r\n0\r\nX\r\n\r\n', b'5;' + b'x' * 10_000, b'5\r\nhell'):
+                    b'5;\nhello\r\n0\r\n\r\n', b'5 \r\nhello\r\n0\r\n\r\n', b'\r\n0\r\n\r\n',
+                    b'00000000000000000\r\n\r\n', b'5\r\nhello\r\n0\r\nX\r\n\r\n', b'5;' + b'x' * 10_000, b'5\r\nhell'):
             self.assertStatus(400, begin + bad + smuggled)
         self.assertStatus(413, begin + b'800001\r\n')
         self.assertStatus(413, begin + b'fffffffffffffffe\r\n' + smuggled)
@@ -328,8 +345,7 @@ class TestHTTP(AttackTest):
 
     def test_tinyChunks(self):
         """Bodies of a byte a chunk, as large as they may be, from many at a time: others are answered meanwhile."""
-        data = (b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n' + b'1\r\nx\r\n' * 1_000_000
-                + b'0\r\n\r\n')
+        data = CHUNKED + b'1\r\nx\r\n' * 1_000_000 + b'0\r\n\r\n'
         threads = [inThread(self.answer, data) for _ in range(5)]
         self.assertServing()
         for thread, _ in threads:

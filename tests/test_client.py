@@ -307,9 +307,9 @@ class TestWaiting(FrontendCase):
         self.process()
         thread.join(WAIT)
         self.assertEqual(outcome, [[None, 'completed', 'completed', 'completed']])
-        for call in (lambda: self.client.waitFor([third], WAIT), lambda: self.client.waitFor([first, third], WAIT, True)):
+        for jobids in [third], [first, third]:
             with self.assertRaises(errors.UnknownJob):
-                call()
+                self.client.waitFor(jobids, WAIT, True)
         waiting = self.client.add('echo', startLater=True)
         for timeout in -1, float('nan'):
             with self.assertRaisesRegex(faults.BadArguments, 'timeout must be 0 or more'):

@@ -32,7 +32,7 @@ from lovely.remotetask.xmlrpc.server import Frontend
 NGINX = shutil.which('nginx', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')
 DOCUMENT = pathlib.Path(lovely.remotetask.__file__).with_name('xmlrpc.txt')
 
-#: What the server of a whole machine would have in other places.
+#: What is around it.
 CONFIGURATION = '''\
 daemon off;
 master_process off;
@@ -88,8 +88,8 @@ class ProxyCase(AccessCase):
         with socket.create_server(('127.0.0.1', 0)) as listener:
             self.port = listener.getsockname()[1]
         text = documented()
-        for old, new in {'127.0.0.1:8080': '%s:%d' % self.frontend.address, 'listen 443': f'listen 127.0.0.1:{self.port}',
-                         **self.changes}.items():
+        addresses = {'127.0.0.1:8080': '%s:%d' % self.frontend.address, 'listen 443': f'listen 127.0.0.1:{self.port}'}
+        for old, new in {**addresses, **self.changes}.items():
             self.assertIn(old, text)
             text = text.replace(old, new)
         (self.directory / 'nginx.conf').write_text(CONFIGURATION % text)

@@ -186,8 +186,8 @@ class TestUsers(FileCase):
             change()
             self.assertEqual(self.users.recall('ann', PASSWORD, 1), self.ann)
             self.assertEqual(self.users.recall('bob', OTHER_PASSWORD, 1), self.bob)
-        for role, tasks, services in (('view', ('*',), ('*',)), ('manage', ('a*',), ('*',)), ('manage', ('a*',), ('/',))):
-            ann = User('ann', HASH, role, tasks, services)
+        for limits in ('view',), ('manage', ('a*',)), ('manage', ('a*',), ('/',)):
+            ann = User('ann', HASH, *limits)
             users.addUser(self.path, ann, replace=True)
             self.assertEqual(self.users.recall('ann', PASSWORD, 1), ann)
         users.addUser(self.path, User('ann', OTHER_HASH, 'manage'), replace=True)
@@ -197,9 +197,10 @@ class TestUsers(FileCase):
         self.assertEqual(self.users.recall('bob', OTHER_PASSWORD, 1), self.bob)
 
     def test_changesWhileAPasswordIsHashed(self):
+        def replace(hash):
+            users.addUser(self.path, User('ann', hash, 'view'), replace=True)
         for change, expected in ((lambda: users.removeUser(self.path, 'ann'), None),
-                                 (lambda: users.addUser(self.path, User('ann', OTHER_HASH, 'view'), replace=True), None),
-                                 (lambda: users.addUser(self.path, User('ann', HASH, 'view'), replace=True), 'view')):
+                                 (lambda: replace(OTHER_HASH), None), (lambda: replace(HASH), 'view')):
             users.addUser(self.path, User('ann', HASH, 'manage'), replace=True)
             self.users.verify('bob', OTHER_PASSWORD, 0)             # the file has been read
             checkPassword = users._hashing.checkPassword

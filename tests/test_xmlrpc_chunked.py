@@ -1,6 +1,7 @@
 """Bodies in chunks, taken apart without a connection: read as RFC 9112 says, or refused."""
 # SPDX-License-Identifier: ZPL-2.1
 import unittest
+import weakref
 
 from hypothesis import given
 from hypothesis import settings
@@ -68,6 +69,15 @@ class TestChunkedDecoder(unittest.TestCase):
         self.assertRefused(400, b'0\r\nX: ' + b'x' * 10_000)
         self.assertRefused(431, (b'1%s\r\nx\r\n' % extension) * (EXTRA_SIZE // LINE_SIZE + 2))
         self.assertRefused(431, b'0\r\n' + b'X: y\r\n' * EXTRA_SIZE)
+
+    def test_theBodyGoesWithTheDecoder(self):
+        """And not when the garbage is collected some time: there can be many large ones."""
+        for data in b'', b'5\r\nhel', b'5\r\nhello', b'5\r\nhello\r\n0\r\n', b'0\r\n\r\n':
+            decoder = ChunkedDecoder(LIMIT)
+            decoder.decode(bytearray(data))
+            reference = weakref.ref(decoder)
+            del decoder
+            self.assertIsNone(reference(), data)
 
     def test_manySmallChunks(self):
         size = 100_000

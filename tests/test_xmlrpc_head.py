@@ -112,7 +112,8 @@ class TestHead(unittest.TestCase):
                 ('text/xml', None), ('', None), ('text/xml;', None), ('text/xml; charset=UTF-8', 'utf-8'),
                 ('text/xml;CHARSET=utf-8', 'utf-8'), ('text/xml ;\tcharset = utf-8 ', 'utf-8'),
                 ('text/xml; charset="utf-8"', 'utf-8'), (r'text/xml; charset="u\tf-8" ; a=b', 'utf-8'),
-                ('text/xml; a="; charset=koi8-r"; charset=utf-8', 'utf-8'), ('text/xml; a=b; charset=utf-8; c', 'utf-8'),
+                ('text/xml; a="; charset=koi8-r"; charset=utf-8', 'utf-8'),
+                ('text/xml; a=b; charset=utf-8; c', 'utf-8'),
                 ('text/xml; a; charset=utf-8', 'utf-8'), ('text/xml; charset=utf-8; Charset="UTF-8"', 'utf-8'),
                 ('text/plain;charset=utf-8', 'utf-8'), ('text/xml; xcharset=utf-8', None),
                 # What is no name of a charset is none that is supported.

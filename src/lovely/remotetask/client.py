@@ -50,7 +50,7 @@ FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
 #: How often a call is repeated whose connection breaks where nobody has ever answered.
 STRANGE = 3
 
-#: Seconds that a front end is asked to wait at a time: proxies and firewalls cut connections that are silent for longer,
+#: Seconds that a front end is asked to wait at a time: proxies and firewalls cut what is silent for longer,
 #: many after 60 seconds, some after 30.
 WAIT_STEP = 25.0
 #: The same where several calls of `waitFor` are needed to see all jobs.
@@ -153,9 +153,10 @@ class Client:
     or without its database is repeated, with growing pauses, as long as `timeout` allows, because nothing was
     changed.  So is one that nobody listens to, if the front end has answered before; else it is raised at once.
     When the connection breaks, or the front end itself or a proxy before it (HTTP 502 and 504) does not know the
-    outcome, only what is harmless twice is repeated: methods that just look, and `add` and `addMany`, which send a key with each job, one of their own making
-    unless the caller gives one: the same key again adds nothing, and gives the same id.  All other methods are sent
-    once, over a new connection, as one that was kept may be closed by the other side just when it is used again.
+    outcome, only what is harmless twice is repeated: methods that just look, and `add` and `addMany`, which send a key
+    with each job, one of their own making unless the caller gives one: the same key again adds nothing, and gives the
+    same id.  All other methods are sent once, over a new connection, as one that was kept may be closed by the other
+    side just when it is used again.
     Where nobody has ever answered, a connection that breaks is met by a few more only.
 
     All methods but `close` raise:

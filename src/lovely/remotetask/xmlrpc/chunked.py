@@ -29,7 +29,8 @@ class ChunkedDecoder:
         self._limit = limit
         #: The body, as far as it has come, a bytearray.
         self.body = bytearray()
-        self._step = self._readChunkLine
+        # A function and no method of this object, which would refer to itself then: the body has to go at once.
+        self._step = ChunkedDecoder._readChunkLine
         self._left = 0              # bytes of the current chunk that have not come
         self._extra = 0             # bytes of extensions and trailers so far
 
@@ -41,7 +42,7 @@ class ChunkedDecoder:
         position = 0
         try:
             while self._step is not None:
-                end = self._step(buffer, position)
+                end = self._step(self, buffer, position)
                 if end is None:
                     return False
                 position = end
@@ -62,7 +63,7 @@ class ChunkedDecoder:
         self._left = int(found[1], 16)
         if len(self.body) + self._left > self._limit:
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {self._limit} bytes')
-        self._step = self._readData if self._left else self._readTrailer
+        self._step = ChunkedDecoder._readData if self._left else ChunkedDecoder._readTrailer
         return position + len(line) + len(_LINE_END)
 
     def _readData(self, buffer, position):
@@ -70,7 +71,7 @@ class ChunkedDecoder:
         self.body += data
         self._left -= len(data)
         if not self._left:
-            self._step = self._readDataEnd
+            self._step = ChunkedDecoder._readDataEnd
         return position + len(data) if data else None
 
     def _readDataEnd(self, buffer, position):
@@ -79,7 +80,7 @@ class ChunkedDecoder:
             raise _malformed('A chunk is longer than its size')
         if end != _LINE_END:
             return None
-        self._step = self._readChunkLine
+        self._step = ChunkedDecoder._readChunkLine
         return position + len(_LINE_END)
 
     def _readTrailer(self, buffer, position):

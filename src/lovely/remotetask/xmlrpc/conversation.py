@@ -153,7 +153,8 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
             yield Proof(deadline)
             self._identify(doorkeeper.identify)
         limit = self.server.limits.bodySize
-        length, charset, isCompressed = self.head.bodyLength(limit), self.head.charset, 'content-encoding' in self.headers
+        length, charset = self.head.bodyLength(limit), self.head.charset
+        isCompressed = 'content-encoding' in self.headers
         if self.head.expectsContinue:
             yield from self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
         body = (ChunkedBody(deadline, limit, isCompressed) if length is None
