@@ -115,7 +115,7 @@ class TestFields(unittest.TestCase):
                 ({5: 5}, 'a list of numbers'), (bytearray(b'5'), 'a list of numbers'),
                 ([True], 'minute: True is not a number from 0 to 59'), ([5.0], 'minute: 5.0 is not a number'),
                 ([None], 'minute: None is not a number'), ([float('nan')], 'minute: nan is not a number'),
-                ([10 ** 5000], 'minute: this int is not a number'), ([60], 'minute: 60 is not'), ([-1], '-1 is not'),
+                ([10 ** 5000], 'minute: <int> is not a number'), ([60], 'minute: 60 is not'), ([-1], '-1 is not'),
                 ([5] * 1001, 'minute: the list has more than 1000 values'),
                 (itertools.repeat(5), 'minute: the list has more than 1000 values')):
             with self.subTest(values=str(type(values))), self.assertRaises(ValueError) as caught:
