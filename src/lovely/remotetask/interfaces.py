@@ -48,6 +48,8 @@ class ITask(Interface):
     # isolation -- 'thread', the default, or 'process': to run in a child process, which has no database, but can be
     #     ended, and crash, alone.
     # memoryLimit -- bytes that the child process may use; default: None, as many as there are.
+    # missing -- a method that returns what this host lacks to run the task, as a text, or None; the job then waits for
+    #     a host that lacks nothing, as it does when the task itself is missing.
     # atMostOnce -- true to have the job end in ERROR, instead of being run again, when its host ends during a run.
 
     def __call__(service, jobid, input):
@@ -83,7 +85,8 @@ class IJob(Interface):
     output = Attribute('What the task returned, in the same way; None before.')
     schedule = Attribute('The id of the `ICronJob` that added it; None when a caller did.')
     request = Attribute('The id of the HTTP request that added it, a short text; None when there was none.')
-    error = Attribute('Why it ended in ERROR, as text; None otherwise.')
+    error = Attribute('Why it ended in ERROR, as text; or why it waits: no host has its task, or the scheduler cannot '
+                      'handle its schedule.  None otherwise.')
     errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
     attempt = Int(title='Attempt', description='How many attempts have been used up.')
     created = Float(title='Created', description='When it was added, in UTC seconds.')
@@ -104,9 +107,10 @@ class ICronJob(IJob):
     eitherDay = Bool(title='Either day', description='Whether a day fits when either of its two fields does.')
     crontab = TextLine(title='Crontab', description='The text that the fields were made of; None otherwise.',
                        required=False)
-    timeZone = TextLine(title='Time zone', description="What the fields are in, as 'Europe/Berlin'; None for UTC.",
-                        required=False)
-    delay = Attribute('Seconds to wait instead, once; with `newJobs` between one job and the next.  None for none.')
+    timeZone = TextLine(title='Time zone', description="What the fields are in, one of the tz database, as "
+                        "'Europe/Berlin'; None for UTC.", required=False)
+    delay = Attribute('Seconds to wait instead, once, 0 to ten years; with `newJobs` between one job and the next, '
+                      'then 0.1 at the least.  None for none.')
     misfire = Attribute("What becomes of the times that came while nothing ran: 'once', one run for all of them; "
                         "'skip', none; a number, a run for each, the latest ones if there are more.")
     newJobs = Bool(title='New jobs', description='Whether it adds a new job at each time instead of running itself.')
@@ -132,7 +136,8 @@ class ICronJob(IJob):
     def timeOfNextCall(now):
         """Return the first time after `now` that fits, in UTC seconds; both are floats or ints.
 
-        With a delay that is `now + delay`.  None when no time of the next `cron.YEARS` years fits.
+        With a delay that is `now + delay`, or for an interval the next of its beats after `calledFor`, in whole
+        microseconds.  None when no time of the next `cron.YEARS` years fits.
         """
 
 
@@ -168,7 +173,7 @@ class ITaskService(Interface):
     """Takes jobs, knows what became of them, and can have them processed.
 
     Persistent.  The methods work in the caller's transaction and never commit it: a job exists if and only if the
-    transaction that added it was committed.
+    transaction that added it was committed.  For `now` they raise `ValueError` if it is no time.
     """
 
     jobs = Attribute('All jobs: `IJobs`.')
@@ -209,8 +214,8 @@ class ITaskService(Interface):
                    now=None, request=None, **options):
         """Add an `ICronJob` and return its id.
 
-        The fields are those of the job.  With a delay in seconds it runs once, that long after the scheduler first saw
-        it.
+        The fields are those of the job, lists of numbers; an empty one, or None, fits always.  With a delay in seconds
+        it runs once, that long after the scheduler first saw it; 0 means at once.
         request -- as for `add`.
         options -- more attributes of `ICronJob`, by name: crontab, timeZone, misfire, newJobs, overlap, active.
 
@@ -345,7 +350,10 @@ class ITaskService(Interface):
         """
 
     def hasJobsWaiting(now=None):
-        """Say whether a job is ready to run, or due at `now` (UTC seconds; default: the present).  Writes nothing."""
+        """Return whether a job is ready to run, or due at `now` (UTC seconds; default: the present).  Write nothing.
+
+        A job that the scheduler has not seen yet counts; one that waits for a host which has its task does not.
+        """
 
     def claimNextJob(now=None):
         """Take the next job out of the queue and return its id, or None.  It is PROCESSING from then on."""

@@ -111,11 +111,11 @@ def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek,
                   array dayOfWeek=[], double delay=nil, struct options={}) -> int
 
     Add a job that runs whenever the calendar fits, and return its id.  The arrays hold ints, and an empty one fits
-    always; dayOfWeek 0 is Monday.  With a delay, in seconds, it runs once, that much later.
+    always; dayOfWeek 0 is Monday.  With a delay, in seconds, it runs once, that much later; 0 is at once.
     The options are: string crontab, as '*/10 2 * * mon-fri', instead of the arrays; string timeZone, as
     'Europe/Berlin', default 'UTC'; misfire, what to do about times that came while nothing ran: 'once', the default,
-    'skip', or a number of runs at most; boolean newJobs, whether it adds a new job at each time (with a delay: again
-    and again) instead of running itself; boolean overlap, whether it adds one while the last has not ended; boolean
+    'skip', or a number of runs at most; boolean newJobs, whether it adds a new job at each time (with a delay of 0.1
+    or more: again and again) instead of running itself; boolean overlap, whether it adds one while the last has not ended; boolean
     active, default true.
     Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits.
     """
