@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
 from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
+from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
@@ -336,6 +338,32 @@ async def _hasTransaction(protocol, serverTid, tid):
         return True
 
 
+# FileStorage means to cut off what it has written of a transaction when the disk is full; but the buffer of its file
+# still has the rest, wants to write that first, and fails again.  What then stays, in the file and in the buffers of
+# those who read, is taken for the next transaction.
+
+def cleanUpFailures(storage):
+    """Have a `FileStorage` forget a transaction that it could not write entirely, so that it goes on when it can again.
+    """
+    abort = storage._abort                      # the part of `tpc_abort` that each kind of storage has for itself
+
+    def abortAndForget():
+        abort()
+        try:
+            storage._file.flush()
+            isClean = os.fstat(storage._file.fileno()).st_size == storage._pos
+        except OSError:
+            isClean = False
+        if not isClean:
+            with contextlib.suppress(OSError):
+                storage._file.close()           # once more it wants to write
+            storage._file = open(storage._file_name, 'r+b')
+            storage._file.truncate(storage._pos)
+            storage._files.flush()
+
+    storage._abort = abortAndForget
+
+
 class Lender:
     """Lends a database that is open anyway."""
 
@@ -484,6 +512,8 @@ class Database:
             hubOf(db)                       # whose listener makes reconnecting safe
             guard(db.storage, self._fail)
             self._watchdogs[db] = Watchdog(db.storage)
+        elif isinstance(db.storage, FileStorage):
+            cleanUpFailures(db.storage)
         return db
 
     def _shut(self, db):
