@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import queue
 import shutil
 import signal
 import threading
@@ -13,7 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import transaction
 from BTrees.OOBTree import OOBTree
+from ZEO.Exceptions import ClientDisconnected
+from ZODB.POSException import ConflictError
 
+from lovely.remotetask.database import Database
+from lovely.remotetask.database import DatabaseReplaced
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
@@ -391,6 +396,72 @@ class ReplacedTest(DeploymentCase):
         self.waitUntil(lambda: self.call('add', 'count', 'afterwards')[0], 'an answer', RECOVERY)
         self.assertEqual(sorted(map(str, self.waitForAll().values())), ['0', '1', '2', 'afterwards', 'before'])
         self.assertEqual([process.popen.poll() for process in self.processes], [None] * 3)
+
+
+class LostTransactionTest(unittest.TestCase):
+    """A client, and a server that comes back without its last transaction."""
+
+    def setUp(self):
+        context = temporaryZEO()
+        self.server = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        self.failures = queue.SimpleQueue()
+        self.database = Database(self.server.database, self.failures.put)
+        self.addCleanup(self.database.close)
+        self.other = self.server.database()
+        self.write(self.database.db, 'first')
+        self.path = os.path.join(self.server.directory, 'Data.fs')
+
+    def write(self, db, key):
+        self.read(db, lambda root: root.__setitem__(key, 1) or True)
+
+    def loseWhat(self, db, key):
+        """Have a key written by a client, seen by the other one, and lost by the server."""
+        shutil.copy(self.path, self.path + '.old')
+        self.write(db, key)
+        for client in self.database.db, self.other:
+            self.read(client, lambda root: key in root)
+        self.server.kill()
+        os.remove(self.path + '.index')
+        shutil.move(self.path + '.old', self.path)
+        self.server.start()
+
+    def read(self, db, condition):
+        """Return the keys of the root object as soon as a condition of it is true."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            try:
+                with db.transaction() as connection:
+                    found = condition(root := connection.root()) and set(root)
+                if found:
+                    return found
+            except (ClientDisconnected, ConflictError):
+                pass
+            time.sleep(PAUSE)
+        self.fail('waited in vain')
+
+    def test_what_another_client_has_written_last_can_be_lost_in_a_crash(self):
+        self.loseWhat(self.other, 'second')
+        self.assertEqual(self.read(self.database.db, lambda root: 'second' not in root), {'first'})
+        self.write(self.database.db, 'third')
+        self.assertEqual(self.read(self.server.database(), bool), {'first', 'third'})
+        self.assertTrue(self.failures.empty())
+
+    def test_what_this_client_has_written_cannot(self):
+        self.loseWhat(self.database.db, 'second')
+        self.assertIsInstance(self.failures.get(timeout=PATIENCE), DatabaseReplaced)
+
+    def test_more_than_the_last_one_cannot(self):
+        shutil.copy(self.path, self.path + '.old')
+        self.write(self.other, 'second')
+        self.read(self.database.db, lambda root: 'second' in root)
+        self.write(self.other, 'third')
+        self.read(self.database.db, lambda root: 'third' in root)
+        self.server.kill()
+        os.remove(self.path + '.index')
+        shutil.move(self.path + '.old', self.path)
+        self.server.start()
+        self.assertIsInstance(self.failures.get(timeout=PATIENCE), DatabaseReplaced)
 
 
 if __name__ == '__main__':

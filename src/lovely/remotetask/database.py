@@ -303,18 +303,27 @@ def guard(storage, fail):
     """
     # These names are ZEO's own affair.
     client = storage._server.client
-    register = client.register
+    register, invalidateTransaction = client.register, client.invalidateTransaction
+    told = before = None                        # the last transaction of another client, and the one before it
+
+    def noteAndInvalidate(tid, oids):
+        nonlocal told, before
+        told, before = tid, storage.lastTransaction()
+        invalidateTransaction(tid, oids)
 
     async def checkAndRegister(protocol, serverTid):
         keepAlive(protocol.sm_protocol.transport)
         seen = storage.lastTransaction()
-        if await _hasTransaction(protocol, serverTid, seen):
-            await register(protocol, serverTid)
-        else:
-            protocol.close()                    # and the client connects no more
-            fail(DatabaseReplaced(storage.getName()))
+        if not await _hasTransaction(protocol, serverTid, seen):
+            # A server tells of a transaction just before it writes that it is complete: a crash may come in between.
+            if seen != told or not await _hasTransaction(protocol, serverTid, before):
+                protocol.close()                # and the client connects no more
+                fail(DatabaseReplaced(storage.getName()))
+                return
+            client.cache.clear()
+        await register(protocol, serverTid)
 
-    client.register = checkAndRegister
+    client.register, client.invalidateTransaction = checkAndRegister, noteAndInvalidate
     if client.protocol is not None:
         keepAlive(client.protocol.sm_protocol.transport)
 
