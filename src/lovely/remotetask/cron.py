@@ -343,8 +343,10 @@ def nextBeat(start, interval, now):
     >>> nextBeat(0.1, 0.7, 0.1), nextBeat(0.1, 0.7, 100), nextBeat(100, 0.7, 0.1)
     (0.8, 100.2, 0.6)
     """
-    start, interval, now = (round(seconds * 1_000_000) for seconds in (start, interval, now))
-    return (start + ((now - start) // interval + 1) * interval) / 1_000_000
+    start, interval, moment = (round(seconds * 1_000_000) for seconds in (start, interval, now))
+    beat = start + ((moment - start) // interval + 1) * interval
+    # From the year 2255 on a float has no room for microseconds: the next beat may be `now`.
+    return beat / 1_000_000 if beat / 1_000_000 > now else (beat + interval) / 1_000_000
 
 
 def completeTimes(minute, hour, dayOfMonth, month, dayOfWeek):

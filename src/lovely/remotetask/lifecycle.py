@@ -303,8 +303,8 @@ def _setAside(service, job, error):
     if service.schedule.aside.insert(job.id) or job.error is None:
         scheduler = f' {service.schedule.keeper}' if service.schedule.keeper else ''
         reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
-        job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each minute, '
-                     f'by each scheduler, and by reschedule')
+        job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each '
+                     f'minute, by each scheduler, and by reschedule')
         log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError))
 
 
@@ -350,7 +350,7 @@ def _lookAgain(service, now):
 
 
 def _keyOf(job, now):
-    """Return the key of a job in the calendar: its next time in microseconds; None for none.  Anything may be raised."""
+    """Return the key of a job in the calendar, its next time in microseconds, or None.  Raise whatever happens."""
     when = job.timeOfNextRun(now)
     return None if when is None else round(when * MICROSECONDS)
 

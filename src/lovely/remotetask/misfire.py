@@ -49,12 +49,12 @@ def _firstOfLatest(count, due, now, following, step):
 
     There may be millions: those after `start` are counted, up to twice as many as needed.  `start` moves back by ever
     longer spans until there are enough times after it.  If there are too many then, it moves by halves between `early`
-    and `late`, after which there are too many and too few: that ends before these are less than `count` steps apart.
+    and `late`, after which there are too many and too few: until there are enough, or these are `count` steps apart.
     """
     start, early, late = now - step * count, None, now
     while True:
         times = _times(due, start, now, following, 2 * count + 1)
-        if len(times) > 2 * count:
+        if len(times) > 2 * count and late - start > step * count:
             early, start = start, (start + late) / 2
         elif len(times) >= count or start < due:
             return times[-count:][0]

@@ -86,7 +86,7 @@ from lovely.remotetask.timetable import Timetable
 _running = {}
 _runningLock = threading.Lock()
 
-#: The ids of a writer's jobs count up from a random start: so these lie side by side, and those of several writers apart.
+#: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
 #: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
 _nextIds = weakref.WeakKeyDictionary()
 
@@ -513,8 +513,8 @@ class TaskService(Contained, Persistent):
         while lifecycle.tick(self, now):
             pass
         lacks = functools.partial(lacking, self, 'this process')
-        claims = (lifecycle.claimSuspect(self, now, lacks=lacks) or lifecycle.claimStranded(self, 1, now, lacks)
-                  or lifecycle.claimOldest(self, now, lacks=lacks))
+        claims = (lifecycle.claimSuspect(self, now) or lifecycle.claimStranded(self, 1, now, lacks)
+                  or lifecycle.claimOldest(self, now))
         return claims[0] if claims else None
 
     def processNext(self, now=None, jobid=None):

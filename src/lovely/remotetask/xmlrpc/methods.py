@@ -115,8 +115,8 @@ def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek,
     The options are: string crontab, as '*/10 2 * * mon-fri', instead of the arrays; string timeZone, as
     'Europe/Berlin', default 'UTC'; misfire, what to do about times that came while nothing ran: 'once', the default,
     'skip', or a number of runs at most; boolean newJobs, whether it adds a new job at each time (with a delay of 0.1
-    or more: again and again) instead of running itself; boolean overlap, whether it adds one while the last has not ended; boolean
-    active, default true.
+    or more: again and again) instead of running itself; boolean overlap, whether it adds one while the last has not
+    ended; boolean active, default true.
     Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits.
     """
     with _refusing('addCronJob'):
