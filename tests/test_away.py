@@ -327,8 +327,9 @@ class ReplacedTest(DeploymentCase):
 
     def checkEnd(self, jobid):
         """Check that all processes end and say why, and that meanwhile the front end says nothing else of a job."""
-        answers = set()
+        answers, until = set(), time.monotonic() + PATIENCE
         while self.frontend.popen.poll() is None:
+            self.assertLess(time.monotonic(), until, self.said())
             try:
                 answers.add(self.call('getStatus', jobid))
             except (OSError, http.client.HTTPException):
