@@ -314,7 +314,7 @@ class TestWaiting(FrontendCase):
         for timeout in -1, float('nan'):
             with self.assertRaisesRegex(faults.BadArguments, '^timeout: '):
                 self.client.waitFor([first], timeout)
-            with self.assertRaises(StillRunning):
+            with self.assertRaisesRegex(faults.BadArguments, '^timeout: '):
                 self.client.wait(waiting, timeout)
         self.assertEqual(self.client.waitFor([], WAIT), [])
         self.assertEqual(self.client.waitFor([first], float('inf')), ['completed'])

@@ -489,11 +489,13 @@ class TestClient(ServerCase):
                 with self.assertRaisesRegex(BadArguments, '^timeout: '):
                     wait(timeout)
         self.assertEqual(list(client.results([], 0)), [])
-        for timeout in (-1, None, *NO_NUMBERS):
+        for timeout in (-1, None, *(value for value in NO_NUMBERS if value not in (INF, HUGE, DIGITS))):
             with self.assertRaisesRegex(BadArguments, '^timeout: '):
                 client.waitFor([jobid], timeout)
         client.cancel(jobid)
-        self.assertEqual(len(list(client.results([jobid], INF))), 1)
+        for timeout in INF, HUGE, DIGITS:
+            self.assertEqual(len(list(client.results([jobid], timeout))), 1)
+            self.assertEqual(client.waitFor([jobid], timeout), ['cancelled'])
         for timeout in (0, -1, None, *NO_NUMBERS):
             with self.assertRaisesRegex(ValueError, '^timeout: '):
                 Client('http://127.0.0.1/', timeout)

@@ -135,6 +135,12 @@ def _checkTimeout(timeout, isRight, expected):
         raise faults.BadArguments(f'timeout: {shown(timeout)} is not {expected}')
 
 
+def _waitingTime(timeout):
+    """Return for how many seconds to wait at the most; raise `BadArguments` for what is no number of 0 or more."""
+    _checkTimeout(timeout, isNumber(timeout, 0, math.inf), 'a number of seconds, 0 or more')
+    return min(timeout, LONGEST)
+
+
 def _listOf(status):
     """Return a list of statuses for one or for several."""
     return [status] if isinstance(status, str) else list(status)
@@ -377,7 +383,7 @@ class Client:
 
         Raise `errors.UnknownJob`, and `xmlrpc.faults.BadArguments` for another timeout.
         """
-        _checkTimeout(timeout, isNumber(timeout, 0, LONGEST), 'a number of seconds, 0 or more')
+        timeout = _waitingTime(timeout)
         jobids, until = list(jobids), time.monotonic() + timeout
         step = min(timeout, WAIT_STEP)
         found = dict(zip(jobids, self._waitStep(jobids, step, any)))
@@ -413,9 +419,7 @@ class Client:
 
         Raise `StillRunning` when the time is over.
         """
-        if timeout is None:
-            timeout = math.inf
-        _checkTimeout(timeout, isNumber(timeout, 0, math.inf), 'a number of seconds, 0 or more')
+        timeout = _waitingTime(math.inf if timeout is None else timeout)
         jobids = list(dict.fromkeys(jobids))
         until = time.monotonic() + timeout
         while jobids:
@@ -429,7 +433,7 @@ class Client:
                         yield jobid, self._outcome(jobid, status)
                     else:
                         running[jobid] = status
-            if running and not time.monotonic() < until:        # which may be NaN
+            if running and time.monotonic() >= until:
                 raise StillRunning(running, timeout)
             jobids = list(running)
 
