@@ -7,7 +7,6 @@ import threading
 from BTrees.IOBTree import IOBTree
 from persistent import Persistent
 from ZODB.broken import Broken
-from ZODB.POSException import POSKeyError
 from zope.interface import implementer
 
 from lovely.remotetask.checks import EARLIEST
@@ -166,17 +165,6 @@ def _tell(reason):
             log.error('%d jobs could not be loaded; no more are named until this process is started anew', TOLD)
 
 
-def _isGiven(job):
-    """Return whether the database gives a record, or knows that there is none; else nobody can judge the record."""
-    try:
-        job._p_jar._storage.load(job._p_oid)    # as the connection has done: there is no public way to the bytes alone
-    except POSKeyError:
-        pass
-    except Exception:
-        return False
-    return True
-
-
 def readable(jobid, job):
     """Return the job, or a `BrokenJob` in its place when its record cannot be loaded or is not whole.
 
@@ -189,7 +177,7 @@ def readable(jobid, job):
                 job._p_activate()
         fault = _faultOf(jobid, job)
     except Exception as error:
-        if isDatabaseError(error) or getattr(job, '_p_jar', None) is not None and not _isGiven(job):
+        if isDatabaseError(error):
             raise
         cause = error.__cause__ or error        # newer releases of ZODB say StateLoadError, and no more
         fault = line(f'{type(cause).__name__}: {cause}')

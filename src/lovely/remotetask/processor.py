@@ -50,6 +50,7 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.lifecycle import Returned
+from lovely.remotetask.logs import line
 from lovely.remotetask.roster import ENDED
 from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
@@ -476,7 +477,7 @@ class MultiProcessor:
     def _tellRepeated(self, claim, failures, error):
         control = current()
         if control is not None and control.reason is not None:
-            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, messageOf(error))
+            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, line(messageOf(error)))
         elif failures in TOLD_FAILURES:
             log.warning('%s waits for the database, which has failed %d times: %s', claim.label, failures,
                         messageOf(error))
