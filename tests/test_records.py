@@ -66,7 +66,7 @@ WRONG = {
 WRONG_SCHEDULES = {
     'minute': (None, 5, ('5',), (60,), [5]),
     'dayOfWeek': ((7,),),
-    'delay': ('5', 0, NAN, True),
+    'delay': ('5', -1, NAN, True),
     'crontab': (5,),
     'timeZone': (5,),
     'misfire': (None, 'x', 0, 1.5),
@@ -363,6 +363,35 @@ class TestBroken(RecordCase):
             del self.service.jobs[jobid].task
         [claim] = lifecycle.claimSuspect(self.service, 2)
         self.assertEqual(claim.jobid, jobids[2])
+
+    def test_set_aside_or_stranded(self):
+        # As are those that the scheduler cannot handle, or of which no host has the task.
+        for name in SOME:
+            for end in 'cancelled', 'its turn':
+                for place in 'aside', 'stranded':
+                    with self.subTest(name, end=end, place=place):
+                        service = self.service
+                        if place == 'aside':
+                            jobid = service.addCronJob('echo', minute=(5,), now=1)
+                            service.jobs[jobid].timeZone = 'Atlantis/Capital'
+                            lifecycle.tick(service, 2)
+                            self.assertEqual(list(service.schedule.aside), [jobid])
+                        else:
+                            jobid = service.add('echo', now=1)
+                            lifecycle.dequeue(service, jobid)
+                            lifecycle.strand(service, service.jobs[jobid], 'the task')
+                        self.spoil(jobid, SPOILING[name])
+                        self.assertToldOf(jobid)
+                        self.manager.abort()
+                        if end == 'cancelled':
+                            service.cancel(jobid, 5)
+                        else:
+                            service.schedule._v_tried = None
+                            lifecycle.tick(service, 5)
+                            self.assertEqual(lifecycle.claimStranded(service, 5, 5, lambda name: None), [])
+                        self.assertEqual((self.counts(), list(service.schedule.aside)), ({'error': 1}, []))
+                        self.assertFalse(any(service.stranded.values()))
+                        self.assertRemovable([jobid], 1)
 
     def test_claimed_and_processed_by_hand(self):
         jobid = self.service.add('echo', now=1)

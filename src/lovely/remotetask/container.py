@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from lovely.remotetask.checks import EARLIEST
 from lovely.remotetask.checks import LATEST
+from lovely.remotetask.checks import isPause
 from lovely.remotetask.checks import isSpan
 from lovely.remotetask.checks import isTime
 from lovely.remotetask.checks import isWhole
@@ -95,11 +96,12 @@ RIGHT = {
     'attempt': _isCount,
     'run': _isCount,
     'due': _orNone(_isOfRange(EARLIEST * MICROSECONDS, LATEST * MICROSECONDS)),
-    **dict.fromkeys(('started', 'completed', 'retryAt', 'calledFor'), _orNone(isTime)),
+    **dict.fromkeys(('started', 'completed', 'retryAt', 'calledFor', 'madeUpTo'), _orNone(isTime)),
     **dict.fromkeys(('schedule', 'lastJob'), _orNone(_isCount)),
-    **dict.fromkeys(('suspect', 'eitherDay', 'newJobs', 'overlap', 'active', 'pending'), _isA(bool)),
+    **dict.fromkeys(('suspect', 'stranded', 'eitherDay', 'newJobs', 'overlap', 'active', 'pending'), _isA(bool)),
     **dict.fromkeys(('request', 'crontab', 'timeZone'), _orNone(_isA(str))),
-    **dict.fromkeys(('timeLimit', 'delay'), _orNone(isSpan)),
+    'timeLimit': _orNone(isSpan),
+    'delay': _orNone(isPause),
     'retryPolicy': _orNone(_isA(RetryPolicy)),
     'misfire': lambda value: value in (ONCE, SKIP) if isinstance(value, str) else _isCount(value) and value > 0,
     'history': _tupleOf(_isA(Run)),

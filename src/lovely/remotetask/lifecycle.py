@@ -136,8 +136,8 @@ def strand(service, job, reason):
 
 def _unstrand(service, jobid):
     """Take a job out of those that are stranded; return whether it was one of them."""
-    job = shardOf(service, jobid).jobs.get(jobid)
-    if not getattr(job, 'stranded', False):
+    (_, job), = fetch(service, [jobid])
+    if job is None or not job.stranded:
         return False
     job.stranded, job.error = False, None
     service.stranded[job.task].remove(jobid)
@@ -153,8 +153,11 @@ def claimStranded(service, count, now, lacks, ledger=None):
     for task, jobids in service.stranded.items():
         if len(claims) < count and jobids and not lacks(task):
             for jobid, job in fetch(service, list(itertools.islice(jobids, count - len(claims)))):
+                if isinstance(job, BrokenJob):
+                    endBroken(service, job, now)
+                    continue
                 if not _unstrand(service, jobid):
-                    jobids.remove(jobid)            # it has been removed, or is broken
+                    jobids.remove(jobid)            # it has been removed
                     continue
                 place(service, job)
                 claims += _claim(service, job, now, ledger, lacks)
@@ -320,7 +323,9 @@ def _retryAside(service, now):
     """Try the jobs again that are set aside."""
     for jobids in _chunks(list(service.schedule.aside)):
         for jobid, job in fetch(service, jobids):
-            if not isScheduled(job):
+            if isinstance(job, BrokenJob):
+                endBroken(service, job, now)
+            elif not isScheduled(job):
                 service.schedule.aside.remove(jobid)
             elif job.due is None:
                 _enter(service, job, now)
@@ -553,6 +558,9 @@ def endBroken(service, job, now, waited=False):
     waited = waited or dequeue(service, jobid) or ledger.release(jobid)
     if service.register is not None:
         waited = service.register.remove(jobid) or waited
+    for jobids in (service.schedule.aside, *service.stranded.values()):
+        if jobid in jobids:
+            jobids.remove(jobid)
     if waited:
         ledger.finish(jobid, ERROR, now)
     return waited
