@@ -28,6 +28,7 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
+from ZODB.POSException import POSKeyError
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -253,7 +254,7 @@ class TestCronJobs(ScheduleCase):
         self.process(6 * DAY)
         self.service.cancel(cancelled)
         check(6 * DAY + 10)
-        self.service.jobs[self.add(hour=(2,))].delay = 'no number'
+        self.service.jobs[self.add(hour=(2,))].timeZone = 'Atlantis/Capital'
         self.assertFalse(self.service.hasJobsWaiting(6 * DAY + 10))
 
 
@@ -296,6 +297,25 @@ class TestSetAside(ScheduleCase):
                 self.assertGreater(len(job.history), len(runs))
 
     def test_any_exception(self):
+        for step in 'timeOfNextRun', 'timeToRunFor', 'historyWith':
+            for kind in ValueError, TypeError, KeyError, OverflowError, RecursionError, POSKeyError:
+                with self.subTest(step=step, kind=kind):
+                    self.setUp()
+                    jobid = self.add(hour=(2,), newJobs=True, misfire=2)
+                    other = self.add(hour=(2,))
+                    self.process(0)
+                    before = len(self.service.jobs)
+                    setattr(self.service.jobs[jobid], step, mock.Mock(side_effect=kind(b'as asked')))
+                    with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+                        self.process(5 * DAY, 5 * DAY + 1)
+                    self.assertEqual((len(logged.records), self.service.getStatus(other)), (1, 'cronjob'))
+                    self.assertIn(self.service.getResult(other), (1, 2))
+                    self.assertRegex(self.service.getError(jobid), f'^waits, .*({kind.__name__}|as asked)')
+                    self.assertEqual(self.service.getStatus(jobid), 'cronjob')
+                    if step != 'timeOfNextRun':
+                        self.assertEqual(len(self.service.jobs), before)
+
+    def test_what_no_schedule_can_be(self):
         for name, value in (('delay', 'x'), ('minute', 5), ('misfire', None), ('history', None), ('retryAt', 1e999),
                             ('retryAt', 'x')):
             with self.subTest(name=name):

@@ -98,6 +98,7 @@ class Cycle:
         self.owner = rescue.identity(threads=threads, lease=lease, since=clock(), schedule=schedule)
         self._watch = rescue.Watch(lease)
         self._guarded = self._surveyed = self._handed = float('-inf')
+        self._isKeeper = False          # whether this was the scheduler in the last turn
         self._beaten = monotonic()      # when the last heartbeat was written
         self._rescued = False           # whether others took this processor for silent, and it has not dealt with that
         self._contended = False         # whether the last turn failed because of what others have written
@@ -261,7 +262,10 @@ class Cycle:
             if moment - self._surveyed >= (pause if self.inFlight else
                                            SURVEY if lifecycle.isWaiting(service) else IDLE_SURVEY):
                 self._survey(service, moment)
-            isKeeper = service.schedule.keeper == self.name
+            isKeeper, wasKeeper = service.schedule.keeper == self.name, self._isKeeper
+            self._isKeeper = isKeeper
+            if wasKeeper and not isKeeper:
+                self._handed = moment
             more = isKeeper and lifecycle.tick(service, now)
             if isKeeper and service.schedule.aside:
                 lines += self._handOver(service, moment)
@@ -438,7 +442,6 @@ class Cycle:
         """
         if moment - self._handed < HANDOVER:
             return []
-        self._handed = moment
         names = list(service.ledgers)
         place = names.index(self.name)
         for name in names[place + 1:] + names[:place]:

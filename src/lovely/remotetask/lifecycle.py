@@ -136,12 +136,14 @@ def strand(service, job, reason):
 
 def _unstrand(service, jobid):
     """Take a job out of those that are stranded; return whether it was one of them."""
-    (_, job), = fetch(service, [jobid])
-    if job is None or not job.stranded:
-        return False
-    job.stranded, job.error = False, None
-    service.stranded[job.task].remove(jobid)
-    return True
+    for jobids in service.stranded.values():
+        if jobid in jobids:
+            jobids.remove(jobid)
+            job = service.jobs.get(jobid)
+            if job is not None and not isinstance(job, BrokenJob):
+                job.stranded, job.error = False, None
+            return True
+    return False
 
 
 def claimStranded(service, count, now, lacks, ledger=None):
@@ -153,14 +155,12 @@ def claimStranded(service, count, now, lacks, ledger=None):
     for task, jobids in service.stranded.items():
         if len(claims) < count and jobids and not lacks(task):
             for jobid, job in fetch(service, list(itertools.islice(jobids, count - len(claims)))):
+                _unstrand(service, jobid)
                 if isinstance(job, BrokenJob):
-                    endBroken(service, job, now)
-                    continue
-                if not _unstrand(service, jobid):
-                    jobids.remove(jobid)            # it has been removed
-                    continue
-                place(service, job)
-                claims += _claim(service, job, now, ledger, lacks)
+                    endBroken(service, job, now, waited=True)
+                elif job is not None:
+                    place(service, job)
+                    claims += _claim(service, job, now, ledger, lacks)
     return claims
 
 
