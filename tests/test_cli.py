@@ -663,6 +663,18 @@ class ServerTestCase(CommandTestCase):
         output, errors = process.communicate(timeout=PATIENCE)
         self.assertEqual((process.returncode, output, errors), (0, '', ''))
 
+    def awaitFile(self, name, text=''):
+        """Wait until another process has written a file with this text."""
+        path = os.path.join(self.directory, name)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            with contextlib.suppress(FileNotFoundError):
+                with open(path) as file:
+                    if text in file.read():
+                        return
+            time.sleep(0.01)
+        self.fail(f'no {text!r} in {path}')
+
     def refuses(self, code, message, *arguments):
         """Start a server that can't; it ends with this code and one line with this message."""
         process = self.start(*arguments)
@@ -727,18 +739,6 @@ class ServeTest(ServerTestCase):
         process.send_signal(2)
         output, errors = process.communicate(timeout=PATIENCE)
         self.assertEqual((process.returncode, output, errors), (130, '', ''))
-
-    def awaitFile(self, name, text=''):
-        """Wait until another process has written a file with this text."""
-        path = os.path.join(self.directory, name)
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            with contextlib.suppress(FileNotFoundError):
-                with open(path) as file:
-                    if text in file.read():
-                        return
-            time.sleep(0.01)
-        self.fail(f'no {text!r} in {path}')
 
     def test_database_in_use(self):
         process = self.start('serve')

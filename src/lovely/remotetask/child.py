@@ -20,6 +20,7 @@ from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.group import GRACE
 from lovely.remotetask.group import Group
 from lovely.remotetask.group import signalName
+from lovely.remotetask.process import openStandardDescriptors
 
 
 _LENGTH = struct.Struct('!Q')           # stands before each pickle, in both directions
@@ -84,6 +85,7 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
         request = _framed((task, jobid, input))
     except Exception as error:
         raise TaskError(f'the input cannot be handed to a child process: {error}') from error
+    openStandardDescriptors()           # or the sockets might be among them
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

@@ -34,6 +34,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DEFAULT_SITE = os.path.join(HERE, 'configure.zcml')
 LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s %(message)s'
 
+log = logging.getLogger('lovely.remotetask')
+
 
 @dataclass(frozen=True)
 class FrontendSettings:
@@ -113,9 +115,41 @@ class Configuration:
             logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
         for factory in self.loggers:
             try:
-                factory()
+                logger = factory()
             except Exception as error:          # a handler of any package may be named: it raises what it likes
                 raise ConfigurationError(f'{self.path}: cannot log as configured: {error}') from error
+            for handler in logger.handlers:
+                _escapeWhatCannotBeEncoded(handler)
+
+
+def _escapeWhatCannotBeEncoded(handler):
+    """Have a handler write `\\u20ac` for a character that its file has no bytes for, instead of losing the line."""
+    if isinstance(handler, logging.FileHandler):
+        handler.errors = 'backslashreplace'             # for when it is opened anew
+    if isinstance(getattr(handler, 'stream', None), io.TextIOWrapper):
+        handler.stream.reconfigure(errors='backslashreplace')
+
+
+def reopenLogs():
+    """Open the log files of all loggers anew by their names, after they have been moved away; no line is lost.
+
+    Nothing is rotated here, also where a <logfile> has a `max-size`.  When a file cannot be opened the log goes on in
+    the old one, and says so.
+    """
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for logger in loggers for handler in getattr(logger, 'handlers', ())
+                if isinstance(handler, logging.FileHandler) and handler.mode == 'a'}
+    for handler in handlers:
+        try:
+            open(handler.baseFilename, 'ab').close()
+            with handler.lock:                  # another thread may be about to rotate
+                if (old := handler.setStream(None)) is not None:        # the next line opens it
+                    old.close()
+        except OSError as error:
+            log.error('the log file %s cannot be reopened, the log goes on in the old one: %s', handler.baseFilename,
+                      error.strerror)
+        else:
+            log.info('reopened the log file %s', handler.baseFilename)
 
 
 def load(path=None):
@@ -126,9 +160,12 @@ def load(path=None):
     The settings of packages are also what `productConfiguration` answers from then on.  Raise `ConfigurationError`,
     whose message names file, line and reason, for a file that can't be read or has a mistake in it.
     """
-    if path is not None:
-        path = os.path.abspath(path)
-    schema = _loadSchema(os.getcwd() if path is None else os.path.dirname(path))
+    try:
+        directory = os.getcwd() if path is None else os.path.dirname(path := os.path.abspath(path))
+    except FileNotFoundError as error:
+        raise ConfigurationError('the working directory was removed: name the configuration file by an absolute path, '
+                                 'or start elsewhere') from error
+    schema = _loadSchema(directory)
     values = _readText(schema, '') if path is None else _readFile(schema, path)
     defaults = _readText(schema, '<frontend/>\n<processor/>')
     products = {section.name: section.mapping for section in values.products}

@@ -10,14 +10,17 @@ import threading
 import time
 
 from lovely.remotetask import guardian
+from lovely.remotetask.process import openStandardDescriptors
+from lovely.remotetask.process import programFiles
+from lovely.remotetask.process import programUmask
 
 
 #: Seconds that a program has to end by itself after SIGTERM.
 GRACE = 2.0
 #: Seconds of one wait at most: what a selector can take.
 _LONG = 86400.0
-_IGNORED = ' '.join(str(int(getattr(signal, name))) for name in ('SIGPIPE', 'SIGXFZ', 'SIGXFSZ')
-                    if hasattr(signal, name))
+#: Those that can be handled, and so may have been inherited as ignored.
+_SIGNALS = ' '.join(str(int(number)) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 class Group:
@@ -27,6 +30,9 @@ class Group:
     handles -- descriptors to pass on; the caller closes its own.
     options -- cwd, stdout and stderr, as for `subprocess.Popen`.  Standard input is empty.
 
+    The program inherits the environment, but no other open file, no ignored or blocked signal, and the umask and the
+    limit of open files that this process was started with.
+
     A context manager: after the exit nothing of it runs.  Raises `OSError`, here or in `follow`, when the program
     cannot be started.
     """
@@ -35,6 +41,7 @@ class Group:
         self.status = None              # the exit status, or less than 0: a signal's number; None while it runs
         self.ending = False             # whether `end` was called
         self._said, self._lock = b'', threading.Lock()
+        openStandardDescriptors()       # a pipe with such a number would be lost in the program
         with contextlib.ExitStack() as failed:
             self._selector = failed.enter_context(selectors.DefaultSelector())
             report, write = os.pipe()
@@ -42,9 +49,10 @@ class Group:
             self.watch(self._report, self._hear)
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, '-I', '-S', guardian.__file__, str(write), str(GRACE), _IGNORED,
-                     ' '.join(map(str, handles)), executable, *arguments],
-                    stdin=subprocess.PIPE, bufsize=0, start_new_session=True, pass_fds=(write, *handles), **options)
+                    [sys.executable, '-I', '-S', guardian.__file__, str(write), str(GRACE), _SIGNALS,
+                     ' '.join(map(str, handles)), str(programFiles() or ''), executable, *arguments],
+                    stdin=subprocess.PIPE, bufsize=0, start_new_session=True, umask=programUmask(),
+                    pass_fds=(write, *handles), **options)
             finally:
                 os.close(write)
             failed.pop_all()
@@ -112,7 +120,8 @@ class Group:
             return
         self.ignore(report)
         said = {word: int(number) for word, number in map(bytes.split, self._said.splitlines())}
-        self.status = said.get(b'status', self.process.wait())
+        # Where SIGCHLD is ignored the guardian's own status is unknown, and said to be 0; and no success is unknown.
+        self.status = said.get(b'status', self.process.wait() or -signal.SIGKILL)
         if b'errno' in said:
             raise OSError(said[b'errno'], os.strerror(said[b'errno']))
         if b'status' not in said and b'pid' in said:            # somebody killed the guardian

@@ -9,6 +9,9 @@ import ZEO.asyncio.server
 import ZEO.runzeo
 
 from lovely.remotetask.database import keepAlive
+from lovely.remotetask.process import keepFilesPrivate
+from lovely.remotetask.process import openStandardDescriptors
+from lovely.remotetask.process import resetSignals
 
 
 class Protocol(ZEO.asyncio.server.ServerProtocol):
@@ -28,6 +31,9 @@ def main(arguments=None):
 
     arguments -- of the command line, a list of texts; default: those of the process.
     """
+    openStandardDescriptors()
+    resetSignals()
+    keepFilesPrivate()
     ZEO.asyncio.server.ServerProtocol = Protocol
     # With uvloop, which ZEO takes where that is installed, it would tell its clients of commits out of order.
     ZEO.asyncio.server.new_event_loop = asyncio.new_event_loop

@@ -4,8 +4,6 @@ import contextlib
 import importlib.metadata
 import logging
 import os
-import queue
-import signal
 import sys
 import threading
 import time
@@ -18,12 +16,18 @@ from lovely.remotetask.autostart import servicePaths
 from lovely.remotetask.autostart import splitPatterns
 from lovely.remotetask.checks import isNumber
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.signals import Interrupted
+from lovely.remotetask.cli.signals import Signals
 from lovely.remotetask.config import load
 from lovely.remotetask.database import Database
 from lovely.remotetask.database import DatabaseReplaced
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.process import allowFiles
+from lovely.remotetask.process import discard
+from lovely.remotetask.process import keepFilesPrivate
+from lovely.remotetask.process import reapAsProcessOne
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.service import install
@@ -37,7 +41,6 @@ from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.server import Limits
-from lovely.remotetask.xmlrpc.server import allowFiles
 from lovely.remotetask.xmlrpc.tls import Certificate
 from lovely.remotetask.zcml import loadSite
 
@@ -51,6 +54,9 @@ except importlib.metadata.PackageNotFoundError:         # run from its sources
 
 #: Seconds after which a thread that computes, as a task may, lets the one go on that speaks with the clients.
 SWITCH_INTERVAL = 0.001
+
+#: How many files a job has open that runs a program or a child process, about.
+FILES_PER_JOB = 10
 
 #: The autostart directives of a configuration without any: all task services.
 DEFAULT_AUTOSTART = '*@*'
@@ -147,6 +153,7 @@ def pack(configurationPath, days):
     Example:
       $ remotetask -C remotetask.conf pack --days 1
     """
+    keepFilesPrivate()
     configuration = load(configurationPath)
     configuration.setUpLogging()
     with contextlib.closing(_openDatabase(configuration)) as database:
@@ -159,46 +166,7 @@ def pack(configurationPath, days):
 COMMANDS = (serve, frontend, processor, scheduler, pack)
 
 
-# Stopping
-
-class _Interrupted(BaseException):
-    """The process was asked to stop before it was ready."""
-
-
-class _StopRequests:
-    """SIGINT and SIGTERM, while entered: the first asks the process to stop, the second ends it at once."""
-
-    def __init__(self):
-        # Not a threading.Event: a signal handler that sets one may wait for a lock that its own thread holds.
-        self._requests = queue.SimpleQueue()
-        self._seen = False
-        self._ready = False
-
-    def __enter__(self):
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def wait(self):
-        """Wait for a request; return None, or the exception that `fail` was called with."""
-        self._ready = True
-        return self._requests.get()
-
-    def fail(self, error):
-        """Ask the process to stop because of an exception in one of its threads."""
-        self._requests.put(error)
-
-    def _handle(self, number, frame):
-        if self._seen:
-            os._exit(128 + number)
-        self._seen = True
-        self._requests.put(None)
-        if not self._ready:
-            raise _Interrupted()
-
+# Running
 
 class _GracePeriod:
     """The time to stop in, for all that stops together; it begins when somebody asks what is left of it."""
@@ -218,18 +186,19 @@ class _GracePeriod:
         return max(0.0, self._end - time.monotonic())
 
 
-# Running
-
 def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
     """Run the servers until the process is asked to stop."""
-    with _StopRequests() as requests, contextlib.ExitStack() as closing:
+    reapAsProcessOne()
+    keepFilesPrivate()
+    signals = Signals()
+    with contextlib.ExitStack() as closing:
         try:
             configuration = load(configurationPath)
             grace = _GracePeriod(configuration.processor.gracePeriod)
-            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing, grace)
-            click.echo('ready')
-            error = requests.wait()
-        except _Interrupted:
+            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace)
+            _say('ready')
+            error = signals.wait()
+        except Interrupted:
             error = None
         log.info('stopping')
         if isinstance(error, DatabaseReplaced):
@@ -238,28 +207,40 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
             raise CommandFailure(f'failed: {error}') from error
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, requests, closing, grace):
+def _say(line):
+    """Print a line; nobody has to be there who reads it."""
+    try:
+        click.echo(line)
+    except OSError as error:
+        discard(sys.stdout)
+        log.info('nothing more is printed: the standard output is broken: %s', error)
+
+
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace):
     """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
     configuration.setUpLogging()
-    click.echo(f'lovely.remotetask {VERSION}')
-    click.echo(f'data: {configuration.databaseDescription}')
-    database = _openDatabase(configuration, requests.fail)
+    _say(f'lovely.remotetask {VERSION}')
+    _say(f'data: {configuration.databaseDescription}')
+    database = _openDatabase(configuration, signals.fail)
     closing.callback(database.close)
+    signals.check()
     install(database.db)
+    signals.check()
     loadSite(configuration.siteDefinition)
+    signals.begin()
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
-    click.echo(f'tasks: {", ".join(names) or "none"}')
+    _say(f'tasks: {", ".join(names) or "none"}')
     processors = []
     # The processors start after the frontend, so that nothing has been claimed when its address is taken; and they
     # also stop after it: first no new jobs, then the end of the old ones.
     closing.callback(_stopProcessors, processors, grace)
     if hasFrontend:
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
-        _startFrontend(configuration, database.beside.borrow() if hasProcessor else database.db, requests, closing,
+        _startFrontend(configuration, database.beside.borrow() if hasProcessor else database.db, signals, closing,
                        grace)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
-        _watchProcessors(processors, requests)
+        _watchProcessors(processors, signals)
     if configuration.processor.packInterval is not None:
         packer = Packer(database.db, configuration.processor.packInterval, configuration.processor.packKeep)
         closing.callback(lambda: packer.stop(grace.left()))
@@ -280,7 +261,7 @@ def _openDatabase(configuration, *arguments):
                              f'{type(error).__name__}: {error}') from error
 
 
-def _startFrontend(configuration, db, requests, closing, grace):
+def _startFrontend(configuration, db, signals, closing, grace):
     settings = configuration.frontend
     sys.setswitchinterval(SWITCH_INTERVAL)
     if not settings.allowInsecure:
@@ -289,7 +270,8 @@ def _startFrontend(configuration, db, requests, closing, grace):
     certificate = None if settings.certificate is None else Certificate(settings.certificate, settings.key)
     limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections, waiting=settings.maxWaiting,
                     requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
-    allowFiles(limits)
+    allowFiles(limits.connections + limits.waiting + limits.silent,
+               'the connections of the frontend (max-connections, max-waiting)')
     gateway = Gateway(db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:
@@ -305,10 +287,10 @@ def _startFrontend(configuration, db, requests, closing, grace):
             server.serveForever()
         except Exception as error:
             log.exception('the frontend failed')
-            requests.fail(error)
+            signals.fail(error)
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()
-    click.echo(f'listening on {_url("https" if certificate else "http", server.address)}')
+    _say(f'listening on {_url("https" if certificate else "http", server.address)}')
 
 
 def _url(scheme, address):
@@ -326,6 +308,8 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         name = f'{settings.name}-scheduler'
         factory, arguments = Scheduler, {}
     else:
+        _warnOfWhatIsMissing()
+        allowFiles(settings.threads * len(paths) * FILES_PER_JOB, 'the jobs that run (threads)')
         name = settings.name
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
@@ -334,17 +318,25 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         one.start()
         processors.append(one)
     if schedulesOnly:
-        click.echo(f'scheduling as {name}')
+        _say(f'scheduling as {name}')
     else:
-        click.echo(f'processing as {name} with {settings.threads} {"thread" if settings.threads == 1 else "threads"}')
+        _say(f'processing as {name} with {settings.threads} {"thread" if settings.threads == 1 else "threads"}')
 
 
-def _watchProcessors(processors, requests):
+def _warnOfWhatIsMissing():
+    """Log what this host lacks to run some tasks; their jobs wait for another one, see `ITask`."""
+    for name, task in sorted(zope.component.getUtilitiesFor(ITask)):
+        missing = getattr(task, 'missing', None)
+        if missing is not None and (what := missing()) is not None:
+            log.warning('jobs of the task %r wait for another host, this one lacks %s', name, what)
+
+
+def _watchProcessors(processors, signals):
     """Have the process end when one of its processors does so by itself: whoever watches it starts it anew."""
     def watch(one):
         one.thread.join()
         if one.running is False and not one.isStopping:
-            requests.fail(RemoteTaskError(f'the processor of /{"/".join(one.servicePath)} has ended; the log says why'))
+            signals.fail(RemoteTaskError(f'the processor of /{"/".join(one.servicePath)} has ended; the log says why'))
 
     for one in processors:
         threading.Thread(target=watch, args=(one,), name='remotetask-watch', daemon=True).start()

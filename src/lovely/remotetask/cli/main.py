@@ -1,7 +1,7 @@
 """The program `remotetask`: its options, and how it ends."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
-import os
 import sys
 
 import click
@@ -17,6 +17,9 @@ from lovely.remotetask.cli.failure import INTERRUPTED
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.process import discard
+from lovely.remotetask.process import openStandardDescriptors
+from lovely.remotetask.process import resetSignals
 
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,8 @@ def remotetask(context, config):
       2    wrong usage, wrong input, or a mistake in the configuration
       3    cannot connect to the frontend
       4    the job that was waited for ended in an error
-      130  interrupted by Ctrl-C
+      130  interrupted by Ctrl-C; a server: twice
+      143  a server: asked to stop by SIGTERM twice
     """
     context.obj = config
     if context.invoked_subcommand is None:
@@ -77,7 +81,6 @@ def run(arguments=None):
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:                     # whoever read our output has seen enough
-        _closeOutput()
         return FAILURE
     except Exception as error:
         log.debug('unexpected', exc_info=True)
@@ -86,22 +89,23 @@ def run(arguments=None):
 
 def main():
     """Run the program and exit."""
+    openStandardDescriptors()
+    resetSignals()
+    sys.stdout.reconfigure(errors='backslashreplace')       # for a terminal that lacks some characters
     code = run()
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _closeOutput()
+    # The interpreter flushes these once more, and would report what it cannot write.
+    for stream in sys.stdout, sys.stderr:
+        try:
+            stream.flush()
+        except OSError:
+            discard(stream)
     sys.exit(code)
 
 
 def _fail(message, code):
-    click.echo(f'remotetask: {oneLine(str(message))}', err=True)
+    with contextlib.suppress(OSError):          # nobody reads it
+        click.echo(f'remotetask: {oneLine(str(message))}', err=True)
     return code
-
-
-def _closeOutput():
-    # The interpreter flushes the standard output once more at exit, and would report the broken pipe.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import functools
 import logging
-import resource
 import socket
 import threading
 import time
@@ -50,9 +49,6 @@ _STOP_LOOK = 0.05
 # Seconds until another file can be expected to be open.
 _PAUSE = 0.05
 
-# What a process has open besides connections, about.
-_OTHER_FILES = 200
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -88,19 +84,6 @@ class Limits:
         for name, value in dataclasses.asdict(self).items():
             if not value > 0:
                 raise errors.ConfigurationError(f'the limit {name} of the frontend must be positive, not {value}')
-
-
-def allowFiles(limits):
-    """Raise the number of files that this process may have open to what the limits need, as far as that may be."""
-    needed = limits.connections + limits.waiting + limits.silent + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < needed:
-        logger.warning('the system allows %d open files, %d connections at a time: fewer than the limits of the '
-                       'frontend', allowed, allowed - _OTHER_FILES)
 
 
 class Frontend(SimpleXMLRPCServer):

@@ -1,0 +1,121 @@
+"""The signals that a server obeys; operating.txt says what each does."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+
+from lovely.remotetask.config import reopenLogs
+from lovely.remotetask.process import hasTerminal
+
+
+#: Seconds after which a terminal is looked at once more: the signal may come before the terminal has gone.
+SETTLED = 1.0
+
+#: Seconds that a step of the start has to end after a request to stop; nothing has begun then that would need an end.
+LONGEST_STEP = 2.0
+
+log = logging.getLogger('lovely.remotetask')
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_REOPENING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop before it was ready."""
+
+
+class Signals:
+    """Obeys the signals to a server, to the very end of the process.
+
+    SIGINT and SIGTERM ask the process to stop, and end it at once when they come again.  SIGHUP, SIGUSR1 and SIGUSR2
+    reopen the log files.  SIGHUP asks to stop when it comes because the terminal of the process is gone; unless it was
+    ignored when the process started, as `nohup` does.  SIGQUIT writes to the standard error output what each thread is
+    doing.
+    """
+
+    def __init__(self):
+        """Obey from now on.  To be called in the main thread."""
+        # No threading.Event: a signal handler that sets one may wait for a lock that its own thread holds.
+        self._requests = queue.SimpleQueue()
+        self._received = queue.SimpleQueue()
+        self._isStopping = False
+        self._hasBegun = False
+        # The main thread waits at a pipe.  A lock it could go on to wait for although a signal has come meanwhile.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._obeysTerminal = hasTerminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        threading.Thread(target=self._attend, name='remotetask-signals', daemon=True).start()
+        for number in _STOPPING:
+            signal.signal(number, self._stop)
+        for number in _REOPENING:
+            signal.signal(number, self._askToReopen)
+        faulthandler.register(signal.SIGQUIT, file=2, all_threads=True)
+
+    def check(self):
+        """Raise `Interrupted` if the process has been asked to stop.  To be called between the steps of its start.
+
+        Not the signal itself interrupts them: this might be in the middle of a commit.
+        """
+        if self._isStopping:
+            self._hasBegun = True
+            raise Interrupted()
+
+    def begin(self):
+        """Say that there is something to be stopped in order from now on.  Raise `Interrupted` as `check`."""
+        self._hasBegun = True
+        self.check()
+
+    def wait(self):
+        """Wait until the process is asked to stop; return None, or the exception that `fail` was called with."""
+        while self._requests.empty():
+            os.read(self._reader, 1024)
+        return self._requests.get()
+
+    def fail(self, error):
+        """Ask the process to stop because of an exception in one of its threads."""
+        self._requests.put(error)
+        with contextlib.suppress(BlockingIOError):      # the pipe is full: the main thread will wake anyway
+            os.write(self._writer, b'!')
+
+    def _stop(self, number, frame):
+        if self._isStopping:
+            os._exit(128 + number)
+        self._isStopping = True
+        self._requests.put(None)
+        self._received.put(number)
+
+    def _askToReopen(self, number, frame):
+        if number == signal.SIGHUP and self._terminalIsGone():
+            if not self._isStopping:            # more than one comes when a terminal closes
+                self._stop(number, frame)
+        else:
+            self._received.put(number)
+
+    def _terminalIsGone(self):
+        return self._obeysTerminal and not hasTerminal()
+
+    def _attend(self):
+        """Do what cannot wait for the main thread, which may be busy with starting or stopping everything."""
+        while True:
+            number = self._received.get()
+            if self._isStopping and not self._hasBegun:
+                self._endTheStart()
+            else:
+                reopenLogs()
+                if number == signal.SIGHUP and self._obeysTerminal:
+                    time.sleep(SETTLED)
+                    if self._terminalIsGone():
+                        os.kill(os.getpid(), number)
+
+    def _endTheStart(self):
+        """End the process if it does not get on with its start, as when it waits for a database."""
+        time.sleep(LONGEST_STEP)
+        if not self._hasBegun:
+            log.info('stopping')
+            os._exit(0)
