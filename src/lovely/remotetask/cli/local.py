@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import logging
-import os
 import sys
 import threading
 import time
