@@ -170,7 +170,7 @@ class TestHeartbeat(AliveCase):
 
         def clock():
             self.manager.begin()
-            self.service.jobs[jobid]._p_changed = True
+            self.service.jobs[jobid].touch()
             self.manager.commit()
             return 0.0
 

@@ -1,6 +1,7 @@
 """Runs that change their own job, late runs, and errors of the storage at any step of a run."""
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
+import contextlib
 import errno
 import logging
 import threading
@@ -16,6 +17,7 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from test_processor import PATH
@@ -59,10 +61,8 @@ class RunCase(ProcessorCase):
 
     def finish(self, host, claim):
         """Run what was claimed, report it, and return the report."""
-        client = host._client()
-        self.addCleanup(client.close)
-        report = host._run(client, claim, look=False)
-        client.close()
+        with contextlib.closing(host._worker()) as worker:
+            report = worker.run(claim)
         host.cycle.turn([report], 0)
         self.manager.begin()
         return report
@@ -117,7 +117,8 @@ class TestOwnJob(RunCase):
             with self.subTest(kind):
                 count += 1
                 self.finish(host, self.claimed(host, at))
-                self.assertEqual((self.runs.count(jobid), self.written(), jobid in self.service.jobs), (1, count, False))
+                self.assertEqual((self.runs.count(jobid), self.written()), (1, count))
+                self.assertNotIn(jobid, self.service.jobs)
                 self.assertEqual((self.left(), self.service.countJobs()[CANCELLED]), ([], 0))
 
     def test_cancelled_and_failed(self):
@@ -213,9 +214,9 @@ class TestOwnJob(RunCase):
                     self.task(change)
                     self.assertTrue(self.service.processNext(at))
                     self.assertEqual(self.runs.count(jobid), 1)
-                    self.assertEqual(self.service.getStatus(jobid), CRONJOB if status != CANCELLED and kind == 'cron job'
-                                     else status)
-                    if kind == 'cron job' and status != CANCELLED:
+                    goesOn = kind == 'cron job' and status != CANCELLED
+                    self.assertEqual(self.service.getStatus(jobid), CRONJOB if goesOn else status)
+                    if goesOn:
                         self.service.cancel(jobid)
                     self.manager.commit()
                     self.assertEqual(self.left(), [])
@@ -225,11 +226,11 @@ class TestOwnJob(RunCase):
         jobid, host = self.add_echo(), self.host()
         for attempt in 1, 2, 3:
             claim = self.claimed(host)
-            host.cycle.turn([host._recorded(self.connection, claim)], 0)
+            host.cycle.turn([Recorded(claim.jobid, claim.run)], 0)
             self.manager.begin()
             self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].attempt), (QUEUED, attempt))
         claim = self.claimed(host)
-        host.cycle.turn([host._recorded(self.connection, claim)], 0)
+        host.cycle.turn([Recorded(claim.jobid, claim.run)], 0)
         self.manager.begin()
         self.assertEqual((self.service.getStatus(jobid), self.left()), ('error', []))
         self.assertEqual(self.service.getError(jobid), 'the end of the run is not on record')
@@ -291,7 +292,7 @@ class TestLateRuns(RunCase):
             transaction.commit()
 
         refusals = self.check(commit)
-        self.assertEqual([type(error).__name__ for error in refusals], ['ReadConflictError'] * 2)
+        self.assertEqual([type(error).__name__ for error in refusals], ['ConflictError'] * 2)
 
     def test_a_later_commit_of_the_task(self):
         def commit(service, jobid, late):
@@ -563,7 +564,8 @@ class TestThreads(RunCase):
         self.runs.clear()
         jobid = self.add('task')
         self.assertEqual((self.statuses(jobid), len(self.runs), self.written()), (['error'], 1, 1))
-        self.assertEqual(self.service.getError(jobid), 'what the task gives cannot be stored: OSError: the other database')
+        self.assertEqual(self.service.getError(jobid),
+                         'what the task gives cannot be stored: OSError: the other database')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ import os
 import pathlib
 import pickle
 import re
-import shutil
 import tempfile
 import threading
 import time
@@ -20,8 +19,8 @@ import transaction
 import zope.component.testing
 from lovely.remotetask import files
 from lovely.remotetask.cli import main
+from lovely.remotetask.container import BITS
 from lovely.remotetask.errors import InvalidInput
-from lovely.remotetask.evolve import evolve
 from lovely.remotetask.files import LARGE
 from lovely.remotetask.files import File
 from lovely.remotetask.files import NoFile
@@ -29,6 +28,7 @@ from lovely.remotetask.files import StoredFile
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.rows import BESIDE
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
@@ -235,11 +235,12 @@ class TestBlobs(BlobCase):
         self.assertEqual(len(self.blobs()), 8)
         self.assertEqual(self.leftovers(), [])
 
-    def test_small_values_stay_in_the_record(self):
+    def test_small_values_stay_in_the_row(self):
         self.start()
         for value in (None, b'x' * 1000, 'text', {'a': [1, 2]}):
             job = self.run1('echo', value)
-            self.assertEqual((vars(job)['input'], vars(job)['output']), (value, value))
+            self.assertEqual((job.stored('input'), job.stored('output')), (value, value))
+            self.assertNotIn(BESIDE, (job.row.input, job.row.output))
         self.assertEqual(self.blobs(), [])
 
     def test_files(self):
@@ -363,8 +364,7 @@ class TestBlobs(BlobCase):
         self.connection.cacheMinimize()
         claim = self.service.claimNext(0)
         self.assertEqual(claim.jobid, jobid)
-        self.assertIsInstance(claim.input, StoredFile)
-        self.assertIsNone(claim.input._p_changed)               # a ghost
+        self.assertIs(claim.input, BESIDE)
 
     def test_schedules(self):
         data = bytesOf(MB)
@@ -379,7 +379,7 @@ class TestBlobs(BlobCase):
         self.assertIs(new.stored('input'), schedule.stored('input'))
         self.assertEqual(self.service.getResult(again), [4, b'film'])
         schedule.input = bytesOf(MB, 1)
-        self.assertEqual(schedule.stored('input').kind, 'bytes')
+        self.assertTrue(schedule.input == bytesOf(MB, 1) and new.input == data)
         self.manager.commit()
         self.assertEqual(len(self.blobs()), 4)
 
@@ -408,7 +408,11 @@ class TestBlobs(BlobCase):
     def test_records_are_small(self):
         jobid = self.add('echo', bytesOf(MB))
         job = self.service.jobs[jobid]
-        data, _ = self.connection._storage.load(job._p_oid)
+        pages = self.service.shards[jobid >> BITS].pages
+        data, _ = self.connection._storage.load(pages.page(jobid)._p_oid)
+        self.assertLess(len(data), 400)
+        self.assertEqual(referencesf(data), [])
+        data, _ = self.connection._storage.load(pages._values['input'][jobid]._p_oid)
         self.assertLess(len(data), 400)
         self.assertEqual(referencesf(data), [job.stored('input')._p_oid])
 
@@ -418,22 +422,6 @@ class _Data:
 
     def __call__(self, service, jobid, input):
         return [service.data, 'x' * MB]
-
-
-class TestOldJobs(BlobCase):
-
-    def test_generation_1(self):
-        path = self.directory / 'old.fs'
-        shutil.copyfile(DATA / 'generation-1.fs', path)
-        with contextlib.closing(DB(FileStorage(str(path), blob_dir=str(self.directory / 'oldblobs')))) as db:
-            evolve(db, PATH)
-            with db.transaction() as connection:
-                service = connection.root()['Application']['TaskService']
-                jobs = list(service.jobs.values())
-                self.assertTrue(jobs)
-                for job in jobs:
-                    self.assertEqual(job.input, vars(job)['input'])
-                    self.assertEqual(job.output, vars(job).get('output'))
 
 
 class TestMethods(BlobCase):

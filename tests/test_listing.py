@@ -5,7 +5,6 @@ import contextlib
 import logging
 import pathlib
 import random
-import shutil
 import tempfile
 import threading
 import time
@@ -13,12 +12,10 @@ import unittest
 
 import transaction
 from BTrees.IOBTree import IOBTree
-from lovely.remotetask import evolve
 from lovely.remotetask import lifecycle
 from lovely.remotetask import listing
 from lovely.remotetask.container import BITS
 from lovely.remotetask.errors import InvalidInput
-from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
@@ -27,7 +24,6 @@ from lovely.remotetask.execute import execute
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.lifecycle import Outcome
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.processor import MultiProcessor
@@ -239,9 +235,7 @@ class TestRegister(Tasks):
 
     def test_broken_jobs(self):
         jobid = self.service.add('echo', now=0)
-        for shard in self.service.shards:
-            if jobid in shard.jobs:
-                shard.jobs[jobid] = BrokenJob(jobid, 'cannot be loaded')
+        self.service.shards[jobid >> BITS].pages.put(jobid, b'no row')
         self.assertEqual(ids(self.service.getJobs('queued')), [jobid])
         self.assertIsNone(self.service.getStatistics(5)['oldestWaiting'])
         self.service.process(1)
@@ -420,7 +414,7 @@ class TestKeys(Tasks):
 
     def test_the_key_of_a_job_that_is_gone(self):
         first = self.service.add('echo', key='a')
-        del lifecycle.shardOf(self.service, first).jobs[first]          # as somebody may do who repairs a database
+        lifecycle.shardOf(self.service, first).pages.remove(first)       # as somebody may do who repairs a database
         again = self.service.add('echo', key='a')
         self.assertIn(again, self.service.jobs)
         self.assertEqual(self.service.add('echo', key='a'), again)
@@ -538,13 +532,13 @@ class TestRequest(Tasks):
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
             self.service.process()
         self.assertEqual(logged.output, [f'INFO:lovely.remotetask:job {jobid} (fail) failed: as asked'])
-        self.assertNotIn('request', vars(self.service.jobs[jobid]))
+        self.assertIsNone(self.service.jobs[jobid].request)
 
     def test_claim(self):
         self.service.add('echo', request='0a1b2c')
         claim = self.service.claimNext(5)
         self.assertEqual(claim.request, '0a1b2c')
-        self.assertEqual(execute(self.service, claim, None, lambda: 6).status, 'completed')
+        self.assertEqual(execute(self.service, claim, lambda: 6).status, 'completed')
 
 
 class StorageCase(Tasks):
@@ -701,107 +695,6 @@ class TestColdCount(StorageCase):
         self.db.cacheMinimize()
         self.assertEqual(service.countJobs()['queued'], 3000)
         self.assertEqual(len(service.getJobs('queued', 2990)), 10)
-
-
-class TestEvolution(Tasks):
-    """A database that the first release wrote."""
-
-    def setUp(self):
-        super().setUp()
-        for name in 'count', 'error', 'fail':
-            provideUtility(SimpleTask(len), name=name)
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        shutil.copyfile(DATA / 'generation-1.fs', pathlib.Path(directory.name) / 'Data.fs')
-        self.db = DB(FileStorage(str(pathlib.Path(directory.name) / 'Data.fs')))
-        self.addCleanup(self.db.close)
-        self.manager, self.service = self.user()
-
-    user = StorageCase.user
-
-    def steps(self, count, batch):
-        """Do so many steps of the evolution, then stop."""
-        manager = transaction.TransactionManager(explicit=True)
-        manager.begin()
-        connection = self.db.open(manager)
-        manager.abort()
-        before, evolve.BATCH = evolve.BATCH, batch
-        try:
-            for _ in range(count):
-                self.assertTrue(evolve._step(manager, connection, PATH))
-        finally:
-            evolve.BATCH = before
-            connection.close()
-
-    def test_all_jobs_are_found(self):
-        for name, arguments in (('getJobs', ()), ('countJobs', ()), ('getStatistics', ())):
-            with self.assertRaisesRegex(RemoteTaskError, 'another release'):
-                getattr(self.service, name)(*arguments)
-        with self.assertRaisesRegex(RemoteTaskError, 'another release'):
-            self.service.add('count', key='a')
-        self.manager.abort()
-        evolve.evolve(self.db, PATH)
-        self.manager.begin()
-        counts = self.service.countJobs()
-        self.assertLessEqual({'start later', 'delayed', 'cronjob', 'queued', 'processing', 'completed', 'error'},
-                             {status for status, count in counts.items() if count})
-        self.assertListed(self.service)
-        self.assertNotIn('upTo', vars(self.service.register))
-        self.assertIsNotNone(self.service.add('count', 'x', key='a'))
-
-    def test_in_the_middle(self):
-        # What happens to jobs between two steps is not lost, wherever the evolution is.
-        later = self.service._p_jar.root()['ids']['later']
-        self.manager.abort()
-        self.steps(6, 3)
-        self.manager.begin()
-        self.assertEqual(self.service.generation, 2)
-        self.service.startJob(later)
-        added = [self.service.add('count', 'x', startLater=True) for _ in range(5)]
-        self.manager.commit()
-        evolve.evolve(self.db, PATH)
-        self.manager.begin()
-        self.assertEqual(set(ids(self.service.getJobs('start later'))), set(added))
-        self.assertListed(self.service)
-
-    def test_a_job_that_is_started_meanwhile(self):
-        later = self.service._p_jar.root()['ids']['later']
-        self.manager.abort()
-        self.steps(2, 1000)                     # the register is there, and empty
-        self.manager.begin()
-        self.assertTrue(evolve.STEPS[2](self.service))
-        other, service = self.user()
-        service.startJob(later)
-        other.commit()
-        with self.assertRaises(ConflictError):
-            self.manager.commit()
-        self.manager.abort()
-        evolve.evolve(self.db, PATH)
-        self.manager.begin()
-        self.assertListed(self.service)
-
-    def test_whoever_has_not_seen_the_beginning(self):
-        # A job that is added by somebody who has looked at the service before, in a part that has been gone through.
-        self.service.add('count', 'x', startLater=True)
-        later = self.service._p_jar.root()['ids']['later']
-        other, service = self.user()
-        service.startJob(later)
-        evolve.evolve(self.db, PATH)
-        for manager in self.manager, other:
-            with self.assertRaises(ConflictError):
-                manager.commit()
-            manager.abort()
-        self.manager.begin()
-        self.assertListed(self.service)
-
-    def test_a_processor_evolves(self):
-        self.manager.abort()
-        processor = MultiProcessor(self.db, PATH, name='host', maxThreads=0)
-        processor.start()
-        self.assertTrue(processor.stop(PATIENCE))
-        self.manager.begin()
-        self.assertListed(self.service)
-        self.assertTrue(set(FINAL) & {job.status for job in self.service.getJobs()})
 
 
 if __name__ == '__main__':

@@ -363,14 +363,15 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
     checks logs keepalive interfaces errors
-    cron misfire copying files retry task job control demo process guardian group command child users
-    database readyqueue ledger register timetable container sites
+    database cron misfire copying files retry rows task job control demo process guardian group command child users
+    pages readyqueue ledger register timetable container sites
     runzeo lifecycle evolve
     execute
     fence
     rescue listing
     sharing
     cycle roster
+    worker
     processor
     config zcml
     autostart upkeep

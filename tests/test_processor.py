@@ -26,8 +26,6 @@ from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
-from lovely.remotetask.database import Lender
-from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.interfaces import COMPLETED
@@ -260,9 +258,8 @@ class TestProcessing(ProcessorCase):
         claim = lifecycle.claimOn(self.service.jobs[jobid])
         self.service.cancel(jobid)
         self.manager.commit()
-        client = ThreadConnection(Lender(self.db), 1)
-        self.addCleanup(client.close)
-        report = self.factory(self.db, PATH)._run(client, claim, look=False)
+        with contextlib.closing(self.factory(self.db, PATH)._worker()) as worker:
+            report = worker.run(claim)
         self.assertEqual((type(report), report[:2]), (lifecycle.Recorded, (jobid, 0)))
         self.assertEqual(self.statuses(jobid), ['cancelled'])
         self.assertNotIn('written', self.service.data)

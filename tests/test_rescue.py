@@ -1,13 +1,10 @@
 """What becomes of jobs whose host ends, whose time is over, that are cancelled, that cannot be loaded, that are old."""
 # SPDX-License-Identifier: ZPL-2.1
-import logging
 import os
 import pathlib
 import pickle
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import unittest
 from unittest import mock
@@ -18,15 +15,16 @@ from lovely.remotetask import evolve
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask import roster
+from lovely.remotetask import rows
+from lovely.remotetask import service
+from lovely.remotetask.container import BITS
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.job import Job
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import ONCE
@@ -38,8 +36,6 @@ from lovely.remotetask.task import SimpleTask
 from test_processor import PATH
 from test_processor import ProcessorCase
 from ZODB.Connection import TransactionMetaData
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
 from zope.component import provideUtility
 
 
@@ -134,12 +130,6 @@ class TestRescue(RescueCase):
         self.assertEqual([self.service.getStatus(jobid) for jobid in jobids], ['cancelled', 'cancelled', 'queued'])
         self.assertEqual(self.service.jobs[jobids[0]].errors, ())
 
-    def test_ledgers_of_the_first_release(self):
-        jobid, = self.claimed(None)
-        del self.ledger.started, self.ledger.progress
-        self.rescue()
-        self.assertEqual(self.states([jobid]), [('queued', 0, 1, True)])
-
     def test_what_is_on_record_of_a_host(self):
         cores = subprocess.check_output(['nproc'], env={**os.environ, 'OMP_NUM_THREADS': '', 'OMP_THREAD_LIMIT': ''})
         owner = rescue.identity(threads=3)
@@ -208,8 +198,8 @@ class TestFence(ProcessorCase):
 
         provideUtility(write, ITask, name='write')
         self.processor = MultiProcessor(self.db, PATH)
-        self.tasks = self.processor._client()
-        self.addCleanup(self.tasks.close)
+        self.worker = self.processor._worker()
+        self.addCleanup(self.worker.close)
         self.service.ledgers.update({name: Ledger() for name in 'ab'})
         self.manager.commit()
 
@@ -232,7 +222,7 @@ class TestFence(ProcessorCase):
         """Run what a host has claimed, and have its ledger settle it; return whether it had an effect."""
         self.manager.begin()
         before = self.service.data.get('runs', 0)
-        report = self.processor._run(self.tasks, claim, look=False)
+        report = self.worker.run(claim)
         self.manager.begin()
         lifecycle.settle(self.service, self.service.ledgers[name], report, 3601.0)
         self.manager.commit()
@@ -605,13 +595,14 @@ class TestBroken(ProcessorCase):
     """Jobs that cannot be loaded."""
 
     def corrupt(self, jobid, old, new):
-        """Replace bytes in what is stored of a job."""
-        job = self.service.jobs[jobid]
-        data, serial = self.db.storage.load(job._p_oid)
+        """Replace bytes of the input of a job where they are stored."""
+        pages = self.service.shards[jobid >> BITS].pages
+        oid = (pages._values['input'].get(jobid) or pages.page(jobid))._p_oid
+        data, serial = self.db.storage.load(oid)
         self.assertIn(old, data)
         txn = TransactionMetaData()
         self.db.storage.tpc_begin(txn)
-        self.db.storage.store(job._p_oid, serial, data.replace(old, new), '', txn)
+        self.db.storage.store(oid, serial, data.replace(old, new), '', txn)
         self.db.storage.tpc_vote(txn)
         self.db.storage.tpc_finish(txn)
         self.manager.begin()
@@ -621,15 +612,12 @@ class TestBroken(ProcessorCase):
     def test_jobs_that_cannot_be_loaded(self):
         self.provide('echo', lambda input: input)
         jobids = [self.add('echo', text) for text in ('one', 'two', 'three')]
-        # The second is corrupt; the class of the third, and of the input of a fourth, is gone.
-        self.corrupt(jobids[1], b'two', b'\xff\xfe\xfd')
-        shard = self.service.shards[jobids[2] >> 27]
-        globals()['LostJob'] = type('LostJob', (Job,), {'__module__': __name__})
-        shard.jobs[jobids[2]] = globals()['LostJob'](jobids[2], 'echo', 'three')
+        # The second is corrupt, the third of another kind; the class of the input of a fourth is gone.
+        pages = self.service.shards[jobids[1] >> BITS].pages
+        pages.put(jobids[1], pages.get(jobids[1])[:-9])
+        pages = self.service.shards[jobids[2] >> BITS].pages
+        pages.put(jobids[2], rows.pack(rows.unpack(pages.get(jobids[2]))._replace(kind='jab')))
         self.manager.commit()
-        del globals()['LostJob']
-        self.connection._resetCache()
-        self.service = self.connection.root()['Application']['TaskService']
         fourth = self.add('echo', Gone())
         self.corrupt(fourth, b'Gone', b'Lost')
         fifth = self.add('echo', 'five')
@@ -640,8 +628,8 @@ class TestBroken(ProcessorCase):
             good = self.add('echo', 'good')
             self.assertEqual(self.statuses(jobids[0], good), ['completed'] * 2)
             self.assertEqual(self.statuses(*jobids[1:], fourth), ['error'] * 3)
-        self.assertIn('cannot be loaded', self.service.getError(jobids[1]))
-        self.assertIn('there is no class test_rescue.LostJob', self.service.getError(jobids[2]))
+        self.assertIn('cannot be loaded: the bytes are damaged', self.service.getError(jobids[1]))
+        self.assertIn("cannot be loaded: its row has 'jab' as kind", self.service.getError(jobids[2]))
         self.assertIn('the input cannot be loaded', self.service.getError(fourth))
         # That the task of the fifth is missing is the matter of this host: another one may have it.
         self.assertEqual(self.service.getStatus(fifth), 'queued')
@@ -662,80 +650,47 @@ class Gone:
     """Of the class of an input that will be gone."""
 
 
-class TestEvolution(unittest.TestCase):
-    """A database that the first release wrote."""
+class TestEvolution(ProcessorCase):
+    """Stored data of an older release, which two steps bring up to date; the first of them in parts."""
 
     def setUp(self):
-        self.addCleanup(zope.component.testing.tearDown)
-        logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
-        self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
-        for name, function in (('count', len), ('error', len), ('fail', repr)):
-            provideUtility(SimpleTask(function), name=name)
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.path = pathlib.Path(directory.name) / 'Data.fs'
-        shutil.copyfile(DATA / 'generation-1.fs', self.path)
-        self.open()
+        super().setUp()
+        self.provide('count', len)
+        self.jobid = self.add('count', 'abc')
+        self.enterContext(mock.patch.object(evolve, 'GENERATION', 3))
+        self.enterContext(mock.patch.object(service, 'GENERATION', 3))
+        self.enterContext(mock.patch.dict(evolve.STEPS, {1: self.first, 2: self.second}))
 
-    def open(self):
-        self.db = DB(FileStorage(str(self.path)))
-        self.addCleanup(self.db.close)
-        self.manager = transaction.TransactionManager()
-        self.connection = self.db.open(self.manager)
-        self.addCleanup(self.connection.close)
-        self.addCleanup(self.manager.abort)
-        self.service = self.connection.root()['Application']['TaskService']
+    @staticmethod
+    def first(service):
+        service.data['parts'] = service.data.get('parts', 0) + 1
+        return service.data['parts'] == 3
 
-    def test_evolution(self):
-        ids = dict(self.connection.root()['ids'])
-        self.assertEqual((self.service.generation, self.service.getStatus(ids['cron'])), (1, 'cronjob'))
-        with self.assertRaisesRegex(RemoteTaskError, 'another release'):
-            self.service.process(0)
-        self.manager.abort()
-        evolve.evolve(self.db, PATH)
-        self.manager.begin()
-        self.assertEqual(self.service.generation, evolve.GENERATION)
-        self.assertEqual(len(self.service.schedule.entries), 9)
-        self.assertEqual({name: self.service.getStatus(jobid) for name, jobid in ids.items() if name != 'delayed'},
-                         {'cron': 'cronjob', 'completed': 'completed', 'error': 'error', 'retrying': 'queued',
-                          'cancelled': 'cancelled', 'later': 'start later', 'inbox': 'delayed', 'queued': 'queued',
-                          'claimed': 'processing'})
-        self.service.process(3000)
-        self.assertEqual({self.service.getStatus(jobid) for jobid in ids['delayed']}, {'completed'})
-        self.assertEqual([self.service.getStatus(ids[name]) for name in ('retrying', 'queued')], ['completed'] * 2)
-        self.service.process(3005)
-        self.assertEqual(self.service.getStatus(ids['inbox']), 'completed')
-        self.service.process(7200)
-        self.assertEqual(self.service.getResult(ids['cron']), 2)
+    @staticmethod
+    def second(service):
+        service.data['second'] = service.data['parts']
+        return True
 
     def test_interrupted_in_the_middle(self):
         manager = transaction.TransactionManager(explicit=True)
-        manager.begin()
         connection = self.db.open(manager)
-        manager.abort()
-        with mock.patch.object(evolve, 'BATCH', 3):
-            self.assertTrue(evolve._step(manager, connection, PATH))
+        self.assertTrue(evolve._step(manager, connection, PATH))
         connection.close()
         self.manager.begin()
-        self.assertEqual((len(self.service.schedule.entries), len(self.service.schedule.calendar)), (3, 6))
-        self.assertEqual(self.service.generation, 1)
-        evolve.evolve(self.db, PATH)
-        self.manager.begin()
-        self.assertEqual((len(self.service.schedule.entries), self.service.generation),
-                         (9, evolve.GENERATION))
-        self.assertNotIn('calendar', vars(self.service.schedule))
-        evolve.evolve(self.db, PATH)
+        self.assertEqual((dict(self.data), self.service.generation), ({'parts': 1}, 1))
+        with self.assertRaisesRegex(RemoteTaskError, 'another release'):
+            self.service.getJobs()
+        for _ in range(2):              # the second time there is nothing to do
+            evolve.evolve(self.db, PATH)
+            self.manager.begin()
+            self.assertEqual((dict(self.data), self.service.generation), ({'parts': 3, 'second': 3}, 3))
+        self.assertEqual(len(self.service.getJobs()), 1)
 
     def test_a_processor_evolves_what_it_processes(self):
-        claimed = self.connection.root()['ids']['claimed']
-        processor = MultiProcessor(self.db, PATH, name='host')
-        processor.start()
-        self.addCleanup(processor.stop, PATIENCE)
-        bell = threading.Event()
-        while self.service.getStatus(claimed) not in FINAL:
-            self.assertFalse(bell.wait(0.02))
-            self.manager.begin()
-        self.assertEqual((self.service.getStatus(claimed), self.service.generation), ('completed', evolve.GENERATION))
+        self.manager.abort()
+        self.start()
+        self.assertEqual(self.statuses(self.jobid), ['completed'])
+        self.assertEqual((dict(self.data), self.service.generation), ({'parts': 3, 'second': 3}, 3))
 
     def test_data_of_a_newer_release(self):
         self.service.generation = 99

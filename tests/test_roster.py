@@ -4,7 +4,10 @@ import unittest
 
 from lovely.remotetask.lifecycle import Claim
 from lovely.remotetask.roster import ENDED
+from lovely.remotetask.roster import HAND
+from lovely.remotetask.roster import LONG_AFTER
 from lovely.remotetask.roster import TURNS
+from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
 
 
@@ -12,6 +15,7 @@ class TestTurns(unittest.TestCase):
 
     def setUp(self):
         self.roster = Roster(lambda: None, lambda: 0.0)
+        self.hand = self.roster.newHand()
         self.number = 0
 
     def add(self, *tasks):
@@ -20,7 +24,7 @@ class TestTurns(unittest.TestCase):
             self.roster.add([Claim(self.number, 0, 0, task, None)], b'')
 
     def take(self, conflicts=0):
-        run, _ = self.roster.take()
+        run, _ = self.roster.take(self.hand)
         run.conflicts = conflicts
         return run
 
@@ -31,7 +35,7 @@ class TestTurns(unittest.TestCase):
     def taken(self):
         """Take all claims that may run now, and return their runs."""
         runs = []
-        while self.roster._next() is not None:      # `take` would wait
+        while self.hand or self.roster._next() is not None:         # `take` would wait
             runs.append(self.take())
         return runs
 
@@ -124,11 +128,12 @@ class TestPace(unittest.TestCase):
     def setUp(self):
         self.now, self.number = 0.0, 0
         self.roster = Roster(lambda: None, lambda: self.now)
+        self.hand = self.roster.newHand()
 
     def take(self):
         self.number += 1
         self.roster.add([Claim(self.number, 0, 0, 'task', None)], b'')
-        run, _ = self.roster.take()
+        run, _ = self.roster.take(self.hand)
         return run
 
     def end(self, run, seconds, cold=False):
@@ -157,7 +162,86 @@ class TestPace(unittest.TestCase):
         self.assertIsNone(self.roster.fullSince(2))
 
     def test_nothing_for_a_while(self):
-        self.assertIsNone(self.roster.take(0.01))
+        self.assertIsNone(self.roster.take(self.hand, 0.01))
         self.roster.close()
-        self.assertIs(self.roster.take(0.01), ENDED)
+        self.assertIs(self.roster.take(self.hand, 0.01), ENDED)
 
+
+class TestHands(unittest.TestCase):
+    """What a thread takes at once."""
+
+    def setUp(self):
+        self.now, self.number = 0.0, 0
+        self.roster = Roster(lambda: None, lambda: self.now)
+        self.hands = [self.roster.newHand() for _ in range(3)]
+
+    def add(self, count):
+        """Add claims; return their ids."""
+        first = self.number + 1
+        self.number += count
+        self.roster.add([Claim(number, 0, 0, 'task', None) for number in range(first, self.number + 1)], b'')
+        return list(range(first, self.number + 1))
+
+    def take(self, thread):
+        run, _ = self.roster.take(self.hands[thread], 0)
+        return run
+
+    def makeAverage(self, seconds):
+        self.add(1)
+        run = self.take(0)
+        self.now += seconds
+        self.roster.end(run, None)
+        self.assertEqual(self.roster.average, seconds)
+        self.number = 0
+
+    def held(self):
+        return [[claim.jobid for claim, _, _ in hand] for hand in self.hands]
+
+    def test_nothing_is_known(self):
+        self.add(9)
+        self.assertEqual((self.take(0).claim.jobid, self.held()), (1, [[], [], []]))
+
+    def test_short_jobs(self):
+        self.makeAverage(HAND / 4)
+        self.add(30)
+        self.assertEqual((self.take(0).claim.jobid, self.held()), (1, [[2, 3, 4], [], []]))
+        self.assertEqual((self.take(1).claim.jobid, self.held()), (5, [[2, 3, 4], [6, 7, 8], []]))
+        self.assertEqual([self.take(0).claim.jobid for _ in range(4)], [2, 3, 4, 9])
+
+    def test_no_more_than_a_share(self):
+        self.makeAverage(HAND / 100)
+        self.add(7)
+        self.assertEqual((self.take(0).claim.jobid, self.held()), (1, [[2], [], []]))
+
+    def test_long_jobs(self):
+        self.makeAverage(HAND * 0.6)
+        self.add(30)
+        self.assertEqual((self.take(0).claim.jobid, self.held()), (1, [[], [], []]))
+
+    def test_a_thread_that_has_nothing_helps(self):
+        self.makeAverage(HAND / 4)
+        self.add(12)
+        self.assertEqual((self.take(0).claim.jobid, self.held()), (1, [[2, 3, 4], [], []]))
+        # The first job of the first thread takes long: what it has not begun is run by the others.
+        taken = []
+        while (got := self.roster.take(self.hands[1 + len(taken) % 2], 0)) is not None:
+            taken.append(got[0].claim.jobid)
+        self.assertEqual(sorted(taken), list(range(2, 13)))
+
+    def test_what_has_not_begun_goes_back(self):
+        self.makeAverage(HAND / 4)
+        jobids = self.add(12)
+        begun = self.take(0).claim.jobid
+        self.assertEqual(self.roster.nextMoment(), self.now + min(WAITING_LOOK, LONG_AFTER))
+        self.assertEqual(self.roster.takeWaiting(WAITING_LOOK), [])
+        self.now += WAITING_LOOK * 1.01
+        claims = self.roster.takeWaiting(WAITING_LOOK)
+        self.assertEqual([begun, *(claim.jobid for claim in claims)], jobids)
+        self.assertEqual((self.held(), self.roster.takeWaiting()), ([[], [], []], []))
+
+    def test_the_end(self):
+        self.makeAverage(HAND / 4)
+        self.add(12)
+        self.take(0)
+        self.roster.close()
+        self.assertEqual([self.roster.take(hand) for hand in self.hands], [ENDED] * 3)

@@ -305,8 +305,15 @@ class TestSetAside(ScheduleCase):
                     other = self.add(hour=(2,))
                     self.process(0)
                     before = len(self.service.jobs)
-                    setattr(self.service.jobs[jobid], step, mock.Mock(side_effect=kind(b'as asked')))
-                    with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+                    whole = getattr(CronJob, step)
+
+                    def fail(job, *arguments):
+                        if job.id == jobid:
+                            raise kind(b'as asked')
+                        return whole(job, *arguments)
+
+                    with (mock.patch.object(CronJob, step, fail),
+                          self.assertLogs('lovely.remotetask', 'ERROR') as logged):
                         self.process(5 * DAY, 5 * DAY + 1)
                     self.assertEqual((len(logged.records), self.service.getStatus(other)), (1, 'cronjob'))
                     self.assertIn(self.service.getResult(other), (1, 2))
@@ -316,8 +323,7 @@ class TestSetAside(ScheduleCase):
                         self.assertEqual(len(self.service.jobs), before)
 
     def test_what_no_schedule_can_be(self):
-        for name, value in (('delay', 'x'), ('minute', 5), ('misfire', None), ('history', None), ('retryAt', 1e999),
-                            ('retryAt', 'x')):
+        for name, value in (('delay', 'x'), ('minute', 5), ('misfire', 0), ('retryAt', 1e999), ('retryAt', 'x')):
             with self.subTest(name=name):
                 self.setUp()
                 jobid = self.add(hour=(2,), newJobs=True, misfire=2)
@@ -337,12 +343,11 @@ class TestSetAside(ScheduleCase):
         jobid = self.add(hour=(2,), newJobs=True, misfire=2)
         self.process(0)
         job = self.service.jobs[jobid]
-        before = dict(vars(job))
-        job.stored = lambda name: 1 / 0                     # the input of the job that it is to add
-        with self.assertLogs('lovely.remotetask', 'ERROR'):
+        before = job.row
+        with (mock.patch.object(CronJob, 'stored', lambda job, name: 1 / 0),            # the input of the new job
+              self.assertLogs('lovely.remotetask', 'ERROR')):
             self.assertEqual(self.process(2 * HOUR), 0)
-        del job.stored
-        self.assertEqual({**vars(job), 'error': None}, {**before, 'error': None})
+        self.assertEqual(job.row._replace(writes=0, error=None), before._replace(writes=0, error=None))
         self.assertEqual(len(self.service.jobs), 1)
         with self.assertLogs('lovely.remotetask', 'INFO'):
             self.assertEqual(self.process(2 * HOUR + 30, 2 * HOUR + 60), 1)      # what was missed is made up for

@@ -140,7 +140,7 @@ class TestWaitFor(WaitingCase):
         connection = self.socket()
         connection.sendall(request('waitFor', self.jobids, 3600))
         watcher = self.gateway._watcher
-        self.waitUntil(lambda: [watched.job for watched in watcher._jobs.values() if watched.job is not None] and
+        self.waitUntil(lambda: any(watched.page is not None for watched in watcher._jobs.values()) and
                        watcher._bell.interest)
         used = watcher._connection
         connection.close()

@@ -115,7 +115,6 @@ class Judge:
             value = 0 if counter is None else counter.value
             for wrong in self._wrong(job, value, ends.get(jobid, [])):
                 self._violation(job, f'{wrong}; counter {value}, ends {ends.get(jobid)}')
-            job._p_deactivate()
         self.jobs = len(known)
         if self.trial.scenario.alive:
             self.violations += [f'no host was lost, but {line}' for program in self.trial.deployment.hosts

@@ -28,7 +28,7 @@ def cut(text, size):
 
 
 def isNumber(value, low, high):
-    """Return whether a value is an int or a float from `low` to `high`.  A bool is no number, and nan is in no range."""
+    """Return whether a value is an int or a float from `low` to `high`.  A bool is none, and nan is in no range."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -20,6 +20,7 @@ from lovely.remotetask.database import transact
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.evolve import evolve
 from lovely.remotetask.execute import lacking
+from lovely.remotetask.fence import touched
 from lovely.remotetask.execute import queryTask
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
@@ -64,15 +65,6 @@ ATTEMPTS = 10
 
 class Deposed(Exception):
     """The ledger has another owner now: this processor was taken for dead.  It must stop and write nothing."""
-
-
-def touched(txn):
-    """Say whether anything would happen if the transaction were committed.
-
-    There is no public way to ask for the data managers that have joined.
-    """
-    return bool(txn._resources) or any(True for _ in txn.getBeforeCommitHooks()) \
-        or any(True for _ in txn.getAfterCommitHooks())
 
 
 class Cycle:
@@ -182,7 +174,6 @@ class Cycle:
         if ledger is None:
             ledger = service.ledgers[self.name] = Ledger()
         seconds = self._checkName(ledger, silent)
-        ledger.upgrade()
         rescue.rescue(service, self.name, self.clock(), seconds)
         ledger.owner = self.owner
 
@@ -371,8 +362,8 @@ class Cycle:
         skip = self._skip
         if want and (self._sharing or skip):
             # If there are others (a conflict may be the first that is heard of them), no more than a fair share of all,
-            # once the threads have something to do; and each at a place of its own.  Those that do nothing have no share
-            # in short jobs.
+            # once the threads have something to do; and each at a place of its own.  Those that do nothing have no
+            # share in short jobs.
             held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
             room = roomOf(map(service.ledgers.__getitem__, self._before), self.owner)

@@ -52,7 +52,7 @@ STORAGES = ('ZEO', 'relstorage')
 
 
 class DatabaseReplaced(Exception):
-    """The database server lacks what this process has seen in it, so what the process knows is wrong; start it again."""
+    """The database server lacks what this process has seen in it: what the process knows is wrong; start it again."""
 
     def __init__(self, name):
         """`name` is that of the server."""
@@ -329,7 +329,7 @@ def guard(storage, fail):
 
 
 async def _hasTransaction(protocol, serverTid, tid):
-    """Return whether a ZEO server has a transaction, as far as can be told; False when it has gone on for too long since.
+    """Return whether a ZEO server has a transaction, as far as can be told; False when that was too long ago.
 
     protocol -- the connection to the server.
     serverTid -- the id of its last transaction.
@@ -397,6 +397,7 @@ class ThreadConnection:
 
     connection -- the `Connection`; None while there is none.
     isCold -- whether nothing has been loaded by it yet: to be set to False by the one who uses it.
+    isApart -- see `Lender.apart`.
     """
 
     def __init__(self, lender, poolSize):
@@ -406,7 +407,7 @@ class ThreadConnection:
         poolSize -- how many connections the database has to have room for.
         """
         self._lender, self._poolSize = lender, poolSize
-        self.connection, self.isCold = None, True
+        self.connection, self.isCold, self.isApart = None, True, lender.apart
 
     def open(self):
         """Return the open connection.  Raise `StorageError` when there is none to be had now."""

@@ -27,6 +27,7 @@ from lovely.remotetask.logs import line
 from lovely.remotetask.logs import logError
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.rows import decode
 from lovely.remotetask.sites import siteManager
 from lovely.remotetask.task import checkOutput
 
@@ -107,11 +108,26 @@ def isIsolated(task):
     return getattr(task, 'isolation', THREAD) == PROCESS
 
 
-def execute(service, claim, input, clock, host='', luck=random.random):
+def inputOf(service, claim):
+    """Return the input of a claimed job, a copy for the task to keep.  Raise `TaskError` when it cannot be loaded."""
+    try:
+        if type(claim.input) is bytes:
+            return decode(claim.input)
+        input = service.jobs[claim.jobid].inputFor(claim.input)
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        raise TaskError(f'the input cannot be loaded: {messageOf(error)}') from error
+    if isinstance(input, Broken):
+        raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
+    return input
+
+
+def execute(service, claim, clock, host='', luck=random.random):
     """Run one claimed job and return its `Outcome`.
 
     service -- from the connection of the running thread.
-    claim -- the `Claim`; `input` is a copy of its input, for the task to keep.
+    claim -- the `Claim`.
     clock -- returns UTC seconds.
     host -- the name of the processing host, for the record.
     luck -- returns random numbers from 0 to 1.
@@ -123,8 +139,7 @@ def execute(service, claim, input, clock, host='', luck=random.random):
     try:
         task = findTask(service, claim.task)
         checkTask(claim.task, task)
-        if isinstance(input, Broken):
-            raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
+        input = inputOf(service, claim)
         if isIsolated(task):
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
                                 getattr(task, 'memoryLimit', None))

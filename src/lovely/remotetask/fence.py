@@ -22,44 +22,55 @@ def confirm(connection, servicePath, claim):
     Raise `Interrupted` when it is known already that the job does not wait for this run.
     """
     job = _job(connection, servicePath, claim)
-    if not lifecycle.holds(job, claim):
-        # The transaction may have done that: look at what is committed.
-        manager = transaction.TransactionManager(explicit=True)
-        with contextlib.closing(connection.db().open(manager)) as other, manager:
-            job = _job(other, servicePath, claim)
-            if not lifecycle.holds(job, claim):
-                raise Interrupted('the job has been cancelled, or is run elsewhere')
-            job = connection.get(job._p_oid)
-    job._p_activate()                   # `readCurrent` passes over an object without its state
-    connection.readCurrent(job)
+    if lifecycle.holds(job, claim):
+        job.touch()
+        return
+    # The transaction may have done that, and has written the job's row then: look at what is committed.
+    manager = transaction.TransactionManager(explicit=True)
+    with contextlib.closing(connection.db().open(manager)) as other, manager:
+        if not lifecycle.holds(_job(other, servicePath, claim), claim):
+            raise Interrupted('the job has been cancelled, or is run elsewhere')
 
 
 def _job(connection, servicePath, claim):
     return atPath(connection.root()[ROOT_NAME], servicePath).jobs.get(claim.jobid)
 
 
+def touched(txn):
+    """Return whether anything would happen if the transaction were committed.
+
+    There is no public way to ask for the data managers that have joined.
+    """
+    return bool(txn._resources) or any(True for _ in txn.getBeforeCommitHooks()) \
+        or any(True for _ in txn.getAfterCommitHooks())
+
+
 class Fence:
-    """Guards the commits of one run, also those that the task makes itself.
+    """Guards the commits of the runs of one thread, also those that a task makes itself.
 
     It is a synchronizer of the thread's transaction manager, and joins each transaction that has something to commit.
     So a run costs nothing that commits nothing.
     """
 
-    def __init__(self, connection, servicePath, claim):
-        """For the arguments see `confirm`."""
-        self._arguments = connection, servicePath, claim
-        self._isOpen = False
+    def __init__(self, servicePath):
+        """`servicePath` is a tuple of names from the root folder down to the service."""
+        self._servicePath = servicePath
+        self._connection = self._claim = None
+        transaction.manager.registerSynch(self)
+
+    def guard(self, connection, claim):
+        """Refuse the commits in the connection from now on, unless the `Claim` on the job still holds."""
+        self._connection, self._claim = connection, claim
 
     def open(self):
-        """Let the next commit pass: it writes the job."""
-        self._isOpen = True
+        """Let the commits pass from now on."""
+        self._connection = self._claim = None
 
-    def __enter__(self):
-        transaction.manager.registerSynch(self)
-        return self
-
-    def __exit__(self, *exception):
-        transaction.manager.unregisterSynch(self)
+    def close(self):
+        """Be done with the thread's transactions.  Twice is fine."""
+        self.open()
+        with contextlib.suppress(KeyError):
+            transaction.manager.unregisterSynch(self)
 
     # ISynchronizer
 
@@ -68,7 +79,7 @@ class Fence:
 
     def beforeCompletion(self, txn):
         """Join a transaction that is about to be committed or aborted."""
-        if txn._resources and not self._isOpen:         # there is no public way to ask for these
+        if self._connection in txn._resources:          # there is no public way to ask for these
             txn.join(self)
 
     afterCompletion = newTransaction
@@ -81,6 +92,6 @@ class Fence:
 
     def tpc_begin(self, txn):
         """Refuse the commit if the run is none any more: see `confirm`."""
-        confirm(*self._arguments)
+        confirm(self._connection, self._servicePath, self._claim)
 
     commit = tpc_vote = tpc_finish = tpc_abort = abort = newTransaction

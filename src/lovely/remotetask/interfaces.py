@@ -142,7 +142,12 @@ class ICronJob(IJob):
 
 
 class IJobs(Interface):
-    """All jobs of a service, by id: a mapping that reads, ordered by id."""
+    """All jobs of a service, by id: a mapping that reads, ordered by id.
+
+    What it gives is a view of what is stored: what is set on it is stored at once, and what others commit is seen with
+    the next transaction.  Two views of a job are equal, and not the same object.  Of a job that was removed a view says
+    what it has seen last, and raises `errors.UnknownJob` when something is set on it.
+    """
 
     def __getitem__(jobid):
         """Return the `IJob`; raise `errors.UnknownJob`, a KeyError, when there is none."""
@@ -292,7 +297,7 @@ class ITaskService(Interface):
 
         start, size -- in bytes, 0 or more; behind the end there are none.
 
-        Raise `errors.UnknownJob`, `ValueError` for another number, and `files.NoFile` for any other result and for none.
+        Raise `errors.UnknownJob`, `ValueError` for another number, and `files.NoFile` for any other result or none.
         """
 
     def getError(jobid):

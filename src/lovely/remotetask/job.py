@@ -1,23 +1,39 @@
 """Jobs as they are stored: a task that was asked for, what with, and what became of it."""
 # SPDX-License-Identifier: ZPL-2.1
 import functools
+import operator
 from typing import NamedTuple
 
-from persistent import Persistent
 from zope.interface import implementer
 
 from lovely.remotetask import cron
 from lovely.remotetask import files
+from lovely.remotetask import rows
+from lovely.remotetask.checks import EARLIEST
+from lovely.remotetask.checks import LATEST
+from lovely.remotetask.checks import isPause
+from lovely.remotetask.checks import isSpan
+from lovely.remotetask.checks import isTime
+from lovely.remotetask.checks import isWhole
+from lovely.remotetask.checks import shown
+from lovely.remotetask.copying import ownCopy
+from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.misfire import ONCE
+from lovely.remotetask.misfire import SKIP
 from lovely.remotetask.misfire import STEP
 from lovely.remotetask.misfire import checkMisfire
 from lovely.remotetask.misfire import decide
+from lovely.remotetask.retry import RetryPolicy
 
 
 #: What says when a cron job runs, and all that can be said of its schedule.
@@ -29,7 +45,7 @@ KEPT_RUNS = 10
 
 
 class Failure(NamedTuple):
-    """One attempt that failed.  Stored in `Job.errors`: new fields go to the end, with a default."""
+    """One attempt that failed.  Stored as a tuple in `Job.errors`: new fields go to the end, with a default."""
 
     time: float             # UTC seconds
     message: str
@@ -40,30 +56,142 @@ class Failure(NamedTuple):
         return self.message
 
 
+#: What the row of a job says of its kind.
+JOB, CRON_JOB = 'job', 'cron job'
+
+
+def field(name):
+    """Return the property for a field of the row; see `rows.Row`."""
+    get = operator.attrgetter(name)
+    return property(lambda self: get(self.row), lambda self, value: self.change(**{name: value}))
+
+
+def more(name, default=None, read=None, write=None):
+    """Return the property for what few jobs have: None and the default are not stored.
+
+    read, write -- make of what is stored what is to be had, and the other way round.
+    """
+    def get(self):
+        stored = (self.row.more or {}).get(name)
+        return default if stored is None else stored if read is None else read(stored)
+
+    def put(self, value):
+        stored = None if value is None or value == default else value if write is None else write(value)
+        self.change(**{name: stored})
+
+    return property(get, put)
+
+
+def _policyOf(value):
+    return value if isinstance(value, RetryPolicy) else None
+
+
 @implementer(IJob)
-class Job(Persistent):
-    """See `IJob`.  What is at its default is not stored: a waiting job is a short record."""
+class Job:
+    """See `IJob`.  A view of the row that says what the job is: what is set here is written there at once.
 
-    # No _p_resolveConflict, ever: of two transactions that write a job the second must fail.  That is what keeps a
-    # host that was given up from overwriting what its successor did.
+    A view holds nothing, so that it is always as fresh as the row.  Two views of one job are equal.  To set something
+    on a job that was removed raises `errors.UnknownJob`.
+    """
 
-    status = QUEUED
-    error = started = completed = None
-    errors = ()
-    attempt = 0
-    run = 0                 # how many claims on it have ended without ending the job: part of a claim's token
-    due = None              # its key in the timetable's calendar, in microseconds; an entry with another key is stale
-    retryAt = None          # UTC seconds: do not run it before, whatever else is said
-    schedule = None         # id of the cron job that added it
-    stranded = False        # whether it waits for a host that has its task: see `lifecycle.strand`
-    suspect = False         # whether a host ended after it had claimed this job: it is run where that can be noticed
-    retryPolicy = None      # its own `RetryPolicy`; None for that of its task
-    timeLimit = None        # its own time limit in seconds; None for that of its task
-    request = None          # the id of the HTTP request that added it
+    # The database refuses the second of two transactions that write the same row: that is what keeps a host that was
+    # given up from overwriting what its successor did.
 
-    def __init__(self, id, task, input, created=0.0):
-        """`created` is in UTC seconds."""
-        self.id, self.task, self.input, self.created = id, task, input, created
+    __slots__ = 'id', '_pages', '_page', '_data', '_row'
+
+    kind = JOB
+
+    def __init__(self, id, task, input, created=0.0, status=QUEUED):
+        """Make a new job, which is in no database; `created` is in UTC seconds."""
+        self.id, self._pages, self._data = id, rows.LooseRow(), None
+        self._page = self._pages.page(id)
+        self._write(rows.Row(0, self.kind, rows.fitting('task', task), rows.fitting('created', created), status))
+        if input is not None:
+            self.input = input
+
+    @classmethod
+    def at(cls, pages, id, page, data):
+        """Return the job with an id, maybe a `CronJob`.  Raise `ValueError` for bytes that are no whole row.
+
+        pages, page -- the `Pages`, and the one of them that the job is in.
+        data -- its bytes.
+        """
+        row = rows.unpack(data)
+        if fault := faultOf(row):
+            raise ValueError(fault)
+        job = object.__new__(KINDS[row.kind])
+        job.id, job._pages, job._page, job._data, job._row = id, pages, page, data, row
+        return job
+
+    task, created, status = field('task'), field('created'), field('status')
+    started, completed, error = field('started'), field('completed'), field('error')
+    attempt = field('attempt')
+    run = field('run')              # how many claims on it have ended without ending the job: part of a claim's token
+    due = more('due')               # its key in the timetable's calendar, in microseconds; of another one it is stale
+    retryAt = more('retryAt')       # UTC seconds: do not run it before, whatever else is said
+    schedule = more('schedule')     # id of the cron job that added it
+    stranded = more('stranded', False)      # whether it waits for a host that has its task: see `lifecycle.strand`
+    suspect = more('suspect', False)        # whether a host ended after it had claimed this job
+    timeLimit = more('timeLimit')           # its own time limit in seconds; None for that of its task
+    request = more('request')               # the id of the HTTP request that added it
+    # Its own `RetryPolicy`; None for that of its task, also when it is of a class that is missing here.
+    retryPolicy = more('retryPolicy', read=lambda encoded: _policyOf(rows.decodeObject(encoded)),
+                       write=rows.encodeObject)
+
+    @property
+    def row(self):
+        """The `rows.Row`, as it is now; of a job that was removed as it was last seen."""
+        data = self._page.get(self.id)
+        if data is not self._data and data is not None:
+            self._row, self._data = rows.unpack(data), data
+        return self._row
+
+    def _write(self, row):
+        if self._data is not None and self.id not in self._page:
+            raise UnknownJob(self.id)           # it was removed meanwhile, and is not to come back
+        self._data, self._row = rows.pack(row), row
+        self._page[self.id] = self._data
+
+    def change(self, **changes):
+        """Set several attributes by one write; nothing is written when all of them are as they were."""
+        row = self.row
+        new = rows.changed(row, changes)
+        if new is not row:
+            self._write(new)
+
+    def touch(self):
+        """Write the row as it is: then this transaction fails if another one writes the job at the same time."""
+        self._write(rows.written(self.row))
+
+    def store(self, pages):
+        """Have the job stored in the `Pages`, where it becomes part of the transaction."""
+        loose, self._pages = self._pages, pages
+        self._page = pages.put(self.id, self._data)
+        for name in rows.VALUES:
+            if getattr(self._row, name) is rows.BESIDE:
+                pages.putValue(name, self.id, files.toStore(loose.value(name, self.id), pages.jar))
+
+    def stored(self, name):
+        """Return 'input', 'output' or 'errors' as it is stored: the value, or the `StoredFile` that holds it."""
+        encoded = getattr(self.row, name)
+        if encoded is None:
+            return None
+        return self._pages.value(name, self.id) if encoded is rows.BESIDE else rows.decode(encoded)
+
+    def put(self, name, value):
+        """Return what the row is to have of a value, an `Encoded` or any other; what is too large is stored beside it.
+
+        A value comes as `files.toStore` has given it.
+        """
+        if value is None:
+            return None
+        encoded = value if isinstance(value, rows.Encoded) else rows.encode(value)
+        if encoded is None:
+            # First the row: when that meets a conflict nothing of the value, as a blob, has been stored.
+            self.touch()
+            self._pages.putValue(name, self.id, value)
+            return rows.BESIDE
+        return bytes(encoded)
 
     @property
     def input(self):
@@ -72,7 +200,17 @@ class Job(Persistent):
 
     @input.setter
     def input(self, value):
-        vars(self)['input'] = value if self._p_jar is None else files.toStore(value, self._p_jar)
+        jar = self._pages.jar
+        self.change(input=self.put('input', value if jar is None else files.toStore(value, jar)))
+
+    def inputFor(self, encoded):
+        """Return the input for a run, which may change it.
+
+        encoded -- what the row has of it.
+        """
+        if encoded is rows.BESIDE:
+            return files.valueOf(ownCopy(self.stored('input')))
+        return None if encoded is None else rows.decode(encoded)
 
     @property
     def output(self):
@@ -80,12 +218,22 @@ class Job(Persistent):
         return files.valueOf(self.stored('output'))
 
     @output.setter
-    def output(self, value):            # which is as `files.toStore` has given it: `execute` sees to that
-        vars(self)['output'] = value
+    def output(self, value):
+        self.change(output=self.put('output', value))
 
-    def stored(self, name):
-        """Return what stands in the record for 'input' or 'output': the value, or the `StoredFile` that holds it."""
-        return vars(self).get(name)
+    @property
+    def errors(self):
+        """See `IJob`.  In place of those that cannot be loaded one says so: they are not to stop what the job does."""
+        try:
+            return tuple(Failure(*failure) for failure in files.valueOf(self.stored('errors')) or ())
+        except Exception as error:
+            if isDatabaseError(error):
+                raise
+            return Failure(self.created, f'earlier errors cannot be loaded: {type(error).__name__}: {error}'),
+
+    @errors.setter
+    def errors(self, failures):
+        self.change(errors=self.put('errors', [tuple(failure) for failure in failures] or None))
 
     def timeOfNextRun(self, now):
         """Return when the scheduler shall queue it, in UTC seconds; None for never."""
@@ -94,6 +242,12 @@ class Job(Persistent):
         # The clock of the host where it failed may have been ahead: the pause is what counts.
         return min(self.retryAt, now + max(0.0, self.retryAt - self.completed))
 
+    def __eq__(self, other):
+        return isinstance(other, Job) and (self.id, self._pages) == (other.id, other._pages)
+
+    def __hash__(self):
+        return hash(self.id)
+
     def __repr__(self):
         return f'<{type(self).__name__} {self.id}>'
 
@@ -101,19 +255,16 @@ class Job(Persistent):
 class BrokenJob(Job):
     """Stands for a job that cannot be loaded: one in ERROR, of which nothing else is known.  Never stored."""
 
-    status = ERROR
+    __slots__ = ()
 
     def __init__(self, id, error):
         """`error` says why it cannot be loaded."""
-        super().__init__(id, '', None)
+        super().__init__(id, '', None, status=ERROR)
         self.error = error
-
-    def _p_deactivate(self):
-        """Do nothing."""
 
 
 class Run(NamedTuple):
-    """One call of a schedule.  Stored in `CronJob.history`: new fields go to the end, with a default."""
+    """One call of a schedule.  Stored as a tuple in `CronJob.history`: new fields go to the end, with a default."""
 
     calledFor: float | None         # the time of the call by the schedule, UTC seconds
     jobid: int                      # the job that was run: the cron job itself, or the one that it added
@@ -127,28 +278,30 @@ class Run(NamedTuple):
 class CronJob(Job):
     """See `ICronJob`."""
 
-    minute = hour = dayOfMonth = month = dayOfWeek = ()
-    eitherDay = False
-    delay = crontab = timeZone = None
-    misfire = ONCE
-    newJobs = overlap = False
-    active = True
-    status = CRONJOB
-    pending = False         # whether a run of it is queued or going on; only then it has no place in the calendar
-    calledFor = None
-    madeUpTo = None         # UTC seconds: of its times until then it is decided which are made up for
-    history = ()
-    lastJob = None          # id of the last job that it added
+    __slots__ = ()
+
+    kind = CRON_JOB
+
+    minute, hour, dayOfMonth = more('minute', ()), more('hour', ()), more('dayOfMonth', ())
+    month, dayOfWeek, eitherDay = more('month', ()), more('dayOfWeek', ()), more('eitherDay', False)
+    delay, crontab, timeZone = more('delay'), more('crontab'), more('timeZone')
+    misfire, newJobs, overlap = more('misfire', ONCE), more('newJobs', False), more('overlap', False)
+    active = more('active', True)
+    pending = more('pending', False)        # whether a run is queued or goes on; only then it is not in the calendar
+    calledFor = more('calledFor')
+    madeUpTo = more('madeUpTo')     # UTC seconds: of its times until then it is decided which are made up for
+    history = more('history', (), read=lambda runs: tuple(Run(*run) for run in runs),
+                   write=lambda runs: tuple(tuple(run) for run in runs))
+    lastJob = more('lastJob')               # id of the last job that it added
 
     def __init__(self, id, task, input, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None,
                  created=0.0, *, newJobs=False, overlap=False, active=True, **schedule):
         """The fields are those of `cron.RANGES`, `delay` is in seconds, `created` in UTC seconds; see `update`."""
-        super().__init__(id, task, input, created)
+        super().__init__(id, task, input, created, CRONJOB)
         for name, value in (('newJobs', newJobs), ('overlap', overlap), ('active', active)):
             if not isinstance(value, bool):
                 raise ValueError(f'{name}: {value!r} is not a bool')
-            if value != getattr(type(self), name):
-                setattr(self, name, value)
+            setattr(self, name, value)
         if overlap and not newJobs:
             raise ValueError('overlap: only a schedule that adds new jobs can have several of them at a time')
         self.update(hour, minute, dayOfMonth, month, dayOfWeek, delay, **schedule)
@@ -171,8 +324,7 @@ class CronJob(Job):
         if delay is not None and not self.newJobs and new['misfire'] != ONCE:
             raise ValueError('misfire: a delayed job runs once, however late')
         for name, value in new.items():
-            if value != getattr(self, name):
-                setattr(self, name, value)
+            setattr(self, name, value)
         if self.status in (CRONJOB, DELAYED):
             self.status = DELAYED if delay is not None and not self.newJobs else CRONJOB
 
@@ -196,8 +348,7 @@ class CronJob(Job):
     def adopt(self, other):
         """Take over the schedule of another job; the service does not know yet, as after `update`."""
         for name in (*SCHEDULE, 'eitherDay', 'status'):
-            if getattr(other, name) != getattr(self, name):
-                setattr(self, name, getattr(other, name))
+            setattr(self, name, getattr(other, name))
 
     @property
     def scheduledFor(self):
@@ -253,3 +404,72 @@ class CronJob(Job):
     def historyWith(self, run):
         """Return the history with another `Run`."""
         return (self.history + (run,))[-KEPT_RUNS:]
+
+
+#: What a row says of its kind -> the class.
+KINDS = {JOB: Job, CRON_JOB: CronJob}
+
+
+# Rows that are not whole
+
+def _orNone(isRight):
+    return lambda value: value is None or isRight(value)
+
+
+def _isA(*types):
+    return lambda value: type(value) in types
+
+
+def _isOfRange(low, high):
+    return lambda value: isWhole(value, low, high)
+
+
+def _tupleOf(isRight):
+    return lambda value: type(value) is tuple and all(map(isRight, value))
+
+
+_isCount = _isOfRange(0, 2 ** 31 - 1)
+
+#: What the fields of a row have to be that our code relies on, and what is in its `more`.
+RIGHT = {
+    'kind': lambda value: value in KINDS,
+    'created': isTime,
+    'status': lambda value: value in STATUSES and value != PROCESSING,
+    **dict.fromkeys(('run', 'attempt'), _isCount),
+    **dict.fromkeys(('started', 'completed'), _orNone(isTime)),
+}
+RIGHT_MORE = {
+    'due': _isOfRange(EARLIEST * 1_000_000, LATEST * 1_000_000),
+    **dict.fromkeys(('retryAt', 'calledFor', 'madeUpTo'), isTime),
+    **dict.fromkeys(('schedule', 'lastJob'), _isCount),
+    **dict.fromkeys(('stranded', 'suspect', 'eitherDay', 'newJobs', 'overlap', 'active', 'pending'), _isA(bool)),
+    **dict.fromkeys(('request', 'crontab', 'timeZone'), _isA(str)),
+    'timeLimit': isSpan,
+    'delay': isPause,
+    'retryPolicy': _isA(bytes),
+    'misfire': lambda value: value in (ONCE, SKIP) if isinstance(value, str) else _isCount(value) and value > 0,
+    'history': _tupleOf(lambda run: type(run) is tuple and 2 <= len(run) <= len(Run._fields)),
+    **{name: _tupleOf(_isOfRange(*limits)) for name, limits in cron.RANGES.items()},
+}
+
+
+_STORED = frozenset(STATUSES) - {PROCESSING}
+
+
+def faultOf(row):
+    """Return what is wrong with a row, in a few words; None when it is whole."""
+    # First the row of most jobs, quickly: that of each job that is claimed comes by here.
+    if row.more or row.kind != JOB or row.status not in _STORED or not (
+            EARLIEST <= row.created <= LATEST and 0 <= row.run < 2 ** 31 and 0 <= row.attempt < 2 ** 31
+            and (row.started is None or EARLIEST <= row.started <= LATEST)
+            and (row.completed is None or EARLIEST <= row.completed <= LATEST)):
+        fields = [(name, getattr(row, name), isRight) for name, isRight in RIGHT.items()]
+        fields += [(name, value, RIGHT_MORE[name]) for name, value in (row.more or {}).items() if name in RIGHT_MORE]
+        for name, value, isRight in fields:
+            if not isRight(value):
+                return f'its row has {shown(value)} as {name}'
+    if row.status in (CRONJOB, DELAYED) and row.kind != CRON_JOB:
+        return f'its row is {row.status}, and has no schedule'
+    if row.status in FINAL and row.completed is None:
+        return f'its row is {row.status}, and has no time of its end'
+    return None

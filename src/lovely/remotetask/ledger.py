@@ -1,6 +1,7 @@
 """Who claims what, and what has ended: a book for each process that writes one."""
 # SPDX-License-Identifier: ZPL-2.1
 from BTrees.IIBTree import IIBTree
+from BTrees.IIBTree import IIBucket
 from BTrees.IOBTree import IOBTree
 from BTrees.LLBTree import LLBTree
 from persistent import Persistent
@@ -30,12 +31,9 @@ class Ledger(Persistent):
     #: Who runs under this name: what `rescue.identity` gives; None when nobody does.
     owner = None
 
-    # Of ledgers that were made before there were these.
-    started = progress = None
-
     def __init__(self):
         #: id -> `Job.run` at the time of the claim
-        self.claimed = IIBTree()
+        self.claimed = IIBucket()
         #: id -> LONG, ALONE or ONCE, for those claims of which it matters
         self.started = IIBTree()
         #: id -> how far its run is: fraction or None, message
@@ -55,14 +53,9 @@ class Ledger(Persistent):
             return False
         del self.claimed[jobid]
         for tree in self.started, self.progress:
-            if tree and jobid in tree:
+            if jobid in tree:
                 del tree[jobid]
         return True
-
-    def upgrade(self):
-        """Give a ledger of an older release what it lacks."""
-        if self.started is None:
-            self.started, self.progress = IIBTree(), IOBTree()
 
     def mark(self, jobid, mark):
         """Put on record that a claimed job has been begun; a mark that is there already stays."""

@@ -17,7 +17,6 @@ from BTrees.IIBTree import IITreeSet
 from lovely.remotetask.container import BITS
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import newId
-from lovely.remotetask.container import readable
 from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.interfaces import CANCELLED
@@ -36,6 +35,7 @@ from lovely.remotetask.logs import line
 from lovely.remotetask.register import RETRY
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.pages import PAGE_BITS
 from lovely.remotetask.timetable import SET_BACK
 
 
@@ -63,7 +63,7 @@ class Claim(NamedTuple):
     run: int                # `Job.run` when it was claimed: with the id, the token
     attempt: int            # failed runs before
     task: str
-    input: Any              # as it is stored, in the claimer's connection: not to be touched, only copied
+    input: Any              # what the job's row has of it: it may have to be loaded from a record of its own
     suspect: bool = False   # whether a host ended after it had claimed the job
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None          # seconds
@@ -168,11 +168,7 @@ def place(service, job):
     """See to it that a job is found by its status; to be called when it comes to wait for something else than its turn,
     or does not any more.
     """
-    if service.register is not None:
-        service.register.place(job)
-    elif service._p_jar is not None:
-        # Data of an older release: `evolve` will see the job, unless it has begun meanwhile.
-        service._p_jar.readCurrent(service)
+    service.register.place(job)
 
 
 def queues(service):
@@ -288,11 +284,12 @@ def _chunks(iterable):
 
 def fetch(service, jobids):
     """Return pairs of id and job, or None for one that is gone; a database server is asked for all at once."""
-    jobs = [shardOf(service, jobid).jobs.get(jobid) for jobid in jobids]
-    if service._p_jar is not None and len(jobs) > 1:
-        # Those that are not in memory; a job that was added in this transaction is, and has no oid to ask for.
-        service._p_jar.prefetch([job for job in jobs if getattr(job, '_p_changed', False) is None])
-    return [(jobid, None if job is None else readable(jobid, job)) for jobid, job in zip(jobids, jobs)]
+    if service._p_jar is not None and len(jobids) > 1:
+        found = {jobid >> PAGE_BITS: jobid for jobid in jobids}.values()
+        pages = [shardOf(service, jobid).pages.page(jobid) for jobid in found]
+        service._p_jar.prefetch([page for page in pages if page is not None and page._p_changed is None])
+    jobs = service.jobs
+    return [(jobid, jobs.get(jobid)) for jobid in jobids]
 
 
 def _setAside(service, job, error):
@@ -340,7 +337,7 @@ def _lookAgain(service, now):
         log.warning('the clock has been set back by %.0f s: all jobs that wait for a time are looked at again',
                     seen.latest - now)
         seen.latest, seen.part, seen.entry = now, 0, None
-    if seen.part is None or service.register is None:
+    if seen.part is None:
         return False
     entries = list(itertools.islice(
         service.register.entries(LOOKED_AT[seen.part]).keys(seen.entry, excludemin=seen.entry is not None), CHUNK))
@@ -385,8 +382,8 @@ def _enter(service, job, now):
         service.schedule.enter(key, job.id)
     if job.due != key:
         job.due = key
-    elif job._p_jar is not None:
-        job._p_jar.readCurrent(job)     # who takes an id out of the inbox must know the job as it is
+    else:
+        job.touch()                     # who takes an id out of the inbox must know the job as it is
 
 
 def _call(service, job, now):
@@ -442,8 +439,9 @@ def _newJob(service, schedule, when, now):
 
 
 def _add(service, schedule, job, history):
-    shardOf(service, job.id).jobs[job.id] = job
-    schedule.lastJob, schedule.history = job.id, history
+    job.store(shardOf(service, job.id).pages)
+    schedule.change(lastJob=job.id)
+    schedule.history = history
     enqueue(service, job)
 
 
@@ -533,13 +531,19 @@ def _claim(service, job, now, ledger, lacks):
 
 def claimOn(job):
     """Return the `Claim` for a job that a ledger says is claimed."""
-    return Claim(job.id, job.run, job.attempt, job.task, job.stored('input'), job.suspect, job.retryPolicy,
-                 job.timeLimit, job.request)
+    row = job.row
+    if row.more is None:
+        return Claim(job.id, row.run, row.attempt, row.task, row.input)
+    return Claim(job.id, row.run, row.attempt, row.task, row.input, job.suspect, job.retryPolicy, job.timeLimit,
+                 job.request)
 
 
 def holds(job, claim):
     """Say whether the job (None: it is gone) still waits for the end of this very run."""
-    return job is not None and job.run == claim.run and job.status not in FINAL
+    if job is None:
+        return False
+    row = job.row
+    return row.run == claim.run and row.status not in FINAL
 
 
 def endBroken(service, job, now, waited=False):
@@ -556,8 +560,7 @@ def endBroken(service, job, now, waited=False):
         return False
     ledger = shardOf(service, jobid).ledger
     waited = waited or dequeue(service, jobid) or ledger.release(jobid)
-    if service.register is not None:
-        waited = service.register.remove(jobid) or waited
+    waited = service.register.remove(jobid) or waited
     for jobids in (service.schedule.aside, *service.stranded.values()):
         if jobid in jobids:
             jobids.remove(jobid)
@@ -574,27 +577,24 @@ def finish(job, ledger, status, when):
 def record(service, job, outcome):
     """Write an outcome on its job, which the claim must still hold, and see to what follows from it."""
     # In whole microseconds, as the time of the end will be; and the clock may have been set back meanwhile.
-    job.started = None if outcome.started is None else microseconds(outcome.started) / MICROSECONDS
-    job.completed = outcome.ended if job.started is None else max(outcome.ended, job.started)
+    started = None if outcome.started is None else microseconds(outcome.started) / MICROSECONDS
+    ended = outcome.ended if started is None else max(outcome.ended, started)
     if outcome.failure is not None:
         charge(job, outcome.failure)
-    if job.suspect:
-        job.suspect = False         # it has come to an end, and its host lives
+    changes = {'started': started, 'completed': ended, 'suspect': None}         # its host lives
     if outcome.status == QUEUED:
-        job.retryAt = outcome.retryAt
+        changes['retryAt'] = outcome.retryAt
     else:
-        job.output = outcome.output
-        if job.error is not None or outcome.failure is not None:
-            job.error = outcome.failure and outcome.failure.message
+        changes['output'] = job.put('output', outcome.output)
+        changes['error'] = outcome.failure and outcome.failure.message
         if job.status != CRONJOB:
-            job.status = outcome.status
+            job.change(status=outcome.status, **changes)
             return
-        job.attempt = 0
-        job.history = job.historyWith(
-            Run(job.calledFor, job.id, outcome.status, job.started, job.completed, job.error))
+        changes['attempt'] = 0
+        job.history = job.historyWith(Run(job.calledFor, job.id, outcome.status, started, ended, changes['error']))
     if job.status == CRONJOB:
-        job.pending = False
-    job.run += 1
+        changes['pending'] = None
+    job.change(run=job.run + 1, **changes)
     place(service, job)
     service.schedule.inbox.put(job.id)
 
@@ -664,9 +664,7 @@ def giveBack(service, ledger, jobid, now, started=True, suspect=False):
         return
     ledger.release(jobid)
     if started:
-        job.run += 1
-        if job.suspect != suspect:
-            job.suspect = suspect
+        job.change(run=job.run + 1, suspect=suspect or None)
     enqueue(service, job)
 
 
@@ -674,7 +672,6 @@ def setProgress(service, jobid, fraction, message):
     """Note how far the run of a claimed job is; nothing happens to one that nobody has claimed."""
     for ledger in ledgers(service):
         if jobid in ledger.claimed:
-            ledger.upgrade()
             ledger.progress[jobid] = fraction, message
 
 
@@ -720,8 +717,7 @@ def reopen(service, job):
     for ledger in ledgers(service):
         if ledger.finished[ERROR].get(key) == job.id:
             forget(service, ledger, ERROR, [(key, job.id)])
-    job.status, job.error, job.completed, job.attempt = QUEUED, None, None, 0
-    job.run += 1
+    job.change(status=QUEUED, error=None, completed=None, attempt=0, run=job.run + 1)
     enqueue(service, job)
 
 
@@ -744,9 +740,8 @@ def cleanLedger(service, ledger, statuses, limit, before=None):
     for status in statuses:
         entries = list(itertools.islice(ledger.finished[status].items(max=latest), limit - removed))
         for _, jobid in entries:
-            shardOf(service, jobid).jobs.pop(jobid, None)
-            if service.keys is not None:
-                service.keys.remove(jobid)
+            shardOf(service, jobid).pages.remove(jobid)
+            service.keys.remove(jobid)
         forget(service, ledger, status, entries)
         removed += len(entries)
     return removed

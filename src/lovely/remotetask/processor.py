@@ -7,10 +7,7 @@ import threading
 import time
 
 import transaction
-from transaction.interfaces import TransientError
 from ZODB.POSException import ConflictError
-from ZODB.POSException import StorageError
-from zope.component.hooks import setSite
 from zope.interface import implementer
 
 from lovely.remotetask import lifecycle
@@ -18,11 +15,7 @@ from lovely.remotetask.checks import check
 from lovely.remotetask.checks import isPause
 from lovely.remotetask.checks import isSpan
 from lovely.remotetask.checks import isWhole
-from lovely.remotetask.control import Interrupted
-from lovely.remotetask.control import current
 from lovely.remotetask.control import running
-from lovely.remotetask.copying import NotPlain
-from lovely.remotetask.copying import plainCopy
 from lovely.remotetask.cycle import ATTEMPTS
 from lovely.remotetask.cycle import CLEANED
 from lovely.remotetask.cycle import Cycle
@@ -34,23 +27,11 @@ from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.database import transact
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
-from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import failed
-from lovely.remotetask.execute import isIsolated
-from lovely.remotetask.execute import limitOf
-from lovely.remotetask.execute import messageOf
-from lovely.remotetask.execute import policyOf
-from lovely.remotetask.execute import queryTask
-from lovely.remotetask.fence import Fence
-from lovely.remotetask.fence import confirm
-from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
-from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.lifecycle import Returned
-from lovely.remotetask.logs import line
 from lovely.remotetask.roster import ENDED
 from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
@@ -58,7 +39,9 @@ from lovely.remotetask.sharing import HELD_UP
 from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
-from lovely.remotetask.sites import nearestSite
+from lovely.remotetask.worker import TOLD_FAILURES
+from lovely.remotetask.worker import Worker
+from lovely.remotetask.worker import pause
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -67,7 +50,7 @@ log = logging.getLogger('lovely.remotetask')
 STORE = 0.1
 
 #: Jobs that one processor has claimed at the most.
-MOST = 500
+MOST = 1000
 
 #: Seconds after which a claimed job is looked at again before it is started: it may have been cancelled.
 STALE = 0.1
@@ -102,26 +85,8 @@ REST = 30.0
 #: Seconds that a thread has to end when it runs nothing: it may be opening a client.
 LAST_JOIN = 3.0
 
-#: Seconds of the pause after the first conflict or failure of the database, and the longest one.
-PAUSE, LONGEST_PAUSE = 0.01, 2.0
-
 #: Of so many turns that fail in a row the last one claims nothing.
 CLAIMING = 4
-
-#: After so many failures of the database in a row a line of the log says so.
-TOLD_FAILURES = frozenset(10 ** power for power in range(1, 7))
-
-#: As how many failures a conflict counts when the task's jobs take turns here already.
-FAR = 3
-
-
-def pause(failures, luck):
-    """Return the seconds to wait after so many failures of the database in a row."""
-    return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 20)) * (0.5 + luck / 2)
-
-
-class Repeat(TransientError):
-    """A transaction is to be tried again: one of its data managers says so, or the database."""
 
 
 @implementer(IProcessor)
@@ -171,7 +136,7 @@ class MultiProcessor:
         self._ended.set()
         self._deadline = None
         self._stopping = threading.Event()      # set by `stop`
-        self._roster = Roster(self._bell.set, monotonic)
+        self._roster = Roster(self._ring, monotonic)
         self._unstarted = set()                 # ids that were claimed, but not begun before the stop
 
     @property
@@ -254,6 +219,10 @@ class MultiProcessor:
             hubOf(self.db).unsubscribe(self._bell)
             self.cycle.close()
             self._ended.set()
+
+    def _ring(self):
+        if not self._bell.is_set():             # which is cheaper
+            self._bell.set()
 
     # The ledger's thread
 
@@ -425,157 +394,34 @@ class MultiProcessor:
     # The threads that run jobs
 
     def _work(self):
-        client = self._client()
-        with contextlib.suppress(StorageError):
-            client.open()                       # before the first job comes
-        while (taken := self._roster.take(REST if client.connection else None)) is not ENDED:
+        worker, hand = self._worker(), self._roster.newHand()
+        worker.warmUp()
+        while True:
+            if not hand:
+                worker.rest()                   # it may wait for long now
+            taken = self._roster.take(hand, REST if worker.isOpen else None)
+            if taken is ENDED:
+                break
             if taken is None:                   # nothing to do for a while
                 if self._tasks.apart and self.cycle.rank >= WARM:
-                    client.close()
+                    worker.close()
                 continue
             run, waited = taken
-            run.cold = client.isCold
             with running(run.control):
                 try:
-                    report = self._run(client, run.claim, waited > STALE, run)
+                    report = worker.run(run.claim, waited > STALE, run)
                 except BaseException as error:          # no exception ends the thread
-                    report = failed(run.claim, error, self.clock(), self.clock(), self.cycle.name)
+                    report = failed(run.claim, error, self.clock(), self.clock(), self.name)
             self._roster.end(run, report)
-        client.close()
+        worker.close()
 
-    def _client(self):
-        return ThreadConnection(self._tasks, 2 * self.maxThreads + 4)
+    def _worker(self):
+        return Worker(self.servicePath, ThreadConnection(self._tasks, 2 * self.maxThreads + 4), self.name,
+                      self.clock, self.monotonic, self._mayWait, self._bell.set, self._roster.takesTurns)
 
-    def _run(self, client, claim, look, run=None):
-        """Run a job until its end is on record or known; return an `Outcome` or `Recorded`.
-
-        client -- the `ThreadConnection` of this thread.
-        look -- whether the claim has to be looked at first.
-        run -- where its time limit and retry policy are noted; None for nowhere.
-        """
-        failures = 0
-        while True:
-            try:
-                return self._try(client, claim, look, run, failures)
-            except Exception as error:
-                if not isDatabaseError(error):
-                    return failed(claim, error, self.clock(), self.clock(), self.cycle.name)
-                failures += 1
-                if run is not None and isinstance(error, ConflictError):
-                    run.conflicts += 1
-                    if self._roster.takesTurns(claim.task):
-                        failures = max(failures, FAR)       # another host is writing: let it write several times
-                self._tellRepeated(claim, failures, error)
-            finally:
-                setSite(None)
-                client.rest()
-            look = True
-            if self._roster.closed or self._late() and not self.running:
-                return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
-            time.sleep(pause(failures, random.random()))
-
-    def _tellRepeated(self, claim, failures, error):
-        control = current()
-        if control is not None and control.reason is not None:
-            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, line(messageOf(error)))
-        elif failures in TOLD_FAILURES:
-            log.warning('%s waits for the database, which has failed %d times: %s', claim.label, failures,
-                        messageOf(error))
-        else:
-            log.debug('%s is repeated: %s', claim.label, messageOf(error))
-
-    def _try(self, client, claim, look, run, failures):
-        """Run a job once, in a transaction of its own, which the caller aborts; see `_run`.
-
-        failures -- how often this has met errors of the database; those are raised.
-        """
-        connection = client.open()
-        if run is not None:
-            self._awaitTransaction(connection, run.tid)
-            run.began = run.began if failures else self.monotonic()
-        txn = transaction.begin()
-        service = atPath(connection.root()[ROOT_NAME], self.servicePath)
-        client.isCold = False
-        if look and not lifecycle.holds(service.jobs.get(claim.jobid), claim):
-            return self._recorded(connection, claim)            # cancelled, or somebody else's by now
-        if run is not None and run.policy is None:
-            task = queryTask(service, claim.task)
-            run.policy, run.limit = policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
-            if run.limit is not None:
-                self._bell.set()        # it is to look in time
-        with Fence(connection, self.servicePath, claim) as fence:
-            return self._attempt(connection, service, claim, txn, fence)
-
-    def _awaitTransaction(self, connection, tid):
-        """Wait until the tasks' database has seen what the ledger's has, or the time to stop is over.
-
-        Of two clients of one server one may be some tenths of a millisecond behind, or, after an outage, seconds.
-        """
-        wait = 0.0001
-        while self._tid(connection) < tid and (self.running or not self._late()):
-            time.sleep(wait)
-            wait = min(2 * wait, 0.02)
-
-    def _attempt(self, connection, service, claim, txn, fence):
-        setSite(nearestSite(service))
-        try:
-            input = plainCopy(claim.input)
-        except NotPlain:
-            input = service.jobs[claim.jobid].input         # as this connection has it
-        outcome = execute(service, claim, input, self.clock, self.cycle.name)
-        last = transaction.get()
-        if last is not txn:
-            log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
-                        'again, what it aborted is gone', claim.label)
-        elif last.isDoomed() and outcome.status == COMPLETED:
-            error = TaskError('the task doomed its transaction: nothing of it can be stored')
-            return failed(claim, error, outcome.started, outcome.ended, self.cycle.name)
-        if outcome.status != COMPLETED:
-            return outcome
-        try:
-            output = plainCopy(outcome.output)
-            if not touched(last):
-                return outcome._replace(output=output)
-        except NotPlain:
-            pass
-        return self._complete(connection, service, claim, outcome, fence)
-
-    def _complete(self, connection, service, claim, outcome, fence):
-        """Commit what the task wrote, together with the outcome, or with what the task itself did to its job.
-
-        A task may cancel its own job, or change its schedule so that this run is over: that counts then, and not the
-        output.
-        """
-        job = service.jobs.get(claim.jobid)
-        if lifecycle.holds(job, claim):
-            lifecycle.record(service, job, outcome)
-        else:
-            try:
-                confirm(connection, self.servicePath, claim)
-            except Interrupted as error:
-                log.info('%s was ended: %s', claim.label, error)
-                return self._recorded(connection, claim)
-        fence.open()
-        try:
-            transaction.commit()
-        except Exception as error:
-            if isDatabaseError(error) or transaction.get().isRetryableError(error):
-                raise Repeat(messageOf(error)) from error
-            # The result, or something that the task stored, cannot be pickled; or another database refuses it.
-            final = TaskError(f'what the task gives cannot be stored: {messageOf(error)}')
-            final.__cause__ = error
-            return failed(claim, final, outcome.started, outcome.ended, self.cycle.name)
-        return self._recorded(connection, claim)
-
-    def _recorded(self, connection, claim):
-        return Recorded(claim.jobid, claim.run, self._tid(connection))
-
-    def _tid(self, connection):
-        """Return the last transaction that the tasks' database has seen; nothing where it is the ledger's as well.
-
-        There is nothing to wait for then, and asking would wait for whoever commits.
-        """
-        return connection.db().lastTransaction() if self._tasks.apart else b''
+    def _mayWait(self):
+        """Return whether a run may still wait for the database."""
+        return not self._roster.closed and (self.running or not self._late())
 
     # By hand
 
@@ -586,11 +432,11 @@ class MultiProcessor:
         claim = self._look(lambda service: service.claimNext(self.clock(), jobid))
         if claim is None:
             return False
-        client = self._client()
+        worker = self._worker()
         try:
-            report = self._run(client, claim, look=False)
+            report = worker.run(claim)
         finally:
-            client.close()
+            worker.close()
         self._look(lambda service: lifecycle.settle(service, lifecycle.shardOf(service, claim.jobid).ledger, report,
                                                       self.clock()))
         return True

@@ -40,9 +40,6 @@ class Register(Persistent):
     Everybody writes it, and what they write is merged.  A job that is added, claimed and completed is never in here.
     """
 
-    #: Until the data of an older release is up to date, see `evolve`: the id up to which jobs have been entered.
-    upTo = None
-
     def __init__(self):
         self._entries = {part: OOTreeSet() for part in PARTS}
         self._lengths = {part: Length() for part in PARTS}

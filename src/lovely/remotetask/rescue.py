@@ -27,16 +27,13 @@ import uuid
 from lovely.remotetask.errors import HostDied
 from lovely.remotetask.execute import policyOf
 from lovely.remotetask.execute import queryTask
-from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import ONCE
-from lovely.remotetask.lifecycle import Outcome
 from lovely.remotetask.lifecycle import Recorded
-from lovely.remotetask.lifecycle import charge
 from lovely.remotetask.lifecycle import giveBack
 from lovely.remotetask.lifecycle import holds
-from lovely.remotetask.lifecycle import settle
+from lovely.remotetask.lifecycle import interrupted
 
 
 #: What is known of the owner of a ledger.
@@ -182,7 +179,7 @@ def rescue(service, name, now, silent=None):
     """
     ledger = service.ledgers[name]
     ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
-    started = ledger.started or {}
+    started = ledger.started
     culprit = next((jobid for jobid, mark in started.items() if mark == ALONE), None)
     jobids = list(ledger.claimed.keys())
     for jobid in jobids:
@@ -195,17 +192,16 @@ def rescue(service, name, now, silent=None):
 
 
 def _interrupted(service, ledger, jobid, mark, error, now):
-    """Charge a job for the run that its host's end has ended."""
+    """Charge a job for the run that its host's end has ended, if it still waits for that run."""
     job, claim = service.jobs.get(jobid), Recorded(jobid, ledger.claimed[jobid])
     if holds(job, claim):
         once = mark == ONCE
         failure = Failure(now, f'{error}; it is not run again, because it must not run twice' if once else str(error),
                           '', error.host)
-        if once or job.attempt + 1 >= policyOf(job, queryTask(service, job.task)).attempts:
-            settle(service, ledger, Outcome(jobid, claim.run, ERROR, job.started, now, failure=failure), now)
-            return
-        charge(job, failure)
-    giveBack(service, ledger, jobid, now, suspect=mark == ALONE)
+        attempts = 0 if once else policyOf(job, queryTask(service, job.task)).attempts
+        interrupted(service, ledger, job, failure, attempts, now, suspect=mark == ALONE)
+    else:
+        giveBack(service, ledger, jobid, now)
 
 
 def interrupt(service, name, jobid, unstarted, now):

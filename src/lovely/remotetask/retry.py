@@ -40,7 +40,8 @@ class RetryPolicy:
     neverRetryOn: tuple = ()
 
     def __post_init__(self):
-        check('attempts', self.attempts, isWhole(self.attempts, 1, MOST_ATTEMPTS), f'a number from 1 to {MOST_ATTEMPTS}')
+        check('attempts', self.attempts, isWhole(self.attempts, 1, MOST_ATTEMPTS),
+              f'a number from 1 to {MOST_ATTEMPTS}')
         for name, low, high in (('base', 0, YEAR), ('factor', 1, 1000), ('cap', 0, YEAR), ('jitter', 0, 1)):
             value = getattr(self, name)
             check(name, value, isNumber(value, low, high), f'a number from {low} to {high}')

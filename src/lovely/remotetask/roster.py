@@ -16,6 +16,9 @@ WAITING_LOOK = 0.5
 #: Seconds between two writes of progress.
 PROGRESS_PAUSE = 1.0
 
+#: Seconds of work that a thread takes at once, when jobs are short: each time costs a change of threads.
+HAND = 0.002
+
 #: Conflicts per run, of the latest runs of a task, from which on its runs take turns; the weight of the last of these;
 #: and for how many runs, before it is tried without.
 TURNS_FROM, LAST_WEIGHT, TURNS = 0.3, 0.1, 100
@@ -62,6 +65,7 @@ class Roster:
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._waiting = collections.deque()     # (claim, tid, moment it was added)
+        self._hands = []                        # of each thread what it has taken, but not begun, in the same form
         self._runs = set()
         self._reports = []
         self.closed = False                     # whether nothing will be taken any more
@@ -77,7 +81,7 @@ class Roster:
         moment = self.monotonic()
         with self._lock:
             self._waiting.extend((claim, tid, moment) for claim in claims)
-            self._ready.notify(len(claims))
+            self._ready.notify(min(len(claims), len(self._hands)))
 
     def takeWaiting(self, age=None):
         """Return the claims that no thread has taken yet, and forget them.
@@ -85,11 +89,23 @@ class Roster:
         age -- seconds: only if the first of them has waited for so long; default: in any case.
         """
         with self._lock:
-            if age is not None and (not self._waiting or self.monotonic() - self._waiting[0][2] < age):
+            since = self._waitingSince()
+            if since is None or age is not None and self.monotonic() - since < age:
                 return []
+            self._putBack()
             claims = [claim for claim, _, _ in self._waiting]
             self._waiting.clear()
             return claims
+
+    def _waitingSince(self):
+        """Return since when the first claim waits that no thread has begun; None when there is none."""
+        return min((queue[0][2] for queue in (self._waiting, *self._hands) if queue), default=None)
+
+    def _putBack(self):
+        """Take from the threads what they have not begun."""
+        for hand in self._hands:
+            self._waiting.extendleft(reversed(hand))
+            hand.clear()
 
     def fullSince(self, threads):
         """Return since when all of so many threads are busy, by the monotonic clock; None when they are not."""
@@ -168,6 +184,7 @@ class Roster:
         """Forget claims that are lost, by pairs of id and run: what has not begun does not begin, and runs are to end.
         """
         with self._lock:
+            self._putBack()
             self._waiting = collections.deque(entry for entry in self._waiting
                                               if (entry[0].jobid, entry[0].run) not in tokens)
             for run in self._runs:
@@ -178,8 +195,9 @@ class Roster:
         """Return when there will be something to do that nobody wakes us for, by the monotonic clock; or None."""
         moments = [self._told + PROGRESS_PAUSE] if self._telling else []
         with self._lock:
-            if self._waiting:
-                moments.append(self._waiting[0][2] + WAITING_LOOK)
+            since = self._waitingSince()
+            if since is not None:
+                moments.append(since + WAITING_LOOK)
         for run in self.runs():
             if run.over:
                 continue
@@ -193,28 +211,56 @@ class Roster:
         """Have the threads end when they have nothing to run any more."""
         with self._lock:
             self.closed = True
+            self._putBack()
             self._waiting.clear()
             self._ready.notify_all()
 
     # For the threads that run jobs
 
-    def take(self, timeout=None):
-        """Wait for a claim; return its `Run` and the seconds that it has waited here, or `ENDED`.
+    def newHand(self):
+        """Return where one thread keeps what it has taken; see `take`."""
+        with self._lock:
+            self._hands.append(hand := collections.deque())
+            return hand
 
+    def take(self, hand, timeout=None):
+        """Return the next `Run` for a thread and the seconds that its claim has waited here, or `ENDED`.
+
+        hand -- the thread's own.  When jobs are short it takes several at once.  What it has not begun is taken by a
+            thread that has nothing else to do, as when a job takes longer than was thought.
         timeout -- seconds after which None is returned when there was nothing; None for never.
         """
         with self._lock:
-            while (index := self._next()) is None:
+            if self._turns:
+                self._putBack()
+            while not hand and not self._fill(hand):
                 if self.closed:
                     return ENDED
                 if not self._ready.wait(timeout):
                     return None
-            claim, tid, moment = self._waiting[index]
-            del self._waiting[index]
+            claim, tid, moment = hand.popleft()
             now = self.monotonic()
             run = Run(claim, tid, now, self._progressed)
             self._runs.add(run)
             return run, now - moment
+
+    def _fill(self, hand):
+        """Put into a hand what its thread is to run next; return whether there was something."""
+        index = self._next()
+        if index is not None:
+            count = 1
+            if self.average is not None and not self._turns:
+                # No more than its share: the other threads are to have something as well.
+                count = min(int(HAND / max(self.average, 1e-6)), len(self._waiting) // len(self._hands))
+            hand.append(self._waiting[index])
+            del self._waiting[index]
+            hand.extend(self._waiting.popleft() for _ in range(count - 1))
+            return True
+        other = max(self._hands, key=len)
+        if other and not self._turns:
+            hand.append(other.pop())
+            return True
+        return False
 
     def _next(self):
         """Return the index of the first claim that may run now, or None.

@@ -42,7 +42,6 @@ from lovely.remotetask.container import Shard
 from lovely.remotetask.container import newId
 from lovely.remotetask.control import Control
 from lovely.remotetask.control import current
-from lovely.remotetask.copying import ownCopy
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
@@ -168,7 +167,6 @@ class TaskService(Contained, Persistent):
     processorArguments = {'waitTime': 1.0}
     paused = False
     generation = 1          # of what is stored: the first releases did not say
-    suspects = register = keys = stranded = None       # until the data of an older release is up to date: see `evolve`
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -226,7 +224,7 @@ class TaskService(Contained, Persistent):
         if new.key is None:
             return None
         jobid = self.keys.get(new.task, new.key)
-        return jobid if jobid is not None and jobid in lifecycle.shardOf(self, jobid).jobs else None
+        return jobid if jobid is not None and jobid in lifecycle.shardOf(self, jobid).pages else None
 
     def _inputOf(self, new):
         """Return the input as it is to be stored; nothing when there is such a job already."""
@@ -237,14 +235,14 @@ class TaskService(Contained, Persistent):
         jobid = self._jobOf(new)
         if jobid is not None:
             return jobid
-        job = self._store(Job(self._newId(), new.task, input, now))
+        job = Job(self._newId(), new.task, input, now, STARTLATER if new.startLater else QUEUED)
         for name, value in (('retryPolicy', new.retryPolicy), ('timeLimit', new.timeLimit), ('request', request)):
             if value is not None:
                 setattr(job, name, value)
+        self._store(job)
         if new.key is not None:
             self.keys.put(new.task, new.key, job.id)
         if new.startLater:
-            job.status = STARTLATER
             lifecycle.place(self, job)
         else:
             self._enqueue(job)
@@ -296,7 +294,7 @@ class TaskService(Contained, Persistent):
             _nextIds.get(self._p_jar, {}).pop(self._p_oid, None)
 
     def _store(self, job):
-        lifecycle.shardOf(self, job.id).jobs[job.id] = job
+        job.store(lifecycle.shardOf(self, job.id).pages)
         return job
 
     def _enqueue(self, job):
@@ -526,7 +524,7 @@ class TaskService(Contained, Persistent):
         manager = None if self._p_jar is None else self._p_jar.transaction_manager
         before = manager and manager.get()
         savepoint = before and before.savepoint(optimistic=True)
-        outcome = execute(self, claim, files.valueOf(ownCopy(claim.input)), lambda: now, luck=random.random)
+        outcome = execute(self, claim, lambda: now, luck=random.random)
         if manager is not None and manager.get() is not before:
             self._claimAgain(claim, now)
         elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:

@@ -264,6 +264,8 @@ class TemporaryZEO:
     directory -- the path of the one where its data is: `Data.fs`, and `blobs`, which clients share with it.
     """
 
+    _program = '-m', 'lovely.remotetask.runzeo'
+
     def __init__(self, directory):
         self.directory, self.address, self.process = directory, None, None
         self._storages = []
@@ -310,7 +312,7 @@ class TemporaryZEO:
             address = self.address or _freeAddress()
             with open(os.path.join(self.directory, 'zeo.conf'), 'w') as file:
                 file.write(self._fill(_ZEO_CONF, address))
-            process = Process(['-m', 'lovely.remotetask.runzeo', '-C', file.name], self.directory)
+            process = Process([*self._program, '-C', file.name], self.directory)
             try:
                 # Its own word, not a connection, which somebody else might accept who has taken the port.
                 process.waitFor('listening on')
@@ -484,7 +486,8 @@ class TemporaryPostgreSQL:
 
     def _query(self, statement):
         import psycopg2
-        with contextlib.closing(psycopg2.connect(host=self._server, dbname='postgres', user='remotetask')) as connection:
+        connected = psycopg2.connect(host=self._server, dbname='postgres', user='remotetask')
+        with contextlib.closing(connected) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)
@@ -518,7 +521,7 @@ def _existingUser(names):
 def temporaryPostgreSQL():
     """Run a PostgreSQL server in a new directory, removed at the end; give a `TemporaryPostgreSQL`, running.
 
-    It needs the programs of PostgreSQL and the extra `relstorage`.  It listens at a Unix domain socket in the directory;
+    It needs the programs of PostgreSQL and the extra `relstorage`.  It listens at a Unix socket in the directory;
     for root it runs as another user.
 
     At the end the server and all databases that its methods have made are gone.  Raise an AssertionError with what the

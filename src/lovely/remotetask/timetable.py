@@ -38,9 +38,6 @@ class Timetable(Persistent):
     #: The name of the ledger whose owner is the scheduler.
     keeper = None
 
-    #: Until the data of an older release is up to date: see `evolve`.
-    entries = ()
-
     _v_tried = None         # UTC seconds: when this process tried the jobs that are set aside
 
     def __init__(self):

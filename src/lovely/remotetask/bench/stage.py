@@ -310,7 +310,7 @@ class Stage:
             return
         # The jobs first, a part at a time: it is only their trees that are written.
         for number in range(self.change(lambda service: len(service.shards))):
-            self.change(lambda service: service.shards[number].jobs.clear())
+            self.change(lambda service: service.shards[number].pages.clear())
         self._atRoot(lambda root: root.__delitem__(self.folder))
 
     def board(self, count):

@@ -515,7 +515,7 @@ class Gateway:
         return write.form(result), None         # outside: a result that cannot be sent comes after the change
 
     def _retried(self, owner, function):
-        """Call the function, again and after a pause when the database fails it; raise `DatabaseUnavailable` in the end.
+        """Call the function, again after a pause when the database fails it; raise `DatabaseUnavailable` in the end.
 
         owner -- whose connection the function uses: it is closed after each failure that is no conflict.
         """

@@ -42,7 +42,7 @@ def detailsOf(service, job):
     """Return a dict of all that a remote caller can know of a job."""
     details = {name: getattr(job, name) for name in FIELDS}
     details.update(
-        status=statusOf(service, job), key=service.keys and service.keys.of(job.id),
+        status=statusOf(service, job), key=service.keys.of(job.id),
         progress=progressOf(service, job.id), input=_small(job.stored('input')), output=_small(job.stored('output')),
         retryPolicy=job.retryPolicy and {name: getattr(job.retryPolicy, name) for name in POLICY},
         errors=[{'time': failure.time, 'message': failure.message, 'host': failure.host} for failure in job.errors])

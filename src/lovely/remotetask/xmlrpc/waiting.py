@@ -11,6 +11,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.lifecycle import shardOf
 
 
 logger = logging.getLogger('lovely.remotetask')
@@ -44,8 +45,12 @@ class _Watched:
     """A job that somebody waits for."""
 
     def __init__(self):
-        self.job = None                 # None: it has to be looked for
+        self.page = self.data = None    # where the job's row is, and what it was; None: it has to be looked for
         self.waits = set()
+
+    def isNew(self, jobid):
+        """Return whether the job has to be looked at: its neighbours change the page as well."""
+        return self.page is None or self.page.get(jobid) != self.data
 
 
 class Watcher:
@@ -134,7 +139,7 @@ class Watcher:
         self._bell.interest = None              # of all commits, until it is known where the jobs are
         for key in wait.keys:
             watched = self._jobs.setdefault(key, _Watched())
-            watched.job = None
+            watched.page = None
             watched.waits.add(wait)
 
     def _remove(self, wait):
@@ -162,7 +167,7 @@ class Watcher:
     def _look(self):
         if self._connection is None:
             self._connection = self._db.open(TransactionManager(explicit=True))
-            # An object that is not in memory cannot be seen to change.
+            # Pages of waiting jobs that do not fit would be loaded again at each look.
             self._cacheSize, self._connection._cache.cache_size = self._connection._cache.cache_size, 2 * JOBS
         manager = self._connection.transaction_manager
         try:
@@ -170,11 +175,10 @@ class Watcher:
             services = {}
             for key in list(self._jobs):
                 watched = self._jobs.get(key)   # those who waited for it may have been woken meanwhile
-                if (watched is not None and (watched.job is None or watched.job._p_changed is None)
-                        and self._hasEnded(key, watched, services)):
+                if watched is not None and watched.isNew(key[1]) and self._hasEnded(key, watched, services):
                     self._end(key)
             if self._bell.interest is None:
-                self._bell.interest = {watched.job._p_oid for watched in self._jobs.values()}
+                self._bell.interest = {watched.page._p_oid for watched in self._jobs.values()}
         finally:
             manager.abort()
 
@@ -188,10 +192,8 @@ class Watcher:
         job = services[path] and services[path].jobs.get(jobid)
         if job is None or job.status in FINAL:
             return True
-        watched.job = job
-        # From now on only whether it changes is of interest: what can be large would take memory.
-        for name in ('input', 'output', 'errors', 'history'):
-            vars(job).pop(name, None)
+        watched.page = shardOf(services[path], jobid).pages.page(jobid)
+        watched.data = watched.page[jobid]
         return False
 
     def _end(self, key):
@@ -206,10 +208,9 @@ class Watcher:
         if connection is None:
             return
         for watched in self._jobs.values():
-            watched.job = None
+            watched.page = None
         connection._cache.cache_size = self._cacheSize
         try:
-            connection.cacheMinimize()          # whoever opens it next is to load what was left out here
             connection.close()
         except Exception as error:              # it is in no state to be used again, and will not be
             logger.log(logging.DEBUG if isDatabaseError(error) else logging.ERROR,
