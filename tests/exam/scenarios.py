@@ -507,7 +507,8 @@ class Schedules:
                 self.trial.violations.append(f'{host.name} uses {memory:.0f} MiB')
 
     def end(self):
-        """Cancel all schedules."""
+        """Wait until the schedule that has to go on has added two jobs at least, and cancel all schedules."""
+        self.trial.waitUntil(lambda: self.observe() or self._beats >= 2, STANDSTILL)
         with opened(self.database) as root:
             jobids = [jobid for jobid, job in serviceOf(root).jobs.items() if job.status in (CRONJOB, DELAYED)]
         for jobid in jobids:
@@ -658,7 +659,7 @@ def clocks(trial):
             move(host, 0)
         schedules.end()
     trial.violations += [f'{host.name} has taken another host for dead' for host in deployment.hosts
-                         if any('is gone' in line for line in host.process.said)]
+                         if any('was silent' in line for line in host.process.said)]
     trial.check = lambda service: [text for text in schedules.check(service) if 'beats' in text]
 
 
