@@ -123,7 +123,7 @@ def inputOf(service, claim):
     return input
 
 
-def execute(service, claim, clock, host='', luck=random.random):
+def execute(service, claim, clock, host='', luck=random.random, task=None):
     """Run one claimed job and return its `Outcome`.
 
     service -- from the connection of the running thread.
@@ -131,13 +131,14 @@ def execute(service, claim, clock, host='', luck=random.random):
     clock -- returns UTC seconds.
     host -- the name of the processing host, for the record.
     luck -- returns random numbers from 0 to 1.
+    task -- its task; None: it has to be looked up.
 
     The output is as it is to be stored: what is large has been written to a blob in the current transaction.
     No task can make this raise; conflicts and other errors of the database are raised, for the run to be repeated.
     """
-    started, task = clock(), None
+    started = clock()
     try:
-        task = findTask(service, claim.task)
+        task = findTask(service, claim.task) if task is None else task
         checkTask(claim.task, task)
         input = inputOf(service, claim)
         if isIsolated(task):

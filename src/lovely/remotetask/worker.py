@@ -72,7 +72,7 @@ class View(NamedTuple):
     site: Any               # that of the service
     tid: bytes              # the last transaction that the database knew when this one began
     began: float            # by the monotonic clock
-    tasks: dict             # name -> task, policy and time limit, of those that have been looked up
+    tasks: dict             # name -> task, of those that have been looked up
 
 
 class Worker:
@@ -218,7 +218,7 @@ class Worker:
         service, txn = view.service, view.txn
         if getSite() is not view.site:
             setSite(view.site)
-        outcome = execute(service, claim, self.clock, self.name)
+        outcome = execute(service, claim, self.clock, self.name, task=view.tasks.get(claim.task))
         last = transaction.get()
         if last is not txn:
             log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
