@@ -95,7 +95,7 @@ class TestLostClaims(unittest.TestCase):
     def setUp(self):
         self.roster = Roster(lambda: None, lambda: 0.0)
         self.roster.add([Claim(1, run, 0, 'task', None) for run in (0, 1)], b'')
-        self.old, self.new = (self.roster.take()[0] for _ in range(2))
+        self.old, self.new = (self.roster.take(self.roster.newHand())[0] for _ in range(2))
 
     def test_the_lost_run_is_told_and_counts_no_more(self):
         self.roster.drop([(1, 0)], 'lost')
@@ -117,6 +117,14 @@ class TestLostClaims(unittest.TestCase):
         self.roster.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3)], b'')
         self.roster.drop([(2, 0), (3, 1)], 'lost')
         self.assertEqual(self.roster.takeWaiting(), [Claim(3, 0, 0, 'task', None)])
+
+    def test_nor_does_what_a_thread_has_in_its_hand(self):
+        self.roster.average = HAND / 4
+        self.roster.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3, 4, 5, 6, 7)], b'')
+        hand = self.roster.newHand()
+        self.assertEqual((self.roster.take(hand)[0].claim.jobid, len(hand)), (2, 1))
+        self.roster.drop([(3, 0), (4, 0)], 'lost')
+        self.assertEqual([claim.jobid for claim in self.roster.takeWaiting()], [5, 6, 7])
 
     def test_runs_are_told_one_by_one(self):
         self.roster.tell([(1, 1)], 'cancelled')
