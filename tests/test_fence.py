@@ -11,7 +11,9 @@ import transaction
 from lovely.remotetask import rescue
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execute import failed
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -234,6 +236,20 @@ class TestOwnJob(RunCase):
         self.manager.begin()
         self.assertEqual((self.service.getStatus(jobid), self.left()), ('error', []))
         self.assertEqual(self.service.getError(jobid), 'the end of the run is not on record')
+
+    def test_a_time_limit_that_is_over_while_the_run_commits(self):
+        # The thread has committed the end of the run, and the ledger's thread reports that it took too long.
+        self.task(lambda service, jobid: 'done')
+        jobid, host = self.add('task'), self.host()
+        claim = self.claimed(host)
+        with contextlib.closing(host._worker()) as worker:
+            report = worker.run(claim)
+        late = failed(claim, TimeLimitExceeded(1), 0.0, 1.0, host.name, RetryPolicy(attempts=1))
+        host.cycle.turn([late, report], 0)
+        self.manager.begin()
+        self.assertEqual((self.service.getStatus(jobid), self.service.getResult(jobid)), ('completed', 'done'))
+        self.assertEqual((self.left(), self.service.countJobs()['completed']), ([], 1))
+        self.assertEqual([job.id for job in self.service.getJobs('completed')], [jobid])
 
     def add_echo(self):
         self.provide('echo', lambda input: input)

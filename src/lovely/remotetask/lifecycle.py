@@ -624,9 +624,7 @@ def settle(service, ledger, report, now):
     ledger.release(report.jobid)
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
-    elif isinstance(report, Outcome):
-        if not holds(job, report):
-            return
+    elif isinstance(report, Outcome) and holds(job, report):
         record(service, job, report)
         if job.status in FINAL:
             finish(job, ledger, job.status, job.completed)
