@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 import unittest
+import zlib
 
 import transaction
 from lovely.remotetask import container
@@ -90,6 +91,12 @@ def breakRow(service, jobid):
     put(service, jobid, b'')
 
 
+def packed(value):
+    """Return the bytes of a row with another value in it: their checksum is right, so that the value is looked at."""
+    data = pickle.dumps(value, 5)
+    return zlib.crc32(data).to_bytes(4, 'big') + data
+
+
 def setting(name, value):
     def spoil(case, job):
         row = job.row._asdict()
@@ -97,13 +104,13 @@ def setting(name, value):
             row[name] = value
         else:
             row['more'] = dict(row['more'] or {}, **{name: value})
-        put(case.service, job.id, pickle.dumps(tuple(row.values()), 5))
+        put(case.service, job.id, packed(tuple(row.values())))
     return spoil
 
 
 def rowOf(value):
     def spoil(case, job):
-        put(case.service, job.id, pickle.dumps(value(job), 5))
+        put(case.service, job.id, packed(value(job)))
     return spoil
 
 
@@ -261,6 +268,7 @@ class TestBroken(RecordCase):
                 yield name, spoil, state
         for name, spoil in SPOILING_SCHEDULES.items():
             yield name, spoil, 'scheduled'
+        yield 'a time without a cause', setting('due', 10 ** 6), 'queued'
 
     def test_it_is_cancelled_and_removed(self):
         for name, spoil, state in self.cases():
@@ -424,7 +432,7 @@ class TestBroken(RecordCase):
         policy = RetryPolicy(attempts=1)
         jobid = self.service.add('echo', now=1, key='a', retryPolicy=policy, timeLimit=5, request='0a1b')
         job = self.service.jobs[jobid]
-        job.errors, job.started, job.due = (Failure(1.5, 'no'),), 1, 5_000_000
+        job.errors, job.started, job.due, job.retryAt = (Failure(1.5, 'no'),), 1, 5_000_000, 5
         job.change(later=object.__name__)       # what a later release may have added
         self.assertEqual(self.service.jobs[jobid], job)
         self.assertNotIsInstance(self.service.jobs[jobid], BrokenJob)

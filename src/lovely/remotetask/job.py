@@ -470,6 +470,8 @@ def faultOf(row):
                 return f'its row has {shown(value)} as {name}'
     if row.status in (CRONJOB, DELAYED) and row.kind != CRON_JOB:
         return f'its row is {row.status}, and has no schedule'
+    if row.more and row.kind != CRON_JOB and 'due' in row.more and 'retryAt' not in row.more:
+        return 'its row is in the calendar, and has no schedule'
     if row.status in FINAL and row.completed is None:
         return f'its row is {row.status}, and has no time of its end'
     return None
