@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
@@ -22,6 +21,9 @@ from ZODB.POSException import StorageError
 from ZODB.interfaces import IStorage
 from ZODB.utils import z64
 
+from lovely.remotetask.keepalive import VANISHED
+from lovely.remotetask.keepalive import keepAlive
+
 
 log = logging.getLogger('lovely.remotetask')
 
@@ -36,16 +38,8 @@ HANG = 10
 #: Seconds that a ZEO server has to answer before its client is closed.
 LAST_LOOK = 2
 
-#: Seconds after which a TCP connection ends whose other machine has vanished; see `keepAlive`.
-VANISHED = 30
-
 #: Seconds that a ZEO server may have gone on without a client that connects again: it has to look through all of them.
 AWAY = 3600
-
-# The probes of an idle connection: seconds before the first one, seconds between two, and how many; and milliseconds
-# that what was sent may be without an answer.  They make up VANISHED.
-_TCP_OPTIONS = {'TCP_KEEPIDLE': 10, 'TCP_KEEPINTVL': 5, 'TCP_KEEPCNT': 4, 'TCP_USER_TIMEOUT': VANISHED * 1000}
-
 
 #: Packages of storages whose methods are spread over several classes; see `isDatabaseError`.
 STORAGES = ('ZEO', 'relstorage')
@@ -273,23 +267,6 @@ class Watchdog:
                             self._storage.getName(), self._hang)
 
 
-def keepAlive(transport):
-    """Have a TCP connection end within VANISHED seconds when the other machine has vanished, or the network to it.
-
-    Otherwise it stands for hours: nothing says that the machine is gone.
-
-    transport -- of `asyncio`; one that is no TCP connection is left alone.
-    """
-    connection = transport.get_extra_info('socket')
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with contextlib.suppress(OSError):          # it has ended already
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _TCP_OPTIONS.items():
-            if hasattr(socket, name):           # not all systems have all of them
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 # After a reconnection ZEO's client keeps what it has in store, but for what the server says has changed since.  That is
 # wrong when the server has another history: a backup was put in place, say.  ZEO notices only a server that is behind.
 
@@ -312,7 +289,7 @@ def guard(storage, fail):
         invalidateTransaction(tid, oids)
 
     async def checkAndRegister(protocol, serverTid):
-        keepAlive(protocol.sm_protocol.transport)
+        keepAlive(protocol.sm_protocol.transport.get_extra_info('socket'), VANISHED)
         seen = storage.lastTransaction()
         if not await _hasTransaction(protocol, serverTid, seen):
             # A server tells of a transaction just before it writes that it is complete: a crash may come in between.
@@ -325,7 +302,7 @@ def guard(storage, fail):
 
     client.register, client.invalidateTransaction = checkAndRegister, noteAndInvalidate
     if client.protocol is not None:
-        keepAlive(client.protocol.sm_protocol.transport)
+        keepAlive(client.protocol.sm_protocol.transport.get_extra_info('socket'), VANISHED)
 
 
 async def _hasTransaction(protocol, serverTid, tid):

@@ -8,7 +8,8 @@ import asyncio
 import ZEO.asyncio.server
 import ZEO.runzeo
 
-from lovely.remotetask.database import keepAlive
+from lovely.remotetask.keepalive import VANISHED
+from lovely.remotetask.keepalive import keepAlive
 from lovely.remotetask.process import keepFilesPrivate
 from lovely.remotetask.process import openStandardDescriptors
 from lovely.remotetask.process import resetSignals
@@ -22,7 +23,7 @@ class Protocol(ZEO.asyncio.server.ServerProtocol):
 
     def connection_made(self, transport):
         """See `asyncio.Protocol`."""
-        keepAlive(transport)
+        keepAlive(transport.get_extra_info('socket'), VANISHED)
         super().connection_made(transport)
 
 

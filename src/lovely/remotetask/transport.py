@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import http.client
-import socket
 import ssl
 import threading
 import time
@@ -228,9 +227,7 @@ class Server:
             connection.connect()
         except (OSError, UnicodeError) as error:            # UnicodeError: a name that can't be one of a host
             raise NotConnected(self.url, _reason(error), isinstance(error, ConnectionRefusedError)) from error
-        keepAlive(connection.sock)
-        if hasattr(socket, 'TCP_USER_TIMEOUT'):
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * CONFIRM_TIME))
+        keepAlive(connection.sock, CONFIRM_TIME)
 
     def _read(self, response, sock, until):
         parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
