@@ -548,6 +548,23 @@ class TestThreads(RunCase):
         self.start(name=host.name)
         self.assertEqual(self.statuses(jobid), ['completed'])
 
+    def test_a_connection_that_cannot_be_closed(self):
+        # It has changes that no transaction knows of, as after an abort that failed: the host ends all the same.
+        host = self.host()
+        host.cycle._begin()
+        host.cycle._service().data['forgotten'] = True
+        connection, txn = host.cycle._connection, host.cycle._manager.get()
+        host.cycle._manager.free(txn)
+        with self.assertLogs('lovely.remotetask', logging.WARNING) as logs:
+            host.cycle.close()
+        self.assertIn('its connection to the database is given up', logs.output[0])
+        host.cycle.attach()
+        host.cycle.leave()
+        self.manager.begin()
+        self.assertNotIn('forgotten', self.service.data)
+        connection.abort(txn)
+        connection.close()
+
     def test_a_data_manager_that_asks_for_another_try(self):
         class Manager:
             def __init__(self, error, retry):

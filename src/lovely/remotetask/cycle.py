@@ -14,14 +14,13 @@ from ZODB.POSException import ConflictError
 from lovely.remotetask import lifecycle
 from lovely.remotetask import rescue
 from lovely.remotetask.container import SHARDS
-from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.database import rest
 from lovely.remotetask.database import transact
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.evolve import evolve
 from lovely.remotetask.execute import lacking
-from lovely.remotetask.fence import touched
 from lovely.remotetask.execute import queryTask
+from lovely.remotetask.fence import touched
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import ONCE
@@ -510,7 +509,6 @@ class Cycle:
         rest(self._manager)
         try:
             connection.close()
-        except Exception as error:
-            if not isDatabaseError(error):
-                raise
-            log.warning('processing host %s: the database is away, its connection is given up: %s', self.name, error)
+        except Exception as error:          # it refuses to with changes that could not be aborted, too
+            self._manager = transaction.TransactionManager(explicit=True)
+            log.warning('processing host %s: its connection to the database is given up: %s', self.name, error)

@@ -32,10 +32,10 @@ from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import MICROSECONDS
 from lovely.remotetask.ledger import microseconds
 from lovely.remotetask.logs import line
+from lovely.remotetask.pages import PAGE_BITS
 from lovely.remotetask.register import RETRY
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.pages import PAGE_BITS
 from lovely.remotetask.timetable import SET_BACK
 
 
@@ -46,7 +46,6 @@ IN_VAIN = 1000
 
 #: Failures that are kept on a job, the latest ones.
 KEPT_FAILURES = 10
-
 
 #: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which it leaves the
 #: rest to the next one: claims and heartbeats wait for it.

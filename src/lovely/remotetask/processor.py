@@ -20,7 +20,6 @@ from lovely.remotetask.cycle import ATTEMPTS
 from lovely.remotetask.cycle import CLEANED
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import Deposed
-from lovely.remotetask.cycle import touched
 from lovely.remotetask.database import Lender
 from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
@@ -29,6 +28,7 @@ from lovely.remotetask.database import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execute import failed
+from lovely.remotetask.fence import touched
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.lifecycle import Returned
