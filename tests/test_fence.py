@@ -565,6 +565,35 @@ class TestThreads(RunCase):
         connection.abort(txn)
         connection.close()
 
+    def test_a_commit_that_fails_and_is_aborted(self):
+        class Refusal:
+            def sortKey(self):
+                return 'refusal'
+
+            def nothing(self, txn):
+                pass
+
+            tpc_begin = commit = abort = tpc_finish = tpc_abort = nothing
+
+            def tpc_vote(self, txn):
+                raise ValueError('refused')
+
+        def commit(service, jobid):
+            transaction.get().join(Refusal())
+            with self.assertRaises(ValueError):
+                transaction.commit()
+            transaction.abort()                 # as the documents of `transaction` have it
+            service.data['afterwards'] = True
+            return 'done'
+
+        self.task(commit)
+        jobid, host = self.add('task'), self.host()
+        with self.assertNoLogs('txn', logging.ERROR):
+            self.finish(host, self.claimed(host))
+        self.assertEqual((self.service.getStatus(jobid), self.service.getResult(jobid)), ('completed', 'done'))
+        self.assertTrue(self.service.data['afterwards'])
+        self.assertEqual(self.written(), 0)
+
     def test_a_data_manager_that_asks_for_another_try(self):
         class Manager:
             def __init__(self, error, retry):

@@ -3,6 +3,7 @@
 import contextlib
 
 import transaction
+from transaction.interfaces import TransactionFailedError
 
 from lovely.remotetask import lifecycle
 from lovely.remotetask.control import Interrupted
@@ -48,8 +49,8 @@ def touched(txn):
 class Fence:
     """Guards the commits of the runs of one thread, also those that a task makes itself.
 
-    It is a synchronizer of the thread's transaction manager, and joins each transaction that has something to commit.
-    So a run costs nothing that commits nothing.
+    It is a synchronizer of the thread's transaction manager, and joins each transaction that writes to the connection.
+    So a run costs nothing that writes nothing.
     """
 
     def __init__(self, servicePath):
@@ -80,7 +81,8 @@ class Fence:
     def beforeCompletion(self, txn):
         """Join a transaction that is about to be committed or aborted."""
         if self._connection in txn._resources:          # there is no public way to ask for these
-            txn.join(self)
+            with contextlib.suppress(TransactionFailedError):       # one that has failed can only be aborted
+                txn.join(self)
 
     afterCompletion = newTransaction
 
