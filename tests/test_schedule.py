@@ -296,6 +296,26 @@ class TestSetAside(ScheduleCase):
                 self.process(2 * DAY)
                 self.assertGreater(len(job.history), len(runs))
 
+    def test_many_are_tried_in_parts(self):
+        jobids = [self.add(hour=(2,)) for _ in range(2 * lifecycle.CHUNK + 50)]
+        for jobid in jobids:
+            self.break_(jobid)
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            self.process(0)
+        aside = self.service.schedule.aside
+        self.assertEqual(sorted(aside), sorted(jobids))
+        while lifecycle.tick(self.service, 1):
+            pass
+        self.assertFalse(lifecycle.tick(self.service, 30))              # not yet again
+        for jobid in jobids:
+            self.service.jobs[jobid].timeZone = 'Europe/Berlin'
+        left = []
+        while lifecycle.tick(self.service, HOUR):
+            left.append(len(aside))
+        self.assertEqual(left, [len(jobids) - lifecycle.CHUNK, len(jobids) - 2 * lifecycle.CHUNK])
+        self.assertEqual(len(aside), 0)
+        self.assertEqual({self.service.getError(jobid) for jobid in jobids}, {'None'})
+
     def test_any_exception(self):
         for step in 'timeOfNextRun', 'timeToRunFor', 'historyWith':
             for kind in ValueError, TypeError, KeyError, OverflowError, RecursionError, POSKeyError:

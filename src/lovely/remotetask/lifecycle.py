@@ -219,9 +219,8 @@ def tick(service, now, limit=LIMIT):
     Return whether there may be more to move.
     """
     timetable, until = service.schedule, time.monotonic() + ENOUGH
-    if timetable.isTimeToRetry(now):
-        _retryAside(service, now)
-    more = _lookAgain(service, now)
+    _retryAside(service, timetable.asideToTry(now, CHUNK), now)
+    more = _lookAgain(service, now) or timetable.isTryingAside
     while limit > 0:
         moved = timetable.inbox.pull(CHUNK) if timetable.inbox else []
         for _, job in fetch(service, moved):
@@ -315,18 +314,17 @@ def _takeBack(service, job):
         log.info('job %d (%s) is scheduled again', job.id, job.task)
 
 
-def _retryAside(service, now):
-    """Try the jobs again that are set aside."""
-    for jobids in _chunks(list(service.schedule.aside)):
-        for jobid, job in fetch(service, jobids):
-            if isinstance(job, BrokenJob):
-                endBroken(service, job, now)
-            elif not isScheduled(job):
-                service.schedule.aside.remove(jobid)
-            elif job.due is None:
-                _enter(service, job, now)
-            else:
-                _call(service, job, now)
+def _retryAside(service, jobids, now):
+    """Try jobs again that are set aside."""
+    for jobid, job in fetch(service, jobids):
+        if isinstance(job, BrokenJob):
+            endBroken(service, job, now)
+        elif not isScheduled(job):
+            service.schedule.aside.remove(jobid)
+        elif job.due is None:
+            _enter(service, job, now)
+        else:
+            _call(service, job, now)
 
 
 def _lookAgain(service, now):

@@ -38,7 +38,8 @@ class Timetable(Persistent):
     #: The name of the ledger whose owner is the scheduler.
     keeper = None
 
-    _v_tried = None         # UTC seconds: when this process tried the jobs that are set aside
+    _v_tried = None         # UTC seconds: when this process began to try the jobs that are set aside
+    _v_last = None          # the id of the last one that it has tried; None when it has tried all
 
     def __init__(self):
         self.inbox = ReadyQueue()
@@ -63,12 +64,20 @@ class Timetable(Persistent):
         """Yield the pairs of time and id that are due at `now`, stale or not, oldest first."""
         return iter(self.entries.keys(max=(round(now * MICROSECONDS), TOP)))
 
-    def isTimeToRetry(self, now):
-        """Return whether this process is to try the jobs that are set aside; it has then."""
-        if not self.aside or self._v_tried is not None and 0 <= now - self._v_tried < RETRY:
-            return False
-        self._v_tried = now
-        return True
+    def asideToTry(self, now, limit):
+        """Return up to `limit` ids of jobs that are set aside: each of them comes once in RETRY seconds."""
+        if self._v_last is None:
+            if not self.aside or self._v_tried is not None and 0 <= now - self._v_tried < RETRY:
+                return []
+            self._v_tried = now
+        jobids = list(itertools.islice(self.aside.keys(self._v_last, excludemin=self._v_last is not None), limit))
+        self._v_last = jobids[-1] if len(jobids) == limit else None
+        return jobids
+
+    @property
+    def isTryingAside(self):
+        """Whether `asideToTry` has not come to its end."""
+        return self._v_last is not None
 
     def nextTime(self):
         """Return when the scheduler has something to do, in UTC seconds; None for never.
