@@ -26,8 +26,11 @@ from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
+from lovely.remotetask.database import Lender
+from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask
@@ -198,6 +201,51 @@ class TestProcessing(ProcessorCase):
         self.assertEqual(dict(self.service.data), {'commit': jobids['commit']})
         self.assertEqual(sum('ended the transaction itself' in line for line in logged.output), 2)
         self.assertIn('doomed', self.service.getError(jobids['doom']))
+
+    def test_tasks_that_close_their_connection(self):
+        def close(service, jobid, input):
+            jar = service._p_jar
+            transaction.abort()
+            jar.close()
+            if input == 'and fail':
+                raise TaskError('failed')
+            return input
+
+        def write(service, jobid, input):
+            service.data[input] = service.data.get(input, 0) + 1
+
+        provideUtility(close, ITask, name='close')
+        provideUtility(write, ITask, name='write')
+        self.start(maxThreads=1)
+        for input in None, object, 'and fail':
+            first, *others = self.add('close', input), self.add('write', str(input)), self.add('write', str(input))
+            self.assertEqual(self.statuses(first, *others), ['error', 'completed', 'completed'])
+            self.assertIn('failed' if input == 'and fail' else 'closed the connection', self.service.getError(first))
+            self.assertEqual([self.service.jobs[jobid].attempt for jobid in others], [0, 0])
+            self.assertEqual(self.service.data[str(input)], 2)
+
+    def test_a_connection_that_another_thread_has_by_now_is_left_alone(self):
+        client = ThreadConnection(Lender(self.db), 10)
+        first = client.open()
+        transaction.abort()
+        first.close()
+        manager = transaction.TransactionManager()
+        with contextlib.closing(self.db.open(manager)) as other:
+            self.assertIs(other, first)
+            self.assertIsNot(client.open(), other)
+            client.close()
+            self.assertEqual(other.root()['Application']['TaskService'].getAvailableTasks(), {})
+
+    def test_a_task_that_has_its_thread_begin_transactions_explicitly(self):
+        def explicit(service, jobid, input):
+            transaction.manager.explicit = True
+
+        provideUtility(explicit, ITask, name='explicit')
+        self.provide('echo', lambda input: input)
+        self.start(maxThreads=1)
+        jobids = [self.add('explicit'), self.add('echo'), self.add('echo', object)]
+        self.assertEqual(self.statuses(*jobids), ['completed'] * 3)
+        self.assertEqual([self.service.jobs[jobid].attempt for jobid in jobids], [0] * 3)
 
     def test_system_exit_is_a_failure(self):
         self.provide('exit', lambda input: sys.exit(3), retryPolicy=RetryPolicy(attempts=2, base=0.01))

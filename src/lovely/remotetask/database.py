@@ -385,15 +385,24 @@ class ThreadConnection:
         """
         self._lender, self._poolSize = lender, poolSize
         self.connection, self.isCold, self.isApart = None, True, lender.apart
+        self._opened = None                     # what the connection says of when it was opened
+
+    @property
+    def isLost(self):
+        """Whether somebody else has closed the connection; it may be the one of another thread by now."""
+        return self.connection is not None and self.connection.opened != self._opened
 
     def open(self):
         """Return the open connection.  Raise `StorageError` when there is none to be had now."""
+        if self.isLost:
+            self.close()
         if self.connection is None:
             try:
                 db = self._lender.borrow()
                 try:
                     db.setPoolSize(max(db.getPoolSize(), self._poolSize))
                     self.connection, self.isCold = db.open(), True
+                    self._opened = self.connection.opened
                 except BaseException:
                     self._lender.giveBack()
                     raise
@@ -403,17 +412,19 @@ class ThreadConnection:
 
     def rest(self):
         """Abort the thread's transaction.  A connection that still has its changes after that is given up."""
+        transaction.manager.explicit = False    # as it is at first; a task may have changed that
         # There is no public way to ask for these.  Where this attribute is missing, each failure counts.
         if not rest(transaction.manager) and not getattr(self.connection, '_needs_to_join', False):
             self.close()
 
     def close(self):
         """Give the connection back, and with the last one of a client the client.  Twice is fine."""
-        connection, self.connection = self.connection, None
+        isLost, connection, self.connection = self.isLost, self.connection, None
         if connection is None:
             return
         try:
-            connection.close()
+            if not isLost:
+                connection.close()
         except Exception:                       # as it refuses to do with changes that could not be aborted
             log.debug('a connection could not be closed in order', exc_info=True)
             with contextlib.suppress(KeyError):

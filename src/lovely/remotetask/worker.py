@@ -219,6 +219,9 @@ class Worker:
         if getSite() is not view.site:
             setSite(view.site)
         outcome = execute(service, claim, self.clock, self.name, task=view.tasks.get(claim.task))
+        if self._client.isLost and outcome.status == COMPLETED:
+            error = TaskError('the task closed the connection of its service: nothing of it can be stored')
+            return failed(claim, error, outcome.started, outcome.ended, self.name)
         last = transaction.get()
         if last is not txn:
             log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
