@@ -16,6 +16,7 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
@@ -234,6 +235,13 @@ class TestCronJobs(ScheduleCase):
             with self.subTest(changes=changes), self.assertRaisesRegex(ValueError, sentence):
                 self.service.updateCronJob(jobid, **changes)
         self.assertEqual(self.service.jobs[jobid].hour, (2,))
+
+    def test_a_change_to_none_is_one_to_the_default(self):
+        jobid = self.add(delay=60, newJobs=True, overlap=True, active=False, misfire='skip', timeZone='Europe/Berlin')
+        self.service.updateCronJob(jobid, **dict.fromkeys(SCHEDULE))
+        changed, new = self.service.jobs[jobid], self.service.jobs[self.add()]
+        self.assertEqual({name: getattr(changed, name) for name in SCHEDULE},
+                         {name: getattr(new, name) for name in SCHEDULE})
 
     def test_what_waits(self):
         # hasJobsWaiting says whether processing would run something, also when the scheduler has not seen it.

@@ -343,7 +343,8 @@ class CronJob(Job):
         if self.crontab is not None or given & {'crontab', 'delay'} or given and self.delay is not None:
             # The fields are only what the text stands for; one kind of schedule replaces another as a whole.
             schedule.update(dict.fromkeys(cron.RANGES, ()), **(dict.fromkeys(('crontab', 'delay')) if given else {}))
-        return CronJob(self.id, self.task, None, created=self.created, **{**schedule, **changes})
+        schedule = {name: value for name, value in {**schedule, **changes}.items() if value is not None}
+        return CronJob(self.id, self.task, None, created=self.created, **schedule)
 
     def adopt(self, other):
         """Take over the schedule of another job; the service does not know yet, as after `update`."""
