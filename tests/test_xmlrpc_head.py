@@ -43,7 +43,8 @@ class TestHead(unittest.TestCase):
         for version in '0.9', '2.0', '9.9':
             self.assertRefused(505, parse, f'POST / HTTP/{version}', 'Host: x')
         self.assertEqual(parse('POST / HTTP/1.9', 'Host: x').version, (1, 1))
-        self.assertEqual(parse('OPTIONS * HTTP/1.1', 'Host: x').target, '*')
+        head = parse('OPTIONS * HTTP/1.1', 'Host: x')
+        self.assertEqual((head.target, head.path), ('*', '*'))
 
     def test_oneHost(self):
         self.assertRefused(400, parse, 'POST / HTTP/1.1')

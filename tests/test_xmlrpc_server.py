@@ -477,6 +477,7 @@ class TestRudeness(ServerCase):
             self.assertIn(b'\r\nAllow: POST\r\n', answer)
             if method == 'HEAD':
                 self.assertTrue(answer.endswith(b'\r\n\r\n'))
+        self.assertStatus(405, self.send(b'OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n'))
         self.assertStatus(501, self.send(b'SCRIPT / HTTP/1.1\r\nHost: x\r\n\r\n'))
         self.assertNotIn(b'SCRIPT', self.send(b'SCRIPT / HTTP/1.1\r\nHost: x\r\n\r\n'))
 

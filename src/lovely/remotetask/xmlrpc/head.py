@@ -68,7 +68,9 @@ class Head(NamedTuple):
 
     @property
     def path(self):
-        """The path of the URL, decoded; '/' for the usual XML-RPC path too."""
+        """The path of the URL, decoded; '/' for the usual XML-RPC path too, and '*' for the server as a whole."""
+        if self.target == '*':
+            return '*'
         path = _TARGET.fullmatch(self.target)[1]
         return '/' if path in ('', '/RPC2') else unquote(path)
 
