@@ -5,15 +5,19 @@ import importlib.util
 import io
 import json
 import os
+import select
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
+import lovely.remotetask
 from lovely.remotetask.bench import measures
 from lovely.remotetask.bench import report
 from lovely.remotetask.bench import stage
@@ -36,15 +40,29 @@ EMBEDDED = """\
 </zodb>
 """
 
+def costs(*names):
+    """Return the names of what is stored while these are measured."""
+    return {f'{name}: {what} stored' for name in names for what in ('records', 'bytes')}
+
+
+def spent(names, *kinds):
+    """Return the names of the processor time that these kinds of processes take while something is measured."""
+    return {f'{name}: processor time, {kind}' for name in names for kind in kinds}
+
+
+CALLS = {'XML-RPC add, 8 clients', 'XML-RPC add, 32 clients', 'XML-RPC getStatus, 8 clients',
+         'XML-RPC getResult, 8 clients'}
+ADDS, DRAIN = {'add, 1 client', 'add, 3 clients'}, {'drain, 1 host'}
+
 # Of every run, wherever; `{}` is for what differs between the two kinds of database.
-EVERYWHERE = {
-    'add, 1 client', 'add, 3 clients', 'add, 3 clients: conflicts', 'bulk add', 'drain, 1 host',
-    'drain, 1 host: in the middle', 'drain, 1 host: conflicts', 'drain, 1 host: written', 'latency, p50',
-    'latency, p95', 'latency, p99', 'XML-RPC add, 8 clients', 'XML-RPC add, 32 clients',
-    'XML-RPC getStatus, 8 clients', 'XML-RPC getResult, 8 clients', 'write many objects, 1 host',
+EVERYWHERE = CALLS | ADDS | DRAIN | spent(CALLS, 'frontend', 'clients') | costs('bulk add', *ADDS, *DRAIN) | {
+    'add, 3 clients: conflicts', 'bulk add', 'bulk add: processor time, this process', 'drain, 1 host: in the middle',
+    'drain, 1 host: conflicts', 'latency, p50', 'latency, p95', 'latency, p99', 'write many objects, 1 host',
     'write many objects, 1 host: conflicts', 'busy threads, 2 hosts', 'idle, processor time', 'idle, commits'}
+SERVED = spent(ADDS, 'clients') | spent(DRAIN, 'hosts')
+EMBEDDED_ONLY = spent(ADDS | DRAIN, 'this process')
 ONE_OBJECT = {'write one object, {}', 'write one object, {}: conflicts', 'write one object, {}: longest pause'}
-OF_TWO_HOSTS = {name.replace('1 host', '2 hosts') for name in EVERYWHERE if '1 host' in name}
+OF_TWO_HOSTS = {name.replace('1 host', '2 hosts') for name in EVERYWHERE | SERVED if '1 host' in name}
 MEMORY = {'memory, frontend', 'memory, this process'}
 
 #: What may be 0 in a short run: conflicts, and what is finer than the clock.
@@ -59,17 +77,18 @@ class CommandTest(unittest.TestCase):
         self.directory = os.path.realpath(closing.enter_context(tempfile.TemporaryDirectory()))
         self.json = os.path.join(self.directory, 'run.json')
 
-    def start(self, *arguments):
-        """Start the program, in the directory of the test."""
+    def start(self, *arguments, **environment):
+        """Start the program, in the directory of the test, with more variables of the environment."""
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         return subprocess.Popen(
             [sys.executable, '-m', 'lovely.remotetask.cli.main', *arguments], cwd=self.directory, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=path, COLUMNS='120'))
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=dict(os.environ, PYTHONPATH=path, COLUMNS='120', **environment))
 
-    def bench(self, *arguments, configuration=None, code=0):
+    def bench(self, *arguments, configuration=None, code=0, **environment):
         """Run the command, and return its standard output, or that of errors if it has to fail."""
         before = () if configuration is None else ('-C', configuration)
-        with self.start(*before, 'bench', *arguments) as process:
+        with self.start(*before, 'bench', *arguments, **environment) as process:
             output, errors = process.communicate(timeout=PATIENCE)
         self.assertEqual(process.returncode, code, errors)
         return errors if code else output
@@ -88,7 +107,7 @@ class CommandTest(unittest.TestCase):
         """Check what was measured: all, and nothing that cannot be."""
         run = self.read()
         if sys.platform != 'linux':
-            names = {name for name in names if not name.startswith('memory')}
+            names = {name for name in names if not name.startswith('memory') and ': processor time' not in name}
         self.assertEqual(set(run['results']), names)
         for name, entry in run['results'].items():
             with self.subTest(name):
@@ -113,7 +132,7 @@ class CommandTest(unittest.TestCase):
             output = self.bench('--jobs', '200', '--clients', '3', '--repeat', '1', '--behind', '100', '--seconds',
                                 '0.001', '--payload', '20', '--json', self.json,
                                 configuration=self.configure(server.config))
-            names = EVERYWHERE | OF_TWO_HOSTS | {name.format('2 hosts') for name in ONE_OBJECT} | MEMORY
+            names = EVERYWHERE | SERVED | OF_TWO_HOSTS | {name.format('2 hosts') for name in ONE_OBJECT} | MEMORY
             self.checkRun(output, names | {'memory, processing host'})
             self.assertEqual(self.read()['parameters']['hosts'], [1, 2])
             self.checkClean(server.database())
@@ -121,7 +140,7 @@ class CommandTest(unittest.TestCase):
     def test_embedded_database(self):
         output = self.bench('--jobs', '200', '--clients', '3', '--repeat', '1', '--json', self.json,
                             configuration=self.configure(EMBEDDED.format(directory=self.directory)))
-        self.checkRun(output, EVERYWHERE | {name.format('1 host') for name in ONE_OBJECT} | MEMORY)
+        self.checkRun(output, EVERYWHERE | EMBEDDED_ONLY | {name.format('1 host') for name in ONE_OBJECT} | MEMORY)
         self.assertIn('threads of it', output)
         db = DB(FileStorage(os.path.join(self.directory, 'Data.fs')))
         self.addCleanup(db.close)
@@ -129,8 +148,9 @@ class CommandTest(unittest.TestCase):
 
     def test_nothing_configured_and_compared(self):
         arguments = '--zeo', '--only', 'bulk', '--jobs', '20', '--json', self.json
-        self.bench(*arguments)
-        self.assertEqual(set(self.read()['results']), {'bulk add'})
+        # A configuration file of the environment gives way to what the command line says.
+        output = self.bench(*arguments, REMOTETASK_CONFIG='nowhere.conf')
+        self.checkRun(output, {'bulk add', *costs('bulk add'), *spent(['bulk add'], 'this process', 'server')})
         self.assertEqual(len(self.read()['results']['bulk add']['all']), 3)
         output = self.bench(*arguments, '--compare', self.json)
         self.assertIn('before', output)
@@ -142,6 +162,117 @@ class CommandTest(unittest.TestCase):
         self.assertIn('--zeo is for', self.bench('--zeo', configuration=path, code=2))
         self.assertIn('No such file', self.bench('--compare', 'nowhere.json', code=2))
         self.assertIn('from 1 to 64', self.bench('--hosts', '0', code=2))
+        self.assertIn('--against is for', self.bench('--against', self.directory, configuration=path, code=2))
+        self.assertIn('one of them', self.bench('--against', self.directory, '--compare', path, code=2))
+        self.assertIn('memory', self.bench('--against', self.directory, '--only', 'memory', code=2))
+        self.assertIn('does not exist', self.bench('--against', 'nowhere', code=2))
+        self.assertIn('no checkout', self.bench('--against', self.directory, code=2))
+
+    def checkout(self, measure):
+        """Make another checkout, one whose measure "bulk" is what the text says, and return its path."""
+        path = os.path.join(self.directory, 'other')
+        package = os.path.join(path, 'src', 'lovely', 'remotetask')
+        shutil.copytree(os.path.dirname(lovely.remotetask.__file__), package)
+        with open(os.path.join(package, 'bench', 'measures.py'), 'a') as file:
+            file.write(f'\n\ndef bulk(stage):\n    {measure}\n\n\nMEASURES["bulk"] = bulk\n')
+        return path
+
+    def against(self, measure):
+        return '--only', 'bulk', '--jobs', '20', '--json', self.json, '--against', self.checkout(measure)
+
+    def test_against_another_checkout(self):
+        arguments = self.against('yield Value("bulk add", 0.5, "jobs/s", HIGHER)')
+        output = self.bench('--zeo', *arguments, REMOTETASK_CONFIG='nowhere.conf')
+        self.assertRegex(output, r'other .* median .* ratio')
+        self.assertRegex(output, r'bulk add +│ +0\.5 │')
+        self.checkRun(output, {'bulk add', *costs('bulk add'), *spent(['bulk add'], 'this process', 'server')})
+        other, this = self.read()['other'], self.read()
+        self.assertEqual(list(other['results']), ['bulk add'])
+        self.assertEqual(other['results']['bulk add']['all'], [0.5] * 3)
+        self.assertEqual(len(this['results']['bulk add']['all']), 3)
+        self.assertNotIn(0.5, this['results']['bulk add']['all'])
+        self.assertEqual([run['parameters']['repeat'] for run in (this, other)], [3, 3])
+
+    def test_other_checkout_that_fails(self):
+        errors = self.bench(*self.against('raise RuntimeError("no bulk there")'), code=1)
+        self.assertIn('no bulk there', errors)
+        self.assertIn(f'{self.directory}/other cannot be measured', errors)
+
+    def test_other_checkout_is_ended(self):
+        fifo = os.path.join(self.directory, 'fifo')
+        os.mkfifo(fifo)
+        with self.start('bench', *self.against(f'with open({fifo!r}, "w"): time.sleep({PATIENCE})')) as process:
+            self.addCleanup(process.kill)
+            with open(fifo, 'rb', buffering=0) as file:         # returns when the other one is measured
+                process.terminate()
+                _, errors = process.communicate(timeout=PATIENCE)
+                self.assertEqual((process.returncode, errors.strip()), (130, ''))
+                self.assertEqual(select.select([file], [], [], PATIENCE)[0], [file])
+                self.assertEqual(file.read(), b'')              # its process has ended
+
+
+class CostTest(PlacelessSetup, unittest.TestCase):
+
+    def mark(self, root):
+        root['mark'] = root.get('mark', 0) + 1
+
+    def checkCost(self, place, root):
+        """Check what is counted; `root` gives a context manager with the root of the same database."""
+        with root() as mapping:
+            self.mark(mapping)
+        with place.cost() as nothing:
+            pass
+        self.assertEqual((nothing.records, nothing.size), (0, 0))
+        with place.cost() as once, root() as mapping:
+            self.mark(mapping)
+        with place.cost() as twice:
+            for _ in range(2):
+                with root() as mapping:
+                    self.mark(mapping)
+        self.assertEqual((once.records, twice.records), (1, 2))
+        self.assertEqual(twice.size, 2 * once.size)
+        self.assertGreater(once.size, 10)
+
+    @staticmethod
+    def rootOf(db):
+        @contextlib.contextmanager
+        def root():
+            with db.transaction() as connection:
+                yield connection.root()
+        return root
+
+    def test_records_stored_in_an_embedded_database(self):
+        with stage.stage(stage.Settings(jobs=20)) as place:
+            self.checkCost(place, self.rootOf(place.db))
+
+    def test_records_stored_by_another_client(self):
+        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
+            db = place.server.database()
+            self.addCleanup(db.close)
+            self.checkCost(place, self.rootOf(db))
+
+    @unittest.skipUnless(sys.platform == 'linux', 'needs Linux')
+    def test_processor_time(self):
+        before = time.process_time()
+        mine = stage.processorTime(os.getpid())
+        self.assertTrue(before <= mine <= time.process_time())
+        code = 'import time\nwhile time.process_time() < 0.2: pass\nprint(time.process_time(), flush=True)\ninput()'
+        with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            taken = float(process.stdout.readline())
+            self.assertGreaterEqual(stage.processorTime(process.pid), taken)
+            process.communicate(b'\n')
+        self.assertEqual(stage.processorTime(process.pid), 0)
+
+    @unittest.skipUnless(sys.platform == 'linux', 'needs Linux')
+    def test_processes_that_count(self):
+        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
+            self.assertEqual(set(place.processorTimes()), {'this process', 'server'})
+            place.hosts(1)
+            self.assertEqual(set(place.processorTimes()), {'hosts', 'server'})
+            with place.clients(2):
+                self.assertEqual(set(place.processorTimes()), {'hosts', 'clients', 'server'})
+            place.url()
+            self.assertEqual(set(place.processorTimes()), {'frontend', 'server'})
 
 
 class HostTest(PlacelessSetup, unittest.TestCase):

@@ -12,6 +12,7 @@ from lovely.remotetask.bench.client import addJobs
 from lovely.remotetask.bench.stage import LOOK
 from lovely.remotetask.bench.stage import POLL
 from lovely.remotetask.bench.stage import THREADS
+from lovely.remotetask.bench.stage import Cost
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
@@ -114,13 +115,16 @@ def adding(stage):
         with contextlib.nullcontext() if stage.embedded else stage.clients(count) as clients:
             for _ in settings.rounds():
                 if stage.embedded:
-                    seconds, conflicts = _addInThreads(stage, jobs, count)
+                    with stage.cost() as cost:
+                        seconds, conflicts = _addInThreads(stage, jobs, count)
                 else:
-                    seconds, answers = stage.order(clients, [stage.addOrder(jobs)] * count)
+                    seconds, answers, cost = stage.order(clients, [stage.addOrder(jobs)] * count)
                     conflicts = sum(answer['conflicts'] for answer in answers)
                 yield Value(name, share * count / seconds, 'jobs/s', HIGHER)
                 if count > 1:
                     yield Value(f'{name}: conflicts', conflicts / (share * count), 'per job', LOWER)
+                yield from _spent(name, cost, share * count)
+                yield from _stored(name, cost, share * count)
 
 
 def _addInThreads(stage, jobs, count):
@@ -130,12 +134,29 @@ def _addInThreads(stage, jobs, count):
     return time.monotonic() - began, conflicts
 
 
+def _spent(name, cost, count, unit='job'):
+    """Give the processor time of each kind of process, for one of so many jobs or calls."""
+    for kind, seconds in sorted(cost.times.items()):
+        yield Value(f'{name}: processor time, {kind}', 1e6 * seconds / count, f'us/{unit}', LOWER)
+
+
+def _stored(name, cost, jobs):
+    """Give the records that were stored, and their bytes, for one of so many jobs."""
+    if cost.records is not None:
+        yield Value(f'{name}: records stored', cost.records / jobs, 'per job', LOWER)
+        yield Value(f'{name}: bytes stored', cost.size / jobs, 'bytes/job', LOWER)
+
+
 def bulk(stage):
     """Jobs added many in a transaction."""
     stage.hosts(0)
+    jobs = stage.settings.jobs
     for _ in stage.settings.rounds():
-        seconds = stage.add([stage.settings.job] * stage.settings.jobs)
-        yield Value('bulk add', stage.settings.jobs / seconds, 'jobs/s', HIGHER)
+        with stage.cost() as cost:
+            seconds = stage.add([stage.settings.job] * jobs)
+        yield Value('bulk add', jobs / seconds, 'jobs/s', HIGHER)
+        yield from _spent('bulk add', cost, jobs)
+        yield from _stored('bulk add', cost, jobs)
 
 
 def draining(stage):
@@ -145,15 +166,13 @@ def draining(stage):
         stage.hosts(count)
         name = f'drain, {_count(count, "host")}'
         for _ in settings.rounds():
-            size = stage.size()
             stage.add([settings.job] * settings.jobs)
             drained = _drain(stage, settings.jobs)
             yield Value(name, settings.jobs / drained.seconds, 'jobs/s', HIGHER)
             yield Value(f'{name}: in the middle', drained.middle, 'jobs/s', HIGHER)
             yield Value(f'{name}: conflicts', drained.conflicts / settings.jobs, 'per job', LOWER)
-            written = stage.size() - size
-            if written > 0:
-                yield Value(f'{name}: written', written / settings.jobs, 'bytes/job', LOWER)
+            yield from _spent(name, drained.cost, settings.jobs)
+            yield from _stored(name, drained.cost, settings.jobs)
 
 
 class _Drained(NamedTuple):
@@ -161,6 +180,7 @@ class _Drained(NamedTuple):
     middle: float               # jobs per second, between a tenth and nine tenths of the jobs
     longest: float              # seconds without progress
     conflicts: int
+    cost: Cost
 
 
 def _drain(stage, jobs, pause=PAUSE):
@@ -173,15 +193,16 @@ def _drain(stage, jobs, pause=PAUSE):
             seen.append((time.monotonic(), done))
         return done >= jobs
 
-    stage.resume()
-    began = time.monotonic()
-    stage.waitFor(look, pause)
+    with stage.cost() as cost:
+        stage.resume()
+        began = time.monotonic()
+        stage.waitFor(look, pause)
     stage.pause()
     middle = [each for each in seen if 0.1 * jobs <= each[1] <= 0.9 * jobs]
     (first, fewer), (last, more) = (middle[0], middle[-1]) if len(middle) > 1 else ((began, 0), seen[-1])
     times = [began, *(moment for moment, _ in seen)]
-    return _Drained(seen[-1][0] - began, (more - fewer) / (last - first),
-                    max(later - earlier for earlier, later in zip(times, times[1:])), stage.conflicts() - conflicts)
+    longest = max(later - earlier for earlier, later in zip(times, times[1:]))
+    return _Drained(seen[-1][0] - began, (more - fewer) / (last - first), longest, stage.conflicts() - conflicts, cost)
 
 
 # With empty queues
@@ -235,8 +256,9 @@ def xmlrpc(stage):
             for _ in stage.settings.rounds():
                 orders = [{'do': 'call', 'url': url, 'method': method, 'threads': threads // CALLERS,
                            'arguments': arguments[number::CALLERS]} for number in range(CALLERS)]
-                seconds, _ = stage.order(clients, orders)
+                seconds, _, cost = stage.order(clients, orders)
                 yield Value(name, len(arguments) / seconds, 'calls/s', HIGHER)
+                yield from _spent(name, cost, len(arguments), 'call')
     stage.hosts(0)
     stage.park()
 

@@ -60,16 +60,17 @@ def ratio(old, new):
     return None if old is None or not old['value'] else new['value'] / old['value']
 
 
-def show(run, before=None, file=None):
+def show(run, before=None, file=None, label='before'):
     """Print a table of a run, and how it compares to the run `before`.
 
     file -- default: the standard output.
+    label -- what `before` is called.
     """
     console = Console(file=file, highlight=False)
     table = Table(title=escape(f'{run["storage"]}: {_described(run)}'), title_justify='left')
     table.add_column('measured')
     if before is not None:
-        table.add_column('before', justify='right')
+        table.add_column(label, justify='right')
     table.add_column('median', justify='right')
     table.add_column('unit')
     table.add_column('from - to', justify='right')
@@ -123,8 +124,10 @@ def plotter():
     return pyplot
 
 
-def plot(path, run, before=None):
+def plot(path, run, before=None, label='before'):
     """Draw a run, and the run `before` beside it, to a file whose name says its format: .png, .svg, .pdf.
+
+    label -- what `before` is called.
 
     Each unit has a field of its own.  Raise `RemoteTaskError`.
     """
@@ -138,9 +141,9 @@ def plot(path, run, before=None):
         names, width = [name for name, _ in entries], 0.8 if before is None else 0.4
         bars = [('now', 0 if before is None else width / 2, [entry['value'] for _, entry in entries])]
         if before is not None:
-            bars.append(('before', -width / 2, [before['results'].get(name, {'value': 0})['value'] for name in names]))
-        for label, shift, values in bars:
-            drawn = field.barh([index + shift for index in range(len(names))], values, width, label=label)
+            bars.append((label, -width / 2, [before['results'].get(name, {'value': 0})['value'] for name in names]))
+        for title, shift, values in bars:
+            drawn = field.barh([index + shift for index in range(len(names))], values, width, label=title)
             field.bar_label(drawn, [number(value) for value in values], padding=3)
         field.set_yticks(range(len(names)), names)
         field.invert_yaxis()

@@ -13,11 +13,14 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import transaction
 from BTrees.IOBTree import IOBTree
 from persistent.mapping import PersistentMapping
 from ZEO.ClientStorage import ClientStorage
+from ZODB.utils import p64
+from ZODB.utils import u64
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
@@ -155,6 +158,16 @@ class Settings:
         return range(self.repeat)
 
 
+class Cost:
+    """What was spent and stored while a block ran; see `Stage.cost`.
+
+    times -- kind of process -> seconds of processor time, summed up over all of its kind.
+    records, size -- how many records were stored, and their bytes; None for a storage that does not tell.
+    """
+
+    times, records, size = MappingProxyType({}), None, None
+
+
 class Client:
     """A process of `lovely.remotetask.bench.client`."""
 
@@ -164,6 +177,7 @@ class Client:
         self._popen = subprocess.Popen([sys.executable, '-m', 'lovely.remotetask.bench.client'], text=True,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env=environment, start_new_session=True)
+        self.pid = self._popen.pid
 
     def send(self, text):
         """Send a line."""
@@ -206,7 +220,7 @@ class Stage:
         self.settings, self.title, self.embedded, self.server = settings, title, embedded, server
         self.folder = FOLDER + secrets.token_hex(4)
         self.path = (self.folder, SERVICE)
-        self._text, self._hosts, self._frontend = database, [], None
+        self._text, self._hosts, self._frontend, self._clients = database, [], None, []
         self.peaks = collections.defaultdict(int)       # kind of process -> most bytes of memory that one had
         self._opened, self._names = None, set()         # the names of all hosts that have run
 
@@ -353,15 +367,44 @@ class Stage:
         """Have the hosts go on."""
         self.change(lambda service: service.resume())
 
-    def size(self):
-        """Return the size of the database in bytes, 0 if it is not known."""
+    # What it costs
+
+    @contextlib.contextmanager
+    def cost(self):
+        """Give a `Cost`, which has its values after the block."""
+        cost, last = Cost(), self._lastTransaction()
+        before = self.processorTimes()
+        yield cost
+        cost.times = {kind: seconds - before[kind] for kind, seconds in self.processorTimes().items()}
+        if last is not None:
+            sizes = [len(record.data or b'') for each in self._transactionsAfter(last) for record in each]
+            cost.records, cost.size = len(sizes), sum(sizes)
+
+    def processorTimes(self):
+        """Return kind of process -> seconds of processor time until now, summed up; {} where the system cannot tell.
+
+        This process counts when no other does the work.
+        """
+        kinds = {'hosts': [host for host in self._hosts if isinstance(host, Process)], 'clients': self._clients,
+                 'frontend': [self._frontend] if self._frontend is not None else []}
+        pids = {kind: [process.pid for process in processes] for kind, processes in kinds.items() if processes}
+        pids = pids or {'this process': [os.getpid()]}
         if self.server is not None:
-            return os.path.getsize(os.path.join(self.server.directory, 'Data.fs'))
-        if isinstance(self.db.storage, ClientStorage):
-            # The server tells a client the size with the answer to a commit, or shortly after it.
-            self.change(lambda service: setattr(service.__parent__, BOARD, getattr(service.__parent__, BOARD)))
-            time.sleep(0.1)
-        return self.db.getSize()
+            pids['server'] = [self.server.pid]
+        return {kind: sum(map(processorTime, pids[kind])) for kind in pids} if sys.platform == 'linux' else {}
+
+    def _lastTransaction(self):
+        """Return the tid of the last transaction; None if the storage does not tell, or this process has let go of it.
+
+        A storage without history would tell of the newest records only.
+        """
+        if self._opened is None or not self.db.supportsUndo():
+            return None
+        last = self.db.lastTransaction()        # that this client has heard of; the server knows better
+        return max((each.tid for each in self._transactionsAfter(last)), default=last)
+
+    def _transactionsAfter(self, tid):
+        return self.db.storage.iterator(p64(u64(tid) + 1))
 
     # Waiting
 
@@ -497,26 +540,28 @@ class Stage:
     @contextlib.contextmanager
     def clients(self, count):
         """Give a list of so many client processes."""
-        clients = [Client() for _ in range(count)]
+        self._clients = clients = [Client() for _ in range(count)]
         try:
             yield clients
         finally:
+            self._clients = []
             for client in clients:
                 client.close()
 
     def order(self, clients, orders):
         """Have each client carry out its order, all from the same moment on.
 
-        Return the seconds from the first beginning to the last end, and the list of the answers.
+        Return the seconds from the first beginning to the last end, the list of the answers, and the `Cost`.
         """
         for client, order in zip(clients, orders):
             client.send(json.dumps(order))
         for client in clients:
             client.answer()
-        for client in clients:
-            client.send('go')
-        answers = [client.answer() for client in clients]
-        return max(each['ended'] for each in answers) - min(each['began'] for each in answers), answers
+        with self.cost() as cost:
+            for client in clients:
+                client.send('go')
+            answers = [client.answer() for client in clients]
+        return max(each['ended'] for each in answers) - min(each['began'] for each in answers), answers, cost
 
     def addOrder(self, jobs):
         """Return the order to add jobs."""
@@ -529,8 +574,8 @@ class Stage:
 
     def hostTimes(self):
         """Return the seconds of processor time that the hosts have taken until now, summed up."""
-        pids = [os.getpid()] if self.embedded else [host.pid for host in self._hosts]
-        return sum(map(processorTime, pids))
+        times = self.processorTimes()
+        return times.get('this process' if self.embedded else 'hosts', 0.0)
 
 
 @contextlib.contextmanager
@@ -577,18 +622,21 @@ def _isEmbedded(storage):
     return _isEmbedded(section.base) if kind == 'blobstorage' else kind == 'filestorage'
 
 
-# What the system knows of a process; 0 where there is no /proc
+# What Linux knows of a process
 
 def peakMemory(pid):
-    """Return the most bytes of memory that a process has had."""
+    """Return the most bytes of memory that a process has had; 0 where there is no /proc."""
     match = re.search(r'^VmHWM:\s*([0-9]+) kB', _read(f'/proc/{pid}/status'), re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
 
 
 def processorTime(pid):
-    """Return the seconds of processor time that a process has taken."""
-    fields = _read(f'/proc/{pid}/stat').rpartition(')')[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf('SC_CLK_TCK') if fields else 0.0
+    """Return the seconds of processor time that a process has taken, its ended threads included; 0 if it has ended."""
+    # Its clock, as clock_getcpuclockid() in C gives it: /proc/PID/stat counts in hundredths of a second only.
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:                             # the process has ended
+        return 0.0
 
 
 def _read(path):

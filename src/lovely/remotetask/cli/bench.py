@@ -4,6 +4,7 @@ import contextlib
 import signal
 
 import click
+from click.core import ParameterSource
 
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import harmless
@@ -47,25 +48,40 @@ def _toCounts(context, parameter, values):
               help='Write all values to a file of JSON.')
 @click.option('--compare', 'oldPath', type=click.Path(dir_okay=False), metavar='FILE',
               help='Give ratios to what --json has written before.')
+@click.option('--against', 'checkout', type=click.Path(exists=True, file_okay=False), metavar='DIRECTORY',
+              help='Measure another checkout of this package in turns with this one, and give ratios to it.')
 @click.option('--plot', 'plotPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
               help='Draw a picture: .png, .svg or .pdf.  Needs matplotlib, by the extra "plot".')
-@click.pass_obj
-def bench(configurationPath, zeo, only, jsonPath, oldPath, plotPath, **parameters):
-    """Measure how fast jobs are added and run.
+@click.pass_context
+def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameters):
+    """Measure how fast jobs are added and run, and what each costs.
 
     On the database of the configuration file, in a service of its own that is removed again at the end; without one,
-    on a temporary database.  What it starts are the processes that a deployment has.  Other services are not touched,
-    but share the machine: take numbers when it is quiet.
+    and with --zeo or --against, on a temporary database.  What it starts are the processes that a deployment has.
+    Other services are not touched, but share the machine: take numbers when it is quiet.  Where it never is, look at
+    the processor time, and measure two checkouts in turns.
 
     \b
     Examples:
       $ remotetask bench --zeo
       $ remotetask -C remotetask.conf bench --json before.json
       $ remotetask -C remotetask.conf bench --only drain --hosts 1,2,4 --compare before.json
+      $ remotetask bench --zeo --only bulk --only drain --repeat 5 --against ../main
     """
-    if zeo and configurationPath is not None:
-        raise click.UsageError('--zeo is for measuring without a configuration file')
+    configurationPath = context.obj
+    if zeo or checkout is not None:
+        if context.parent.get_parameter_source('config') is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f'{"--zeo" if zeo else "--against"} is for measuring without a configuration file')
+        configurationPath = None                # that of the environment
+    if checkout is not None and oldPath is not None:
+        raise click.UsageError('--against and --compare both say what to compare with: give one of them')
+    if checkout is not None:
+        # The most memory of all measures together is that of one process, and here each measure has its own.
+        only = [name for name in NAMES if name != 'memory' and (not only or name in only)]
+        if not only:
+            raise click.UsageError('--against cannot measure memory')
     # Here, not above: nobody waits for all of that who measures nothing.
+    from lovely.remotetask.bench import against
     from lovely.remotetask.bench import measures
     from lovely.remotetask.bench import report
     from lovely.remotetask.bench import stage
@@ -80,23 +96,29 @@ def bench(configurationPath, zeo, only, jsonPath, oldPath, plotPath, **parameter
         try:
             with bars(TimeElapsedColumn()) as shown:
                 bar = shown.add_task('starting', total=1)
-                with stage.stage(settings, configurationPath, zeo) as place:
-                    results = measures.run(place, only, lambda title, done: shown.update(
-                        bar, description=f'measuring: {title}', completed=done))
-                title, embedded = place.title, place.embedded
+
+                def tell(title, done):
+                    shown.update(bar, description=f'measuring: {title}', completed=done)
+
+                if checkout is not None:
+                    run, before = against.run(checkout, settings, only, zeo, tell)
+                else:
+                    with stage.stage(settings, configurationPath, zeo) as place:
+                        results = measures.run(place, only, tell)
+                    run = report.asDict(results, settings, place.title, place.embedded, VERSION)
         except stage.BenchError as error:
             if error.log:
                 click.echo(harmless(error.log), err=True, nl=False)
             raise CommandFailure(str(error)) from error
-    run = report.asDict(results, settings, title, embedded, VERSION)
-    report.show(run, before)
+    label = 'before' if checkout is None else 'other'
+    report.show(run, before, label=label)
     if jsonPath is not None:
         try:
-            report.write(jsonPath, run)
+            report.write(jsonPath, run if checkout is None else {**run, 'other': before})
         except OSError as error:
             raise CommandFailure(f'{jsonPath}: {error.strerror}') from error
     if plotPath is not None:
-        report.plot(plotPath, run, before)
+        report.plot(plotPath, run, before, label)
 
 
 @contextlib.contextmanager
