@@ -281,7 +281,8 @@ class TestTask(ServiceCase):
     def test_limit_and_policy(self):
         claim = Claim(1, 0, 0, 'odd', None)
         policy = RetryPolicy(attempts=1, base=0)
-        for task, limit in ((None, None), (self.task(), None), (self.task(timeLimit=5), 5), (self.task(timeLimit=0), None)):
+        for task, limit in ((None, None), (self.task(), None), (self.task(timeLimit=5), 5),
+                            (self.task(timeLimit=0), None)):
             self.assertEqual(execute.limitOf(claim, task), limit)
             self.assertEqual(execute.limitOf(claim._replace(timeLimit=0.5), task), 0.5)
             self.assertIs(execute.policyOf(claim, task), DEFAULT)
@@ -441,7 +442,8 @@ class TestXmlRpc(ServiceCase):
     def test_taken(self):
         jobid = call(self.service, 'add', 'echo', 0)
         for name, arguments, expected in (
-                ('waitFor', ([], 0), []), ('waitFor', ([jobid], 0), ['queued']), ('waitFor', ([jobid], 0.0), ['queued']),
+                ('waitFor', ([], 0), []), ('waitFor', ([jobid], 0), ['queued']),
+                ('waitFor', ([jobid], 0.0), ['queued']),
                 ('getJobs', (None, 0, 0), None), ('clean', ([],), 0), ('cleanSome', ([], 5), 0), ('addMany', ([],), []),
                 ('retryFailed', ('',), 0)):
             with self.subTest(name, arguments=arguments):
@@ -454,17 +456,23 @@ class TestXmlRpc(ServiceCase):
     def test_refused(self):
         jobid = call(self.service, 'add', 'echo', '')
         for name, arguments, argument in (
-                ('add', ('echo', None, None, {'key': ''}), 'key'), ('add', ('echo', None, None, {'timeLimit': 0}), 'timeLimit'),
-                ('add', ('echo', None, None, {'timeLimit': False}), 'timeLimit'), ('add', ('echo', None, None, {'': 1}), "''"),
+                ('add', ('echo', None, None, {'key': ''}), 'key'),
+                ('add', ('echo', None, None, {'timeLimit': 0}), 'timeLimit'),
+                ('add', ('echo', None, None, {'timeLimit': False}), 'timeLimit'),
+                ('add', ('echo', None, None, {'': 1}), "''"),
                 ('add', ('echo', None, None, {'retryPolicy': {'attempts': 0}}), 'attempts'),
                 ('add', ('echo', None, None, {'retryPolicy': {'attempts': True}}), 'attempts'),
                 ('add', ('echo', None, None, {'retryPolicy': False}), 'retryPolicy'),
                 ('add', ('echo', None, None, {'retryPolicy': ''}), 'retryPolicy'),
-                ('add', ('echo', None, 0), 'startLater'), ('addMany', ([{'task': 'echo', 'startLater': 0}],), 'startLater'),
-                ('addMany', ([{'task': 'echo', 'key': ''}],), 'key'), ('addMany', ({},), 'jobs'), ('addMany', ('',), 'jobs'),
-                ('cleanSome', (['error'], 0), 'limit'), ('cleanSome', (['error'], -1), 'limit'), ('clean', ([''],), "''"),
+                ('add', ('echo', None, 0), 'startLater'),
+                ('addMany', ([{'task': 'echo', 'startLater': 0}],), 'startLater'),
+                ('addMany', ([{'task': 'echo', 'key': ''}],), 'key'), ('addMany', ({},), 'jobs'),
+                ('addMany', ('',), 'jobs'),
+                ('cleanSome', (['error'], 0), 'limit'), ('cleanSome', (['error'], -1), 'limit'),
+                ('clean', ([''],), "''"),
                 ('clean', ('',), 'status'), ('getJobs', ('',), "''"), ('getJobs', (None, -1), 'start'),
-                ('getJobs', (None, 0, -1), 'size'), ('getJobs', (None, 0, True), 'size'), ('waitFor', ([jobid], -1), 'timeout'),
+                ('getJobs', (None, 0, -1), 'size'), ('getJobs', (None, 0, True), 'size'),
+                ('waitFor', ([jobid], -1), 'timeout'),
                 ('waitFor', ([jobid], True), 'timeout'), ('waitFor', ([jobid], 3601), 'timeout'),
                 ('waitFor', ([True],), 'jobids'), ('waitFor', ('',), 'jobids'), ('getResultPart', (jobid, -1), 'start'),
                 ('getResultPart', (jobid, 0.5), 'start'), ('getResultPart', (jobid, 0, 0), 'size'),
@@ -550,7 +558,8 @@ class TestCommandLine(ServerCase, CommandTestCase):
                 (('add', 'echo', '--key', ''), 'key: '), (('add', 'echo', '--time-limit', '0'), '--time-limit'),
                 (('add', 'echo', ''), 'not JSON'), (('add', ''), "task '' is not registered"),
                 (('add', 'echo', '--answer-timeout', '0'), '--answer-timeout'), (('jobs', '--size', '0'), '--size'),
-                (('jobs', '--status', ''), '--status'), (('status', '0'), 'ID'), (('clean', '--status', ''), '--status'),
+                (('jobs', '--status', ''), '--status'), (('status', '0'), 'ID'),
+                (('clean', '--status', ''), '--status'),
                 (('add', 'echo', '--wait', '--timeout', '-1'), '--timeout'),
                 (('add', 'echo', '--wait', '--timeout', 'nan'), '--timeout')):
             with self.subTest(arguments=arguments):

@@ -303,7 +303,8 @@ class TestEnds(Tasks):
     def test_the_end_is_not_before_the_start(self):
         luck = random.Random(5)
         for _ in range(2000):
-            started = luck.choice((luck.uniform(0, 2e9), 1.7e9 + luck.random(), luck.randrange(10 ** 9), -luck.random()))
+            started = luck.choice((luck.uniform(0, 2e9), 1.7e9 + luck.random(),
+                                   luck.randrange(10 ** 9), -luck.random()))
             job = self.run_(started, started + luck.choice((0, 1e-7, 1e-6, 3.3)))
             self.assertLessEqual(job.started, job.completed)
             self.assertAlmostEqual(job.started, started, delta=1e-6)
@@ -646,7 +647,8 @@ class TestHosts(StorageCase):
         later, luck = [], random.Random(7)
         for number in range(30):
             self.commit(lambda service: later.extend(service.addMany([
-                {'task': luck.choice(('echo', 'flaky', 'break', 'write')), 'input': number, 'startLater': luck.random() < 0.3,
+                {'task': luck.choice(('echo', 'flaky', 'break', 'write')), 'input': number,
+                 'startLater': luck.random() < 0.3,
                  'retryPolicy': RetryPolicy(attempts=2, base=0.05), 'key': f'{number}-{n}'} for n in range(10)])))
             self.commit(lambda service: service.addCronJob('flaky', delay=0.05))
             self.commit(lambda service: service.startJob(luck.choice(later)))

@@ -329,7 +329,7 @@ class TestProcessing(ProcessorCase):
 class TestHosts(ProcessorCase):
 
     def test_a_claim_on_what_has_run_meanwhile(self):
-        # One host looks at the queue, and is slow.  Meanwhile another one runs the job, which fails and is queued again:
+        # One host looks at the queue, and is slow.  Another runs the job meanwhile, which fails and is queued again:
         # the slow one must not take that entry with what it knows, which would be a claim on the run that is over.
         self.provide('double', lambda input: 2 * input)
         self.service.ledgers.update({name: Ledger() for name in 'ab'})
@@ -381,7 +381,7 @@ class TestHosts(ProcessorCase):
         self.assertEqual(self.service.schedule.nextTime(), 3600.0)
 
     def test_claims_that_nobody_knows_of(self):
-        # The answer to a commit was lost, and the process goes on: it runs what it has claimed, if that is still wanted.
+        # The answer to a commit was lost, the process goes on: it runs what it has claimed, if that is wanted still.
         self.provide('double', lambda input: 2 * input)
         jobids = [self.add('double', number) for number in range(3)]
         cycle = self.attached('a')

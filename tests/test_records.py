@@ -641,7 +641,8 @@ class TestFrontend(ServerCase):
     def test_who_waits_is_told(self):
         proxy = self.proxy()
         jobid, other = proxy.add('echo', 'x'), proxy.add('echo', 'x')
-        callers = [inThread(self.proxy().waitFor, [jobid], 60), inThread(self.proxy().waitFor, [jobid, other], 60, True)]
+        callers = [inThread(self.proxy().waitFor, [jobid], 60),
+                   inThread(self.proxy().waitFor, [jobid, other], 60, True)]
         bell = threading.Event()
         while self.frontend._lot.waiting < len(callers):
             self.assertFalse(bell.wait(0.01))

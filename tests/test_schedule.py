@@ -363,7 +363,7 @@ class TestSetAside(ScheduleCase):
                 with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
                     self.process(5 * DAY)
                 self.assertEqual((len(logged.records), self.service.getResult(other)), (1, len(self.ran)))
-                # What no schedule can be is a broken record, which ends; the rest waits for a scheduler that knows more.
+                # What no schedule can be is a broken job, which ends; the rest waits for a scheduler that knows more.
                 self.assertIn('cannot be loaded', self.service.getError(jobid))
                 self.assertEqual(list(self.service.schedule.aside), [])
 

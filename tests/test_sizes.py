@@ -195,16 +195,19 @@ class TestCalls(ServerCase):
         jobid = self.proxy().add('echo', 'x')
         for method, *arguments in (
                 ('add', LONG), ('add', 'echo', None, False, {'key': LONG}), ('add', 'echo', None, False, {LONG: 1}),
-                ('add', 'echo', None, False, {'retryPolicy': {LONG: 1}}), ('add', 'choosy'), ('add', 'number', {LONG: 1}),
+                ('add', 'echo', None, False, {'retryPolicy': {LONG: 1}}), ('add', 'choosy'),
+                ('add', 'number', {LONG: 1}),
                 ('add', 'echo', None, False, {'retryPolicy': {'attempts': LONG}}), ('add', 'number', {'number': LONG}),
                 ('add', 'echo', None, False, {'timeLimit': LONG}), ('add', 'number', {'number': 5}),
                 ('add', 'echo', None, LONG), ('addMany', [{'task': LONG}]), ('addMany', [{LONG: 1}]),
-                ('addMany', [{'task': 'echo'}] * 1001), ('addCronJob', 'echo', None, [5], [], [], [], [], None, {LONG: 1}),
+                ('addMany', [{'task': 'echo'}] * 1001),
+                ('addCronJob', 'echo', None, [5], [], [], [], [], None, {LONG: 1}),
                 ('addCronJob', 'echo', None, [], [], [], [], [], None, {'timeZone': LONG}),
                 ('addCronJob', 'echo', None, [], [], [], [], [], None, {'misfire': LONG}),
                 ('updateCronJob', jobid, {LONG: 1}), ('clean', [LONG]), ('getJobs', LONG), ('getJobs', None, 0, 1001),
                 ('waitFor', [jobid] * 1001), ('waitFor', [jobid], 3601), ('cleanSome', ['error'], 1001),
-                ('getResultPart', jobid, 0, 1024 * 1024 + 1), ('system.methodHelp', LONG), ('system.methodSignature', LONG),
+                ('getResultPart', jobid, 0, 1024 * 1024 + 1), ('system.methodHelp', LONG),
+                ('system.methodSignature', LONG),
                 ('x' * 300,), ('retryFailed', 5), ('add', {LONG: LONG}), ('cancel', LONG)):
             with self.subTest(method[:20], arguments=repr(arguments)[:60]):
                 self.refused(method, *arguments)

@@ -120,7 +120,8 @@ class TestEachCode(ServerCase):
         large = proxy.add('echo')
         with self.db.transaction() as connection:
             connection.root()['/'].jobs[large].output = [b'x' * 2 ** 20] * (RESULT_SIZE // 2 ** 20 + 1)
-        self.assertTold(faults.PARSE_ERROR, 'the request is not well-formed XML in utf-8: no element found, line 1, column 0',
+        self.assertTold(faults.PARSE_ERROR,
+                        'the request is not well-formed XML in utf-8: no element found, line 1, column 0',
                         lambda: xmlrpc.client.loads(self.post(b'')[2]))
         for code, sentence, method, arguments in (
                 (faults.UNKNOWN_METHOD, "there is no method 'nope'; system.listMethods names those there are",

@@ -1,4 +1,4 @@
-"""Files: what is too large for a job's record is stored in a blob of its own, and read from there."""
+"""Files: what is too large for a row or a record is stored in a blob of its own, and read from there."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import io
@@ -199,7 +199,7 @@ class StoredFile(Persistent):
 
 
 def toStore(value, jar):
-    """Return what is to stand in a job's record for its input or output: the value itself, if it is not large.
+    """Return what is to be stored of a job's input or output: the value itself, if it is not large.
 
     jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
 
@@ -235,7 +235,7 @@ def portable(value):
 def part(stored, start, size):
     """Return some bytes of a file, of bytes, or of text in UTF-8; None of anything else.
 
-    stored -- what stands in the job's record.
+    stored -- what is stored of the output, see `Job.stored`.
     """
     if isinstance(stored, StoredFile) and stored.kind != PICKLE:
         return stored.read(start, size)
