@@ -565,6 +565,35 @@ class TestThreads(RunCase):
         connection.abort(txn)
         connection.close()
 
+    def test_what_a_run_leaves_on_its_transaction(self):
+        # The next run of the thread has nothing to do with it, though it might have the same transaction.
+        seen = []
+
+        def second(service, jobid, input):
+            txn = transaction.get()
+            seen.append((txn.description, txn.user, txn.extension, getattr(txn, '_data', None)))
+
+        provideUtility(second, ITask, name='second')
+        for name, leave in (
+                ('note', lambda txn: txn.note('the first')), ('user', lambda txn: txn.setUser('ann')),
+                ('extension', lambda txn: txn.setExtendedInfo('by', 'ann')),
+                ('data', lambda txn: txn.set_data(self, 'the first')),
+                ('before', lambda txn: txn.addBeforeAbortHook(seen.append, ('before',))),
+                ('after', lambda txn: txn.addAfterAbortHook(seen.append, ('after',)))):
+            with self.subTest(name):
+                provideUtility(lambda service, jobid, input: leave(transaction.get()), ITask, name='first')
+                jobids, host = [self.add('first'), self.add('second')], self.host()
+                host.monotonic = lambda: 0.0            # no transaction is too old
+                claims, _ = host.cycle.turn([], 2)
+                claims.sort(key=lambda claim: claim.task)
+                with contextlib.closing(host._worker()) as worker:
+                    reports = [worker.run(claim) for claim in claims]
+                host.cycle.turn(reports, 0)
+                host.cycle.leave()
+                self.assertEqual(self.statuses(*jobids), ['completed'] * 2)
+        nothing = ('', '', {}, None)
+        self.assertEqual(seen, [nothing] * 4 + ['before', nothing, 'after', nothing])
+
     def test_a_commit_that_fails_and_is_aborted(self):
         class Refusal:
             def sortKey(self):

@@ -46,6 +46,12 @@ def touched(txn):
         or any(True for _ in txn.getAfterCommitHooks())
 
 
+def marked(txn):
+    """Return whether something was left on a transaction that another run would meet, or that waits for its abort."""
+    return bool(txn.description or txn.user or txn.extension or getattr(txn, '_data', None)) \
+        or any(True for _ in txn.getBeforeAbortHooks()) or any(True for _ in txn.getAfterAbortHooks())
+
+
 class Fence:
     """Guards the commits of the runs of one thread, also those that a task makes itself.
 

@@ -28,6 +28,7 @@ from lovely.remotetask.execute import policyOf
 from lovely.remotetask.execute import queryTask
 from lovely.remotetask.fence import Fence
 from lovely.remotetask.fence import confirm
+from lovely.remotetask.fence import marked
 from lovely.remotetask.fence import touched
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.lifecycle import Outcome
@@ -49,7 +50,6 @@ TOLD_FAILURES = frozenset(10 ** power for power in range(1, 7))
 
 #: As how many failures a conflict counts when the task's jobs take turns here already.
 FAR = 3
-
 
 #: Seconds after which a transaction is too old for another run: not every storage tells at once what was committed.
 FRESH = 0.01
@@ -185,7 +185,8 @@ class Worker:
                 self._wake()                    # the host is to look in time
         self._fence.guard(connection, claim)
         report = self._attempt(connection, view, claim)
-        if isinstance(report, Outcome) and report.status == COMPLETED and transaction.get() is view.txn:
+        if isinstance(report, Outcome) and report.status == COMPLETED and transaction.get() is view.txn \
+                and not marked(view.txn):
             self._view = view
         return report
 
