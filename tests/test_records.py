@@ -438,6 +438,21 @@ class TestBroken(RecordCase):
         self.assertNotIsInstance(self.service.jobs[jobid], BrokenJob)
         self.assertFalse(container._told)
 
+    def test_values_that_cannot_be_loaded(self):
+        jobid = self.service.add('echo', 'x' * 5000, now=0)
+        self.service.process(0)
+        pages = lifecycle.shardOf(self.service, jobid).pages
+        for name in 'input', 'output':
+            self.manager.commit()
+            self.assertEqual(structs.detailsOf(self.service, self.service.jobs[jobid])[name], 'x' * 5000)
+            for data in b'what is this', pickle.dumps(PersistentMapping, 3) + pickle.dumps({'data': {}}, 3):
+                self.store(pages._values[name][jobid], data)
+                self.manager.commit()
+                self.connection.cacheMinimize()
+                self.connection.newTransaction(None)
+                details = structs.detailsOf(self.service, self.service.jobs[jobid])
+                self.assertEqual((details['status'], details[name]), ('completed', None))
+
     def test_a_page_that_cannot_be_loaded(self):
         for name, spoil in SPOILING_PAGES.items():
             with self.subTest(name):

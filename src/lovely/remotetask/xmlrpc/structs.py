@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask import interfaces
 from lovely.remotetask.cron import RANGES
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.files import LARGE
 from lovely.remotetask.files import StoredFile
 from lovely.remotetask.files import valueOf
@@ -43,7 +44,7 @@ def detailsOf(service, job):
     details = {name: getattr(job, name) for name in FIELDS}
     details.update(
         status=statusOf(service, job), key=service.keys.of(job.id),
-        progress=progressOf(service, job.id), input=_small(job.stored('input')), output=_small(job.stored('output')),
+        progress=progressOf(service, job.id), input=_small(job, 'input'), output=_small(job, 'output'),
         retryPolicy=job.retryPolicy and {name: getattr(job.retryPolicy, name) for name in POLICY},
         errors=[{'time': failure.time, 'message': failure.message, 'host': failure.host} for failure in job.errors])
     if interfaces.ICronJob.providedBy(job):
@@ -58,13 +59,18 @@ def progressOf(service, jobid):
     return progress and dict(zip(('fraction', 'message'), progress))
 
 
-def _small(stored):
-    """Return an input or a result as it is sent, or None for one that is large."""
-    if isinstance(stored, StoredFile) and stored.size > LARGE:          # not to be loaded to see that
-        return None
+def _small(job, name):
+    """Return the 'input' or 'output' of a job as it is sent; None for one that is large, or cannot be loaded."""
     try:
+        stored = job.stored(name)
+        if isinstance(stored, StoredFile) and stored.size > LARGE:      # not to be loaded to see that
+            return None
         return plain(valueOf(stored), LARGE)
     except ResultTooLarge:
+        return None
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
         return None
 
 
