@@ -251,6 +251,16 @@ class CostTest(PlacelessSetup, unittest.TestCase):
             self.addCleanup(db.close)
             self.checkCost(place, self.rootOf(db))
 
+    def test_records_that_this_client_has_not_heard_of(self):
+        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
+            heard, root = place.db.lastTransaction(), self.rootOf(place.db)
+            place.db.lastTransaction = lambda: heard            # as if the server's message were on its way
+            with root() as mapping:
+                self.mark(mapping)
+            with place.cost() as cost:
+                pass
+        self.assertEqual(cost.records, 0)
+
     @unittest.skipUnless(sys.platform == 'linux', 'needs Linux')
     def test_processor_time(self):
         before = time.process_time()
