@@ -54,7 +54,7 @@ def _toCounts(context, parameter, values):
               help='Draw a picture: .png, .svg or .pdf.  Needs matplotlib, by the extra "plot".')
 @click.pass_context
 def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameters):
-    """Measure how fast jobs are added and run, and what each costs.
+    """Measure how fast jobs are added and run.
 
     On the database of the configuration file, in a service of its own that is removed again at the end; without one,
     and with --zeo or --against, on a temporary database.  What it starts are the processes that a deployment has.
