@@ -25,6 +25,7 @@ from lovely.remotetask.retry import RetryPolicy
 from test_processor import PATH
 from test_processor import ProcessorCase
 from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from zope.component import provideUtility
 
@@ -465,15 +466,22 @@ class TestStorageErrors(RunCase):
     def test_in_a_task(self):
         def load(service, jobid):
             if len(self.runs) < 4:
-                self.storage.load(service._p_oid)
+                service.schedule._p_deactivate()
                 self.storage.faults['load'] = [DriverError('the server went away')]
-                self.storage.load(service._p_oid)
+                service.schedule.keeper
 
         self.task(load)
         self.start(maxThreads=1)
         jobid = self.add('task')
         self.assertEqual(self.statuses(jobid), ['completed'])
         self.assertEqual((len(self.runs), self.written(), self.service.jobs[jobid].errors), (4, 1, ()))
+
+    def test_another_storage_of_the_task(self):
+        self.provide('open', lambda input: FileStorage(input, read_only=True), retryPolicy=RetryPolicy(attempts=2, base=0))
+        self.start(maxThreads=1)
+        jobid = self.add('open', '/no/such/directory/Data.fs')
+        self.assertEqual(self.statuses(jobid), ['error'])
+        self.assertIn('FileNotFoundError', self.service.getError(jobid))
 
     def test_what_counts(self):
         def raised(function, *arguments):
@@ -483,7 +491,15 @@ class TestStorageErrors(RunCase):
                 return error
             self.fail('nothing was raised')
 
+        def load(error=None):
+            self.service.schedule._p_deactivate()
+            self.storage.faults = {} if error is None else {'load': [error]}
+            return self.service.schedule.keeper
+
         def of(error):
+            return raised(load, error)
+
+        def direct(error):
             self.storage.faults = {'load': [error]}
             return raised(self.storage.load, b'\0' * 8)
 
@@ -492,12 +508,14 @@ class TestStorageErrors(RunCase):
 
         for error, expected in ((of(DriverError()), True), (of(OSError()), True), (of(AttributeError()), True),
                                 (of(KeyboardInterrupt()), False), (of(RecursionError()), False),
-                                (of(MemoryError()), False), (raised(self.storage.load, b'\1' * 8), False),
+                                (of(MemoryError()), False), (raised(self.connection.get, b'\1' * 8), False),
+                                (direct(DriverError()), False), (direct(ConflictError()), True),
                                 (DriverError(), False), (OSError(), False),
                                 (raised(deep), False), (raised(open, '/no/such/file'), False)):
             with self.subTest(repr(error)):
                 self.assertIs(isDatabaseError(error), expected)
-        self.assertIsInstance(raised(self.storage.load, b'\1' * 8), POSKeyError)
+        self.assertIsInstance(raised(self.connection.get, b'\1' * 8), POSKeyError)
+        load()
 
 
 class TestThreads(RunCase):

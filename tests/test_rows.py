@@ -771,7 +771,7 @@ attributes = {
     'task': text, 'created': times, 'status': st.sampled_from([QUEUED, STARTLATER]),
     'input': values, 'output': values, 'errors': st.lists(failures, max_size=10).map(tuple),
     'started': st.none() | times, 'completed': st.none() | times, 'error': st.none() | text,
-    'attempt': st.integers(0, 99), 'run': st.integers(0, 2 ** 31 - 1), 'due': st.none() | st.integers(0, 2 ** 52),
+    'attempt': st.integers(0, 99), 'run': st.integers(0, 2 ** 31 - 1),
     'retryAt': st.none() | times, 'schedule': st.none() | st.integers(1, 2 ** 31 - 1), 'suspect': st.booleans(),
     'timeLimit': st.none() | st.floats(0.1, 1e8), 'request': st.none() | text, 'retryPolicy': st.none() | policies}
 ofCronJobs = {
@@ -780,7 +780,7 @@ ofCronJobs = {
     **dict.fromkeys(('eitherDay', 'newJobs', 'overlap', 'active', 'pending'), st.booleans()),
     'delay': st.none() | st.floats(0.1, 1e6), 'crontab': st.none() | text,
     'timeZone': st.none() | st.just('Europe/Berlin'), 'misfire': st.sampled_from(['once', 'skip', 1, 99]),
-    'calledFor': st.none() | times, 'lastJob': st.none() | st.integers(1, 2 ** 31 - 1),
+    'due': st.none() | st.integers(0, 2 ** 52), 'calledFor': st.none() | times, 'lastJob': st.none() | st.integers(1, 2 ** 31 - 1),
     'history': st.lists(st.builds(Run, st.none() | times, st.integers(1, 99), st.none() | text, times, times, text),
                         max_size=10).map(tuple)}
 

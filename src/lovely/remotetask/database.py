@@ -44,6 +44,9 @@ AWAY = 3600
 #: Packages of storages whose methods are spread over several classes; see `isDatabaseError`.
 STORAGES = ('ZEO', 'relstorage')
 
+#: Modules that call the storage of a database that is in use.
+CALLERS = ('ZODB.Connection', 'ZODB.DB', 'ZODB.blob', 'ZODB.mvccadapter', 'ZODB.serialize', 'lovely.remotetask.')
+
 
 class DatabaseReplaced(Exception):
     """The database server lacks what this process has seen in it: what the process knows is wrong; start it again."""
@@ -61,7 +64,8 @@ def isDatabaseError(error):
 
     Each kind of storage, and each driver below one, has exceptions of its own: an `OSError` of a full disk, an
     `OperationalError` of PostgreSQL.  So besides those of ZODB all exceptions count that came through a method of a
-    storage.  These do not: an object that is missing, and what the caller has used up itself, its stack or the memory.
+    storage which a connection, a `ZODB.DB` or this package has called.  These do not: an object that is missing, what
+    the caller has used up itself, its stack or the memory, and the errors of a storage that a task calls by itself.
     """
     if not isinstance(error, Exception) or isinstance(error, (POSKeyError, RecursionError, MemoryError)):
         return False
@@ -69,13 +73,14 @@ def isDatabaseError(error):
 
 
 def _isOfStorage(error):
-    traceback = error.__traceback__
+    traceback, caller = error.__traceback__, None
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
+        module = frame.f_globals.get('__name__', '')
         # The class is asked: asking the object could load it from the database.
-        if frame.f_globals.get('__name__', '').partition('.')[0] in STORAGES \
-                or IStorage.implementedBy(type(frame.f_locals.get('self'))):
-            return True
+        if module.partition('.')[0] in STORAGES or IStorage.implementedBy(type(frame.f_locals.get('self'))):
+            return caller is None or caller.startswith(CALLERS)
+        caller = module
     return False
 
 

@@ -397,9 +397,10 @@ class MultiProcessor:
         worker, hand = self._worker(), self._roster.newHand()
         worker.warmUp()
         while True:
-            if not hand:
+            taken = self._roster.take(hand, 0)
+            if taken is None:
                 worker.rest()                   # it may wait for long now
-            taken = self._roster.take(hand, REST if worker.isOpen else None)
+                taken = self._roster.take(hand, REST if worker.isOpen else None)
             if taken is ENDED:
                 break
             if taken is None:                   # nothing to do for a while

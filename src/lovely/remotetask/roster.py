@@ -38,9 +38,11 @@ class Run:
     cold = False                    # whether it is the first one in its connection, which takes longer than others
     conflicts = 0                   # how often it has been repeated because of a conflict
 
-    def __init__(self, claim, tid, began, onProgress):
-        """`tid` is of a transaction in which the claim can be seen, `began` of the monotonic clock."""
-        self.claim, self.tid, self.began = claim, tid, began
+    def __init__(self, claim, tid, added, began, onProgress):
+        """`tid` is of a transaction in which the claim can be seen; `added`, when that was committed at the latest, and
+        `began` are of the monotonic clock.
+        """
+        self.claim, self.tid, self.added, self.began = claim, tid, added, began
         self.control = Control(claim.jobid, onProgress)
 
 
@@ -240,7 +242,7 @@ class Roster:
                     return None
             claim, tid, moment = hand.popleft()
             now = self.monotonic()
-            run = Run(claim, tid, now, self._progressed)
+            run = Run(claim, tid, moment, now, self._progressed)
             self._runs.add(run)
             return run, now - moment
 

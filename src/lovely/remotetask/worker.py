@@ -174,7 +174,9 @@ class Worker:
             run.began = run.began if failures else self.monotonic()
             run.cold, self._client.isCold = self._client.isCold, False
         view = self._view
-        if view is None or view.tid != connection.db().lastTransaction() or self.monotonic() - view.began > FRESH:
+        # Not every storage tells at once what was committed: what is older than the claim may not know the job.
+        if view is None or view.tid != connection.db().lastTransaction() or run is None or view.began < run.added \
+                or self.monotonic() - view.began > FRESH:
             view = self._begin(connection)
         self._view = None                       # until this run has left everything as it was
         if look and not lifecycle.holds(view.service.jobs.get(claim.jobid), claim):
