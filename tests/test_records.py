@@ -238,6 +238,15 @@ class RecordCase(unittest.TestCase):
 
 class TestBroken(RecordCase):
 
+    def test_what_is_wrong_is_said(self):
+        # Else the checksum of the rows above would be wrong, and nothing else of them would have been looked at.
+        damaged = {'empty', 'no pickle', 'the half of it'}
+        for number, (name, spoil) in enumerate({**SPOILING, **SPOILING_SCHEDULES}.items()):
+            jobid = self.service.addCronJob('echo', minute=[number % 60], newJobs=True, now=0)
+            self.spoil(jobid, spoil)
+            with self.subTest(name=name):
+                self.assertEqual('the bytes are damaged' in self.service.getError(jobid), name in damaged)
+
     def whichWaits(self, state):
         """Add a job and bring it into a state; return its id."""
         service = self.service
