@@ -477,7 +477,8 @@ class TestStorageErrors(RunCase):
         self.assertEqual((len(self.runs), self.written(), self.service.jobs[jobid].errors), (4, 1, ()))
 
     def test_another_storage_of_the_task(self):
-        self.provide('open', lambda input: FileStorage(input, read_only=True), retryPolicy=RetryPolicy(attempts=2, base=0))
+        self.provide('open', lambda input: FileStorage(input, read_only=True),
+                     retryPolicy=RetryPolicy(attempts=2, base=0))
         self.start(maxThreads=1)
         jobid = self.add('open', '/no/such/directory/Data.fs')
         self.assertEqual(self.statuses(jobid), ['error'])

@@ -467,8 +467,11 @@ class TestBroken(RecordCase):
             with self.subTest(name):
                 self.open()
                 good = self.service.add('echo', 'good', now=1)
-                self.service._newId = lambda: good ^ 1 << 20            # in another page
-                jobid = self.service.add('echo', now=1)
+                ids = iter((jobid := (good ^ 1 << 20) & ~15, jobid + 1, jobid + 2))             # in another page
+                self.service._newId = lambda: next(ids)
+                self.service.add('echo', 'x' * 2000, now=1)
+                self.service.add('echo', 'x' * 2000, now=1, startLater=True, key='a')
+                self.service.addCronJob('echo', minute=(5,), now=1)
                 del self.service._newId
                 self.spoil(jobid, spoil)
                 self.assertIsInstance(self.service.jobs[jobid], BrokenJob)
@@ -476,10 +479,13 @@ class TestBroken(RecordCase):
                 self.service.process(2)
                 self.assertEqual(self.service.getStatus(good), 'completed')
                 self.assertEqual(self.service.getStatus(jobid), 'error')
-                self.assertEqual(self.service.removeJobs(), 2)
+                self.assertEqual(self.service.removeJobs(), 3)
                 self.manager.commit()
                 self.assertNotIn(jobid, self.service.jobs)
                 self.assertEqual((self.counts(), len(self.service.jobs)), ({}, 0))
+                self.assertNotEqual(self.service.add('echo', key='a'), jobid + 1)
+                values = lifecycle.shardOf(self.service, jobid).pages._values
+                self.assertFalse(any(map(len, values.values())))
 
 
 class TestGone(RecordCase):

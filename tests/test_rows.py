@@ -780,7 +780,8 @@ ofCronJobs = {
     **dict.fromkeys(('eitherDay', 'newJobs', 'overlap', 'active', 'pending'), st.booleans()),
     'delay': st.none() | st.floats(0.1, 1e6), 'crontab': st.none() | text,
     'timeZone': st.none() | st.just('Europe/Berlin'), 'misfire': st.sampled_from(['once', 'skip', 1, 99]),
-    'due': st.none() | st.integers(0, 2 ** 52), 'calledFor': st.none() | times, 'lastJob': st.none() | st.integers(1, 2 ** 31 - 1),
+    'due': st.none() | st.integers(0, 2 ** 52), 'calledFor': st.none() | times,
+    'lastJob': st.none() | st.integers(1, 2 ** 31 - 1),
     'history': st.lists(st.builds(Run, st.none() | times, st.integers(1, 99), st.none() | text, times, times, text),
                         max_size=10).map(tuple)}
 

@@ -735,8 +735,10 @@ def cleanLedger(service, ledger, statuses, limit, before=None):
     for status in statuses:
         entries = list(itertools.islice(ledger.finished[status].items(max=latest), limit - removed))
         for _, jobid in entries:
-            shardOf(service, jobid).pages.remove(jobid)
-            service.keys.remove(jobid)
+            for gone in shardOf(service, jobid).pages.remove(jobid):
+                service.keys.remove(gone)
+                if gone != jobid:
+                    service.register.remove(gone)
         forget(service, ledger, status, entries)
         removed += len(entries)
     return removed

@@ -60,20 +60,28 @@ class Pages(Persistent):
         return page
 
     def remove(self, jobid):
-        """Remove a job, if it is there; return whether it was.  A page that cannot be loaded goes as a whole."""
-        page = self._pages.get(jobid >> PAGE_BITS)
+        """Remove a job, if it is there; return the ids of those that are there no more.
+
+        A page that cannot be loaded goes as a whole: then these are all ids that could be in it.
+        """
+        number = jobid >> PAGE_BITS
+        page = self._pages.get(number)
         if page is None:
-            return False
-        if self.isReadable(page):
-            if jobid not in page:
-                return False
+            return ()
+        if not self.isReadable(page):
+            gone = range(number << PAGE_BITS, number + 1 << PAGE_BITS)
+        elif jobid in page:
+            gone = (jobid,)
             del page[jobid]
-        if not self.isReadable(page) or not page:
-            del self._pages[jobid >> PAGE_BITS]
+        else:
+            return ()
+        if len(gone) > 1 or not page:
+            del self._pages[number]
         for values in self._values.values():
-            if values and jobid in values:
-                del values[jobid]
-        return True
+            for each in gone:
+                if each in values:
+                    del values[each]
+        return gone
 
     def value(self, name, jobid):
         """Return the value of a job that has a record of its own."""
