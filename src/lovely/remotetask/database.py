@@ -44,8 +44,8 @@ AWAY = 3600
 #: Packages of storages whose methods are spread over several classes; see `isDatabaseError`.
 STORAGES = ('ZEO', 'relstorage')
 
-#: Modules that call the storage of a database that is in use.
-CALLERS = ('ZODB.Connection', 'ZODB.DB', 'ZODB.blob', 'ZODB.mvccadapter', 'ZODB.serialize', 'lovely.remotetask.')
+#: Modules that call the storage of a database that is in use; wrappers of all kinds may stand between.
+CALLERS = ('ZODB.Connection', 'ZODB.DB', 'ZODB.blob', 'ZODB.mvccadapter', 'ZODB.serialize')
 
 
 class DatabaseReplaced(Exception):
@@ -73,14 +73,15 @@ def isDatabaseError(error):
 
 
 def _isOfStorage(error):
-    traceback, caller = error.__traceback__, None
+    traceback, isConnected, isOurs = error.__traceback__, False, True
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
         module = frame.f_globals.get('__name__', '')
         # The class is asked: asking the object could load it from the database.
         if module.partition('.')[0] in STORAGES or IStorage.implementedBy(type(frame.f_locals.get('self'))):
-            return caller is None or caller.startswith(CALLERS)
-        caller = module
+            return isConnected or isOurs
+        isConnected = isConnected or module.startswith(CALLERS)
+        isOurs = module.startswith('lovely.remotetask.')
     return False
 
 
