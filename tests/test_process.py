@@ -115,11 +115,30 @@ class SignalsTest(ProcessTestCase):
         process = self.start('serve')
         self.untilReady(process)
         process.send_signal(signal.SIGQUIT)
-        # The main thread comes last; whether it waits yet or not.
-        self.assertTrue(any(re.search('cli/local.py", line [0-9]+ in _run$', line) for line in
+        # Whether the main thread waits yet or not.
+        self.assertTrue(any(re.search('cli/local.py", line [0-9]+, in _run$', line) for line in
                             iter(process.stderr.readline, '')))
         # Straight after it: what interrupts the writing of the stacks is not forgotten.
         process.send_signal(signal.SIGQUIT)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, 0)
+
+    def test_stacks_of_busy_threads(self):
+        # What reads the frames of running threads without the interpreter's lock crashes after some hundred signals.
+        self.write('spinning.py', 'import os\n'
+                                  'def deep(depth):\n    return depth and deep(depth - 1)\n'
+                                  'def spin(input):\n    while not os.path.exists("release"):\n        deep(30)\n    return 1\n')
+        process = self.start('serve', self.site('<remotetask:task name="spin" handler="spinning.spin"/>'))
+        self.untilReady(process)
+        jobids = [self.remotetask('add', 'spin')[1].strip() for i in range(4)]
+        for i in range(1000):
+            process.send_signal(signal.SIGQUIT)
+            self.assertTrue(any('local.py"' in line and 'in _run' in line for line in
+                                iter(process.stderr.readline, '')), process.poll())
+        self.write('release', '')
+        for jobid in jobids:
+            self.assertEqual(self.until(lambda: self.remotetask('result', jobid)[1], 'a result'), '1\n')
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
         self.assertEqual(process.returncode, 0)

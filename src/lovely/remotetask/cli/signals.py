@@ -1,13 +1,14 @@
 """The signals that a server obeys; operating.txt says what each does."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import faulthandler
 import logging
 import os
 import queue
 import signal
+import sys
 import threading
 import time
+import traceback
 
 from lovely.remotetask.config import reopenLogs
 from lovely.remotetask.process import hasTerminal
@@ -15,6 +16,9 @@ from lovely.remotetask.process import hasTerminal
 
 #: Seconds after which a terminal is looked at once more: the signal may come before the terminal has gone.
 SETTLED = 1.0
+
+#: The number of calls, the latest ones, that are shown of each thread.
+SHOWN_CALLS = 100
 
 #: Seconds that a step of the start has to end after a request to stop; nothing has begun then that would need an end.
 LONGEST_STEP = 2.0
@@ -55,7 +59,7 @@ class Signals:
             signal.signal(number, self._stop)
         for number in _REOPENING:
             signal.signal(number, self._askToReopen)
-        faulthandler.register(signal.SIGQUIT, file=2, all_threads=True)
+        signal.signal(signal.SIGQUIT, self._askForStacks)
 
     def check(self):
         """Raise `Interrupted` if the process has been asked to stop.  To be called between the steps of its start.
@@ -97,6 +101,9 @@ class Signals:
         else:
             self._received.put(number)
 
+    def _askForStacks(self, number, frame):
+        self._received.put(number)
+
     def _terminalIsGone(self):
         return self._obeysTerminal and not hasTerminal()
 
@@ -104,7 +111,9 @@ class Signals:
         """Do what cannot wait for the main thread, which may be busy with starting or stopping everything."""
         while True:
             number = self._received.get()
-            if self._isStopping and not self._hasBegun:
+            if number == signal.SIGQUIT:
+                _writeStacks()
+            elif self._isStopping and not self._hasBegun:
                 self._endTheStart()
             else:
                 reopenLogs()
@@ -119,3 +128,19 @@ class Signals:
         if not self._hasBegun:
             log.info('stopping')
             os._exit(0)
+
+
+def _writeStacks():
+    """Write to the standard error output what each thread is doing.
+
+    Not by faulthandler.register: its handler reads the frames of running threads, which may end the process.
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines = []
+    for ident, frame in sys._current_frames().items():
+        lines.append(f'Thread {names.get(ident, ident)} (most recent call last):\n')
+        lines.extend(traceback.format_stack(frame, SHOWN_CALLS))
+    text = ''.join(lines).encode('utf-8', 'backslashreplace')
+    with contextlib.suppress(OSError):          # there may be no standard error output
+        while text:
+            text = text[os.write(2, text):]
