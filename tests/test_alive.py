@@ -458,7 +458,6 @@ class TestLost(ProcessorCase):
         self.assertEqual(self.statuses(jobid), ['completed'])
         self.assertEqual((ends, dict(self.service.data), self.left()), (['told', False], {'runs': 1}, []))
 
-
     def test_a_thread_that_a_lost_run_keeps(self):
         begun, go, pause = threading.Event(), threading.Event(), threading.Event()
         self.addCleanup(go.set)

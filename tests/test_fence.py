@@ -22,8 +22,10 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
+from test_processor import claimOne
 from test_processor import PATH
 from test_processor import ProcessorCase
+from test_processor import runClaim
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
@@ -56,17 +58,11 @@ class RunCase(ProcessorCase):
         """Have the host claim a job; return the claim."""
         if at is not None:
             host.clock = host.cycle.clock = lambda: at
-        for _ in range(3):              # a scheduler takes in a schedule, and calls it in a later turn
-            claims, _ = host.cycle.turn([], 1)
-            if claims:
-                return claims[0]
-        self.fail('nothing was claimed')
+        return claimOne(host)
 
     def finish(self, host, claim):
         """Run what was claimed, report it, and return the report."""
-        with contextlib.closing(host._worker()) as worker:
-            report = worker.run(claim)
-        host.cycle.turn([report], 0)
+        report = runClaim(host, claim)
         self.manager.begin()
         return report
 

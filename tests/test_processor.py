@@ -59,6 +59,23 @@ from zope.component import testing
 PATH = ('TaskService',)
 
 
+def claimOne(host):
+    """Make a host go on until it has claimed a job; return the claim."""
+    for _ in range(3):              # a scheduler takes in a schedule, and calls it in a later turn
+        claims, _ = host.cycle.turn([], 1)
+        if claims:
+            return claims[0]
+    raise AssertionError('nothing was claimed')
+
+
+def runClaim(host, claim):
+    """Run a job as a thread of the host does, enter the report, and return it."""
+    with contextlib.closing(host._worker()) as worker:
+        report = worker.run(claim)
+    host.cycle.turn([report], 0)
+    return report
+
+
 class ProcessorCase(unittest.TestCase):
 
     factory = MultiProcessor

@@ -58,8 +58,10 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from persistent.mapping import PersistentMapping
+from test_processor import claimOne
 from test_processor import PATH
 from test_processor import ProcessorCase
+from test_processor import runClaim
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
@@ -417,19 +419,6 @@ class TestLateOwners(ProcessorCase):
         self.addCleanup(host.cycle.close)
         return host
 
-    def claim(self, host):
-        for _ in range(3):              # a scheduler takes in a schedule, and calls it in a later turn
-            claims, _ = host.cycle.turn([], 1)
-            if claims:
-                return claims[0]
-        self.fail('nothing was claimed')
-
-    def runClaim(self, host, claim):
-        """Run a job as a thread of the host does, and enter the report."""
-        with contextlib.closing(host._worker()) as worker:
-            report = worker.run(claim)
-        host.cycle.turn([report], 0)
-
     def check(self, kind, work, when):
         self.provideTask(work, when)
         if kind == 'job':
@@ -440,21 +429,21 @@ class TestLateOwners(ProcessorCase):
             self.manager.commit()
         before = [self.service.data[name]['written'] for name in ('slow', 'other')]
         slow = self.host('slow')
-        claim = self.inThread('slow', lambda: self.claim(slow))
+        claim = self.inThread('slow', lambda: claimOne(slow))
 
         def takeOver():
             self.manager.begin()
             rescue.rescue(self.service, 'slow', 60.0)
             self.manager.commit()
             other = self.host('other')
-            self.runClaim(other, self.claim(other))
+            runClaim(other, claimOne(other))
             other.cycle.leave()
 
         if when == 'first':
             self.inThread('other', takeOver)
         else:
             self.meanwhile['slow'] = lambda: self.inThread('other', takeOver)
-        self.inThread('slow', lambda: self.runClaim(slow, claim))
+        self.inThread('slow', lambda: runClaim(slow, claim))
         slow.cycle.leave()
         self.manager.begin()
         job = self.service.jobs[jobid]
