@@ -29,6 +29,7 @@ from lovely.remotetask.database import Database
 from lovely.remotetask.database import Lender
 from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
+from lovely.remotetask.database import lastTransaction
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
@@ -41,6 +42,7 @@ from lovely.remotetask.processor import CLAIMING
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.roster import Run
 from lovely.remotetask.service import install
 from lovely.remotetask.sharing import HELD_UP
 from lovely.remotetask.sharing import SLOWER
@@ -49,6 +51,7 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from persistent.mapping import PersistentMapping
 from ZEO.ClientStorage import ClientStorage
+from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
@@ -341,6 +344,55 @@ class TestProcessing(ProcessorCase):
         names = [thread.name for thread in threading.enumerate()]
         self.assertIn('remotetasks.TaskService', names)
         self.assertTrue(all(thread.daemon for thread in threading.enumerate() if 'TaskService' in thread.name))
+
+
+class TestWhileAnotherCommits(ProcessorCase):
+
+    def setUp(self):
+        super().setUp()
+        self.waits, self.go = threading.Event(), threading.Event()
+
+    def commit(self):
+        """Commit something in a thread; the storage is kept from the end of that, as by a slow disk, until `go`."""
+        def run():
+            storage, txn = self.db.storage, TransactionMetaData()
+            storage.tpc_begin(txn)
+            storage.store(self.data._p_oid, *reversed(storage.load(self.data._p_oid)), '', txn)
+            storage.tpc_vote(txn)
+            storage.tpc_finish(txn, lambda tid: (self.waits.set(), self.go.wait(20)))
+
+        thread = threading.Thread(target=run)
+        self.addCleanup(thread.join)
+        self.addCleanup(self.go.set)
+        thread.start()
+        self.assertTrue(self.waits.wait(20))
+        return thread
+
+    def test_the_last_transaction_is_known(self):
+        before = self.db.lastTransaction()
+        thread = self.commit()
+        self.assertEqual(lastTransaction(self.db), before)
+        self.go.set()
+        thread.join()
+        self.assertEqual(lastTransaction(self.db), self.db.lastTransaction())
+        self.assertGreater(lastTransaction(self.db), before)
+
+    def test_a_thread_begins_its_next_job(self):
+        self.provide('echo', lambda input: input)
+        host = MultiProcessor(self.db, PATH, maxThreads=1, monotonic=lambda: 0.0)
+        host.cycle.attach()
+        self.addCleanup(host.cycle.close)
+        self.service.addMany([{'task': 'echo', 'input': number} for number in range(2)])
+        self.manager.commit()
+        claims, _ = host.cycle.turn([], 2)
+        with contextlib.closing(host._worker()) as worker:
+            runs = [Run(claim, b'', 0.0, 0.0, lambda: None) for claim in claims]
+            reports = [worker.run(runs[0].claim, run=runs[0])]
+            committing = self.commit()
+            reports.append(worker.run(runs[1].claim, run=runs[1]))
+            self.assertTrue(committing.is_alive())
+            self.go.set()
+        self.assertEqual([report.status for report in reports], [COMPLETED] * 2)
 
 
 class TestHosts(ProcessorCase):

@@ -85,6 +85,16 @@ def _isOfStorage(error):
     return False
 
 
+def lastTransaction(db):
+    """Return the id of the last transaction of a `ZODB.DB`, without waiting for one that is being committed.
+
+    `FileStorage.lastTransaction` waits until the disk has confirmed that, with all its callers.
+    """
+    # The attribute is ZODB's own affair: where it is missing, one waits.
+    tid = getattr(db.storage, '_ltid', None) if isinstance(db.storage, FileStorage) else None
+    return db.lastTransaction() if tid is None else tid
+
+
 def rest(manager):
     """Abort the transaction of a transaction manager, if there is one, whatever the database makes of that.
 

@@ -18,6 +18,7 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask.control import Interrupted
 from lovely.remotetask.control import current
 from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database import lastTransaction
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.execute import execute
 from lovely.remotetask.execute import failed
@@ -175,7 +176,7 @@ class Worker:
             run.cold, self._client.isCold = self._client.isCold, False
         view = self._view
         # Not every storage tells at once what was committed: what is older than the claim may not know the job.
-        if view is None or view.tid != connection.db().lastTransaction() or run is None or view.began < run.added \
+        if view is None or view.tid != lastTransaction(connection.db()) or run is None or view.began < run.added \
                 or self.monotonic() - view.began > FRESH:
             view = self._begin(connection)
         self._view = None                       # until this run has left everything as it was
@@ -195,7 +196,7 @@ class Worker:
     def _begin(self, connection):
         self._fence.open()
         transaction.abort()                     # first of all: what is asked next may be newer, but not older
-        tid = connection.db().lastTransaction()
+        tid = lastTransaction(connection.db())
         txn = transaction.begin()
         service = atPath(connection.root()[ROOT_NAME], self.servicePath)
         return View(txn, service, nearestSite(service), tid, self.monotonic(), {})
