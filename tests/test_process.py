@@ -184,6 +184,7 @@ class TerminalTest(ProcessTestCase):
         def prepare():
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)        # the tests may have been started by nohup
             for number in ignored:
                 signal.signal(number, signal.SIG_IGN)
 

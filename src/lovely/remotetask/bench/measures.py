@@ -110,16 +110,10 @@ def adding(stage):
     stage.hosts(0)
     for count in sorted({1, settings.clients}):
         share = max(10, 2 * settings.some // count)
-        jobs = [settings.job] * share
         name = f'add, {_count(count, "client")}'
-        with contextlib.nullcontext() if stage.embedded else stage.clients(count) as clients:
+        with _adders(stage, count) as add:
             for _ in settings.rounds():
-                if stage.embedded:
-                    with stage.cost() as cost:
-                        seconds, conflicts = _addInThreads(stage, jobs, count)
-                else:
-                    seconds, answers, cost = stage.order(clients, [stage.addOrder(jobs)] * count)
-                    conflicts = sum(answer['conflicts'] for answer in answers)
+                seconds, conflicts, cost = add(share)
                 yield Value(name, share * count / seconds, 'jobs/s', HIGHER)
                 if count > 1:
                     yield Value(f'{name}: conflicts', conflicts / (share * count), 'per job', LOWER)
@@ -127,11 +121,30 @@ def adding(stage):
                 yield from _stored(name, cost, share * count)
 
 
-def _addInThreads(stage, jobs, count):
-    began = time.monotonic()
-    with ThreadPoolExecutor(count) as pool:
-        conflicts = sum(pool.map(lambda _: addJobs(stage.db, stage.path, jobs), range(count)))
-    return time.monotonic() - began, conflicts
+@contextlib.contextmanager
+def _adders(stage, count):
+    """Start so many clients; give a function that has each of them add a share of jobs, one by one.
+
+    The function takes the number of jobs, and returns the seconds that this took, the conflicts, and the `Cost`.
+    """
+    def addInThreads(share):
+        jobs = [stage.settings.job] * share
+        with stage.cost() as cost, ThreadPoolExecutor(count) as pool:
+            began = time.monotonic()
+            conflicts = sum(pool.map(lambda _: addJobs(stage.db, stage.path, jobs), range(count)))
+            seconds = time.monotonic() - began
+        return seconds, conflicts, cost
+
+    def addInProcesses(share):
+        order = stage.addOrder([stage.settings.job] * share)
+        seconds, answers, cost = stage.order(clients, [order] * count)
+        return seconds, sum(answer['conflicts'] for answer in answers), cost
+
+    if stage.embedded:
+        yield addInThreads
+    else:
+        with stage.clients(count) as clients:
+            yield addInProcesses
 
 
 def _spent(name, cost, count, unit='job'):
@@ -206,6 +219,26 @@ def _drain(stage, jobs, pause=PAUSE):
 
 
 # With empty queues
+
+def mixed(stage):
+    """Jobs added one by one by several clients while hosts run them, until all of them are completed."""
+    settings = stage.settings
+    hosts = 1 if stage.embedded else max(settings.hosts)
+    stage.hosts(hosts)
+    share = max(10, 2 * settings.some // settings.clients)
+    jobs = share * settings.clients
+    name = f'add and run, {_count(settings.clients, "client")}, {_count(hosts, "host")}'
+    with _adders(stage, settings.clients) as add:
+        stage.resume()
+        for _ in settings.rounds():
+            before, goal = stage.conflicts(), stage.change(stage.done) + jobs
+            seconds, conflicts, _ = add(share)
+            added = time.monotonic()
+            stage.waitFor(lambda service, goal=goal: stage.done(service) >= goal)
+            yield Value(name, jobs / (seconds + time.monotonic() - added), 'jobs/s', HIGHER)
+            yield Value(f'{name}: conflicts', (conflicts + stage.conflicts() - before) / jobs, 'per job', LOWER)
+        stage.pause()
+
 
 def latency(stage):
     """One job at a time, from before it is added until its result is in hand, as whoever waits for commits sees it."""
@@ -346,8 +379,8 @@ def memory(stage):
 
 
 #: Name -> measure, in the order in which they are made.
-MEASURES = {'add': adding, 'bulk': bulk, 'drain': draining, 'latency': latency, 'xmlrpc': xmlrpc, 'same': same,
-            'different': different, 'busy': busy, 'idle': idle, 'memory': memory}
+MEASURES = {'add': adding, 'bulk': bulk, 'drain': draining, 'mixed': mixed, 'latency': latency, 'xmlrpc': xmlrpc,
+            'same': same, 'different': different, 'busy': busy, 'idle': idle, 'memory': memory}
 
 #: Those that are made with jobs waiting behind.
 QUEUED = ('add', 'bulk', 'drain')
