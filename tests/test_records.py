@@ -674,7 +674,7 @@ class TestFrontend(ServerCase):
         callers = [inThread(self.proxy().waitFor, [jobid], 60),
                    inThread(self.proxy().waitFor, [jobid, other], 60, True)]
         bell = threading.Event()
-        while self.frontend._lot.waiting < len(callers):
+        while self.frontend.statistics()['waitingForJobs'] < len(callers):
             self.assertFalse(bell.wait(0.01))
         proxy.add('echo', 'x')                          # has the waiting jobs looked at again
         self.assertEqual(proxy.waitFor([jobid], 0), ['queued'])

@@ -1229,7 +1229,7 @@ class TestBrokenRowsOfCallers(ServerCase):
     def test_a_row_that_is_spoilt_while_somebody_waits(self):
         spoilt, *others = self.jobids
         thread, answers = inThread(self.proxy().waitFor, self.jobids, WAIT)
-        self.waitUntil(lambda: self.frontend._lot.waiting)
+        self.waitUntil(lambda: self.frontend.statistics()['waitingForJobs'])
         self.spoil(spoilt)
         self.assertEqual(self.proxy().waitFor([spoilt], WAIT), [ERROR])
         self.assertEqual(answers, [])                           # it waits for the others

@@ -49,9 +49,9 @@ class WaitingCase(ServerCase):
 
     def waitFor(self, *arguments):
         """Wait for jobs in a thread, and until the caller is parked; return the thread and its outcome."""
-        before = self.frontend._lot.waiting
+        before = self.waiting
         caller = inThread(self.proxy().waitFor, *arguments)
-        self.waitUntil(lambda: self.frontend._lot.waiting > before)
+        self.waitUntil(lambda: self.waiting > before)
         return caller
 
     def assertAnswer(self, caller, answer):
@@ -60,8 +60,17 @@ class WaitingCase(ServerCase):
         self.assertEqual(outcome, [answer])
 
     def assertNobodyWaits(self):
-        self.waitUntil(lambda: not self.frontend._lot.waiting and not self.gateway._watcher._jobs
-                       and not self.gateway._watcher._waits)
+        self.waitUntil(lambda: not self.waiting and not self.watched and not self.gateway.statistics()['watchers'])
+
+    @property
+    def waiting(self):
+        """How many callers wait for jobs."""
+        return self.frontend.statistics()['waitingForJobs']
+
+    @property
+    def watched(self):
+        """How many jobs are waited for."""
+        return self.gateway.statistics()['watchedJobs']
 
 
 class TestWaitFor(WaitingCase):
@@ -82,8 +91,8 @@ class TestWaitFor(WaitingCase):
         caller = self.waitFor([second, first], WAIT)
         self.proxy().cancel(first)
         self.proxy().cancel(third)
-        self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 1)
-        self.assertEqual(self.frontend._lot.waiting, 1)
+        self.waitUntil(lambda: self.watched == 1)
+        self.assertEqual(self.waiting, 1)
         self.proxy().cancel(second)
         self.assertAnswer(caller, ['cancelled', 'cancelled'])
         self.assertNobodyWaits()
@@ -125,16 +134,16 @@ class TestWaitFor(WaitingCase):
             self.assertFault(code, sentence, self.proxy().waitFor, *arguments)
 
     def test_clientThatGoesIsForgotten(self):
+        before = self.frontend.statistics()['connections']
         for isReset in False, True:
             connection = self.socket()
             connection.sendall(request('waitFor', self.jobids, 3600))
-            self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 3)
+            self.waitUntil(lambda: self.watched == 3)
             if isReset:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             connection.close()
             self.assertNobodyWaits()
-            self.waitUntil(lambda: not any(handler.need and not handler.need.isRequest
-                                           for handler in self.frontend._connections))
+            self.waitUntil(lambda: self.frontend.statistics()['connections'] == before)
 
     def test_theNextOneWithItsConnectionSeesAll(self):
         connection = self.socket()
@@ -157,7 +166,7 @@ class TestWaitFor(WaitingCase):
         connection = self.socket()
         # It asks on while it waits.
         connection.sendall(request('waitFor', self.jobids, 3600, True) + request('getStatus', self.jobids[0]))
-        self.waitUntil(lambda: self.frontend._lot.waiting)
+        self.waitUntil(lambda: self.waiting)
         self.proxy().cancel(self.jobids[0])
         connection.sendall(request('getAvailableTasks') + request('waitFor', self.jobids[:1]))
         connection.shutdown(socket.SHUT_WR)
@@ -177,8 +186,8 @@ class TestWaitFor(WaitingCase):
         for number, connection in enumerate(connections, 1):
             connection.sendall(request('waitFor', self.jobids, 3600))
             if number % 50 == 0:                # so that there are not too many at a time that begin to wait
-                self.waitUntil(lambda: self.frontend._lot.waiting == number)
-        self.waitUntil(lambda: not self.frontend._lot._calling)
+                self.waitUntil(lambda: self.waiting == number)
+        self.waitUntil(lambda: not self.frontend.statistics()['calls'])
         self.assertServing()
         for jobid in self.jobids:
             self.proxy().cancel(jobid)
@@ -194,7 +203,7 @@ class TestLimits(WaitingCase):
     def test_callersKeepNoTurn(self):
         body = gzip.compress(xmlrpc.client.dumps((self.jobids, WAIT, True), 'waitFor').encode())
         callers = [inThread(functools.partial(self.post, body, Content_Encoding='gzip')) for _ in range(2)]
-        self.waitUntil(lambda: self.frontend._lot.waiting == 2)
+        self.waitUntil(lambda: self.waiting == 2)
         body = gzip.compress(xmlrpc.client.dumps((self.jobids[0],), 'cancel').encode())
         self.assertEqual(self.post(body, Content_Encoding='gzip')[0], 200)
         for thread, outcome in callers:
@@ -310,16 +319,16 @@ class TestOverZEO(ServerCase):
         self.addCleanup(setattr, waiting, 'LOOK', waiting.LOOK)
         waiting.LOOK = 10 * WAIT
         callers = [inThread(self.proxy().waitFor, self.jobids[:count], WAIT) for count in (1, 2, 3)]
-        self.waitUntil(lambda: len(self.gateway._watcher._jobs) == 3)
+        self.waitUntil(lambda: self.gateway.statistics()['watchedJobs'] == 3)
         for jobid, (thread, outcome) in zip(self.jobids, callers):
             self.cancel(jobid)
             thread.join(WAIT)
             self.assertEqual(set(outcome[0]), {'cancelled'})
-        self.waitUntil(lambda: not self.gateway._watcher._jobs)
+        self.waitUntil(lambda: not self.gateway.statistics()['watchedJobs'])
 
     def test_outage(self):
         short, long = [inThread(self.proxy().waitFor, self.jobids, timeout, True) for timeout in (4, 10 * WAIT)]
-        self.waitUntil(lambda: len(self.gateway._watcher._waits) == 2)
+        self.waitUntil(lambda: self.gateway.statistics()['watchers'] == 2)
         self.zeo.kill()
         short[0].join(WAIT)
         self.assertEqual(short[1][0].faultCode, faults.DATABASE_UNAVAILABLE)

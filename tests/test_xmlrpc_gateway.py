@@ -147,7 +147,7 @@ class GatewayCase(LogCase):
 
     def waitForWrites(self, gateway, count):
         """Wait until that many writes wait for the writer."""
-        self.waitUntil(lambda: len(gateway._waiting) >= count)
+        self.waitUntil(lambda: gateway.statistics()['writes'] >= count)
 
     def waitUntil(self, condition):
         deadline = threading.Event()
@@ -343,7 +343,7 @@ class TestWrite(GatewayCase):
             gateway.write('/', slow)
         with self.assertRaises(DatabaseUnavailable):    # has not begun
             gateway.write('/', append('waited'))
-        self.assertEqual(len(gateway._waiting), 0)
+        self.assertEqual(gateway.statistics()['writes'], 0)
         go.set()
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(self.stored(), {})
@@ -427,7 +427,7 @@ class TestRead(GatewayCase):
             self.assertTrue(begun.acquire(timeout=WAIT))
         with self.assertRaises(DatabaseUnavailable):
             gateway.read('/', len)
-        self.assertEqual(len(gateway._waitingReads), 0)
+        self.assertEqual(gateway.statistics()['reads'], 0)
         for thread, outcome in slowOnes:                # they are not waited for either
             thread.join(WAIT)
             self.assertEqual([type(result) for result in outcome], [DatabaseUnavailable])
@@ -439,13 +439,13 @@ class TestRead(GatewayCase):
         gateway = gateways.Gateway(self.db, resolve)
         gateway.start()
         self.addCleanup(gateway.stop, WAIT)
-        self.waitUntil(lambda: len(gateway._idle) == gateway.readers)
+        self.waitUntil(lambda: gateway.statistics()['idleReaders'] == gateway.readers)
         ended, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)
         calls = [gateway.read('/', lambda jobs: (go.wait(WAIT), threading.current_thread().name)[1]) for _ in range(20)]
         calls[-1].listen(ended.set)
         gateway.pulse()
-        self.assertEqual(len(gateway._idle), gateway.readers - 1)
+        self.assertEqual(gateway.statistics()['idleReaders'], gateway.readers - 1)
         go.set()
         self.assertTrue(ended.wait(WAIT))
         self.assertEqual(len({call.result() for call in calls}), 1)

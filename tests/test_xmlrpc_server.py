@@ -30,7 +30,6 @@ from lovely.remotetask.job import Job
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc import lot
 from lovely.remotetask.xmlrpc.connection import LARGE_BODY
 from lovely.remotetask.xmlrpc.connection import LONG_BODY
 from lovely.remotetask.xmlrpc.gateway import Gateway
@@ -581,8 +580,7 @@ class TestPatience(ServerCase):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.sendall(b'POST /large HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
         self.assertTrue(begun.wait(WAIT))
-        with self.frontend._changed:
-            self.assertTrue(self.frontend._changed.wait_for(lambda: not self.frontend._connections, WAIT))
+        self.waitUntil(lambda: not self.frontend.statistics()['connections'])
         self.assertLess(len(self.receive(connection)), 20_000_000)
 
     def test_largeBodiesTakeTurns(self):
@@ -646,6 +644,8 @@ class TestCrowd(ServerCase):
             status, headers, body = self.post(CALL)
         self.assertEqual((status, headers['Retry-After']), (503, '1'))
         self.assertRegex(logs.output[0], '"POST / HTTP/1.1" 503 .* "There are too many requests at a time"$')
+        self.assertEqual(self.frontend.statistics()['refused'], {'There are too many requests at a time': 1})
+        self.assertEqual(self.frontend.statistics()['calls'], 3)
         self.go.set()
         self.assertAnswered()
 
@@ -659,14 +659,13 @@ class TestCrowd(ServerCase):
                 jobs = connection.root()['/'].jobs
                 self.assertEqual([jobs[outcome[0]].input for _, outcome in calls],
                                  [f'{number}' * size for number in range(5)])
-        self.waitUntil(lambda: not self.frontend._lot._heavy and not self.frontend._lot._calling)
+        self.waitUntil(lambda: not self.frontend.statistics()['calls'] + self.frontend.statistics()['longCalls'])
 
     def test_moreWaitForRoom(self):
-        self.addCleanup(setattr, lot, 'ROOM_TIME', lot.ROOM_TIME)
-        lot.ROOM_TIME = WAIT
+        self.frontend.limits = dataclasses.replace(self.limits, permitTime=WAIT)
         self.fill()
         waits = [inThread(self.post, CALL) for _ in range(10)]
-        self.waitUntil(lambda: len(self.frontend._lot._queue) == 10)
+        self.waitUntil(lambda: self.frontend.statistics()['waitingRequests'] == 10)
         self.go.set()
         for thread, outcome in waits:
             thread.join(WAIT)
@@ -754,10 +753,7 @@ class TestLifecycle(ServerCase):
         with self.assertLogs('lovely.remotetask', 'ERROR') as logs, self.assertRaisesRegex(RuntimeError, 'has ended'):
             frontend.serveForever()
         self.assertIn('ZeroDivisionError', logs.output[0])
-        for handler in frontend._connections:
-            handler.close()
-        frontend.server_close()
-        frontend._lot.close()
+        self.assertTrue(frontend.stop(WAIT))
 
     def test_stopBeforeServing(self):
         frontend = Frontend(('127.0.0.1', 0), self.gateway)

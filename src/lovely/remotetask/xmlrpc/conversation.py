@@ -202,6 +202,7 @@ class RequestHandler(SimpleXMLRPCRequestHandler):
 
     def _refusal(self, refusal):
         self.close_connection = True
+        self.server.noteRefusal(refusal)
         body = f'{refusal.reason}.\n'.encode()
         self._log(refusal.status, body, '-', refusal.reason)
         head = self._head(refusal.status, 'text/plain', body, *refusal.headers)

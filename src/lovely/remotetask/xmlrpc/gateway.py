@@ -282,6 +282,17 @@ class Gateway:
         """Say whether there is room for a `waiting.Wait` with so many jobs."""
         return self._watcher.hasRoomFor(count)
 
+    def statistics(self):
+        """Return what waits at the moment, as a dict of ints; from any thread.
+
+        reads, writes -- calls that wait for a thread.
+        idleReaders -- threads that wait for a read.
+        watchedJobs -- jobs that somebody waits for.
+        watchers -- callers who wait for jobs.
+        """
+        return {'reads': len(self._waitingReads), 'writes': len(self._waiting), 'idleReaders': len(self._idle),
+                **self._watcher.statistics()}
+
     @property
     def isSilent(self):
         """Whether the database does not answer, as far as the watcher has noticed."""

@@ -23,9 +23,6 @@ _WOKEN = 64
 # Calls with a long body that are worked on at a time: they take long in the database as well.
 _HEAVY = 16
 
-#: Seconds for which a call waits when there are too many at a time.
-ROOM_TIME = 1.0
-
 # Entries of the heap above which those are removed that mean nothing any more.
 _STALE = 1000
 
@@ -123,6 +120,13 @@ class Lot:
     def waiting(self):
         """How many guests wait for jobs."""
         return len(self._waiting)
+
+    def statistics(self):
+        """Return what `Frontend.statistics` says of the guests."""
+        queued = [entry for queue in (self._queue, self._heavyQueue, self._ready) for entry in list(queue)]
+        return {'calls': len(self._calling) + len(self._next), 'longCalls': len(self._heavy),
+                'waitingRequests': sum(guest.need is need for guest, need in queued),
+                'waitingForJobs': len(self._waiting), 'bytesHeld': self._held}
 
     def _order(self, function, *arguments):
         self._orders.append((function, arguments))
@@ -233,7 +237,7 @@ class Lot:
         if need.isMet(connection):
             queue = self._heavyQueue if need.isEffort else self._queue
             if need.isCall and (queue or self._isFull(need.isEffort)):
-                self._putOff(guest, queue, ROOM_TIME)
+                self._putOff(guest, queue, self._host.limits.permitTime)
             else:
                 self._resumeInTurn(guest)
             return

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from http import HTTPStatus
 from xmlrpc.server import SimpleXMLRPCServer
 
@@ -79,6 +80,8 @@ class Limits:
     idleTime: float = 75.0
     #: Seconds that a client may take to accept an answer.
     answerTime: float = 60.0
+    #: Seconds that a request waits when as many are worked on as may be; then it is refused with 503.
+    permitTime: float = 1.0
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -117,6 +120,7 @@ class Frontend(SimpleXMLRPCServer):
         self._connections = set()                   # the `RequestHandler` of each
         self._serving = False
         self._stopped = False
+        self._refused = Counter()
         calls = Crew('remotetask-call', THREADS)
         self._crews = {Body: calls, ChunkedBody: calls, Handshake: Crew('remotetask-greeter', GREETERS),
                        Proof: Crew('remotetask-prover', PROOFS)}
@@ -145,7 +149,12 @@ class Frontend(SimpleXMLRPCServer):
                 return
             self._serving = True
             self._lot.start()
-        self.serve_forever(_STOP_LOOK)
+        try:
+            self.serve_forever(_STOP_LOOK)
+        except RuntimeError:                    # nobody speaks with the clients any more
+            for handler in list(self._connections):
+                self.end(handler)
+            raise
 
     def stop(self, timeout=None):
         """Take no more connections and calls, and wait for the answers under way, `timeout` seconds at most.
@@ -168,6 +177,23 @@ class Frontend(SimpleXMLRPCServer):
             for crew in self._crews.values():
                 crew.stop()
         return ended
+
+    def statistics(self):
+        """Return what there is at the moment, and what was refused, as a dict; from any thread.
+
+        connections -- int, that are open.
+        calls -- int, that are worked on, see `Limits.connections`; those that wait for jobs do not count.
+        longCalls -- int, those of them that have a long body.
+        waitingRequests -- int, that have come, and wait because as many are worked on as may be.
+        waitingForJobs -- int, calls of waitFor that wait.
+        bytesHeld -- int, of requests that have not come completely, and of answers that are not taken yet.
+        refused -- dict, the reason -> how many requests were refused for it.
+        """
+        return {**self._lot.statistics(), 'connections': len(self._connections), 'refused': dict(self._refused)}
+
+    def noteRefusal(self, refusal):
+        """Count a `head.Refusal`."""
+        self._refused[refusal.reason.partition(':')[0]] += 1
 
     # What the base classes call
 

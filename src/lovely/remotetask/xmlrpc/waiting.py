@@ -101,6 +101,10 @@ class Watcher:
         """Say whether so many jobs more can be watched."""
         return len(self._jobs) + count <= JOBS
 
+    def statistics(self):
+        """Return what `Gateway.statistics` says of the jobs that are watched."""
+        return {'watchedJobs': len(self._jobs), 'watchers': len(self._waits)}
+
     @property
     def isAway(self):
         """Whether the database has failed or does not answer, as far as was noticed."""
