@@ -24,6 +24,7 @@ import xmlrpc.client
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from decimal import Decimal
 from fractions import Fraction
 from html import escape
 
@@ -66,7 +67,7 @@ CODES = {entry.code for entry in faults.TABLE}
 # What callers must not be told, unless it is their own words.
 INTERNAL = re.compile(r'Traceback|File "|\w+\.py\b|<class |\bat 0x|\b\w+(?:Error|Exception|Warning)\b|lovely\.')
 # Of Python's types those that a call is made of.
-PLAIN = {type(None), bool, int, float, str, bytes, datetime, list, dict}
+PLAIN = {type(None), bool, int, float, str, bytes, datetime, Decimal, list, dict}
 
 
 # Values and calls

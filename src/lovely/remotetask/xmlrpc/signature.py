@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import inspect
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from typing import Callable
 from typing import NamedTuple
@@ -29,6 +30,7 @@ _TYPE_NAMES = {
     str: 'string',
     bytes: 'base64',
     datetime: 'dateTime.iso8601',
+    Decimal: 'bigdecimal',
     list: 'array',
     dict: 'struct',
 }

@@ -48,6 +48,10 @@ _VALUE_SIZE = 32
 
 _DOUBLE = re.compile(r'[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?')
 _INT = re.compile(r'[+-]?[0-9]{1,20}')
+# Digits of a number of any size, and of its exponent.
+_DIGITS = 400
+_LARGE_INT = re.compile(rf'[+-]?[0-9]{{1,{_DIGITS}}}')
+_DECIMAL = re.compile(r'[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?')
 # ISO 8601, basic and extended: a date, a time to the second, perhaps a fraction and the offset from UTC.
 _DATETIME = re.compile(
     r'([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})T([0-9]{2})(:?)([0-9]{2})\6([0-9]{2})(?:[.,]([0-9]{1,9}))?'
@@ -56,9 +60,14 @@ _BASE64 = re.compile(r'[A-Za-z0-9+/\s]*(=\s*){0,2}')
 _METHOD_NAME = re.compile(r'[A-Za-z0-9_.:/]{1,255}')
 _BLANK = ' \t\r\n'
 
-#: The encodings that a request may be in, by the names that it may say.
-ENCODINGS = ('utf-8', 'utf-16', 'utf-16le', 'utf-16be', 'iso-8859-1', 'windows-1252', 'us-ascii')
+#: The encodings that a request may be in.  Those that hide markup from who does not know them, as UTF-7, are not.
+ENCODINGS = ('utf-8', 'utf-16', 'utf-16le', 'utf-16be', 'us-ascii',
+             *(f'iso-8859-{number}' for number in range(1, 17) if number != 12),
+             *(f'windows-{number}' for number in range(1250, 1259)),
+             'koi8-r', 'koi8-u', 'big5', 'euc-jp', 'euc-kr', 'gb2312', 'gbk', 'gb18030', 'shift_jis')
 _ALIASES = {'utf8': 'utf-8', 'latin1': 'iso-8859-1', 'ascii': 'us-ascii'}
+# Those that the parser knows by itself, and by these names; the others are decoded first.
+_OF_THE_PARSER = ('utf-8', 'utf-16', 'utf-16le', 'utf-16be', 'us-ascii', 'iso-8859-1')
 # UTF-32 before UTF-16, with which it begins as well.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, 'utf-8'), (codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF32_BE, 'utf-32'),
@@ -68,20 +77,33 @@ _DECLARATION = re.compile(rb"""<\?xml\s[^>]*?\sencoding\s*=\s*["']([^"'>]*)""")
 _DECLARATION_SIZE = 1024
 
 
-def _checkInt(bits):
-    def check(text):
-        text = text.strip(_BLANK)
-        if not _INT.fullmatch(text) or not -2 ** (bits - 1) <= int(text) < 2 ** (bits - 1):
-            raise ValueError(f'an integer of {bits} bits was expected')
-        return text
-    return check
+def _checkInt(text):
+    text = text.strip(_BLANK)
+    if not _INT.fullmatch(text) or not -2 ** 63 <= int(text) < 2 ** 63:
+        raise ValueError('an integer of up to 64 bits was expected')
+    return text
+
+
+def _checkLargeInt(text):
+    text = text.strip(_BLANK)
+    # A conversion takes longer than linear.
+    if not _LARGE_INT.fullmatch(text):
+        raise ValueError(f'an integer of up to {_DIGITS} digits was expected')
+    return text
 
 
 def _checkDouble(text):
     text = text.strip(_BLANK)
-    # 400 characters are enough for '%f' of the largest one; a conversion takes longer than linear.
-    if len(text) > 400 or not _DOUBLE.fullmatch(text) or not math.isfinite(float(text)):
+    # They are enough for '%f' of the largest one; a conversion takes longer than linear.
+    if len(text) > _DIGITS or not _DOUBLE.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError('a finite decimal number was expected')
+    return text
+
+
+def _checkDecimal(text):
+    text = text.strip(_BLANK)
+    if len(text) > _DIGITS or not _DECIMAL.fullmatch(text):
+        raise ValueError('a decimal number was expected')
     return text
 
 
@@ -122,6 +144,7 @@ def _checkNil(text):
 
 
 def _checkMethodName(text):
+    text = text.strip(_BLANK)
     if not _METHOD_NAME.fullmatch(text):
         raise ValueError('up to 255 letters, digits, underscores, dots, colons and slashes were expected')
     return text
@@ -132,41 +155,68 @@ _LEAVES = {
     'methodName': _checkMethodName,
     'name': str,
     'string': str,
-    'i1': _checkInt(8),
-    'i2': _checkInt(16),
-    'i4': _checkInt(32),
-    'int': _checkInt(32),
-    'i8': _checkInt(64),
+    'i1': _checkInt,
+    'i2': _checkInt,
+    'i4': _checkInt,
+    'int': _checkInt,
+    'i8': _checkInt,
+    'biginteger': _checkLargeInt,
+    'bigdecimal': _checkDecimal,
     'boolean': _checkBoolean,
     'double': _checkDouble,
+    'float': _checkDouble,
     'dateTime.iso8601': None,               # see `_parseDatetime`
     'base64': _checkBase64,
     'nil': _checkNil,
 }
-# Elements that hold these, in this order, each once.
-_SEQUENCES = {
-    'methodCall': ('methodName', 'params'),
-    'param': ('value',),
-    'array': ('data',),
-    'member': ('name', 'value'),
-}
-# Elements that hold any number of these.
-_REPEATED = {'params': 'param', 'data': 'value', 'struct': 'member'}
 _TYPES = frozenset(_LEAVES) - {'methodName', 'name'} | {'array', 'struct'}
-_OPTIONAL = {'methodCall': 1}           # a call without arguments may leave out <params>
+# What may follow within an element: its state -> the tags of elements that may come next -> its state then.  An element
+# begins in the state that has its name.
+_GRAMMAR = {
+    '': {'methodCall': 'end'},                                                  # the document
+    'methodCall': {'methodName': 'methodCall params', 'params': 'methodCall methodName'},
+    'methodCall params': {'params': 'end'},
+    'methodCall methodName': {'methodName': 'end'},
+    'params': {'param': 'params', 'value': 'params'},                           # values also without <param>
+    'param': {'value': 'end'},
+    'value': dict.fromkeys(_TYPES, 'end'),
+    'array': {'data': 'end', 'value': 'array values'},                          # and without <data>
+    'array values': {'value': 'array values'},
+    'data': {'value': 'data'},
+    'struct': {'member': 'struct'},
+    'member': {'name': 'member value'},
+    'member value': {'value': 'end'},
+}
+# State -> the tag of an element that is missing if this is the last one.
+_MISSING = {'methodCall': 'methodName', 'methodCall methodName': 'methodName', 'param': 'value', 'member': 'name',
+            'member value': 'value'}
+_KNOWN = frozenset((*_LEAVES, *_GRAMMAR, 'methodResponse', 'fault'))
+#: Elements within each other: those of `NESTING` arrays or structs, and twice as many that nobody knows.
+DEPTH = 10 * NESTING
+
+
+class _Element:
+    """An element that is being read, and its state in the grammar."""
+
+    __slots__ = 'tag', 'state'
+
+    def __init__(self, tag):
+        self.tag = self.state = tag
 
 
 class _CallReader:
     """Feeds the standard library's `Unmarshaller` what it can rely on.
 
-    That one takes any order of any elements, unknown ones too, and ints of any size; and raises what its bookkeeping
-    happens to raise.  So each element and text is looked at here before it gets there.
+    That one takes any order of any elements and ints of any size, and raises what its bookkeeping happens to raise.  So
+    each element and text is looked at here before it gets there.  Whatever it understands is taken, unless something of
+    the call would be lost, or it is unclear what was meant; `types.txt` says what is refused.
     """
 
     def __init__(self):
         self._target = Unmarshaller(use_builtin_types=True)
         self._target.xml(None, None)            # text arrives decoded
-        self._open = []                         # pairs of tag and number of children so far
+        # From the document in: an `_Element`, and whether it is known.  One that is not counts as that around it.
+        self._open = [(_Element(''), True)]
         self._text = []
         self._nesting = 0
 
@@ -178,6 +228,8 @@ class _CallReader:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text.append
         parser.Parse(data, True)
+        if self._open[0][0].state == '':
+            raise ParseError('a <methodCall> is expected')
         return self._target.getmethodname(), self._target.close()
 
     def _doctype(self, *declaration):
@@ -185,37 +237,40 @@ class _CallReader:
         raise ParseError('a document type declaration is not allowed in a call')
 
     def _start(self, tag, attributes):
-        self._noText()
-        if tag.startswith('ex:'):               # the extensions of Apache: ex:nil, ex:i8, ex:dateTime
-            tag = 'dateTime.iso8601' if tag == 'ex:dateTime' else tag[3:]
-        if not self._isExpected(tag):
-            within = f'in <{self._open[-1][0]}>' if self._open else 'as the document, a <methodCall> is expected'
-            raise ParseError(f'the element <{tag[:40]}> is not allowed here {within}')
-        if tag in ('array', 'struct'):
+        if self._text:
+            self._endText()
+        element = self._open[-1][0]
+        name = _localName(tag) if ':' in tag else tag
+        if name not in _KNOWN:
+            self._startUnknown(tag, element)
+            return
+        state = _GRAMMAR.get(element.state, {}).get(name)
+        if state is None:
+            _refuse(tag, element)
+        element.state = state
+        if name in ('array', 'struct'):
             self._nesting += 1
             if self._nesting > NESTING:
                 raise ParseError(f'arrays and structs are nested more than {NESTING} deep')
-        if self._open:
-            self._open[-1][1] += 1
-        self._open.append([tag, 0])
-        self._target.start(tag, attributes)
+        self._open.append((_Element(name), True))
+        self._target.start(name, attributes)
 
-    def _isExpected(self, tag):
-        if not self._open:
-            return tag == 'methodCall'
-        parent, children = self._open[-1]
-        if parent == 'value':
-            return children == 0 and tag in _TYPES
-        if parent in _SEQUENCES:
-            return tag in _SEQUENCES[parent][children:children + 1]
-        return tag == _REPEATED.get(parent)
+    def _startUnknown(self, tag, element):
+        """Begin an extension of a client: what it wraps is read, what else it says is not."""
+        if element.tag == 'value' or element.tag in _LEAVES:
+            _refuse(tag, element)
+        if len(self._open) > DEPTH:
+            raise ParseError(f'elements are nested more than {DEPTH} deep')
+        self._open.append((element, False))
 
     def _end(self, tag):
-        tag, children = self._open[-1]
-        if tag in _LEAVES:
-            self._endLeaf(tag)
+        element, isKnown = self._open[-1]
+        if not isKnown:
+            self._text.clear()
+        elif element.tag in _LEAVES:
+            self._endLeaf(element.tag)
         else:
-            self._endNode(tag, children)
+            self._endNode(element)
         self._open.pop()
 
     def _endLeaf(self, tag):
@@ -232,13 +287,14 @@ class _CallReader:
         except ValueError as error:             # not all of base64 is complete
             raise ParseError(f'the element <{tag}> holds {text[:40]!r}, which is no such value') from error
 
-    def _endNode(self, tag, children):
-        if tag == 'value' and not children:     # text without a type is a string
+    def _endNode(self, element):
+        tag, state = element.tag, element.state
+        if state == 'value':                    # text without a type is a string
             self._target.data(self._takeText())
-        self._noText()
-        expected = _SEQUENCES.get(tag, ())
-        if children < _OPTIONAL.get(tag, len(expected)):
-            raise ParseError(f'an element <{expected[children]}> is missing in <{tag}>')
+        elif self._text:
+            self._endText()
+        if state in _MISSING:
+            raise ParseError(f'an element <{_MISSING[state]}> is missing in <{tag}>')
         if tag in ('array', 'struct'):
             self._nesting -= 1
         self._target.end(tag)
@@ -248,10 +304,23 @@ class _CallReader:
         self._text.clear()
         return text
 
-    def _noText(self):
+    def _endText(self):
+        """Refuse text that stands beside elements, where it would be lost, except in an element that nobody knows."""
+        element, isKnown = self._open[-1]
         text = self._takeText().strip(_BLANK)
-        if text:
-            raise ParseError(f'the text {text[:40]!r} is not allowed here in <{self._open[-1][0]}>')
+        if text and isKnown:
+            raise ParseError(f'the text {text[:40]!r} is not allowed here in <{element.tag}>')
+
+
+def _refuse(tag, element):
+    within = f'in <{element.tag}>' if element.tag else 'as the document, a <methodCall> is expected'
+    raise ParseError(f'the element <{tag[:40]}> is not allowed here {within}')
+
+
+def _localName(tag):
+    """Return the name of an element without the prefix that extensions have, as Apache's `ex:`."""
+    name = tag.rpartition(':')[2]
+    return 'dateTime.iso8601' if name == 'dateTime' else name
 
 
 def encodingOf(data, charset=None):
@@ -279,18 +348,26 @@ def parseCall(data, charset=None):
     data -- the body of the request, bytes.
     charset -- the parameter of that name of its Content-Type, None if there is none.
 
-    Arguments are None, bool, int, float, str, bytes, datetime, list and dict with text keys.  A datetime is in UTC if
-    its text says the offset from that, else it has no time zone.  The extensions nil and i8 are understood: ints have
-    32 bits, i8 has 64; doubles are finite.  Of struct members of the same name the last counts.
+    Arguments are None, bool, int, float, str, bytes, datetime, Decimal, list and dict with text keys.  A datetime is in
+    UTC if its text says the offset from that, else it has no time zone.  The extensions nil, i8 and those of Apache are
+    understood; ints have up to 64 bits, doubles are finite.  Of struct members of the same name the last counts.
 
     Raise `ParseError` for anything else.
     """
+    # Blank lines before the declaration, which XML does not allow, come of programs that print a bit too early.
+    stripped = data.lstrip(_BLANK.encode())
+    if stripped.startswith(b'<') and stripped[1:2] != b'\0':      # no UTF-16
+        data = stripped
     encoding = encodingOf(data, charset)
     encoding = _ALIASES.get(encoding, encoding)
     if encoding not in ENCODINGS:
-        raise ParseError(f'the encoding {encoding[:40]!r} is not supported: use one of {", ".join(ENCODINGS)}')
+        raise ParseError(f'the encoding {encoding[:40]!r} is not supported: use utf-8, or another one that xmlrpc.txt names')
     try:
+        if encoding not in _OF_THE_PARSER:
+            data, encoding = data.decode(encoding).encode(), 'utf-8'
         return _CallReader().read(data, encoding)
+    except UnicodeError as error:
+        raise ParseError(f'the request is not text in {encoding}') from error
     except expat.ExpatError as error:
         raise ParseError(f'the request is not well-formed XML in {encoding}: {expat.ErrorString(error.code)}, '
                          f'line {error.lineno}, column {error.offset}') from error
@@ -302,6 +379,10 @@ def parseCall(data, charset=None):
 _UNSENDABLE = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 # Of a class as such: a metaclass may have its own ideas.
 _nameOf = type.__dict__['__name__'].__get__
+
+
+def _isSendable(text):
+    return text.isprintable() or not _UNSENDABLE.search(text)
 
 
 def _sendable(text):
@@ -367,26 +448,35 @@ class _Conversion:
 
     def convert(self, value):
         class_ = type(value)            # not value.__class__, which an object can make up, or raise from
+        try:
+            conversion = _LEAF_CONVERSIONS.get(class_)
+        except Exception:               # a metaclass that fails us
+            conversion = _describe
+        if conversion is not None:
+            return self._leaf(value, conversion)
+        if class_ is dict:
+            return self._container(value, self._dict)
+        if class_ is list or class_ is tuple:
+            return self._container(value, self._array)
         if class_ is StoredFile:
             self._spend(value.size)
             return value.read()
-        try:
-            way, conversion = self._wayFor(class_)
-        except Exception:               # a metaclass that fails us
-            way, conversion = self._leaf, _describe
-        return way(value, conversion)
+        return self._convertOther(value, class_)
 
-    def _wayFor(self, class_):
-        for base in class_.__mro__:
-            if base in _LEAF_CONVERSIONS:
-                return self._leaf, _LEAF_CONVERSIONS[base]
-        if issubclass(class_, Mapping):
-            return self._container, self._struct
-        if issubclass(class_, Set):
-            return self._container, self._sorted
-        if issubclass(class_, Sequence) and class_ is not memoryview:
-            return self._container, self._array
-        return self._leaf, _describe
+    def _convertOther(self, value, class_):
+        """Return what becomes of a value of another type, which may be a subclass of those."""
+        try:
+            for base in class_.__mro__:
+                if base in _LEAF_CONVERSIONS:
+                    return self._leaf(value, _LEAF_CONVERSIONS[base])
+            kind = next((kind for kind in (Mapping, Set, Sequence) if issubclass(class_, kind)), None)
+        except _NOT_THE_VALUES:
+            raise
+        except Exception:               # a metaclass that fails us
+            kind = None
+        if kind is None or class_ is memoryview:
+            return self._leaf(value, _describe)
+        return self._container(value, {Mapping: self._struct, Set: self._sorted, Sequence: self._array}[kind])
 
     def _leaf(self, value, conversion):
         try:
@@ -434,6 +524,29 @@ class _Conversion:
             return sorted(array) if isinstance(array, list) else array
         except TypeError:               # of mixed types
             return array
+
+    def _dict(self, value):
+        plainly = self._plainStruct(value)
+        return self._struct(value) if plainly is None else plainly
+
+    def _plainStruct(self, value):
+        """Return a copy of a dict if nothing in it has to be converted, as in most that the front end makes, else None.
+        """
+        size = 0
+        for name, member in value.items():
+            class_ = type(member)
+            if type(name) is not str or not _isSendable(name):
+                return None
+            if class_ is str:
+                if not _isSendable(member):
+                    return None
+                size += len(member)
+            elif not (member is None or class_ is bool or class_ is int and MININT <= member <= MAXINT
+                      or class_ is float and math.isfinite(member)):
+                return None
+            size += _VALUE_SIZE + len(name)
+        self._spend(size)
+        return dict(value)
 
     def _struct(self, value):
         members = self._members(value, lambda mapping: ((key, value) for key, value in mapping.items()))
