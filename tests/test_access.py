@@ -37,6 +37,7 @@ from test_xmlrpc_server import ServerCase
 
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import UnknownJob
+from lovely.remotetask.limits import Limits
 from lovely.remotetask.users import ROLES
 from lovely.remotetask.users import Users
 from lovely.remotetask.xmlrpc import access
@@ -50,7 +51,6 @@ from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.server import Frontend
-from lovely.remotetask.xmlrpc.server import Limits
 from lovely.remotetask.xmlrpc.tls import Certificate
 
 
@@ -615,14 +615,10 @@ class TestTls(TlsCase):
 
     def test_renewalThatCannotBeReadIsTriedAgain(self):
         certificate = Certificate(self.pem)
-        pairs = [socket.socketpair() for _ in range(4)]
-        for pair in pairs:
-            self.addCleanup(pair[1].close)
         contexts = []
 
-        def wrap():
-            with certificate.wrap(pairs.pop()[0]) as wrapped:
-                contexts.append(wrapped.context)
+        def look():
+            contexts.append(certificate.context())
         self.certify(self.pem + '.new')
         os.replace(self.pem + '.new', self.pem)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -630,11 +626,11 @@ class TestTls(TlsCase):
         with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
             for _ in range(3):
-                wrap()
+                look()
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         self.assertEqual(len(logged.output), 1)
         self.assertIn('the certificate stays as it was', logged.output[0])
-        wrap()
+        look()
         self.assertEqual([context is contexts[0] for context in contexts], [True, True, True, False])
 
     def test_stop(self):
@@ -680,9 +676,7 @@ class TestCertificate(unittest.TestCase):
         with open(encrypted, 'wb') as file:
             file.write(loaded.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
                                             serialization.BestAvailableEncryption(b'secret')))
-        ours, theirs = socket.socketpair()
-        with theirs, Certificate(certificate, key).wrap(ours) as wrapped:
-            self.assertEqual(wrapped.context.minimum_version, ssl.TLSVersion.TLSv1_2)
+        self.assertEqual(Certificate(certificate, key).context().minimum_version, ssl.TLSVersion.TLSv1_2)
         for paths in ((certificate,), (certificate, other), (certificate, encrypted), (key,), (directory.name,),
                       (certificate, certificate + 'x')):
             with self.subTest(paths), self.assertRaises(ConfigurationError) as caught:

@@ -1,6 +1,8 @@
 """The configuration file: its defaults, all its keys, and every mistake with file and line."""
 # SPDX-License-Identifier: ZPL-2.1
+import dataclasses
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -15,6 +17,7 @@ from zope.app.appsetup import product as appsetup
 
 from lovely.remotetask import config
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.limits import Limits
 from lovely.remotetask.service import getAutostartServiceNames
 
 
@@ -109,8 +112,7 @@ class DefaultsTest(ConfigTestCase):
         self.assertEqual(configuration.siteDefinition,
                          os.path.join(os.path.dirname(os.path.abspath(config.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, config.FrontendSettings(
-            address=('127.0.0.1', 8080), maxBodySize=8 * 1024 * 1024, maxConnections=200, maxWaiting=5000,
-            requestTimeout=20.0, idleTimeout=75.0, deadline=10.0, users=None, certificate=None, key=None,
+            address=('127.0.0.1', 8080), limits=Limits(), deadline=10.0, users=None, certificate=None, key=None,
             allowInsecure=False))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
@@ -171,8 +173,8 @@ class FullTest(ConfigTestCase):
         self.assertEqual(self.configuration.path, self.path)
         self.assertEqual(self.configuration.siteDefinition, self.site)
         self.assertEqual(self.configuration.frontend, config.FrontendSettings(
-            address=('0.0.0.0', 9000), maxBodySize=512 * 1024, maxConnections=7, maxWaiting=8,
-            requestTimeout=90.0, idleTimeout=7200.0, deadline=2.5, users=os.path.join(self.directory, 'etc', 'users'),
+            address=('0.0.0.0', 9000), deadline=2.5, users=os.path.join(self.directory, 'etc', 'users'),
+            limits=Limits(bodySize=512 * 1024, connections=7, waiting=8, requestTime=90.0, idleTime=7200.0),
             certificate='/certificate.pem', key=os.path.join(self.directory, 'key.pem'), allowInsecure=True))
         self.assertEqual(self.configuration.processor, config.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
@@ -537,6 +539,18 @@ class SchemaTest(unittest.TestCase):
                     self.assertIn(f'Default: {element.get("default")}.', text)
                 described += 1
         self.assertGreater(described, 20)
+
+    def test_the_defaults_of_limits_are_described(self):
+        schema = xml.etree.ElementTree.parse(os.path.join(os.path.dirname(config.__file__), 'schema.xml'))
+        names = {field.name for field in dataclasses.fields(Limits)}
+        described = {}
+        for key in schema.iter('key'):
+            if key.get('attribute') in names:
+                convert = getattr(config, key.get('datatype').removeprefix('.'))
+                default = re.search(r'Default: (\w+)\.', key.findtext('description'))[1]
+                described[key.get('attribute')] = convert(default)
+        self.assertEqual(set(described), {'bodySize', 'connections', 'waiting', 'requestTime', 'idleTime'})
+        self.assertEqual(dataclasses.replace(Limits(), **described), Limits())
 
 
 if __name__ == '__main__':

@@ -102,12 +102,9 @@ class FullDiskTest(unittest.TestCase):
 
     def call(self, function):
         """Have the front end's writer call a function of the service; return the result."""
-        ended = threading.Event()
         call = self.gateway.write('/', function)
-        call.listen(ended.set)
-        self.gateway.pulse()
-        self.assertTrue(ended.wait(PATIENCE))
-        return call.result()
+        self.gateway.flush()
+        return call.result(PATIENCE)
 
     def waitUntil(self, condition, what):
         until = time.monotonic() + PATIENCE

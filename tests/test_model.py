@@ -362,7 +362,7 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
-    checks logs keepalive interfaces errors
+    checks logs keepalive interfaces errors limits
     database cron misfire copying files retry rows task job control demo process guardian group command child users
     pages readyqueue ledger register timetable container sites
     runzeo lifecycle evolve
@@ -385,6 +385,16 @@ ROOMS = '''
     __init__
 '''
 
+#: The same for the modules of the front end.
+FRONTEND_ROOMS = '''
+    __init__
+    faults head chunked accesslog wire structs signature methods
+    access tls
+    waiting gateway bridge dispatcher
+    permits protocol handler
+    server
+'''
+
 
 class TestRooms(unittest.TestCase):
 
@@ -400,9 +410,19 @@ class TestRooms(unittest.TestCase):
         self.assertEqual(seen, set(order))
 
 
-def importsOf(path):
-    """Return the rooms that a module imports, in functions too."""
-    prefix, found = 'lovely.remotetask', set()
+    def test_imports_of_the_front_end_point_down(self):
+        order = FRONTEND_ROOMS.split()
+        paths = sorted((PACKAGE / 'xmlrpc').glob('*.py'))
+        for path in paths:
+            for imported in importsOf(path, 'lovely.remotetask.xmlrpc'):
+                with self.subTest(module=path.stem, imports=imported):
+                    self.assertLess(order.index(imported), order.index(path.stem))
+        self.assertEqual({path.stem for path in paths}, set(order))
+
+
+def importsOf(path, prefix='lovely.remotetask'):
+    """Return the rooms that a module imports, in functions too; `prefix` is the package that they are in."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(prefix):
             names = [node.module[len(prefix) + 1:]] if node.module != prefix else [alias.name for alias in node.names]

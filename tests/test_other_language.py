@@ -1,4 +1,4 @@
-"""Clients in other languages, which have nothing of ours but the protocol: Node.js and curl."""
+"""Clients in other languages, which have nothing of ours but the protocol: Node.js, Perl and curl."""
 # SPDX-License-Identifier: ZPL-2.1
 import datetime
 import pathlib
@@ -15,6 +15,7 @@ from lovely.remotetask.testing import Process
 
 
 PROGRAM = pathlib.Path(__file__).with_name('xmlrpc.mjs')
+PERL_PROGRAM = PROGRAM.with_suffix('.pl')
 
 #: Seconds in which it has to be done.
 PATIENCE = 120
@@ -28,7 +29,7 @@ def fail(input):
 SITE = '''\
 <configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
   <remotetask:task name="echo" handler="lovely.remotetask.demo.echo" />
-  <remotetask:task name="fail" handler="tasksForNode.fail" />
+  <remotetask:task name="fail" handler="tasksForOthers.fail" />
 </configure>
 '''
 CONFIGURATION = '''\
@@ -78,7 +79,7 @@ class OtherCase(unittest.TestCase):
     def setUp(self):
         directory = pathlib.Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
-        for name, text in (('tasksForNode.py', TASKS), ('site.zcml', SITE), ('remotetask.conf', CONFIGURATION)):
+        for name, text in (('tasksForOthers.py', TASKS), ('site.zcml', SITE), ('remotetask.conf', CONFIGURATION)):
             (directory / name).write_text(text, 'utf-8')
         server = Process(['-m', 'lovely.remotetask.cli.main', '-C', 'remotetask.conf', 'serve'], str(directory))
         self.addCleanup(server.close)
@@ -106,6 +107,34 @@ class TestNode(OtherCase):
                 'text': 'Grüße, \U0001f600, ]]> & <b>\r\n\t"',
                 'Schlüssel & <Schloß>': '',
                 'numbers': [0, -7, 2147483647, 0.1, -2.5e-9],
+                'truth': [True, False, None],
+                'bytes': b'\x00\xff\n\r',
+                'time': datetime.datetime(2024, 2, 29, 12, 30, 1),
+                'nested': [[], {}, [{'deep': ['down']}]],
+            })
+
+
+def hasPerl():
+    """Return whether there is Perl with its library for XML-RPC."""
+    return shutil.which('perl') and not subprocess.run(['perl', '-MRPC::XML::Client', '-e', ''],
+                                                       stderr=subprocess.DEVNULL, timeout=PATIENCE).returncode
+
+
+@unittest.skipUnless(hasPerl(), 'Perl or its library RPC::XML is not installed')
+class TestPerl(OtherCase):
+
+    def test_aJobIsAddedAndAwaited(self):
+        ended = subprocess.run(['perl', str(PERL_PROGRAM), self.url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               encoding='utf-8', timeout=PATIENCE)
+        self.assertEqual(ended.returncode, 0, ended.stdout)
+        jobid = int(ended.stdout.split()[-1])
+        with Client(self.url) as client:
+            [job] = [job for job in client.call('getJobs')['jobs'] if job['id'] == jobid]
+            self.assertEqual(job['status'], 'completed')
+            self.assertEqual(client.call('getJob', jobid)['input'], {
+                'text': 'Grüße, \U0001f600, ]]> & <b>\n\t"',
+                'Schlüssel & <Schloß>': '',
+                'numbers': [0, -7, 2147483647, '9007199254740993', 0.5],        # too large an int comes as text
                 'truth': [True, False, None],
                 'bytes': b'\x00\xff\n\r',
                 'time': datetime.datetime(2024, 2, 29, 12, 30, 1),

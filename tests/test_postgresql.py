@@ -117,11 +117,8 @@ class GatewayTest(PostgreSQLCase):
 
     def ask(self, call):
         """Return what a call results in; raise its exception."""
-        ended = threading.Event()
-        call.listen(ended.set)
-        self.gateway.pulse()
-        self.assertTrue(ended.wait(PATIENCE))
-        return call.result()
+        self.gateway.flush()
+        return call.result(PATIENCE)
 
     def add(self, number):
         return self.ask(self.gateway.write('/', lambda service: service.add('echo', number, startLater=True)))

@@ -1,5 +1,6 @@
 """Reads and writes through the gateway: together, alone, refused, in conflict, and without a database."""
 # SPDX-License-Identifier: ZPL-2.1
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -22,7 +23,7 @@ from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import Stopping
-from lovely.remotetask.xmlrpc.gateway import LINGER
+from lovely.remotetask.xmlrpc.gateway import Gathering
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
@@ -87,14 +88,14 @@ class Gateway(gateways.Gateway):
         return self.resultOf(super().write(path, function))
 
     def resultOf(self, call):
-        ended = threading.Event()
-        call.listen(ended.set)
-        while not call.hasEnded:
-            again, left = self.pulse(), call.deadline - time.monotonic()
+        while not call.done():
+            again, left = self.flush(), call.deadline - time.monotonic()
             if left > 0:
-                ended.wait(left if again is None else min(again, left))
+                concurrent.futures.wait([call], left if again is None else min(again, left))
             else:
                 self.giveUp(call)
+        if call.cancelled():
+            raise DatabaseUnavailable()
         return call.result()
 
 
@@ -198,10 +199,9 @@ class TestWrite(GatewayCase):
 
     def expecting(self, seconds):
         """Return a gateway that waits for three writes, but for no longer than that."""
-        gateway = self.makeGateway()
-        with gateway._changed:
-            gateway._expected, gateway._patienceForMore = 3, seconds
-        return gateway
+        gathering = Gathering(longest=seconds)
+        gathering.note(3, seconds)
+        return self.makeGateway(gathering=gathering)
 
     def test_asManyAsLatelyAreWaitedFor(self):
         gateway = self.expecting(WAIT)
@@ -213,14 +213,13 @@ class TestWrite(GatewayCase):
         self.assertEqual(sorted(outcome for _, outcome in calls), [[1], [2]])
         self.assertEqual(self.countCommits() - self.setUpCommits, 1)
         self.assertTrue(gateway.stop(WAIT))
-        self.assertEqual(gateway._expected, 3)
-        self.assertLessEqual(gateway._patienceForMore, LINGER)
+        self.assertEqual(gateway.gathering.expected, 3)
 
     def test_notForLong(self):
         gateway = self.expecting(0.01)
         self.assertEqual([gateway.write('/', append(number)) for number in range(2)], [1, 2])
         self.assertTrue(gateway.stop(WAIT))
-        self.assertEqual(gateway._expected, 1)
+        self.assertEqual(gateway.gathering.expected, 1)
 
     def test_whoStopsDoesNotWaitForMore(self):
         gateway = self.expecting(1000)
@@ -440,16 +439,14 @@ class TestRead(GatewayCase):
         gateway.start()
         self.addCleanup(gateway.stop, WAIT)
         self.waitUntil(lambda: gateway.statistics()['idleReaders'] == gateway.readers)
-        ended, go = threading.Event(), threading.Event()
+        go = threading.Event()
         self.addCleanup(go.set)
         calls = [gateway.read('/', lambda jobs: (go.wait(WAIT), threading.current_thread().name)[1]) for _ in range(20)]
-        calls[-1].listen(ended.set)
-        gateway.pulse()
+        gateway.flush()
         self.assertEqual(gateway.statistics()['idleReaders'], gateway.readers - 1)
         go.set()
-        self.assertTrue(ended.wait(WAIT))
-        self.assertEqual(len({call.result() for call in calls}), 1)
-        self.assertIsNone(gateway.pulse())
+        self.assertEqual(len({call.result(WAIT) for call in calls}), 1)
+        self.assertIsNone(gateway.flush())
 
     def test_aSlowReadHoldsUpNobody(self):
         gateway = self.makeGateway(readers=2)
@@ -469,15 +466,13 @@ class TestRead(GatewayCase):
         gateway.start()
         calls, heard = [gateway.read('/', len), gateway.write('/', append('a'))], []
         for call in calls:
-            call.listen(lambda: heard.append(1))
+            call.add_done_callback(heard.append)
             gateway.giveUp(call)
             gateway.giveUp(call)
             call.end('late')
-            with self.assertRaises(DatabaseUnavailable):
-                call.result()
-            call.listen(lambda: heard.append(2))
-        self.assertEqual(heard, [1, 2, 1, 2])
-        gateway.pulse()
+            self.assertTrue(call.cancelled())
+        self.assertEqual(heard, calls)
+        gateway.flush()
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(self.stored(), {})
 
@@ -494,7 +489,7 @@ class TestRead(GatewayCase):
         self.assertLess(time.monotonic() - began, WAIT)
         go.set()
         gateway.write('/', append('a'))                 # the database has answered: there is time again
-        self.assertEqual(gateway._patience(), gateway.deadline)
+        self.assertEqual(gateway._timeout(), gateway.deadline)
 
 
 class TestLifecycle(GatewayCase):

@@ -14,6 +14,7 @@ from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.dispatcher import Dispatcher
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import UnknownMethod
 from lovely.remotetask.xmlrpc.wire import plain
@@ -22,11 +23,12 @@ from lovely.remotetask.xmlrpc.wire import plain
 def call(service, name, *values):
     """Call a method as the server does."""
     method, arguments = methods.prepare(name, values)
+    function = Dispatcher(None, None).funcs[name]
     if method.access == methods.NO_SERVICE:
-        return plain(method.function(*arguments))
+        return plain(function(*arguments))
     if method.access == methods.REPEATS:
-        return method.function(service, methods.BATCH, time.time(), *arguments)
-    return plain(method.function(service, *arguments))
+        return function(service, methods.BATCH, time.time(), *arguments)
+    return plain(function(service, *arguments))
 
 
 class TestArguments(unittest.TestCase):

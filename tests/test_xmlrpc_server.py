@@ -27,20 +27,18 @@ from zope.component import testing
 
 from lovely.remotetask import errors
 from lovely.remotetask.job import Job
+from lovely.remotetask.limits import Limits
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc.connection import LARGE_BODY
-from lovely.remotetask.xmlrpc.connection import LONG_BODY
 from lovely.remotetask.xmlrpc.gateway import Gateway
+from lovely.remotetask.xmlrpc.permits import LARGE_BODY
+from lovely.remotetask.xmlrpc.permits import LONG_BODY
+from lovely.remotetask.xmlrpc.permits import LONG_CALLS
 from lovely.remotetask.xmlrpc.server import Frontend
-from lovely.remotetask.xmlrpc.server import Limits
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen
-
-#: Calls with a long body that are worked on at a time, as `xmlrpc.txt` says.
-LONG_CALLS = 16
 
 CALL = xmlrpc.client.dumps((), 'getAvailableTasks').encode()
 
@@ -748,10 +746,12 @@ class TestLifecycle(ServerCase):
 
     def test_whatCannotGoOnEnds(self):
         frontend, gateway = self.makeFrontend(), self.gateway
-        gateway.pulse = lambda: 1 / 0
-        self.addCleanup(socket.create_connection(frontend.address, WAIT).close)
-        self.addCleanup(vars(gateway).pop, 'pulse')
-        with self.assertLogs('lovely.remotetask', 'ERROR') as logs, self.assertRaisesRegex(RuntimeError, 'has ended'):
+        gateway.flush = lambda: 1 / 0
+        self.addCleanup(vars(gateway).pop, 'flush')
+        connection = socket.create_connection(frontend.address, WAIT)
+        self.addCleanup(connection.close)
+        connection.sendall(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL)
+        with self.assertLogs('lovely.remotetask', 'ERROR') as logs, self.assertRaisesRegex(RuntimeError, 'cannot go on'):
             frontend.serveForever()
         self.assertIn('ZeroDivisionError', logs.output[0])
         self.assertTrue(frontend.stop(WAIT))

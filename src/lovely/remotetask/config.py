@@ -15,6 +15,7 @@ import sys
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,7 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.limits import Limits
 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -43,14 +45,8 @@ class FrontendSettings:
 
     #: The pair of host and port; port 0 is any free one.
     address: tuple
-    #: Bytes.
-    maxBodySize: int
-    maxConnections: int
-    maxWaiting: int
-    #: Seconds.
-    requestTimeout: float
-    #: Seconds.
-    idleTimeout: float
+    #: What a client can take of it.
+    limits: Limits
     #: Seconds that a call waits for the database.
     deadline: float
     #: The absolute paths of the users file, the certificate and its key; None for none.
@@ -474,9 +470,11 @@ def frontendSettings(section):
     """Convert a <frontend> section."""
     if section.key is not None and section.certificate is None:
         raise ValueError('there is a key, but no certificate that it belongs to')
-    return FrontendSettings(section.address, section.max_body_size, section.max_connections, section.max_waiting,
-                            section.request_timeout, section.idle_timeout, section.deadline, section.users,
-                            section.certificate, section.key, section.allow_insecure)
+    # The keys that are limits have the names of these as their attributes, and the defaults of these.
+    given = {field.name: getattr(section, field.name, None) for field in fields(Limits)}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    return FrontendSettings(section.address, limits, section.deadline, section.users, section.certificate, section.key,
+                            section.allow_insecure)
 
 
 def processorSettings(section):

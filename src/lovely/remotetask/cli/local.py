@@ -39,7 +39,6 @@ from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
-from lovely.remotetask.xmlrpc.server import Limits
 from lovely.remotetask.xmlrpc.tls import Certificate
 from lovely.remotetask.zcml import loadSite
 
@@ -267,8 +266,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
         checkExposure(settings.address, settings.users is not None, settings.certificate is not None)
     doorkeeper = Doorkeeper(None if settings.users is None else Users(settings.users))
     certificate = None if settings.certificate is None else Certificate(settings.certificate, settings.key)
-    limits = Limits(bodySize=settings.maxBodySize, connections=settings.maxConnections, waiting=settings.maxWaiting,
-                    requestTime=settings.requestTimeout, idleTime=settings.idleTimeout)
+    limits = settings.limits
     allowFiles(limits.connections + limits.waiting + limits.silent,
                'the connections of the frontend (max-connections, max-waiting)')
     gateway = Gateway(db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),

@@ -6,6 +6,8 @@ import random
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
+from concurrent.futures import InvalidStateError
 
 from transaction import TransactionManager
 from transaction.interfaces import TransientError
@@ -28,10 +30,10 @@ BATCH = 500
 #: Reads that run at a time; the others wait.  With the writer and the watcher that is ZODB's default pool of
 #: connections.
 READERS = 5
-#: Seconds that the writer waits at the most for as many calls as there were lately.
-LINGER = 0.02
-#: Seconds after which a second reader helps one that is busy with a read.
-HELP = 0.002
+#: Seconds that the writer waits at the most to gather as many calls as there were lately.
+GATHER = 0.02
+#: Seconds after which a second reader is woken, beside one that is busy with a read.
+SECOND_READER = 0.002
 #: Seconds that a caller waits for the database, and when it is known to be silent.
 DEADLINE = 10.0
 SHORT_DEADLINE = 1.0
@@ -50,7 +52,7 @@ class _Withdrawn(TransientError):
     """Somebody whose call is part of the transaction does not wait for it any more."""
 
 
-class _Witness:
+class _VoteSentinel:
     """A data manager that knows whether all others of its transaction have voted.
 
     What fails before that has changed nothing.  After it, the database may have committed although the commit raises:
@@ -78,110 +80,50 @@ class _Witness:
         self.allVoted = True
 
 
-class Call:
-    """A function that waits for its turn in the database, and what became of it.
+class Call(Future):
+    """A function that waits for a thread to call it with a service, and the future of its result.
 
-    A read may go on when nobody waits for it any more.
+    It is cancelled by `Gateway.giveUp`.  A read may go on although it is cancelled; a write that is being committed
+    (`running`) cannot be cancelled any more.
     """
 
-    #: Whether there is a result, or an error; nothing follows.
-    hasEnded = False
+    def __init__(self, path, function, serialize, deadline, last):
+        """For the first three see `Gateway.read`.
 
-    def __init__(self, path, function, form, deadline):
-        """For the arguments see `Gateway.read`; `deadline` is by time.monotonic."""
-        self.path, self.function, self.form = path, function, form
-        self.deadline = deadline        # when to `giveUp`
-        self._result = self._error = self._listener = None
+        deadline -- when to give up, by time.monotonic.
+        last -- when to give up a write that is being committed at its deadline, by time.monotonic.
+        """
+        super().__init__()
+        self.path, self.function, self.serialize = path, function, serialize
+        self.deadline, self.last = deadline, last
 
     def end(self, result, error=None):
-        """Note the result or the exception; harmless when it has ended."""
-        if self.hasEnded:
-            return
-        self._result, self._error = result, error
-        self.hasEnded = True
-        self._tell()
-
-    def listen(self, listener):
-        """Have a function called without arguments when it has ended, in whichever thread; at once if it has already.
-        """
-        self._listener = listener
-        if self.hasEnded:
-            self._tell()
-
-    def _tell(self):
-        listener, self._listener = self._listener, None     # which knows the call: a large result is not to stay
-        if listener is not None:
-            listener()
-
-    def result(self):
-        """Return the result, or raise the exception."""
-        if self._error is None:
-            return self._result
+        """Set the result or the exception, unless that was done already, or the call is cancelled."""
         try:
-            raise self._error
-        finally:
-            self._error = None          # it knows this frame
-
-
-class _Write(Call):
-    """One that is committed."""
-
-    def __init__(self, path, function, form, deadline, last):
-        """`last` is when to give up if it is being committed at the deadline."""
-        super().__init__(path, function, form, deadline)
-        self.last = last
-        self._deciding = threading.Lock()
-        self._begun = False
-        #: Whether nobody waits for it, and it must not be carried out.
-        self.isCancelled = False
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+        except InvalidStateError:
+            pass
 
     def isWanted(self):
-        """Say whether the caller still waits; if so, he cannot give up without an answer any more."""
-        with self._deciding:
-            self._begun = not self.isCancelled
-            return self._begun
-
-    def cancel(self):
-        """Give up, if that is possible without an answer; return whether it was."""
-        with self._deciding:
-            self.isCancelled = not self._begun
-            return self.isCancelled
+        """Return whether the caller still waits; if so, the call cannot be cancelled from now on."""
+        return self.running() or not self.cancelled() and self.set_running_or_notify_cancel()
 
 
-class _ReadManager:
-    """A transaction manager that commits nothing: far cheaper for a read than one with transactions.
+class Gathering:
+    """For how many writes the writer waits, to commit them together, and for how long; see `Gateway`."""
 
-    To a connection it is its transaction as well.
-    """
+    def __init__(self, longest=GATHER):
+        """`longest` is how long it waits at most, in seconds."""
+        self._longest = longest
+        #: How many writes there were lately at the same time, and for how many seconds as many are waited for.
+        self.expected, self.seconds = 0, 0.0
 
-    explicit = True
-
-    def __init__(self):
-        self._connections, self._changed = [], []
-
-    def registerSynch(self, connection):
-        self._connections.append(connection)
-
-    def unregisterSynch(self, connection):
-        self._connections.remove(connection)
-
-    def get(self):
-        return self
-
-    def join(self, connection):
-        self._changed.append(connection)
-
-    def begin(self):
-        """Have the connections see what was committed until now."""
-        for connection in self._connections:
-            connection.newTransaction(self)
-
-    def abort(self):
-        """Throw away what was changed."""
-        while self._changed:
-            self._changed.pop().abort(self)
-        for connection in self._connections:
-            connection.afterCompletion(self)
+    def note(self, count, seconds):
+        """Note that so many writes came until a commit was over, which took so many seconds."""
+        self.expected, self.seconds = count, min(self._longest, seconds)
 
 
 class _Reader:
@@ -190,7 +132,7 @@ class _Reader:
     connection = None
 
     def __init__(self):
-        self.bell = queue.SimpleQueue()         # gets something when the reader is idle and is to go on
+        self.wakeup = queue.SimpleQueue()       # gets something when the reader is idle and is to go on
 
 
 class Gateway:
@@ -202,10 +144,14 @@ class Gateway:
     who wait for jobs.
 
     Calls that come shortly after each other are cheapest when one thread runs them one after the other: so nobody is
-    woken by `read` and `write`, but by `pulse`, which is to be called when there are no more to come for now.
+    woken by `read` and `write`, but by `flush`, which is to be called when there are no more to come for now.
+
+    Of many callers those that were answered last call again one after the other, while a commit would keep the others
+    waiting: so the writer gathers as many writes as there were before, but waits for no longer than a commit takes.
     """
 
-    def __init__(self, db, resolve, deadline=DEADLINE, attempts=ATTEMPTS, batch=BATCH, readers=READERS):
+    def __init__(self, db, resolve, deadline=DEADLINE, attempts=ATTEMPTS, batch=BATCH, readers=READERS,
+                 gathering=None):
         """Nothing is opened yet.
 
         db -- a `ZODB.DB`.
@@ -215,6 +161,7 @@ class Gateway:
         attempts -- how often a transaction that meets conflicts is tried, with growing pauses.
         batch -- how many writes are committed together at most.
         readers -- how many reads run at a time.
+        gathering -- a `Gathering`; None for one that has seen nothing yet.
         """
         self.db = db
         self.resolve = resolve
@@ -222,17 +169,16 @@ class Gateway:
         self.attempts = attempts
         self.batch = batch
         self.readers = readers
+        self.gathering = gathering or Gathering()   # only the writer changes it
         self._starting = threading.Lock()       # guards the threads
         self._threads = []
-        self._changed = threading.Condition()   # guards the eight that follow
+        self._changed = threading.Condition()   # guards the seven that follow
         self._waiting = deque()
         self._waitingReads = deque()
         self._idle = []                         # the reader that was busy last is the next one: fewer warm caches
         self._begun = 0.0                       # when a reader has taken a read last, by time.monotonic
         self._running = False
-        self._expecting = False                 # whether the writer waits for more writes
-        self._expected = 0                      # how many writes there were lately at the same time
-        self._patienceForMore = 0.0             # seconds for which as many are waited for
+        self._isGathering = False               # whether the writer waits for more writes
         self._silent = False                    # whether nothing has come of the database since a call was given up
         self._watcher = Watcher(db, resolve)
         # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
@@ -262,7 +208,7 @@ class Gateway:
             self._running = False
             self._changed.notify_all()
             while self._idle:
-                self._idle.pop().bell.put(None)
+                self._idle.pop().wakeup.put(None)
         end = None if timeout is None else time.monotonic() + timeout
         threads = self._threads
         for thread in threads:
@@ -301,33 +247,34 @@ class Gateway:
     @property
     def _hasFewer(self):
         """Whether fewer calls wait to be committed than there were lately at the same time."""
-        return len(self._waiting) < self._expected
+        return len(self._waiting) < self.gathering.expected
 
-    def _patience(self):
+    def _timeout(self):
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
-    def read(self, path, function, form=plain):
+    def read(self, path, function, serialize=plain):
         """Have a function called with the service at a path; what it changes is thrown away.  Return a `Call`.
 
         path -- the path of a URL.
         function -- called with the service; once more after each conflict.
-        form -- called in the same thread with what that returns; its result is what the call results in, and can be
-            used anywhere.
+        serialize -- called in the same thread with what that returns; its result is what the call results in, and can
+            be used anywhere.
 
         Raise `Stopping`.  The call's exceptions are those that the function raises, `errors.UnknownService`, and
-        `DatabaseUnavailable`, also when too many calls wait.
+        `DatabaseUnavailable`.
         """
-        read = Call(path, function, form, time.monotonic() + self._patience())
+        deadline = time.monotonic() + self._timeout()
+        read = Call(path, function, serialize, deadline, deadline)
         with self._changed:
             if not self._running:
                 raise Stopping()
             self._waitingReads.append(read)
         return read
 
-    def write(self, path, function, form=plain):
+    def write(self, path, function, serialize=plain):
         """Have a function called with the service at a path, and its changes committed.  Return a `Call`.
 
-        path, form -- as for `read`.
+        path, serialize -- as for `read`.
         function -- called with the service in the writer's thread, again if its transaction has to be repeated.  When
             it raises one of the family of `errors` it must have changed nothing: the other calls are committed.
 
@@ -336,14 +283,14 @@ class Gateway:
         whether it was.
         """
         now = time.monotonic()
-        write = _Write(path, function, form, now + self._patience(), now + self.deadline)
+        write = Call(path, function, serialize, now + self._timeout(), now + self.deadline)
         with self._changed:
             if not self._running:
                 raise Stopping()
             self._waiting.append(write)
         return write
 
-    def pulse(self):
+    def flush(self):
         """Have the calls run that wait, as far as there are threads for them.  Waits for nothing.
 
         Return the seconds after which this is to be called again, or None if nothing waits.
@@ -351,31 +298,30 @@ class Gateway:
         if not self._waiting and not self._waitingReads:
             return None
         with self._changed:
-            if self._waiting and (not self._expecting or not self._hasFewer):
+            if self._waiting and (not self._isGathering or not self._hasFewer):
                 self._changed.notify_all()
             if not self._waitingReads:
                 return None
             # While reads take but moments a second reader would only be in the way of the first one.
-            if self._idle and (len(self._idle) == self.readers or time.monotonic() - self._begun >= HELP):
+            if self._idle and (len(self._idle) == self.readers or time.monotonic() - self._begun >= SECOND_READER):
                 self._begun = time.monotonic()
-                self._idle.pop().bell.put(None)
-            return HELP if self._idle else None
+                self._idle.pop().wakeup.put(None)
+            return SECOND_READER if self._idle else None
 
     def giveUp(self, call):
-        """The deadline of a call is over: end it with the exception for that, or move its deadline.  Waits for nothing.
+        """The deadline of a call is over: cancel it, or move its deadline.  Waits for nothing.
 
         A write that is being committed at the first deadline can only be given up at the last one, not knowing what
-        comes of it.
+        comes of it: it ends with `OutcomeUnknown` then.
         """
         self._silent = True
-        if isinstance(call, _Write) and not call.cancel():
-            if time.monotonic() < call.last:
-                call.deadline = call.last
-            else:
-                call.end(None, OutcomeUnknown())
-            return
-        self._forget(self._waiting if isinstance(call, _Write) else self._waitingReads, call)
-        call.end(None, DatabaseUnavailable())
+        if call.cancel():
+            self._forget(self._waiting, call)
+            self._forget(self._waitingReads, call)
+        elif time.monotonic() < call.last:
+            call.deadline = call.last
+        else:
+            call.end(None, OutcomeUnknown())
 
     def _forget(self, waiting, call):
         # A database can be silent for long, and what nobody waits for is not to pile up meanwhile.
@@ -414,7 +360,7 @@ class Gateway:
                 self._idle.append(reader)
             while True:
                 try:
-                    reader.bell.get(timeout=REFRESH)
+                    reader.wakeup.get(timeout=REFRESH)
                     break
                 except queue.Empty:
                     self._refresh(reader)
@@ -431,11 +377,11 @@ class Gateway:
 
     def _readOnce(self, reader, read):
         if reader.connection is None:
-            reader.connection = self.db.open(_ReadManager())
+            reader.connection = self.db.open(TransactionManager(explicit=True))
         manager = reader.connection.transaction_manager
         try:
             manager.begin()
-            return read.form(read.function(self.resolve(reader.connection, read.path)))
+            return read.serialize(read.function(self.resolve(reader.connection, read.path)))
         finally:
             manager.abort()
 
@@ -450,26 +396,21 @@ class Gateway:
                 began = time.monotonic()
                 self._settle(writes)
                 with self._changed:
-                    self._patienceForMore = min(LINGER, time.monotonic() - began)
-                    self._expected = min(self.batch, len(writes) + len(self._waiting))
+                    self.gathering.note(min(self.batch, len(writes) + len(self._waiting)), time.monotonic() - began)
                 # An idle writer is not to keep the callers' input and futures alive.
                 del writes
         finally:
             _close(self)
 
     def _next(self):
-        """Return the writes to be committed together, as soon as there are any; none at the end.
-
-        Of many callers those that were answered last call again one after the other, while a commit would keep the
-        others waiting: as many as before are waited for, but no longer than a commit takes.
-        """
+        """Return the writes to be committed together, as soon as there are any; none at the end."""
         with self._changed:
             while self._running and not self._waiting:
                 self._changed.wait()
-            self._expecting, until = True, time.monotonic() + self._patienceForMore
+            self._isGathering, until = True, time.monotonic() + self.gathering.seconds
             while self._running and self._hasFewer and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
-            self._expecting = False
+            self._isGathering = False
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
 
     def _settle(self, writes):
@@ -502,18 +443,18 @@ class Gateway:
         if self.connection is None:
             self.connection = self.db.open(TransactionManager(explicit=True))
         manager = self.connection.transaction_manager
-        writes = [write for write in writes if not write.isCancelled]
-        witness = _Witness(writes)
+        writes = [write for write in writes if not write.cancelled()]
+        sentinel = _VoteSentinel(writes)
         try:
             manager.begin()
             outcomes = [(write, *self._run(write)) for write in writes]
-            manager.get().join(witness)
+            manager.get().join(sentinel)
             manager.commit()
         except BaseException as error:
             try:
                 manager.abort()
             finally:                            # whatever comes of that: to try again could add twice
-                if witness.allVoted:
+                if sentinel.allVoted:
                     raise OutcomeUnknown() from error
             raise
         return outcomes
@@ -523,7 +464,7 @@ class Gateway:
             result = write.function(self.resolve(self.connection, write.path))
         except errors.RemoteTaskError as refusal:
             return None, refusal
-        return write.form(result), None         # outside: a result that cannot be sent comes after the change
+        return write.serialize(result), None         # outside: a result that cannot be sent comes after the change
 
     def _retried(self, owner, function):
         """Call the function, again after a pause when the database fails it; raise `DatabaseUnavailable` in the end.

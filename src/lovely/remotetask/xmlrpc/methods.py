@@ -385,32 +385,6 @@ def getStatistics(service):
     return service.getStatistics()
 
 
-def listMethods():
-    """system.listMethods() -> array of string
-
-    The names of all methods, sorted.
-    """
-    return sorted(METHODS)
-
-
-def methodHelp(name):
-    """system.methodHelp(string name) -> string
-
-    What a method does, takes and gives.
-    Faults: unknown method.
-    """
-    return _find(name).help
-
-
-def methodSignature(name):
-    """system.methodSignature(string name) -> array of array of string
-
-    For each number of arguments that the method takes, the types of what it returns and of the arguments.
-    Faults: unknown method.
-    """
-    return _find(name).signatures
-
-
 _TASK = Argument('task', (str,))
 _INPUT = Argument('input', (), None)
 _JOBID = Argument('jobid', (int,))
@@ -459,15 +433,17 @@ METHODS = {
     'getJobs': Method(getJobs, READS, 'struct', (
         Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
     'getStatistics': Method(getStatistics, READS, 'struct'),
-    'listMethods': Method(listMethods, NO_SERVICE, 'array'),
-    'methodHelp': Method(methodHelp, NO_SERVICE, 'string', (_NAME,)),
-    'methodSignature': Method(methodSignature, NO_SERVICE, 'array', (_NAME,)),
+    # Their functions are those of the dispatcher.
+    'listMethods': Method(None, NO_SERVICE, 'array'),
+    'methodHelp': Method(None, NO_SERVICE, 'string', (_NAME,)),
+    'methodSignature': Method(None, NO_SERVICE, 'array', (_NAME,)),
 }
 # The names of the specification; the bare ones are what older clients of this service call.
 METHODS.update({f'system.{name}': METHODS[name] for name in ('listMethods', 'methodHelp', 'methodSignature')})
 
 
-def _find(name):
+def find(name):
+    """Return the `Method` of that name; raise `UnknownMethod`."""
     try:
         return METHODS[name]
     except KeyError:
@@ -482,5 +458,5 @@ def prepare(name, values):
 
     Raise `UnknownMethod` or `BadArguments`.
     """
-    method = _find(name)
+    method = find(name)
     return method, method.check(name, values)

@@ -1,6 +1,5 @@
 """What makes a row of the table of methods: its arguments and how they are checked, and whether it writes."""
 # SPDX-License-Identifier: ZPL-2.1
-import inspect
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -70,17 +69,12 @@ class Argument(NamedTuple):
 class Method(NamedTuple):
     """A row of the table."""
 
-    function: Callable              # called with the service, unless it is NO_SERVICE, and the checked arguments
+    function: Callable              # called with the service and the checked arguments; None if it is NO_SERVICE
     access: str                     # NO_SERVICE, READS, WRITES, REPEATS or WAITS
     returns: str                    # the type's name
     arguments: Tuple[Argument, ...] = ()
     role: str = 'view'              # of `users.ROLES`: who may call it
-    traced: bool = False            # whether its function takes a keyword argument `request`, the HTTP request's id
-
-    @property
-    def help(self):
-        """What it does, takes and gives, as text."""
-        return inspect.getdoc(self.function)
+    traced: bool = False            # whether its function takes one argument more, the HTTP request's id
 
     @property
     def signatures(self):

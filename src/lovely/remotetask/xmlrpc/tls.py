@@ -43,11 +43,8 @@ class Certificate:
                                      f'{reason}') from error
         return context
 
-    def wrap(self, connection):
-        """Return an `ssl.SSLSocket` for a socket that a client has connected to; nothing is sent or waited for yet.
-
-        Only one thread may call this.
-        """
+    def context(self):
+        """Return the `ssl.SSLContext` for the next connection.  Only one thread may call this."""
         signatures = self._look()
         if signatures != self._signatures:
             try:
@@ -58,4 +55,4 @@ class Certificate:
                 if str(error) != self._complaint:
                     self._complaint = str(error)
                     logger.error('the certificate stays as it was: %s', error)
-        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return self._context

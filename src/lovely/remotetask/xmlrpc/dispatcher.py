@@ -1,0 +1,138 @@
+"""From the XML of a call to the XML of its response: the standard library's dispatcher, awaited."""
+# SPDX-License-Identifier: ZPL-2.1
+import functools
+import logging
+import time
+from xmlrpc.server import SimpleXMLRPCDispatcher
+
+from lovely.remotetask.logs import logError
+from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
+from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
+from lovely.remotetask.xmlrpc.faults import faultFor
+from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.wire import dumpFault
+from lovely.remotetask.xmlrpc.wire import dumpResponse
+
+
+logger = logging.getLogger('lovely.remotetask')
+
+
+class Dispatcher(SimpleXMLRPCDispatcher):
+    """Calls the functions of `methods.METHODS`, which are registered here, and nothing else.
+
+    The base class has the table, calls the functions by their names, and answers what is asked of the table.  No
+    instance is registered: so no name with dots leads from one object to another.  `system.multicall` is not
+    registered: what a user may do, how much is worked on at a time and how much is answered is limited for each call.
+    """
+
+    def __init__(self, gateway, result):
+        """gateway -- the `gateway.Gateway`.
+        result -- a coroutine function: called with a `gateway.Call`, it waits for it and returns its result.
+        """
+        super().__init__(allow_none=True, encoding='utf-8', use_builtin_types=True)
+        self._gateway, self._result = gateway, result
+        self.register_introspection_functions()
+        for name, method in methods.METHODS.items():
+            # The introspection functions are also known without "system.", as older clients call them.
+            self.register_function(method.function or self.funcs[f'system.{name.removeprefix("system.")}'], name)
+
+    # What is asked of the table
+
+    def system_listMethods(self):
+        """system.listMethods() -> array of string
+
+        The names of all methods, sorted.
+        """
+        return super().system_listMethods()
+
+    def system_methodHelp(self, name):
+        """system.methodHelp(string name) -> string
+
+        What a method does, takes and gives.
+        Faults: unknown method.
+        """
+        methods.find(name)
+        return super().system_methodHelp(name)
+
+    def system_methodSignature(self, name):
+        """system.methodSignature(string name) -> array of array of string
+
+        For each number of arguments that the method takes, the types of what it returns and of the arguments.
+        Faults: unknown method.
+        """
+        return methods.find(name).signatures    # the base class knows of none
+
+    # Calls
+
+    async def respond(self, request, data, charset):
+        """Carry out a call; return its response, bytes of XML, and a summary of the call for the log.
+
+        request -- has `requestId`, `path` and `caller`, and the coroutines `parse` and `waitForJobs` of
+            `handler.RequestHandler`.
+        data -- the body of the request, bytes.
+        charset -- the parameter of that name of its media type, None if it has none.
+
+        This takes the place of `_marshaled_dispatch`.  That one has to have the result when it returns: each call that
+        waits for the database, or for jobs, would take a thread.  It reads whatever `xmlrpc.client.loads` makes of the
+        data, and tells clients the class and message of any exception.  Here an exception is answered with its fault,
+        but for a `head.Refusal`; what is no `Exception`, as SystemExit, is not caught.
+        """
+        name = '-'
+        try:
+            name, values = await request.parse(data, charset)
+            del data                            # it can be large, and the call take long
+            return await self._respond(request, name, values), name
+        except Refusal:
+            raise
+        except Exception as error:
+            code, sentence = faultFor(error, request.requestId)
+            if code == INTERNAL_ERROR:
+                logError(logger, 'request %s failed', request.requestId, error=error)
+            return dumpFault(code, sentence), f'{name}:{code}'
+
+    async def _respond(self, request, name, values):
+        method, arguments = methods.prepare(name, values)
+        request.caller.check(name, method, request.path, arguments)
+        if method.access == methods.NO_SERVICE:
+            return dumpResponse(self._dispatch(name, arguments))
+
+        def dispatch(service, *given):
+            return self._dispatch(name, (service, *given))
+        function = request.caller.guarded(method, arguments, dispatch)
+        if method.access == methods.WAITS:
+            return await self._wait(request, function, arguments)
+        if method.access == methods.REPEATS:
+            return dumpResponse(await self._repeat(request, function, arguments))
+        if method.traced:
+            arguments.append(request.requestId)
+        run = self._gateway.write if method.access == methods.WRITES else self._gateway.read
+        return await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
+
+    async def _repeat(self, request, function, arguments):
+        """Call the function in one transaction after another until it does less than it might; return the sum."""
+        done, before = 0, time.time()
+        while True:
+            step = await self._result(self._gateway.write(
+                request.path, lambda service: function(service, methods.BATCH, before, *arguments)))
+            done += step
+            if step < methods.BATCH:
+                return done
+
+    async def _wait(self, request, function, arguments):
+        """Ask for the statuses of jobs until they have ended, or the time is over; return the response."""
+        jobids, timeout, any = arguments
+        deadline = time.monotonic() + timeout
+
+        def serialize(statuses):
+            isLast = methods.areOver(statuses, any) or time.monotonic() >= deadline
+            return dumpResponse(statuses) if isLast else None
+        response = await self._result(self._gateway.read(
+            request.path, lambda service: function(service, *arguments), serialize))
+        while response is None:
+            async with await request.waitForJobs(jobids, any, deadline - time.monotonic()):
+                if self._gateway.isSilent:      # not one after the other is to find that out
+                    raise DatabaseUnavailable()
+                response = await self._result(self._gateway.read(
+                    request.path, functools.partial(methods.statusesOf, jobids=jobids), serialize))
+        return response

@@ -1,0 +1,369 @@
+"""The requests of one connection: read, refused or answered, by one coroutine from the first to the last."""
+# SPDX-License-Identifier: ZPL-2.1
+import asyncio
+import functools
+import logging
+import secrets
+import time
+import zlib
+from http import HTTPStatus
+from xmlrpc.client import gzip_decode
+
+from lovely.remotetask.xmlrpc import accesslog
+from lovely.remotetask.xmlrpc.access import Throttled
+from lovely.remotetask.xmlrpc.access import Unauthorized
+from lovely.remotetask.xmlrpc.chunked import ChunkedDecoder
+from lovely.remotetask.xmlrpc.faults import Stopping
+from lovely.remotetask.xmlrpc.head import LINE_SIZE
+from lovely.remotetask.xmlrpc.head import Headers
+from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import endOfHead
+from lovely.remotetask.xmlrpc.head import parseHead
+from lovely.remotetask.xmlrpc.permits import LARGE_BODY
+from lovely.remotetask.xmlrpc.permits import LONG_BODY
+from lovely.remotetask.xmlrpc.permits import RETRY_AFTER
+from lovely.remotetask.xmlrpc.protocol import ADVANCE_SIZE
+from lovely.remotetask.xmlrpc.protocol import CHUNK_SIZE
+from lovely.remotetask.xmlrpc.protocol import Connection
+from lovely.remotetask.xmlrpc.waiting import Wait
+from lovely.remotetask.xmlrpc.wire import parseCall
+
+
+logger = logging.getLogger('lovely.remotetask')
+
+# What is read at a time of a body in chunks: each can have one byte, and there are other clients.
+_CHUNKED_SIZE = 16 * 1024
+
+_COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNECT')
+
+
+class RequestHandler:
+    """Reads the requests of one connection within the limits of its server, and answers them.
+
+    It is also what the dispatcher is told of a request: its `requestId`, `path`, `caller`, and how to wait for jobs.
+    """
+
+    def __init__(self, frontend, address):
+        """frontend -- the `server.Frontend`.
+        address -- the client's, a text.
+        """
+        self.frontend, self.address = frontend, address
+        self.connection = Connection(frontend.loop, frontend.space, self._start,
+                                     functools.partial(frontend.noteBytes, self),
+                                     functools.partial(frontend.remove, self))
+        self.task = None                # that of `_handle`
+        self.isResponding = False       # whether a response waits to be taken by the client
+        self._permits = []              # those that the request has
+        self._decoder = None            # of a body that comes in chunks
+        self._forget()
+
+    def _forget(self):
+        # What is known of a request: nothing yet.
+        self.requestId = secrets.token_hex(6)
+        self.requestLine, self.command, self.path, self.headers = '', '', '', Headers()
+        self.caller = None              # an `access.Caller`
+        self._hasBegun = False          # whether the client has said something that is worth a response
+        self._deadline = 0.0            # for the request to have come, by the clock of the loop
+        self._version, self._isLast = (1, 1), False
+
+    @property
+    def bytesHeld(self):
+        """How many bytes of a request, or of a response that is not taken, are in memory."""
+        decoded = 0 if self._decoder is None else len(self._decoder.body)
+        return len(self.connection.buffer) + decoded + self.connection.unsent()
+
+    def end(self, reason=None):
+        """End the connection at once; tell a client that has begun a request why.
+
+        reason -- a sentence without its full stop; None for no response.
+        """
+        if reason is not None and self._hasBegun:
+            self._readRequestLine()
+            try:
+                self.connection.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
+            except ConnectionError as error:
+                logger.debug('connection of %s ended: %s', self.address, error)
+        self.task.cancel()
+
+    # The connection, in one coroutine
+
+    def _start(self):
+        self.task = self.frontend.loop.create_task(self._handle())
+        self.task.add_done_callback(self._close)
+        self.frontend.add(self)
+
+    def _close(self, task):
+        # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
+        self._release()
+        self.frontend.doneWithClient(self)
+        self.connection.close()
+        self._decoder = None
+
+    async def _handle(self):
+        try:
+            await self._handleRequests()
+        except (OSError, TimeoutError) as error:        # a client that goes or stalls is none of our failures
+            logger.debug('connection of %s ended: %s', self.address, error)
+        except Exception:
+            logger.exception('a connection of %s failed', self.address)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:          # of a service, which has nothing to end here: it would end the loop
+            logger.debug('connection of %s ended: %r', self.address, error)
+
+    async def _handleRequests(self):
+        limits = self.frontend.limits
+        idleTime = limits.requestTime           # until the first byte of the first request
+        for number in range(1, limits.requests + 1):
+            self._forget()
+            try:
+                length = await self._receiveHead(idleTime)
+                if length is None:
+                    return
+                await self._handleRequest(length, isLast=number == limits.requests)
+            except Refusal as refusal:
+                self._release()
+                await self._send(self._refuse(refusal))
+                break
+            if self._isLast and number < limits.requests:
+                return
+            idleTime = self.frontend.limits.idleTime
+            if self.connection.buffer:          # it has asked on: the others come first
+                await asyncio.sleep(0)
+        await self._linger()
+
+    async def _handleRequest(self, length, isLast):
+        head = self._takeHead(length, isLast)
+        await self._authenticate()
+        bodyLength, charset = head.bodyLength(self.frontend.limits.bodySize), head.charset
+        if head.expectsContinue:
+            await self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
+        bodyLength = await self._receiveBody(bodyLength)
+        isCompressed = 'content-encoding' in self.headers
+        await self._acquirePermits(bodyLength > LONG_BODY or isCompressed, bodyLength > LARGE_BODY or isCompressed)
+        try:
+            response, call = await self.frontend.dispatcher.respond(self, self._takeBody(bodyLength), charset)
+        finally:
+            self._release()
+        self._log(HTTPStatus.OK, response, call)
+        await self._send(self._responseHead(HTTPStatus.OK, 'text/xml', response) + response)
+
+    # Reading
+
+    async def _receiveHead(self, idleTime):
+        """Return the length of the next request's head, as far as it has come; None if there is no other request.
+
+        idleTime -- seconds until its first byte.
+        """
+        loop, limits, buffer, seen = self.frontend.loop, self.frontend.limits, self.connection.buffer, 0
+        self._deadline = loop.time() + idleTime
+        if self.frontend.isStopping:
+            raise ConnectionAbortedError('the front end is stopping')
+        self.frontend.waitForClient(self)
+        while True:
+            if not self._hasBegun:
+                if buffer.startswith(b'\r\n'):          # some clients end the request before with one too many
+                    del buffer[:2]
+                if buffer:
+                    self._hasBegun, self._deadline = True, loop.time() + limits.requestTime
+            length = endOfHead(buffer, seen)
+            seen = len(buffer)
+            if length is not None or seen > limits.headSize:
+                return length or seen
+            if self.connection.hasEnded:
+                return None
+            await self._receive(limits.headSize)
+
+    async def _receive(self, size):
+        try:
+            await self.connection.receive(self._deadline, size)
+        except TimeoutError:
+            if not self._hasBegun:
+                raise
+            self._readRequestLine()
+            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') from None
+
+    def _readRequestLine(self):
+        self.requestLine = self.requestLine or (
+            bytes(self.connection.buffer[:LINE_SIZE + 2]).partition(b'\r\n')[0].decode('latin-1'))
+
+    def _takeHead(self, length, isLast):
+        limits = self.frontend.limits
+        self._readRequestLine()
+        if len(self.requestLine) > LINE_SIZE:
+            raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f'The request line may have {LINE_SIZE} bytes')
+        if length > limits.headSize:
+            raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'The headers may have {limits.headSize} bytes')
+        head = parseHead(self.connection.take(length), limits.headers)
+        self.command, self.path, self.headers, self._version = head.command, head.path, head.headers, head.version
+        self._isLast = head.isLast or isLast
+        if head.command in _COMMANDS:
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
+        if head.command != 'POST':
+            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
+        return head
+
+    async def _authenticate(self):
+        doorkeeper, arguments = self.frontend.doorkeeper, (self.headers.get('authorization'), self.address)
+        try:
+            self.caller = doorkeeper.recall(*arguments)
+            if self.caller is None:             # a password has to be hashed, which takes long
+                self.caller = await self.frontend.loop.run_in_executor(
+                    self.frontend.provers, doorkeeper.identify, *arguments)
+        except Unauthorized as error:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
+                          ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
+        except Throttled as error:
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), ('Retry-After', str(error.retryAfter))) from None
+
+    async def _receiveBody(self, length):
+        """Wait until the body has come, and return how long it is.
+
+        length -- of the body in bytes; None for one that comes in chunks.
+        """
+        connection = self.connection
+        if length is not None:
+            while len(connection.buffer) < length:
+                if connection.hasEnded:
+                    raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
+                await self._receive(length)
+            return length
+        self._decoder = ChunkedDecoder(self.frontend.limits.bodySize)
+        while not self._decoder.decode(connection.buffer):
+            if connection.hasEnded:
+                raise Refusal(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
+            await self._receive(_CHUNKED_SIZE)
+        return len(self._decoder.body)
+
+    def _takeBody(self, length):
+        self.frontend.doneWithClient(self)
+        self.connection.readUpTo(ADVANCE_SIZE)
+        if self._decoder is None:
+            return self.connection.take(length)
+        body, self._decoder = bytes(self._decoder.body), None
+        return body
+
+    # For the dispatcher
+
+    async def parse(self, data, charset):
+        """Return what `wire.parseCall` gives for a body, in another thread if it is long.  Raise `head.Refusal`."""
+        encoding = self.headers.get('content-encoding', 'identity').lower()
+        if encoding == 'identity' and len(data) <= LONG_BODY:
+            return parseCall(data, charset)
+        return await self.frontend.loop.run_in_executor(
+            self.frontend.parsers, self._parseLong, data, encoding, charset)
+
+    def _parseLong(self, data, encoding, charset):
+        if encoding == 'identity':
+            return parseCall(data, charset)
+        if encoding != 'gzip':
+            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 'The Content-Encoding may be gzip or identity',
+                          ('Accept-Encoding', 'gzip, identity'))
+        limit = self.frontend.limits.bodySize
+        try:
+            data = gzip_decode(data, limit)
+        except (ValueError, EOFError, OSError, zlib.error):
+            raise Refusal(HTTPStatus.BAD_REQUEST, f'The body is no gzip data, or exceeds {limit} bytes') from None
+        return parseCall(data, charset)
+
+    async def waitForJobs(self, jobids, any, seconds):
+        """Wait until it is time to look at jobs, without a permit; the client's end ends the coroutine.
+
+        jobids -- the ids.
+        any -- whether one of them is enough.
+        seconds -- how long to wait at most, a float.
+
+        Return an asynchronous context manager: in its context some can look at a time.  Raise `head.Refusal` if too
+        many wait, and `faults.Stopping`.
+        """
+        frontend, connection, gateway = self.frontend, self.connection, self.frontend.gateway
+        if len(frontend.waiting) >= frontend.limits.waiting or not gateway.canWatch(len(jobids)):
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs', RETRY_AFTER)
+        if connection.isLost or connection.hasEnded and not connection.buffer:
+            raise ConnectionAbortedError('the client has gone')
+        self._release()
+        ended = frontend.waiting[self] = frontend.loop.create_future()
+        wait = Wait(self.path, jobids, any, functools.partial(frontend.bridge.wake, ended))
+        timer = frontend.loop.call_later(seconds, frontend.bridge.wake, ended)
+        connection.onEnd = self.task.cancel
+        gateway.watch(wait)
+        try:
+            if not frontend.isStopping:
+                await ended
+        finally:
+            connection.onEnd = None
+            timer.cancel()
+            gateway.forget(wait)
+            del frontend.waiting[self]
+        if frontend.isStopping:
+            raise Stopping()
+        return frontend.woken
+
+    # Permits
+
+    async def _acquirePermits(self, isLong, isLarge):
+        # Who waits long for a permit has none of those that others wait for shortly.
+        frontend, limits = self.frontend, self.frontend.limits
+        if isLarge:
+            await self._acquire(frontend.largeBodies, limits.requestTime)
+        if isLong:
+            await self._acquire(frontend.longCalls, limits.permitTime)
+        await self._acquire(frontend.calls, limits.permitTime)
+
+    async def _acquire(self, permits, seconds):
+        await permits.acquire(seconds)
+        self._permits.append(permits)
+
+    def _release(self):
+        while self._permits:
+            self._permits.pop().release()
+
+    # Responses
+
+    async def _send(self, data):
+        self.connection.write(data)
+        if self.connection.unsent():
+            self.isResponding = True
+            self.frontend.waitForClient(self)
+            await self.connection.drain(self.frontend.limits.answerTime)
+            self.isResponding = False
+
+    def _refuse(self, refusal):
+        """Log and count a `head.Refusal`; return the response, bytes."""
+        self._isLast = True
+        self.frontend.noteRefusal(refusal)
+        body = f'{refusal.reason}.\n'.encode()
+        self._log(refusal.status, body, '-', refusal.reason)
+        head = self._responseHead(refusal.status, 'text/plain', body, *refusal.headers)
+        return head if self.command == 'HEAD' else head + body
+
+    def _responseHead(self, status, type, body, *headers):
+        lines = [f'HTTP/1.1 {status.value} {status.phrase}', 'Server: lovely.remotetask',        # and not which Python
+                 f'Date: {accesslog.dates(int(time.time()))[0]}', f'X-Request-ID: {self.requestId}',
+                 f'Content-Type: {type}; charset=utf-8', f'Content-Length: {len(body)}']
+        if self._isLast:
+            lines.append('Connection: close')
+        elif self._version == (1, 0):
+            lines.append('Connection: keep-alive')
+        lines += (f'{name}: {value}' for name, value in headers)
+        return '\r\n'.join([*lines, '', '']).encode('ascii')
+
+    def _log(self, status, body, call, reason=None):
+        accesslog.log(self.address, self.caller and self.caller.name, self.requestLine, status.value, len(body),
+                      self.headers, call, self.requestId, reason)
+
+    async def _linger(self):
+        """Read on for a while, and throw that away.
+
+        A client that sends first and reads then would be reset when we closed on data unread, and not see the response.
+        """
+        connection, limits = self.connection, self.frontend.limits
+        if connection.transport.can_write_eof():        # not with TLS
+            connection.transport.write_eof()
+        self._hasBegun, self._deadline = False, self.frontend.loop.time() + limits.requestTime
+        self.frontend.waitForClient(self)
+        allowance = 2 * limits.bodySize
+        while not connection.hasEnded and allowance >= 0:
+            allowance -= len(connection.buffer)
+            connection.buffer.clear()
+            await self._receive(CHUNK_SIZE)

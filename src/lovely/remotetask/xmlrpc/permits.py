@@ -1,0 +1,56 @@
+"""Permits for what may be done at a time, and what needs one."""
+# SPDX-License-Identifier: ZPL-2.1
+import asyncio
+from http import HTTPStatus
+
+from lovely.remotetask.xmlrpc.head import Refusal
+
+
+#: Bytes of a body above which it needs a permit; see `Limits.largeBodies`.
+LARGE_BODY = 256 * 1024
+
+#: Bytes of a body above which it is taken apart in another thread: 8 KiB take a few milliseconds.
+LONG_BODY = 8 * 1024
+
+#: Calls with a long body that are worked on at a time: they take long in the database as well.
+LONG_CALLS = 16
+
+#: The header of a refusal for which the client can come again.
+RETRY_AFTER = 'Retry-After', '1'
+
+
+class Permits:
+    """A number of permits for what may be done at a time: a semaphore that is counted, and waited for in vain.
+
+    All methods belong to the thread of the event loop.
+    """
+
+    def __init__(self, count, kind):
+        """count -- how many there are.
+        kind -- what they are for, in the plural, for who gets none.
+        """
+        self._semaphore = asyncio.Semaphore(count)
+        self._kind = kind
+        #: How many are taken, and how many requests wait for one.
+        self.taken = self.waiting = 0
+
+    async def acquire(self, seconds):
+        """Take a permit; wait for so many seconds at most, a float, then raise `head.Refusal`."""
+        if self._semaphore.locked():
+            self.waiting += 1
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._semaphore.acquire()
+            except TimeoutError:
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f'There are too many {self._kind} at a time',
+                              RETRY_AFTER) from None
+            finally:
+                self.waiting -= 1
+        else:
+            await self._semaphore.acquire()     # at once
+        self.taken += 1
+
+    def release(self):
+        """Give a permit back."""
+        self.taken -= 1
+        self._semaphore.release()

@@ -1,0 +1,171 @@
+"""A client's connection, as an asyncio protocol: bytes that come and go, and how long that may take."""
+# SPDX-License-Identifier: ZPL-2.1
+import asyncio
+
+
+#: What is read at a time, in bytes, so that memory is taken only as something really arrives.
+CHUNK_SIZE = 64 * 1024
+
+#: What is read of a client that waits for a response, in bytes: of its next requests as little as possible.
+ADVANCE_SIZE = 4096
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The bytes that have come over a connection and are not used yet, and the ways to wait for more and to send.
+
+    One coroutine at a time waits here; all methods belong to the thread of the event loop.
+    """
+
+    def __init__(self, loop, space, onMade, onData, onLost):
+        """loop -- the event loop.
+        space -- a memoryview of CHUNK_SIZE bytes, which all connections of the loop receive into.
+        onMade -- called without arguments when there is a transport.
+        onData -- called without arguments when there is more in the buffer.
+        onLost -- called without arguments when it is closed.
+        """
+        self._loop, self._space, self._onMade, self._onData, self._onLost = (
+            loop, space, onMade, onData, onLost)
+        #: What has come, a bytearray.
+        self.buffer = bytearray()
+        #: Whether the client sends no more, and whether it is gone altogether.
+        self.hasEnded = self.isLost = False
+        #: Called without arguments when the client ends the connection, and nothing is left of what it has sent.
+        self.onEnd = None
+        self.transport = None
+        self._readLimit = ADVANCE_SIZE          # bytes in the buffer above which the client has to wait
+        self._isReadingPaused = self._isWritingPaused = False
+        self._waiter = None                     # the future of the coroutine that waits here
+        self._deadline = 0.0                    # of the latter, by the clock of the loop
+        self._timer, self._timerEnd = None, 0.0
+
+    # What asyncio calls
+
+    def connection_made(self, transport):
+        self.transport = transport
+        # Writing is paused as soon as the system does not take all.  (With a limit of 0, asyncio's transport of TLS
+        # would pause, and never resume.)
+        transport.set_write_buffer_limits(high=1, low=0)
+        self._onMade()
+
+    def get_buffer(self, sizehint):
+        # The space serves all connections: what it gets is copied before anybody else can receive.
+        return self._space[:max(ADVANCE_SIZE, min(CHUNK_SIZE, self._readLimit + 1 - len(self.buffer)))]
+
+    def buffer_updated(self, size):
+        self.buffer += self._space[:size]
+        if len(self.buffer) > self._readLimit and not self._isReadingPaused:
+            self._isReadingPaused = True
+            self.transport.pause_reading()
+        self._onData()
+        self._wake()
+
+    def eof_received(self):
+        self.hasEnded = True
+        self._wake()
+        if self.onEnd is not None and not self.buffer:
+            self.onEnd()
+        # It may go on to read, unless it speaks TLS, where asyncio ends both directions.
+        return self.transport.get_extra_info('sslcontext') is None
+
+    def connection_lost(self, error):
+        self.hasEnded = self.isLost = True
+        self._isWritingPaused = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake()
+        if self.onEnd is not None:
+            self.onEnd()
+        self._onLost()
+
+    def pause_writing(self):
+        self._isWritingPaused = True
+
+    def resume_writing(self):
+        self._isWritingPaused = False
+        self._wake()
+
+    # What waits
+
+    async def receive(self, deadline, size):
+        """Wait until more has come than there is in the buffer, or the end.
+
+        deadline -- by the clock of the loop.
+        size -- how many bytes are wanted in the buffer, about the most that is read.
+
+        Raise `TimeoutError`.
+        """
+        self.readUpTo(size)
+        await self._wait(deadline)
+
+    def readUpTo(self, size):
+        """Let the client wait when more than so many bytes are in the buffer."""
+        self._readLimit = size
+        if self._isReadingPaused and len(self.buffer) <= size:
+            self._isReadingPaused = False
+            self.transport.resume_reading()
+
+    async def drain(self, seconds):
+        """Wait until the client has taken what was written, apart from what the system keeps.
+
+        seconds -- how long that may take, a float.
+
+        Raise `TimeoutError`.
+        """
+        if self._isWritingPaused:
+            deadline = self._loop.time() + seconds
+            while self._isWritingPaused:
+                await self._wait(deadline)
+
+    def write(self, data):
+        """Send bytes without waiting for the client.  Raise `ConnectionError`."""
+        if self.transport.is_closing():         # the transports of uvloop would raise `RuntimeError`
+            raise ConnectionAbortedError('the client has gone')
+        self.transport.write(data)
+
+    def take(self, size):
+        """Return so many bytes of the buffer, and forget them."""
+        data = bytes(memoryview(self.buffer)[:size])
+        del self.buffer[:size]
+        return data
+
+    def unsent(self):
+        """Return how many bytes wait to be taken by the client."""
+        return self.transport.get_write_buffer_size() if self._isWritingPaused else 0
+
+    def close(self):
+        """End the connection; what the client has not taken by now is thrown away, so that it waits for nobody."""
+        self.buffer.clear()                     # this object may live for a while
+        if self._isWritingPaused:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    async def _wait(self, deadline):
+        self._deadline = deadline
+        # The timer is set once for many deadlines, and again if it comes too early: far cheaper than one for each.
+        if self._timer is None or self._timerEnd > deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._startTimer()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self):
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _startTimer(self):
+        self._timerEnd = self._deadline
+        self._timer = self._loop.call_at(self._timerEnd, self._expire)
+
+    def _expire(self):
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() >= self._deadline:
+            self._waiter.set_exception(TimeoutError('the client takes too long'))
+        else:
+            self._startTimer()
