@@ -640,6 +640,22 @@ class TestTls(TlsCase):
             self.assertEqual(self.receive(silent), b'')
 
 
+class TestIdleOverTls(TlsCase):
+
+    limits = Limits(silentTLS=2, requestTime=WAIT, idleTime=WAIT)
+
+    def test_theOldestGoes(self):
+        first, second = self.connect(), self.connect()
+        self.addCleanup(first.close)
+        self.addCleanup(second.close)
+        stalled = [self.socket() for _ in range(3)]             # shake no hands
+        self.assertEqual(self.receive(stalled[0]), b'')
+        self.assertEqual([self.over(connection) for connection in (first, second)], [200, 200])
+        with self.connect() as third:
+            self.assertEqual(self.receive(first), b'')
+            self.assertEqual([self.over(connection) for connection in (second, third)], [200, 200])
+
+
 class TestStalledHandshakes(TlsCase):
 
     limits = Limits(requestTime=0.3, idleTime=WAIT)

@@ -206,7 +206,7 @@ class GatewayTest(PostgreSQLCase):
                 jobid, woken = self.add(name), threading.Event()
                 wait = waiting.Wait('/', [jobid], False, woken.set)
                 self.gateway.watch(wait)
-                self.waitUntil(lambda: self.gateway._watcher._bell.interest, 'a look at the job')
+                self.waitUntil(lambda: self.gateway.statistics()['foundJobs'], 'a look at the job')
                 fault()
                 self.waitUntil(lambda: self.cancel(jobid), 'the end of the job')
                 self.assertTrue(woken.wait(PATIENCE))

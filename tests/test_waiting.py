@@ -149,8 +149,7 @@ class TestWaitFor(WaitingCase):
         connection = self.socket()
         connection.sendall(request('waitFor', self.jobids, 3600))
         watcher = self.gateway._watcher
-        self.waitUntil(lambda: any(watched.page is not None for watched in watcher._jobs.values()) and
-                       watcher._bell.interest)
+        self.waitUntil(lambda: self.gateway.statistics()['foundJobs'] == 3)
         used = watcher._connection
         connection.close()
         self.waitUntil(lambda: watcher._connection is None)

@@ -349,6 +349,11 @@ class TestIntrospection(unittest.TestCase):
         self.assertLessEqual({'add', 'getStatus', 'getResult', 'getError', 'cancel', 'getAvailableTasks'}, set(names))
         self.assertNotIn('system.multicall', names)
 
+    def test_nothingElseIsRegistered(self):
+        dispatcher = Dispatcher(None, None)
+        self.assertEqual(set(dispatcher.funcs), set(methods.METHODS))
+        self.assertIsNone(dispatcher.instance)          # no name with dots leads anywhere
+
     def test_methodHelp(self):
         for name in call(None, 'listMethods'):
             text = call(None, 'methodHelp', name)

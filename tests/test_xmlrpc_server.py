@@ -782,6 +782,13 @@ class TestLifecycle(ServerCase):
         inThread(frontend.serveForever)
         with xmlrpc.client.ServerProxy(f'http://[::1]:{frontend.address[1]}/') as proxy:
             self.assertEqual(proxy.getAvailableTasks(), ['echo', 'square'])
+        if socket.has_dualstack_ipv6():         # '::' is for both
+            both = Frontend(('::', 0), self.gateway)
+            self.addCleanup(both.stop, WAIT)
+            inThread(both.serveForever)
+            for host in '127.0.0.1', '[::1]':
+                with xmlrpc.client.ServerProxy(f'http://{host}:{both.address[1]}/') as proxy:
+                    self.assertEqual(proxy.getAvailableTasks(), ['echo', 'square'])
 
     def test_limitsArePositive(self):
         for name in vars(Limits()):

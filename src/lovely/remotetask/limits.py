@@ -16,6 +16,8 @@ class Limits:
     #: Other connections at a time: idle ones, and those whose request has not come completely.  When there is one
     #: more, the one that has been so for the longest time is ended.
     silent: int = 2000
+    #: The same with TLS, where each of them takes some 280 KiB of memory.
+    silentTLS: int = 500
     #: Requests that are answered over one connection.
     requests: int = 10_000
     #: Bytes of a request's head; more are refused with 431.

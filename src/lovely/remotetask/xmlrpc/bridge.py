@@ -1,7 +1,6 @@
 """The bridge from the event loop to the threads of the gateway: calls are awaited, and flushed when all have come."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import functools
 import time
 from collections import deque
 
@@ -29,20 +28,18 @@ class Bridge:
         self._isWoken = False                   # whether the loop will look at them
         self._calls = set()                     # those of the gateway that are awaited
         self._timer = None                      # for the deadlines of these
-        self._flush = None                      # the handle of the next flush
-        self._flushesSoon = False               # whether that is the one of this round
+        self._soon = self._later = None         # the handles of the next flush, and of one after that
 
     async def result(self, call):
         """Wait for a `gateway.Call`; return its result, or raise its exception."""
         future = self._loop.create_future()
-        call.add_done_callback(functools.partial(self.wake, future))
+        call.waiter = future
+        call.add_done_callback(self._end)
         self._calls.add(call)
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK, self._giveUp)
-        if not self._flushesSoon:
-            # The calls of all requests that have come together are flushed together.
-            self._flushesSoon = True
-            self._scheduleFlush(self._loop.call_soon(self._flushCalls))
+        if self._soon is None and self._gateway.needsFlush:
+            self.flushSoon()
         try:
             await future
         finally:
@@ -51,8 +48,17 @@ class Bridge:
             raise DatabaseUnavailable()
         return call.result()
 
-    def wake(self, future, *others):
-        """Set the result of a future of the loop, if it is not done; for any thread, and whoever calls with more."""
+    def flushSoon(self):
+        """Flush the calls once those coroutines have gone on that are woken by now: what comes together runs together."""
+        if self._soon is not None:
+            self._soon.cancel()
+        self._soon = self._loop.call_soon(self._flush)
+
+    def _end(self, call):
+        self.wake(call.waiter)
+
+    def wake(self, future):
+        """Set the result of a future of the loop, if it is not done; for any thread."""
         self._done.append(future)
         if not self._isWoken:
             self._isWoken = True
@@ -72,16 +78,13 @@ class Bridge:
             self._gateway.giveUp(call)
         self._timer = self._loop.call_later(_LOOK, self._giveUp) if self._calls else None
 
-    def _flushCalls(self):
-        self._flushesSoon = False
+    def _flush(self):
+        self._soon = None
+        if self._later is not None:
+            self._later.cancel()
         try:
             seconds = self._gateway.flush()
         except Exception as error:
             self._fail(error)
             return
-        self._scheduleFlush(None if seconds is None else self._loop.call_later(seconds, self._flushCalls))
-
-    def _scheduleFlush(self, handle):
-        if self._flush is not None:
-            self._flush.cancel()
-        self._flush = handle
+        self._later = None if seconds is None else self._loop.call_later(seconds, self._flush)

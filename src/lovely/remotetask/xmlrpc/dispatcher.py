@@ -68,7 +68,7 @@ class Dispatcher(SimpleXMLRPCDispatcher):
     async def respond(self, request, data, charset):
         """Carry out a call; return its response, bytes of XML, and a summary of the call for the log.
 
-        request -- has `requestId`, `path` and `caller`, and the coroutines `parse` and `waitForJobs` of
+        request -- has `requestId`, `path` and `caller`, and the methods `parse` and `waitForJobs` of
             `handler.RequestHandler`.
         data -- the body of the request, bytes.
         charset -- the parameter of that name of its media type, None if it has none.
@@ -80,8 +80,9 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         """
         name = '-'
         try:
-            name, values = await request.parse(data, charset)
+            parsed = request.parse(data, charset)
             del data                            # it can be large, and the call take long
+            name, values = parsed if isinstance(parsed, tuple) else await parsed
             return await self._respond(request, name, values), name
         except Refusal:
             raise

@@ -16,6 +16,7 @@ from ZODB.POSException import StorageError
 from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database import rest
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
@@ -96,6 +97,8 @@ class Call(Future):
         super().__init__()
         self.path, self.function, self.serialize = path, function, serialize
         self.deadline, self.last = deadline, last
+        #: For whoever waits for the call, to keep something of his own.
+        self.waiter = None
 
     def end(self, result, error=None):
         """Set the result or the exception, unless that was done already, or the call is cancelled."""
@@ -233,7 +236,7 @@ class Gateway:
 
         reads, writes -- calls that wait for a thread.
         idleReaders -- threads that wait for a read.
-        watchedJobs -- jobs that somebody waits for.
+        watchedJobs, foundJobs -- jobs that somebody waits for, and those of them that were looked at.
         watchers -- callers who wait for jobs.
         """
         return {'reads': len(self._waitingReads), 'writes': len(self._waiting), 'idleReaders': len(self._idle),
@@ -289,6 +292,11 @@ class Gateway:
                 raise Stopping()
             self._waiting.append(write)
         return write
+
+    @property
+    def needsFlush(self):
+        """Whether calls wait that nobody will run before `flush`: a writer that gathers more will look by itself."""
+        return bool(self._waitingReads or self._waiting and not (self._isGathering and self._hasFewer))
 
     def flush(self):
         """Have the calls run that wait, as far as there are threads for them.  Waits for nothing.
@@ -383,7 +391,8 @@ class Gateway:
             manager.begin()
             return read.serialize(read.function(self.resolve(reader.connection, read.path)))
         finally:
-            manager.abort()
+            if not rest(manager):
+                _close(reader)
 
     # The writer's thread
 

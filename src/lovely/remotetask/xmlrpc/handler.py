@@ -37,7 +37,7 @@ _CHUNKED_SIZE = 16 * 1024
 _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNECT')
 
 
-class RequestHandler:
+class RequestHandler(Connection):
     """Reads the requests of one connection within the limits of its server, and answers them.
 
     It is also what the dispatcher is told of a request: its `requestId`, `path`, `caller`, and how to wait for jobs.
@@ -47,10 +47,8 @@ class RequestHandler:
         """frontend -- the `server.Frontend`.
         address -- the client's, a text.
         """
+        super().__init__(frontend.loop, frontend.space)
         self.frontend, self.address = frontend, address
-        self.connection = Connection(frontend.loop, frontend.space, self._start,
-                                     functools.partial(frontend.noteBytes, self),
-                                     functools.partial(frontend.remove, self))
         self.task = None                # that of `_handle`
         self.isResponding = False       # whether a response waits to be taken by the client
         self._permits = []              # those that the request has
@@ -63,46 +61,63 @@ class RequestHandler:
         self.requestLine, self.command, self.path, self.headers = '', '', '', Headers()
         self.caller = None              # an `access.Caller`
         self._hasBegun = False          # whether the client has said something that is worth a response
-        self._deadline = 0.0            # for the request to have come, by the clock of the loop
+        self._requestEnd = 0.0          # when it has to have come, by the clock of the loop
         self._version, self._isLast = (1, 1), False
 
     @property
     def bytesHeld(self):
         """How many bytes of a request, or of a response that is not taken, are in memory."""
         decoded = 0 if self._decoder is None else len(self._decoder.body)
-        return len(self.connection.buffer) + decoded + self.connection.unsent()
+        return len(self.buffer) + decoded + self.unsent()
 
     def end(self, reason=None):
         """End the connection at once; tell a client that has begun a request why.
 
         reason -- a sentence without its full stop; None for no response.
         """
-        if reason is not None and self._hasBegun:
+        if reason is not None and self._hasBegun and not self.isResponding:
             self._readRequestLine()
             try:
-                self.connection.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
+                self.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
             except ConnectionError as error:
                 logger.debug('connection of %s ended: %s', self.address, error)
         self.task.cancel()
 
     # The connection, in one coroutine
 
-    def _start(self):
-        self.task = self.frontend.loop.create_task(self._handle())
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.task = self.loop.create_task(self._handle())
         self.task.add_done_callback(self._close)
         self.frontend.add(self)
+
+    def buffer_updated(self, size):
+        super().buffer_updated(size)
+        self.frontend.noteBytes(self)
+        self.frontend.bridge.flushSoon()        # after what it may call
+
+    def eof_received(self):
+        if self in self.frontend.waiting and not self.buffer:
+            self.task.cancel()
+        return super().eof_received()
+
+    def connection_lost(self, error):
+        super().connection_lost(error)
+        if self in self.frontend.waiting:
+            self.task.cancel()
+        self.frontend.remove(self)
 
     def _close(self, task):
         # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
         self._release()
         self.frontend.doneWithClient(self)
-        self.connection.close()
+        self.close()
         self._decoder = None
 
     async def _handle(self):
         try:
             await self._handleRequests()
-        except (OSError, TimeoutError) as error:        # a client that goes or stalls is none of our failures
+        except OSError as error:                # a client that goes or stalls is none of our failures
             logger.debug('connection of %s ended: %s', self.address, error)
         except Exception:
             logger.exception('a connection of %s failed', self.address)
@@ -128,7 +143,7 @@ class RequestHandler:
             if self._isLast and number < limits.requests:
                 return
             idleTime = self.frontend.limits.idleTime
-            if self.connection.buffer:          # it has asked on: the others come first
+            if self.buffer:                     # it has asked on: the others come first
                 await asyncio.sleep(0)
         await self._linger()
 
@@ -140,7 +155,9 @@ class RequestHandler:
             await self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
         bodyLength = await self._receiveBody(bodyLength)
         isCompressed = 'content-encoding' in self.headers
-        await self._acquirePermits(bodyLength > LONG_BODY or isCompressed, bodyLength > LARGE_BODY or isCompressed)
+        for permits, seconds in self._neededPermits(LARGE_BODY + 1 if isCompressed else bodyLength):
+            await permits.acquire(seconds)
+            self._permits.append(permits)
         try:
             response, call = await self.frontend.dispatcher.respond(self, self._takeBody(bodyLength), charset)
         finally:
@@ -155,8 +172,8 @@ class RequestHandler:
 
         idleTime -- seconds until its first byte.
         """
-        loop, limits, buffer, seen = self.frontend.loop, self.frontend.limits, self.connection.buffer, 0
-        self._deadline = loop.time() + idleTime
+        limits, buffer, seen = self.frontend.limits, self.buffer, 0
+        self._requestEnd = self.loop.time() + idleTime
         if self.frontend.isStopping:
             raise ConnectionAbortedError('the front end is stopping')
         self.frontend.waitForClient(self)
@@ -165,18 +182,18 @@ class RequestHandler:
                 if buffer.startswith(b'\r\n'):          # some clients end the request before with one too many
                     del buffer[:2]
                 if buffer:
-                    self._hasBegun, self._deadline = True, loop.time() + limits.requestTime
+                    self._hasBegun, self._requestEnd = True, self.loop.time() + limits.requestTime
             length = endOfHead(buffer, seen)
             seen = len(buffer)
             if length is not None or seen > limits.headSize:
                 return length or seen
-            if self.connection.hasEnded:
+            if self.hasEnded:
                 return None
             await self._receive(limits.headSize)
 
     async def _receive(self, size):
         try:
-            await self.connection.receive(self._deadline, size)
+            await self.receive(self._requestEnd, size)
         except TimeoutError:
             if not self._hasBegun:
                 raise
@@ -185,7 +202,7 @@ class RequestHandler:
 
     def _readRequestLine(self):
         self.requestLine = self.requestLine or (
-            bytes(self.connection.buffer[:LINE_SIZE + 2]).partition(b'\r\n')[0].decode('latin-1'))
+            bytes(self.buffer[:LINE_SIZE + 2]).partition(b'\r\n')[0].decode('latin-1'))
 
     def _takeHead(self, length, isLast):
         limits = self.frontend.limits
@@ -194,7 +211,7 @@ class RequestHandler:
             raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f'The request line may have {LINE_SIZE} bytes')
         if length > limits.headSize:
             raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'The headers may have {limits.headSize} bytes')
-        head = parseHead(self.connection.take(length), limits.headers)
+        head = parseHead(self.take(length), limits.headers)
         self.command, self.path, self.headers, self._version = head.command, head.path, head.headers, head.version
         self._isLast = head.isLast or isLast
         if head.command in _COMMANDS:
@@ -208,8 +225,7 @@ class RequestHandler:
         try:
             self.caller = doorkeeper.recall(*arguments)
             if self.caller is None:             # a password has to be hashed, which takes long
-                self.caller = await self.frontend.loop.run_in_executor(
-                    self.frontend.provers, doorkeeper.identify, *arguments)
+                self.caller = await self.loop.run_in_executor(self.frontend.provers, doorkeeper.identify, *arguments)
         except Unauthorized as error:
             raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
                           ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
@@ -221,37 +237,35 @@ class RequestHandler:
 
         length -- of the body in bytes; None for one that comes in chunks.
         """
-        connection = self.connection
         if length is not None:
-            while len(connection.buffer) < length:
-                if connection.hasEnded:
+            while len(self.buffer) < length:
+                if self.hasEnded:
                     raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
                 await self._receive(length)
             return length
         self._decoder = ChunkedDecoder(self.frontend.limits.bodySize)
-        while not self._decoder.decode(connection.buffer):
-            if connection.hasEnded:
+        while not self._decoder.decode(self.buffer):
+            if self.hasEnded:
                 raise Refusal(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
             await self._receive(_CHUNKED_SIZE)
         return len(self._decoder.body)
 
     def _takeBody(self, length):
         self.frontend.doneWithClient(self)
-        self.connection.readUpTo(ADVANCE_SIZE)
+        self.readUpTo(ADVANCE_SIZE)
         if self._decoder is None:
-            return self.connection.take(length)
+            return self.take(length)
         body, self._decoder = bytes(self._decoder.body), None
         return body
 
     # For the dispatcher
 
-    async def parse(self, data, charset):
-        """Return what `wire.parseCall` gives for a body, in another thread if it is long.  Raise `head.Refusal`."""
+    def parse(self, data, charset):
+        """Return what `wire.parseCall` gives for a body, or a future of it if it is long.  Raise `head.Refusal`."""
         encoding = self.headers.get('content-encoding', 'identity').lower()
         if encoding == 'identity' and len(data) <= LONG_BODY:
             return parseCall(data, charset)
-        return await self.frontend.loop.run_in_executor(
-            self.frontend.parsers, self._parseLong, data, encoding, charset)
+        return self.loop.run_in_executor(self.frontend.parsers, self._parseLong, data, encoding, charset)
 
     def _parseLong(self, data, encoding, charset):
         if encoding == 'identity':
@@ -276,22 +290,20 @@ class RequestHandler:
         Return an asynchronous context manager: in its context some can look at a time.  Raise `head.Refusal` if too
         many wait, and `faults.Stopping`.
         """
-        frontend, connection, gateway = self.frontend, self.connection, self.frontend.gateway
+        frontend, gateway = self.frontend, self.frontend.gateway
         if len(frontend.waiting) >= frontend.limits.waiting or not gateway.canWatch(len(jobids)):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs', RETRY_AFTER)
-        if connection.isLost or connection.hasEnded and not connection.buffer:
-            raise ConnectionAbortedError('the client has gone')
+        if self.transport.is_closing() or self.hasEnded and not self.buffer:
+            self.task.cancel()                  # the client has gone: what follows waits for nothing
         self._release()
-        ended = frontend.waiting[self] = frontend.loop.create_future()
+        ended = frontend.waiting[self] = self.loop.create_future()
         wait = Wait(self.path, jobids, any, functools.partial(frontend.bridge.wake, ended))
-        timer = frontend.loop.call_later(seconds, frontend.bridge.wake, ended)
-        connection.onEnd = self.task.cancel
+        timer = self.loop.call_later(seconds, frontend.bridge.wake, ended)
         gateway.watch(wait)
         try:
             if not frontend.isStopping:
                 await ended
         finally:
-            connection.onEnd = None
             timer.cancel()
             gateway.forget(wait)
             del frontend.waiting[self]
@@ -301,18 +313,15 @@ class RequestHandler:
 
     # Permits
 
-    async def _acquirePermits(self, isLong, isLarge):
-        # Who waits long for a permit has none of those that others wait for shortly.
+    def _neededPermits(self, bodyLength):
+        """Return pairs of `Permits` and the seconds to wait for one; who waits long has none of those for others."""
         frontend, limits = self.frontend, self.frontend.limits
-        if isLarge:
-            await self._acquire(frontend.largeBodies, limits.requestTime)
-        if isLong:
-            await self._acquire(frontend.longCalls, limits.permitTime)
-        await self._acquire(frontend.calls, limits.permitTime)
-
-    async def _acquire(self, permits, seconds):
-        await permits.acquire(seconds)
-        self._permits.append(permits)
+        needed = [(frontend.calls, limits.permitTime)]
+        if bodyLength > LONG_BODY:
+            needed.insert(0, (frontend.longCalls, limits.permitTime))
+        if bodyLength > LARGE_BODY:
+            needed.insert(0, (frontend.largeBodies, limits.requestTime))
+        return needed
 
     def _release(self):
         while self._permits:
@@ -321,11 +330,11 @@ class RequestHandler:
     # Responses
 
     async def _send(self, data):
-        self.connection.write(data)
-        if self.connection.unsent():
+        self.write(data)
+        if self.unsent():
             self.isResponding = True
             self.frontend.waitForClient(self)
-            await self.connection.drain(self.frontend.limits.answerTime)
+            await self.drain(self.frontend.limits.answerTime)
             self.isResponding = False
 
     def _refuse(self, refusal):
@@ -357,13 +366,15 @@ class RequestHandler:
 
         A client that sends first and reads then would be reset when we closed on data unread, and not see the response.
         """
-        connection, limits = self.connection, self.frontend.limits
-        if connection.transport.can_write_eof():        # not with TLS
-            connection.transport.write_eof()
-        self._hasBegun, self._deadline = False, self.frontend.loop.time() + limits.requestTime
+        limits = self.frontend.limits
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():      # not with TLS
+            self.transport.write_eof()
+        self._hasBegun, self._requestEnd = False, self.loop.time() + limits.requestTime
         self.frontend.waitForClient(self)
         allowance = 2 * limits.bodySize
-        while not connection.hasEnded and allowance >= 0:
-            allowance -= len(connection.buffer)
-            connection.buffer.clear()
+        while not self.hasEnded and allowance >= 0:
+            allowance -= len(self.buffer)
+            self.buffer.clear()
             await self._receive(CHUNK_SIZE)

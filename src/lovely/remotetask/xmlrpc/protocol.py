@@ -16,21 +16,15 @@ class Connection(asyncio.BufferedProtocol):
     One coroutine at a time waits here; all methods belong to the thread of the event loop.
     """
 
-    def __init__(self, loop, space, onMade, onData, onLost):
+    def __init__(self, loop, space):
         """loop -- the event loop.
         space -- a memoryview of CHUNK_SIZE bytes, which all connections of the loop receive into.
-        onMade -- called without arguments when there is a transport.
-        onData -- called without arguments when there is more in the buffer.
-        onLost -- called without arguments when it is closed.
         """
-        self._loop, self._space, self._onMade, self._onData, self._onLost = (
-            loop, space, onMade, onData, onLost)
+        self.loop, self._space = loop, space
         #: What has come, a bytearray.
         self.buffer = bytearray()
-        #: Whether the client sends no more, and whether it is gone altogether.
-        self.hasEnded = self.isLost = False
-        #: Called without arguments when the client ends the connection, and nothing is left of what it has sent.
-        self.onEnd = None
+        #: Whether the client sends no more.
+        self.hasEnded = False
         self.transport = None
         self._readLimit = ADVANCE_SIZE          # bytes in the buffer above which the client has to wait
         self._isReadingPaused = self._isWritingPaused = False
@@ -45,37 +39,31 @@ class Connection(asyncio.BufferedProtocol):
         # Writing is paused as soon as the system does not take all.  (With a limit of 0, asyncio's transport of TLS
         # would pause, and never resume.)
         transport.set_write_buffer_limits(high=1, low=0)
-        self._onMade()
 
     def get_buffer(self, sizehint):
         # The space serves all connections: what it gets is copied before anybody else can receive.
-        return self._space[:max(ADVANCE_SIZE, min(CHUNK_SIZE, self._readLimit + 1 - len(self.buffer)))]
+        wanted = self._readLimit + 1 - len(self.buffer)
+        return self._space if wanted >= CHUNK_SIZE else self._space[:max(ADVANCE_SIZE, wanted)]
 
     def buffer_updated(self, size):
         self.buffer += self._space[:size]
         if len(self.buffer) > self._readLimit and not self._isReadingPaused:
             self._isReadingPaused = True
             self.transport.pause_reading()
-        self._onData()
         self._wake()
 
     def eof_received(self):
         self.hasEnded = True
         self._wake()
-        if self.onEnd is not None and not self.buffer:
-            self.onEnd()
         # It may go on to read, unless it speaks TLS, where asyncio ends both directions.
         return self.transport.get_extra_info('sslcontext') is None
 
     def connection_lost(self, error):
-        self.hasEnded = self.isLost = True
+        self.hasEnded = True
         self._isWritingPaused = False
         if self._timer is not None:
             self._timer.cancel()
         self._wake()
-        if self.onEnd is not None:
-            self.onEnd()
-        self._onLost()
 
     def pause_writing(self):
         self._isWritingPaused = True
@@ -112,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         Raise `TimeoutError`.
         """
         if self._isWritingPaused:
-            deadline = self._loop.time() + seconds
+            deadline = self.loop.time() + seconds
             while self._isWritingPaused:
                 await self._wait(deadline)
 
@@ -147,7 +135,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._timer is not None:
                 self._timer.cancel()
             self._startTimer()
-        self._waiter = self._loop.create_future()
+        self._waiter = self.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -159,13 +147,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _startTimer(self):
         self._timerEnd = self._deadline
-        self._timer = self._loop.call_at(self._timerEnd, self._expire)
+        self._timer = self.loop.call_at(self._timerEnd, self._expire)
 
     def _expire(self):
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
-        if self._loop.time() >= self._deadline:
+        if self.loop.time() >= self._deadline:
             self._waiter.set_exception(TimeoutError('the client takes too long'))
         else:
             self._startTimer()

@@ -181,9 +181,12 @@ class Frontend:
                 continue
             task = self.loop.create_task(self._open(client, address[0]))
             self._handshakes[task] = None
-            task.add_done_callback(self._handshakes.pop)
+            task.add_done_callback(self._endHandshake)
             self._checkSilent()
             await asyncio.sleep(0)              # many may come at once, and others have come before
+
+    def _endHandshake(self, task):
+        self._handshakes.pop(task, None)
 
     def _endAccepting(self, task):
         if not task.cancelled() and task.exception() is not None:
@@ -197,7 +200,7 @@ class Frontend:
             tls = {} if self.tls is None else {
                 'ssl': self.tls.context(), 'ssl_handshake_timeout': self.limits.requestTime,
                 'ssl_shutdown_timeout': _TLS_SHUTDOWN}
-            await self.loop.connect_accepted_socket(lambda: RequestHandler(self, address).connection, client, **tls)
+            await self.loop.connect_accepted_socket(lambda: RequestHandler(self, address), client, **tls)
         except OSError as error:
             logger.debug('connection of %s ended: %s', address, error)
 
@@ -235,7 +238,7 @@ class Frontend:
                     await self._allClosed.wait()
             except TimeoutError:
                 for handler in list(self._handlers):
-                    handler.connection.transport.abort()
+                    handler.transport.abort()
 
     # For the handlers
 
@@ -253,8 +256,8 @@ class Frontend:
 
     def waitForClient(self, handler):
         """Note that it is the client that is waited for, from now on."""
-        self.doneWithClient(handler)
-        self._expecting[handler] = 0
+        self._held -= self._expecting.pop(handler, 0)
+        self._expecting[handler] = 0            # the newest
         self.noteBytes(handler)
         self._checkSilent()
 
@@ -280,15 +283,19 @@ class Frontend:
         self._refused[refusal.reason.partition(':')[0]] += 1
 
     def _checkSilent(self):
-        if len(self._expecting) + len(self._handshakes) > self.limits.silent:
+        # Apart from each other: who shakes no hands is not to push out who has.
+        limit = self.limits.silent if self.tls is None else self.limits.silentTLS
+        if max(len(self._expecting), len(self._handshakes)) > limit:
             self._endOldest()
 
     def _endOldest(self):
-        """End the connection whose client has had the most time to say something."""
-        if self._expecting:
+        """End the connection, of those whose clients are waited for, that has had the most time."""
+        if len(self._handshakes) > len(self._expecting):
+            task = next(iter(self._handshakes))
+            self._endHandshake(task)
+            task.cancel()
+        elif self._expecting:
             self._endFor(next(iter(self._expecting)), 'There are too many connections')
-        elif self._handshakes:
-            next(iter(self._handshakes)).cancel()
 
     def _endFor(self, handler, reason):
         self.doneWithClient(handler)
@@ -303,7 +310,9 @@ def _listen(host, port):
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # A name may have both kinds of addresses, and a machine be without the newer.
         family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
-        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+        # All addresses of the newer kind are those of the older kind, too.
+        isBoth = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=isBoth)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise errors.ConfigurationError(f'the frontend cannot listen at {host}:{port}: {reason}') from error

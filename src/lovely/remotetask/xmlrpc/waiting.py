@@ -59,8 +59,8 @@ class Watcher:
     def __init__(self, db, resolve):
         """Nothing is opened yet; for the arguments see `gateway.Gateway`."""
         self._db, self._resolve = db, resolve
-        self._bell = threading.Event()          # one of the jobs was written, or something ordered; see `Hub`
-        self._bell.interest = None
+        self._wakeup = threading.Event()        # one of the jobs was written, or something ordered; see `Hub`
+        self._wakeup.interest = None
         self._orders = deque()                  # pairs of function and `Wait`, for the thread
         self._stopping = threading.Event()
         self._thread = None
@@ -80,7 +80,7 @@ class Watcher:
     def stop(self, timeout=None):
         """Watch no longer; wait `timeout` seconds at most for the thread to end, and return whether it has."""
         self._stopping.set()
-        self._bell.set()
+        self._wakeup.set()
         if self._thread is not None:
             self._thread.join(timeout)
         return self._thread is None or not self._thread.is_alive()
@@ -95,7 +95,7 @@ class Watcher:
 
     def _order(self, function, wait):
         self._orders.append((function, wait))
-        self._bell.set()
+        self._wakeup.set()
 
     def hasRoomFor(self, count):
         """Say whether so many jobs more can be watched."""
@@ -103,7 +103,9 @@ class Watcher:
 
     def statistics(self):
         """Return what `Gateway.statistics` says of the jobs that are watched."""
-        return {'watchedJobs': len(self._jobs), 'watchers': len(self._waits)}
+        jobs = list(self._jobs.values())
+        return {'watchedJobs': len(jobs), 'foundJobs': sum(watched.page is not None for watched in jobs),
+                'watchers': len(self._waits)}
 
     @property
     def isAway(self):
@@ -121,16 +123,16 @@ class Watcher:
                 began = time.monotonic()
                 self._carryOutOrders()
                 if self._waits:
-                    hub.subscribe(self._bell)
+                    hub.subscribe(self._wakeup)
                     self._tryToLook()
                 else:
-                    hub.unsubscribe(self._bell)
+                    hub.unsubscribe(self._wakeup)
                     self._close()               # what others commit would pile up in it
                 self._stopping.wait(max(REST, time.monotonic() - began))
-                self._bell.wait(LOOK if self._waits else None)
-                self._bell.clear()
+                self._wakeup.wait(LOOK if self._waits else None)
+                self._wakeup.clear()
         finally:
-            hub.unsubscribe(self._bell)
+            hub.unsubscribe(self._wakeup)
             self._close()
 
     def _carryOutOrders(self):
@@ -140,7 +142,7 @@ class Watcher:
 
     def _add(self, wait):
         self._waits.add(wait)
-        self._bell.interest = None              # of all commits, until it is known where the jobs are
+        self._wakeup.interest = None              # of all commits, until it is known where the jobs are
         for key in wait.keys:
             watched = self._jobs.setdefault(key, _Watched())
             watched.page = None
@@ -181,8 +183,8 @@ class Watcher:
                 watched = self._jobs.get(key)   # those who waited for it may have been woken meanwhile
                 if watched is not None and watched.isNew(key[1]) and self._hasEnded(key, watched, services):
                     self._end(key)
-            if self._bell.interest is None:
-                self._bell.interest = {watched.page._p_oid for watched in self._jobs.values()}
+            if self._wakeup.interest is None:
+                self._wakeup.interest = {watched.page._p_oid for watched in self._jobs.values()}
         finally:
             manager.abort()
 
