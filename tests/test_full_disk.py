@@ -103,8 +103,11 @@ class FullDiskTest(unittest.TestCase):
     def call(self, function):
         """Have the front end's writer call a function of the service; return the result."""
         call = self.gateway.write('/', function)
+        done = threading.Event()
+        call.add_done_callback(lambda call: done.set())
         self.gateway.flush()
-        return call.result(PATIENCE)
+        self.assertTrue(done.wait(PATIENCE))
+        return call.result()
 
     def waitUntil(self, condition, what):
         until = time.monotonic() + PATIENCE

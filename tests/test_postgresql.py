@@ -117,8 +117,11 @@ class GatewayTest(PostgreSQLCase):
 
     def ask(self, call):
         """Return what a call results in; raise its exception."""
+        done = threading.Event()
+        call.add_done_callback(lambda call: done.set())
         self.gateway.flush()
-        return call.result(PATIENCE)
+        self.assertTrue(done.wait(PATIENCE))
+        return call.result()
 
     def add(self, number):
         return self.ask(self.gateway.write('/', lambda service: service.add('echo', number, startLater=True)))

@@ -512,6 +512,33 @@ class TestRudeness(ServerCase):
             self.assertTrue(self.frontend.stop(WAIT))
 
 
+    def test_nothingIsHeldOfClientsThatHaveGone(self):
+        generator = random.Random(5)
+        head = b'POST / HTTP/1.1\r\nHost: x\r\n%s\r\n'
+        long = xmlrpc.client.dumps(('echo', 'x' * 300_000), 'add').encode()
+        wait = xmlrpc.client.dumps(([self.proxy().add('echo', None, True)], 3600), 'waitFor').encode()
+        requests = [head % b'Content-Length: %d\r\n' % len(body) + body for body in (CALL, long, wait)]
+        requests += [head % b'Transfer-Encoding: chunked\r\n' + b'%x\r\n%s\r\n0\r\n\r\n' % (len(long), long),
+                     head % b'Content-Encoding: gzip\r\nContent-Length: %d\r\n' % len(long) + long,
+                     b'GET / HTTP/1.1\r\n\r\n' + long]
+        for _ in range(200):
+            data = generator.choice(requests)
+            connection = self.socket()
+            connection.setblocking(False)
+            with contextlib.suppress(OSError):
+                connection.send(data[:generator.choice((1, 20, 100, len(data) // 2, len(data)))])
+            if generator.randrange(2):          # a reset
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            elif generator.randrange(2):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+            connection.close()
+        counts = ('connections', 'calls', 'longCalls', 'waitingRequests', 'waitingForJobs', 'bytesHeld')
+        self.waitUntil(lambda: [self.frontend.statistics()[name] for name in counts] == [1, 0, 0, 0, 0, 0])
+        self.waitUntil(lambda: not self.gateway.statistics()['watchers'])
+        self.assertServing()
+
+
 class TestPatience(ServerCase):
     """Clients that take their time, against limits that are short for them."""
 
@@ -751,7 +778,8 @@ class TestLifecycle(ServerCase):
         connection = socket.create_connection(frontend.address, WAIT)
         self.addCleanup(connection.close)
         connection.sendall(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL)
-        with self.assertLogs('lovely.remotetask', 'ERROR') as logs, self.assertRaisesRegex(RuntimeError, 'cannot go on'):
+        with (self.assertLogs('lovely.remotetask', 'ERROR') as logs,
+              self.assertRaisesRegex(RuntimeError, 'cannot go on')):
             frontend.serveForever()
         self.assertIn('ZeroDivisionError', logs.output[0])
         self.assertTrue(frontend.stop(WAIT))

@@ -80,7 +80,7 @@ class TestParseCall(unittest.TestCase):
         for xml, expected in (
                 (f'{begin}<params><value>a</value><value><int>1</int></value></params>{end}', ('a', 1)),
                 (f'{begin}<params><param><value>a</value></param><value>b</value></params>{end}', ('a', 'b')),
-                (f'<methodCall><params><param><value>a</value></param></params><methodName>m</methodName>{end}', ('a',)),
+                (f'<methodCall><params><value>a</value></params><methodName>m</methodName>{end}', ('a',)),
                 (f'\r\n\n <?xml version="1.0"?>{begin}{end}', ()),
                 (f'<envelope><body>{begin}{end}</body></envelope>', ()),
                 (f'<methodCall><id>7</id><methodName>\n m </methodName>{end}', ()),
@@ -164,7 +164,7 @@ class TestParseCall(unittest.TestCase):
                     self.assertRefused(xml.encode(written), 'not supported|not well-formed', charset)
                 else:
                     self.assertEqual(parseCall(xml.encode(written), charset), ('m', (read,)))
-        self.assertRefused(call('x'), r"'utf-7' is not supported: use utf-8, or another one that xmlrpc.txt names\Z", 'utf-7')
+        self.assertRefused(call('x'), "'utf-7' is not supported: use utf-8, or another one that", 'utf-7')
         euro = call('<string>€</string>').decode().encode('windows-1252')
         self.assertEqual(parseCall(euro, 'windows-1252')[1], ('€',))
         self.assertEqual(parseCall(euro, 'iso-8859-1')[1], ('\x80',))
@@ -257,7 +257,8 @@ class TestParseCall(unittest.TestCase):
         for xml in (b'<methodCall/>', b'<methodCall><params/></methodCall>',
                     b'<methodCall><methodName>m</methodName><methodName>n</methodName></methodCall>',
                     b'<methodCall><methodName>m</methodName><params><int>1</int></params></methodCall>',
-                    b'<methodCall><methodName>m</methodName><params><param><value/><value/></param></params></methodCall>',
+                    b'<methodCall><methodName>m</methodName><params><param><value/><value/></param></params>'
+                    b'</methodCall>',
                     b'<x><methodCall><methodName>m</methodName></methodCall><methodCall/></x>',
                     b'<methodCall><methodName>m</methodName><params><param/></params></methodCall>',
                     b'<methodCall><methodName>m</methodName><params/><params/></methodCall>',

@@ -4,8 +4,6 @@ import contextlib
 import time
 from collections import deque
 
-from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
-
 
 # Seconds between two looks for calls whose time is over, while there are calls.
 _LOOK = 0.1
@@ -28,7 +26,8 @@ class Bridge:
         self._isWoken = False                   # whether the loop will look at them
         self._calls = set()                     # those of the gateway that are awaited
         self._timer = None                      # for the deadlines of these
-        self._soon = self._later = None         # the handles of the next flush, and of one after that
+        self._flushesSoon = False               # whether the next round of the loop flushes
+        self._flush = None                      # the handle of a later flush
 
     async def result(self, call):
         """Wait for a `gateway.Call`; return its result, or raise its exception."""
@@ -38,21 +37,15 @@ class Bridge:
         self._calls.add(call)
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK, self._giveUp)
-        if self._soon is None and self._gateway.needsFlush:
-            self.flushSoon()
+        if not self._flushesSoon and self._gateway.needsFlush:
+            # The calls of all requests that have come together are flushed together.
+            self._flushesSoon = True
+            self._loop.call_soon(self._flushCalls)
         try:
             await future
         finally:
             self._calls.discard(call)
-        if call.cancelled():
-            raise DatabaseUnavailable()
         return call.result()
-
-    def flushSoon(self):
-        """Flush the calls once those coroutines have gone on that are woken by now: what comes together runs together."""
-        if self._soon is not None:
-            self._soon.cancel()
-        self._soon = self._loop.call_soon(self._flush)
 
     def _end(self, call):
         self.wake(call.waiter)
@@ -78,13 +71,13 @@ class Bridge:
             self._gateway.giveUp(call)
         self._timer = self._loop.call_later(_LOOK, self._giveUp) if self._calls else None
 
-    def _flush(self):
-        self._soon = None
-        if self._later is not None:
-            self._later.cancel()
+    def _flushCalls(self):
+        self._flushesSoon = False
+        if self._flush is not None:
+            self._flush.cancel()
         try:
             seconds = self._gateway.flush()
         except Exception as error:
             self._fail(error)
             return
-        self._later = None if seconds is None else self._loop.call_later(seconds, self._flush)
+        self._flush = None if seconds is None else self._loop.call_later(seconds, self._flushCalls)

@@ -6,8 +6,6 @@ import random
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
-from concurrent.futures import InvalidStateError
 
 from transaction import TransactionManager
 from transaction.interfaces import TransientError
@@ -16,7 +14,6 @@ from ZODB.POSException import StorageError
 from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
-from lovely.remotetask.database import rest
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
@@ -47,6 +44,10 @@ LOST_ATTEMPTS = 3
 # Seconds to wait before the second attempt; doubled each time.
 _FIRST_DELAY = 0.01
 _LONGEST_DELAY = 1.0
+
+
+# The states of a call.
+_PENDING, _RUNNING, _FINISHED, _CANCELLED = range(4)
 
 
 class _Withdrawn(TransientError):
@@ -81,11 +82,11 @@ class _VoteSentinel:
         self.allVoted = True
 
 
-class Call(Future):
-    """A function that waits for a thread to call it with a service, and the future of its result.
+class Call:
+    """A function that waits for a thread to call it with a service, and what became of it.
 
-    It is cancelled by `Gateway.giveUp`.  A read may go on although it is cancelled; a write that is being committed
-    (`running`) cannot be cancelled any more.
+    Its methods are those of `concurrent.futures.Future`, with the same meaning, as far as they are needed.  (With that
+    class itself, and its condition for each call, 32 clients cost 16 us more of processor time for a call.)
     """
 
     def __init__(self, path, function, serialize, deadline, last):
@@ -94,25 +95,65 @@ class Call(Future):
         deadline -- when to give up, by time.monotonic.
         last -- when to give up a write that is being committed at its deadline, by time.monotonic.
         """
-        super().__init__()
         self.path, self.function, self.serialize = path, function, serialize
         self.deadline, self.last = deadline, last
         #: For whoever waits for the call, to keep something of his own.
         self.waiter = None
+        self._lock = threading.Lock()           # guards what follows
+        self._state = _PENDING
+        self._result = self._error = self._callback = None
+
+    def done(self):
+        """Return whether there is a result, or an error, or it is cancelled; nothing follows."""
+        return self._state in (_FINISHED, _CANCELLED)
+
+    def cancelled(self):
+        """Return whether nobody waits for it; a write is not carried out then, a read may go on."""
+        return self._state == _CANCELLED
+
+    def cancel(self):
+        """Give up, unless it is being committed, or done; return whether that was possible."""
+        return self._end(_CANCELLED, None, DatabaseUnavailable(), (_PENDING,))
 
     def end(self, result, error=None):
-        """Set the result or the exception, unless that was done already, or the call is cancelled."""
-        try:
-            if error is None:
-                self.set_result(result)
-            else:
-                self.set_exception(error)
-        except InvalidStateError:
-            pass
+        """Set the result or the exception, unless it is done."""
+        self._end(_FINISHED, result, error, (_PENDING, _RUNNING))
+
+    def _end(self, state, result, error, states):
+        with self._lock:
+            if self._state not in states:
+                return False
+            self._state, self._result, self._error = state, result, error
+            callback, self._callback = self._callback, None     # it knows the call: a large result is not to stay
+        if callback is not None:
+            callback(self)
+        return True
 
     def isWanted(self):
         """Return whether the caller still waits; if so, the call cannot be cancelled from now on."""
-        return self.running() or not self.cancelled() and self.set_running_or_notify_cancel()
+        with self._lock:
+            if self._state == _PENDING:
+                self._state = _RUNNING
+            return self._state == _RUNNING
+
+    def add_done_callback(self, function):
+        """Have a function called with the call when it is done, in whichever thread; at once if it is already."""
+        with self._lock:
+            isDone = self.done()
+            if not isDone:
+                self._callback = function
+        if isDone:
+            function(self)
+
+    def result(self):
+        """Return the result of a call that is done, or raise its exception: `DatabaseUnavailable` if it is cancelled.
+        """
+        if self._error is None:
+            return self._result
+        try:
+            raise self._error
+        finally:
+            self._error = None                  # it knows this frame
 
 
 class Gathering:
@@ -127,6 +168,42 @@ class Gathering:
     def note(self, count, seconds):
         """Note that so many writes came until a commit was over, which took so many seconds."""
         self.expected, self.seconds = count, min(self._longest, seconds)
+
+
+class _ReadManager:
+    """A transaction manager that commits nothing, and to a connection is its transaction as well.
+
+    (With a `TransactionManager` 32 clients cost 5 us more of processor time for a call.)
+    """
+
+    explicit = True
+
+    def __init__(self):
+        self._connections, self._changed = [], []
+
+    def registerSynch(self, connection):
+        self._connections.append(connection)
+
+    def unregisterSynch(self, connection):
+        self._connections.remove(connection)
+
+    def get(self):
+        return self
+
+    def join(self, connection):
+        self._changed.append(connection)
+
+    def begin(self):
+        """Have the connections see what was committed until now."""
+        for connection in self._connections:
+            connection.newTransaction(self)
+
+    def abort(self):
+        """Throw away what was changed."""
+        while self._changed:
+            self._changed.pop().abort(self)
+        for connection in self._connections:
+            connection.afterCompletion(self)
 
 
 class _Reader:
@@ -385,14 +462,13 @@ class Gateway:
 
     def _readOnce(self, reader, read):
         if reader.connection is None:
-            reader.connection = self.db.open(TransactionManager(explicit=True))
+            reader.connection = self.db.open(_ReadManager())
         manager = reader.connection.transaction_manager
         try:
             manager.begin()
             return read.serialize(read.function(self.resolve(reader.connection, read.path)))
         finally:
-            if not rest(manager):
-                _close(reader)
+            manager.abort()
 
     # The writer's thread
 

@@ -31,8 +31,9 @@ from lovely.remotetask.xmlrpc.wire import parseCall
 
 logger = logging.getLogger('lovely.remotetask')
 
-# What is read at a time of a body in chunks: each can have one byte, and there are other clients.
-_CHUNKED_SIZE = 16 * 1024
+# What is read at a time, in bytes: of a head, since what follows it may have to wait for long; and of a body in chunks,
+# since each can have one byte, and there are other clients.
+_PIECE_SIZE = 16 * 1024
 
 _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNECT')
 
@@ -94,7 +95,6 @@ class RequestHandler(Connection):
     def buffer_updated(self, size):
         super().buffer_updated(size)
         self.frontend.noteBytes(self)
-        self.frontend.bridge.flushSoon()        # after what it may call
 
     def eof_received(self):
         if self in self.frontend.waiting and not self.buffer:
@@ -189,7 +189,7 @@ class RequestHandler(Connection):
                 return length or seen
             if self.hasEnded:
                 return None
-            await self._receive(limits.headSize)
+            await self._receive(min(limits.headSize, seen + _PIECE_SIZE))
 
     async def _receive(self, size):
         try:
@@ -247,7 +247,7 @@ class RequestHandler(Connection):
         while not self._decoder.decode(self.buffer):
             if self.hasEnded:
                 raise Refusal(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
-            await self._receive(_CHUNKED_SIZE)
+            await self._receive(_PIECE_SIZE)
         return len(self._decoder.body)
 
     def _takeBody(self, length):

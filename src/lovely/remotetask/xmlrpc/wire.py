@@ -361,7 +361,8 @@ def parseCall(data, charset=None):
     encoding = encodingOf(data, charset)
     encoding = _ALIASES.get(encoding, encoding)
     if encoding not in ENCODINGS:
-        raise ParseError(f'the encoding {encoding[:40]!r} is not supported: use utf-8, or another one that xmlrpc.txt names')
+        raise ParseError(f'the encoding {encoding[:40]!r} is not supported: use utf-8, or another one that xmlrpc.txt '
+                         f'names')
     try:
         if encoding not in _OF_THE_PARSER:
             data, encoding = data.decode(encoding).encode(), 'utf-8'
