@@ -23,6 +23,7 @@ from zope.component import provideUtility
 from zope.component import testing
 
 from lovely.remotetask.database import Database
+from lovely.remotetask.database import Hub
 from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import findService
@@ -193,6 +194,27 @@ class TestWaitFor(WaitingCase):
         for connection in connections:
             self.assertIn(b'cancelled', connection.recv(65536))
         self.assertLess(threading.active_count() - before, 220)
+
+
+class TestWakeup(unittest.TestCase):
+
+    def test_whatWasWritten(self):
+        hub, wakeup = Hub(), waiting.Wakeup()
+        hub.subscribe(wakeup)
+        self.assertIsNone(wakeup.take())        # whatever it was
+        wakeup.interest = {b'1', b'2'}
+        hub.ring(oids=[b'3'])
+        self.assertFalse(wakeup.is_set())
+        hub.ring(oids=[b'1', b'3'])
+        hub.ring(oids=[b'2'])
+        self.assertTrue(wakeup.is_set())
+        self.assertEqual(wakeup.take(), {b'1', b'2'})
+        self.assertFalse(wakeup.is_set())
+        wakeup.set()                            # something ordered
+        self.assertEqual(wakeup.take(), set())
+        hub.ring(oids=[b'1'])
+        hub.ring()
+        self.assertIsNone(wakeup.take())
 
 
 class TestLimits(WaitingCase):

@@ -146,7 +146,8 @@ class Hub:
         """Have `bell`, a `threading.Event`, set after each commit; until `unsubscribe`, or until it is forgotten.
 
         A bell may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
-        those to one of these objects set it then, or all.
+        those to one of these objects set it then, or all.  If it also has a method `note`, that is called before, with
+        the ids of those that were written, or None when that is not known.
         """
         with self._lock:
             self._bells.add(bell)
@@ -164,7 +165,10 @@ class Hub:
         with self._lock:
             for bell in self._bells:
                 interest = None if oids is None else getattr(bell, 'interest', None)
-                if bell is not but and (interest is None or not interest.isdisjoint(oids)):
+                written = None if interest is None else interest.intersection(oids)
+                if bell is not but and (written is None or written):
+                    if hasattr(bell, 'note'):
+                        bell.note(written)
                     bell.set()
 
 

@@ -53,14 +53,35 @@ class _Watched:
         return self.page is None or self.page.get(jobid) != self.data
 
 
+class Wakeup(threading.Event):
+    """Set when somebody has committed something of interest, or ordered something; see `Hub.subscribe`."""
+
+    def __init__(self):
+        super().__init__()
+        self.interest = None            # ids of objects, a set; None for all
+        self._lock = threading.Lock()
+        self._changed = None            # ids of those that were written since `take`; None if it may have been any
+
+    def note(self, oids):
+        """Note which objects were written, a set of ids; None if it may have been any."""
+        with self._lock:
+            self._changed = None if oids is None or self._changed is None else self._changed | oids
+
+    def take(self):
+        """Clear it, and return what was noted since the last time."""
+        self.clear()                    # first: what is noted from now on sets it once more
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        return changed
+
+
 class Watcher:
     """Wakes those whose jobs have ended; nobody but its thread waits for the database."""
 
     def __init__(self, db, resolve):
         """Nothing is opened yet; for the arguments see `gateway.Gateway`."""
         self._db, self._resolve = db, resolve
-        self._wakeup = threading.Event()        # one of the jobs was written, or something ordered; see `Hub`
-        self._wakeup.interest = None
+        self._wakeup = Wakeup()
         self._orders = deque()                  # pairs of function and `Wait`, for the thread
         self._stopping = threading.Event()
         self._thread = None
@@ -69,6 +90,8 @@ class Watcher:
         # Of the thread alone:
         self._jobs = {}                         # (path, id) -> `_Watched`
         self._waits = set()
+        self._new = []                          # keys of jobs that were not looked at
+        self._onPage = {}                       # id of a page -> the keys of the jobs on it
         self._connection = None
 
     def start(self):
@@ -120,17 +143,17 @@ class Watcher:
         hub = hubOf(self._db)
         try:
             while not self._stopping.is_set():
-                began = time.monotonic()
+                began, changed = time.monotonic(), self._wakeup.take()
                 self._carryOutOrders()
                 if self._waits:
                     hub.subscribe(self._wakeup)
-                    self._tryToLook()
+                    self._tryToLook(changed)
                 else:
                     hub.unsubscribe(self._wakeup)
                     self._close()               # what others commit would pile up in it
                 self._stopping.wait(max(REST, time.monotonic() - began))
-                self._wakeup.wait(LOOK if self._waits else None)
-                self._wakeup.clear()
+                if not self._wakeup.wait(LOOK if self._waits else None):
+                    self._wakeup.note(None)
         finally:
             hub.unsubscribe(self._wakeup)
             self._close()
@@ -142,7 +165,8 @@ class Watcher:
 
     def _add(self, wait):
         self._waits.add(wait)
-        self._wakeup.interest = None              # of all commits, until it is known where the jobs are
+        self._wakeup.interest = None            # all commits, until it is known where the jobs are
+        self._new += wait.keys
         for key in wait.keys:
             watched = self._jobs.setdefault(key, _Watched())
             watched.page = None
@@ -157,10 +181,10 @@ class Watcher:
                 if not watched.waits:
                     del self._jobs[key]
 
-    def _tryToLook(self):
+    def _tryToLook(self, changed):
         self._lookBegan = time.monotonic()
         try:
-            self._look()
+            self._look(changed)
             self._failed = False
         except Exception as error:              # no error ends the thread
             if not self._failed:
@@ -170,7 +194,8 @@ class Watcher:
         finally:
             self._lookBegan = None
 
-    def _look(self):
+    def _look(self, changed=None):
+        """Wake those whose jobs have ended; `changed` are ids of the pages that were written, None for all pages."""
         if self._connection is None:
             self._connection = self._db.open(TransactionManager(explicit=True))
             # Pages of waiting jobs that do not fit would be loaded again at each look.
@@ -179,14 +204,23 @@ class Watcher:
         try:
             manager.begin()
             services = {}
-            for key in list(self._jobs):
+            for key in self._keysOf(changed):
                 watched = self._jobs.get(key)   # those who waited for it may have been woken meanwhile
                 if watched is not None and watched.isNew(key[1]) and self._hasEnded(key, watched, services):
                     self._end(key)
+            self._new.clear()
             if self._wakeup.interest is None:
-                self._wakeup.interest = {watched.page._p_oid for watched in self._jobs.values()}
+                self._onPage = {}
+                for key, watched in self._jobs.items():
+                    self._onPage.setdefault(watched.page._p_oid, []).append(key)
+                self._wakeup.interest = set(self._onPage)
         finally:
             manager.abort()
+
+    def _keysOf(self, pages):
+        if pages is None:
+            return list(self._jobs)
+        return [*self._new, *(key for page in pages for key in self._onPage.get(page, ()))]
 
     def _hasEnded(self, key, watched, services):
         path, jobid = key
@@ -198,8 +232,10 @@ class Watcher:
         job = services[path] and services[path].jobs.get(jobid)
         if job is None or job.status in FINAL:
             return True
-        watched.page = shardOf(services[path], jobid).pages.page(jobid)
-        watched.data = watched.page[jobid]
+        page = shardOf(services[path], jobid).pages.page(jobid)
+        if page is not watched.page:
+            self._wakeup.interest = None
+        watched.page, watched.data = page, page[jobid]
         return False
 
     def _end(self, key):
@@ -215,6 +251,7 @@ class Watcher:
             return
         for watched in self._jobs.values():
             watched.page = None
+        self._wakeup.note(None)                 # another one may see other changes
         connection._cache.cache_size = self._cacheSize
         try:
             connection.close()
