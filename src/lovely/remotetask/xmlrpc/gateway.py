@@ -391,6 +391,8 @@ class Gateway:
             if self._idle and (len(self._idle) == self.readers or time.monotonic() - self._begun >= SECOND_READER):
                 self._begun = time.monotonic()
                 self._idle.pop().wakeup.put(None)
+                if len(self._waitingReads) == 1:        # which this one will take
+                    return None
             return SECOND_READER if self._idle else None
 
     def giveUp(self, call):
