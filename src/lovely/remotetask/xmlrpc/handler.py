@@ -225,7 +225,7 @@ class RequestHandler(Connection):
         try:
             self.caller = doorkeeper.recall(*arguments)
             if self.caller is None:             # a password has to be hashed, which takes long
-                self.caller = await self.loop.run_in_executor(self.frontend.provers, doorkeeper.identify, *arguments)
+                self.caller = await self.loop.run_in_executor(self.frontend.hashers, doorkeeper.identify, *arguments)
         except Unauthorized as error:
             raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
                           ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None

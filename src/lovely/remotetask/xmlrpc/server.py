@@ -92,7 +92,7 @@ class Frontend:
         self._expecting = {}                    # handlers that wait for their clients, the oldest first -> bytes held
         self._held = 0                          # their sum
         self.waiting = {}                       # handlers that wait for jobs -> a future for the end of that
-        self._refused = Counter()
+        self._accepted, self._refused = 0, Counter()
         self._allClosed = asyncio.Event()       # set when the last connection ends
         self._error = None                      # why it cannot go on
 
@@ -104,14 +104,14 @@ class Frontend:
             self.loop = newEventLoop()
             self._end = self.loop.create_future()       # done when it is to stop, or cannot go on
         self.parsers = ThreadPoolExecutor(_PARSERS, 'remotetask-parser')
-        self.provers = ThreadPoolExecutor(PROOFS, 'remotetask-prover')
+        self.hashers = ThreadPoolExecutor(PROOFS, 'remotetask-hasher')
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._serve())
         finally:
             self._socket.close()
             self.parsers.shutdown()
-            self.provers.shutdown()
+            self.hashers.shutdown()
             self._ended.set()
 
     def stop(self, timeout=None):
@@ -134,7 +134,7 @@ class Frontend:
     def statistics(self):
         """Return what there is at the moment, and what was refused, as a dict; from any thread.
 
-        connections -- int, that are open.
+        accepted, connections -- int, connections that were made since the start, and that are open.
         calls -- int, that are worked on, see `Limits.connections`; those that wait for jobs do not count.
         longCalls -- int, those of them that have a long body.
         waitingRequests -- int, that have come, and wait because as many are worked on as may be.
@@ -142,7 +142,8 @@ class Frontend:
         bytesHeld -- int, of requests that have not come completely, and of responses that are not taken yet.
         refused -- dict, the reason -> how many requests were refused for it.
         """
-        return {'connections': len(self._handlers), 'calls': self.calls.taken, 'longCalls': self.longCalls.taken,
+        return {'accepted': self._accepted, 'connections': len(self._handlers),
+                'calls': self.calls.taken, 'longCalls': self.longCalls.taken,
                 'waitingRequests': self.calls.waiting + self.longCalls.waiting + self.largeBodies.waiting,
                 'waitingForJobs': len(self.waiting), 'bytesHeld': self._held, 'refused': dict(self._refused)}
 
@@ -244,6 +245,7 @@ class Frontend:
 
     def add(self, handler):
         """Note a new connection."""
+        self._accepted += 1
         self._handlers.add(handler)
         if self._end.done():
             handler.task.cancel()
