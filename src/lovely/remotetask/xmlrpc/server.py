@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
 import errno
-import functools
 import logging
 import socket
 import threading
