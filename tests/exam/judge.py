@@ -14,6 +14,7 @@ from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.roster import LONG_AFTER
 
 
 #: Seconds for what is left when the load has ended, besides as many as the load has lasted.
@@ -157,8 +158,17 @@ class Judge:
             yield f'has {self.effects[job.id]} outside effects'
         failures = job.input.get('failures', 0)
         if self.trial.scenario.uncharged and job.task != 'poison' and (
-                job.attempt > failures or job.status == COMPLETED and job.attempt < failures):
+                job.attempt > failures + self._ofLostHosts(job) or job.status == COMPLETED and job.attempt < failures):
             yield f'failed {failures} times, and was charged {job.attempt} attempts'
+
+    def _ofLostHosts(self, job):
+        """Count the attempts that a job may be charged for hosts that were lost: its run was on record, being long.
+
+        A short one takes long where the machine has too much to do.
+        """
+        begun = [when for word, jobid, _, when in self.rows if jobid == job.id and word == tasks.BEGUN]
+        return sum('the processing host ' in failure.message
+                   and any(when + LONG_AFTER <= failure.time for when in begun) for failure in job.errors)
 
     def _expected(self, job):
         if job.id in self.trial.cancelled:
