@@ -8,7 +8,7 @@ import threading
 import unittest
 
 import transaction
-from lovely.remotetask import lifecycle
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import Database
@@ -20,15 +20,15 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import Ledger
-from lovely.remotetask.lifecycle import Outcome
-from lovely.remotetask.lifecycle import Recorded
-from lovely.remotetask.lifecycle import Returned
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Clock
 from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.transitions import Outcome
+from lovely.remotetask.transitions import Recorded
+from lovely.remotetask.transitions import Returned
 from persistent.mapping import PersistentMapping
 from test_processor import PATH
 from test_processor import ProcessorCase
@@ -72,7 +72,7 @@ class AliveCase(ProcessorCase):
         jobids = []
         for mark in marks:
             jobid = self.service.add('echo')
-            self.assertTrue(lifecycle.dequeue(self.service, jobid))
+            self.assertTrue(ready.dequeue(self.service, jobid))
             ledger.claim(jobid, 0)
             if mark is not None:
                 ledger.mark(jobid, mark)

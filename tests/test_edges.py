@@ -12,8 +12,8 @@ import time
 import unittest
 
 from lovely.remotetask import config
+from lovely.remotetask import ended
 from lovely.remotetask import execute
-from lovely.remotetask import lifecycle
 from lovely.remotetask import processor
 from lovely.remotetask.autostart import getAutostartServiceNames
 from lovely.remotetask.autostart import splitPatterns
@@ -27,12 +27,12 @@ from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
-from lovely.remotetask.lifecycle import Claim
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.transitions import Claim
 from lovely.remotetask.users import readUsers
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.access import Doorkeeper
@@ -132,7 +132,7 @@ class TestService(ServiceCase):
             service = self.service
             found = sum(1 for end in ends if end < before)
             self.assertEqual(found, count)
-            self.assertEqual(len(list(lifecycle.failed(service, None, before))), count, before)
+            self.assertEqual(len(list(ended.failed(service, None, before))), count, before)
         self.assertEqual(self.service.retryFailed(before=0), 1)
         self.assertEqual(self.service.removeJobs(before=0.0), 0)
         self.assertEqual(self.service.removeJobs(before=5), 2)

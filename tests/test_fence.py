@@ -19,9 +19,9 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import QUEUED
-from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.transitions import Recorded
 from test_processor import claimOne
 from test_processor import PATH
 from test_processor import ProcessorCase

@@ -12,8 +12,10 @@ import unittest
 
 import transaction
 from BTrees.IOBTree import IOBTree
-from lovely.remotetask import lifecycle
 from lovely.remotetask import listing
+from lovely.remotetask import ready
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 from lovely.remotetask.container import BITS
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
@@ -22,16 +24,16 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execute import execute
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.lifecycle import Outcome
-from lovely.remotetask.lifecycle import Recorded
+from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.transitions import Outcome
+from lovely.remotetask.transitions import Recorded
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
@@ -155,14 +157,14 @@ class Walk:
         if self.claims:
             claim = self.service.claimNext(self.now, self.claims.pop())
             job = self.service.jobs[claim.jobid]
-            if lifecycle.holds(job, claim):
-                lifecycle.record(self.service, job, Outcome(claim.jobid, claim.run, 'completed', self.now, self.now))
+            if transitions.holds(job, claim):
+                transitions.record(self.service, job, Outcome(claim.jobid, claim.run, 'completed', self.now, self.now))
             self.recorded.append(Recorded(claim.jobid, claim.run))
 
     def doSettle(self):
         if self.recorded:
             report = self.recorded.pop()
-            lifecycle.settle(self.service, lifecycle.shardOf(self.service, report.jobid).ledger, report, self.now)
+            transitions.settle(self.service, ready.shardOf(self.service, report.jobid).ledger, report, self.now)
 
     def doProcess(self):
         self.service.process(self.now)
@@ -195,23 +197,23 @@ class TestRegister(Tasks):
     def test_a_queued_run_that_is_not_wanted_any_more(self):
         jobid = self.service.addCronJob('echo', 'x', minute=(), now=0)
         for now in 0, 120:
-            lifecycle.tick(self.service, now)
-        self.assertTrue(lifecycle.isWaiting(self.service))
+            scheduling.tick(self.service, now)
+        self.assertTrue(ready.isWaiting(self.service))
         self.service.updateCronJob(jobid, 120, delay=10)
-        self.assertFalse(lifecycle.isWaiting(self.service))
+        self.assertFalse(ready.isWaiting(self.service))
         self.assertListed(self.service)
         self.becomesCompleted(jobid)
 
     def test_a_claimed_run_that_is_not_wanted_any_more(self):
         jobid = self.service.addCronJob('echo', 'x', minute=(), now=0)
-        lifecycle.tick(self.service, 0)
+        scheduling.tick(self.service, 0)
         claim = self.service.claimNext(120)
         self.assertEqual(claim.jobid, jobid)
         self.service.updateCronJob(jobid, 120, delay=10)
-        self.assertFalse(lifecycle.holds(self.service.jobs[jobid], claim))
+        self.assertFalse(transitions.holds(self.service.jobs[jobid], claim))
         self.assertListed(self.service)
-        lifecycle.tick(self.service, 120)
-        lifecycle.tick(self.service, 131)
+        scheduling.tick(self.service, 120)
+        scheduling.tick(self.service, 131)
         self.assertEqual(self.service.getStatus(jobid), 'queued')           # it is not that run that is claimed
         self.assertListed(self.service)
         self.becomesCompleted(jobid)
@@ -227,11 +229,11 @@ class TestRegister(Tasks):
         self.service.process(3)
         jobid = self.service.add('echo', now=1)
         claim = self.service.claimNext(2)
-        lifecycle.record(self.service, self.service.jobs[jobid], Outcome(jobid, claim.run, 'completed', 5, 6))
+        transitions.record(self.service, self.service.jobs[jobid], Outcome(jobid, claim.run, 'completed', 5, 6))
         for _ in range(2):
             self.assertListed(self.service)
             self.assertEqual(ids(self.service.getJobs('completed')), [jobid, ended])
-            lifecycle.settle(self.service, lifecycle.shardOf(self.service, jobid).ledger, Recorded(jobid, claim.run), 7)
+            transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger, Recorded(jobid, claim.run), 7)
 
     def test_broken_jobs(self):
         jobid = self.service.add('echo', now=0)
@@ -276,7 +278,7 @@ class TestOrder(Tasks):
         newer = [self.service.add('echo', now=now) for now in range(10, 15)]
         self.service._v_nextid = newer[0] ^ 1 << BITS                           # of another shard
         other = self.service.add('echo', now=12.5)
-        lifecycle.tick(self.service, 20)
+        scheduling.tick(self.service, 20)
         for status in 'queued', None:
             self.assertEqual(ids(self.service.getJobs(status)),
                              [old, newer[4], newer[3], other, newer[2], newer[1], newer[0]])
@@ -296,7 +298,7 @@ class TestEnds(Tasks):
         """Run a job from one time to another; return the job."""
         jobid = self.service.add('echo', now=0, **options)
         claim = self.service.claimNext(0)
-        lifecycle.settle(self.service, lifecycle.shardOf(self.service, jobid).ledger,
+        transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger,
                          Outcome(jobid, claim.run, status, started, ended, retryAt=9e9), ended)
         return self.service.jobs[jobid]
 
@@ -318,9 +320,9 @@ class TestEnds(Tasks):
         self.assertEqual((job.status, job.completed), ('cancelled', 1000.25))
         schedule = self.service.jobs[self.service.addCronJob('echo', minute=(), now=0)]
         for now in 0, 60:
-            lifecycle.tick(self.service, now)
+            scheduling.tick(self.service, now)
         claim = self.service.claimNext(61)
-        lifecycle.record(self.service, schedule, Outcome(schedule.id, claim.run, 'completed', 1000, 500))
+        transitions.record(self.service, schedule, Outcome(schedule.id, claim.run, 'completed', 1000, 500))
         self.assertEqual((schedule.started, schedule.completed, *schedule.history[0][3:5]), (1000,) * 4)
 
     def test_ends_at_the_same_time(self):
@@ -341,8 +343,8 @@ class TestEnds(Tasks):
 
     def test_a_schedule_that_was_called_for_at_the_beginning_of_time(self):
         self.service.addCronJob('echo', minute=(), now=-60)
-        lifecycle.tick(self.service, -60)
-        lifecycle.tick(self.service, 0)
+        scheduling.tick(self.service, -60)
+        scheduling.tick(self.service, 0)
         self.assertEqual(self.service.getStatistics(5)['oldestWaiting'], 0)
 
 
@@ -415,7 +417,7 @@ class TestKeys(Tasks):
 
     def test_the_key_of_a_job_that_is_gone(self):
         first = self.service.add('echo', key='a')
-        lifecycle.shardOf(self.service, first).pages.remove(first)       # as somebody may do who repairs a database
+        ready.shardOf(self.service, first).pages.remove(first)       # as somebody may do who repairs a database
         again = self.service.add('echo', key='a')
         self.assertIn(again, self.service.jobs)
         self.assertEqual(self.service.add('echo', key='a'), again)

@@ -365,7 +365,7 @@ ROOMS = '''
     checks logs keepalive interfaces errors limits
     database cron misfire copying files retry rows task job control demo process guardian group command child users
     pages readyqueue ledger register timetable container sites
-    runzeo lifecycle evolve
+    runzeo ready transitions claiming scheduling ended evolve
     execute
     fence
     rescue listing

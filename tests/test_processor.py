@@ -18,12 +18,15 @@ from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
 import transaction
-from lovely.remotetask import lifecycle
+from lovely.remotetask import claiming
 from lovely.remotetask import processor as processing
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 from lovely.remotetask.container import BITS
-from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
+from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
 from lovely.remotetask.database import Lender
@@ -323,12 +326,12 @@ class TestProcessing(ProcessorCase):
 
         provideUtility(write, ITask, name='write')
         jobid = self.add('write')
-        claim = lifecycle.claimOn(self.service.jobs[jobid])
+        claim = transitions.claimOn(self.service.jobs[jobid])
         self.service.cancel(jobid)
         self.manager.commit()
         with contextlib.closing(self.factory(self.db, PATH)._worker()) as worker:
             report = worker.run(claim)
-        self.assertEqual((type(report), report[:2]), (lifecycle.Recorded, (jobid, 0)))
+        self.assertEqual((type(report), report[:2]), (transitions.Recorded, (jobid, 0)))
         self.assertEqual(self.statuses(jobid), ['cancelled'])
         self.assertNotIn('written', self.service.data)
 
@@ -409,17 +412,17 @@ class TestHosts(ProcessorCase):
         self.addCleanup(slow.abort)
         slow.begin()
         service = connection.root()['Application']['TaskService']
-        claims, _ = lifecycle.claim(service, 1, 0, now, service.ledgers['a'])
+        claims, _ = claiming.claim(service, 1, 0, now, service.ledgers['a'])
         self.assertEqual(len(claims), 1)
 
         ledger = self.service.ledgers['b']
-        (claim,), _ = lifecycle.claim(self.service, 1, 0, now, ledger)
+        (claim,), _ = claiming.claim(self.service, 1, 0, now, ledger)
         self.manager.commit()
-        failure = lifecycle.Outcome(jobid, claim.run, QUEUED, now, now, failure=Failure(now, ''), retryAt=now + 1)
-        lifecycle.settle(self.service, ledger, failure, now)
+        failure = transitions.Outcome(jobid, claim.run, QUEUED, now, now, failure=Failure(now, ''), retryAt=now + 1)
+        transitions.settle(self.service, ledger, failure, now)
         self.manager.commit()
-        lifecycle.tick(self.service, now)
-        lifecycle.tick(self.service, now + 1)
+        scheduling.tick(self.service, now)
+        scheduling.tick(self.service, now + 1)
         self.manager.commit()
         self.assertEqual(self.left(), [jobid])
         with self.assertRaises(ConflictError):
@@ -437,16 +440,16 @@ class TestHosts(ProcessorCase):
         self.addCleanup(connection.close)
         self.addCleanup(slow.abort)
         slow.begin()
-        lifecycle.tick(connection.root()['Application']['TaskService'], 10.0)
+        scheduling.tick(connection.root()['Application']['TaskService'], 10.0)
         self.manager.begin()
-        lifecycle.tick(self.service, 10.0)
+        scheduling.tick(self.service, 10.0)
         self.manager.commit()
         self.service.updateCronJob(jobid, now=20.0, active=True)
         self.manager.commit()
         with self.assertRaises(ConflictError):
             slow.commit()
         self.manager.begin()
-        lifecycle.tick(self.service, 30.0)
+        scheduling.tick(self.service, 30.0)
         self.assertEqual(self.service.schedule.nextTime(), 3600.0)
 
     def test_claims_that_nobody_knows_of(self):
@@ -651,7 +654,7 @@ class TestHosts(ProcessorCase):
         """Have a cycle claim the next job, and report that it has ended."""
         claim, = cycle.turn([], 1)[0]
         cycle.pace = pace
-        cycle.turn([lifecycle.Outcome(claim.jobid, claim.run, COMPLETED, 1.0, 2.0)], 0)
+        cycle.turn([transitions.Outcome(claim.jobid, claim.run, COMPLETED, 1.0, 2.0)], 0)
 
     def queue(self, number):
         self.manager.begin()
@@ -708,7 +711,7 @@ class TestHosts(ProcessorCase):
         first, second = self.quick('a'), self.attached('b', threads=2)
         self.finish(second, 0.001)
         third, fourth = (self.attached(name, threads=2) for name in 'cd')
-        queues = {queue._p_oid for queue in lifecycle.queues(self.service)}
+        queues = {queue._p_oid for queue in ready.queues(self.service)}
         third.turn([], 0)
         self.assertLessEqual(queues, third.interest)
         for cycle in third, fourth:

@@ -11,23 +11,26 @@ import unittest
 import zlib
 
 import transaction
+from lovely.remotetask import claiming
 from lovely.remotetask import container
 from lovely.remotetask import job
-from lovely.remotetask import lifecycle
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
 from lovely.remotetask import rows
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import Ledger
-from lovely.remotetask.lifecycle import Outcome
-from lovely.remotetask.lifecycle import Returned
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.transitions import Outcome
+from lovely.remotetask.transitions import Returned
 from lovely.remotetask.xmlrpc import structs
 from lovely.remotetask.xmlrpc import waiting
 from persistent.mapping import PersistentMapping
@@ -84,7 +87,7 @@ WRONG_SCHEDULES = {
 
 def put(service, jobid, data):
     """Replace what the page of a job has of it."""
-    lifecycle.shardOf(service, jobid).pages.page(jobid)[jobid] = data
+    ready.shardOf(service, jobid).pages.page(jobid)[jobid] = data
 
 
 def breakRow(service, jobid):
@@ -123,7 +126,7 @@ def bytesOf(data):
 def inThePage(data):
     """Replace what is stored of the page of a job, which has no other one in it."""
     def spoil(case, job):
-        case.store(lifecycle.shardOf(case.service, job.id).pages.page(job.id), data)
+        case.store(ready.shardOf(case.service, job.id).pages.page(job.id), data)
     return spoil
 
 
@@ -233,7 +236,7 @@ class RecordCase(unittest.TestCase):
         for jobid in jobids:
             with self.assertRaises(UnknownJob):
                 self.service.getStatus(jobid)
-        self.assertFalse(lifecycle.isWaiting(self.service))
+        self.assertFalse(ready.isWaiting(self.service))
 
 
 class TestBroken(RecordCase):
@@ -262,9 +265,9 @@ class TestBroken(RecordCase):
         else:
             jobid = service.add('echo', now=1)
         if state in ('scheduled', 'pending', 'calendar'):
-            lifecycle.tick(service, 2)
+            scheduling.tick(service, 2)
         if state == 'pending':
-            lifecycle.tick(service, 600)
+            scheduling.tick(service, 600)
         if state == 'claimed':
             self.assertEqual(service.claimNextJob(3), jobid)
         return jobid
@@ -323,7 +326,7 @@ class TestBroken(RecordCase):
                     with self.subTest(name, state=state, end=end):
                         jobid = self.whichWaits(state)
                         ledger = self.service.ledgers['host']
-                        claims, _ = lifecycle.claim(self.service, 5, 0, 700, ledger)
+                        claims, _ = claiming.claim(self.service, 5, 0, 700, ledger)
                         [claim] = claims
                         ledger.mark(jobid, 1)
                         self.spoil(jobid, SPOILING[name])
@@ -333,19 +336,19 @@ class TestBroken(RecordCase):
                             self.service.cancel(jobid)
                         if end == 'settled':
                             report = Outcome(jobid, claim.run, 'completed', 1, 2, 'result')
-                            lifecycle.settle(self.service, ledger, report, 800)
+                            transitions.settle(self.service, ledger, report, 800)
                         elif end == 'returned':
-                            lifecycle.settle(self.service, ledger, Returned(jobid, claim.run), 800)
+                            transitions.settle(self.service, ledger, Returned(jobid, claim.run), 800)
                         elif end == 'rescued':
                             self.assertEqual(rescue.rescue(self.service, 'host', 800), 1)
                         else:
-                            lifecycle.giveBack(self.service, ledger, jobid, 800)
+                            transitions.giveBack(self.service, ledger, jobid, 800)
                         self.assertFalse(ledger.claimed)
                         self.assertEqual(self.counts(), {'error': 1})
                         self.assertRemovable([jobid], 1)
 
     def test_many_do_not_stop_a_claim(self):
-        for claim in self.service.claimNextJob, lambda now: lifecycle.claim(self.service, 1, 0, now)[0]:
+        for claim in self.service.claimNextJob, lambda now: claiming.claim(self.service, 1, 0, now)[0]:
             jobids = self.service.addMany([{'task': 'echo'}] * 50, now=1)
             for jobid in jobids:
                 breakRow(self.service, jobid)
@@ -359,12 +362,12 @@ class TestBroken(RecordCase):
     def test_many_suspects(self):
         jobids = self.service.addMany([{'task': 'echo'}] * 3, now=1)
         for jobid in jobids:
-            lifecycle.dequeue(self.service, jobid)
+            ready.dequeue(self.service, jobid)
             self.service.jobs[jobid].suspect = True
-            lifecycle.enqueue(self.service, self.service.jobs[jobid])
+            ready.enqueue(self.service, self.service.jobs[jobid])
         for jobid in jobids[:2]:
             breakRow(self.service, jobid)
-        [claim] = lifecycle.claimSuspect(self.service, 2)
+        [claim] = claiming.claimSuspect(self.service, 2)
         self.assertEqual(claim.jobid, jobids[2])
 
     def test_set_aside_or_stranded(self):
@@ -377,12 +380,12 @@ class TestBroken(RecordCase):
                         if place == 'aside':
                             jobid = service.addCronJob('echo', minute=(5,), now=1)
                             service.jobs[jobid].timeZone = 'Atlantis/Capital'
-                            lifecycle.tick(service, 2)
+                            scheduling.tick(service, 2)
                             self.assertEqual(list(service.schedule.aside), [jobid])
                         else:
                             jobid = service.add('echo', now=1)
-                            lifecycle.dequeue(service, jobid)
-                            lifecycle.strand(service, service.jobs[jobid], 'the task')
+                            ready.dequeue(service, jobid)
+                            ready.strand(service, service.jobs[jobid], 'the task')
                         self.spoil(jobid, SPOILING[name])
                         self.assertToldOf(jobid)
                         self.manager.abort()
@@ -390,8 +393,8 @@ class TestBroken(RecordCase):
                             service.cancel(jobid, 5)
                         else:
                             service.schedule._v_tried = None
-                            lifecycle.tick(service, 5)
-                            self.assertEqual(lifecycle.claimStranded(service, 5, 5, lambda name: None), [])
+                            scheduling.tick(service, 5)
+                            self.assertEqual(claiming.claimStranded(service, 5, 5, lambda name: None), [])
                         self.assertEqual((self.counts(), list(service.schedule.aside)), ({'error': 1}, []))
                         self.assertFalse(any(service.stranded.values()))
                         self.assertRemovable([jobid], 1)
@@ -422,11 +425,11 @@ class TestBroken(RecordCase):
 
     def test_the_last_job_of_a_schedule(self):
         schedule = self.service.addCronJob('echo', minute=(5,), newJobs=True, now=1)
-        lifecycle.tick(self.service, 1)
-        lifecycle.tick(self.service, 600)
+        scheduling.tick(self.service, 1)
+        scheduling.tick(self.service, 600)
         last = self.service.jobs[schedule].lastJob
         self.spoil(last, SPOILING['empty'])
-        lifecycle.tick(self.service, 600 + 3600)
+        scheduling.tick(self.service, 600 + 3600)
         self.assertNotIn(self.service.jobs[schedule].lastJob, (None, last))
 
     def test_its_key(self):
@@ -450,7 +453,7 @@ class TestBroken(RecordCase):
     def test_values_that_cannot_be_loaded(self):
         jobid = self.service.add('echo', 'x' * 5000, now=0)
         self.service.process(0)
-        pages = lifecycle.shardOf(self.service, jobid).pages
+        pages = ready.shardOf(self.service, jobid).pages
         for name in 'input', 'output':
             self.manager.commit()
             self.assertEqual(structs.detailsOf(self.service, self.service.jobs[jobid])[name], 'x' * 5000)
@@ -484,7 +487,7 @@ class TestBroken(RecordCase):
                 self.assertNotIn(jobid, self.service.jobs)
                 self.assertEqual((self.counts(), len(self.service.jobs)), ({}, 0))
                 self.assertNotEqual(self.service.add('echo', key='a'), jobid + 1)
-                values = lifecycle.shardOf(self.service, jobid).pages._values
+                values = ready.shardOf(self.service, jobid).pages._values
                 self.assertFalse(any(map(len, values.values())))
 
 
@@ -499,14 +502,14 @@ class TestGone(RecordCase):
         ended = service.add('echo', now=1)
         service.process(2)
         claimed = service.add('echo', now=1)
-        lifecycle.claim(service, 5, 0, 3, ledger)
+        claiming.claim(service, 5, 0, 3, ledger)
         queued = service.add('echo', now=1, key='a')
         suspect = service.add('echo', now=1)
-        lifecycle.dequeue(service, suspect)
+        ready.dequeue(service, suspect)
         service.suspects.put(suspect)
         good = service.add('echo', 'good', now=1)
         for jobid in later, cron, inbox, ended, claimed, queued, suspect:
-            lifecycle.shardOf(service, jobid).pages.remove(jobid)
+            ready.shardOf(service, jobid).pages.remove(jobid)
         self.manager.commit()
         self.assertEqual([job.id for job in service.getJobs()], [good])
         service.getStatistics(5)
@@ -594,7 +597,7 @@ class TestOutage(RecordCase):
     def test_a_disk_that_fails_breaks_no_job(self):
         jobid = self.service.add('echo', now=1)
         self.manager.commit()
-        lifecycle.shardOf(self.service, jobid).pages.page(jobid)._p_deactivate()
+        ready.shardOf(self.service, jobid).pages.page(jobid)._p_deactivate()
         for error in OSError(5, 'Input/output error'), RuntimeError('connection refused'):
             self.db.storage.error = error
             for look in self.service.getStatus, self.service.cancel:
@@ -712,7 +715,7 @@ class TestPrefetch(unittest.TestCase):
             connection.cacheMinimize()
             with self.assertNoLogs(level='WARNING'):
                 new = service.addMany([{'task': 'echo'}] * 3)
-                self.assertEqual([job.id for _, job in lifecycle.fetch(service, [*old, *new])], [*old, *new])
+                self.assertEqual([job.id for _, job in ready.fetch(service, [*old, *new])], [*old, *new])
                 self.assertEqual(len(service.getJobs('queued')), 6)
                 db.storage.ping()               # what ZEO's thread was asked for before has been done, or has failed
                 gc.collect()                    # then it is logged what nobody has asked for

@@ -11,12 +11,15 @@ from unittest import mock
 
 import transaction
 import zope.component.testing
+from lovely.remotetask import claiming
 from lovely.remotetask import evolve
-from lovely.remotetask import lifecycle
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
 from lovely.remotetask import roster
 from lovely.remotetask import rows
+from lovely.remotetask import scheduling
 from lovely.remotetask import service
+from lovely.remotetask import transitions
 from lovely.remotetask.container import BITS
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.errors import NameTaken
@@ -27,8 +30,8 @@ from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
-from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
@@ -69,7 +72,7 @@ class RescueCase(unittest.TestCase):
         jobids = []
         for mark in marks:
             jobids.append(self.service.add(task))
-            claim, = lifecycle.claim(self.service, 1, 0, 0, self.ledger)[0]
+            claim, = claiming.claim(self.service, 1, 0, 0, self.ledger)[0]
             if mark is not None:
                 self.ledger.mark(claim.jobid, mark)
         return jobids
@@ -88,7 +91,7 @@ class TestRescue(RescueCase):
         jobids = self.claimed(None, None)
         self.assertEqual(self.rescue(), 2)
         self.assertEqual(self.states(jobids), [('queued', 0, 1, True)] * 2)
-        self.assertEqual((lifecycle.waiting(self.service), len(self.ledger.claimed)), (2, 0))
+        self.assertEqual((ready.waiting(self.service), len(self.ledger.claimed)), (2, 0))
 
     def test_what_was_running_is_charged(self):
         jobids = self.claimed(LONG, None)
@@ -109,12 +112,12 @@ class TestRescue(RescueCase):
         self.rescue()
         for attempt in range(4):
             self.assertEqual(self.service.getStatus(jobid), 'queued')
-            self.assertEqual(len(lifecycle.claimSuspect(self.service, 0, self.ledger)), 1)
+            self.assertEqual(len(claiming.claimSuspect(self.service, 0, self.ledger)), 1)
             self.ledger.mark(jobid, ALONE)
             self.rescue()
         self.assertEqual((self.service.getStatus(jobid), len(self.service.jobs[jobid].errors)), ('error', 4))
         self.assertIn('ended while the job was running', self.service.getError(jobid))
-        self.assertFalse(lifecycle.waiting(self.service))
+        self.assertFalse(ready.waiting(self.service))
 
     def test_at_most_once(self):
         jobids = self.claimed(ONCE, None, ALONE)            # whoever else may be the reason
@@ -207,8 +210,8 @@ class TestFence(ProcessorCase):
         """Have the host of that name claim the only job there is."""
         self.manager.begin()
         ledger, now = self.service.ledgers[name], 3600.0
-        claims = lifecycle.claimSuspect(self.service, now, ledger)
-        claims += lifecycle.claim(self.service, 1, 0, now, ledger)[0]
+        claims = claiming.claimSuspect(self.service, now, ledger)
+        claims += claiming.claim(self.service, 1, 0, now, ledger)[0]
         self.manager.commit()
         claim, = claims
         return claim
@@ -224,7 +227,7 @@ class TestFence(ProcessorCase):
         before = self.service.data.get('runs', 0)
         report = self.worker.run(claim)
         self.manager.begin()
-        lifecycle.settle(self.service, self.service.ledgers[name], report, 3601.0)
+        transitions.settle(self.service, self.service.ledgers[name], report, 3601.0)
         self.manager.commit()
         return self.service.data.get('runs', 0) - before
 
@@ -276,8 +279,8 @@ class TestFenceOfSchedules(TestFence):
 
     def job(self):
         jobid = self.service.addCronJob('write', minute=(0,), now=10.0)
-        lifecycle.tick(self.service, 10.0)
-        lifecycle.tick(self.service, 3600.0)
+        scheduling.tick(self.service, 10.0)
+        scheduling.tick(self.service, 3600.0)
         self.manager.commit()
         return jobid
 
@@ -292,9 +295,9 @@ class TestSuspects(ProcessorCase):
     def suspects(self, count):
         jobids = [self.service.add('note', number) for number in range(count)]
         for jobid in jobids:
-            lifecycle.dequeue(self.service, jobid)
+            ready.dequeue(self.service, jobid)
             self.service.jobs[jobid].suspect = True
-            lifecycle.enqueue(self.service, self.service.jobs[jobid])
+            ready.enqueue(self.service, self.service.jobs[jobid])
         self.manager.commit()
         return jobids
 
@@ -449,7 +452,7 @@ class TestRetries(RescueCase):
         self.assertEqual(self.service.retryFailed(), 0)
         self.service.process(7)
         self.assertEqual({self.service.getStatus(jobid) for jobid in jobids}, {'completed'})
-        tallies = [ledger.tally for ledger in lifecycle.ledgers(self.service)]
+        tallies = [ledger.tally for ledger in ready.ledgers(self.service)]
         self.assertEqual([sum(tally[status] for tally in tallies) for status in ('completed', 'error', 'cancelled')],
                          [4, 0, 0])
         self.assertEqual(self.service.removeJobs(limit=3), 3)

@@ -20,10 +20,14 @@ from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-from lovely.remotetask import lifecycle
+from lovely.remotetask import claiming
+from lovely.remotetask import ended
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
 from lovely.remotetask import rows
+from lovely.remotetask import scheduling
 from lovely.remotetask import testing
+from lovely.remotetask import transitions
 from lovely.remotetask.cron import RANGES
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
@@ -35,28 +39,28 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import ICronJob
+from lovely.remotetask.interfaces import IJob
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
-from lovely.remotetask.interfaces import ICronJob
-from lovely.remotetask.interfaces import IJob
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.ledger import Ledger
-from lovely.remotetask.lifecycle import Outcome
+from lovely.remotetask.pages import PAGE_BITS
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.rows import BESIDE
-from lovely.remotetask.pages import PAGE_BITS
 from lovely.remotetask.rows import VALUE_LIMIT
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.transitions import Outcome
 from persistent.mapping import PersistentMapping
 from test_processor import claimOne
 from test_processor import PATH
@@ -135,14 +139,14 @@ class User:
         outcome = Outcome(job.id, job.run, status, 1.0, 2.0, output)
         if status == ERROR:
             outcome = outcome._replace(output=None, failure=Failure(2.0, 'no'))
-        lifecycle.record(self.service, job, outcome)
+        transitions.record(self.service, job, outcome)
 
     def rescue(self, place):
         """Write what a rescuer writes."""
         self.job(place).change(run=self.job(place).run + 1, suspect=True)
 
     def retry(self, place):
-        lifecycle.reopen(self.service, self.job(place))
+        ended.reopen(self.service, self.job(place))
 
     def remove(self, *places):
         for place in places:
@@ -453,7 +457,7 @@ class TestLateOwners(ProcessorCase):
         self.assertEqual((job.output, job.attempt, job.errors), ('other', 0, ()))
         if kind == 'job':
             self.assertEqual((job.status, job.run), (COMPLETED, 1))
-            ends = [list(ledger.finished[COMPLETED].values()) for ledger in lifecycle.ledgers(self.service)]
+            ends = [list(ledger.finished[COMPLETED].values()) for ledger in ready.ledgers(self.service)]
             self.assertEqual(sum(ends, []).count(jobid), 1)
         else:
             self.assertEqual((job.status, [run.status for run in job.history]), (CRONJOB, [COMPLETED]))
@@ -547,11 +551,11 @@ class TestInterleavings(ProcessorCase):
             jobids = sorted(jobid for jobid, found in expected.items() if found == status)
             self.assertEqual(sorted(job.id for job in service.getJobs(status)), jobids, status)
             if status in FINAL:
-                entered = [jobid for ledger in lifecycle.ledgers(service) for jobid in ledger.finished[status].values()]
+                entered = [jobid for ledger in ready.ledgers(service) for jobid in ledger.finished[status].values()]
                 self.assertEqual(sorted(entered), jobids, status)
         queued = sorted(jobid for jobid, status in expected.items() if status == QUEUED)
-        self.assertEqual(sorted(jobid for queue in lifecycle.queues(service) for jobid in queue), queued)
-        claimed = sorted(jobid for ledger in lifecycle.ledgers(service) for jobid in ledger.claimed)
+        self.assertEqual(sorted(jobid for queue in ready.queues(service) for jobid in queue), queued)
+        claimed = sorted(jobid for ledger in ready.ledgers(service) for jobid in ledger.claimed)
         self.assertEqual(claimed, sorted(jobid for jobid, status in expected.items() if status == PROCESSING))
         for shard in service.shards:
             self.assertTrue(all(map(len, shard.pages._pages.values())), 'an empty page was left behind')
@@ -1000,12 +1004,12 @@ def notRows(real):
 
 def rowOf(service, jobid):
     """Return the bytes that are stored of a job."""
-    return lifecycle.shardOf(service, jobid).pages.get(jobid)
+    return ready.shardOf(service, jobid).pages.get(jobid)
 
 
 def spoil(service, jobid, data):
     """Have other bytes stored of a job."""
-    lifecycle.shardOf(service, jobid).pages.page(jobid)[jobid] = data
+    ready.shardOf(service, jobid).pages.page(jobid)[jobid] = data
 
 
 # What a job may wait for when its row is spoilt.
@@ -1038,12 +1042,12 @@ class TestBrokenRows(unittest.TestCase):
             return None                         # these are added last, for the others run what is queued
         if state in ('delayed', 'cron job'):
             jobid = service.addCronJob('echo', now=0, **{'delay': 500} if state == 'delayed' else {'minute': (9,)})
-            lifecycle.tick(service, 0)
+            scheduling.tick(service, 0)
             return jobid
         jobid = service.add({'failed': 'fail', 'retry': 'fail'}.get(state, 'echo'), TaskError('x') if state == 'failed'
                             else Retry(400) if state == 'retry' else 'x', state == 'start later', now=1)
         if state == 'claimed':
-            self.claim, = lifecycle.claim(service, 1, 0, 2, service.ledgers['host'])[0]
+            self.claim, = claiming.claim(service, 1, 0, 2, service.ledgers['host'])[0]
         elif state == 'cancelled':
             service.cancel(jobid, now=2)
         elif state != 'start later':
@@ -1078,14 +1082,14 @@ class TestBrokenRows(unittest.TestCase):
         self.assertFalse([each for each in neighbours if isinstance(service.jobs[each], BrokenJob)])
 
         # A host: what it has run is entered, what it has not run goes back, what is queued can be claimed.
-        claims, _ = lifecycle.claim(service, 1, 0, 60, service.ledgers['host'])
+        claims, _ = claiming.claim(service, 1, 0, 60, service.ledgers['host'])
         reports = [Outcome(*claim[:2], COMPLETED, 60, 61, 'x') for claim in [self.claim, *claims]]
         for report in reports:
-            lifecycle.settle(service, service.ledgers['host'], report, 61)
+            transitions.settle(service, service.ledgers['host'], report, 61)
         rescue.rescue(service, 'host', 62)
         self.assertEqual(list(service.ledgers['host'].claimed), [])
         service.process(1000)
-        self.assertFalse(lifecycle.isWaiting(service))
+        self.assertFalse(ready.isWaiting(service))
         for name, ids in found.items():
             for each in set(ids) - {jobid}:
                 self.assertEqual(service.getStatus(each), {

@@ -12,14 +12,17 @@ import unittest
 from unittest import mock
 
 import transaction
-from lovely.remotetask import lifecycle
+from lovely.remotetask import claiming
+from lovely.remotetask import ready
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
+from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.misfire import GRACE
 from lovely.remotetask.misfire import decide
 from lovely.remotetask.processor import MultiProcessor
@@ -305,22 +308,22 @@ class TestSetAside(ScheduleCase):
                 self.assertGreater(len(job.history), len(runs))
 
     def test_many_are_tried_in_parts(self):
-        jobids = [self.add(hour=(2,)) for _ in range(2 * lifecycle.CHUNK + 50)]
+        jobids = [self.add(hour=(2,)) for _ in range(2 * scheduling.CHUNK + 50)]
         for jobid in jobids:
             self.break_(jobid)
         with self.assertLogs('lovely.remotetask', 'ERROR'):
             self.process(0)
         aside = self.service.schedule.aside
         self.assertEqual(sorted(aside), sorted(jobids))
-        while lifecycle.tick(self.service, 1):
+        while scheduling.tick(self.service, 1):
             pass
-        self.assertFalse(lifecycle.tick(self.service, 30))              # not yet again
+        self.assertFalse(scheduling.tick(self.service, 30))              # not yet again
         for jobid in jobids:
             self.service.jobs[jobid].timeZone = 'Europe/Berlin'
         left = []
-        while lifecycle.tick(self.service, HOUR):
+        while scheduling.tick(self.service, HOUR):
             left.append(len(aside))
-        self.assertEqual(left, [len(jobids) - lifecycle.CHUNK, len(jobids) - 2 * lifecycle.CHUNK])
+        self.assertEqual(left, [len(jobids) - scheduling.CHUNK, len(jobids) - 2 * scheduling.CHUNK])
         self.assertEqual(len(aside), 0)
         self.assertEqual({self.service.getError(jobid) for jobid in jobids}, {'None'})
 
@@ -420,8 +423,8 @@ class TestNewJobs(ScheduleCase):
     def test_no_overlap_unless_asked_for(self):
         def tick(*times):
             for now in times:
-                lifecycle.tick(self.service, now)
-            return lifecycle.waiting(self.service)
+                scheduling.tick(self.service, now)
+            return ready.waiting(self.service)
 
         jobid = self.add(minute=(0,), newJobs=True)
         self.assertEqual(tick(0, HOUR, 2 * HOUR), 1)
@@ -481,19 +484,19 @@ class TestNewJobs(ScheduleCase):
                 self.setUp()
                 jobid = self.add(newJobs=True, overlap=True, misfire=1000, now=0, **options)
                 schedule = self.service.jobs[jobid]
-                lifecycle.tick(self.service, 0)
+                scheduling.tick(self.service, 0)
                 first, now, added = schedule.scheduledFor, 50 * 365 * DAY, []
                 expected = schedule.timeOfNextCall
                 with mock.patch.object(CronJob, 'timeOfNextCall', autospec=True,
                                        side_effect=CronJob.timeOfNextCall) as calls:
                     more = True
                     while more:
-                        more = lifecycle.tick(self.service, now)
+                        more = scheduling.tick(self.service, now)
                         added.append(len(self.service.jobs) - 1)
                         self.assertLess(len(added), 1010)
                 self.assertLess(calls.call_count, most)
-                self.assertLessEqual(max(b - a for a, b in zip([0, *added], added)), lifecycle.LIMIT)
-                self.assertEqual(lifecycle.waiting(self.service), min(1000, len(self.service.jobs) - 1))
+                self.assertLessEqual(max(b - a for a, b in zip([0, *added], added)), scheduling.LIMIT)
+                self.assertEqual(ready.waiting(self.service), min(1000, len(self.service.jobs) - 1))
                 self.assertGreater(schedule.scheduledFor, now)
                 times = [run.calledFor for run in schedule.history]
                 for time, after in zip(times, [*times[1:], schedule.scheduledFor]):
@@ -536,7 +539,8 @@ class TestClocks(ScheduleCase):
                 with self.subTest(ahead=ahead, options=options):
                     self.setUp()
                     self.add(minute=range(0, 60, 10), **options)
-                    with mock.patch('lovely.remotetask.lifecycle.Run', side_effect=Run) as calls:
+                    calls = mock.Mock(side_effect=Run)
+                    with mock.patch.object(scheduling, 'Run', calls), mock.patch.object(transitions, 'Run', calls):
                         self.process(0, 600, 1200, 1200 + ahead, 1201, 1800, 2400, 3000, 3600, 2 * HOUR, DAY, 1200,
                                      2 * DAY)
                     called = [call.args[0] for call in calls.call_args_list]
@@ -575,7 +579,7 @@ class TestClocks(ScheduleCase):
         jobid = self.service.add('run', now=0, retryPolicy=RetryPolicy(base=100, jitter=0))
         self.service.claimNextJob(0)
         failure = Failure(10 ** 9, 'as asked')
-        lifecycle.settle(self.service, lifecycle.shardOf(self.service, jobid).ledger, lifecycle.Outcome(
+        transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger, transitions.Outcome(
             jobid, 0, 'queued', 10 ** 9, 10 ** 9, failure=failure, retryAt=10 ** 9 + 100), 10 ** 9)
         self.assertEqual(self.process(50, 149, 150), 1)
 
@@ -584,7 +588,7 @@ class TestClocks(ScheduleCase):
         jobids = [self.add(delay=1000, now=0) for _ in range(250)]
         self.process(10 ** 9)
         self.assertEqual(len(self.service.schedule.entries), 250)
-        while lifecycle.tick(self.service, 0):
+        while scheduling.tick(self.service, 0):
             pass
         self.assertEqual({self.service.jobs[jobid].scheduledFor for jobid in jobids}, {1000})
         self.assertEqual((self.service.schedule.seen.part, self.service.schedule.seen.latest), (None, 0))
@@ -641,10 +645,10 @@ class TestScheduler(DatabaseCase):
         self.until(lambda: self.service.schedule.keeper == 'scheduler')
         self.service.addCronJob('note', 'a', delay=0.01)
         self.manager.commit()
-        self.until(lambda: lifecycle.waiting(self.service) == 1)
+        self.until(lambda: ready.waiting(self.service) == 1)
         self.assertEqual((ran, scheduler.threads), ([], []))
         self.start(MultiProcessor, 'host', schedule=False)
-        self.until(lambda: not lifecycle.waiting(self.service))
+        self.until(lambda: not ready.waiting(self.service))
         self.until(lambda: [job.status for job in self.service.jobs.values()] == ['completed'])
         self.assertEqual((ran, self.service.schedule.keeper), (['a'], 'scheduler'))
         hosts = {host['name']: host for host in self.service.getProcessingHosts()}
@@ -696,7 +700,7 @@ class TestScheduler(DatabaseCase):
         self.service.pause()
         self.manager.commit()
         self.until(lambda: len(claimed) == 1)
-        self.assertEqual(lifecycle.waiting(self.service), 19)
+        self.assertEqual(ready.waiting(self.service), 19)
         go.set()
         self.service.resume()
         self.manager.commit()
@@ -721,20 +725,20 @@ class TestScheduler(DatabaseCase):
 #: A scheduler that dies when it has moved what is due, before it can commit that; once, if FILE is not there.
 DYING = '''\
 import os, signal, sys
-from lovely.remotetask import lifecycle, processor
+from lovely.remotetask import processor, ready, scheduling
 from ZEO import DB
 
-tick = lifecycle.tick
+tick = scheduling.tick
 
 def dyingTick(service, now, limit=1000):
-    before = lifecycle.waiting(service)
+    before = ready.waiting(service)
     more = tick(service, now, limit)
-    if lifecycle.waiting(service) > before:
+    if ready.waiting(service) > before:
         os.kill(os.getpid(), signal.SIGKILL)
     return more
 
 if sys.argv[3] == 'dies':
-    lifecycle.tick = dyingTick
+    scheduling.tick = dyingTick
 db = DB(('127.0.0.1', int(sys.argv[1])), wait_timeout=30)
 one = processor.Scheduler(db, ('TaskService',), name=sys.argv[2], lease=2.0)
 one.start()
@@ -771,7 +775,7 @@ class TestTwoSchedulers(DatabaseCase):
         self.until(lambda: len(self.service.jobs[repeated].history) >= 3)
         self.service.cancel(repeated)
         self.manager.commit()
-        self.until(lambda: not lifecycle.waiting(self.service) and not self.service.ledgers['host'].claimed)
+        self.until(lambda: not ready.waiting(self.service) and not self.service.ledgers['host'].claimed)
         self.assertEqual(sorted(number for number in ran if number != 'again'), list(range(50)))
         history = self.service.jobs[repeated].history
         self.assertEqual(len({run.calledFor for run in history}), len(history))
@@ -895,9 +899,9 @@ class TestWhatAHostLacks(DatabaseCase):
         service = TaskService()
         jobids = [service.add('note', text) for text in ('a', 'ab', 'abc')]
         with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
-            self.assertEqual(lifecycle.claim(service, 3, 0, 0, lacks=lambda name: f'a lacks {name}')[0], [])
+            self.assertEqual(claiming.claim(service, 3, 0, 0, lacks=lambda name: f'a lacks {name}')[0], [])
         self.assertEqual((len(logged.records), service.getStatus(jobids[0])), (1, 'queued'))
-        self.assertFalse(lifecycle.isWaiting(service))
+        self.assertFalse(ready.isWaiting(service))
         service.process()
         self.assertEqual([service.getResult(jobid) for jobid in jobids], [1, 2, 3])
         self.assertEqual({service.getError(jobid) for jobid in jobids}, {'None'})

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from lovely.remotetask import cron
-from lovely.remotetask import lifecycle
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.job import CronJob
+from lovely.remotetask.job import Run
 from lovely.remotetask.misfire import MOST
 from lovely.remotetask.misfire import decide
 from lovely.remotetask.service import TaskService
@@ -100,13 +102,14 @@ class TestWalks(unittest.TestCase):
     def process(self):
         """Do what a host does at a moment, with a bound; and look at what has come of it."""
         before, latest = len(self.service.jobs), self.service.schedule.seen.latest
-        with mock.patch('lovely.remotetask.lifecycle.Run', side_effect=lifecycle.Run) as runs, \
+        runs = mock.Mock(side_effect=Run)
+        with mock.patch.object(scheduling, 'Run', runs), mock.patch.object(transitions, 'Run', runs), \
                 mock.patch.object(CronJob, 'timeOfNextCall', autospec=True,
                                   side_effect=CronJob.timeOfNextCall) as steps:
             schedules = [job for job in self.service.jobs.values() if isinstance(job, CronJob)]
             for _ in range(TICKS + len(schedules) * MOST):
                 for _ in range(TICKS):
-                    if not lifecycle.tick(self.service, self.now):
+                    if not scheduling.tick(self.service, self.now):
                         break
                 else:
                     self.fail('the scheduler does not come to an end')

@@ -8,9 +8,9 @@ import unittest
 import lovely.remotetask
 from lovely.remotetask import execute
 from lovely.remotetask import job
-from lovely.remotetask import lifecycle
 from lovely.remotetask import logs
 from lovely.remotetask import service
+from lovely.remotetask import transitions
 from lovely.remotetask import users
 from lovely.remotetask.checks import cut
 from lovely.remotetask.checks import shown
@@ -83,7 +83,7 @@ class TestJobs(unittest.TestCase):
                 for number in range(30):
                     self.service.process(number)
             one = self.service.jobs[jobid]
-            self.assertLessEqual(len(one.errors), lifecycle.KEPT_FAILURES)
+            self.assertLessEqual(len(one.errors), transitions.KEPT_FAILURES)
             for failure in one.errors:
                 self.assertLessEqual(len(failure.message), execute.KEPT_TRACEBACK)
                 self.assertLessEqual(len(failure.traceback), execute.KEPT_TRACEBACK)
@@ -255,7 +255,7 @@ class TestDocument(unittest.TestCase):
             'characters of the name of a user': users.NAME_LENGTH,
             'characters of the message of a progress': 1000,
             'characters of an error, and of its traceback': execute.KEPT_TRACEBACK,
-            'errors that a job keeps, the latest ones': lifecycle.KEPT_FAILURES,
+            'errors that a job keeps, the latest ones': transitions.KEPT_FAILURES,
             'runs that a schedule keeps, the latest ones': job.KEPT_RUNS,
             'characters of the sentence of a fault': wire.SENTENCE_SIZE,
             'characters of a text in a line of the log': logs.TEXT_SIZE,

@@ -7,8 +7,9 @@ import unittest
 import xmlrpc.client
 
 import transaction
-from lovely.remotetask import lifecycle
+from lovely.remotetask import ready
 from lovely.remotetask.cycle import CLEANED
+from lovely.remotetask.job import Job
 from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
@@ -45,7 +46,7 @@ class TestRetention(ProcessorCase):
         self.manager.commit()
         self.start(keep={'completed': 3600.0})
         self.until(lambda: list(self.service.jobs) == [fresh])
-        self.assertEqual(sum(ledger.tally['completed'] for ledger in lifecycle.ledgers(self.service)), 0)
+        self.assertEqual(sum(ledger.tally['completed'] for ledger in ready.ledgers(self.service)), 0)
 
     def test_only_what_is_to_go(self):
         self.provide('echo', lambda input: input)
@@ -169,7 +170,7 @@ class TestCleaning(unittest.TestCase):
             connection = db.open(manager)
             service = connection.root()['Application']['TaskService']
             for _ in range(3000):
-                service.cancel(service._store(lifecycle.Job(service._newId(), 'echo', None)).id)
+                service.cancel(service._store(Job(service._newId(), 'echo', None)).id)
             manager.commit()
             connection.close()
             frontend = Process(['-m', 'lovely.remotetask.cli.main', '-C', self.configuration(zeo), 'frontend'],

@@ -11,8 +11,12 @@ import time
 import transaction
 from ZODB.POSException import ConflictError
 
-from lovely.remotetask import lifecycle
+from lovely.remotetask import claiming
+from lovely.remotetask import ended
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 from lovely.remotetask.container import SHARDS
 from lovely.remotetask.database import rest
 from lovely.remotetask.database import transact
@@ -23,11 +27,11 @@ from lovely.remotetask.execute import queryTask
 from lovely.remotetask.fence import touched
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
-from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.ledger import Ledger
-from lovely.remotetask.sharing import WARM
+from lovely.remotetask.ledger import ONCE
 from lovely.remotetask.sharing import Pace
 from lovely.remotetask.sharing import Precedence
+from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sharing import rateOf
 from lovely.remotetask.sharing import roomOf
 from lovely.remotetask.sites import ROOT_NAME
@@ -239,24 +243,24 @@ class Cycle:
             now, moment = self.clock(), self.monotonic()
             self._tellPace(service, ledger, bool(reports or long), moment)
             for report in reports:
-                lifecycle.settle(service, ledger, report, now)
+                transitions.settle(service, ledger, report, now)
             for jobid in long:
                 ledger.mark(jobid, LONG)
             for jobid, state in progress:
                 if jobid in ledger.claimed:
                     ledger.progress[jobid] = state
             gone = [(jobid, run) for jobid, run in watched if ledger.claimed.get(jobid) != run
-                    or not lifecycle.holds(service.jobs.get(jobid), lifecycle.Recorded(jobid, run))]
+                    or not transitions.holds(service.jobs.get(jobid), transitions.Recorded(jobid, run))]
             pause = min(LOOK, self.lease / 4)
             lines = self._guard(service, moment, now) if moment - self._guarded >= pause else []
             if moment - self._surveyed >= (pause if self.inFlight else
-                                           SURVEY if lifecycle.isWaiting(service) else IDLE_SURVEY):
+                                           SURVEY if ready.isWaiting(service) else IDLE_SURVEY):
                 self._survey(service, moment)
             isKeeper, wasKeeper = service.schedule.keeper == self.name, self._isKeeper
             self._isKeeper = isKeeper
             if wasKeeper and not isKeeper:
                 self._handed = moment
-            more = isKeeper and lifecycle.tick(service, now)
+            more = isKeeper and scheduling.tick(service, now)
             if isKeeper and service.schedule.aside:
                 lines += self._handOver(service, moment)
             claims, shard = self._claim(service, ledger, 0 if service.paused else want, now, moment)
@@ -268,7 +272,7 @@ class Cycle:
                 ledger._p_changed = True
             nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
             paused = service.paused
-            interest, isQuick = lifecycle.interest(service, ledger, not self._spared), bool(rateOf(ledger.owner))
+            interest, isQuick = ready.interest(service, ledger, not self._spared), bool(rateOf(ledger.owner))
             if touched(self._manager.get()):
                 isBeat = bool(ledger._p_changed)
                 self._manager.commit()
@@ -353,11 +357,11 @@ class Cycle:
             return [], self._shard
         # One suspect at a time: if it ends its host, one knows who did.
         lacks = functools.cache(functools.partial(lacking, service, self.name))
-        suspects = [] if ALONE in ledger.started.values() else lifecycle.claimSuspect(service, now, ledger, lacks)
-        suspects += lifecycle.claimStranded(service, want - len(suspects), now, lacks, ledger)
+        suspects = [] if ALONE in ledger.started.values() else claiming.claimSuspect(service, now, ledger, lacks)
+        suspects += claiming.claimStranded(service, want - len(suspects), now, lacks, ledger)
         want -= len(suspects)
         if self.ordered:
-            return suspects or lifecycle.claimOldest(service, now, ledger, lacks), 0
+            return suspects or claiming.claimOldest(service, now, ledger, lacks), 0
         skip = self._skip
         if want and (self._sharing or skip):
             # If there are others (a conflict may be the first that is heard of them), no more than a fair share of all,
@@ -366,7 +370,7 @@ class Cycle:
             held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
             stride = max(want, PLACE)
             room = roomOf(map(service.ledgers.__getitem__, self._before), self.owner)
-            waiting = lifecycle.waiting(service, 1 if room.jobs == math.inf else room.jobs + (stride + held) * others)
+            waiting = ready.waiting(service, 1 if room.jobs == math.inf else room.jobs + (stride + held) * others)
             want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
             left = self._precedence.leave(room, waiting, moment)
             if waiting:
@@ -376,7 +380,7 @@ class Cycle:
                 return suspects, self._shard
             place = skip + (stride * len(self._before) if held else 0)
             skip = left + place % max(1, waiting - left - want + 1)
-        claims, shard = lifecycle.claim(service, want, self._shard, now, ledger, skip, lacks)
+        claims, shard = claiming.claim(service, want, self._shard, now, ledger, skip, lacks)
         return suspects + claims, shard
 
     def _adopt(self, service, ledger, reports, claims):
@@ -386,12 +390,12 @@ class Cycle:
         """
         known = set(self.inFlight) | {claim.jobid for claim in claims} | {report.jobid for report in reports}
         adopted = []
-        for unknown in [lifecycle.Recorded(*item) for item in ledger.claimed.items() if item[0] not in known]:
+        for unknown in [transitions.Recorded(*item) for item in ledger.claimed.items() if item[0] not in known]:
             job = service.jobs.get(unknown.jobid)
-            if lifecycle.holds(job, unknown):
-                adopted.append(lifecycle.claimOn(job))
+            if transitions.holds(job, unknown):
+                adopted.append(transitions.claimOn(job))
             else:
-                lifecycle.settle(service, ledger, unknown, self.clock())
+                transitions.settle(service, ledger, unknown, self.clock())
         return adopted
 
     def _guard(self, service, moment, now):
@@ -479,7 +483,7 @@ class Cycle:
                 ledgers += (ledger for ledger in service.ledgers.values() if rescue.isGone(ledger.owner))
             for ledger in ledgers:
                 for status, seconds in keep.items():
-                    removed += lifecycle.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)
+                    removed += ended.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)
             self._manager.commit() if removed else self._manager.abort()
             return removed
         except BaseException:

@@ -22,7 +22,6 @@ from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import Failure
-from lovely.remotetask.lifecycle import Outcome
 from lovely.remotetask.logs import line
 from lovely.remotetask.logs import logError
 from lovely.remotetask.retry import DEFAULT
@@ -30,6 +29,7 @@ from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.rows import decode
 from lovely.remotetask.sites import siteManager
 from lovely.remotetask.task import checkOutput
+from lovely.remotetask.transitions import Outcome
 
 
 log = logging.getLogger('lovely.remotetask')

@@ -5,7 +5,7 @@ import contextlib
 import transaction
 from transaction.interfaces import TransactionFailedError
 
-from lovely.remotetask import lifecycle
+from lovely.remotetask import transitions
 from lovely.remotetask.control import Interrupted
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
@@ -23,13 +23,13 @@ def confirm(connection, servicePath, claim):
     Raise `Interrupted` when it is known already that the job does not wait for this run.
     """
     job = _job(connection, servicePath, claim)
-    if lifecycle.holds(job, claim):
+    if transitions.holds(job, claim):
         job.touch()
         return
     # The transaction may have done that, and has written the job's row then: look at what is committed.
     manager = transaction.TransactionManager(explicit=True)
     with contextlib.closing(connection.db().open(manager)) as other, manager:
-        if not lifecycle.holds(_job(other, servicePath, claim), claim):
+        if not transitions.holds(_job(other, servicePath, claim), claim):
             raise Interrupted('the job has been cancelled, or is run elsewhere')
 
 

@@ -23,11 +23,11 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import ICronJob
+from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STATUSES
-from lovely.remotetask.interfaces import ICronJob
-from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.misfire import ONCE
 from lovely.remotetask.misfire import SKIP
 from lovely.remotetask.misfire import STEP
@@ -130,7 +130,7 @@ class Job:
     due = more('due')               # its key in the timetable's calendar, in microseconds; of another one it is stale
     retryAt = more('retryAt')       # UTC seconds: do not run it before, whatever else is said
     schedule = more('schedule')     # id of the cron job that added it
-    stranded = more('stranded', False)      # whether it waits for a host that has its task: see `lifecycle.strand`
+    stranded = more('stranded', False)      # whether it waits for a host that has its task: see `ready.strand`
     suspect = more('suspect', False)        # whether a host ended after it had claimed this job
     timeLimit = more('timeLimit')           # its own time limit in seconds; None for that of its task
     request = more('request')               # the id of the HTTP request that added it

@@ -16,10 +16,10 @@ from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.ledger import MICROSECONDS
-from lovely.remotetask.lifecycle import fetch
-from lovely.remotetask.lifecycle import ledgers
-from lovely.remotetask.lifecycle import queues
-from lovely.remotetask.lifecycle import waiting
+from lovely.remotetask.ready import fetch
+from lovely.remotetask.ready import ledgers
+from lovely.remotetask.ready import queues
+from lovely.remotetask.ready import waiting
 from lovely.remotetask.register import PENDING
 from lovely.remotetask.register import RETRY
 from lovely.remotetask.register import entryOf

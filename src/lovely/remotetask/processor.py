@@ -10,7 +10,8 @@ import transaction
 from ZODB.POSException import ConflictError
 from zope.interface import implementer
 
-from lovely.remotetask import lifecycle
+from lovely.remotetask import ready
+from lovely.remotetask import transitions
 from lovely.remotetask.checks import check
 from lovely.remotetask.checks import isPause
 from lovely.remotetask.checks import isSpan
@@ -31,14 +32,14 @@ from lovely.remotetask.execute import failed
 from lovely.remotetask.fence import touched
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
-from lovely.remotetask.lifecycle import Returned
 from lovely.remotetask.roster import ENDED
-from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.roster import Roster
+from lovely.remotetask.roster import WAITING_LOOK
 from lovely.remotetask.sharing import HELD_UP
 from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
+from lovely.remotetask.transitions import Returned
 from lovely.remotetask.worker import TOLD_FAILURES
 from lovely.remotetask.worker import Worker
 from lovely.remotetask.worker import pause
@@ -438,7 +439,7 @@ class MultiProcessor:
             report = worker.run(claim)
         finally:
             worker.close()
-        self._look(lambda service: lifecycle.settle(service, lifecycle.shardOf(service, claim.jobid).ledger, report,
+        self._look(lambda service: transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, report,
                                                       self.clock()))
         return True
 

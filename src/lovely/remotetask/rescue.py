@@ -30,10 +30,10 @@ from lovely.remotetask.execute import queryTask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import ONCE
-from lovely.remotetask.lifecycle import Recorded
-from lovely.remotetask.lifecycle import giveBack
-from lovely.remotetask.lifecycle import holds
-from lovely.remotetask.lifecycle import interrupted
+from lovely.remotetask.transitions import Recorded
+from lovely.remotetask.transitions import giveBack
+from lovely.remotetask.transitions import holds
+from lovely.remotetask.transitions import interrupted
 
 
 #: What is known of the owner of a ledger.

@@ -21,10 +21,14 @@ from zope.interface import implementer
 from zope.site import LocalSiteManager
 from zope.site.folder import rootFolder
 
+from lovely.remotetask import claiming
+from lovely.remotetask import ended
 from lovely.remotetask import files
-from lovely.remotetask import lifecycle
 from lovely.remotetask import listing
+from lovely.remotetask import ready
 from lovely.remotetask import rescue
+from lovely.remotetask import scheduling
+from lovely.remotetask import transitions
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
@@ -36,15 +40,15 @@ from lovely.remotetask.checks import isTime
 from lovely.remotetask.checks import isWhole
 from lovely.remotetask.checks import shown
 from lovely.remotetask.container import BITS
-from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import Jobs
+from lovely.remotetask.container import SHARDS
 from lovely.remotetask.container import Shard
 from lovely.remotetask.container import newId
 from lovely.remotetask.control import Control
 from lovely.remotetask.control import current
 from lovely.remotetask.database import hubOf
-from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
+from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
@@ -59,12 +63,12 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
-from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
@@ -178,7 +182,7 @@ class TaskService(Contained, Persistent):
         self.ledgers = OOBTree()
         self.register = Register()
         self.keys = Keys()
-        self.stranded = OOBTree()               # see `lifecycle.strand`
+        self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
 
     @property
@@ -224,7 +228,7 @@ class TaskService(Contained, Persistent):
         if new.key is None:
             return None
         jobid = self.keys.get(new.task, new.key)
-        return jobid if jobid is not None and jobid in lifecycle.shardOf(self, jobid).pages else None
+        return jobid if jobid is not None and jobid in ready.shardOf(self, jobid).pages else None
 
     def _inputOf(self, new):
         """Return the input as it is to be stored; nothing when there is such a job already."""
@@ -243,7 +247,7 @@ class TaskService(Contained, Persistent):
         if new.key is not None:
             self.keys.put(new.task, new.key, job.id)
         if new.startLater:
-            lifecycle.place(self, job)
+            ready.place(self, job)
         else:
             self._enqueue(job)
         return job.id
@@ -260,7 +264,7 @@ class TaskService(Contained, Persistent):
         if request is not None:
             job.request = request
         self._store(job)
-        lifecycle.place(self, job)
+        ready.place(self, job)
         self.schedule.inbox.put(job.id)
         self._wake()
         return job.id
@@ -294,11 +298,11 @@ class TaskService(Contained, Persistent):
             _nextIds.get(self._p_jar, {}).pop(self._p_oid, None)
 
     def _store(self, job):
-        job.store(lifecycle.shardOf(self, job.id).pages)
+        job.store(ready.shardOf(self, job.id).pages)
         return job
 
     def _enqueue(self, job):
-        lifecycle.enqueue(self, job)
+        ready.enqueue(self, job)
         self._wake()
 
     def _wake(self):
@@ -323,7 +327,7 @@ class TaskService(Contained, Persistent):
         if job.status != STARTLATER:
             return False
         job.status = QUEUED
-        lifecycle.place(self, job)
+        ready.place(self, job)
         self._enqueue(job)
         return True
 
@@ -334,12 +338,12 @@ class TaskService(Contained, Persistent):
         job.due = None
         if job.pending and job.status == DELAYED:
             # It was a cron job, of which a run is queued or going on: that is not what is wanted now.
-            lifecycle.dequeue(self, jobid)
+            ready.dequeue(self, jobid)
             job.pending = False
             job.run += 1
         if not job.pending:
             job.calledFor = None        # what the old schedule missed, or the new one would have, is past
-        lifecycle.place(self, job)
+        ready.place(self, job)
         self.schedule.inbox.put(jobid)
         self._wake()
 
@@ -362,18 +366,18 @@ class TaskService(Contained, Persistent):
     def cancel(self, jobid, now=None):
         """See `ITaskService`."""
         job, now = self.jobs[jobid], present(now)
-        if job.status == CANCELLED or isinstance(job, BrokenJob) and lifecycle.endBroken(self, job, now):
+        if job.status == CANCELLED or isinstance(job, BrokenJob) and transitions.endBroken(self, job, now):
             return
         if job.status in FINAL:
             raise WrongState(jobid, job.status, 'cancel')
-        shard = lifecycle.shardOf(self, jobid)
+        shard = ready.shardOf(self, jobid)
         waited = bool(partsOf(job))
-        lifecycle.dequeue(self, jobid)
+        ready.dequeue(self, jobid)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
-        lifecycle.finish(job, shard.ledger, CANCELLED, now)
+        transitions.finish(job, shard.ledger, CANCELLED, now)
         if waited:
-            lifecycle.place(self, job)
+            ready.place(self, job)
 
     def clean(self, status=FINAL):
         """See `ITaskService`."""
@@ -388,14 +392,14 @@ class TaskService(Contained, Persistent):
                 raise ValueError(f'status: only jobs that are {", ".join(FINAL)} can be removed, not {shown(one)}')
         checkSelection(limit, before)
         limit = sys.maxsize if limit is None else min(limit, sys.maxsize)
-        return lifecycle.clean(self, set(status), limit, before)
+        return ended.clean(self, set(status), limit, before)
 
     def retry(self, jobid):
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status != ERROR or isinstance(job, BrokenJob):
             raise WrongState(jobid, self.getStatus(jobid), 'retry')
-        lifecycle.reopen(self, job)
+        ended.reopen(self, job)
         self._wake()
 
     def retryFailed(self, task=None, limit=None, before=None):
@@ -403,8 +407,8 @@ class TaskService(Contained, Persistent):
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         checkSelection(limit, before)
         count = 0
-        for job in itertools.islice(lifecycle.failed(self, task, before), limit and min(limit, sys.maxsize)):
-            lifecycle.reopen(self, job)
+        for job in itertools.islice(ended.failed(self, task, before), limit and min(limit, sys.maxsize)):
+            ended.reopen(self, job)
             count += 1
         if count:
             self._wake()
@@ -415,7 +419,7 @@ class TaskService(Contained, Persistent):
     def getStatus(self, jobid):
         """See `ITaskService`."""
         job = self.jobs[jobid]
-        if job.status == QUEUED and lifecycle.claimed(self, job):
+        if job.status == QUEUED and transitions.claimed(self, job):
             return PROCESSING
         return job.status
 
@@ -439,11 +443,11 @@ class TaskService(Contained, Persistent):
     def getProgress(self, jobid):
         """See `ITaskService`."""
         self.jobs[jobid]
-        return lifecycle.progress(self, jobid)
+        return transitions.progress(self, jobid)
 
     def hasJobsWaiting(self, now=None):
         """See `ITaskService`."""
-        return lifecycle.isWaiting(self) or lifecycle.isDue(self, present(now))
+        return ready.isWaiting(self) or scheduling.isDue(self, present(now))
 
     def getJobs(self, status=None, start=0, size=100):
         """See `ITaskService`."""
@@ -491,7 +495,7 @@ class TaskService(Contained, Persistent):
         else:
             control = Control(jobid)
             control.report(fraction, message)
-            lifecycle.setProgress(self, jobid, *control.progress)
+            transitions.setProgress(self, jobid, *control.progress)
 
     # Processing in the caller's thread
 
@@ -504,15 +508,15 @@ class TaskService(Contained, Persistent):
         """Return the `Claim` on the next job, or None; or the one that `claimNextJob` made on the job of this id."""
         if jobid is not None:
             job = self.jobs[jobid]
-            if isinstance(job, BrokenJob) or jobid not in lifecycle.shardOf(self, jobid).ledger.claimed:
+            if isinstance(job, BrokenJob) or jobid not in ready.shardOf(self, jobid).ledger.claimed:
                 raise WrongState(jobid, self.getStatus(jobid), 'process')
-            return lifecycle.claimOn(job)
+            return transitions.claimOn(job)
         self._checkGeneration()
-        while lifecycle.tick(self, now):
+        while scheduling.tick(self, now):
             pass
         lacks = functools.partial(lacking, self, 'this process')
-        claims = (lifecycle.claimSuspect(self, now) or lifecycle.claimStranded(self, 1, now, lacks)
-                  or lifecycle.claimOldest(self, now))
+        claims = (claiming.claimSuspect(self, now) or claiming.claimStranded(self, 1, now, lacks)
+                  or claiming.claimOldest(self, now))
         return claims[0] if claims else None
 
     def processNext(self, now=None, jobid=None):
@@ -529,15 +533,15 @@ class TaskService(Contained, Persistent):
             self._claimAgain(claim, now)
         elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
             savepoint.rollback()
-        lifecycle.settle(self, lifecycle.shardOf(self, claim.jobid).ledger, outcome, now)
+        transitions.settle(self, ready.shardOf(self, claim.jobid).ledger, outcome, now)
         return True
 
     def _claimAgain(self, claim, now):
         """Make sure of a claim whose task ended the transaction that it was made in: its job is not to run for ever."""
-        while lifecycle.tick(self, now):
+        while scheduling.tick(self, now):
             pass
-        shard = lifecycle.shardOf(self, claim.jobid)
-        if lifecycle.dequeue(self, claim.jobid):
+        shard = ready.shardOf(self, claim.jobid)
+        if ready.dequeue(self, claim.jobid):
             shard.ledger.claim(claim.jobid, claim.run)
 
     def process(self, now=None):

@@ -14,7 +14,7 @@ from ZODB.POSException import StorageError
 from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 
-from lovely.remotetask import lifecycle
+from lovely.remotetask import transitions
 from lovely.remotetask.control import Interrupted
 from lovely.remotetask.control import current
 from lovely.remotetask.database import isDatabaseError
@@ -32,13 +32,13 @@ from lovely.remotetask.fence import confirm
 from lovely.remotetask.fence import marked
 from lovely.remotetask.fence import touched
 from lovely.remotetask.interfaces import COMPLETED
-from lovely.remotetask.lifecycle import Outcome
-from lovely.remotetask.lifecycle import Recorded
 from lovely.remotetask.logs import line
 from lovely.remotetask.rows import encode
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 from lovely.remotetask.sites import nearestSite
+from lovely.remotetask.transitions import Outcome
+from lovely.remotetask.transitions import Recorded
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -180,7 +180,7 @@ class Worker:
                 or self.monotonic() - view.began > FRESH:
             view = self._begin(connection)
         self._view = None                       # until this run has left everything as it was
-        if look and not lifecycle.holds(view.service.jobs.get(claim.jobid), claim):
+        if look and not transitions.holds(view.service.jobs.get(claim.jobid), claim):
             return self._recorded(connection, claim)            # cancelled, or somebody else's by now
         if run is not None and run.policy is None:
             run.policy, run.limit = self._rules(view, claim)
@@ -249,8 +249,8 @@ class Worker:
         output.
         """
         job = service.jobs.get(claim.jobid)
-        if lifecycle.holds(job, claim):
-            lifecycle.record(service, job, outcome)
+        if transitions.holds(job, claim):
+            transitions.record(service, job, outcome)
         else:
             try:
                 confirm(connection, self.servicePath, claim)

@@ -11,7 +11,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.lifecycle import shardOf
+from lovely.remotetask.ready import shardOf
 
 
 logger = logging.getLogger('lovely.remotetask')
