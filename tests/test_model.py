@@ -383,6 +383,7 @@ ROOMS = '''
     bench
     cli
     __init__
+    documents
 '''
 
 #: The same for the modules of the front end.

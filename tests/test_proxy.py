@@ -30,7 +30,7 @@ from lovely.remotetask.xmlrpc.server import Frontend
 
 
 NGINX = shutil.which('nginx', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')
-DOCUMENT = pathlib.Path(lovely.remotetask.__file__).with_name('xmlrpc.txt')
+DOCUMENT = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'xmlrpc.txt'
 
 #: What is around it.
 CONFIGURATION = '''\

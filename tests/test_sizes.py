@@ -240,7 +240,7 @@ class TestDocument(unittest.TestCase):
 
     def test_the_table(self):
         # `xmlrpc.txt` tells callers of these.
-        text = (pathlib.Path(lovely.remotetask.__file__).parent / 'xmlrpc.txt').read_text('utf-8')
+        text = (pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'xmlrpc.txt').read_text('utf-8')
         table = text.split('How much at the most')[1]
         rows = {name.strip(): int(number.replace(',', '')) for name, number in
                 re.findall(r'^([a-z].*?)  +([0-9,]+)(?: |$)', table, re.MULTILINE)}
