@@ -36,7 +36,7 @@ setup(
         'Topic :: Database',
         'Topic :: System :: Distributed Computing',
     ],
-    python_requires='>=3.11,<3.14',
+    python_requires='>=3.11,<3.15',
     package_dir={'': 'src'},
     packages=find_namespace_packages('src', include=['lovely*']),
     package_data={'': ['*.txt', '*.zcml', '*.xml']},

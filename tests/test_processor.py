@@ -22,6 +22,7 @@ from lovely.remotetask import lifecycle
 from lovely.remotetask import processor as processing
 from lovely.remotetask import rescue
 from lovely.remotetask.container import BITS
+from lovely.remotetask.copying import NESTING
 from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
@@ -177,8 +178,18 @@ class TestProcessing(ProcessorCase):
         self.start()
         jobids = [self.add('lambda'), self.add('deep'), self.add('echo', 'well')]
         self.assertEqual(self.statuses(*jobids), ['error', 'error', 'completed'])
-        self.assertIn('cannot be stored', self.service.getError(jobids[0]))
-        self.assertEqual(len(self.service.jobs[jobids[0]].errors), 1)
+        for jobid in jobids[:2]:
+            self.assertIn('cannot be stored', self.service.getError(jobid))
+            self.assertEqual(len(self.service.jobs[jobid].errors), 1)
+
+    def test_nesting_of_results(self):
+        self.provide('deep', deep)
+        self.start()
+        jobids = [self.add('deep', levels) for levels in (NESTING, NESTING + 1)]
+        self.assertEqual(self.statuses(*jobids), ['completed', 'error'])
+        self.assertEqual(depth(self.service.getResult(jobids[0])), NESTING)
+        self.assertEqual(self.service.getError(jobids[1]),
+                         f'the value cannot be stored: it is nested more than {NESTING} deep')
 
     def test_moments_of_time_zones_as_results(self):
         class Zone(tzinfo):             # nobody can import it
@@ -1113,11 +1124,20 @@ class TestSimpleProcessor(ProcessorCase):
 
 
 def deep(levels):
-    """Return a list nested so deeply that pickling it exhausts the stack."""
+    """Return lists within each other, so many."""
     nested = []
-    for _ in range(levels):
+    for _ in range(levels - 1):
         nested = [nested]
     return nested
+
+
+def depth(nested):
+    """Return how many lists these are within each other."""
+    levels = 1
+    while nested:
+        nested, = nested
+        levels += 1
+    return levels
 
 
 if __name__ == '__main__':

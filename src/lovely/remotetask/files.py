@@ -17,6 +17,8 @@ from ZODB.utils import mktemp
 
 from lovely.remotetask.copying import PLAIN_DEPTH
 from lovely.remotetask.copying import NotPlain
+from lovely.remotetask.copying import TooDeep
+from lovely.remotetask.copying import checkNesting
 from lovely.remotetask.copying import plainCopy
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
@@ -48,6 +50,18 @@ class Unreadable(TaskError):
 
     def __reduce__(self):
         return type(self), (self.path, self.reason)
+
+
+class NotStorable(TaskError):
+    """The value is nested too deeply to be stored; hand over a file, or a flatter value."""
+
+    def __init__(self, reason):
+        """`reason` is a sentence about the value."""
+        super().__init__(f'the value cannot be stored: {reason}')
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason,)
 
 
 class NoFile(RemoteTaskError, TypeError):
@@ -204,8 +218,12 @@ def toStore(value, jar):
     jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
 
     Large bytes, texts and plain data become a `StoredFile`, and so does each `File` in plain containers.  Where there
-    is no place for blobs the data stay as they are.  Raise `Unreadable`.
+    is no place for blobs the data stay as they are.  Raise `Unreadable`, and `NotStorable` for what is nested too deeply.
     """
+    try:
+        checkNesting(value)
+    except TooDeep as error:
+        raise NotStorable(str(error)) from None
     if not _isSpecial(value):
         return value
     kept = _exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))

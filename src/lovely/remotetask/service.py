@@ -274,7 +274,7 @@ class TaskService(Contained, Persistent):
     def _toStore(self, input):
         try:
             return files.toStore(input, self._p_jar)
-        except files.Unreadable as error:
+        except (files.Unreadable, files.NotStorable) as error:
             raise InvalidInput('', str(error)) from error
 
     def _checkSchedule(self, job, now):
