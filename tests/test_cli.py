@@ -533,7 +533,7 @@ class BadServerTest(CommandTestCase):
         answers = list(answers)
         listener = socket.create_server(('127.0.0.1', 0))
         self.addCleanup(listener.close)
-        self.url = 'http://user:secret@127.0.0.1:{}/'.format(listener.getsockname()[1])
+        self.url = f'http://user:secret@127.0.0.1:{listener.getsockname()[1]}/'
         self.requests = []
         ended = threading.Event()
 
@@ -749,7 +749,7 @@ class ServeTest(ServerTestCase):
 
     def test_address_in_use(self):
         with socket.create_server(('127.0.0.1', 0)) as listener:
-            address = '127.0.0.1:{}'.format(listener.getsockname()[1])
+            address = f'127.0.0.1:{listener.getsockname()[1]}'
             path = self.write('taken.conf', f'<frontend>\naddress {address}\n</frontend>\n')
             process = start('-C', path, 'serve', cwd=self.directory)
             output, errors = process.communicate(timeout=PATIENCE)

@@ -149,7 +149,7 @@ class TestCurl(OtherCase):
         """Send a call and return the answer's value, and what curl tells of the exchange."""
         (self.directory / 'call').write_bytes(data)
         ended = subprocess.run(['curl', '-sSv', '--data-binary', '@call', *arguments, self.url], cwd=self.directory,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+                               capture_output=True, timeout=PATIENCE)
         self.assertEqual(ended.returncode, 0, ended.stderr)
         (value,), _ = xmlrpc.client.loads(ended.stdout)
         return value, ended.stderr.decode('latin-1')

@@ -140,7 +140,7 @@ class GatewayTest(PostgreSQLCase):
                 jobs.append([self.add(number), number])
                 self.assertEqual(sorted(self.read()), sorted(jobs))
 
-    def test_a_call_meets_no_other_fault_than_those_of_the_database(self):
+    def test_a_call_meets_no_other_fault_than_those_of_the_database(self):  # noqa: C901
         accepted, unknown, failures, over = {}, set(), [], threading.Event()
 
         def load(client):

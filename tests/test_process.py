@@ -128,7 +128,8 @@ class SignalsTest(ProcessTestCase):
         # What reads the frames of running threads without the interpreter's lock crashes after some hundred signals.
         self.write('spinning.py', 'import os\n'
                                   'def deep(depth):\n    return depth and deep(depth - 1)\n'
-                                  'def spin(input):\n    while not os.path.exists("release"):\n        deep(30)\n    return 1\n')
+                                  'def spin(input):\n    while not os.path.exists("release"):\n        deep(30)\n'
+                                  '    return 1\n')
         process = self.start('serve', self.site('<remotetask:task name="spin" handler="spinning.spin"/>'))
         self.untilReady(process)
         jobids = [self.remotetask('add', 'spin')[1].strip() for i in range(4)]

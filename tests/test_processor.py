@@ -827,7 +827,7 @@ class TestHosts(ProcessorCase):
             self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
             ledger.claim(jobid, 0)
         self.manager.commit()
-        self.assertEqual(set(self.service.getStatus(jobid) for jobid in jobids), {'processing'})
+        self.assertEqual({self.service.getStatus(jobid) for jobid in jobids}, {'processing'})
         self.start()
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
         self.assertEqual(self.left(), [])

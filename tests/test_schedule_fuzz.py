@@ -97,7 +97,7 @@ class TestWalks(unittest.TestCase):
                 else:
                     self.called.pop(job.id, None)
 
-    def process(self):
+    def process(self):  # noqa: C901
         """Do what a host does at a moment, with a bound; and look at what has come of it."""
         before, latest = len(self.service.jobs), self.service.schedule.seen.latest
         with mock.patch('lovely.remotetask.lifecycle.Run', side_effect=lifecycle.Run) as runs, \

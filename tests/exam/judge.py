@@ -14,6 +14,7 @@ from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import FINAL
+import itertools
 
 
 #: Seconds for what is left when the load has ended, besides as many as the load has lasted.
@@ -186,7 +187,7 @@ class Judge:
         # Of each job, the runs that were followed by another one: by process.
         followed = collections.defaultdict(list)
         for one in runs.values():
-            for (began, pid), (again, _) in zip(one, one[1:]):
+            for (began, pid), (again, _) in itertools.pairwise(one):
                 followed[pid].append((began, again))
         return max((again - lost for lost, pid in self.trial.losses for began, again in followed[pid]
                     if began < lost < again), default=0.0)

@@ -10,7 +10,6 @@ import time
 import uuid
 from typing import Any
 from typing import NamedTuple
-from typing import Optional
 
 from lovely.remotetask import errors
 from lovely.remotetask.checks import LONGEST
@@ -21,6 +20,7 @@ from lovely.remotetask.checks import shown
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
+
 # All that goes wrong is part of the public face of this module.
 from lovely.remotetask.transport import BadAnswer  # noqa: F401
 from lovely.remotetask.transport import ConnectionBroken
@@ -94,9 +94,9 @@ class StillRunning(errors.RemoteTaskError, TimeoutError):
 class Outcome(NamedTuple):
     """What became of a job."""
 
-    status: Optional[str]               # None for a job that is not there (any more)
+    status: str | None                  # None for a job that is not there (any more)
     result: Any = None                  # what the task returned
-    error: Optional[Exception] = None   # why there is no result: what `Client.wait` would have raised
+    error: Exception | None = None      # why there is no result: what `Client.wait` would have raised
 
 
 # Repetition

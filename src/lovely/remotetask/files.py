@@ -218,7 +218,8 @@ def toStore(value, jar):
     jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
 
     Large bytes, texts and plain data become a `StoredFile`, and so does each `File` in plain containers.  Where there
-    is no place for blobs the data stay as they are.  Raise `Unreadable`, and `NotStorable` for what is nested too deeply.
+    is no place for blobs the data stay as they are.  Raise `Unreadable`, and `NotStorable` for what is nested too
+    deeply.
     """
     try:
         checkNesting(value)

@@ -211,7 +211,7 @@ def interest(service, ledger, claims=True):
     return None if None in oids else oids
 
 
-def tick(service, now, limit=LIMIT):
+def tick(service, now, limit=LIMIT):  # noqa: C901
     """Move ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
 
     limit -- of each how many at the most; and no more when ENOUGH seconds are over.

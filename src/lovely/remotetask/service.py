@@ -25,6 +25,7 @@ from lovely.remotetask import files
 from lovely.remotetask import lifecycle
 from lovely.remotetask import listing
 from lovely.remotetask import rescue
+
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
