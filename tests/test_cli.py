@@ -272,6 +272,8 @@ class ClientTestCase(CommandTestCase):
 
 class ClientTest(ClientTestCase):
 
+    level = 2
+
     def test_tasks(self):
         self.assertEqual(self.remotetask('tasks'), (0, 'echo\ntwi 1mce\n', ''))
 
@@ -479,6 +481,8 @@ hosts           1 of 2 processing, paused
 
 class TerminalTest(ClientTestCase):
     """What is drawn on a terminal."""
+
+    level = 2
 
     def startOnTerminal(self, *arguments):
         """Start a command whose standard error output is a terminal; return the process and the terminal, a file."""
@@ -696,6 +700,8 @@ class ServerTestCase(CommandTestCase):
 
 class ServeTest(ServerTestCase):
 
+    level = 2
+
     def test_serve(self):
         process = self.start('serve', self.processorSection('one'))
         lines = self.untilReady(process)
@@ -793,6 +799,8 @@ class ServeTest(ServerTestCase):
 
 
 class ManyProcessesTest(ServerTestCase):
+
+    level = 2
 
     def test_frontend_and_processor(self):
         database = self.zeo()

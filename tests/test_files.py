@@ -114,6 +114,8 @@ def fileFromChild(path):
 class TestWithoutBlobs(unittest.TestCase):
     """A service outside any database: as before, and a `File` works all the same."""
 
+    level = 2
+
     def setUp(self):
         self.addCleanup(zope.component.testing.tearDown)
         provideUtility(SimpleTask(lambda input: input), name='echo')
@@ -297,6 +299,8 @@ class BlobCase(unittest.TestCase):
 
 
 class TestBlobs(BlobCase):
+
+    level = 2
 
     def test_round_trips(self):
         self.start()
@@ -624,6 +628,8 @@ def peakMemory(process):
 @unittest.skipUnless(os.path.exists('/proc/self/status'), 'there is no /proc')
 class TestProcesses(unittest.TestCase):
     """A front end and a processing host, over ZEO."""
+
+    level = 2
 
     shared = True
 

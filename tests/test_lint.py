@@ -42,6 +42,8 @@ class LintCase(unittest.TestCase):
 
 class TestRuff(LintCase):
 
+    level = 2
+
     def test_it_finds_nothing(self):
         status, said = self.run_(*RUFF, '.')
         self.assertEqual(status, 0, said)
@@ -55,6 +57,8 @@ class TestRuff(LintCase):
 
 
 class TestMypy(LintCase):
+
+    level = 2
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory()

@@ -179,6 +179,8 @@ class Walk:
 
 class TestRegister(Tasks):
 
+    level = 2
+
     def test_after_any_transition(self):
         seen = collections.Counter()
         for seed in range(8):
@@ -629,6 +631,8 @@ class TestConflicts(StorageCase):
 
 
 class TestHosts(StorageCase):
+
+    level = 2
 
     def test_after_work(self):
         # Two hosts run jobs of which many fail at first, or write, while others are added, started and cancelled.

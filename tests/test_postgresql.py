@@ -61,6 +61,8 @@ class PostgreSQLCase(unittest.TestCase):
 
 class ServerTest(PostgreSQLCase):
 
+    level = 2
+
     def root(self, database):
         """Return the keys of the root object, as the database has them, as soon as it answers."""
         until = time.monotonic() + PATIENCE
@@ -102,6 +104,8 @@ class ServerTest(PostgreSQLCase):
 
 
 class GatewayTest(PostgreSQLCase):
+
+    level = 2
 
     def setUp(self):
         super().setUp()
@@ -223,6 +227,8 @@ class GatewayTest(PostgreSQLCase):
 
 class PackerTest(PostgreSQLCase):
 
+    level = 2
+
     def test_a_packer_outlives_faults(self):
         said = []
 
@@ -256,6 +262,8 @@ class PackerTest(PostgreSQLCase):
 class ProcessesTest(DeploymentCase):
     """A front end and two hosts."""
 
+    level = 2
+
     temporaryServer = staticmethod(temporaryPostgreSQL)
 
     def test_restarts_and_ended_backends_under_load(self):
@@ -280,6 +288,8 @@ class ProcessesTest(DeploymentCase):
 
 
 class StartTest(PostgreSQLCase):
+
+    level = 2
 
     def test_a_process_that_finds_no_database_says_so(self):
         for command in 'frontend', 'processor':

@@ -139,6 +139,8 @@ class ProcessorCase(unittest.TestCase):
 
 class TestProcessing(ProcessorCase):
 
+    level = 2
+
     def test_results(self):
         self.provide('double', lambda input: input * 2)
         self.start()
@@ -407,6 +409,8 @@ class TestWhileAnotherCommits(ProcessorCase):
 
 
 class TestHosts(ProcessorCase):
+
+    level = 2
 
     def test_a_claim_on_what_has_run_meanwhile(self):
         # One host looks at the queue, and is slow.  Another runs the job meanwhile, which fails and is queued again:
@@ -919,6 +923,8 @@ class Relay:
 
 class TestClients(unittest.TestCase):
     """The clients of a database server that a process has open."""
+
+    level = 2
 
     def setUp(self):
         self.addCleanup(testing.tearDown)

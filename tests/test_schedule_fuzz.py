@@ -55,6 +55,8 @@ STEPS_OF_A_WALK = st.lists(st.tuples(MOVES, st.sampled_from(
 
 class TestWalks(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         testing.setUp()
         self.addCleanup(testing.tearDown)
@@ -140,6 +142,8 @@ class TestWalks(unittest.TestCase):
 
 class TestDecide(unittest.TestCase):
 
+    level = 2
+
     @fuzz
     @given(st.integers(1, 50), st.sets(st.integers(0, 10 ** 6), min_size=1, max_size=300), st.integers(0, 2 * 10 ** 6))
     def test_the_latest(self, count, minutes, now):
@@ -176,6 +180,8 @@ class TestDecide(unittest.TestCase):
 
 
 class TestCrontabs(unittest.TestCase):
+
+    level = 2
 
     @fuzz
     @given(st.one_of(st.text(max_size=30), st.lists(st.text('0123456789*/,-?LW#~@ aefjnrsuy=', max_size=5), max_size=9)

@@ -43,6 +43,8 @@ class Deaf(unittest.TestCase):
 
 class TestLimit(unittest.TestCase):
 
+    level = 2
+
     def run_(self, pattern):
         """Run the tests above whose names fit, with a limit; return the status and what was written."""
         with tempfile.TemporaryDirectory() as directory:
