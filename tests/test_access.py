@@ -221,6 +221,8 @@ class TestCaller(unittest.TestCase):
 
 class TestDoorkeeper(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
@@ -344,6 +346,8 @@ class AccessCase(ServerCase):
 
 
 class TestServer(AccessCase):
+
+    level = 2
 
     def test_roles(self):
         ann, sue, vic = self.as_('ann'), self.as_('sue'), self.as_('vic')
@@ -559,6 +563,8 @@ class TlsCase(AccessCase):
 
 class TestTls(TlsCase):
 
+    level = 2
+
     def test_calls(self):
         host, port = self.frontend.address
         password = ''.join(f'%{byte:02x}' for byte in PASSWORD.encode())
@@ -642,6 +648,8 @@ class TestTls(TlsCase):
 
 class TestIdleOverTls(TlsCase):
 
+    level = 2
+
     limits = Limits(silentTLS=2, requestTime=WAIT, idleTime=WAIT)
 
     def test_theOldestGoes(self):
@@ -658,6 +666,8 @@ class TestIdleOverTls(TlsCase):
 
 class TestStalledHandshakes(TlsCase):
 
+    level = 2
+
     limits = Limits(requestTime=0.3, idleTime=WAIT)
 
     def test_stalled(self):
@@ -668,6 +678,8 @@ class TestStalledHandshakes(TlsCase):
 
 
 class TestPlainPort(ServerCase):
+
+    level = 2
 
     limits = Limits(requestTime=0.3, idleTime=WAIT)
 
@@ -730,6 +742,8 @@ CONFIGURATION = '''
 
 class TestProcesses(unittest.TestCase):
     """The server and the clients as users start them."""
+
+    level = 2
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory()

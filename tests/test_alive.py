@@ -99,6 +99,8 @@ class AliveCase(ProcessorCase):
 class TestHeartbeat(AliveCase):
     """A host is heard of at least each third of its lease, whatever it does."""
 
+    level = 2
+
     def longestSilence(self, cycle, turn, seconds=200):
         """Return how long the ledger was not written at the most, in whole seconds, while `turn` does one each second.
         """
@@ -424,6 +426,8 @@ class TestTaking(AliveCase):
 
 class TestLost(ProcessorCase):
 
+    level = 2
+
     def test_runs_that_a_living_host_has_lost(self):
         begun, again, go = threading.Event(), threading.Event(), threading.Event()
         self.addCleanup(go.set)
@@ -479,6 +483,8 @@ class TestLost(ProcessorCase):
 
 class TestStalls(unittest.TestCase):
     """Two processors over a database server, and commits that take longer than their lease."""
+
+    level = 2
 
     def setUp(self):
         self.addCleanup(testing.tearDown)

@@ -196,6 +196,8 @@ class AttackTest(unittest.TestCase):
 
 class TestSlowClients(AttackTest):
 
+    level = 2
+
     settings = 'request-timeout 3s'
 
     def test_slow_heads_and_bodies(self):
@@ -241,6 +243,8 @@ class TestSlowClients(AttackTest):
 
 class TestManyClients(AttackTest):
 
+    level = 2
+
     def test_silent_connections(self):
         connections = [self.connect() for _ in range(3000)]
         self.assertServing()
@@ -283,6 +287,8 @@ class TestManyClients(AttackTest):
 
 
 class TestHTTP(AttackTest):
+
+    level = 2
 
     def assertStatus(self, status, data):
         self.assertRegex(self.answer(data), b'^HTTP/1.1 %d ' % status)

@@ -228,6 +228,8 @@ class DeploymentCase(unittest.TestCase):
 
 class AwayTest(DeploymentCase):
 
+    level = 2
+
     def setUp(self):
         super().setUp()
         self.addCleanup(self.goOn)              # before the server ends: who is stopped cannot
@@ -295,6 +297,8 @@ class AwayTest(DeploymentCase):
 
 class ReplacedTest(DeploymentCase):
     """A server that comes back with a database in which the last transactions are missing."""
+
+    level = 2
 
     def setUp(self):
         super().setUp()
@@ -403,6 +407,8 @@ class ReplacedTest(DeploymentCase):
 
 class LostTransactionTest(unittest.TestCase):
     """A client, and a server that comes back without its last transaction."""
+
+    level = 2
 
     def setUp(self):
         context = temporaryZEO()

@@ -72,6 +72,8 @@ MAY_BE_ZERO = ('conflicts', 'idle')
 
 class CommandTest(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         closing = contextlib.ExitStack()
         self.addCleanup(closing.close)
@@ -214,6 +216,8 @@ class CommandTest(unittest.TestCase):
 
 class CostTest(PlacelessSetup, unittest.TestCase):
 
+    level = 2
+
     def mark(self, root):
         root['mark'] = root.get('mark', 0) + 1
 
@@ -289,6 +293,8 @@ class CostTest(PlacelessSetup, unittest.TestCase):
 class HostTest(PlacelessSetup, unittest.TestCase):
     """A host that dies is noticed, and what it has said is told."""
 
+    level = 2
+
     def test_host_that_dies(self):
         with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
             place.hosts(1)
@@ -302,6 +308,8 @@ class HostTest(PlacelessSetup, unittest.TestCase):
 
 
 class ConfigurationTest(unittest.TestCase):
+
+    level = 2
 
     def text(self, content):
         with tempfile.NamedTemporaryFile('w') as file:
@@ -320,6 +328,8 @@ class ConfigurationTest(unittest.TestCase):
 
 
 class ReportTest(unittest.TestCase):
+
+    level = 2
 
     def run_(self, value=10.0):
         results = measures.Results()

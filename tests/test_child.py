@@ -157,6 +157,8 @@ def run(function, input=None, **options):
 
 class TestOutcome(unittest.TestCase):
 
+    level = 2
+
     def test_result(self):
         self.assertEqual(run(echo, {'a': [1, 2.5, 'ä', None, b'x']}), {'a': [1, 2.5, 'ä', None, b'x']})
 
@@ -248,6 +250,8 @@ class TestOutcome(unittest.TestCase):
 
 
 class TestEnd(unittest.TestCase):
+
+    level = 2
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory()

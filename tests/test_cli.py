@@ -272,6 +272,8 @@ class ClientTestCase(CommandTestCase):
 
 class ClientTest(ClientTestCase):
 
+    level = 2
+
     def test_tasks(self):
         self.assertEqual(self.remotetask('tasks'), (0, 'echo\ntwi 1mce\n', ''))
 
@@ -480,6 +482,8 @@ hosts           1 of 2 processing, paused
 class TerminalTest(ClientTestCase):
     """What is drawn on a terminal."""
 
+    level = 2
+
     def startOnTerminal(self, *arguments):
         """Start a command whose standard error output is a terminal; return the process and the terminal, a file."""
         terminal, end = pty.openpty()
@@ -533,7 +537,7 @@ class BadServerTest(CommandTestCase):
         answers = list(answers)
         listener = socket.create_server(('127.0.0.1', 0))
         self.addCleanup(listener.close)
-        self.url = 'http://user:secret@127.0.0.1:{}/'.format(listener.getsockname()[1])
+        self.url = f'http://user:secret@127.0.0.1:{listener.getsockname()[1]}/'
         self.requests = []
         ended = threading.Event()
 
@@ -696,6 +700,8 @@ class ServerTestCase(CommandTestCase):
 
 class ServeTest(ServerTestCase):
 
+    level = 2
+
     def test_serve(self):
         process = self.start('serve', self.processorSection('one'))
         lines = self.untilReady(process)
@@ -749,7 +755,7 @@ class ServeTest(ServerTestCase):
 
     def test_address_in_use(self):
         with socket.create_server(('127.0.0.1', 0)) as listener:
-            address = '127.0.0.1:{}'.format(listener.getsockname()[1])
+            address = f'127.0.0.1:{listener.getsockname()[1]}'
             path = self.write('taken.conf', f'<frontend>\naddress {address}\n</frontend>\n')
             process = start('-C', path, 'serve', cwd=self.directory)
             output, errors = process.communicate(timeout=PATIENCE)
@@ -793,6 +799,8 @@ class ServeTest(ServerTestCase):
 
 
 class ManyProcessesTest(ServerTestCase):
+
+    level = 2
 
     def test_frontend_and_processor(self):
         database = self.zeo()

@@ -85,6 +85,8 @@ class FrontendCase(ServerCase):
 
 class TestCalls(FrontendCase):
 
+    level = 2
+
     def test_aJobAndItsResult(self):
         jobid = self.client.add('echo', {'film': ['Metropolis', 1927, 2.5, True, None, b'\x00']})
         self.assertEqual(self.client.getStatus(jobid), 'queued')
@@ -252,6 +254,8 @@ class TestCalls(FrontendCase):
 
 class TestWaiting(FrontendCase):
 
+    level = 2
+
     def test_theResult(self):
         jobid = self.client.add('echo', 'done')
         thread, outcome = inThread(self.client.wait, jobid)
@@ -373,6 +377,8 @@ server.close()
 @unittest.skipUnless(sys.platform == 'linux', 'only Linux tells of the timers of connections')
 class TestSilentNetwork(FrontendCase):
 
+    level = 2
+
     def test_bothEndsAskForTheOther(self):
         self.client.getAvailableTasks()
         port = f':{self.frontend.address[1]:04X}'
@@ -480,6 +486,8 @@ class ScriptCase(unittest.TestCase):
 
 
 class TestRepetition(ScriptCase):
+
+    level = 2
 
     def test_connectionsAreKept(self):
         client = self.script([ok('queued'), ok('completed'), ok(5), ok([5])])

@@ -44,6 +44,8 @@ def arguments(words, input, **kw):
 
 class TestTemplate(unittest.TestCase):
 
+    level = 2
+
     def test_interface(self):
         verifyObject(ICheckedTask, CommandTask('echo {a}'))
 
@@ -185,6 +187,8 @@ class TestInput(InputTestCase):
 
 
 class TestPaths(InputTestCase):
+
+    level = 2
 
     def setUp(self):
         self.top = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
@@ -340,6 +344,8 @@ class TestPaths(InputTestCase):
 
 
 class TestRun(unittest.TestCase):
+
+    level = 2
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory()

@@ -487,6 +487,8 @@ class MistakesTest(ConfigTestCase):
 class LoggingTest(ConfigTestCase):
     """In processes of their own, since the log is one for a process."""
 
+    level = 2
+
     def run_(self, text):
         self.write(text)
         program = ('import logging\n'

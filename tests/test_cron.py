@@ -141,6 +141,8 @@ class TestFields(unittest.TestCase):
 
 class TestTimeZones(unittest.TestCase):
 
+    level = 2
+
     def test_names(self):
         for name in (None, 'UTC'):
             self.assertIsNone(cron.checkTimeZone(name))
@@ -498,6 +500,8 @@ def drawFields(draw, day):
 
 class TestMinuteByMinute(unittest.TestCase):
     """The answers are those of a naive search."""
+
+    level = 2
 
     def compare(self, clock, start, end, timeZone, fields, draw, count):
         """Compare the answers of some moments between `start` and `end`, and return how many times there were."""

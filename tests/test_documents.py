@@ -23,6 +23,8 @@ from ZODB.DemoStorage import DemoStorage
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 DOCUMENTS = pathlib.Path(lovely.remotetask.__file__).parent / 'documents'
+#: Those that start servers, or measure.
+WITH_SERVERS = ('client.txt', 'performance.txt', 'testing.txt', 'xmlrpc.txt')
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
 
 
@@ -81,8 +83,10 @@ class TestPages(unittest.TestCase):
 
 def load_tests(loader, tests, pattern):
     for path in (README, *sorted(DOCUMENTS.glob('*.txt'))):
-        tests.addTest(doctest.DocFileSuite(str(path), module_relative=False, setUp=setUp, tearDown=tearDown,
-                                           optionflags=FLAGS, encoding='utf-8'))
+        suite = doctest.DocFileSuite(str(path), module_relative=False, setUp=setUp, tearDown=tearDown,
+                                     optionflags=FLAGS, encoding='utf-8')
+        suite.level = 2 if path.name in WITH_SERVERS else 1
+        tests.addTest(suite)
     for module in (cron, misfire, retry):
         tests.addTest(doctest.DocTestSuite(module, optionflags=FLAGS))
     return tests

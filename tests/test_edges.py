@@ -385,6 +385,8 @@ class TestProcessor(ProcessorCase):
 
 class TestConfiguration(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)

@@ -80,6 +80,8 @@ class RunCase(ProcessorCase):
 class TestOwnJob(RunCase):
     """What a task does to the job that it runs for: each has an end, and is committed with what else it writes."""
 
+    level = 2
+
     def added(self):
         """Yield a job of each kind, which is due, with a name for it."""
         yield 'job', self.add('task'), None
@@ -256,6 +258,8 @@ class TestOwnJob(RunCase):
 class TestLateRuns(RunCase):
     """Runs whose job was given to another host meanwhile: none of their commits counts."""
 
+    level = 2
+
     def check(self, task, commits=0):
         """Have a task run for a job and for a cron job; return what its own commits were refused with.
 
@@ -423,6 +427,8 @@ class Faulty(FileStorage):
 class TestStorageErrors(RunCase):
     """An outage of the storage, whatever it raises and wherever, is no job's error."""
 
+    level = 2
+
     storageFactory = Faulty
 
     def setUp(self):
@@ -517,6 +523,8 @@ class TestStorageErrors(RunCase):
 
 class TestThreads(RunCase):
     """No exception of a task ends a thread, and a thread that ends all the same is noticed."""
+
+    level = 2
 
     def test_exceptions_of_any_kind(self):
         class Silent(Exception):

@@ -40,6 +40,8 @@ def probe(path):
 
 class TestFFmpeg(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         for program in ('ffmpeg', 'ffprobe'):
             if shutil.which(program) is None:

@@ -20,6 +20,9 @@ import zope.component.testing
 from lovely.remotetask import files
 from lovely.remotetask.cli import main
 from lovely.remotetask.container import BITS
+from lovely.remotetask.copying import NESTING
+from lovely.remotetask.copying import TooDeep
+from lovely.remotetask.copying import checkNesting
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.files import LARGE
 from lovely.remotetask.files import File
@@ -71,6 +74,36 @@ def sizeInChild(file):
         return [len(opened.read()), type(file).__name__]
 
 
+class Holder:
+    """An object that is stored with its attributes."""
+
+    def __init__(self, held=None):
+        self.held = held
+
+
+class Secretive(Holder):
+    """One that says itself what is stored of it."""
+
+    def __getstate__(self):
+        return {}
+
+
+class Items(list):
+    """A list of an application's own class."""
+
+
+#: What makes a value one level deeper.
+DEEPER = (lambda value: [value], lambda value: (value,), lambda value: {'key': value}, lambda value: Items([value]),
+          lambda value: [None, 1, 'x', value], Holder)
+
+
+def nested(deeper, levels, value=None):
+    """Return a value nested so many levels deep."""
+    for _ in range(levels):
+        value = deeper(value)
+    return value
+
+
 def fileFromChild(path):
     """A task that writes a file, and hands it over."""
     with open(path, 'wb') as file:
@@ -80,6 +113,8 @@ def fileFromChild(path):
 
 class TestWithoutBlobs(unittest.TestCase):
     """A service outside any database: as before, and a `File` works all the same."""
+
+    level = 2
 
     def setUp(self):
         self.addCleanup(zope.component.testing.tearDown)
@@ -116,6 +151,52 @@ class TestWithoutBlobs(unittest.TestCase):
                         service = connection.root()['Application']['TaskService']
                         self.assertEqual([service.getResult(jobid) for jobid in jobids], [bytesOf(MB), [5, b'0123']])
                         self.assertIs(type(service.jobs[jobids[0]].stored('output')), bytes)
+
+
+class TestNesting(unittest.TestCase):
+    """How deep a value may be is said by us: each Python's pickler goes another way down."""
+
+    def test_the_limit(self):
+        for deeper in DEEPER:
+            checkNesting(nested(deeper, NESTING))
+            with self.assertRaisesRegex(TooDeep, f'more than {NESTING} deep'):
+                checkNesting(nested(deeper, NESTING + 1))
+        key = nested(lambda value: (value,), NESTING)
+        with self.assertRaises(TooDeep):
+            checkNesting({key: 1})
+        with self.assertRaises(TooDeep):
+            checkNesting(nested(lambda value: frozenset([value]), NESTING + 1))
+
+    def test_what_is_no_deeper(self):
+        checkNesting(Secretive(nested(DEEPER[0], 100000)))
+        checkNesting([File] * 1000)
+        shared = nested(lambda value: [value, value], NESTING)          # 2 ** NESTING paths lead down
+        checkNesting(shared)
+        circle = []
+        circle.append(circle)
+        checkNesting(circle)
+
+    def test_what_fits_can_be_pickled(self):
+        def within(frames):
+            return within(frames - 1) if frames else [pickle.dumps(nested(deeper, NESTING)) for deeper in DEEPER]
+
+        within(300)                     # the caller's own calls count as well in some Pythons
+
+    def test_inputs(self):
+        self.addCleanup(zope.component.testing.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        service = TaskService()
+        fits, tooDeep = nested(DEEPER[0], NESTING), nested(DEEPER[2], 20000)
+        jobid = service.add('echo', fits)
+        schedule = service.addCronJob('echo', fits, minute=(1,))
+        for add in (lambda: service.add('echo', tooDeep), lambda: service.addMany([{'task': 'echo', 'input': tooDeep}]),
+                    lambda: service.addCronJob('echo', tooDeep, minute=(1,))):
+            with self.assertRaisesRegex(InvalidInput, f'more than {NESTING} deep'):
+                add()
+        self.assertEqual(len(service.jobs), 2)
+        service.process(0)
+        self.assertEqual(service.getStatus(jobid), 'completed')
+        self.assertTrue(service.jobs[schedule].input)
 
 
 class TestFile(unittest.TestCase):
@@ -218,6 +299,8 @@ class BlobCase(unittest.TestCase):
 
 
 class TestBlobs(BlobCase):
+
+    level = 2
 
     def test_round_trips(self):
         self.start()
@@ -545,6 +628,8 @@ def peakMemory(process):
 @unittest.skipUnless(os.path.exists('/proc/self/status'), 'there is no /proc')
 class TestProcesses(unittest.TestCase):
     """A front end and a processing host, over ZEO."""
+
+    level = 2
 
     shared = True
 

@@ -57,6 +57,8 @@ class Count:
 
 class FullDiskTest(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)

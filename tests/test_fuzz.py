@@ -350,6 +350,8 @@ ANYTHING = st.recursive(ATOMS | STRANGERS | HOMELESS, containers, max_leaves=10)
 
 class TestParseCall(unittest.TestCase):
 
+    level = 2
+
     @fuzz
     @given(BODIES, st.sampled_from((None,) * 8 + DECLARED))
     @example(b'', None)
@@ -391,6 +393,8 @@ class TestParseCall(unittest.TestCase):
 
 
 class TestDumpResponse(unittest.TestCase):
+
+    level = 2
 
     @fuzz
     @given(ANYTHING)
@@ -465,6 +469,8 @@ def leaksOf(sentence, data):
 
 class TestServer(FuzzCase):
 
+    level = 2
+
     @slowFuzz
     @given(BODIES)
     def test_anyBodyIsAnswered(self, body):
@@ -529,6 +535,8 @@ class TestServer(FuzzCase):
 
 
 class TestRoundTrips(FuzzCase):
+
+    level = 2
 
     @slowFuzz
     @given(WIRE_VALUES)
@@ -610,6 +618,8 @@ def requests(draw):
 
 
 class TestRawHTTP(FuzzCase):
+
+    level = 2
 
     @slowFuzz
     @given(requests() | st.binary(max_size=100))

@@ -181,6 +181,8 @@ class Walk:
 
 class TestRegister(Tasks):
 
+    level = 2
+
     def test_after_any_transition(self):
         seen = collections.Counter()
         for seed in range(8):
@@ -631,6 +633,8 @@ class TestConflicts(StorageCase):
 
 
 class TestHosts(StorageCase):
+
+    level = 2
 
     def test_after_work(self):
         # Two hosts run jobs of which many fail at first, or write, while others are added, started and cancelled.

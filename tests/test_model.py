@@ -399,6 +399,8 @@ FRONTEND_ROOMS = '''
 
 class TestRooms(unittest.TestCase):
 
+    level = 2
+
     def test_imports_point_down(self):
         order = ROOMS.split()
         seen = set()

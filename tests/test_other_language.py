@@ -90,6 +90,8 @@ class OtherCase(unittest.TestCase):
 
 class TestNode(OtherCase):
 
+    level = 2
+
     def node(self, *arguments):
         """Run a program to its end; return what it prints."""
         ended = node([*arguments, self.url], return_completed_process=True, stdout=subprocess.PIPE,
@@ -123,6 +125,8 @@ def hasPerl():
 @unittest.skipUnless(hasPerl(), 'Perl or its library RPC::XML is not installed')
 class TestPerl(OtherCase):
 
+    level = 2
+
     def test_aJobIsAddedAndAwaited(self):
         ended = subprocess.run(['perl', str(PERL_PROGRAM), self.url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                encoding='utf-8', timeout=PATIENCE)
@@ -145,11 +149,13 @@ class TestPerl(OtherCase):
 @unittest.skipUnless(shutil.which('curl'), 'curl is not installed')
 class TestCurl(OtherCase):
 
+    level = 2
+
     def curl(self, data, *arguments):
         """Send a call and return the answer's value, and what curl tells of the exchange."""
         (self.directory / 'call').write_bytes(data)
         ended = subprocess.run(['curl', '-sSv', '--data-binary', '@call', *arguments, self.url], cwd=self.directory,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+                               capture_output=True, timeout=PATIENCE)
         self.assertEqual(ended.returncode, 0, ended.stderr)
         (value,), _ = xmlrpc.client.loads(ended.stdout)
         return value, ended.stderr.decode('latin-1')

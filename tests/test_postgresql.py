@@ -61,6 +61,8 @@ class PostgreSQLCase(unittest.TestCase):
 
 class ServerTest(PostgreSQLCase):
 
+    level = 2
+
     def root(self, database):
         """Return the keys of the root object, as the database has them, as soon as it answers."""
         until = time.monotonic() + PATIENCE
@@ -103,6 +105,8 @@ class ServerTest(PostgreSQLCase):
 
 class GatewayTest(PostgreSQLCase):
 
+    level = 2
+
     def setUp(self):
         super().setUp()
         logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
@@ -140,7 +144,7 @@ class GatewayTest(PostgreSQLCase):
                 jobs.append([self.add(number), number])
                 self.assertEqual(sorted(self.read()), sorted(jobs))
 
-    def test_a_call_meets_no_other_fault_than_those_of_the_database(self):
+    def test_a_call_meets_no_other_fault_than_those_of_the_database(self):  # noqa: C901
         accepted, unknown, failures, over = {}, set(), [], threading.Event()
 
         def load(client):
@@ -223,6 +227,8 @@ class GatewayTest(PostgreSQLCase):
 
 class PackerTest(PostgreSQLCase):
 
+    level = 2
+
     def test_a_packer_outlives_faults(self):
         said = []
 
@@ -256,6 +262,8 @@ class PackerTest(PostgreSQLCase):
 class ProcessesTest(DeploymentCase):
     """A front end and two hosts."""
 
+    level = 2
+
     temporaryServer = staticmethod(temporaryPostgreSQL)
 
     def test_restarts_and_ended_backends_under_load(self):
@@ -280,6 +288,8 @@ class ProcessesTest(DeploymentCase):
 
 
 class StartTest(PostgreSQLCase):
+
+    level = 2
 
     def test_a_process_that_finds_no_database_says_so(self):
         for command in 'frontend', 'processor':

@@ -76,6 +76,8 @@ class ProcessTestCase(ServerTestCase):
 
 class SignalsTest(ProcessTestCase):
 
+    level = 2
+
     def assertReopens(self, process, name, number):
         log = pathlib.Path(self.directory, name)
         log.rename(log.with_suffix('.moved'))
@@ -128,7 +130,8 @@ class SignalsTest(ProcessTestCase):
         # What reads the frames of running threads without the interpreter's lock crashes after some hundred signals.
         self.write('spinning.py', 'import os\n'
                                   'def deep(depth):\n    return depth and deep(depth - 1)\n'
-                                  'def spin(input):\n    while not os.path.exists("release"):\n        deep(30)\n    return 1\n')
+                                  'def spin(input):\n    while not os.path.exists("release"):\n        deep(30)\n'
+                                  '    return 1\n')
         process = self.start('serve', self.site('<remotetask:task name="spin" handler="spinning.spin"/>'))
         self.untilReady(process)
         jobids = [self.remotetask('add', 'spin')[1].strip() for i in range(4)]
@@ -176,6 +179,8 @@ class SignalsTest(ProcessTestCase):
 
 class TerminalTest(ProcessTestCase):
     """A terminal that is closed; each process has one as its controlling terminal."""
+
+    level = 2
 
     def launchOnTerminal(self, *ignored, prefix=()):
         """Start a server whose session has a terminal of its own; return the process and our end of the terminal."""
@@ -232,6 +237,8 @@ class TerminalTest(ProcessTestCase):
 
 
 class DescriptorsTest(ProcessTestCase):
+
+    level = 2
 
     def test_closed_descriptors(self):
         for closed in (0, 1, 2), (2,), (0,), (1, 2):
@@ -301,6 +308,8 @@ def shout(input):
 
 class InheritanceTest(ProcessTestCase):
     """What the programs of tasks get."""
+
+    level = 2
 
     def setUp(self):
         super().setUp()
@@ -378,6 +387,8 @@ def status(input):
 class SurroundingsTest(ProcessTestCase):
     """Servers in the surroundings that service managers, containers and cron give them."""
 
+    level = 2
+
     def test_surroundings(self):
         database = self.zeo()
         bare = {'PATH': os.environ['PATH'], 'PYTHONPATH': environment()['PYTHONPATH']}
@@ -446,6 +457,8 @@ class SurroundingsTest(ProcessTestCase):
 
 class PrivateFilesTest(ProcessTestCase):
 
+    level = 2
+
     def test_what_a_server_writes(self):
         before = set(self.files())
         process = self.launch('serve', preexec_fn=lambda: os.umask(0))
@@ -508,6 +521,8 @@ class PrivateFilesTest(ProcessTestCase):
 class ProcessOneTest(ProcessTestCase):
     """As process 1 of a container."""
 
+    level = 2
+
     def launchAlone(self, text=''):
         """Start a server as process 1; return the process that waits for it and its own number."""
         process = self.launch('serve', text, prefix=('unshare', '--pid', '--fork', '--kill-child', '--mount-proc'))
@@ -552,6 +567,8 @@ class ProcessOneTest(ProcessTestCase):
 
 class LogTest(unittest.TestCase):
     """Logs that are moved while threads write to them."""
+
+    level = 2
 
     THREADS, MOVES = 4, 30
 

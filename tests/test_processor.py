@@ -25,6 +25,8 @@ from lovely.remotetask import rescue
 from lovely.remotetask import scheduling
 from lovely.remotetask import transitions
 from lovely.remotetask.container import BITS
+from lovely.remotetask.copying import NESTING
+from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.database import ClientLender
@@ -141,6 +143,8 @@ class ProcessorCase(unittest.TestCase):
 
 class TestProcessing(ProcessorCase):
 
+    level = 2
+
     def test_results(self):
         self.provide('double', lambda input: input * 2)
         self.start()
@@ -180,8 +184,18 @@ class TestProcessing(ProcessorCase):
         self.start()
         jobids = [self.add('lambda'), self.add('deep'), self.add('echo', 'well')]
         self.assertEqual(self.statuses(*jobids), ['error', 'error', 'completed'])
-        self.assertIn('cannot be stored', self.service.getError(jobids[0]))
-        self.assertEqual(len(self.service.jobs[jobids[0]].errors), 1)
+        for jobid in jobids[:2]:
+            self.assertIn('cannot be stored', self.service.getError(jobid))
+            self.assertEqual(len(self.service.jobs[jobid].errors), 1)
+
+    def test_nesting_of_results(self):
+        self.provide('deep', deep)
+        self.start()
+        jobids = [self.add('deep', levels) for levels in (NESTING, NESTING + 1)]
+        self.assertEqual(self.statuses(*jobids), ['completed', 'error'])
+        self.assertEqual(depth(self.service.getResult(jobids[0])), NESTING)
+        self.assertEqual(self.service.getError(jobids[1]),
+                         f'the value cannot be stored: it is nested more than {NESTING} deep')
 
     def test_moments_of_time_zones_as_results(self):
         class Zone(tzinfo):             # nobody can import it
@@ -399,6 +413,8 @@ class TestWhileAnotherCommits(ProcessorCase):
 
 
 class TestHosts(ProcessorCase):
+
+    level = 2
 
     def test_a_claim_on_what_has_run_meanwhile(self):
         # One host looks at the queue, and is slow.  Another runs the job meanwhile, which fails and is queued again:
@@ -819,7 +835,7 @@ class TestHosts(ProcessorCase):
             self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
             ledger.claim(jobid, 0)
         self.manager.commit()
-        self.assertEqual(set(self.service.getStatus(jobid) for jobid in jobids), {'processing'})
+        self.assertEqual({self.service.getStatus(jobid) for jobid in jobids}, {'processing'})
         self.start()
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
         self.assertEqual(self.left(), [])
@@ -911,6 +927,8 @@ class Relay:
 
 class TestClients(unittest.TestCase):
     """The clients of a database server that a process has open."""
+
+    level = 2
 
     def setUp(self):
         self.addCleanup(testing.tearDown)
@@ -1116,11 +1134,20 @@ class TestSimpleProcessor(ProcessorCase):
 
 
 def deep(levels):
-    """Return a list nested so deeply that pickling it exhausts the stack."""
+    """Return lists within each other, so many."""
     nested = []
-    for _ in range(levels):
+    for _ in range(levels - 1):
         nested = [nested]
     return nested
+
+
+def depth(nested):
+    """Return how many lists these are within each other."""
+    levels = 1
+    while nested:
+        nested, = nested
+        levels += 1
+    return levels
 
 
 if __name__ == '__main__':

@@ -128,6 +128,8 @@ class ProxyCase(AccessCase):
 
 class TestProxy(ProxyCase):
 
+    level = 2
+
     def test_calls(self):
         jobid = self.client.add('echo', 'x' * 7_000_000)        # nginx itself takes no more than 1 MB
         self.process()
@@ -176,6 +178,8 @@ class TestProxy(ProxyCase):
 class TestSilence(ProxyCase):
     """A proxy that bears silence for a second."""
 
+    level = 2
+
     changes = {'proxy_read_timeout 60s': 'proxy_read_timeout 1s'}
 
     def test_waitingInSteps(self):
@@ -199,6 +203,8 @@ class TestSilence(ProxyCase):
 
 class TestChunks(ProxyCase):
     """A proxy that passes on a body as it comes."""
+
+    level = 2
 
     changes = {'proxy_http_version 1.1;': 'proxy_http_version 1.1; proxy_request_buffering off;'}
 

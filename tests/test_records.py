@@ -241,6 +241,8 @@ class RecordCase(unittest.TestCase):
 
 class TestBroken(RecordCase):
 
+    level = 2
+
     def test_what_is_wrong_is_said(self):
         # Else the checksum of the rows above would be wrong, and nothing else of them would have been looked at.
         damaged = {'empty', 'no pickle', 'the half of it'}
@@ -651,6 +653,8 @@ class TestHost(ProcessorCase):
 class TestFrontend(ServerCase):
     """What callers see of a broken record."""
 
+    level = 2
+
     def spoil(self, jobid):
         with self.db.transaction() as connection:
             breakRow(connection.root()['/'], jobid)
@@ -702,6 +706,8 @@ class TestFrontend(ServerCase):
 
 class TestPrefetch(unittest.TestCase):
     """Over ZEO many jobs are asked for at once; those of the same transaction have no oid yet."""
+
+    level = 2
 
     def test_new_jobs_among_others(self):
         self.addCleanup(testing.tearDown)

@@ -142,6 +142,8 @@ class TestRescue(RescueCase):
 
 class TestNames(ProcessorCase):
 
+    level = 2
+
     def test_a_host_of_that_name_on_another_machine(self):
         ledger = self.service.ledgers['far'] = Ledger()
         ledger.owner = dict(rescue.identity(lease=0.2), machine='elsewhere/boot/1')
@@ -291,6 +293,8 @@ class TestFenceOfSchedules(TestFence):
 
 
 class TestSuspects(ProcessorCase):
+
+    level = 2
 
     def suspects(self, count):
         jobids = [self.service.add('note', number) for number in range(count)]
@@ -469,6 +473,8 @@ class TestRetries(RescueCase):
 
 class TestRunning(ProcessorCase):
     """Cancelling, progress and time limits of jobs that run in threads."""
+
+    level = 2
 
     def test_a_task_asks_whether_it_is_cancelled(self):
         begun, seen = threading.Event(), []

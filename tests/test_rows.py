@@ -294,6 +294,8 @@ main()
 class TestMerges(unittest.TestCase):
     """What a database server merges that knows nothing of jobs."""
 
+    level = 2
+
     def setUp(self):
         with mock.patch.object(testing.TemporaryZEO, '_program', ('-c', BARE)):
             server = testing.temporaryZEO()
@@ -367,6 +369,8 @@ class TestMerges(unittest.TestCase):
 
 class TestLateOwners(ProcessorCase):
     """A job that was given to another host while the first one, which is merely slow, still has it."""
+
+    level = 2
 
     def setUp(self):
         super().setUp()
@@ -475,6 +479,8 @@ class TestLateOwners(ProcessorCase):
 
 class TestInterleavings(ProcessorCase):
     """Several who add, run, cancel, retry and remove jobs of a page: random, and the same ones each time."""
+
+    level = 2
 
     def setUp(self):
         super().setUp()
@@ -787,6 +793,8 @@ def some(attributes):
 class TestRoundTrip(ProcessorCase):
     """What is set on a job is what others read."""
 
+    level = 2
+
     storageFactory = staticmethod(lambda path: FileStorage(path, blob_dir=f'{path}.blobs'))
 
     def setUp(self):
@@ -1019,6 +1027,8 @@ STATES = ('queued', 'claimed', 'completed', 'failed', 'cancelled', 'start later'
 class TestBrokenRows(unittest.TestCase):
     """A row that nobody can read is a broken job, alone: all others go on."""
 
+    level = 2
+
     def setUp(self):
         self.addCleanup(component.tearDown)
         provideUtility(SimpleTask(lambda input: input), name='echo')
@@ -1214,6 +1224,8 @@ class TestBrokenValues(ProcessorCase):
 class TestBrokenRowsOfCallers(ServerCase):
     """Somebody who waits for jobs gets an answer, whatever has become of a row."""
 
+    level = 2
+
     def setUp(self):
         super().setUp()
         self.manager = transaction.TransactionManager()
@@ -1257,6 +1269,8 @@ class TestBrokenRowsOfCallers(ServerCase):
 
 class TestSizes(ProcessorCase):
     """What is written to the database for a job: this is what the server's time, and packing, grow with."""
+
+    level = 2
 
     batch, batches = 500, 4
 

@@ -407,6 +407,8 @@ class TestSetAside(ScheduleCase):
 
 class TestNewJobs(ScheduleCase):
 
+    level = 2
+
     def test_a_job_each_time(self):
         jobid = self.add(minute=(0,), newJobs=True, input={'a': 1})
         schedule = self.service.jobs[jobid]
@@ -638,6 +640,8 @@ class DatabaseCase(unittest.TestCase):
 
 class TestScheduler(DatabaseCase):
 
+    level = 2
+
     def test_only_schedules(self):
         ran = []
         provideUtility(SimpleTask(ran.append), name='note')
@@ -748,6 +752,8 @@ one.thread.join()
 
 
 class TestTwoSchedulers(DatabaseCase):
+
+    level = 2
 
     def scheduler(self, name, way):
         path = [os.path.abspath(entry) for entry in sys.path]
@@ -908,6 +914,8 @@ class TestWhatAHostLacks(DatabaseCase):
 
 
 class TestIds(DatabaseCase):
+
+    level = 2
 
     def add(self, service, manager):
         jobid = service.add('note')

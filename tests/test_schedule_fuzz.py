@@ -57,6 +57,8 @@ STEPS_OF_A_WALK = st.lists(st.tuples(MOVES, st.sampled_from(
 
 class TestWalks(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         testing.setUp()
         self.addCleanup(testing.tearDown)
@@ -99,7 +101,7 @@ class TestWalks(unittest.TestCase):
                 else:
                     self.called.pop(job.id, None)
 
-    def process(self):
+    def process(self):  # noqa: C901
         """Do what a host does at a moment, with a bound; and look at what has come of it."""
         before, latest = len(self.service.jobs), self.service.schedule.seen.latest
         runs = mock.Mock(side_effect=Run)
@@ -143,6 +145,8 @@ class TestWalks(unittest.TestCase):
 
 class TestDecide(unittest.TestCase):
 
+    level = 2
+
     @fuzz
     @given(st.integers(1, 50), st.sets(st.integers(0, 10 ** 6), min_size=1, max_size=300), st.integers(0, 2 * 10 ** 6))
     def test_the_latest(self, count, minutes, now):
@@ -179,6 +183,8 @@ class TestDecide(unittest.TestCase):
 
 
 class TestCrontabs(unittest.TestCase):
+
+    level = 2
 
     @fuzz
     @given(st.one_of(st.text(max_size=30), st.lists(st.text('0123456789*/,-?LW#~@ aefjnrsuy=', max_size=5), max_size=9)

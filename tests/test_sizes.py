@@ -63,6 +63,8 @@ class Choosy(SimpleTask):
 class TestJobs(unittest.TestCase):
     """What jobs can hold."""
 
+    level = 2
+
     def setUp(self):
         self.addCleanup(testing.tearDown)
         self.service = TaskService()

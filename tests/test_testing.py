@@ -255,6 +255,8 @@ class TestWaitForJobs(unittest.TestCase):
 
 class TestZEO(unittest.TestCase):
 
+    level = 2
+
     def start(self, *arguments):
         context = temporaryZEO(*arguments)
         server = context.__enter__()

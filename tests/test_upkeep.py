@@ -116,6 +116,8 @@ class TestPack(ProcessorCase):
 
 class TestCommands(ServerTestCase):
 
+    level = 2
+
     def test_clean_retry_and_pack(self):
         with temporaryZEO() as zeo:
             self.write('failing.py', 'def fail(input):\n    raise OSError("no")\n')
@@ -160,6 +162,8 @@ class TestCommands(ServerTestCase):
 
 
 class TestCleaning(unittest.TestCase):
+
+    level = 2
 
     def test_others_go_on_while_many_are_removed(self):
         # Over XML-RPC in transactions of some hundred; adds come between.

@@ -122,6 +122,8 @@ class TestFormat(FileCase):
 
 class TestUsers(FileCase):
 
+    level = 2
+
     def setUp(self):
         super().setUp()
         self.write(f'ann:{HASH}:manage:*:*\nbob:{OTHER_HASH}:view:*:*\n')
@@ -259,6 +261,8 @@ class TestUsers(FileCase):
 
 class TestWriting(FileCase):
 
+    level = 2
+
     def test_hashes(self):
         for password in 'x' * 8, 'ä' * 36:
             hash = users.hashPassword(password)
@@ -331,6 +335,8 @@ class TestWriting(FileCase):
 
 class TestCommands(FileCase):
     """The program, in processes of its own."""
+
+    level = 2
 
     def remotetask(self, *arguments, password=''):
         """Run a command; return its exit code, standard and error output."""

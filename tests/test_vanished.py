@@ -60,6 +60,8 @@ print('committed')
 
 class VanishedTest(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         if os.getuid() or shutil.which('ip') is None:
             self.skipTest('network namespaces need root and the program ip (package iproute2)')

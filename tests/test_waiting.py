@@ -76,6 +76,8 @@ class WaitingCase(ServerCase):
 
 class TestWaitFor(WaitingCase):
 
+    level = 2
+
     def test_whatHasEndedIsAnsweredAtOnce(self):
         proxy = self.proxy()
         first, second, third = self.jobids
@@ -198,6 +200,8 @@ class TestWaitFor(WaitingCase):
 
 class TestWakeup(unittest.TestCase):
 
+    level = 2
+
     def test_whatWasWritten(self):
         hub, wakeup = Hub(), waiting.Wakeup()
         hub.subscribe(wakeup)
@@ -218,6 +222,8 @@ class TestWakeup(unittest.TestCase):
 
 
 class TestLimits(WaitingCase):
+
+    level = 2
 
     limits = dataclasses.replace(ServerCase.limits, waiting=2, largeBodies=1)
 
@@ -251,6 +257,8 @@ class TestLimits(WaitingCase):
 
 
 class TestTLS(WaitingCase):
+
+    level = 2
 
     def setUp(self):
         super().setUp()
@@ -307,6 +315,8 @@ class TestTLS(WaitingCase):
 
 class TestOverZEO(ServerCase):
     """The frontend is one client of a database server, the processing hosts are others."""
+
+    level = 2
 
     def setUp(self):
         self.addCleanup(testing.tearDown)

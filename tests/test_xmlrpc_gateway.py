@@ -365,6 +365,8 @@ class TestWrite(GatewayCase):
 
 class TestRead(GatewayCase):
 
+    level = 2
+
     def test_resultIsPlain(self):
         gateway = self.makeGateway()
         gateway.write('/', append((1, 2)))
@@ -532,6 +534,8 @@ class TestLifecycle(GatewayCase):
 
 class TestOverZEO(LogCase):
     """A database server that goes and comes back."""
+
+    level = 2
 
     def setUp(self):
         context = temporaryZEO()

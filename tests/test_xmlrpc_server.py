@@ -149,6 +149,8 @@ class ServerCase(unittest.TestCase):
 
 class TestCalls(ServerCase):
 
+    level = 2
+
     def test_theRequestOfAJob(self):
         proxy = self.proxy()
         jobids = [proxy.add('echo', 1, False, {'key': 'a'}), *proxy.addMany([{'task': 'echo'}, {'task': 'echo'}])]
@@ -292,6 +294,8 @@ class TestCalls(ServerCase):
 
 class TestFaults(ServerCase):
 
+    level = 2
+
     def test_refusals(self):
         proxy = self.proxy()
         jobid = proxy.add('echo', [])
@@ -359,6 +363,8 @@ class TestFaults(ServerCase):
 
 class TestDeadline(ServerCase):
 
+    level = 2
+
     deadline = 0.05
 
     def test_callersAreToldWhatIsKnown(self):
@@ -378,6 +384,8 @@ class TestDeadline(ServerCase):
 
 
 class TestRudeness(ServerCase):
+
+    level = 2
 
     limits = Limits(bodySize=600 * 1024, requestTime=WAIT, idleTime=WAIT)
 
@@ -542,6 +550,8 @@ class TestRudeness(ServerCase):
 class TestPatience(ServerCase):
     """Clients that take their time, against limits that are short for them."""
 
+    level = 2
+
     limits = Limits(requestTime=0.3, idleTime=0.3, largeBodies=1)
 
     def assertServing(self):
@@ -637,6 +647,8 @@ class TestPatience(ServerCase):
 
 class TestCrowd(ServerCase):
 
+    level = 2
+
     limits = Limits(connections=3, requestTime=WAIT, idleTime=WAIT)
 
     def fill(self):
@@ -714,6 +726,8 @@ class TestCrowd(ServerCase):
 
 class TestLongCalls(ServerCase):
 
+    level = 2
+
     def test_longCallsLeaveRoomForOthers(self):
         """Few calls with a long body are under way at a time; one that is too many hears so, and short ones go on."""
         go = threading.Event()
@@ -742,6 +756,8 @@ class TestLongCalls(ServerCase):
 
 
 class TestLifecycle(ServerCase):
+
+    level = 2
 
     def test_answerUnderWayIsGivenBeforeItStops(self):
         begun, go = threading.Event(), threading.Event()

@@ -130,7 +130,7 @@ class TestParseCall(unittest.TestCase):
         for encoding in ('no-such', 'utf-7', 'idna', 'base64', 'hz', 'cp037', 'unicode_escape', 'utf-32', ''):
             self.assertRefused(xml.replace('ENCODING', encoding).encode(), f"encoding '{encoding}' is not supported")
             self.assertRefused(xml.replace('ENCODING', 'utf-8').encode(), 'is not supported', encoding)
-        for encoding, text in ('koi8-r', 'Привет'), ('windows-1251', 'Привет'), ('shift_jis', '日本'), ('gb2312', '中文'):
+        for encoding, text in ('koi8-r', 'Привет'), ('windows-1251', 'Привет'), ('shift_jis', '日本'), ('gb2312', '中文'):  # noqa: E501
             data = xml.replace('ENCODING', encoding).replace('é', text).encode(encoding)
             self.assertEqual(parseCall(data), ('m', (text,)), encoding)
         self.assertRefused(xml.replace('ENCODING', 'shift_jis').encode('utf-8') + b'\x81', 'not text in shift_jis')

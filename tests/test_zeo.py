@@ -71,6 +71,8 @@ def meet(input):
 
 class ZEOTest(unittest.TestCase):
 
+    level = 2
+
     def setUp(self):
         server = temporaryZEO()
         self.zeo = server.__enter__()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import collections
 import contextlib
+import itertools
 import threading
 import time
 from typing import NamedTuple
@@ -196,7 +197,7 @@ class Judge:
         # Of each job, the runs that were followed by another one: by process.
         followed = collections.defaultdict(list)
         for one in runs.values():
-            for (began, pid), (again, _) in zip(one, one[1:]):
+            for (began, pid), (again, _) in itertools.pairwise(one):
                 followed[pid].append((began, again))
         return max((again - lost for lost, pid in self.trial.losses for began, again in followed[pid]
                     if began < lost < again), default=0.0)

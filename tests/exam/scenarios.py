@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import xmlrpc.client
-from typing import Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from exam.deployment import LEASE

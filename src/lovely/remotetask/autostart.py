@@ -49,7 +49,7 @@ def _services(name, site, connection):
     return services
 
 
-def matching(connection, patterns):
+def matching(connection, patterns):  # noqa: C901
     """Yield (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
 
     connection -- an open connection of the database; its root folder is at ROOT_NAME.

@@ -6,11 +6,15 @@ It needs no database and no configuration; ``client.txt`` shows how it is used.
 import itertools
 import math
 import random
+import ssl
 import time
 import uuid
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
+from typing import BinaryIO
 from typing import NamedTuple
-from typing import Optional
+from typing import Self
 
 from lovely.remotetask import errors
 from lovely.remotetask.checks import LONGEST
@@ -21,6 +25,7 @@ from lovely.remotetask.checks import shown
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
+
 # All that goes wrong is part of the public face of this module.
 from lovely.remotetask.transport import BadAnswer  # noqa: F401
 from lovely.remotetask.transport import ConnectionBroken
@@ -67,7 +72,7 @@ _TOO_BUSY, _NO_ANSWER = (429, 503), (502, 504)
 class JobFailed(errors.RemoteTaskError):
     """The job that was waited for ended in an error."""
 
-    def __init__(self, jobid, reason):
+    def __init__(self, jobid: int, reason: str) -> None:
         super().__init__(f'job {jobid} failed: {reason}')
         self.jobid, self.reason = jobid, reason
 
@@ -75,7 +80,7 @@ class JobFailed(errors.RemoteTaskError):
 class JobCancelled(errors.RemoteTaskError):
     """The job that was waited for was cancelled."""
 
-    def __init__(self, jobid):
+    def __init__(self, jobid: int) -> None:
         super().__init__(f'job {jobid} was cancelled')
         self.jobid = jobid
 
@@ -83,7 +88,7 @@ class JobCancelled(errors.RemoteTaskError):
 class StillRunning(errors.RemoteTaskError, TimeoutError):
     """Jobs that were waited for have not ended in time; they go on."""
 
-    def __init__(self, statuses, seconds):
+    def __init__(self, statuses: dict[int, str], seconds: float) -> None:
         """`statuses` is a dict of the ids and statuses of the jobs, `seconds` how long they were waited for."""
         (jobid, status), *others = statuses.items()
         also = f', and so {"is" if len(others) == 1 else "are"} {len(others)} more' if others else ''
@@ -94,19 +99,19 @@ class StillRunning(errors.RemoteTaskError, TimeoutError):
 class Outcome(NamedTuple):
     """What became of a job."""
 
-    status: Optional[str]               # None for a job that is not there (any more)
+    status: str | None                  # None for a job that is not there (any more)
     result: Any = None                  # what the task returned
-    error: Optional[Exception] = None   # why there is no result: what `Client.wait` would have raised
+    error: Exception | None = None      # why there is no result: what `Client.wait` would have raised
 
 
 # Repetition
 
-def _onlyLooks(method):
+def _onlyLooks(method: str) -> bool:
     """Whether the method changes nothing, so that it can be called twice."""
     return method in METHODS and METHODS[method].access not in (WRITES, REPEATS)
 
 
-def pauseAfter(error, attempt, repeatable, answered):
+def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool) -> float | None:
     """Return the seconds after which a call is to be made again that ended so; None: it is not.
 
     error -- an exception.
@@ -130,23 +135,23 @@ def pauseAfter(error, attempt, repeatable, answered):
     return None
 
 
-def _checkTimeout(timeout, isRight, expected):
+def _checkTimeout(timeout: Any, isRight: bool, expected: str) -> None:
     if not isRight:
         raise faults.BadArguments(f'timeout: {shown(timeout)} is not {expected}')
 
 
-def _waitingTime(timeout):
+def _waitingTime(timeout: float) -> float:
     """Return for how many seconds to wait at the most; raise `BadArguments` for what is no number of 0 or more."""
     _checkTimeout(timeout, isNumber(timeout, 0, math.inf), 'a number of seconds, 0 or more')
     return min(timeout, LONGEST)
 
 
-def _listOf(status):
+def _listOf(status: str | Iterable[str]) -> list[str]:
     """Return a list of statuses for one or for several."""
     return [status] if isinstance(status, str) else list(status)
 
 
-def _given(**options):
+def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -175,7 +180,7 @@ class Client:
     All of them are `errors.RemoteTaskError`.  None tells the password.
     """
 
-    def __init__(self, url, timeout=TIMEOUT, context=None):
+    def __init__(self, url: str, timeout: float = TIMEOUT, context: ssl.SSLContext | None = None) -> None:
         """Nothing is connected yet.
 
         url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site1/films.
@@ -190,25 +195,25 @@ class Client:
         self.timeout = timeout
 
     @property
-    def url(self):
+    def url(self) -> str:
         """The URL without user, password and query."""
         return self._server.url
 
-    def close(self):
+    def close(self) -> None:
         """Close the connections, and refuse all calls from now on."""
         self._server.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def call(self, method, *arguments):
+    def call(self, method: str, *arguments: Any) -> Any:
         """Return what the method of that name answers; for those of which there is none here."""
         return self._call(method, arguments, _onlyLooks(method))
 
-    def _call(self, method, arguments, repeatable, more=0.0):
+    def _call(self, method: str, arguments: tuple[Any, ...], repeatable: bool, more: float = 0.0) -> Any:
         """Return what the method answers.
 
         repeatable -- whether it may be carried out twice.
@@ -234,7 +239,8 @@ class Client:
 
     # Adding jobs
 
-    def add(self, task, input=None, startLater=False, key=None, timeLimit=None, retryPolicy=None):
+    def add(self, task: str, input: Any = None, startLater: bool = False, key: str | None = None,
+            timeLimit: float | None = None, retryPolicy: dict[str, Any] | None = None) -> int:
         """Add a job that calls the task with the input, and return its id.
 
         task -- its name.
@@ -250,7 +256,7 @@ class Client:
         options = _given(key=str(uuid.uuid4()) if key is None else key, timeLimit=timeLimit, retryPolicy=retryPolicy)
         return self._call('add', (task, input, startLater, options), True)
 
-    def addMany(self, jobs):
+    def addMany(self, jobs: Iterable[dict[str, Any]]) -> list[int]:
         """Add jobs, all or none, and return the list of their ids.
 
         jobs -- dicts with the arguments of `add` by their names, at most 1000.
@@ -264,8 +270,9 @@ class Client:
         jobs = [dict(job, key=str(uuid.uuid4()) if job.get('key') is None else job['key']) for job in jobs]
         return self._call('addMany', (jobs,), True)
 
-    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None,
-                   **options):
+    def addCronJob(self, task: str, input: Any = None, minute: Iterable[int] = (), hour: Iterable[int] = (),
+                   dayOfMonth: Iterable[int] = (), month: Iterable[int] = (), dayOfWeek: Iterable[int] = (),
+                   delay: float | None = None, **options: Any) -> int:
         """Add a job that runs whenever the calendar fits, and return its id.
 
         minute, hour, dayOfMonth, month, dayOfWeek -- ints; none of them: any.  dayOfWeek 0 is Monday.
@@ -279,45 +286,45 @@ class Client:
 
     # Changing jobs; unless it is said otherwise they return True
 
-    def startJob(self, jobid):
+    def startJob(self, jobid: int) -> bool:
         """Queue a job that was added with `startLater`; return whether it was one.  Raise `errors.UnknownJob`."""
         return self.call('startJob', jobid)
 
-    def cancel(self, jobid):
+    def cancel(self, jobid: int) -> bool:
         """Call a job off.  Raise `errors.UnknownJob`, and `errors.WrongState` for one that has ended."""
         return self.call('cancel', jobid)
 
-    def retry(self, jobid):
+    def retry(self, jobid: int) -> bool:
         """Run a job again that ended in an error.  Raise `errors.UnknownJob`, `errors.WrongState` for any other."""
         return self.call('retry', jobid)
 
-    def retryFailed(self, task=None):
+    def retryFailed(self, task: str | None = None) -> int:
         """Run all jobs again that ended in an error, those of one task or all; return how many."""
         return self.call('retryFailed', task)
 
-    def reschedule(self, jobid):
+    def reschedule(self, jobid: int) -> bool:
         """Look at a cron job's schedule again.  Raise `errors.UnknownJob`."""
         return self.call('reschedule', jobid)
 
-    def updateCronJob(self, jobid, **changes):
+    def updateCronJob(self, jobid: int, **changes: Any) -> bool:
         """Change the schedule of a cron job, by the names that `addCronJob` has.  Raise `errors.UnknownJob`."""
         return self.call('updateCronJob', jobid, changes)
 
-    def clean(self, status=FINAL):
+    def clean(self, status: str | Iterable[str] = FINAL) -> int:
         """Remove the jobs in these statuses, of those that are final; return how many."""
         return self.call('clean', _listOf(status))
 
-    def cleanSome(self, status=FINAL, limit=BATCH):
+    def cleanSome(self, status: str | Iterable[str] = FINAL, limit: int = BATCH) -> int:
         """Remove the oldest jobs in these statuses, at most `limit`, 1 to 1000; return how many."""
         return self.call('cleanSome', _listOf(status), limit)
 
     # Looking at jobs
 
-    def getJob(self, jobid):
+    def getJob(self, jobid: int) -> dict[str, Any]:
         """Return all fields of a job, a dict.  Raise `errors.UnknownJob`."""
         return self.call('getJob', jobid)
 
-    def getJobs(self, status=None, start=0, size=100):
+    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100) -> dict[str, Any]:
         """Return a dict: `jobs`, dicts, the newest first; `total`, how many there are; `counts`, the same by status.
 
         status -- only those.
@@ -325,35 +332,35 @@ class Client:
         """
         return self.call('getJobs', status, start, size)
 
-    def getStatus(self, jobid):
+    def getStatus(self, jobid: int) -> str:
         """Return the status of a job, one of `interfaces.STATUSES`.  Raise `errors.UnknownJob`."""
         return self.call('getStatus', jobid)
 
-    def getResult(self, jobid):
+    def getResult(self, jobid: int) -> Any:
         """Return what the task returned; None as long as it has not.
 
         Raise `errors.UnknownJob`, and `xmlrpc.faults.ResultTooLarge` for what only `save` and `getParts` can get.
         """
         return self.call('getResult', jobid)
 
-    def getError(self, jobid):
+    def getError(self, jobid: int) -> str:
         """Return why a job failed, 'None' when it did not.  Raise `errors.UnknownJob`."""
         return self.call('getError', jobid)
 
-    def getProgress(self, jobid):
+    def getProgress(self, jobid: int) -> dict[str, Any] | None:
         """Return what the running task has said of how far it is, None for nothing.
 
         It is a dict: `fraction`, from 0 to 1 or None for unknown; `message`.  Raise `errors.UnknownJob`.
         """
         return self.call('getProgress', jobid)
 
-    def hasJobsWaiting(self):
+    def hasJobsWaiting(self) -> bool:
         """Return whether a job is ready to run or due."""
         return self.call('hasJobsWaiting')
 
     # Files
 
-    def getParts(self, jobid):
+    def getParts(self, jobid: int) -> Iterator[bytes]:
         """Yield a result that is a file, bytes or text (in UTF-8), as bytes: parts of it, one at least.
 
         Raise `errors.UnknownJob`, and `errors.RemoteTaskError` for any other result or none.
@@ -364,17 +371,17 @@ class Client:
             start += len(part)
             yield part
 
-    def getFile(self, jobid):
+    def getFile(self, jobid: int) -> bytes:
         """Return such a result as bytes.  Raise what `getParts` does."""
         return b''.join(self.getParts(jobid))
 
-    def save(self, jobid, file):
+    def save(self, jobid: int, file: BinaryIO) -> int:
         """Write such a result to a binary file, however large it is; return its size.  Raise what `getParts` does."""
         return sum(map(file.write, self.getParts(jobid)))
 
     # Waiting
 
-    def waitFor(self, jobids, timeout=30.0, any=False):
+    def waitFor(self, jobids: Iterable[int], timeout: float = 30.0, any: bool = False) -> list[str | None]:
         """Wait until all of the jobs are final, and return a list of their statuses, None for a job that was removed.
 
         jobids -- at most 1000.
@@ -395,10 +402,10 @@ class Client:
             left = min(left - step, until - time.monotonic())
         return [found[jobid] for jobid in jobids]
 
-    def _waitStep(self, jobids, seconds, any):
+    def _waitStep(self, jobids: list[int], seconds: float, any: bool) -> list[str | None]:
         return self._call('waitFor', (jobids, float(seconds), any), True, seconds)
 
-    def wait(self, jobid, timeout=None):
+    def wait(self, jobid: int, timeout: float | None = None) -> Any:
         """Wait until a job has ended and return its result.
 
         timeout -- seconds; 0: it is looked at once; None: as long as it takes.
@@ -411,7 +418,7 @@ class Client:
             raise outcome.error
         return outcome.result
 
-    def results(self, jobids, timeout=None):
+    def results(self, jobids: Iterable[int], timeout: float | None = None) -> Iterator[tuple[int, Outcome]]:
         """Yield pairs of the id and the `Outcome` of each of the jobs, as they end.
 
         jobids -- any number.
@@ -437,20 +444,20 @@ class Client:
                 raise StillRunning(running, timeout)
             jobids = list(running)
 
-    def _statuses(self, jobids, seconds, any):
+    def _statuses(self, jobids: list[int], seconds: float, any: bool) -> list[str | None]:
         """Wait for jobs; return their statuses, None for one that there is not."""
         try:
             return self._waitStep(jobids, seconds, any)
         except errors.UnknownJob:               # and it says nothing of the others
             return [self._statusIfAny(jobid) for jobid in jobids]
 
-    def _statusIfAny(self, jobid):
+    def _statusIfAny(self, jobid: int) -> str | None:
         try:
             return self.getStatus(jobid)
         except errors.UnknownJob:
             return None
 
-    def _outcome(self, jobid, status):
+    def _outcome(self, jobid: int, status: str | None) -> Outcome:
         if status is None:
             return Outcome(status, error=errors.UnknownJob(jobid))
         if status == CANCELLED:
@@ -466,11 +473,11 @@ class Client:
 
     # The service
 
-    def getAvailableTasks(self):
+    def getAvailableTasks(self) -> list[str]:
         """Return a list of the names of the tasks that jobs can ask for, sorted."""
         return self.call('getAvailableTasks')
 
-    def getStatistics(self):
+    def getStatistics(self) -> dict[str, Any]:
         """Return a dict of how the service does.
 
         `counts`, how many jobs there are by status; `hosts`, as `getProcessingHosts`; `oldestWaiting`, when the job
@@ -479,18 +486,18 @@ class Client:
         """
         return self.call('getStatistics')
 
-    def getProcessingHosts(self):
+    def getProcessingHosts(self) -> list[dict[str, Any]]:
         """Return where the service is processed, a dict for each host: `name`, `machine`, `processing` and others."""
         return self.call('getProcessingHosts')
 
-    def isProcessing(self):
+    def isProcessing(self) -> bool:
         """Return whether any host takes jobs of the service."""
         return self.call('isProcessing')
 
-    def startProcessing(self):
+    def startProcessing(self) -> bool:
         """Have all hosts take jobs of the service, after `stopProcessing`."""
         return self.call('startProcessing')
 
-    def stopProcessing(self):
+    def stopProcessing(self) -> bool:
         """Have all hosts take no more jobs of the service, until `startProcessing`; running ones end."""
         return self.call('stopProcessing')

@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: ZPL-2.1
 import copyreg
 import datetime
+import itertools
 import zoneinfo
 
 
-#: Levels of nesting that plain data may have; pickling deeper data exhausts Python's stack.
+#: Levels of nesting that plain data may have: what is deeper is stored as an object.
 PLAIN_DEPTH = 50
+
+#: Levels of nesting that any value may have.  A pickler calls itself for each level, twice for an object, and how often
+#: it can is another number in each Python: the lowest, 1000 in all calls of a thread, leaves room for the caller.
+NESTING = 200
 
 ATOMS = frozenset((str, int, float, bool, bytes, type(None), complex, datetime.date, datetime.timedelta))
 #: Those that are plain as well unless their time zone is somebody's own class, of which nobody knows what it holds.
@@ -41,6 +46,47 @@ def plainCopy(value, depth=PLAIN_DEPTH):
         if kind in (list, tuple, set, frozenset):
             return kind([plainCopy(item, depth - 1) for item in value])
     raise NotPlain(f'{kind.__name__} is no plain data')
+
+
+class TooDeep(ValueError):
+    """The value is nested more deeply than can be stored."""
+
+
+def checkNesting(value):
+    """Raise `TooDeep` for a value that is nested more than `NESTING` deep.
+
+    A level is a list, dict, tuple or set, or an object that is stored with its attributes.  What was met before counts
+    no more: a value that contains itself is as deep as its parts.
+    """
+    met, levels = set(), [iter((value,))]
+    while levels:
+        for item in levels[-1]:
+            if type(item) in ATOMS or id(item) in met:
+                continue
+            members = _membersOf(item)
+            if members is not None:
+                if len(levels) > NESTING:
+                    raise TooDeep(f'it is nested more than {NESTING} deep')
+                met.add(id(item))
+                levels.append(members)
+                break
+        else:
+            levels.pop()
+
+
+def _membersOf(value):
+    """Return an iterator over what a pickler stores below a value; None for a value that has no such parts."""
+    kind = type(value)
+    for base in (list, tuple, set, frozenset):
+        if issubclass(kind, base):
+            return base.__iter__(value)
+    if issubclass(kind, dict):
+        return itertools.chain(dict.keys(value), dict.values(value))
+    if (issubclass(kind, type) or kind in copyreg.dispatch_table or kind.__reduce__ is not object.__reduce__
+            or kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__getstate__ is not object.__getstate__):
+        return None                     # it says itself what is stored of it, as a persistent object and a class do
+    attributes = getattr(value, '__dict__', None)
+    return iter(list(attributes.values())) if type(attributes) is dict else None
 
 
 def ownCopy(value):

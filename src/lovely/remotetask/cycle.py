@@ -214,7 +214,7 @@ class Cycle:
                 return name
             number += 1
 
-    def turn(self, reports, want, long=(), progress=(), watched=()):
+    def turn(self, reports, want, long=(), progress=(), watched=()):  # noqa: C901
         """Do one transaction; return a list of `Claim`s to run, and those in `watched` whose runs are not wanted.
 
         reports -- `Outcome`s, `Recorded`s and `Returned`s to settle.

@@ -1,6 +1,5 @@
 """Opening the object database, waking up when somebody commits to it, and leaving a server that hangs or is another."""
 # SPDX-License-Identifier: ZPL-2.1
-import asyncio
 import contextlib
 import logging
 import os
@@ -15,10 +14,10 @@ from transaction.interfaces import TransientError
 from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.FileStorage import FileStorage
+from ZODB.interfaces import IStorage
 from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
-from ZODB.interfaces import IStorage
 from ZODB.utils import z64
 
 from lovely.remotetask.keepalive import VANISHED
@@ -251,7 +250,7 @@ def _leaveIfSilent(storage, seconds, stopped):
 def _ended(answer, timeout):
     try:
         answer.result(timeout)
-    except (asyncio.TimeoutError, TimeoutError):
+    except TimeoutError:
         return False
     except ClientDisconnected:
         pass
@@ -332,7 +331,7 @@ async def _hasTransaction(protocol, serverTid, tid):
     serverTid -- the id of its last transaction.
     tid -- the id of the transaction.
     """
-    if tid is None or tid == z64 or tid == serverTid:
+    if tid is None or tid in (z64, serverTid):
         return True
     if serverTid is None or not 0 <= TimeStamp(serverTid).timeTime() - TimeStamp(tid).timeTime() <= AWAY:
         return False

@@ -6,6 +6,7 @@ import sys
 import traceback
 
 from ZODB.broken import Broken
+
 from lovely.remotetask.checks import isSpan
 from lovely.remotetask.checks import isWhole
 from lovely.remotetask.checks import shown

@@ -7,6 +7,10 @@ import pickle
 import shutil
 import stat
 import weakref
+from collections.abc import Callable
+from typing import Any
+from typing import BinaryIO
+from typing import Self
 
 from persistent import Persistent
 from ZODB.blob import Blob
@@ -17,6 +21,8 @@ from ZODB.utils import mktemp
 
 from lovely.remotetask.copying import PLAIN_DEPTH
 from lovely.remotetask.copying import NotPlain
+from lovely.remotetask.copying import TooDeep
+from lovely.remotetask.copying import checkNesting
 from lovely.remotetask.copying import plainCopy
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
@@ -41,19 +47,31 @@ _PROTOCOL = 5
 class Unreadable(TaskError):
     """A file that is to be handed over cannot be read; see that it is there until then."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path: str, reason: str | None) -> None:
         """`reason` is what is wrong with it."""
         super().__init__(f'the file {path} cannot be read: {reason}')
         self.path, self.reason = path, reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.reason)
+
+
+class NotStorable(TaskError):
+    """The value is nested too deeply to be stored; hand over a file, or a flatter value."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is a sentence about the value."""
+        super().__init__(f'the value cannot be stored: {reason}')
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
 
 
 class NoFile(RemoteTaskError, TypeError):
     """The job has no result that can be read in parts: ask for the whole one, when there is one."""
 
-    def __init__(self, jobid, status):
+    def __init__(self, jobid: int, status: str) -> None:
         super().__init__(f'job {jobid} is {status} and has no result that can be read in parts: that has to be a file, '
                          f'bytes or text')
         self.jobid, self.status = jobid, status
@@ -70,7 +88,7 @@ class File:
     the task is left is to be opened in there: `File(open(path, 'rb'))`.
     """
 
-    def __init__(self, source, move=False):
+    def __init__(self, source: str | bytes | os.PathLike[str] | BinaryIO, move: bool = False) -> None:
         if isinstance(source, (str, bytes, os.PathLike)):
             source = os.path.abspath(os.fsdecode(source))
         elif isinstance(source, io.TextIOBase) or not hasattr(source, 'read'):
@@ -79,31 +97,31 @@ class File:
         self._start = source.tell() if not isinstance(source, str) and _isSeekable(source) else None
 
     @property
-    def path(self):
+    def path(self) -> str | None:
         """The path, or None."""
         return self._source if isinstance(self._source, str) else None
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The bytes that it has now."""
         with self.open() as file:
             start = file.tell()
             return file.seek(0, os.SEEK_END) - start
 
-    def open(self):
+    def open(self) -> Any:
         """Return a binary file object to read from.  Raise `Unreadable`."""
-        if self.path is None:
+        if not isinstance(self._source, str):
             if self._start is not None:
                 self._source.seek(self._start)          # it may have been read by an attempt before
             return _Lent(self._source)
         try:
-            if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise Unreadable(self.path, 'it is no regular file')
-            return open(self.path, 'rb')
+            if not stat.S_ISREG(os.stat(self._source).st_mode):
+                raise Unreadable(self._source, 'it is no regular file')
+            return open(self._source, 'rb')
         except OSError as error:
-            raise Unreadable(self.path, error.strerror) from error
+            raise Unreadable(self._source, error.strerror) from error
 
-    def _fill(self, stored):
+    def _fill(self, stored: 'StoredFile') -> None:
         """Have a `StoredFile`, new and with its blob if it has one, hold what this is."""
         if self._move and self.path is not None and stored.blob is not None:
             self.open().close()
@@ -112,29 +130,29 @@ class File:
         with self.open() as source:
             stored.write(lambda target: shutil.copyfileobj(source, target, CHUNK))
         if self._move:
-            self._source.close() if self.path is None else os.remove(self.path)
+            os.remove(self._source) if isinstance(self._source, str) else self._source.close()
 
 
-def _isSeekable(file):
+def _isSeekable(file: Any) -> bool:
     return getattr(file, 'seekable', lambda: False)()
 
 
 class _Lent:
     """A file object of somebody else's, who closes it himself."""
 
-    def __init__(self, file):
+    def __init__(self, file: Any) -> None:
         self._file = file
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         """Do nothing."""
 
 
@@ -144,12 +162,12 @@ class StoredFile(Persistent):
     size -- in bytes.
     """
 
-    blob = None             # the `Blob`; None where the database has no place for blobs, then `data` holds all of it
+    blob: Any = None        # the `Blob`; None where the database has no place for blobs, then `data` holds all of it
     data = b''
     kind = FILE
     size = 0
 
-    def open(self):
+    def open(self) -> BinaryIO:
         """Return a binary file object to read from; it outlives the transaction, once the job is committed."""
         if self.blob is None:
             return io.BytesIO(self.data)
@@ -159,13 +177,13 @@ class StoredFile(Persistent):
         except BlobError:               # stored in this transaction
             return io.BufferedReader(self.blob.open('r'))
 
-    def read(self, start=0, size=-1):
+    def read(self, start: int = 0, size: int = -1) -> bytes:
         """Return `size` bytes from `start` on, or what there is; all by default."""
         with self.open() as file:
             file.seek(start)
             return file.read(size)
 
-    def write(self, write):
+    def write(self, write: Callable[[Any], object]) -> None:
         """Have the function write all there is to a binary file object."""
         if self.blob is None:
             with io.BytesIO() as target:
@@ -177,13 +195,13 @@ class StoredFile(Persistent):
                 write(target)
                 self.size = target.tell()
 
-    def take(self, path):
+    def take(self, path: str) -> None:
         """Have the file at a path become all there is; it is not there any more then."""
         self.size = os.path.getsize(path)
         rename_or_copy_blob(path, self.blob._p_blob_uncommitted, chmod=False)
 
     @property
-    def value(self):
+    def value(self) -> Any:
         """What was stored: bytes, text, plain data; of a file this itself."""
         if self.kind == FILE:
             return self
@@ -194,18 +212,23 @@ class StoredFile(Persistent):
         with self.open() as file:
             return pickle.load(file)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'<{type(self).__name__} of {self.size} bytes>'
 
 
-def toStore(value, jar):
+def toStore(value: Any, jar: Any) -> Any:
     """Return what is to be stored of a job's input or output: the value itself, if it is not large.
 
     jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
 
     Large bytes, texts and plain data become a `StoredFile`, and so does each `File` in plain containers.  Where there
-    is no place for blobs the data stay as they are.  Raise `Unreadable`.
+    is no place for blobs the data stay as they are.  Raise `Unreadable`, and `NotStorable` for what is nested too
+    deeply.
     """
+    try:
+        checkNesting(value)
+    except TooDeep as error:
+        raise NotStorable(str(error)) from None
     if not _isSpecial(value):
         return value
     kept = _exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))
@@ -222,17 +245,17 @@ def toStore(value, jar):
     return _newFile(PICKLE, lambda stored: stored.write(lambda target: pickle.dump(value, target, _PROTOCOL)), jar)
 
 
-def valueOf(stored):
+def valueOf(stored: Any) -> Any:
     """Return the value that `toStore` has made this of."""
     return stored.value if isinstance(stored, StoredFile) else stored
 
 
-def portable(value):
+def portable(value: Any) -> Any:
     """Return the value as a process without the database can have it: with a `File` for each `StoredFile`."""
     return _exchanged(value, StoredFile, _unstored)
 
 
-def part(stored, start, size):
+def part(stored: Any, start: int, size: int) -> bytes | None:
     """Return some bytes of a file, of bytes, or of text in UTF-8; None of anything else.
 
     stored -- what is stored of the output, see `Job.stored`.
@@ -244,7 +267,7 @@ def part(stored, start, size):
     return stored[start:start + size] if isinstance(stored, bytes) else None
 
 
-def _isSpecial(value):
+def _isSpecial(value: Any) -> bool:
     """Say whether there is a `File` in a value, or the value may be large.  Cheap for both kinds of values."""
     left, waiting = LARGE, [value]
     while waiting:
@@ -269,23 +292,23 @@ def _isSpecial(value):
     return False
 
 
-def _exchanged(value, wanted, function, depth=PLAIN_DEPTH):
+def _exchanged(value: Any, wanted: type, function: Callable[[Any], Any], depth: int = PLAIN_DEPTH) -> Any:
     """Return the value with what the function makes of each instance of a class in it; itself when there is none."""
     kind = type(value)
     if kind is wanted:
         return function(value)
     if depth and kind in (list, tuple):
-        items = [_exchanged(item, wanted, function, depth - 1) for item in value]
-        return value if all(new is old for new, old in zip(items, value)) else kind(items)
+        members = [_exchanged(item, wanted, function, depth - 1) for item in value]
+        return value if all(new is old for new, old in zip(members, value)) else kind(members)
     if depth and kind is dict:
         items = {key: _exchanged(item, wanted, function, depth - 1) for key, item in value.items()}
         return value if all(items[key] is item for key, item in value.items()) else items
     return value
 
 
-def _takesBlobs(jar):
+def _takesBlobs(jar: Any) -> bool:
     """Say whether there is a place for blobs in a connection's database."""
-    storage = None if jar is None else jar.db().storage
+    storage: Any = None if jar is None else jar.db().storage
     if not IBlobStorage.providedBy(storage):
         return False
     try:
@@ -294,7 +317,7 @@ def _takesBlobs(jar):
         return False
 
 
-def _newFile(kind, fill, jar):
+def _newFile(kind: str, fill: Callable[['StoredFile'], None], jar: Any) -> 'StoredFile':
     stored = StoredFile()
     stored.kind = kind
     if _takesBlobs(jar):
@@ -303,7 +326,7 @@ def _newFile(kind, fill, jar):
     return stored
 
 
-def _newBlob(directory):
+def _newBlob(directory: str) -> Blob:
     """Return a blob that is written in a directory, the storage's own, from where it need not be copied.
 
     The connection's `add` would see to that as well.  But then the blob would be stored before the job is, and when the
@@ -315,17 +338,17 @@ def _newBlob(directory):
     return blob
 
 
-def _remove(path):
+def _remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
 
 
-def _encode(text, target):
+def _encode(text: str, target: BinaryIO) -> None:
     for start in range(0, len(text), CHUNK):
         target.write(text[start:start + CHUNK].encode('utf-8', 'surrogatepass'))
 
 
-def _unstored(stored):
+def _unstored(stored: 'StoredFile') -> File:
     if stored.blob is not None:
         stored.blob._p_activate()
         try:

@@ -62,7 +62,7 @@ def _openOutputs():
 
 
 def _limitFiles(count):
-    import resource                     # seldom needed
+    import resource  # seldom needed
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 

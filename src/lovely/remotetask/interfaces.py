@@ -194,7 +194,8 @@ class ITaskService(Interface):
         """Add a job and return its id.
 
         task -- the name of a registered task.
-        input -- the task's argument: plain data, or whatever can be pickled, or a `files.File`.
+        input -- the task's argument: plain data, or whatever can be pickled, or a `files.File`; nested 200 deep at the
+            most.
         startLater -- true to have it wait, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
         retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.

@@ -25,4 +25,4 @@ def logError(log, message, *arguments, error):
     if len(text) <= TRACEBACK_SIZE:
         log.error(message, *arguments, exc_info=error)
     else:
-        log.error(f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])
+        log.error(f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])  # noqa: G004

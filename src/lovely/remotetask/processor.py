@@ -227,7 +227,7 @@ class MultiProcessor:
 
     # The ledger's thread
 
-    def _loop(self):
+    def _loop(self):  # noqa: C901
         failures, reports = 0, []
         while True:
             self._bell.interest = None          # what is committed from now on might be missed by the next look

@@ -36,10 +36,10 @@ class RetryPolicy:
     factor: float = 2.0
     cap: float = 3600.0
     jitter: float = 0.5
-    retryOn: tuple = (BaseException,)
-    neverRetryOn: tuple = ()
+    retryOn: tuple[type[BaseException], ...] = (BaseException,)
+    neverRetryOn: tuple[type[BaseException], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check('attempts', self.attempts, isWhole(self.attempts, 1, MOST_ATTEMPTS),
               f'a number from 1 to {MOST_ATTEMPTS}')
         for name, low, high in (('base', 0, YEAR), ('factor', 1, 1000), ('cap', 0, YEAR), ('jitter', 0, 1)):
@@ -51,7 +51,7 @@ class RetryPolicy:
                                                          for one in classes):
                 raise ValueError(f'{name}: {shown(classes)} is not a tuple of exception classes')
 
-    def decide(self, attempt, error, luck=0.0):
+    def decide(self, attempt: int, error: BaseException, luck: float = 0.0) -> float | None:
         """Return the seconds to wait before the next run, or None to give up.
 
         attempt -- how many runs have been made, 1 after the first.

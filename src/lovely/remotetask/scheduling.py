@@ -34,7 +34,7 @@ LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
 LOOKED_AT = CRONJOB, DELAYED, RETRY
 
 
-def tick(service, now, limit=LIMIT):
+def tick(service, now, limit=LIMIT):  # noqa: C901
     """Move ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
 
     limit -- of each how many at the most; and no more when ENOUGH seconds are over.

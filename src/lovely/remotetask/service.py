@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from typing import Any
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from lovely.remotetask import ready
 from lovely.remotetask import rescue
 from lovely.remotetask import scheduling
 from lovely.remotetask import transitions
+
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
@@ -86,12 +88,12 @@ from lovely.remotetask.timetable import Timetable
 
 
 #: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
-_running = {}
+_running: dict[Any, Any] = {}
 _runningLock = threading.Lock()
 
 #: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
 #: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
-_nextIds = weakref.WeakKeyDictionary()
+_nextIds: Any = weakref.WeakKeyDictionary()
 
 #: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
@@ -186,25 +188,27 @@ class TaskService(Contained, Persistent):
         self.generation = GENERATION
 
     @property
-    def jobs(self):
+    def jobs(self) -> Jobs:
         """See `ITaskService`."""
         return Jobs(self.shards)
 
-    def getAvailableTasks(self):
+    def getAvailableTasks(self) -> dict[str, Any]:
         """See `ITaskService`."""
         return findTasks(self)
 
     # Adding
 
-    def add(self, task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None, key=None,
-            request=None):
+    def add(self, task: str, input: Any = None, startLater: bool = False, now: float | None = None,
+            retryPolicy: RetryPolicy | None = None, timeLimit: float | None = None, key: str | None = None,
+            request: str | None = None) -> int:
         """See `ITaskService`."""
         new, now = NewJob(task, input, startLater, retryPolicy, timeLimit, key), present(now)
         checkRequest(request)
         self._checkNew(new, findTasks(self))
         return self._add(new, self._inputOf(new), now, request)
 
-    def addMany(self, jobs, now=None, request=None):
+    def addMany(self, jobs: Iterable[dict[str, Any]], now: float | None = None,
+                request: str | None = None) -> list[int]:
         """See `ITaskService`."""
         tasks, news, now = findTasks(self), [], present(now)
         checkRequest(request)
@@ -252,8 +256,10 @@ class TaskService(Contained, Persistent):
             self._enqueue(job)
         return job.id
 
-    def addCronJob(self, task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
-                   now=None, request=None, **options):
+    def addCronJob(self, task: str, input: Any = None, minute: Iterable[int] = (), hour: Iterable[int] = (),
+                   dayOfMonth: Iterable[int] = (), month: Iterable[int] = (), dayOfWeek: Iterable[int] = (),
+                   delay: float | None = None, *, now: float | None = None, request: str | None = None,
+                   **options: Any) -> int:
         """See `ITaskService`."""
         now = present(now)
         checkRequest(request)
@@ -278,7 +284,7 @@ class TaskService(Contained, Persistent):
     def _toStore(self, input):
         try:
             return files.toStore(input, self._p_jar)
-        except files.Unreadable as error:
+        except (files.Unreadable, files.NotStorable) as error:
             raise InvalidInput('', str(error)) from error
 
     def _checkSchedule(self, job, now):
@@ -321,7 +327,7 @@ class TaskService(Contained, Persistent):
         else:
             self._goElsewhere()             # somebody writes the same places
 
-    def startJob(self, jobid):
+    def startJob(self, jobid: int) -> bool:
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status != STARTLATER:
@@ -331,7 +337,7 @@ class TaskService(Contained, Persistent):
         self._enqueue(job)
         return True
 
-    def reschedule(self, jobid, now=None):
+    def reschedule(self, jobid: int, now: float | None = None) -> None:
         """See `ITaskService`."""
         job = self._scheduled(jobid, 'reschedule')
         self._checkSchedule(job, present(now))
@@ -347,7 +353,7 @@ class TaskService(Contained, Persistent):
         self.schedule.inbox.put(jobid)
         self._wake()
 
-    def updateCronJob(self, jobid, now=None, **changes):
+    def updateCronJob(self, jobid: int, now: float | None = None, **changes: Any) -> None:
         """See `ITaskService`."""
         job = self._scheduled(jobid, 'change')
         changed = job.changed(**changes)
@@ -363,7 +369,7 @@ class TaskService(Contained, Persistent):
 
     # Ending
 
-    def cancel(self, jobid, now=None):
+    def cancel(self, jobid: int, now: float | None = None) -> None:
         """See `ITaskService`."""
         job, now = self.jobs[jobid], present(now)
         if job.status == CANCELLED or isinstance(job, BrokenJob) and transitions.endBroken(self, job, now):
@@ -379,11 +385,11 @@ class TaskService(Contained, Persistent):
         if waited:
             ready.place(self, job)
 
-    def clean(self, status=FINAL):
+    def clean(self, status: Iterable[str] = FINAL) -> None:
         """See `ITaskService`."""
         self.removeJobs(status)
 
-    def removeJobs(self, status=FINAL, limit=None, before=None):
+    def removeJobs(self, status: Iterable[str] = FINAL, limit: int | None = None, before: float | None = None) -> int:
         """See `ITaskService`."""
         check('status', status, hasattr(status, '__iter__'), 'a list of statuses')
         status = [status] if isinstance(status, str) else list(status)
@@ -394,7 +400,7 @@ class TaskService(Contained, Persistent):
         limit = sys.maxsize if limit is None else min(limit, sys.maxsize)
         return ended.clean(self, set(status), limit, before)
 
-    def retry(self, jobid):
+    def retry(self, jobid: int) -> None:
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status != ERROR or isinstance(job, BrokenJob):
@@ -402,7 +408,7 @@ class TaskService(Contained, Persistent):
         ended.reopen(self, job)
         self._wake()
 
-    def retryFailed(self, task=None, limit=None, before=None):
+    def retryFailed(self, task: str | None = None, limit: int | None = None, before: float | None = None) -> int:
         """See `ITaskService`."""
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         checkSelection(limit, before)
@@ -416,18 +422,18 @@ class TaskService(Contained, Persistent):
 
     # Asking
 
-    def getStatus(self, jobid):
+    def getStatus(self, jobid: int) -> str:
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status == QUEUED and transitions.claimed(self, job):
             return PROCESSING
         return job.status
 
-    def getResult(self, jobid):
+    def getResult(self, jobid: int) -> Any:
         """See `ITaskService`."""
         return self.jobs[jobid].output
 
-    def getResultPart(self, jobid, start=0, size=files.CHUNK):
+    def getResultPart(self, jobid: int, start: int = 0, size: int = files.CHUNK) -> bytes:
         """See `ITaskService`."""
         for name, value in (('start', start), ('size', size)):
             check(name, value, isWhole(value, 0, sys.maxsize), 'a number of bytes, 0 or more')
@@ -436,20 +442,20 @@ class TaskService(Contained, Persistent):
             raise files.NoFile(jobid, self.getStatus(jobid))
         return part
 
-    def getError(self, jobid):
+    def getError(self, jobid: int) -> str:
         """See `ITaskService`."""
         return str(self.jobs[jobid].error)
 
-    def getProgress(self, jobid):
+    def getProgress(self, jobid: int) -> tuple[float | None, str] | None:
         """See `ITaskService`."""
         self.jobs[jobid]
         return transitions.progress(self, jobid)
 
-    def hasJobsWaiting(self, now=None):
+    def hasJobsWaiting(self, now: float | None = None) -> bool:
         """See `ITaskService`."""
         return ready.isWaiting(self) or scheduling.isDue(self, present(now))
 
-    def getJobs(self, status=None, start=0, size=100):
+    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100) -> list[Any]:
         """See `ITaskService`."""
         if status is not None and status not in STATUSES:
             raise ValueError(f'status: {shown(status)} is none of {", ".join(STATUSES)}')
@@ -458,12 +464,12 @@ class TaskService(Contained, Persistent):
         self._checkGeneration()
         return listing.listed(self, status, start, size)
 
-    def countJobs(self):
+    def countJobs(self) -> dict[str, int]:
         """See `ITaskService`."""
         self._checkGeneration()
         return listing.counts(self)
 
-    def getStatistics(self, now=None):
+    def getStatistics(self, now: float | None = None) -> dict[str, Any]:
         """See `ITaskService`."""
         self._checkGeneration()
         return listing.statistics(self, present(now))
@@ -474,7 +480,7 @@ class TaskService(Contained, Persistent):
 
     # For tasks that are running
 
-    def isCancelled(self, jobid):
+    def isCancelled(self, jobid: int) -> bool:
         """See `ITaskService`."""
         control = current()
         if control is not None and control.jobid == jobid:
@@ -487,7 +493,7 @@ class TaskService(Contained, Persistent):
         with self._p_jar.db().transaction() as connection:
             return connection.get(self._p_oid).jobs[jobid].status == CANCELLED
 
-    def setProgress(self, jobid, fraction, message=''):
+    def setProgress(self, jobid: int, fraction: float | None, message: str = '') -> None:
         """See `ITaskService`."""
         control = current()
         if control is not None and control.jobid == jobid:
@@ -495,11 +501,12 @@ class TaskService(Contained, Persistent):
         else:
             control = Control(jobid)
             control.report(fraction, message)
-            transitions.setProgress(self, jobid, *control.progress)
+            reported: Any = control.progress
+            transitions.setProgress(self, jobid, *reported)
 
     # Processing in the caller's thread
 
-    def claimNextJob(self, now=None):
+    def claimNextJob(self, now: float | None = None) -> int | None:
         """See `ITaskService`."""
         claim = self.claimNext(present(now))
         return claim and claim.jobid
@@ -519,7 +526,7 @@ class TaskService(Contained, Persistent):
                   or claiming.claimOldest(self, now))
         return claims[0] if claims else None
 
-    def processNext(self, now=None, jobid=None):
+    def processNext(self, now: float | None = None, jobid: int | None = None) -> bool:
         """See `ITaskService`."""
         now = present(now)
         claim = self.claimNext(now, jobid)
@@ -544,32 +551,32 @@ class TaskService(Contained, Persistent):
         if ready.dequeue(self, claim.jobid):
             shard.ledger.claim(claim.jobid, claim.run)
 
-    def process(self, now=None):
+    def process(self, now: float | None = None) -> None:
         """See `ITaskService`."""
         while self.processNext(now):
             pass
 
     # Processing by hosts
 
-    def pause(self):
+    def pause(self) -> None:
         """See `ITaskService`."""
         if not self.paused:
             self.paused = True
             self._wake()
 
-    def resume(self):
+    def resume(self) -> None:
         """See `ITaskService`."""
         if self.paused:
             self.paused = False
             self._wake()
 
-    def getProcessingHosts(self, now=None):
+    def getProcessingHosts(self, now: float | None = None) -> list[Any]:
         """See `ITaskService`."""
         return rescue.hosts(self, present(now))
 
     # Processing in a thread
 
-    def startProcessing(self):
+    def startProcessing(self) -> None:
         """See `ITaskService`."""
         if self._p_jar is None or self._p_oid is None:
             raise RemoteTaskError('the service must be committed to a database before it can be processed')
@@ -582,7 +589,7 @@ class TaskService(Contained, Persistent):
             processor.start()
             _running[db, self._p_oid] = processor
 
-    def stopProcessing(self):
+    def stopProcessing(self) -> None:
         """See `ITaskService`."""
         if self._p_jar is None:
             return
@@ -591,7 +598,7 @@ class TaskService(Contained, Persistent):
         if processor is not None:
             processor.stop(wait=STOP_TIME)
 
-    def isProcessing(self):
+    def isProcessing(self) -> bool:
         """See `ITaskService`."""
         if self._p_jar is None:
             return False

@@ -1,6 +1,8 @@
 """Tasks made of Python functions, and the check of an input or output against a schema."""
 # SPDX-License-Identifier: ZPL-2.1
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import zope.schema
 from zope.interface import Interface
@@ -24,19 +26,19 @@ class SimpleTask:
     inputSchema, outputSchema -- interfaces whose fields the input and the result have to fit; see `ITask`.
     """
 
-    def __init__(self, func, inputSchema=Interface, outputSchema=Interface):
+    def __init__(self, func: Callable[[Any], Any], inputSchema: Any = Interface, outputSchema: Any = Interface) -> None:
         self.func = func
         self.inputSchema, self.outputSchema = inputSchema, outputSchema
 
-    def __call__(self, service, jobid, input):
+    def __call__(self, service: Any, jobid: int, input: Any) -> Any:
         """Return what the function makes of the input."""
         return self.func(input)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.func!r}>'
 
 
-def checkFields(schema, value):
+def checkFields(schema: Any, value: Any) -> None:
     """Raise `InvalidInput` that names the field when the dict `value` does not fit the fields of `schema`.
 
     A schema without fields accepts anything, dict or not.  Keys that are no fields are refused; a field that is not
@@ -65,18 +67,18 @@ def checkFields(schema, value):
         raise InvalidInput('', str(error)) from error
 
 
-def _reason(error, value):
+def _reason(error: Any, value: Any) -> str:
     return f'{(error.doc() or type(error).__name__).strip().rstrip(".")}: {shown(value)}'
 
 
-def checkInput(task, input):
+def checkInput(task: Any, input: Any) -> None:
     """Raise `InvalidInput` when the task cannot work with this input: by its schema, and by its own `checkInput`."""
     checkFields(getattr(task, 'inputSchema', Interface), input)
     if (check := getattr(task, 'checkInput', None)) is not None:
         check(input)
 
 
-def checkOutput(task, output):
+def checkOutput(task: Any, output: Any) -> None:
     """Raise `TaskError` when what the task returned does not fit its output schema."""
     try:
         checkFields(getattr(task, 'outputSchema', Interface), output)

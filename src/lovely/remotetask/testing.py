@@ -15,10 +15,10 @@ import threading
 import time
 from types import MappingProxyType
 
+from transaction.interfaces import NoTransaction
 from ZEO.ClientStorage import ClientStorage
 from ZODB.config import databaseFromString
 from ZODB.DB import DB
-from transaction.interfaces import NoTransaction
 
 from lovely.remotetask.database import closeDatabase
 from lovely.remotetask.database import hubOf

@@ -6,10 +6,11 @@ import os
 import re
 
 import zope.component
+from ZConfig.datatypes import stock_datatypes
 from zope.component.zcml import utility
 from zope.configuration import xmlconfig
-from zope.configuration.config import ConfigurationMachine
 from zope.configuration.config import ConfigurationConflictError
+from zope.configuration.config import ConfigurationMachine
 from zope.configuration.exceptions import ConfigurationError as ZCMLError
 from zope.configuration.exceptions import ConfigurationWrapperError
 from zope.configuration.fields import Bool
@@ -27,15 +28,14 @@ from zope.schema import Text
 from zope.schema import TextLine
 from zope.schema import ValidationError
 from zope.schema.interfaces import IFromUnicode
-from ZConfig.datatypes import stock_datatypes
 
 import lovely.remotetask
 from lovely.remotetask.child import checkIsolated
 from lovely.remotetask.command import FILE
 from lovely.remotetask.command import REPORT
 from lovely.remotetask.command import CommandTask
-from lovely.remotetask.config import seconds
 from lovely.remotetask.config import pauseSeconds
+from lovely.remotetask.config import seconds
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import DEFAULT

@@ -1,6 +1,7 @@
 """What is measured: each measure is a generator over a `Stage`, and gives `Value`s, one of a name for each round."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import itertools
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -214,7 +215,7 @@ def _drain(stage, jobs, pause=PAUSE):
     middle = [each for each in seen if 0.1 * jobs <= each[1] <= 0.9 * jobs]
     (first, fewer), (last, more) = (middle[0], middle[-1]) if len(middle) > 1 else ((began, 0), seen[-1])
     times = [began, *(moment for moment, _ in seen)]
-    longest = max(later - earlier for earlier, later in zip(times, times[1:]))
+    longest = max(later - earlier for earlier, later in itertools.pairwise(times))
     return _Drained(seen[-1][0] - began, (more - fewer) / (last - first), longest, stage.conflicts() - conflicts, cost)
 
 

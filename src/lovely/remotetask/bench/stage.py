@@ -324,7 +324,7 @@ class Stage:
             return
         # The jobs first, a part at a time: it is only their trees that are written.
         for number in range(self.change(lambda service: len(service.shards))):
-            self.change(lambda service: service.shards[number].pages.clear())
+            self.change(lambda service: service.shards[number].pages.clear())  # noqa: B023
         self._atRoot(lambda root: root.__delitem__(self.folder))
 
     def board(self, count):

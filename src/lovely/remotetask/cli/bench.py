@@ -81,12 +81,13 @@ def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameter
         if not only:
             raise click.UsageError('--against cannot measure memory')
     # Here, not above: nobody waits for all of that who measures nothing.
+    from rich.progress import TimeElapsedColumn
+
     from lovely.remotetask.bench import against
     from lovely.remotetask.bench import measures
     from lovely.remotetask.bench import report
     from lovely.remotetask.bench import stage
     from lovely.remotetask.cli.output import bars
-    from rich.progress import TimeElapsedColumn
 
     before = None if oldPath is None else report.read(oldPath)
     if plotPath is not None:

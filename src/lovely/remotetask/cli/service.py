@@ -48,9 +48,8 @@ def jobs(client, status, size, start):
     """
     listing = client.getJobs(status, start, size)
     rows = [('id', 'task', 'status', 'created', 'started', 'completed')]
-    for job in listing['jobs']:
-        rows.append((str(job['id']), oneLine(job['task']), oneLine(job['status']),
-                     *(asTime(job[name]) for name in ('created', 'started', 'completed'))))
+    rows += ((str(job['id']), oneLine(job['task']), oneLine(job['status']),
+              *(asTime(job[name]) for name in ('created', 'started', 'completed'))) for job in listing['jobs'])
     printTable(rows)
     click.echo(f'\n{len(listing["jobs"])} of {listing["total"]} jobs; in all: {_counts(listing["counts"])}')
 

@@ -1,7 +1,6 @@
 """What a caller is told when something is refused or fails: one table of exceptions, codes and sentences."""
 # SPDX-License-Identifier: ZPL-2.1
 from typing import NamedTuple
-from typing import Optional
 
 from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
@@ -74,7 +73,7 @@ class Entry(NamedTuple):
 
     code: int
     exception: type
-    sentence: Optional[str]     # None: the exception's own message
+    sentence: str | None     # None: the exception's own message
 
 
 PARSE_ERROR = -32700            # the four numbers are those of the specification of fault code interoperability

@@ -1,11 +1,10 @@
 """What makes a row of the table of methods: its arguments and how they are checked, and whether it writes."""
 # SPDX-License-Identifier: ZPL-2.1
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from typing import Callable
 from typing import NamedTuple
-from typing import Tuple
 
 from lovely.remotetask.xmlrpc.faults import WrongArity
 from lovely.remotetask.xmlrpc.faults import WrongType
@@ -39,9 +38,9 @@ class Argument(NamedTuple):
     """One argument of a method."""
 
     name: str
-    types: Tuple[type, ...]         # exactly these: True is no int
+    types: tuple[type, ...]         # exactly these: True is no int
     default: Any = _REQUIRED        # what an argument that is left out, or nil, stands for
-    items: Tuple[type, ...] = ()    # what an array is made of
+    items: tuple[type, ...] = ()    # what an array is made of
 
     @property
     def typeName(self):
@@ -72,7 +71,7 @@ class Method(NamedTuple):
     function: Callable              # called with the service and the checked arguments; None if it is NO_SERVICE
     access: str                     # NO_SERVICE, READS, WRITES, REPEATS or WAITS
     returns: str                    # the type's name
-    arguments: Tuple[Argument, ...] = ()
+    arguments: tuple[Argument, ...] = ()
     role: str = 'view'              # of `users.ROLES`: who may call it
     traced: bool = False            # whether its function takes one argument more, the HTTP request's id
 

@@ -1,0 +1,94 @@
+"""Ruff and mypy find nothing; what they look for is in pyproject.toml."""
+# SPDX-License-Identifier: ZPL-2.1
+import inspect
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import unittest
+
+from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.service import TaskService
+from zope.interface.interfaces import IMethod
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Where the command in README.txt installs it.
+RUFF = [shutil.which('ruff', path=sysconfig.get_path('scripts')) or 'ruff', 'check', '--output-format', 'concise',
+        '--no-cache']
+# As a module it is found on the path of this process, wherever buildout has put it.
+MYPY = [sys.executable, '-m', 'mypy']
+
+
+class LintCase(unittest.TestCase):
+
+    def run_(self, *command):
+        """Run a command where the configuration is; return its status and what it wrote."""
+        ended = subprocess.run([*command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'NO_COLOR': '1'})
+        return ended.returncode, ended.stdout
+
+    def written(self, text):
+        """Return the path of a module with that text, which is gone after the test."""
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        path = pathlib.Path(directory.name, 'written.py')
+        path.write_text(text)
+        return path
+
+
+class TestRuff(LintCase):
+
+    level = 2
+
+    def test_it_finds_nothing(self):
+        status, said = self.run_(*RUFF, '.')
+        self.assertEqual(status, 0, said)
+
+    def test_it_would_find_something(self):
+        path = self.written('import os, sys\n')
+        status, said = self.run_(*RUFF, '--config', 'pyproject.toml', str(path))
+        self.assertEqual(status, 1, said)
+        for rule in 'E401', 'F401', 'I001':
+            self.assertIn(rule, said)
+
+
+class TestMypy(LintCase):
+
+    level = 2
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.cache = f'--cache-dir={directory.name}'
+
+    def test_it_finds_nothing(self):
+        status, said = self.run_(*MYPY, self.cache)
+        self.assertEqual(status, 0, said)
+        self.assertIn('6 source files', said)
+
+    def test_it_would_find_something(self):
+        path = self.written("from lovely.remotetask.client import Client\n"
+                            "Client('http://localhost/').add(1)\n"
+                            "def untyped(value):\n    return value\n")
+        status, said = self.run_(*MYPY, self.cache, str(path))
+        self.assertEqual(status, 1, said)
+        for rule in '[arg-type]', '[no-untyped-def]':
+            self.assertIn(rule, said)
+
+    def test_all_methods_of_the_service_have_types(self):
+        for name, attribute in ITaskService.namesAndDescriptions(all=True):
+            if not IMethod.providedBy(attribute):
+                continue
+            with self.subTest(name):
+                signature = inspect.signature(getattr(TaskService, name))
+                self.assertIsNot(signature.return_annotation, inspect.Signature.empty)
+                for parameter in list(signature.parameters.values())[1:]:
+                    self.assertIsNot(parameter.annotation, inspect.Parameter.empty, parameter.name)
+
+
+if __name__ == '__main__':
+    unittest.main()
