@@ -7,14 +7,20 @@ import pathlib
 import tempfile
 import threading
 import unittest
+from xmlrpc.client import Unmarshaller
+from xmlrpc.client import gzip_decode
 
 import lovely.remotetask
 import transaction
 from lovely.remotetask import database
 from lovely.remotetask import internals
 from lovely.remotetask.testing import temporaryZEO
+from ZConfig.loader import ConfigLoader
+from ZODB.blob import Blob
+from ZODB.blob import rename_or_copy_blob
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
+from ZODB.utils import mktemp
 
 
 PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent
@@ -158,6 +164,30 @@ class TestReleases(unittest.TestCase):
                     self.assertTrue(callable(getattr(server.client.protocol, name)))
                 self.assertTrue(callable(server.client.protocol.sm_protocol.transport.abort))
                 self.assertFalse(database._leaveIfSilent(storage, 20, threading.Event()))
+
+
+class TestUndocumented(unittest.TestCase):
+    """Names without an underscore, or public by their convention, that nobody has promised: each has one user."""
+
+    def test_places(self):
+        for name, place in (('_p_blob_uncommitted', 'files.py'), ('createResource', 'config.py'),
+                            ('endSection', 'config.py'), ('gzip_decode', 'xmlrpc/handler.py'),
+                            ('rename_or_copy_blob', 'files.py'), ('mktemp', 'files.py')):
+            with self.subTest(name):
+                self.assertEqual([path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py')
+                                  if name in path.read_text()], [place])
+
+    def test_releases(self):
+        self.assertIsNone(Blob._p_blob_uncommitted)
+        for function, parameters in (
+                (rename_or_copy_blob, ('f1', 'f2', 'chmod')), (mktemp, ('dir', 'prefix')),
+                (gzip_decode, ('data', 'max_decode')),
+                (ConfigLoader.createResource, ('self', 'file', 'url')),
+                (ConfigLoader.endSection, ('self', 'parent', 'type_', 'name', 'matcher')),
+                (Unmarshaller.start, ('self', 'tag', 'attrs')), (Unmarshaller.data, ('self', 'text')),
+                (Unmarshaller.end, ('self', 'tag')), (Unmarshaller.close, ('self',))):
+            with self.subTest(function.__qualname__):
+                self.assertEqual(tuple(inspect.signature(function).parameters), parameters)
 
 
 class TestLack(unittest.TestCase):
