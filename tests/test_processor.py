@@ -1026,6 +1026,48 @@ class TestClients(unittest.TestCase):
         relay.passes.set()
         self.assertEqual(result(jobid), 'second')
 
+    def test_the_end_of_a_run_is_settled_once_it_can_be_seen(self):
+        # The client that claims hears later of a commit than the one of the tasks, which has made it.
+        def write(service, jobid, input):
+            service.data['written'] = input
+
+        provideUtility(write, ITask, 'write')
+        direct = self.database()
+        install(direct.db)
+        with direct.db.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            service.data = PersistentMapping()
+            jobid = service.add('write', 1)
+        relay = Relay(self.zeo.address)
+        self.addCleanup(relay.close)
+        behind = DB(ClientStorage(relay.address, wait_timeout=20))
+        self.addCleanup(behind.close)
+        # For its clock no time goes by: else it has a heartbeat to write, or others to look at, when this takes long.
+        host = MultiProcessor(behind, PATH, tasks=direct.beside, schedule=False, monotonic=lambda: 100.0)
+        host._attach()
+        self.addCleanup(host.cycle.close)
+        self.addCleanup(relay.passes.set)
+        claim = claimOne(host)
+        self.assertFalse(host._turn([], 0))             # all that a turn looks at has been loaded
+        relay.passes.clear()
+        with contextlib.closing(host._worker()) as worker:
+            reports = [worker.run(claim)]
+        self.assertLess(behind.lastTransaction(), reports[0].tid)
+        turn = threading.Thread(target=host._turn, args=(reports, 0), daemon=True)
+        turn.start()
+        turn.join(20)
+        self.assertFalse(turn.is_alive())               # it has nothing to write
+        self.assertEqual([report.jobid for report in reports], [jobid])
+        relay.passes.set()
+        pause = threading.Event()
+        while behind.lastTransaction() < reports[0].tid:
+            pause.wait(0.01)
+        host._turn(reports, 0)
+        self.assertEqual(reports, [])
+        with direct.db.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            self.assertEqual((service.getStatus(jobid), service.jobs[jobid].errors), (COMPLETED, ()))
+
     def test_idle_hosts_have_one_client(self):
         provideUtility(SimpleTask(lambda input: 2 * input), name='double')
         self.addCleanup(setattr, processing, 'REST', processing.REST)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
-import os
 import threading
 import time
 import weakref
@@ -20,6 +19,13 @@ from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
 from ZODB.utils import z64
 
+from lovely.remotetask.internals import adapterOf
+from lovely.remotetask.internals import cleanUpFailures
+from lovely.remotetask.internals import forgetNewIds
+from lovely.remotetask.internals import isUnchanged
+from lovely.remotetask.internals import lastWritten
+from lovely.remotetask.internals import serverOf
+from lovely.remotetask.internals import tellMissing
 from lovely.remotetask.keepalive import VANISHED
 from lovely.remotetask.keepalive import keepAlive
 
@@ -89,8 +95,7 @@ def lastTransaction(db):
 
     `FileStorage.lastTransaction` waits until the disk has confirmed that, with all its callers.
     """
-    # The attribute is ZODB's own affair: where it is missing, one waits.
-    tid = getattr(db.storage, '_ltid', None) if isinstance(db.storage, FileStorage) else None
+    tid = lastWritten(db.storage) if isinstance(db.storage, FileStorage) else None
     return db.lastTransaction() if tid is None else tid
 
 
@@ -185,9 +190,7 @@ class _Listener:
         self._hub.ring(oids=oids)
 
     def invalidateCache(self):              # after a reconnection: look at everything
-        # The ids that the client has in store for new objects: a server that was killed does not know of them, and
-        # gives them to others, too.
-        del getattr(self._storage, '_oids', [])[:]
+        forgetNewIds(self._storage)
         self._target.invalidateCache()
         self._hub.ring()
 
@@ -200,16 +203,16 @@ def hubOf(db):
     """Return the `Hub` of a `ZODB.DB`, making it at the first call.
 
     A ZEO client is listened to from then on.  `ZODB.DB` has registered its MVCC adapter with the storage, and a
-    storage has one database: so the listener takes the adapter's place and hands everything on.  (The adapter is a
-    private attribute of DB; where there is none, or on a storage that tells nothing of the commits of others, like
-    RelStorage, processors look every `waitTime` seconds.)
+    storage has one database: so the listener takes the adapter's place and hands everything on.  (Where there is no
+    adapter, or on a storage that tells nothing of the commits of others, like RelStorage, processors look every
+    `waitTime` seconds.)
     """
     with _hubsLock:
         hub = _hubs.get(db)
         if hub is None:
             hub = _hubs[db] = Hub()
-            adapter = getattr(db, '_mvcc_storage', None)
-            if isinstance(db.storage, ClientStorage) and adapter is not None:
+            adapter = adapterOf(db) if isinstance(db.storage, ClientStorage) else None
+            if adapter is not None:
                 db.storage.registerDB(_Listener(adapter, hub, db.storage))
                 hub.isTold = True
         return hub
@@ -230,9 +233,10 @@ def _leaveIfSilent(storage, seconds, stopped):
         if protocol is not None:
             protocol.sm_protocol.transport.abort()
 
-    # These names are ZEO's own affair: where they are missing, there is no watching.
+    server = serverOf(storage)
+    if server is None:
+        return False
     try:
-        server = storage._server
         # A call that the server's loop answers.  `storage.ping()` would wait for that, and before for a connection.
         answer = server.call('ping', wait=False, timeout=0)
         # Second by second, so that those do not count in which this process itself was stopped.
@@ -242,7 +246,10 @@ def _leaveIfSilent(storage, seconds, stopped):
         server.loop.call_soon_threadsafe(abort)
         _ended(answer, 1)                   # ZEO reports errors that nobody has asked for
         return True
-    except Exception:                       # closed meanwhile; or another ZEO
+    except AttributeError as error:
+        tellMissing(f'in ClientStorage, {error.name}', 'a database server that hangs is not noticed')
+        return False
+    except Exception:                       # closed meanwhile
         log.debug('a database server cannot be watched', exc_info=True)
         return False
 
@@ -297,8 +304,10 @@ def guard(storage, fail):
 
     storage -- a `ClientStorage`, connected.
     """
-    # These names are ZEO's own affair.
-    client = storage._server.client
+    server = serverOf(storage)
+    if server is None:
+        return
+    client = server.client
     register, invalidateTransaction = client.register, client.invalidateTransaction
     told = before = None                        # the last transaction of another client, and the one before it
 
@@ -341,32 +350,6 @@ async def _hasTransaction(protocol, serverTid, tid):
     except Exception:                           # the connection is lost, or the storage has no iterator
         log.debug('a database server cannot be checked', exc_info=True)
         return True
-
-
-# FileStorage means to cut off what it has written of a transaction when the disk is full; but the buffer of its file
-# still has the rest, wants to write that first, and fails again.  What then stays, in the file and in the buffers of
-# those who read, is taken for the next transaction.
-
-def cleanUpFailures(storage):
-    """Have a `FileStorage` forget a transaction that it could not write entirely, so that it goes on when it can again.
-    """
-    abort = storage._abort                      # the part of `tpc_abort` that each kind of storage has for itself
-
-    def abortAndForget():
-        abort()
-        try:
-            storage._file.flush()
-            isClean = os.fstat(storage._file.fileno()).st_size == storage._pos
-        except OSError:
-            isClean = False
-        if not isClean:
-            with contextlib.suppress(OSError):
-                storage._file.close()           # once more it wants to write
-            storage._file = open(storage._file_name, 'r+b')
-            storage._file.truncate(storage._pos)
-            storage._files.flush()
-
-    storage._abort = abortAndForget
 
 
 class Lender:
@@ -432,8 +415,7 @@ class ThreadConnection:
     def rest(self):
         """Abort the thread's transaction.  A connection that still has its changes after that is given up."""
         transaction.manager.explicit = False    # as it is at first; a task may have changed that
-        # There is no public way to ask for these.  Where this attribute is missing, each failure counts.
-        if not rest(transaction.manager) and not getattr(self.connection, '_needs_to_join', False):
+        if not rest(transaction.manager) and self.connection is not None and not isUnchanged(self.connection):
             self.close()
 
     def close(self):

@@ -7,6 +7,8 @@ from transaction.interfaces import TransactionFailedError
 
 from lovely.remotetask import transitions
 from lovely.remotetask.control import Interrupted
+from lovely.remotetask.internals import hasData
+from lovely.remotetask.internals import resourcesOf
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import atPath
 
@@ -38,17 +40,14 @@ def _job(connection, servicePath, claim):
 
 
 def touched(txn):
-    """Return whether anything would happen if the transaction were committed.
-
-    There is no public way to ask for the data managers that have joined.
-    """
-    return bool(txn._resources) or any(True for _ in txn.getBeforeCommitHooks()) \
+    """Return whether anything would happen if the transaction were committed."""
+    return bool(resourcesOf(txn)) or any(True for _ in txn.getBeforeCommitHooks()) \
         or any(True for _ in txn.getAfterCommitHooks())
 
 
 def marked(txn):
     """Return whether something was left on a transaction that another run would meet, or that waits for its abort."""
-    return bool(txn.description or txn.user or txn.extension or getattr(txn, '_data', None)) \
+    return bool(txn.description or txn.user or txn.extension or hasData(txn)) \
         or any(True for _ in txn.getBeforeAbortHooks()) or any(True for _ in txn.getAfterAbortHooks())
 
 
@@ -86,7 +85,7 @@ class Fence:
 
     def beforeCompletion(self, txn):
         """Join a transaction that is about to be committed or aborted."""
-        if self._connection in txn._resources:          # there is no public way to ask for these
+        if self._connection in resourcesOf(txn):
             with contextlib.suppress(TransactionFailedError):       # one that has failed can only be aborted
                 txn.join(self)
 

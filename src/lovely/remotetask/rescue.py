@@ -58,6 +58,11 @@ def _cores():
     return os.cpu_count() or 1              # not Linux
 
 
+# Why not psutil (7.2): its `create_time` is counted from the boot time by the clock, so it moves when the clock is set,
+# and a living host would be taken for another process.  What does not move is private there, and by its own words not
+# reliable on all systems.  It knows nothing of boots and namespaces.  Without /proc this process still sees that
+# another one is gone; only where its number was given to a new process it takes the lease to notice.
+
 def _startOf(pid):
     """Return when a process was started, in the kernel's units; None when it is gone, '' when nobody can tell."""
     try:

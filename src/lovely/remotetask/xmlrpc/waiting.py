@@ -11,6 +11,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.internals import resizeCache
 from lovely.remotetask.ready import shardOf
 
 
@@ -199,7 +200,7 @@ class Watcher:
         if self._connection is None:
             self._connection = self._db.open(TransactionManager(explicit=True))
             # Pages of waiting jobs that do not fit would be loaded again at each look.
-            self._cacheSize, self._connection._cache.cache_size = self._connection._cache.cache_size, 2 * JOBS
+            self._cacheSize = resizeCache(self._connection, 2 * JOBS)
         manager = self._connection.transaction_manager
         try:
             manager.begin()
@@ -252,7 +253,7 @@ class Watcher:
         for watched in self._jobs.values():
             watched.page = None
         self._wakeup.note(None)                 # another one may see other changes
-        connection._cache.cache_size = self._cacheSize
+        resizeCache(connection, self._cacheSize)
         try:
             connection.close()
         except Exception as error:              # it is in no state to be used again, and will not be
