@@ -71,8 +71,9 @@ class TestPages(unittest.TestCase):
     def test_sphinx_finds_nothing_wrong(self):
         with tempfile.TemporaryDirectory() as directory:
             pages = pathlib.Path(directory) / 'pages'
+            options = '-W', '--keep-going', '-q', '-d', directory + '/cache'
             made = subprocess.run(
-                [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-d', directory + '/cache', DOCUMENTS, pages],
+                [sys.executable, '-m', 'sphinx', *options, DOCUMENTS, pages],
                 env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(os.path.abspath, sys.path))}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             self.assertEqual((made.returncode, made.stdout), (0, ''))

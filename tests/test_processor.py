@@ -26,7 +26,6 @@ from lovely.remotetask import scheduling
 from lovely.remotetask import transitions
 from lovely.remotetask.container import BITS
 from lovely.remotetask.copying import NESTING
-from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import SKIP
 from lovely.remotetask.database import ClientLender

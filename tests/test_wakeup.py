@@ -11,8 +11,8 @@ from lovely.remotetask.container import BITS
 from lovely.remotetask.database import Database
 from lovely.remotetask.database import Hub
 from lovely.remotetask.database import hubOf
-from lovely.remotetask.lifecycle import shardOf
 from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.ready import shardOf
 from lovely.remotetask.service import install
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.sites import findService
