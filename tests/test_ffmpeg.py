@@ -86,7 +86,7 @@ class TestFFmpeg(unittest.TestCase):
         (self.media / 'a.avi').write_text('This is a letter.')
         with self.assertRaises(TaskError) as caught:
             self.task(None, 1, {'source': 'a.avi', 'target': 'a.flv'})
-        self.assertRegex(str(caught.exception), 'ffmpeg exited with status [0-9]+: .*a.avi')
+        self.assertRegex(str(caught.exception), r'(?s)ffmpeg exited with status [0-9]+: .*a\.avi')
 
     def test_a_missing_film(self):
         with self.assertRaises(TaskError) as caught:

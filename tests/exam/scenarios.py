@@ -14,6 +14,7 @@ import xmlrpc.client
 from collections.abc import Callable
 from typing import NamedTuple
 
+import psycopg2
 from exam.deployment import LEASE
 from exam.deployment import deployment
 from exam.deployment import opened
@@ -318,6 +319,18 @@ def postgres(trial):
         fault = trial.luck.choice(list(faults))
         trial.fault(f'PostgreSQL {fault}')
         faults[fault]()
+    # After the loss of a backend it refuses all connections until it has recovered; who judges connects once.
+    if not trial.waitUntil(lambda: answers(server), 60):
+        trial.violations.append('PostgreSQL does not come back')
+
+
+def answers(server):
+    """Return whether a PostgreSQL accepts connections."""
+    try:
+        server.backends()
+    except psycopg2.OperationalError:
+        return False
+    return True
 
 
 @scenario(alive=True)
