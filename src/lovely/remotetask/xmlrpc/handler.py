@@ -52,6 +52,7 @@ class RequestHandler(Connection):
         self.frontend, self.address = frontend, address
         self.task = None                # that of `_handle`
         self.isResponding = False       # whether a response waits to be taken by the client
+        self._responseSize = 0          # how large that is
         self._permits = []              # those that the request has
         self._decoder = None            # of a body that comes in chunks
         self._forget()
@@ -69,7 +70,7 @@ class RequestHandler(Connection):
     def bytesHeld(self):
         """How many bytes of a request, or of a response that is not taken, are in memory."""
         decoded = 0 if self._decoder is None else len(self._decoder.body)
-        return len(self.buffer) + decoded + self.unsent()
+        return len(self.buffer) + decoded + self._responseSize
 
     def end(self, reason=None):
         """End the connection at once; tell a client that has begun a request why.
@@ -112,7 +113,7 @@ class RequestHandler(Connection):
         self._release()
         self.frontend.doneWithClient(self)
         self.close()
-        self._decoder = None
+        self._decoder, self._responseSize = None, 0
 
     async def _handle(self):
         try:
@@ -130,7 +131,6 @@ class RequestHandler(Connection):
         limits = self.frontend.limits
         idleTime = limits.requestTime           # until the first byte of the first request
         for number in range(1, limits.requests + 1):
-            self._forget()
             try:
                 length = await self._receiveHead(idleTime)
                 if length is None:
@@ -141,7 +141,11 @@ class RequestHandler(Connection):
                 await self._send(self._refuse(refusal))
                 break
             if self._isLast and number < limits.requests:
+                self.isResponding = True        # asyncio's TLS may hold the end of it without saying so
+                self.frontend.waitForClient(self)
+                await self.finish(self.loop.time() + limits.answerTime)
                 return
+            self._forget()
             idleTime = self.frontend.limits.idleTime
             if self.buffer:                     # it has asked on: the others come first
                 await asyncio.sleep(0)
@@ -163,7 +167,8 @@ class RequestHandler(Connection):
         finally:
             self._release()
         self._log(HTTPStatus.OK, response, call)
-        await self._send(self._responseHead(HTTPStatus.OK, 'text/xml', response) + response)
+        response = self._responseHead(HTTPStatus.OK, 'text/xml', response) + response
+        await self._send(response)
 
     # Reading
 
@@ -330,12 +335,15 @@ class RequestHandler(Connection):
     # Responses
 
     async def _send(self, data):
-        self.write(data)
-        if self.unsent():
-            self.isResponding = True
-            self.frontend.waitForClient(self)
-            await self.drain(self.frontend.limits.answerTime)
-            self.isResponding = False
+        deadline = self.loop.time() + self.frontend.limits.answerTime
+        for position in range(0, len(data), CHUNK_SIZE):
+            self.write(data[position:position + CHUNK_SIZE])
+            if self.isWritingPaused:
+                if not self.isResponding:
+                    self.isResponding, self._responseSize = True, len(data)
+                    self.frontend.waitForClient(self)
+                await self.drain(deadline)
+        self.isResponding, self._responseSize = False, 0
 
     def _refuse(self, refusal):
         """Log and count a `head.Refusal`; return the response, bytes."""
