@@ -52,7 +52,7 @@ class RequestHandler(Connection):
         self.frontend, self.address = frontend, address
         self.task = None                # that of `_handle`
         self.isResponding = False       # whether a response waits to be taken by the client
-        self._responseSize = 0          # how large that is
+        self._unsent = 0                # bytes of it that wait
         self._permits = []              # those that the request has
         self._decoder = None            # of a body that comes in chunks
         self._forget()
@@ -70,7 +70,7 @@ class RequestHandler(Connection):
     def bytesHeld(self):
         """How many bytes of a request, or of a response that is not taken, are in memory."""
         decoded = 0 if self._decoder is None else len(self._decoder.body)
-        return len(self.buffer) + decoded + self._responseSize
+        return len(self.buffer) + decoded + self._unsent
 
     def end(self, reason=None):
         """End the connection at once; tell a client that has begun a request why.
@@ -113,7 +113,7 @@ class RequestHandler(Connection):
         self._release()
         self.frontend.doneWithClient(self)
         self.close()
-        self._decoder, self._responseSize = None, 0
+        self._decoder, self._unsent = None, 0
 
     async def _handle(self):
         try:
@@ -186,7 +186,7 @@ class RequestHandler(Connection):
             if not self._hasBegun:
                 if buffer.startswith(b'\r\n'):          # some clients end the request before with one too many
                     del buffer[:2]
-                if buffer:
+                if buffer and buffer != b'\r':
                     self._hasBegun, self._requestEnd = True, self.loop.time() + limits.requestTime
             length = endOfHead(buffer, seen)
             seen = len(buffer)
@@ -339,11 +339,14 @@ class RequestHandler(Connection):
         for position in range(0, len(data), CHUNK_SIZE):
             self.write(data[position:position + CHUNK_SIZE])
             if self.isWritingPaused:
-                if not self.isResponding:
-                    self.isResponding, self._responseSize = True, len(data)
+                self._unsent = len(data) - position
+                if self.isResponding:
+                    self.frontend.noteBytes(self)
+                else:
+                    self.isResponding = True
                     self.frontend.waitForClient(self)
                 await self.drain(deadline)
-        self.isResponding, self._responseSize = False, 0
+        self.isResponding, self._unsent = False, 0
 
     def _refuse(self, refusal):
         """Log and count a `head.Refusal`; return the response, bytes."""
