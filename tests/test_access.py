@@ -745,6 +745,32 @@ class TestSlowOverTls(TlsCase):
             connection.close()
 
 
+    def test_whoSaysNoGoodbyeWhenItStops(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'slow'
+        self.services['/slow'] = Slow()
+        first, second = self.connect(), self.connect()
+        self.ask(first, 'getStatus', '/', 'Connection: close')
+        self.assertIn(b'no job', self.receive(first))
+        self.ask(second, 'getStatus', '/slow', 'Connection: close')
+        self.assertTrue(begun.wait(WAIT))
+        stopping, outcome = inThread(self.frontend.stop, WAIT)
+        self.waitUntil(lambda: self.frontend.isStopping)
+        go.set()
+        self.assertIn(b'slow', self.receive(second))
+        stopping.join(WAIT)
+        self.assertEqual(outcome, [True])
+        self.assertEqual(self.frontend.statistics()['connections'], 0)
+        first.close()
+        second.close()
+
+
 class TestStalledHandshakes(TlsCase):
 
     limits = Limits(requestTime=0.3, idleTime=WAIT)

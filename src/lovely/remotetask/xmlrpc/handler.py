@@ -35,6 +35,9 @@ logger = logging.getLogger('lovely.remotetask')
 # since each can have one byte, and there are other clients.
 _PIECE_SIZE = 16 * 1024
 
+#: Seconds that clients have to take the end of their last responses when the front end stops.
+LAST_MOMENT = 1.0
+
 _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNECT')
 
 
@@ -141,9 +144,7 @@ class RequestHandler(Connection):
                 await self._send(self._refuse(refusal))
                 break
             if self._isLast and number < limits.requests:
-                self.isResponding = True        # asyncio's TLS may hold the end of it without saying so
-                self.frontend.waitForClient(self)
-                await self.finish(self.loop.time() + limits.answerTime)
+                await self._finish()
                 return
             self._forget()
             idleTime = self.frontend.limits.idleTime
@@ -347,6 +348,13 @@ class RequestHandler(Connection):
                     self.frontend.waitForClient(self)
                 await self.drain(deadline)
         self.isResponding, self._unsent = False, 0
+
+    async def _finish(self):
+        # The response is written, but asyncio's TLS may hold the end of it without saying so.
+        self.isResponding = True
+        self.frontend.waitForClient(self)
+        await self.finish(self.loop.time() + (
+            LAST_MOMENT if self.frontend.isStopping else self.frontend.limits.answerTime))
 
     def _refuse(self, refusal):
         """Log and count a `head.Refusal`; return the response, bytes."""

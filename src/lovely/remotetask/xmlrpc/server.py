@@ -15,6 +15,7 @@ from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.bridge import Bridge
 from lovely.remotetask.xmlrpc.dispatcher import Dispatcher
+from lovely.remotetask.xmlrpc.handler import LAST_MOMENT
 from lovely.remotetask.xmlrpc.handler import RequestHandler
 from lovely.remotetask.xmlrpc.permits import LONG_CALLS
 from lovely.remotetask.xmlrpc.permits import Permits
@@ -218,7 +219,9 @@ class Frontend:
         for task in self._handshakes:
             task.cancel()
         for handler in list(self._expecting):
-            if not handler.isResponding:
+            if handler.transport.is_closing():
+                self.loop.call_later(LAST_MOMENT, handler.end)
+            elif not handler.isResponding:
                 handler.end('The frontend is stopping')
         for future in self.waiting.values():
             if not future.done():
