@@ -75,12 +75,13 @@ class RequestHandler(Connection):
         decoded = 0 if self._decoder is None else len(self._decoder.body)
         return len(self.buffer) + decoded + self._unsent
 
-    def end(self, reason=None):
+    def end(self, reason):
         """End the connection at once; tell a client that has begun a request why.
 
-        reason -- a sentence without its full stop; None for no response.
+        reason -- a sentence without its full stop.
         """
-        if reason is not None and self._hasBegun and not self.isResponding:
+        logger.debug('connection of %s ended: %s', self.address, reason)
+        if self._hasBegun and not self.isResponding:
             self._readRequestLine()
             try:
                 self.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
@@ -320,7 +321,10 @@ class RequestHandler(Connection):
     # Permits
 
     def _neededPermits(self, bodyLength):
-        """Return pairs of `Permits` and the seconds to wait for one; who waits long has none of those for others."""
+        """Return pairs of `Permits` and the seconds to wait for one; first those for which a request may wait long.
+
+        So a request that waits holds no permit that others need.
+        """
         frontend, limits = self.frontend, self.frontend.limits
         needed = [(frontend.calls, limits.permitTime)]
         if bodyLength > LONG_BODY:

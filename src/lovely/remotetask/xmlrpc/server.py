@@ -41,7 +41,7 @@ _WOKEN = 64
 # Connections that the system keeps until they are accepted.
 _BACKLOG = 1024
 
-# Seconds until another file can be expected to be open.
+# Seconds to wait after a connection could not be accepted: there may be no more files until another one is closed.
 _PAUSE = 0.05
 
 
@@ -220,7 +220,7 @@ class Frontend:
             task.cancel()
         for handler in list(self._expecting):
             if handler.transport.is_closing():
-                self.loop.call_later(LAST_MOMENT, handler.end)
+                self.loop.call_later(LAST_MOMENT, handler.task.cancel)
             elif not handler.isResponding:
                 handler.end('The frontend is stopping')
         for future in self.waiting.values():
