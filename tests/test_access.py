@@ -745,6 +745,30 @@ class TestSlowOverTls(TlsCase):
             connection.close()
 
 
+    def test_responseUnderWayIsGivenBeforeItStops(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'x' * 100_000
+        self.services['/slow'] = Slow()
+        # Connections inherit it: the system takes only a part of the response.
+        self.frontend._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        with self.connect() as connection:
+            self.ask(connection, 'getStatus', '/slow')
+            self.assertTrue(begun.wait(WAIT))
+            reading, response = inThread(self.receive, connection)
+            stopping, outcome = inThread(self.frontend.stop, WAIT)
+            self.waitUntil(lambda: self.frontend.isStopping)
+            go.set()
+            reading.join(WAIT)
+            stopping.join(WAIT)
+        self.assertIn(b'x' * 100_000, response[0])
+        self.assertEqual(outcome, [True])
+
     def test_whoSaysNoGoodbyeWhenItStops(self):
         begun, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)

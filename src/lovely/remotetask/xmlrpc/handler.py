@@ -35,8 +35,8 @@ logger = logging.getLogger('lovely.remotetask')
 # since each can have one byte, and there are other clients.
 _PIECE_SIZE = 16 * 1024
 
-#: Seconds that clients have to take the end of their last responses when the front end stops.
-LAST_MOMENT = 1.0
+# Seconds that clients have to take the end of their last responses when the front end stops.
+_LAST_MOMENT = 1.0
 
 _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNECT')
 
@@ -116,7 +116,7 @@ class RequestHandler(Connection):
         # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
         self._release()
         self.frontend.doneWithClient(self)
-        self.close()
+        self.close(_LAST_MOMENT if self.frontend.isStopping else 0)
         self._decoder, self._unsent = None, 0
 
     async def _handle(self):
@@ -145,7 +145,8 @@ class RequestHandler(Connection):
                 await self._send(self._refuse(refusal))
                 break
             if self._isLast and number < limits.requests:
-                await self._finish()
+                if not self.frontend.isStopping:
+                    await self._finish()
                 return
             self._forget()
             idleTime = self.frontend.limits.idleTime
@@ -357,8 +358,7 @@ class RequestHandler(Connection):
         # The response is written, but asyncio's TLS may hold the end of it without saying so.
         self.isResponding = True
         self.frontend.waitForClient(self)
-        await self.finish(self.loop.time() + (
-            LAST_MOMENT if self.frontend.isStopping else self.frontend.limits.answerTime))
+        await self.finish(self.loop.time() + self.frontend.limits.answerTime)
 
     def _refuse(self, refusal):
         """Log and count a `head.Refusal`; return the response, bytes."""

@@ -129,12 +129,13 @@ class Connection(asyncio.BufferedProtocol):
         del self.buffer[:size]
         return data
 
-    def close(self):
-        """End the connection now; what the client has not taken is thrown away, and nobody waits for its goodbye."""
+    def close(self, seconds):
+        """End the connection; the client has so many seconds to take what was written, and, with TLS, to say goodbye.
+        """
         self.buffer.clear()                     # this object may live for a while
         if not self.transport.is_closing():     # asyncio's TLS could not be aborted after a second close
             self.transport.close()              # with TLS, that sends a close_notify
-        self.loop.call_soon(self.transport.abort)
+        self.loop.call_later(seconds, self.transport.abort)
 
     async def _wait(self, deadline):
         self._deadline = deadline

@@ -15,7 +15,6 @@ from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.bridge import Bridge
 from lovely.remotetask.xmlrpc.dispatcher import Dispatcher
-from lovely.remotetask.xmlrpc.handler import LAST_MOMENT
 from lovely.remotetask.xmlrpc.handler import RequestHandler
 from lovely.remotetask.xmlrpc.permits import LONG_CALLS
 from lovely.remotetask.xmlrpc.permits import Permits
@@ -219,16 +218,16 @@ class Frontend:
         for task in self._handshakes:
             task.cancel()
         for handler in list(self._expecting):
-            if handler.transport.is_closing():
-                self.loop.call_later(LAST_MOMENT, handler.task.cancel)
-            elif not handler.isResponding:
+            if not handler.isResponding:
                 handler.end('The frontend is stopping')
+            elif handler.transport.is_closing():
+                handler.task.cancel()           # the client has its response, but for the end maybe
         for future in self.waiting.values():
             if not future.done():
                 future.set_result(None)
 
     async def _close(self):
-        """End what is left of the connections."""
+        """End what is left of the connections, and wait for that."""
         for task in [*self._handshakes, *(handler.task for handler in self._handlers)]:
             task.cancel()
         if self._handlers:
