@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import base64
 import contextlib
+import dataclasses
 import http.client
 import json
 import logging
@@ -37,6 +38,7 @@ from test_xmlrpc_server import ServerCase
 
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import UnknownJob
+from lovely.remotetask.job import Job
 from lovely.remotetask.limits import Limits
 from lovely.remotetask.users import ROLES
 from lovely.remotetask.users import Users
@@ -620,6 +622,7 @@ class TestTls(TlsCase):
         self.assertIn('the certificate stays as it was', logged.output[0])
 
     def test_renewalThatCannotBeReadIsTriedAgain(self):
+        self.assertServing()                            # it has the files that it needs
         certificate = Certificate(self.pem)
         contexts = []
 
@@ -662,6 +665,142 @@ class TestIdleOverTls(TlsCase):
         with self.connect() as third:
             self.assertEqual(self.receive(first), b'')
             self.assertEqual([self.over(connection) for connection in (second, third)], [200, 200])
+
+
+class TestSlowOverTls(TlsCase):
+    """Clients of TLS that take their time, or leave in the middle."""
+
+    limits = Limits(requestTime=WAIT, idleTime=WAIT, silentTLS=3, answerTime=3600)
+
+    def makeFrontend(self):
+        frontend = super().makeFrontend()
+        frontend.doorkeeper = Doorkeeper()
+        return frontend
+
+    def connect(self):
+        connection = socket.socket()
+        self.addCleanup(connection.close)
+        connection.settimeout(WAIT)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.connect(self.frontend.address)
+        return self.client.wrap_socket(connection, server_hostname='127.0.0.1')
+
+    def ask(self, connection, method, path, *lines):
+        body = xmlrpc.client.dumps((1,), method).encode()
+        head = '\r\n'.join([f'POST {path} HTTP/1.1', 'Host: x', f'Content-Length: {len(body)}', *lines, '', ''])
+        connection.sendall(head.encode() + body)
+
+    def askForLarge(self, *lines):
+        """Return a connection whose client has not taken all of the response, which is large."""
+        class Large:
+            jobs = {1: Job(1, 'large', None)}
+
+            def getResult(self, jobid):
+                return b'x' * 20_000_000
+        self.services['/large'] = Large()
+        connection = self.connect()
+        self.ask(connection, 'getResult', '/large', *lines)
+        self.waitUntil(lambda: self.frontend.statistics()['bytesHeld'])
+        return connection
+
+    def waitForTheEnd(self):
+        self.waitUntil(lambda: not self.frontend.statistics()['connections'])
+        self.assertEqual(self.frontend.statistics()['bytesHeld'], 0)
+
+    def test_allOfTheLastResponse(self):
+        connection = self.askForLarge('Connection: close')
+        head, _, body = self.receive(connection).partition(b'\r\n\r\n')
+        self.assertEqual(len(body), int(re.search(b'Content-Length: ([0-9]+)', head)[1]))
+        connection.close()
+        self.waitForTheEnd()
+
+    def test_whoReadsNothing(self):
+        self.frontend.limits = dataclasses.replace(self.limits, answerTime=0.3)
+        for lines in (), ('Connection: close',):
+            for leaves in False, True:
+                connection = self.askForLarge(*lines)
+                if leaves:
+                    connection = socket.socket(fileno=connection.detach())
+                    connection.shutdown(socket.SHUT_WR)
+                self.waitForTheEnd()
+                connection.close()
+
+    def test_whoLeavesWhileItIsNotReadFrom(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'slow'
+        self.services['/slow'] = Slow()
+        self.frontend.limits = dataclasses.replace(self.limits, answerTime=0.3)
+        connection = self.connect()
+        self.ask(connection, 'getStatus', '/slow', 'Connection: close')
+        self.assertTrue(begun.wait(WAIT))
+        connection.sendall(b'x' * 100_000)              # far more than is read in advance
+        with socket.socket(fileno=connection.detach()) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            go.set()
+            self.waitForTheEnd()
+
+    def test_whoSaysNoGoodbye(self):
+        connections = [self.connect() for _ in range(10)]
+        self.waitUntil(lambda: self.frontend.statistics()['accepted'] == 10)
+        self.waitUntil(lambda: self.frontend.statistics()['connections'] == 3)
+        for connection in connections:
+            connection.close()
+
+
+    def test_responseUnderWayIsGivenBeforeItStops(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'x' * 100_000
+        self.services['/slow'] = Slow()
+        # Connections inherit it: the system takes only a part of the response.
+        self.frontend._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        with self.connect() as connection:
+            self.ask(connection, 'getStatus', '/slow')
+            self.assertTrue(begun.wait(WAIT))
+            reading, response = inThread(self.receive, connection)
+            stopping, outcome = inThread(self.frontend.stop, WAIT)
+            self.waitUntil(lambda: self.frontend.isStopping)
+            go.set()
+            reading.join(WAIT)
+            stopping.join(WAIT)
+        self.assertIn(b'x' * 100_000, response[0])
+        self.assertEqual(outcome, [True])
+
+    def test_whoSaysNoGoodbyeWhenItStops(self):
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return 'slow'
+        self.services['/slow'] = Slow()
+        first, second = self.connect(), self.connect()
+        self.ask(first, 'getStatus', '/', 'Connection: close')
+        self.assertIn(b'no job', self.receive(first))
+        self.ask(second, 'getStatus', '/slow', 'Connection: close')
+        self.assertTrue(begun.wait(WAIT))
+        stopping, outcome = inThread(self.frontend.stop, WAIT)
+        self.waitUntil(lambda: self.frontend.isStopping)
+        go.set()
+        self.assertIn(b'slow', self.receive(second))
+        stopping.join(WAIT)
+        self.assertEqual(outcome, [True])
+        self.assertEqual(self.frontend.statistics()['connections'], 0)
+        first.close()
+        second.close()
 
 
 class TestStalledHandshakes(TlsCase):

@@ -192,6 +192,16 @@ class TestCalls(ServerCase):
                          [b'<value><string>echo</string></value>', b'<value><boolean>0</boolean></value>',
                           b'<value><string>echo</string></value>'])
 
+    def test_emptyLineBetweenRequests(self):
+        request = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL
+        self.assertEqual(self.send(request + b'\r\n' + request).count(b'HTTP/1.1 200 OK'), 2)
+        connection = self.socket()
+        connection.sendall(b'\r')
+        self.waitUntil(lambda: self.frontend.statistics()['bytesHeld'] == 1)
+        connection.sendall(b'\n' + request)
+        connection.shutdown(socket.SHUT_WR)
+        self.assertIn(b'HTTP/1.1 200 OK', self.receive(connection))
+
     def test_pathNamesTheService(self):
         jobid = self.proxy('/site1/T%C3%A4sks').add('echo')
         for path in ('/site1/T%c3%a4sks', '/site1/T%C3%A4sks?x=1'):

@@ -26,8 +26,9 @@ class Limits:
     headers: int = 100
     #: Bytes of a request's body, also after decompression; a larger one is refused with 413.
     bodySize: int = 8 * 1024 * 1024
-    #: Bodies above 256 KiB that are worked on at a time; the others wait.  So many of the full size is also what all
-    #: requests that have not come completely may hold; whose has come for the longest time is ended if it is more.
+    #: Bodies above 256 KiB that are worked on at a time; the others wait.  The size of as many largest bodies is also
+    #: the limit for all requests together that have not come completely, and responses that are not taken yet.  Above
+    #: it the oldest of those that hold more than the average is ended.
     largeBodies: int = 8
     #: Seconds from the first byte of a request to its last, however it drips.
     requestTime: float = 20.0

@@ -35,6 +35,9 @@ logger = logging.getLogger('lovely.remotetask')
 # since each can have one byte, and there are other clients.
 _PIECE_SIZE = 16 * 1024
 
+# Seconds that clients have to take the end of their last responses when the front end stops.
+_LAST_MOMENT = 1.0
+
 _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNECT')
 
 
@@ -52,6 +55,7 @@ class RequestHandler(Connection):
         self.frontend, self.address = frontend, address
         self.task = None                # that of `_handle`
         self.isResponding = False       # whether a response waits to be taken by the client
+        self._unsent = 0                # bytes of it that wait
         self._permits = []              # those that the request has
         self._decoder = None            # of a body that comes in chunks
         self._forget()
@@ -69,14 +73,15 @@ class RequestHandler(Connection):
     def bytesHeld(self):
         """How many bytes of a request, or of a response that is not taken, are in memory."""
         decoded = 0 if self._decoder is None else len(self._decoder.body)
-        return len(self.buffer) + decoded + self.unsent()
+        return len(self.buffer) + decoded + self._unsent
 
-    def end(self, reason=None):
+    def end(self, reason):
         """End the connection at once; tell a client that has begun a request why.
 
-        reason -- a sentence without its full stop; None for no response.
+        reason -- a sentence without its full stop.
         """
-        if reason is not None and self._hasBegun and not self.isResponding:
+        logger.debug('connection of %s ended: %s', self.address, reason)
+        if self._hasBegun and not self.isResponding:
             self._readRequestLine()
             try:
                 self.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
@@ -111,8 +116,8 @@ class RequestHandler(Connection):
         # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
         self._release()
         self.frontend.doneWithClient(self)
-        self.close()
-        self._decoder = None
+        self.close(_LAST_MOMENT if self.frontend.isStopping else 0)
+        self._decoder, self._unsent = None, 0
 
     async def _handle(self):
         try:
@@ -130,7 +135,6 @@ class RequestHandler(Connection):
         limits = self.frontend.limits
         idleTime = limits.requestTime           # until the first byte of the first request
         for number in range(1, limits.requests + 1):
-            self._forget()
             try:
                 length = await self._receiveHead(idleTime)
                 if length is None:
@@ -141,7 +145,10 @@ class RequestHandler(Connection):
                 await self._send(self._refuse(refusal))
                 break
             if self._isLast and number < limits.requests:
+                if not self.frontend.isStopping:
+                    await self._finish()
                 return
+            self._forget()
             idleTime = self.frontend.limits.idleTime
             if self.buffer:                     # it has asked on: the others come first
                 await asyncio.sleep(0)
@@ -163,7 +170,8 @@ class RequestHandler(Connection):
         finally:
             self._release()
         self._log(HTTPStatus.OK, response, call)
-        await self._send(self._responseHead(HTTPStatus.OK, 'text/xml', response) + response)
+        response = self._responseHead(HTTPStatus.OK, 'text/xml', response) + response
+        await self._send(response)
 
     # Reading
 
@@ -181,7 +189,7 @@ class RequestHandler(Connection):
             if not self._hasBegun:
                 if buffer.startswith(b'\r\n'):          # some clients end the request before with one too many
                     del buffer[:2]
-                if buffer:
+                if buffer and buffer != b'\r':
                     self._hasBegun, self._requestEnd = True, self.loop.time() + limits.requestTime
             length = endOfHead(buffer, seen)
             seen = len(buffer)
@@ -314,7 +322,10 @@ class RequestHandler(Connection):
     # Permits
 
     def _neededPermits(self, bodyLength):
-        """Return pairs of `Permits` and the seconds to wait for one; who waits long has none of those for others."""
+        """Return pairs of `Permits` and the seconds to wait for one; first those for which a request may wait long.
+
+        So a request that waits holds no permit that others need.
+        """
         frontend, limits = self.frontend, self.frontend.limits
         needed = [(frontend.calls, limits.permitTime)]
         if bodyLength > LONG_BODY:
@@ -330,12 +341,24 @@ class RequestHandler(Connection):
     # Responses
 
     async def _send(self, data):
-        self.write(data)
-        if self.unsent():
-            self.isResponding = True
-            self.frontend.waitForClient(self)
-            await self.drain(self.frontend.limits.answerTime)
-            self.isResponding = False
+        deadline = self.loop.time() + self.frontend.limits.answerTime
+        for position in range(0, len(data), CHUNK_SIZE):
+            self.write(data[position:position + CHUNK_SIZE])
+            if self.isWritingPaused:
+                self._unsent = len(data) - position
+                if self.isResponding:
+                    self.frontend.noteBytes(self)
+                else:
+                    self.isResponding = True
+                    self.frontend.waitForClient(self)
+                await self.drain(deadline)
+        self.isResponding, self._unsent = False, 0
+
+    async def _finish(self):
+        # The response is written, but asyncio's TLS may hold the end of it without saying so.
+        self.isResponding = True
+        self.frontend.waitForClient(self)
+        await self.finish(self.loop.time() + self.frontend.limits.answerTime)
 
     def _refuse(self, refusal):
         """Log and count a `head.Refusal`; return the response, bytes."""

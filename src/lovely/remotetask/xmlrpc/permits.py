@@ -20,7 +20,7 @@ RETRY_AFTER = 'Retry-After', '1'
 
 
 class Permits:
-    """A number of permits for what may be done at a time: a semaphore that is counted, and waited for in vain.
+    """A semaphore that counts who has it and who waits for it, and refuses a request that waits for too long.
 
     All methods belong to the thread of the event loop.
     """

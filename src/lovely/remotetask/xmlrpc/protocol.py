@@ -25,9 +25,13 @@ class Connection(asyncio.BufferedProtocol):
         self.buffer = bytearray()
         #: Whether the client sends no more.
         self.hasEnded = False
+        #: Whether both directions have ended.
+        self.isLost = False
         self.transport = None
         self._readLimit = ADVANCE_SIZE          # bytes in the buffer above which the client has to wait
-        self._isReadingPaused = self._isWritingPaused = False
+        self._isReadingPaused = False
+        #: Whether the system does not take what was written.
+        self.isWritingPaused = False
         self._waiter = None                     # the future of the coroutine that waits here
         self._deadline = 0.0                    # of the latter, by the clock of the loop
         self._timer, self._timerEnd = None, 0.0
@@ -59,17 +63,17 @@ class Connection(asyncio.BufferedProtocol):
         return self.transport.get_extra_info('sslcontext') is None
 
     def connection_lost(self, error):
-        self.hasEnded = True
-        self._isWritingPaused = False
+        self.hasEnded = self.isLost = True
+        self.isWritingPaused = False
         if self._timer is not None:
             self._timer.cancel()
         self._wake()
 
     def pause_writing(self):
-        self._isWritingPaused = True
+        self.isWritingPaused = True
 
     def resume_writing(self):
-        self._isWritingPaused = False
+        self.isWritingPaused = False
         self._wake()
 
     # What waits
@@ -92,20 +96,29 @@ class Connection(asyncio.BufferedProtocol):
             self._isReadingPaused = False
             self.transport.resume_reading()
 
-    async def drain(self, seconds):
-        """Wait until the client has taken what was written, apart from what the system keeps.
+    async def drain(self, deadline):
+        """Wait until the client has taken what was written, apart from what the system keeps; or raise `TimeoutError`.
 
-        seconds -- how long that may take, a float.
-
-        Raise `TimeoutError`.
+        deadline -- by the clock of the loop.
         """
-        if self._isWritingPaused:
-            deadline = self.loop.time() + seconds
-            while self._isWritingPaused:
-                await self._wait(deadline)
+        while self.isWritingPaused:
+            await self._wait(deadline)
+
+    async def finish(self, deadline):
+        """End the connection when the client has taken what was written, or raise `TimeoutError`.
+
+        deadline -- by the clock of the loop.
+        """
+        self.transport.close()
+        while not self.isLost:
+            await self._wait(deadline)
 
     def write(self, data):
-        """Send bytes without waiting for the client.  Raise `ConnectionError`."""
+        """Send bytes without waiting for the client.  Raise `ConnectionError`.
+
+        With TLS, asyncio hands on all of the data, however much the system takes, and pauses at the next call only: so
+        much data is to be written in pieces.
+        """
         if self.transport.is_closing():         # the transports of uvloop would raise `RuntimeError`
             raise ConnectionAbortedError('the client has gone')
         self.transport.write(data)
@@ -116,17 +129,13 @@ class Connection(asyncio.BufferedProtocol):
         del self.buffer[:size]
         return data
 
-    def unsent(self):
-        """Return how many bytes wait to be taken by the client."""
-        return self.transport.get_write_buffer_size() if self._isWritingPaused else 0
-
-    def close(self):
-        """End the connection; what the client has not taken by now is thrown away, so that it waits for nobody."""
+    def close(self, seconds):
+        """End the connection; the client has so many seconds to take what was written, and, with TLS, to say goodbye.
+        """
         self.buffer.clear()                     # this object may live for a while
-        if self._isWritingPaused:
-            self.transport.abort()
-        else:
-            self.transport.close()
+        if not self.transport.is_closing():     # asyncio's TLS could not be aborted after a second close
+            self.transport.close()              # with TLS, that sends a close_notify
+        self.loop.call_later(seconds, self.transport.abort)
 
     async def _wait(self, deadline):
         self._deadline = deadline

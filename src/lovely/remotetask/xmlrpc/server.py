@@ -40,10 +40,7 @@ _WOKEN = 64
 # Connections that the system keeps until they are accepted.
 _BACKLOG = 1024
 
-# Seconds that a client of TLS has to agree to the end of its connection; and when the front end stops.
-_TLS_SHUTDOWN, _TLS_STOP = 5.0, 1.0
-
-# Seconds until another file can be expected to be open.
+# Seconds to wait after a connection could not be accepted: there may be no more files until another one is closed.
 _PAUSE = 0.05
 
 
@@ -199,7 +196,7 @@ class Frontend:
             keepAlive(client)
             tls = {} if self.tls is None else {
                 'ssl': self.tls.context(), 'ssl_handshake_timeout': self.limits.requestTime,
-                'ssl_shutdown_timeout': _TLS_SHUTDOWN}
+                'ssl_shutdown_timeout': self.limits.answerTime}
             await self.loop.connect_accepted_socket(lambda: RequestHandler(self, address), client, **tls)
         except OSError as error:
             logger.debug('connection of %s ended: %s', address, error)
@@ -223,22 +220,19 @@ class Frontend:
         for handler in list(self._expecting):
             if not handler.isResponding:
                 handler.end('The frontend is stopping')
+            elif handler.transport.is_closing():
+                handler.task.cancel()           # the client has its response, but for the end maybe
         for future in self.waiting.values():
             if not future.done():
                 future.set_result(None)
 
     async def _close(self):
-        """End what is left of the connections; clients of TLS have a moment to agree."""
+        """End what is left of the connections, and wait for that."""
         for task in [*self._handshakes, *(handler.task for handler in self._handlers)]:
             task.cancel()
         if self._handlers:
             self._allClosed.clear()
-            try:
-                async with asyncio.timeout(_TLS_STOP):
-                    await self._allClosed.wait()
-            except TimeoutError:
-                for handler in list(self._handlers):
-                    handler.transport.abort()
+            await self._allClosed.wait()
 
     # For the handlers
 
