@@ -27,11 +27,11 @@ from lovely.remotetask.execute import queryTask
 from lovely.remotetask.fence import touched
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
-from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.ledger import ONCE
+from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sharing import Pace
 from lovely.remotetask.sharing import Precedence
-from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sharing import rateOf
 from lovely.remotetask.sharing import roomOf
 from lovely.remotetask.sites import ROOT_NAME

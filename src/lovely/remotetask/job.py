@@ -23,11 +23,11 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import ICronJob
-from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.interfaces import ICronJob
+from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.misfire import ONCE
 from lovely.remotetask.misfire import SKIP
 from lovely.remotetask.misfire import STEP

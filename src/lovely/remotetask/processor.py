@@ -33,8 +33,8 @@ from lovely.remotetask.fence import touched
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.roster import ENDED
-from lovely.remotetask.roster import Roster
 from lovely.remotetask.roster import WAITING_LOOK
+from lovely.remotetask.roster import Roster
 from lovely.remotetask.sharing import HELD_UP
 from lovely.remotetask.sharing import WARM
 from lovely.remotetask.sites import ROOT_NAME
