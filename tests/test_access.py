@@ -24,17 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import trustme
 from cryptography.hazmat.primitives import serialization
-from test_cli import PATIENCE
-from test_cli import environment
-from test_cli import start
-from test_users import HASH
-from test_users import OTHER_HASH
-from test_users import OTHER_PASSWORD
-from test_users import PASSWORD
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import CALL
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
 
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import UnknownJob
@@ -54,6 +43,17 @@ from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.tls import Certificate
+from test_cli import PATIENCE
+from test_cli import environment
+from test_cli import start
+from test_users import HASH
+from test_users import OTHER_HASH
+from test_users import OTHER_PASSWORD
+from test_users import PASSWORD
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import CALL
+from test_xmlrpc_server import WAIT
+from test_xmlrpc_server import ServerCase
 
 
 USERS = f'''\

@@ -8,6 +8,13 @@ import threading
 import unittest
 
 import transaction
+from persistent.mapping import PersistentMapping
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import ConflictError
+from ZODB.utils import p64
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask import ready
 from lovely.remotetask import rescue
 from lovely.remotetask.cycle import Cycle
@@ -15,8 +22,8 @@ from lovely.remotetask.database import Database
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import LONG
 from lovely.remotetask.ledger import Ledger
@@ -29,14 +36,8 @@ from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.transitions import Outcome
 from lovely.remotetask.transitions import Recorded
 from lovely.remotetask.transitions import Returned
-from persistent.mapping import PersistentMapping
 from test_processor import PATH
 from test_processor import ProcessorCase
-from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import ConflictError
-from ZODB.utils import p64
-from zope.component import provideUtility
-from zope.component import testing
 
 
 #: Seconds of the lease of the cycles here, whose clock the tests set.

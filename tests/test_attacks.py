@@ -14,9 +14,8 @@ import time
 import unittest
 import xmlrpc.client
 
-from test_xmlrpc_gateway import inThread
-
 from lovely.remotetask.testing import Process
+from test_xmlrpc_gateway import inThread
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.

@@ -16,6 +16,7 @@ import unittest
 
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
+from zope.component.testing import PlacelessSetup
 
 import lovely.remotetask
 from lovely.remotetask.bench import measures
@@ -26,7 +27,6 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.testing import temporaryZEO
-from zope.component.testing import PlacelessSetup
 
 
 #: Seconds for a whole run, on a slow machine.

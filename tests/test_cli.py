@@ -22,7 +22,6 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler
 from xmlrpc.server import SimpleXMLRPCServer
 
 import ZEO
-
 from click.testing import CliRunner
 
 from lovely.remotetask.cli import main

@@ -15,10 +15,6 @@ import unittest
 import xmlrpc.client
 
 import trustme
-from test_cli import environment
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
 from zope.component import provideUtility
 
 from lovely.remotetask import client as clientModule
@@ -45,6 +41,10 @@ from lovely.remotetask.xmlrpc.methods import PART_SIZE
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.wire import dumpFault
 from lovely.remotetask.xmlrpc.wire import dumpResponse
+from test_cli import environment
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import WAIT
+from test_xmlrpc_server import ServerCase
 
 
 def echo(input):

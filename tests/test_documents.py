@@ -9,16 +9,17 @@ import sys
 import tempfile
 import unittest
 
-import lovely.remotetask
 import transaction
 import zope.component.hooks
 import zope.component.testing
+from ZODB.DB import DB
+from ZODB.DemoStorage import DemoStorage
+
+import lovely.remotetask
 from lovely.remotetask import config
 from lovely.remotetask import cron
 from lovely.remotetask import misfire
 from lovely.remotetask import retry
-from ZODB.DB import DB
-from ZODB.DemoStorage import DemoStorage
 
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL

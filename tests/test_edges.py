@@ -11,6 +11,9 @@ import threading
 import time
 import unittest
 
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask import config
 from lovely.remotetask import ended
 from lovely.remotetask import execute
@@ -43,8 +46,6 @@ from test_processor import ProcessorCase
 from test_xmlrpc_methods import call
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
-from zope.component import provideUtility
-from zope.component import testing
 
 
 NAN, INF, HUGE, DIGITS = float('nan'), float('inf'), 10 ** 400, 10 ** 5000

@@ -8,6 +8,11 @@ import threading
 import unittest
 
 import transaction
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+from ZODB.POSException import POSKeyError
+from zope.component import provideUtility
+
 from lovely.remotetask import rescue
 from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.errors import TaskError
@@ -17,19 +22,15 @@ from lovely.remotetask.execute import failed
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.transitions import Recorded
-from test_processor import claimOne
 from test_processor import PATH
 from test_processor import ProcessorCase
+from test_processor import claimOne
 from test_processor import runClaim
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError
-from ZODB.POSException import POSKeyError
-from zope.component import provideUtility
 
 
 class RunCase(ProcessorCase):

@@ -17,6 +17,13 @@ from unittest import mock
 
 import transaction
 import zope.component.testing
+from persistent.mapping import PersistentMapping
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.serialize import referencesf
+from zope.component import provideUtility
+from zope.interface import Interface
+
 from lovely.remotetask import files
 from lovely.remotetask.cli import main
 from lovely.remotetask.container import BITS
@@ -44,12 +51,6 @@ from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 from lovely.remotetask.xmlrpc.wire import plain
-from persistent.mapping import PersistentMapping
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-from ZODB.serialize import referencesf
-from zope.component import provideUtility
-from zope.interface import Interface
 
 
 DATA = pathlib.Path(__file__).parent / 'data'

@@ -12,12 +12,12 @@ import unittest
 
 import transaction
 from persistent.mapping import PersistentMapping
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
 from zope.component import provideUtility
 from zope.component import testing
 from zope.interface import Interface
 from zope.interface import implementer
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
 
 from lovely.remotetask.database import Database
 from lovely.remotetask.interfaces import ITask

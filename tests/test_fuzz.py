@@ -35,7 +35,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
-from test_xmlrpc_server import ServerCase
 from zope.component import provideUtility
 
 from lovely.remotetask import interfaces
@@ -53,6 +52,7 @@ from lovely.remotetask.xmlrpc.wire import NESTING
 from lovely.remotetask.xmlrpc.wire import TOO_DEEP
 from lovely.remotetask.xmlrpc.wire import dumpResponse
 from lovely.remotetask.xmlrpc.wire import parseCall
+from test_xmlrpc_server import ServerCase
 
 
 LONG = 'REMOTETASK_FUZZ' in os.environ

@@ -10,17 +10,18 @@ import unittest
 from xmlrpc.client import Unmarshaller
 from xmlrpc.client import gzip_decode
 
-import lovely.remotetask
 import transaction
-from lovely.remotetask import database
-from lovely.remotetask import internals
-from lovely.remotetask.testing import temporaryZEO
 from ZConfig.loader import ConfigLoader
 from ZODB.blob import Blob
 from ZODB.blob import rename_or_copy_blob
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import mktemp
+
+import lovely.remotetask
+from lovely.remotetask import database
+from lovely.remotetask import internals
+from lovely.remotetask.testing import temporaryZEO
 
 
 PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent

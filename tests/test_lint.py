@@ -10,9 +10,10 @@ import sysconfig
 import tempfile
 import unittest
 
+from zope.interface.interfaces import IMethod
+
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.service import TaskService
-from zope.interface.interfaces import IMethod
 
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -12,6 +12,14 @@ import unittest
 
 import transaction
 from BTrees.IOBTree import IOBTree
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+from zope.component import provideUtility
+from zope.component import testing
+from zope.interface import Interface
+from zope.schema import Int
+
 from lovely.remotetask import listing
 from lovely.remotetask import ready
 from lovely.remotetask import scheduling
@@ -24,8 +32,8 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execute import execute
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.retry import RetryPolicy
@@ -34,13 +42,6 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.transitions import Outcome
 from lovely.remotetask.transitions import Recorded
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError
-from zope.component import provideUtility
-from zope.component import testing
-from zope.interface import Interface
-from zope.schema import Int
 
 
 DATA = pathlib.Path(__file__).parent / 'data'

@@ -6,8 +6,17 @@ import tempfile
 import time
 import unittest
 
-import lovely.remotetask
 import transaction
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+from zope.component import provideUtility
+from zope.component import testing
+from zope.dottedname.resolve import resolve
+from zope.interface.verify import verifyClass
+from zope.interface.verify import verifyObject
+
+import lovely.remotetask
 from lovely.remotetask import interfaces
 from lovely.remotetask.container import Jobs
 from lovely.remotetask.errors import UnknownJob
@@ -19,14 +28,6 @@ from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError
-from zope.component import provideUtility
-from zope.component import testing
-from zope.dottedname.resolve import resolve
-from zope.interface.verify import verifyClass
-from zope.interface.verify import verifyObject
 
 
 PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent

@@ -21,12 +21,11 @@ import threading
 import time
 import unittest
 
+from lovely.remotetask import config
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
 from test_cli import start
-
-from lovely.remotetask import config
 
 
 SITE = '''<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">

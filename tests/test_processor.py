@@ -18,6 +18,15 @@ from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
 import transaction
+from persistent.mapping import PersistentMapping
+from ZEO.ClientStorage import ClientStorage
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask import claiming
 from lovely.remotetask import processor as processing
 from lovely.remotetask import ready
@@ -26,8 +35,8 @@ from lovely.remotetask import scheduling
 from lovely.remotetask import transitions
 from lovely.remotetask.container import BITS
 from lovely.remotetask.copying import NESTING
-from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.cycle import SKIP
+from lovely.remotetask.cycle import Cycle
 from lovely.remotetask.database import ClientLender
 from lovely.remotetask.database import Database
 from lovely.remotetask.database import Lender
@@ -38,8 +47,8 @@ from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.processor import CLAIMING
@@ -53,14 +62,6 @@ from lovely.remotetask.sharing import SLOWER
 from lovely.remotetask.sharing import WARM
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
-from persistent.mapping import PersistentMapping
-from ZEO.ClientStorage import ClientStorage
-from ZODB.Connection import TransactionMetaData
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError
-from zope.component import provideUtility
-from zope.component import testing
 
 
 PATH = ('TaskService',)

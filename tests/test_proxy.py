@@ -13,12 +13,6 @@ import unittest
 import xmlrpc.client
 
 import trustme
-from test_access import AccessCase
-from test_access import basic
-from test_users import PASSWORD
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import CALL
-from test_xmlrpc_server import WAIT
 
 import lovely.remotetask
 from lovely.remotetask import client as clientModule
@@ -27,6 +21,12 @@ from lovely.remotetask.client import HttpError
 from lovely.remotetask.users import Users
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.server import Frontend
+from test_access import AccessCase
+from test_access import basic
+from test_users import PASSWORD
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import CALL
+from test_xmlrpc_server import WAIT
 
 
 NGINX = shutil.which('nginx', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')

@@ -11,6 +11,13 @@ import unittest
 import zlib
 
 import transaction
+from persistent.mapping import PersistentMapping
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask import claiming
 from lovely.remotetask import container
 from lovely.remotetask import job
@@ -33,16 +40,10 @@ from lovely.remotetask.transitions import Outcome
 from lovely.remotetask.transitions import Returned
 from lovely.remotetask.xmlrpc import structs
 from lovely.remotetask.xmlrpc import waiting
-from persistent.mapping import PersistentMapping
 from test_processor import ProcessorCase
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
-from ZODB.Connection import TransactionMetaData
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-from zope.component import provideUtility
-from zope.component import testing
 
 
 NAN, INF = float('nan'), float('inf')

@@ -11,6 +11,9 @@ from unittest import mock
 
 import transaction
 import zope.component.testing
+from ZODB.Connection import TransactionMetaData
+from zope.component import provideUtility
+
 from lovely.remotetask import claiming
 from lovely.remotetask import evolve
 from lovely.remotetask import ready
@@ -30,16 +33,14 @@ from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.ledger import ALONE
 from lovely.remotetask.ledger import LONG
-from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.ledger import ONCE
+from lovely.remotetask.ledger import Ledger
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from test_processor import PATH
 from test_processor import ProcessorCase
-from ZODB.Connection import TransactionMetaData
-from zope.component import provideUtility
 
 
 DATA = pathlib.Path(__file__).parent / 'data'

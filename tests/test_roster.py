@@ -5,9 +5,9 @@ import unittest
 from lovely.remotetask.roster import ENDED
 from lovely.remotetask.roster import HAND
 from lovely.remotetask.roster import LONG_AFTER
-from lovely.remotetask.roster import Roster
 from lovely.remotetask.roster import TURNS
 from lovely.remotetask.roster import WAITING_LOOK
+from lovely.remotetask.roster import Roster
 from lovely.remotetask.transitions import Claim
 
 

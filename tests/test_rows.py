@@ -20,6 +20,18 @@ from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from persistent.mapping import PersistentMapping
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+from ZODB.POSException import UndoError
+from ZODB.serialize import referencesf
+from ZODB.utils import get_pickle_metadata
+from zope.component import provideUtility
+from zope.component import testing as component
+from zope.interface.verify import verifyObject
+
 from lovely.remotetask import claiming
 from lovely.remotetask import ended
 from lovely.remotetask import ready
@@ -39,13 +51,13 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import ICronJob
-from lovely.remotetask.interfaces import IJob
-from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.interfaces import ICronJob
+from lovely.remotetask.interfaces import IJob
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
@@ -61,24 +73,13 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.transitions import Outcome
-from persistent.mapping import PersistentMapping
-from test_processor import claimOne
 from test_processor import PATH
 from test_processor import ProcessorCase
+from test_processor import claimOne
 from test_processor import runClaim
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
-from ZODB.Connection import TransactionMetaData
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError
-from ZODB.POSException import UndoError
-from ZODB.serialize import referencesf
-from ZODB.utils import get_pickle_metadata
-from zope.component import provideUtility
-from zope.component import testing as component
-from zope.interface.verify import verifyObject
 
 
 ROWS = 1 << PAGE_BITS

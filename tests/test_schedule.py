@@ -12,6 +12,10 @@ import unittest
 from unittest import mock
 
 import transaction
+from ZODB.POSException import POSKeyError
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask import claiming
 from lovely.remotetask import ready
 from lovely.remotetask import scheduling
@@ -19,10 +23,10 @@ from lovely.remotetask import transitions
 from lovely.remotetask.database import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
-from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.misfire import GRACE
 from lovely.remotetask.misfire import decide
 from lovely.remotetask.processor import MultiProcessor
@@ -32,9 +36,6 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
-from ZODB.POSException import POSKeyError
-from zope.component import provideUtility
-from zope.component import testing
 
 
 HOUR, DAY = 3600, 86400

@@ -12,6 +12,9 @@ from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask import cron
 from lovely.remotetask import scheduling
 from lovely.remotetask import transitions
@@ -22,8 +25,6 @@ from lovely.remotetask.misfire import MOST
 from lovely.remotetask.misfire import decide
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
-from zope.component import provideUtility
-from zope.component import testing
 
 
 LONG = 'REMOTETASK_FUZZ' in os.environ

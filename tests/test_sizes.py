@@ -4,6 +4,15 @@ import logging
 import pathlib
 import re
 import unittest
+import xmlrpc.client
+
+from zope.component import provideUtility
+from zope.component import testing
+from zope.interface import Interface
+from zope.interface import Invalid
+from zope.interface import invariant
+from zope.schema import Int
+from zope.schema import TextLine
 
 import lovely.remotetask
 from lovely.remotetask import execute
@@ -24,14 +33,6 @@ from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc import wire
 from test_xmlrpc_server import ServerCase
-from zope.component import provideUtility
-from zope.component import testing
-from zope.interface import Interface
-from zope.interface import Invalid
-from zope.interface import invariant
-from zope.schema import Int
-from zope.schema import TextLine
-import xmlrpc.client
 
 
 LONG = 'x' * 1_000_000

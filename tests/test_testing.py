@@ -8,9 +8,19 @@ import threading
 import unittest
 from unittest import mock
 
-import lovely.remotetask.testing
 import transaction
 import ZODB.config
+from ZODB.blob import Blob
+from ZODB.MappingStorage import MappingStorage
+from zope.component import provideUtility
+from zope.component import testing
+from zope.interface.verify import verifyClass
+from zope.interface.verify import verifyObject
+from zope.location.interfaces import IContained
+from zope.site import LocalSiteManager
+from zope.site.folder import Folder
+
+import lovely.remotetask.testing
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
@@ -26,15 +36,6 @@ from lovely.remotetask.testing import TaskServiceStub
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
-from ZODB.blob import Blob
-from ZODB.MappingStorage import MappingStorage
-from zope.component import provideUtility
-from zope.component import testing
-from zope.interface.verify import verifyClass
-from zope.interface.verify import verifyObject
-from zope.location.interfaces import IContained
-from zope.site import LocalSiteManager
-from zope.site.folder import Folder
 
 
 def provide(name, function, provides=ITask):

@@ -7,6 +7,7 @@ import unittest
 import xmlrpc.client
 
 import transaction
+
 from lovely.remotetask import ready
 from lovely.remotetask.cycle import CLEANED
 from lovely.remotetask.job import Job

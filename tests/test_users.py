@@ -15,15 +15,14 @@ import unittest
 import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
-from test_cli import PATIENCE
-from test_cli import CommandTestCase
-from test_cli import environment
-from test_cli import start
-
 from lovely.remotetask import users
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.users import User
+from test_cli import PATIENCE
+from test_cli import CommandTestCase
+from test_cli import environment
+from test_cli import start
 
 
 #: Passwords and their hashes, of the lowest cost that a file may have.

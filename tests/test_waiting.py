@@ -15,9 +15,6 @@ import unittest
 import xmlrpc.client
 
 import trustme
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
 from transaction import TransactionManager
 from zope.component import provideUtility
 from zope.component import testing
@@ -34,6 +31,9 @@ from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.tls import Certificate
+from test_xmlrpc_gateway import inThread
+from test_xmlrpc_server import WAIT
+from test_xmlrpc_server import ServerCase
 
 
 def request(method, *arguments, path='/'):

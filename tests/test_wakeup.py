@@ -7,6 +7,9 @@ looks are longer here than a test takes, and looks are counted.
 import threading
 import unittest
 
+from zope.component import provideUtility
+from zope.component import testing
+
 from lovely.remotetask.container import BITS
 from lovely.remotetask.database import Database
 from lovely.remotetask.database import Hub
@@ -21,8 +24,6 @@ from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import waiting
 from test_processor import PATH
 from test_xmlrpc_gateway import GatewayCase
-from zope.component import provideUtility
-from zope.component import testing
 
 
 #: Seconds for what happens at once, should it never happen; and between two looks when nothing is heard.

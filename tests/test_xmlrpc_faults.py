@@ -10,8 +10,6 @@ import xmlrpc.client
 import transaction.interfaces
 import zope.interface
 import zope.schema
-from test_xmlrpc_server import Raising
-from test_xmlrpc_server import ServerCase
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError
@@ -29,6 +27,8 @@ from lovely.remotetask.users import hashPassword
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
+from test_xmlrpc_server import Raising
+from test_xmlrpc_server import ServerCase
 
 
 class TestTable(unittest.TestCase):

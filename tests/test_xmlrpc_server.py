@@ -20,7 +20,6 @@ from datetime import datetime
 from datetime import timezone
 
 import ZODB
-from test_xmlrpc_gateway import inThread
 from ZODB.FileStorage import FileStorage
 from zope.component import provideUtility
 from zope.component import testing
@@ -36,6 +35,7 @@ from lovely.remotetask.xmlrpc.permits import LARGE_BODY
 from lovely.remotetask.xmlrpc.permits import LONG_BODY
 from lovely.remotetask.xmlrpc.permits import LONG_CALLS
 from lovely.remotetask.xmlrpc.server import Frontend
+from test_xmlrpc_gateway import inThread
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import psycopg2
+
 from exam.deployment import LEASE
 from exam.deployment import deployment
 from exam.deployment import opened

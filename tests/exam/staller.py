@@ -4,10 +4,11 @@ import random
 import sys
 import time
 
-from exam.deployment import LEASE
 from ZEO.ClientStorage import ClientStorage
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import z64
+
+from exam.deployment import LEASE
 
 
 def stall(storage, seconds):
