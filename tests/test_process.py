@@ -239,6 +239,23 @@ class DescriptorsTest(ProcessTestCase):
 
     level = 2
 
+    def test_they_are_open_before_libraries_are_imported(self):
+        """What a library opens when it is imported would be one of them otherwise."""
+        code = ('import os, sys\n'
+                'os.close(0)\n'
+                'class Finder:\n'
+                '    def find_spec(name, path=None, target=None):\n'
+                '        if name.partition(".")[0] not in {*sys.stdlib_module_names, "lovely"} or name == "ctypes":\n'
+                '            os.fstat(0)\n'
+                '            seen.append(name)\n'
+                'seen = []\n'
+                'sys.meta_path.insert(0, Finder)\n'
+                '__import__(sys.argv[1])\n'
+                'assert seen\n')
+        for module in 'lovely.remotetask.cli.main', 'lovely.remotetask.runzeo':
+            with self.subTest(module=module):
+                subprocess.run([sys.executable, '-c', code, module], check=True)
+
     def test_closed_descriptors(self):
         for closed in (0, 1, 2), (2,), (0,), (1, 2):
             with self.subTest(closed=closed):

@@ -3,6 +3,13 @@
 `python -m lovely.remotetask.runzeo` and `bin/runzeo` take the arguments of ZEO's `runzeo`.
 """
 # SPDX-License-Identifier: ZPL-2.1
+# ruff: noqa: E402
+from lovely.remotetask.process import openStandardDescriptors
+
+
+# First of all: to import some libraries opens files, with newer releases of libffi even `ctypes`.
+openStandardDescriptors()
+
 import asyncio
 
 import ZEO.asyncio.server
@@ -11,7 +18,6 @@ import ZEO.runzeo
 from lovely.remotetask.keepalive import VANISHED
 from lovely.remotetask.keepalive import keepAlive
 from lovely.remotetask.process import keepFilesPrivate
-from lovely.remotetask.process import openStandardDescriptors
 from lovely.remotetask.process import resetSignals
 
 
@@ -32,7 +38,6 @@ def main(arguments=None):
 
     arguments -- of the command line, a list of texts; default: those of the process.
     """
-    openStandardDescriptors()
     resetSignals()
     keepFilesPrivate()
     ZEO.asyncio.server.ServerProtocol = Protocol

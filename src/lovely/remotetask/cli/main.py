@@ -1,5 +1,12 @@
 """The program `remotetask`: its options, and how it ends."""
 # SPDX-License-Identifier: ZPL-2.1
+# ruff: noqa: E402
+from lovely.remotetask.process import openStandardDescriptors
+
+
+# First of all: to import some libraries opens files, with newer releases of libffi even `ctypes`.
+openStandardDescriptors()
+
 import contextlib
 import logging
 import sys
@@ -18,7 +25,6 @@ from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.process import discard
-from lovely.remotetask.process import openStandardDescriptors
 from lovely.remotetask.process import resetSignals
 
 
@@ -89,7 +95,6 @@ def run(arguments=None):
 
 def main():
     """Run the program and exit."""
-    openStandardDescriptors()
     resetSignals()
     sys.stdout.reconfigure(errors='backslashreplace')       # for a terminal that lacks some characters
     code = run()
