@@ -18,6 +18,7 @@ from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
 import transaction
+from BTrees.IIBTree import IIBucket
 from persistent.mapping import PersistentMapping
 from ZEO.ClientStorage import ClientStorage
 from ZODB.Connection import TransactionMetaData
@@ -42,6 +43,7 @@ from lovely.remotetask.database import Database
 from lovely.remotetask.database import Lender
 from lovely.remotetask.database import ThreadConnection
 from lovely.remotetask.database import hubOf
+from lovely.remotetask.database import isDatabaseError
 from lovely.remotetask.database import lastTransaction
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import TaskError
@@ -410,6 +412,37 @@ class TestWhileAnotherCommits(ProcessorCase):
             self.assertTrue(committing.is_alive())
             self.go.set()
         self.assertEqual([report.status for report in reports], [COMPLETED] * 2)
+
+
+class TestClaimsThatCannotBeLoaded(ProcessorCase):
+
+    def test_the_error_is_the_database_s(self):
+        ledger = self.service.shards[0].ledger
+        ledger.claim(1, 0)
+        self.manager.commit()
+        bucket = ledger.claimed
+        self.db.storage.close()
+        for ask in len, bool, list, lambda claimed: claimed.get(1):
+            bucket._p_deactivate()
+            try:
+                ask(ledger.claimed)
+            except Exception as error:
+                self.assertNotIsInstance(error, SystemError)
+                self.assertTrue(isDatabaseError(error), error)
+            else:
+                self.fail('it could be loaded')
+
+    def test_an_error_that_a_library_has_passed_over(self):
+        bucket = self.service.bucket = IIBucket()
+        self.manager.commit()
+        bucket._p_deactivate()
+        self.db.storage.close()
+        try:
+            bool(bucket)
+        except Exception as error:              # a SystemError, unless BTrees has been mended
+            self.assertTrue(isDatabaseError(error))
+        else:
+            self.fail('it could be loaded')
 
 
 class TestHosts(ProcessorCase):

@@ -72,6 +72,8 @@ def isDatabaseError(error):
     storage which a connection, a `ZODB.DB` or this package has called.  These do not: an object that is missing, what
     the caller has used up itself, its stack or the memory, and the errors of a storage that a task calls by itself.
     """
+    if isinstance(error, SystemError) and error.__cause__ is not None:      # some code in C has passed over an error
+        return isDatabaseError(error.__cause__)
     if not isinstance(error, Exception) or isinstance(error, (POSKeyError, RecursionError, MemoryError)):
         return False
     return isinstance(error, (TransientError, StorageError)) or _isOfStorage(error)

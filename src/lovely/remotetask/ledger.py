@@ -32,8 +32,7 @@ class Ledger(Persistent):
     owner = None
 
     def __init__(self):
-        #: id -> `Job.run` at the time of the claim
-        self.claimed = IIBucket()
+        self._claimed = IIBucket()
         #: id -> LONG, ALONE or ONCE, for those claims of which it matters
         self.started = IIBTree()
         #: id -> how far its run is: fraction or None, message
@@ -42,6 +41,16 @@ class Ledger(Persistent):
         self.finished = {status: LLBTree() for status in FINAL}
         #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
         self.tally = dict.fromkeys(FINAL, 0)
+
+    @property
+    def claimed(self):
+        """The claims: id -> `Job.run` at the time of the claim, an `IIBucket`.
+
+        It is loaded here: `len` and `bool` of a bucket that cannot be loaded would give a wrong value, and the error
+        would come up anywhere later, as a `SystemError` (BTrees 6.5).
+        """
+        self._claimed._p_activate()
+        return self._claimed
 
     def claim(self, jobid, run):
         """Note that the job, in its run number `run`, is being worked on here."""
