@@ -726,15 +726,7 @@ class TestSlowOverTls(TlsCase):
                 connection.close()
 
     def test_whoLeavesWhileItIsNotReadFrom(self):
-        begun, go = threading.Event(), threading.Event()
-        self.addCleanup(go.set)
-
-        class Slow:
-            def getStatus(self, jobid):
-                begun.set()
-                go.wait(WAIT)
-                return 'slow'
-        self.services['/slow'] = Slow()
+        begun, go = self.addSlow('slow')
         self.frontend.limits = dataclasses.replace(self.limits, answerTime=0.3)
         connection = self.connect()
         self.ask(connection, 'getStatus', '/slow', 'Connection: close')
@@ -752,17 +744,8 @@ class TestSlowOverTls(TlsCase):
         for connection in connections:
             connection.close()
 
-
     def test_responseUnderWayIsGivenBeforeItStops(self):
-        begun, go = threading.Event(), threading.Event()
-        self.addCleanup(go.set)
-
-        class Slow:
-            def getStatus(self, jobid):
-                begun.set()
-                go.wait(WAIT)
-                return 'x' * 100_000
-        self.services['/slow'] = Slow()
+        begun, go = self.addSlow('x' * 100_000)
         # Connections inherit it: the system takes only a part of the response.
         self.frontend._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         with self.connect() as connection:
@@ -778,15 +761,7 @@ class TestSlowOverTls(TlsCase):
         self.assertEqual(outcome, [True])
 
     def test_whoSaysNoGoodbyeWhenItStops(self):
-        begun, go = threading.Event(), threading.Event()
-        self.addCleanup(go.set)
-
-        class Slow:
-            def getStatus(self, jobid):
-                begun.set()
-                go.wait(WAIT)
-                return 'slow'
-        self.services['/slow'] = Slow()
+        begun, go = self.addSlow('slow')
         first, second = self.connect(), self.connect()
         self.ask(first, 'getStatus', '/', 'Connection: close')
         self.assertIn(b'no job', self.receive(first))

@@ -90,6 +90,22 @@ class ServerCase(unittest.TestCase):
         except KeyError:
             raise errors.UnknownService(path) from None
 
+    def addSlow(self, status):
+        """Have a service at '/slow' whose `getStatus` waits; return the events that it has begun, and that it may end.
+
+        status -- what it returns.
+        """
+        begun, go = threading.Event(), threading.Event()
+        self.addCleanup(go.set)
+
+        class Slow:
+            def getStatus(self, jobid):
+                begun.set()
+                go.wait(WAIT)
+                return status
+        self.services['/slow'] = Slow()
+        return begun, go
+
     def proxy(self, path='/'):
         host, port = self.frontend.address
         proxy = xmlrpc.client.ServerProxy(f'http://{host}:{port}{path}', allow_none=True, use_builtin_types=True)
@@ -630,15 +646,7 @@ class TestPatience(ServerCase):
         self.assertLess(len(self.receive(connection)), 20_000_000)
 
     def test_largeBodiesTakeTurns(self):
-        begun, go = threading.Event(), threading.Event()
-        self.addCleanup(go.set)
-
-        class Slow:
-            def getStatus(self, jobid):
-                begun.set()
-                go.wait(WAIT)
-                return 'slow'
-        self.services['/slow'] = Slow()
+        begun, go = self.addSlow('slow')
         self.frontend.limits = Limits(requestTime=1)        # which is also how long the second one waits
         padding = b' ' * 300_000
         body = padding.join([b'<methodCall>', b'<methodName>getStatus</methodName><params><param><value><int>1</int>'
@@ -770,15 +778,7 @@ class TestLifecycle(ServerCase):
     level = 2
 
     def test_answerUnderWayIsGivenBeforeItStops(self):
-        begun, go = threading.Event(), threading.Event()
-        self.addCleanup(go.set)
-
-        class Slow:
-            def getStatus(self, jobid):
-                begun.set()
-                go.wait(WAIT)
-                return 'slow'
-        self.services['/slow'] = Slow()
+        begun, go = self.addSlow('slow')
         idle = self.socket()
         kept = self.proxy()
         kept.getAvailableTasks()

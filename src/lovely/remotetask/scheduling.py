@@ -167,13 +167,18 @@ def _keyOf(job, now):
     return None if when is None else round(when * MICROSECONDS)
 
 
-def _bringForward(service, job, now):
+def _keyOrAside(service, job, now):
+    """Return whether the scheduler can handle a job, and the job's key in the calendar; set it aside if not."""
     try:
-        key = _keyOf(job, now)
+        return True, _keyOf(job, now)
     except Exception as error:
         _setAside(service, job, error)
         job.due = None                  # an entry of the calendar is stale now
-        return
+        return False, None
+
+
+def _bringForward(service, job, now):
+    _, key = _keyOrAside(service, job, now)
     if key is not None and key < job.due:
         service.schedule.enter(key, job.id)
         job.due = key
@@ -181,11 +186,8 @@ def _bringForward(service, job, now):
 
 def _enter(service, job, now):
     """Enter a job in the calendar for its next time."""
-    try:
-        key = _keyOf(job, now)
-    except Exception as error:
-        _setAside(service, job, error)
-        job.due = None                  # an entry of the calendar is stale now
+    isHandled, key = _keyOrAside(service, job, now)
+    if not isHandled:
         return
     _takeBack(service, job)
     if key is not None:

@@ -67,9 +67,11 @@ class Bridge:
 
     def _giveUp(self):
         now = time.monotonic()
-        for call in [call for call in self._calls if call.deadline <= now and not call.done()]:
-            self._gateway.giveUp(call)
-        self._timer = self._loop.call_later(_LOOK, self._giveUp) if self._calls else None
+        try:
+            for call in [call for call in self._calls if call.deadline <= now and not call.done()]:
+                self._gateway.giveUp(call)
+        finally:                                # whatever happens, the other calls have deadlines, too
+            self._timer = self._loop.call_later(_LOOK, self._giveUp) if self._calls else None
 
     def _flushCalls(self):
         self._flushesSoon = False
