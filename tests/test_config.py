@@ -15,9 +15,10 @@ import transaction
 import ZEO
 from zope.app.appsetup import product as appsetup
 
-from lovely.remotetask import config
+import lovely.remotetask
+from lovely.remotetask.config import settings as config
+from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
-from lovely.remotetask.limits import Limits
 from lovely.remotetask.service import getAutostartServiceNames
 
 
@@ -110,7 +111,7 @@ class DefaultsTest(ConfigTestCase):
 
     def checkDefaults(self, configuration):
         self.assertEqual(configuration.siteDefinition,
-                         os.path.join(os.path.dirname(os.path.abspath(config.__file__)), 'configure.zcml'))
+                         os.path.join(os.path.dirname(os.path.abspath(lovely.remotetask.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, config.FrontendSettings(
             address=('127.0.0.1', 8080), limits=Limits(), deadline=10.0, users=None, certificate=None, key=None,
             allowInsecure=False))
@@ -263,7 +264,7 @@ class AppsetupTest(ConfigTestCase):
 
     def test_without_the_package(self):
         program = ('import sys; sys.modules["zope.app.appsetup"] = None\n'
-                   'from lovely.remotetask import config\n'
+                   'from lovely.remotetask.config import settings as config\n'
                    'from lovely.remotetask.service import getAutostartServiceNames\n'
                    'config.setProductConfigurations({"lovely.remotetask": {"autostart": "*@ours"}})\n'
                    'print(getAutostartServiceNames())\n')
@@ -492,7 +493,7 @@ class LoggingTest(ConfigTestCase):
     def run_(self, text):
         self.write(text)
         program = ('import logging\n'
-                   'from lovely.remotetask import config\n'
+                   'from lovely.remotetask.config import settings as config\n'
                    'from lovely.remotetask.errors import ConfigurationError\n'
                    'try:\n'
                    '    config.load("remotetask.conf").setUpLogging()\n'

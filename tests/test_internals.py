@@ -19,8 +19,8 @@ from ZODB.FileStorage import FileStorage
 from ZODB.utils import mktemp
 
 import lovely.remotetask
-from lovely.remotetask import database
-from lovely.remotetask import internals
+from lovely.remotetask.common import internals
+from lovely.remotetask.database.zeo import leaveIfSilent
 from lovely.remotetask.testing import temporaryZEO
 
 
@@ -80,7 +80,7 @@ class TestPlaces(unittest.TestCase):
 
     def test_no_other_module_knows_one(self):
         trees = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob('*.py')}
-        theirs = set(filter(isPrivate, namesIn(trees.pop('internals.py'))))
+        theirs = set(filter(isPrivate, namesIn(trees.pop('common/internals.py'))))
         own = {name for tree in trees.values() for name in ownNames(tree)}
         for name, tree in trees.items():
             with self.subTest(name):
@@ -164,15 +164,15 @@ class TestReleases(unittest.TestCase):
                 for name in 'server_call', 'close':
                     self.assertTrue(callable(getattr(server.client.protocol, name)))
                 self.assertTrue(callable(server.client.protocol.sm_protocol.transport.abort))
-                self.assertFalse(database._leaveIfSilent(storage, 20, threading.Event()))
+                self.assertFalse(leaveIfSilent(storage, 20, threading.Event()))
 
 
 class TestUndocumented(unittest.TestCase):
     """Names without an underscore, or public by their convention, that nobody has promised: each has one user."""
 
     def test_places(self):
-        for name, place in (('_p_blob_uncommitted', 'files.py'), ('createResource', 'config.py'),
-                            ('endSection', 'config.py'), ('gzip_decode', 'xmlrpc/handler.py'),
+        for name, place in (('_p_blob_uncommitted', 'files.py'), ('createResource', 'config/settings.py'),
+                            ('endSection', 'config/settings.py'), ('gzip_decode', 'xmlrpc/handler.py'),
                             ('rename_or_copy_blob', 'files.py'), ('mktemp', 'files.py')):
             with self.subTest(name):
                 self.assertEqual([path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py')
@@ -226,7 +226,7 @@ class TestLack(unittest.TestCase):
             _server = Server()
 
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
-            self.assertFalse(database._leaveIfSilent(Storage(), 1, threading.Event()))
+            self.assertFalse(leaveIfSilent(Storage(), 1, threading.Event()))
         self.assertIn('call is missing in the installed release', logs.output[0])
 
     def test_whether_a_run_has_written_has_to_be_known(self):

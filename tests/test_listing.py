@@ -20,28 +20,29 @@ from zope.component import testing
 from zope.interface import Interface
 from zope.schema import Int
 
-from lovely.remotetask import listing
-from lovely.remotetask import ready
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.container import BITS
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.execute import execute
+from lovely.remotetask.execution.inline import claimNext
+from lovely.remotetask.execution.run import execute
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import queries
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.transitions import Outcome
-from lovely.remotetask.transitions import Recorded
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -156,7 +157,7 @@ class Walk:
     def doRecord(self):
         """As a run that writes to the database: the job is completed, and the claim still open."""
         if self.claims:
-            claim = self.service.claimNext(self.now, self.claims.pop())
+            claim = claimNext(self.service, self.now, self.claims.pop())
             job = self.service.jobs[claim.jobid]
             if transitions.holds(job, claim):
                 transitions.record(self.service, job, Outcome(claim.jobid, claim.run, 'completed', self.now, self.now))
@@ -210,7 +211,7 @@ class TestRegister(Tasks):
     def test_a_claimed_run_that_is_not_wanted_any_more(self):
         jobid = self.service.addCronJob('echo', 'x', minute=(), now=0)
         scheduling.tick(self.service, 0)
-        claim = self.service.claimNext(120)
+        claim = claimNext(self.service, 120)
         self.assertEqual(claim.jobid, jobid)
         self.service.updateCronJob(jobid, 120, delay=10)
         self.assertFalse(transitions.holds(self.service.jobs[jobid], claim))
@@ -231,7 +232,7 @@ class TestRegister(Tasks):
         ended = self.service.add('echo', now=0)
         self.service.process(3)
         jobid = self.service.add('echo', now=1)
-        claim = self.service.claimNext(2)
+        claim = claimNext(self.service, 2)
         transitions.record(self.service, self.service.jobs[jobid], Outcome(jobid, claim.run, 'completed', 5, 6))
         for _ in range(2):
             self.assertListed(self.service)
@@ -300,7 +301,7 @@ class TestEnds(Tasks):
     def run_(self, started, ended, status='completed', **options):
         """Run a job from one time to another; return the job."""
         jobid = self.service.add('echo', now=0, **options)
-        claim = self.service.claimNext(0)
+        claim = claimNext(self.service, 0)
         transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger,
                          Outcome(jobid, claim.run, status, started, ended, retryAt=9e9), ended)
         return self.service.jobs[jobid]
@@ -324,7 +325,7 @@ class TestEnds(Tasks):
         schedule = self.service.jobs[self.service.addCronJob('echo', minute=(), now=0)]
         for now in 0, 60:
             scheduling.tick(self.service, now)
-        claim = self.service.claimNext(61)
+        claim = claimNext(self.service, 61)
         transitions.record(self.service, schedule, Outcome(schedule.id, claim.run, 'completed', 1000, 500))
         self.assertEqual((schedule.started, schedule.completed, *schedule.history[0][3:5]), (1000,) * 4)
 
@@ -386,7 +387,7 @@ class TestStatistics(Tasks):
         ledger = self.service.shards[0].ledger
         for number in range(1, 5001):
             ledger.finish(number, 'completed', 1000 + number / 1000)
-        self.assertAlmostEqual(self.service.getStatistics(1005)['throughput'], listing.ENOUGH, delta=2)
+        self.assertAlmostEqual(self.service.getStatistics(1005)['throughput'], queries.ENOUGH, delta=2)
 
     def test_a_schedule_waits_since_its_time(self):
         for _ in range(2):
@@ -542,7 +543,7 @@ class TestRequest(Tasks):
 
     def test_claim(self):
         self.service.add('echo', request='0a1b2c')
-        claim = self.service.claimNext(5)
+        claim = claimNext(self.service, 5)
         self.assertEqual(claim.request, '0a1b2c')
         self.assertEqual(execute(self.service, claim, lambda: 6).status, 'completed')
 

@@ -1,7 +1,14 @@
 """The stored model: the ready queue's promise, schedules, contracts, names that are file format, and the rooms."""
 # SPDX-License-Identifier: ZPL-2.1
 import ast
+import collections
+import contextlib
+import graphlib
+import io
 import pathlib
+import pickletools
+import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -12,21 +19,23 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 from zope.component import testing
-from zope.dottedname.resolve import resolve
 from zope.interface.verify import verifyClass
 from zope.interface.verify import verifyObject
 
 import lovely.remotetask
 from lovely.remotetask import interfaces
-from lovely.remotetask.container import Jobs
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.files import File
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.service import install
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.task import SimpleTask
 
 
@@ -351,51 +360,40 @@ class TestContracts(unittest.TestCase):
 
     def test_stored_names(self):
         # These names are in the databases of users.
-        for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'job.Run', 'container.Shard',
-                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'register.Keys', 'register.Register',
-                     'timetable.Timetable'):
-            cls = resolve('lovely.remotetask.' + name)
-            self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        storage = FileStorage(f'{directory}/Data.fs', blob_dir=f'{directory}/blobs')
+        with contextlib.closing(DB(storage)) as db:
+            install(db)
+            provide('echo', lambda input: input)
+            manager = transaction.TransactionManager()
+            with contextlib.closing(db.open(manager)) as connection, manager:
+                service = connection.root()['Application']['TaskService']
+                service.processorFactory = MultiProcessor
+                inputs = ('small', 'x' * 2000, 'x' * 100_000, b'x' * 100_000, File(io.BytesIO(b'a file')))
+                for key, input in enumerate(inputs):
+                    service.add('echo', input, key=str(key), startLater=key == 3, retryPolicy=RetryPolicy(3))
+                service.addCronJob('echo', minute=[0], now=0)
+                service.addCronJob('echo', delay=10, now=0)
+                service.processNext()
+            found = storedNames(storage)
+        self.assertEqual(found, set('''
+            interfaces.ITaskService processor.MultiProcessor files.StoredFile service.TaskService
+            storage.index.Keys storage.index.Register storage.ledger.Ledger storage.pages.Pages
+            storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
+            storage.timetable.Seen storage.timetable.Timetable
+            '''.split()))
 
     def test_jobs_never_merge(self):
         self.assertFalse(hasattr(Job(1, 'echo', {}), '_p_resolveConflict'))
 
 
-#: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
+#: From the bottom up: a room, a module or a package, knows only those above it here.
 ROOMS = '''
-    checks logs keepalive internals interfaces errors limits
-    database cron misfire copying files retry rows task job control demo process guardian group command child users
-    pages readyqueue ledger register timetable container sites
-    runzeo ready transitions claiming scheduling ended evolve
-    execute
-    fence
-    rescue listing
-    sharing
-    cycle roster
-    worker
-    processor
-    config zcml
-    autostart upkeep
-    service
-    xmlrpc
-    transport
-    client
-    testing
-    bench
-    cli
-    __init__
-    documents
-'''
-
-#: The same for the modules of the front end.
-FRONTEND_ROOMS = '''
-    __init__
-    faults head chunked accesslog wire structs signature methods
-    access tls
-    waiting gateway bridge dispatcher
-    permits protocol handler
-    server
-'''
+    common interfaces errors encoding schedules database files retry job task demo
+    storage execution config runzeo service processing processor
+    xmlrpc transport client testing bench cli
+    __init__ documents
+'''.split()
 
 
 class TestRooms(unittest.TestCase):
@@ -403,38 +401,62 @@ class TestRooms(unittest.TestCase):
     level = 2
 
     def test_imports_point_down(self):
-        order = ROOMS.split()
-        seen = set()
+        inside = collections.defaultdict(dict)
         for path in sorted(PACKAGE.rglob('*.py')):
-            room = path.relative_to(PACKAGE).with_suffix('').parts[0]
-            seen.add(room)
+            parts = path.relative_to(PACKAGE).with_suffix('').parts
+            room, module = parts[0], '.'.join(parts).removesuffix('.__init__')
             for imported in importsOf(path):
-                with self.subTest(module=str(path.relative_to(PACKAGE)), imports=imported):
-                    self.assertLessEqual(order.index(imported), order.index(room))
-        self.assertEqual(seen, set(order))
+                other = imported.partition('.')[0]
+                with self.subTest(module=module, imports=imported):
+                    self.assertLessEqual(ROOMS.index(other), ROOMS.index(room))
+                if other == room:
+                    inside[room].setdefault(module, set()).add(imported)
+        self.assertEqual({path.stem for path in PACKAGE.iterdir() if path.suffix in ('.py', '') and path.stem[0] != '.'}
+                         - {'__pycache__', 'py'}, set(ROOMS))
+        for room, graph in inside.items():
+            with self.subTest(room=room):
+                list(graphlib.TopologicalSorter(graph).static_order())          # raises when there is a circle
+
+    def test_a_stored_service_loads_nothing_that_runs_jobs(self):
+        # Unpickling one imports its class: a front end and the tools of ZEO need no threads and no child processes.
+        program = ('import sys, lovely.remotetask.service\n'
+                   'print([name for name in sorted(sys.modules) if name.startswith(("lovely.remotetask.processing",'
+                   '"lovely.remotetask.processor", "lovely.remotetask.execution.run",'
+                   '"lovely.remotetask.execution.child", "multiprocessing"))])')
+        done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+        self.assertEqual((done.stdout, done.stderr), ('[]\n', ''))
 
 
-    def test_imports_of_the_front_end_point_down(self):
-        order = FRONTEND_ROOMS.split()
-        paths = sorted((PACKAGE / 'xmlrpc').glob('*.py'))
-        for path in paths:
-            for imported in importsOf(path, 'lovely.remotetask.xmlrpc'):
-                with self.subTest(module=path.stem, imports=imported):
-                    self.assertLess(order.index(imported), order.index(path.stem))
-        self.assertEqual({path.stem for path in paths}, set(order))
-
-
-def importsOf(path, prefix='lovely.remotetask'):
-    """Return the rooms that a module imports, in functions too; `prefix` is the package that they are in."""
-    found = set()
+def importsOf(path):
+    """Return the modules of the package that a module imports, in functions too, by their names below the package."""
+    prefix, found = 'lovely.remotetask.', set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(prefix):
-            names = [node.module[len(prefix) + 1:]] if node.module != prefix else [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom) and (node.module + '.').startswith(prefix):
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [alias.name[len(prefix) + 1:] for alias in node.names if alias.name.startswith(prefix + '.')]
+            names = [alias.name for alias in node.names if alias.name.startswith(prefix)]
         else:
             continue
-        found.update(name.partition('.')[0] for name in names)
+        for name in names:
+            parts = name[len(prefix):].split('.')
+            while parts and not PACKAGE.joinpath(*parts).with_suffix('.py').exists():
+                if PACKAGE.joinpath(*parts, '__init__.py').exists():
+                    break
+                parts.pop()
+            found.add('.'.join(parts) or '__init__')
+    return found
+
+
+def storedNames(storage):
+    """Return the classes and functions of the package that the records of a storage name, below the package."""
+    prefix, found = 'lovely.remotetask.', set()
+    for txn in storage.iterator():
+        for record in txn:
+            file = io.BytesIO(record.data)
+            for _ in ('class', 'state'):
+                named = (argument.replace(' ', '.') for _, argument, _ in pickletools.genops(file)
+                         if isinstance(argument, str))
+                found |= {name[len(prefix):] for name in named if name.startswith(prefix)}
     return found
 
 

@@ -184,7 +184,8 @@ class ITaskService(Interface):
     jobs = Attribute('All jobs: `IJobs`.')
     keys = Attribute('The idempotency keys: `keys.of(jobid)` is the one that a job was added with, or None.')
     taskInterface = Attribute('The interface that its tasks are registered as utilities for: `ITask`.')
-    processorFactory = Attribute('Makes the `IProcessor` that `startProcessing` runs.')
+    processorFactory = Attribute('The `IProcessorFactory` that `startProcessing` uses; None for the registered one, '
+                                 'which is `processor.SimpleProcessor` unless the application registers another.')
     processorArguments = Attribute('A dict of keyword arguments for the factory.')
 
     def getAvailableTasks():
@@ -404,6 +405,18 @@ class ITaskService(Interface):
 
     def isProcessing():
         """Say whether this process has a thread that processes this service's jobs."""
+
+
+class IProcessorFactory(Interface):
+    """Makes the processor of a service; registered as a utility, it makes those of all services that name no other."""
+
+    def __call__(db, servicePath, **arguments):
+        """Return an `IProcessor` that has not begun.
+
+        db -- the `ZODB.DB`.
+        servicePath -- names from the root folder down to the service, as `database.sites.pathOf` gives.
+        arguments -- `ITaskService.processorArguments`.
+        """
 
 
 class IProcessor(Interface):

@@ -9,40 +9,43 @@ import time
 import transaction
 from ZODB.POSException import ConflictError
 from zope.interface import implementer
+from zope.interface import provider
 
-from lovely.remotetask import ready
-from lovely.remotetask import transitions
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import isPause
-from lovely.remotetask.checks import isSpan
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.control import running
-from lovely.remotetask.cycle import ATTEMPTS
-from lovely.remotetask.cycle import CLEANED
-from lovely.remotetask.cycle import Cycle
-from lovely.remotetask.cycle import Deposed
-from lovely.remotetask.database import Lender
-from lovely.remotetask.database import ThreadConnection
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
-from lovely.remotetask.database import transact
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isPause
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.database.connections import Lender
+from lovely.remotetask.database.connections import ThreadConnection
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
-from lovely.remotetask.execute import failed
-from lovely.remotetask.fence import touched
+from lovely.remotetask.execution.control import running
+from lovely.remotetask.execution.inline import claimNext
+from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
-from lovely.remotetask.roster import ENDED
-from lovely.remotetask.roster import WAITING_LOOK
-from lovely.remotetask.roster import Roster
-from lovely.remotetask.sharing import HELD_UP
-from lovely.remotetask.sharing import WARM
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
-from lovely.remotetask.transitions import Returned
-from lovely.remotetask.worker import TOLD_FAILURES
-from lovely.remotetask.worker import Worker
-from lovely.remotetask.worker import pause
+from lovely.remotetask.interfaces import IProcessorFactory
+from lovely.remotetask.processing.claim_loop import ATTEMPTS
+from lovely.remotetask.processing.claim_loop import CLEANED
+from lovely.remotetask.processing.claim_loop import Cycle
+from lovely.remotetask.processing.claim_loop import Deposed
+from lovely.remotetask.processing.fence import touched
+from lovely.remotetask.processing.in_flight import ENDED
+from lovely.remotetask.processing.in_flight import WAITING_LOOK
+from lovely.remotetask.processing.in_flight import Roster
+from lovely.remotetask.processing.load_sharing import HELD_UP
+from lovely.remotetask.processing.load_sharing import WARM
+from lovely.remotetask.processing.worker import TOLD_FAILURES
+from lovely.remotetask.processing.worker import Worker
+from lovely.remotetask.processing.worker import pause
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.transitions import Returned
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -91,6 +94,7 @@ CLAIMING = 4
 
 
 @implementer(IProcessor)
+@provider(IProcessorFactory)
 class MultiProcessor:
     """Processes the jobs of one service in several threads: see `IProcessor`.
 
@@ -431,7 +435,7 @@ class MultiProcessor:
         """See `IProcessor`.  In the caller's thread, of which the current transaction must not have begun anything."""
         if touched(transaction.get()):
             raise RemoteTaskError('the current transaction has changes: commit or abort it before a job is processed')
-        claim = self._look(lambda service: service.claimNext(self.clock(), jobid))
+        claim = self._look(lambda service: claimNext(service, self.clock(), jobid))
         if claim is None:
             return False
         worker = self._worker()

@@ -1,10 +1,9 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import functools
+import importlib
 import itertools
 import math
-import random
 import sys
 import threading
 import time
@@ -16,51 +15,39 @@ from typing import NamedTuple
 import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from zope.component import queryUtility
 from zope.component.interfaces import ISite
 from zope.container.contained import Contained
 from zope.interface import implementer
 from zope.site import LocalSiteManager
 from zope.site.folder import rootFolder
 
-from lovely.remotetask import claiming
-from lovely.remotetask import ended
 from lovely.remotetask import files
-from lovely.remotetask import listing
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import isText
+from lovely.remotetask.common.checks import isTime
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.checks import shown
 
 # Both are part of the public face of this module: documents and ZCML name them here.
-from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
-from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import cut
-from lovely.remotetask.checks import isSpan
-from lovely.remotetask.checks import isText
-from lovely.remotetask.checks import isTime
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.checks import shown
-from lovely.remotetask.container import BITS
-from lovely.remotetask.container import SHARDS
-from lovely.remotetask.container import Jobs
-from lovely.remotetask.container import Shard
-from lovely.remotetask.container import newId
-from lovely.remotetask.control import Control
-from lovely.remotetask.control import current
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
+from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import localServices
+from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.evolve import GENERATION
-from lovely.remotetask.execute import checkTask
-from lovely.remotetask.execute import execute
-from lovely.remotetask.execute import findTasks
-from lovely.remotetask.execute import lacking
+from lovely.remotetask.execution.control import Control
+from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.tasks import checkTask
+from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.interfaces import CANCELLED
-from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import ERROR
@@ -69,22 +56,31 @@ from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.interfaces import IProcessorFactory
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
-from lovely.remotetask.processor import SimpleProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
-from lovely.remotetask.register import Keys
-from lovely.remotetask.register import Register
-from lovely.remotetask.register import partsOf
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import localServices
-from lovely.remotetask.sites import pathOf
+from lovely.remotetask.storage import cleanup
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import queries
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.evolve import GENERATION
+from lovely.remotetask.storage.index import Keys
+from lovely.remotetask.storage.index import Register
+from lovely.remotetask.storage.index import partsOf
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.storage.shards import SHARDS
+from lovely.remotetask.storage.shards import Jobs
+from lovely.remotetask.storage.shards import Shard
+from lovely.remotetask.storage.shards import newId
+from lovely.remotetask.storage.timetable import Timetable
 from lovely.remotetask.task import checkInput
-from lovely.remotetask.timetable import Timetable
 
 
 #: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
@@ -169,7 +165,7 @@ class TaskService(Contained, Persistent):
     """See `ITaskService`."""
 
     taskInterface = ITask
-    processorFactory = SimpleProcessor
+    processorFactory: Any = None
     processorArguments = {'waitTime': 1.0}
     paused = False
     generation = 1          # of what is stored: the first releases did not say
@@ -225,7 +221,7 @@ class TaskService(Contained, Persistent):
         self._check(new.task, new.input, tasks)
         checkOptions(new)
         if new.key is not None:
-            self._checkGeneration()
+            self.checkGeneration()
 
     def _jobOf(self, new):
         """Return the id of the job that was added before with the same task and key, or None."""
@@ -398,14 +394,14 @@ class TaskService(Contained, Persistent):
                 raise ValueError(f'status: only jobs that are {", ".join(FINAL)} can be removed, not {shown(one)}')
         checkSelection(limit, before)
         limit = sys.maxsize if limit is None else min(limit, sys.maxsize)
-        return ended.clean(self, set(status), limit, before)
+        return cleanup.clean(self, set(status), limit, before)
 
     def retry(self, jobid: int) -> None:
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status != ERROR or isinstance(job, BrokenJob):
             raise WrongState(jobid, self.getStatus(jobid), 'retry')
-        ended.reopen(self, job)
+        cleanup.reopen(self, job)
         self._wake()
 
     def retryFailed(self, task: str | None = None, limit: int | None = None, before: float | None = None) -> int:
@@ -413,8 +409,8 @@ class TaskService(Contained, Persistent):
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         checkSelection(limit, before)
         count = 0
-        for job in itertools.islice(ended.failed(self, task, before), limit and min(limit, sys.maxsize)):
-            ended.reopen(self, job)
+        for job in itertools.islice(cleanup.failed(self, task, before), limit and min(limit, sys.maxsize)):
+            cleanup.reopen(self, job)
             count += 1
         if count:
             self._wake()
@@ -461,22 +457,24 @@ class TaskService(Contained, Persistent):
             raise ValueError(f'status: {shown(status)} is none of {", ".join(STATUSES)}')
         for name, value in (('start', start), ('size', size)):
             check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
-        self._checkGeneration()
-        return listing.listed(self, status, start, size)
+        self.checkGeneration()
+        return queries.listed(self, status, start, size)
 
     def countJobs(self) -> dict[str, int]:
         """See `ITaskService`."""
-        self._checkGeneration()
-        return listing.counts(self)
+        self.checkGeneration()
+        return queries.counts(self)
 
     def getStatistics(self, now: float | None = None) -> dict[str, Any]:
         """See `ITaskService`."""
-        self._checkGeneration()
-        return listing.statistics(self, present(now))
+        self.checkGeneration()
+        return queries.statistics(self, present(now))
 
-    def _checkGeneration(self):
+    def checkGeneration(self):
+        """Raise `RemoteTaskError` when the data is that of another release."""
         if self.generation != GENERATION:
-            raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.evolve')
+            raise RemoteTaskError('the data of the service is that of another release: see '
+                                  'lovely.remotetask.storage.evolve')
 
     # For tasks that are running
 
@@ -508,48 +506,15 @@ class TaskService(Contained, Persistent):
 
     def claimNextJob(self, now: float | None = None) -> int | None:
         """See `ITaskService`."""
-        claim = self.claimNext(present(now))
+        from lovely.remotetask.execution.inline import claimNext
+        claim = claimNext(self, present(now))
         return claim and claim.jobid
-
-    def claimNext(self, now, jobid=None):
-        """Return the `Claim` on the next job, or None; or the one that `claimNextJob` made on the job of this id."""
-        if jobid is not None:
-            job = self.jobs[jobid]
-            if isinstance(job, BrokenJob) or jobid not in ready.shardOf(self, jobid).ledger.claimed:
-                raise WrongState(jobid, self.getStatus(jobid), 'process')
-            return transitions.claimOn(job)
-        self._checkGeneration()
-        while scheduling.tick(self, now):
-            pass
-        lacks = functools.partial(lacking, self, 'this process')
-        claims = (claiming.claimSuspect(self, now) or claiming.claimStranded(self, 1, now, lacks)
-                  or claiming.claimOldest(self, now))
-        return claims[0] if claims else None
 
     def processNext(self, now: float | None = None, jobid: int | None = None) -> bool:
         """See `ITaskService`."""
-        now = present(now)
-        claim = self.claimNext(now, jobid)
-        if claim is None:
-            return False
-        manager = None if self._p_jar is None else self._p_jar.transaction_manager
-        before = manager and manager.get()
-        savepoint = before and before.savepoint(optimistic=True)
-        outcome = execute(self, claim, lambda: now, luck=random.random)
-        if manager is not None and manager.get() is not before:
-            self._claimAgain(claim, now)
-        elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
-            savepoint.rollback()
-        transitions.settle(self, ready.shardOf(self, claim.jobid).ledger, outcome, now)
-        return True
-
-    def _claimAgain(self, claim, now):
-        """Make sure of a claim whose task ended the transaction that it was made in: its job is not to run for ever."""
-        while scheduling.tick(self, now):
-            pass
-        shard = ready.shardOf(self, claim.jobid)
-        if ready.dequeue(self, claim.jobid):
-            shard.ledger.claim(claim.jobid, claim.run)
+        # A process that only adds jobs loads nothing that runs them.
+        from lovely.remotetask.execution.inline import processNext
+        return processNext(self, present(now), jobid)
 
     def process(self, now: float | None = None) -> None:
         """See `ITaskService`."""
@@ -572,7 +537,7 @@ class TaskService(Contained, Persistent):
 
     def getProcessingHosts(self, now: float | None = None) -> list[Any]:
         """See `ITaskService`."""
-        return rescue.hosts(self, present(now))
+        return hosts.livingHosts(self, present(now))
 
     # Processing in a thread
 
@@ -585,7 +550,8 @@ class TaskService(Contained, Persistent):
             before = _running.get((db, self._p_oid))
             if before is not None and before.running:
                 return
-            processor = self.processorFactory(db, pathOf(self), **self.processorArguments)
+            factory = self.processorFactory or queryUtility(IProcessorFactory) or _defaultFactory()
+            processor = factory(db, pathOf(self), **self.processorArguments)
             processor.start()
             _running[db, self._p_oid] = processor
 
@@ -604,6 +570,11 @@ class TaskService(Contained, Persistent):
             return False
         processor = _running.get((self._p_jar.db(), self._p_oid))
         return processor is not None and processor.running
+
+
+def _defaultFactory():
+    """Return what makes processors where no ZCML has been read, which registers it: threads are not loaded before."""
+    return importlib.import_module('lovely.remotetask.processor').SimpleProcessor
 
 
 def install(db):

@@ -1,0 +1,67 @@
+"""Claiming and running a job in the caller's own thread and transaction."""
+# SPDX-License-Identifier: ZPL-2.1
+import functools
+import random
+
+from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution.run import execute
+from lovely.remotetask.execution.tasks import lacking
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+
+
+def claimNext(service, now, jobid=None):
+    """Return the `Claim` on the next job, or None; or the one that `claimNextJob` made on the job of this id.
+
+    now -- UTC seconds.
+
+    Raise `errors.WrongState` for the id of a job that has not been claimed.
+    """
+    if jobid is not None:
+        job = service.jobs[jobid]
+        if isinstance(job, BrokenJob) or jobid not in ready.shardOf(service, jobid).ledger.claimed:
+            raise WrongState(jobid, service.getStatus(jobid), 'process')
+        return transitions.claimOn(job)
+    service.checkGeneration()
+    _schedule(service, now)
+    lacks = functools.partial(lacking, service, 'this process')
+    claims = (claiming.claimSuspect(service, now) or claiming.claimStranded(service, 1, now, lacks)
+              or claiming.claimOldest(service, now))
+    return claims[0] if claims else None
+
+
+def processNext(service, now, jobid=None):
+    """Claim a job, run it, and record what came of it, in the caller's transaction; return whether there was one.
+
+    The arguments, and what is raised, are those of `claimNext`.
+    """
+    claim = claimNext(service, now, jobid)
+    if claim is None:
+        return False
+    manager = None if service._p_jar is None else service._p_jar.transaction_manager
+    before = manager and manager.get()
+    savepoint = before and before.savepoint(optimistic=True)
+    outcome = execute(service, claim, lambda: now, luck=random.random)
+    if manager is not None and manager.get() is not before:
+        _claimAgain(service, claim, now)
+    elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
+        savepoint.rollback()
+    transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, outcome, now)
+    return True
+
+
+def _claimAgain(service, claim, now):
+    """Make sure of a claim whose task ended the transaction that it was made in: its job is not to run for ever."""
+    _schedule(service, now)
+    shard = ready.shardOf(service, claim.jobid)
+    if ready.dequeue(service, claim.jobid):
+        shard.ledger.claim(claim.jobid, claim.run)
+
+
+def _schedule(service, now):
+    while scheduling.tick(service, now):
+        pass
