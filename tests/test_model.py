@@ -6,7 +6,7 @@ import contextlib
 import graphlib
 import io
 import pathlib
-import pickletools
+import re
 import subprocess
 import sys
 import tempfile
@@ -377,7 +377,7 @@ class TestContracts(unittest.TestCase):
                 service.processNext()
             found = storedNames(storage)
         self.assertEqual(found, set('''
-            interfaces.ITaskService processor.MultiProcessor files.StoredFile service.TaskService
+            files.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy service.TaskService
             storage.index.Keys storage.index.Register storage.ledger.Ledger storage.pages.Pages
             storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
             storage.timetable.Seen storage.timetable.Timetable
@@ -448,16 +448,13 @@ def importsOf(path):
 
 
 def storedNames(storage):
-    """Return the classes and functions of the package that the records of a storage name, below the package."""
-    prefix, found = 'lovely.remotetask.', set()
-    for txn in storage.iterator():
-        for record in txn:
-            file = io.BytesIO(record.data)
-            for _ in ('class', 'state'):
-                named = (argument.replace(' ', '.') for _, argument, _ in pickletools.genops(file)
-                         if isinstance(argument, str))
-                found |= {name[len(prefix):] for name in named if name.startswith(prefix)}
-    return found
+    """Return the classes and functions of the package that the records of a storage name, below the package.
+
+    Rows are pickles within pickles, in another protocol: so the bytes are searched.
+    """
+    pattern = re.compile(rb'lovely[.]remotetask[.]([a-z_.]+)[^a-zA-Z_]{1,4}([a-zA-Z_]+)')
+    return {b'.'.join(names).decode() for txn in storage.iterator() for record in txn
+            for names in pattern.findall(record.data)}
 
 
 def provide(name, function):
