@@ -184,6 +184,8 @@ class ITaskService(Interface):
     jobs = Attribute('All jobs: `IJobs`.')
     keys = Attribute('The idempotency keys: `keys.of(jobid)` is the one that a job was added with, or None.')
     taskInterface = Attribute('The interface that its tasks are registered as utilities for: `ITask`.')
+    ownTasks = Attribute('Tasks that the service brings itself, name -> `ITask`; they come before the registered ones. '
+                         'Set it on a service to a mapping that can be stored, or override it in a subclass.')
     processorFactory = Attribute('The `IProcessorFactory` that `startProcessing` uses; None for the registered one, '
                                  'which is `processor.SimpleProcessor` unless the application registers another.')
     processorArguments = Attribute('A dict of keyword arguments for the factory.')

@@ -9,6 +9,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 
@@ -165,6 +167,7 @@ class TaskService(Contained, Persistent):
     """See `ITaskService`."""
 
     taskInterface = ITask
+    ownTasks: Mapping[str, Any] = MappingProxyType({})
     processorFactory: Any = None
     processorArguments = {'waitTime': 1.0}
     paused = False
@@ -518,8 +521,8 @@ class TaskService(Contained, Persistent):
 
     def process(self, now: float | None = None) -> None:
         """See `ITaskService`."""
-        while self.processNext(now):
-            pass
+        from lovely.remotetask.execution.inline import processAll
+        processAll(self, present(now))
 
     # Processing by hosts
 

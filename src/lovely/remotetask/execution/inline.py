@@ -3,6 +3,7 @@
 import functools
 import random
 
+from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.run import execute
 from lovely.remotetask.execution.tasks import lacking
@@ -14,10 +15,11 @@ from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
 
 
-def claimNext(service, now, jobid=None):
+def claimNext(service, now, jobid=None, tasks=None):
     """Return the `Claim` on the next job, or None; or the one that `claimNextJob` made on the job of this id.
 
     now -- UTC seconds.
+    tasks -- names of tasks: the job is of one of these; see `tasks.takes`.  Default: of any.
 
     Raise `errors.WrongState` for the id of a job that has not been claimed.
     """
@@ -28,9 +30,10 @@ def claimNext(service, now, jobid=None):
         return transitions.claimOn(job)
     service.checkGeneration()
     _schedule(service, now)
-    lacks = functools.partial(lacking, service, 'this process')
-    claims = (claiming.claimSuspect(service, now) or claiming.claimStranded(service, 1, now, lacks)
-              or claiming.claimOldest(service, now))
+    lacks = functools.partial(lacking, service, 'this process', patterns=tasks)
+    chosen = {} if tasks is None else {'lacks': lacks}      # without a choice each job is taken, to fail if it has to
+    claims = (claiming.claimSuspect(service, now, **chosen) or claiming.claimStranded(service, 1, now, lacks)
+              or claiming.claimOldest(service, now, **chosen))
     return claims[0] if claims else None
 
 
@@ -52,6 +55,22 @@ def processNext(service, now, jobid=None):
         savepoint.rollback()
     transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, outcome, now)
     return True
+
+
+def processAll(service, now, tasks=None):
+    """Process jobs until there is none to claim; the arguments are those of `claimNext`.
+
+    Raise `RemoteTaskError` when a job comes a second time for the same run.  That happens when a task ends the caller's
+    transaction, and with it what is on record of the jobs before.
+    """
+    seen = set()
+    while (claim := claimNext(service, now, tasks=tasks)) is not None:
+        if (claim.jobid, claim.run, claim.attempt) in seen:
+            raise RemoteTaskError(f'{claim.label} would run again and again: a task has ended the transaction that the '
+                                  'jobs are processed in; commit after each one, by processNext, or let a processing '
+                                  'host run them')
+        seen.add((claim.jobid, claim.run, claim.attempt))
+        processNext(service, now, claim.jobid)
 
 
 def _claimAgain(service, claim, now):

@@ -1,5 +1,6 @@
 """Which tasks there are, and how each asks to be run."""
 # SPDX-License-Identifier: ZPL-2.1
+import fnmatch
 import sys
 
 from lovely.remotetask.common.checks import isSpan
@@ -17,8 +18,8 @@ THREAD, PROCESS = 'thread', 'process'
 
 
 def findTasks(service):
-    """Return the tasks that jobs of the service can name: name -> task."""
-    return dict(siteManager(service).getUtilitiesFor(service.taskInterface))
+    """Return the tasks that jobs of the service can name: name -> task.  Its own tasks come first."""
+    return {**dict(siteManager(service).getUtilitiesFor(service.taskInterface)), **service.ownTasks}
 
 
 def findTask(service, name):
@@ -31,14 +32,24 @@ def findTask(service, name):
 
 def queryTask(service, name):
     """Return the task of that name, or None."""
+    if service.ownTasks and (task := service.ownTasks.get(name)) is not None:
+        return task
     return siteManager(service).queryUtility(service.taskInterface, name=name)
 
 
-def lacking(service, host, name):
+def takes(patterns, name):
+    """Return whether a task's name fits one of the patterns, texts in which `*` stands for anything; None fits all."""
+    return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def lacking(service, host, name, patterns=None):
     """Return why a host, the one of this process, cannot run tasks of this name, as text; None when it can.
 
     host -- its name, for the text.
+    patterns -- what it is limited to, see `takes`.
     """
+    if not takes(patterns, name):
+        return f'{host} does not take the task {name!r}'
     task = queryTask(service, name)
     missing = getattr(task, 'missing', None)
     what = f'the task {name!r}' if task is None else missing and missing()

@@ -1,0 +1,130 @@
+"""Workers of a remote processor: processors of its services, in threads with the names that m01.remote gives them."""
+# SPDX-License-Identifier: ZPL-2.1
+import datetime
+import logging
+import threading
+
+from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import SimpleProcessor
+
+
+log = logging.getLogger('m01.remote')
+
+#: What has been started in this process: (database, oid of the remote processor, kind) -> worker and start time.
+_started = {}
+_startedLock = threading.Lock()
+
+#: Seconds that stopping waits for a thread that has nothing to do any more.
+STOP_TIME = 1.0
+
+
+def namesOf(jobQuery):
+    """Return the names of factories that a query of jobs asks for; None for all.
+
+    Raise `ValueError` for any other attribute than jobName: the queue is no index of all attributes.
+    """
+    if not jobQuery:
+        return None
+    if set(jobQuery) != {'jobName'}:
+        raise ValueError(f'jobQuery: jobs can be chosen by jobName only, not by {", ".join(sorted(set(jobQuery)))}; '
+                         'a remote processor of its own separates what else is to be kept apart')
+    names = jobQuery['jobName']
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _arguments(remoteProcessor, service):
+    """Return the arguments of a processor of one of the services."""
+    if remoteProcessor._p_jar is None or service._p_oid is None:
+        raise ValueError('the remote processor must be committed to a database before it can be started')
+    return remoteProcessor._p_jar.db(), pathOf(service)
+
+
+class SimpleJobWorker(SimpleProcessor):
+    """Processes one job at a time, in the order in which they were added.
+
+    jobQuery -- see `IRemoteProcessor.pullNextJob`.
+    waitTime -- seconds between two looks at a database that wakes nobody.
+    maxThreads -- is for `MultiJobWorker`.
+    """
+
+    def __init__(self, remoteProcessor, jobQuery=None, waitTime=1.0, maxThreads=1):
+        super().__init__(*_arguments(remoteProcessor, remoteProcessor.service), waitTime=waitTime,
+                         tasks=namesOf(jobQuery))
+
+    doProcessNextJob = SimpleProcessor.processNext
+
+
+class MultiJobWorker(MultiProcessor):
+    """Processes several jobs at a time; the arguments are those of `SimpleJobWorker`."""
+
+    def __init__(self, remoteProcessor, jobQuery=None, waitTime=1.0, maxThreads=5):
+        super().__init__(*_arguments(remoteProcessor, remoteProcessor.service), waitTime=waitTime,
+                         maxThreads=maxThreads, tasks=namesOf(jobQuery))
+
+    doProcessNextJob = MultiProcessor.processNext
+
+    def doPullNextJob(self):
+        """Claim the next job, commit that, and return its id, a text; None when there is none."""
+        jobid = self.claimNextJob()
+        return None if jobid is None else str(jobid)
+
+    def doProcessJob(self, jobid):
+        """Process a job that `doPullNextJob` has given."""
+        return self.processNext(int(jobid))
+
+
+class SchedulerWorker(SimpleProcessor):
+    """Adds the jobs of the scheduler items when they are due.
+
+    waitTime -- seconds between two looks at a database that wakes nobody.
+    """
+
+    def __init__(self, remoteProcessor, waitTime=1.0):
+        super().__init__(*_arguments(remoteProcessor, remoteProcessor.schedules), waitTime=waitTime)
+
+    doScheduleNextJob = SimpleProcessor.processNext
+
+
+def start(remoteProcessor, kind, name, factory, arguments):
+    """Start a worker in this process, and log that.  Nothing happens when it runs.
+
+    kind -- 'worker' or 'scheduler'.
+    name -- of its thread.
+    factory, arguments -- what makes it of the remote processor, and keyword arguments for that.
+    """
+    title = 'Processor' if kind == 'worker' else 'Scheduler'
+    with _startedLock:
+        if _running(remoteProcessor, kind) is not None:
+            log.info('%s %r already running', title, name)
+            return
+        worker = factory(remoteProcessor, **arguments)
+        worker.start()
+        worker.thread.name = name
+        _started[_keyOf(remoteProcessor, kind)] = worker, datetime.datetime.now(datetime.timezone.utc)
+    log.info('%s %r started', title, name)
+
+
+def stop(remoteProcessor, kind, name):
+    """Stop the worker of that kind, if it runs in this process, and log that."""
+    with _startedLock:
+        started = _started.pop(_keyOf(remoteProcessor, kind), None)
+    if started is not None:
+        started[0].stop(wait=STOP_TIME)
+        log.info('%s %r stopped', 'Processor' if kind == 'worker' else 'Scheduler', name)
+
+
+def startedAt(remoteProcessor, kind):
+    """Return when the worker of that kind was started in this process, a `datetime`; None when it does not run."""
+    started = _running(remoteProcessor, kind)
+    return None if started is None else started[1]
+
+
+def _keyOf(remoteProcessor, kind):
+    jar = remoteProcessor._p_jar
+    return None if jar is None else (jar.db(), remoteProcessor._p_oid, kind)
+
+
+def _running(remoteProcessor, kind):
+    started = _started.get(_keyOf(remoteProcessor, kind))
+    return started if started is not None and started[0].running else None
