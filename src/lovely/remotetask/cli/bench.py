@@ -86,13 +86,15 @@ def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameter
     from lovely.remotetask.bench import against
     from lovely.remotetask.bench import measures
     from lovely.remotetask.bench import report
-    from lovely.remotetask.bench import stage
+    from lovely.remotetask.bench.settings import BenchError
+    from lovely.remotetask.bench.settings import Settings
+    from lovely.remotetask.bench.stage import stage
     from lovely.remotetask.cli.output import bars
 
     before = None if oldPath is None else report.read(oldPath)
     if plotPath is not None:
         report.plotter()                        # now, not when all is measured
-    settings = stage.Settings(**parameters)
+    settings = Settings(**parameters)
     with _interruptedByTerm():
         try:
             with bars(TimeElapsedColumn()) as shown:
@@ -104,10 +106,10 @@ def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameter
                 if checkout is not None:
                     run, before = against.run(checkout, settings, only, zeo, tell)
                 else:
-                    with stage.stage(settings, configurationPath, zeo) as place:
+                    with stage(settings, configurationPath, zeo) as place:
                         results = measures.run(place, only, tell)
                     run = report.asDict(results, settings, place.title, place.embedded, VERSION)
-        except stage.BenchError as error:
+        except BenchError as error:
             if error.log:
                 click.echo(harmless(error.log), err=True, nl=False)
             raise CommandFailure(str(error)) from error
