@@ -61,7 +61,7 @@ from lovely.remotetask.job import Run
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.schedules.cron import RANGES
+from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import claiming
