@@ -20,7 +20,6 @@ from zope.location.interfaces import IContained
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
-import lovely.remotetask.testing
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
@@ -36,6 +35,7 @@ from lovely.remotetask.testing import TaskServiceStub
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
+from lovely.remotetask.testing import zeo
 
 
 def provide(name, function, provides=ITask):
@@ -339,12 +339,12 @@ class TestZEO(unittest.TestCase):
     def test_another_port_is_tried(self):
         with socket.create_server(('127.0.0.1', 0)) as taken:
             addresses = [taken.getsockname()]
-            free = lovely.remotetask.testing._freeAddress
-            lovely.remotetask.testing._freeAddress = lambda: addresses.pop() if addresses else free()
+            free = zeo._freeAddress
+            zeo._freeAddress = lambda: addresses.pop() if addresses else free()
             try:
                 server = self.start()
             finally:
-                lovely.remotetask.testing._freeAddress = free
+                zeo._freeAddress = free
             self.assertNotEqual(server.address, taken.getsockname())
 
     def test_nothing_is_left(self):
