@@ -226,9 +226,7 @@ class TestDoorkeeper(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.path = parked(directory.name)
+        self.path = parked(self.enterContext(tempfile.TemporaryDirectory()))
         self.doorkeeper = Doorkeeper(Users(self.path))
 
     def test_withoutUsers(self):
@@ -807,9 +805,8 @@ class TestPlainPort(ServerCase):
 class TestCertificate(unittest.TestCase):
 
     def test_files(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        certificate, key, other, encrypted = (os.path.join(directory.name, name) for name in 'ckoe')
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        certificate, key, other, encrypted = (os.path.join(directory, name) for name in 'ckoe')
         leaf = trustme.CA().issue_cert('127.0.0.1')
         leaf.cert_chain_pems[0].write_to_path(certificate)
         leaf.private_key_pem.write_to_path(key)
@@ -819,7 +816,7 @@ class TestCertificate(unittest.TestCase):
             file.write(loaded.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
                                             serialization.BestAvailableEncryption(b'secret')))
         self.assertEqual(Certificate(certificate, key).context().minimum_version, ssl.TLSVersion.TLSv1_2)
-        for paths in ((certificate,), (certificate, other), (certificate, encrypted), (key,), (directory.name,),
+        for paths in ((certificate,), (certificate, other), (certificate, encrypted), (key,), (directory,),
                       (certificate, certificate + 'x')):
             with self.subTest(paths), self.assertRaises(ConfigurationError) as caught:
                 Certificate(*paths)
@@ -860,9 +857,7 @@ class TestProcesses(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = os.path.realpath(directory.name)
+        self.directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
         parked(self.directory)
         self.authority = trustme.CA()
         leaf = self.authority.issue_cert('127.0.0.1', 'localhost')

@@ -299,9 +299,7 @@ class TestMerges(unittest.TestCase):
 
     def setUp(self):
         with mock.patch.object(testing.TemporaryZEO, '_program', ('-c', BARE)):
-            server = testing.temporaryZEO()
-            self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
+            self.zeo = self.enterContext(testing.temporaryZEO())
         # Each transaction begins with all that has been committed until then.
         dbs = [DB(self.zeo.storage(server_sync=True)) for _ in range(4)]
         install(dbs[0])

@@ -259,10 +259,7 @@ class TestZEO(unittest.TestCase):
     level = 2
 
     def start(self, *arguments):
-        context = temporaryZEO(*arguments)
-        server = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        return server
+        return self.enterContext(temporaryZEO(*arguments))
 
     def test_database(self):
         server = self.start()
@@ -277,11 +274,10 @@ class TestZEO(unittest.TestCase):
         self.assertIn('listening', server.said)
 
     def test_the_server_does_without_uvloop(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        with open(os.path.join(directory.name, 'uvloop.py'), 'w') as file:
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        with open(os.path.join(directory, 'uvloop.py'), 'w') as file:
             file.write('def new_event_loop():\n    raise SystemExit("a server must not use it")\n')
-        with mock.patch.object(sys, 'path', [directory.name, *sys.path]):
+        with mock.patch.object(sys, 'path', [directory, *sys.path]):
             self.assertIn('listening', self.start().said)
 
     def test_options_of_a_storage(self):

@@ -36,9 +36,7 @@ class FileCase(unittest.TestCase):
     """Has a path for a users file, in a directory of its own."""
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = os.path.realpath(directory.name)
+        self.directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
         self.path = os.path.join(self.directory, 'users')
 
     def write(self, text):

@@ -322,9 +322,7 @@ class TestOverZEO(ServerCase):
         self.addCleanup(testing.tearDown)
         for name in 'square', 'echo':
             provideUtility(SimpleTask(len), name=name)
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
+        self.zeo = self.enterContext(temporaryZEO())
         self.host = self.open()
         install(self.host)
         self.gateway = Gateway(self.open(), lambda connection, path: findService(connection.root()[ROOT_NAME], path),

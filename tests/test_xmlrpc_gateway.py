@@ -538,9 +538,7 @@ class TestOverZEO(LogCase):
     level = 2
 
     def setUp(self):
-        context = temporaryZEO()
-        self.server = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
+        self.server = self.enterContext(temporaryZEO())
         with self.server.database().transaction() as connection:
             connection.root()['/'] = PersistentMapping()
             connection.root()['/unseen'] = PersistentMapping()
