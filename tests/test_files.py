@@ -503,7 +503,7 @@ class TestMethods(BlobCase):
         method, arguments = methods.prepare(name, values)
         return plain(method.function(self.service, *arguments))
 
-    def test_getResult(self):
+    def test_get_result(self):
         self.assertEqual(self.call('getResult', self.job('text')), '\u20ac' * LARGE)
         self.assertTrue(self.call('getResult', self.job('file')) == bytesOf(3 * MB))
         self.assertEqual(self.call('getResult', self.job('dict')), {'a': 'x' * MB})

@@ -143,7 +143,7 @@ class TestCronJobs(ScheduleCase):
         self.process(*range(3 * HOUR, 20 * HOUR, HOUR))
         self.assertEqual((len(job.history), job.error, job.output), (10, None, 19))
 
-    def test_scheduledFor(self):
+    def test_scheduled_for(self):
         job = self.service.jobs[self.add(minute=(0,))]
         self.assertIsNone(job.scheduledFor)
         self.process(0)
