@@ -350,7 +350,8 @@ class TestWaiting(FrontendCase):
 VANISHING = """
 import fcntl, socket, struct, threading
 from test_client import Script
-from lovely.remotetask.common import keepalive, transport
+from lovely.remotetask import transport
+from lovely.remotetask.common import keepalive
 from lovely.remotetask.client import Client, ConnectionBroken
 
 def switch(flags):
