@@ -725,7 +725,8 @@ class TestScheduler(DatabaseCase):
 #: A scheduler that dies when it has moved what is due, before it can commit that; once, if FILE is not there.
 DYING = '''\
 import os, signal, sys
-from lovely.remotetask import processor, ready, scheduling
+from lovely.remotetask import processor
+from lovely.remotetask.storage import ready, scheduling
 from ZEO import DB
 
 tick = scheduling.tick
