@@ -490,9 +490,7 @@ class TestStalls(unittest.TestCase):
 
     def setUp(self):
         self.addCleanup(testing.tearDown)
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
+        self.zeo = self.enterContext(temporaryZEO())
         self.client = self.zeo.database()
         install(self.client)
         self.manager = transaction.TransactionManager()

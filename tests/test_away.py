@@ -17,23 +17,21 @@ from BTrees.OOBTree import OOBTree
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.POSException import ConflictError
 
+from deployment import PATIENCE
+from deployment import DeploymentCase
 from lovely.remotetask.database.failures import DatabaseReplaced
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
-from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc.faults import DATABASE_UNAVAILABLE
 from lovely.remotetask.xmlrpc.faults import OUTCOME_UNKNOWN
 from lovely.remotetask.xmlrpc.faults import STOPPING
 
 
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
-
-#: Seconds between two looks.
+#: Seconds between two looks, and two calls of a client.
 PAUSE = 0.05
 
 #: Seconds that the frontend waits for the database, and that its answer may take on a busy machine.
@@ -41,28 +39,6 @@ DEADLINE, LATE = 2, 10
 
 #: Seconds in which all is well again once the server is back: 5 are promised, a busy machine gets more.
 RECOVERY = 15
-
-CONF = """\
-site-definition {directory}/site.zcml
-{database}
-<frontend>
-  address 127.0.0.1:0
-  deadline {deadline}s
-</frontend>
-<processor>
-  name {name}
-  threads 2
-  grace-period 1s
-</processor>
-"""
-
-SITE = """\
-<configure xmlns="http://namespaces.zope.org/zope">
-  <include package="zope.component" file="meta.zcml" />
-  <include package="lovely.remotetask" />
-  <utility name="count" provides="lovely.remotetask.interfaces.ITask" component="awaytasks.count" />
-</configure>
-"""
 
 # The count and the end of the job are committed together: a job that is run again counts once.
 TASKS = """\
@@ -78,48 +54,23 @@ class Count:
     def __call__(self, service, jobid, input):
         service.counts[jobid] = service.counts.get(jobid, 0) + 1
         return input
-
-
-count = Count()
 """
 
 
-class DeploymentCase(unittest.TestCase):
-    """A frontend and two processing hosts, as processes, over a database server."""
+class CountingCase(DeploymentCase):
+    """A deployment whose task counts its runs."""
 
-    temporaryServer = staticmethod(temporaryZEO)
+    handlers = {'count': 'Count'}
+    tasks = TASKS
+    frontendKeys = f'deadline {DEADLINE}s'
+    processorKeys = 'threads 2\ngrace-period 1s'
 
-    def setUp(self):
-        context = self.temporaryServer()
-        self.server = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        self.directory = self.server.directory
+    def prepareDatabase(self):
         self.added = set()                      # ids
-        self.write('site.zcml', SITE)
-        self.write('awaytasks.py', TASKS)
         self.db = self.server.database()
         install(self.db)
         with self.db.transaction() as connection:
             self.service(connection).counts = OOBTree()
-        self.frontend = self.remotetask('frontend', 'frontend')
-        self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
-        self.processes = [self.frontend, *self.hosts]
-        self.url = self.frontend.waitFor('listening on ')
-        for process in self.processes:
-            process.waitFor('ready')
-
-    def write(self, name, text):
-        path = os.path.join(self.directory, name)
-        with open(path, 'w') as file:
-            file.write(text)
-        return path
-
-    def remotetask(self, name, command):
-        text = CONF.format(directory=self.directory, database=self.server.config, name=name, deadline=DEADLINE)
-        process = Process(['-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', text), command],
-                          self.directory)
-        self.addCleanup(process.close)
-        return process
 
     def service(self, connection):
         return findService(connection.root()[ROOT_NAME], '/')
@@ -157,18 +108,6 @@ class DeploymentCase(unittest.TestCase):
         self.assertTrue(succeeded, jobid)
         self.added.add(jobid)
         return jobid
-
-    def said(self):
-        return ''.join(''.join(process.said) for process in self.processes)
-
-    def waitUntil(self, condition, what, patience=PATIENCE):
-        """Return the condition's value as soon as it is true."""
-        until = time.monotonic() + patience
-        while not (value := condition()):
-            if time.monotonic() > until:
-                self.fail(f'in vain waited for {what}:\n{self.said()}')
-            time.sleep(PAUSE)
-        return value
 
     def waitForAll(self, patience=PATIENCE):
         """Wait until there is nothing left to do; return id -> input, of all jobs, which must have run once each."""
@@ -226,7 +165,7 @@ class DeploymentCase(unittest.TestCase):
         self.assertLessEqual(set(others), unknown)
 
 
-class AwayTest(DeploymentCase):
+class AwayTest(CountingCase):
 
     level = 2
 
@@ -295,7 +234,7 @@ class AwayTest(DeploymentCase):
         self.assertEqual(ours, [], self.said())
 
 
-class ReplacedTest(DeploymentCase):
+class ReplacedTest(CountingCase):
     """A server that comes back with a database in which the last transactions are missing."""
 
     level = 2
@@ -411,9 +350,7 @@ class LostTransactionTest(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        context = temporaryZEO()
-        self.server = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
+        self.server = self.enterContext(temporaryZEO())
         self.failures = queue.SimpleQueue()
         self.database = Database(self.server.database, self.failures.put)
         self.addCleanup(self.database.close)

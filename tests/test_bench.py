@@ -21,7 +21,12 @@ from zope.component.testing import PlacelessSetup
 import lovely.remotetask
 from lovely.remotetask.bench import measures
 from lovely.remotetask.bench import report
-from lovely.remotetask.bench import stage
+from lovely.remotetask.bench.directory import databaseText
+from lovely.remotetask.bench.process import processorTime
+from lovely.remotetask.bench.settings import FOLDER
+from lovely.remotetask.bench.settings import BenchError
+from lovely.remotetask.bench.settings import Settings
+from lovely.remotetask.bench.stage import stage
 from lovely.remotetask.cli import bench
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.errors import ConfigurationError
@@ -127,7 +132,7 @@ class CommandTest(unittest.TestCase):
         """Check that there is no folder of the bench, and no job."""
         with db.transaction() as connection:
             root = connection.root()[ROOT_NAME]
-            self.assertEqual([name for name in root if name.startswith(stage.FOLDER)], [])
+            self.assertEqual([name for name in root if name.startswith(FOLDER)], [])
             self.assertEqual(len(root['TaskService'].jobs), 0)
 
     def test_database_server(self):
@@ -247,19 +252,19 @@ class CostTest(PlacelessSetup, unittest.TestCase):
         return root
 
     def test_records_stored_in_an_embedded_database(self):
-        with stage.stage(stage.Settings(jobs=20)) as place:
-            self.checkCost(place, self.rootOf(place.db))
+        with stage(Settings(jobs=20)) as place:
+            self.checkCost(place, self.rootOf(place.database.db))
 
     def test_records_stored_by_another_client(self):
-        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
+        with stage(Settings(jobs=20), zeo=True) as place:
             db = place.server.database()
             self.addCleanup(db.close)
             self.checkCost(place, self.rootOf(db))
 
     def test_records_that_this_client_has_not_heard_of(self):
-        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
-            heard, root = place.db.lastTransaction(), self.rootOf(place.db)
-            place.db.lastTransaction = lambda: heard            # as if the server's message were on its way
+        with stage(Settings(jobs=20), zeo=True) as place:
+            heard, root = place.database.db.lastTransaction(), self.rootOf(place.database.db)
+            place.database.db.lastTransaction = lambda: heard            # as if the server's message were on its way
             with root() as mapping:
                 self.mark(mapping)
             with place.cost() as cost:
@@ -269,18 +274,18 @@ class CostTest(PlacelessSetup, unittest.TestCase):
     @unittest.skipUnless(sys.platform == 'linux', 'needs Linux')
     def test_processor_time(self):
         before = time.process_time()
-        mine = stage.processorTime(os.getpid())
+        mine = processorTime(os.getpid())
         self.assertTrue(before <= mine <= time.process_time())
         code = 'import time\nwhile time.process_time() < 0.2: pass\nprint(time.process_time(), flush=True)\ninput()'
         with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             taken = float(process.stdout.readline())
-            self.assertGreaterEqual(stage.processorTime(process.pid), taken)
+            self.assertGreaterEqual(processorTime(process.pid), taken)
             process.communicate(b'\n')
-        self.assertEqual(stage.processorTime(process.pid), 0)
+        self.assertEqual(processorTime(process.pid), 0)
 
     @unittest.skipUnless(sys.platform == 'linux', 'needs Linux')
     def test_processes_that_count(self):
-        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
+        with stage(Settings(jobs=20), zeo=True) as place:
             self.assertEqual(set(place.processorTimes()), {'this process', 'server'})
             place.hosts(1)
             self.assertEqual(set(place.processorTimes()), {'hosts', 'server'})
@@ -296,14 +301,14 @@ class HostTest(PlacelessSetup, unittest.TestCase):
     level = 2
 
     def test_host_that_dies(self):
-        with stage.stage(stage.Settings(jobs=20), zeo=True) as place:
+        with stage(Settings(jobs=20), zeo=True) as place:
             place.hosts(1)
-            place.add([('bench-sleep', {'seconds': 60})])
+            place.database.add([('bench-sleep', {'seconds': 60})])
             timer = threading.Timer(1, place._hosts[0].popen.kill)
             timer.start()
             self.addCleanup(timer.join)
-            with self.assertRaisesRegex(stage.BenchError, 'host-1 has ended with exit code -9') as caught:
-                place.waitFor(lambda service: False)
+            with self.assertRaisesRegex(BenchError, 'host-1 has ended with exit code -9') as caught:
+                place.database.waitFor(lambda service: False)
             self.assertIn('processing as host-1', caught.exception.log)
 
 
@@ -315,7 +320,7 @@ class ConfigurationTest(unittest.TestCase):
         with tempfile.NamedTemporaryFile('w') as file:
             file.write(content)
             file.flush()
-            return stage._databaseText(file.name)
+            return databaseText(file.name)
 
     def test_database_section(self):
         self.assertEqual(self.text('%import ZEO\nsite-definition x\n<zodb main>\n  a\n</zodb>\n<frontend/>\n'),
@@ -336,7 +341,7 @@ class ReportTest(unittest.TestCase):
         for each in value, 2 * value, 9 * value:
             results.add(measures.Value('bulk add', each, 'jobs/s', measures.HIGHER))
         results.add(measures.Value('latency, p50', 1 / value, 'ms', measures.LOWER))
-        return report.asDict(results, stage.Settings(), 'a database', False, '1.0', now=0)
+        return report.asDict(results, Settings(), 'a database', False, '1.0', now=0)
 
     def test_medians(self):
         run = self.run_()

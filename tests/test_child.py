@@ -254,9 +254,7 @@ class TestEnd(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.fifo = os.path.join(directory.name, 'fifo')
+        self.fifo = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'fifo')
         os.mkfifo(self.fifo)
 
     @contextlib.contextmanager

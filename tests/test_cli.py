@@ -628,9 +628,7 @@ class ServerTestCase(CommandTestCase):
     """Starts servers in processes of their own, with a directory for all they write."""
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = os.path.realpath(directory.name)
+        self.directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
 
     def write(self, name, text):
         path = os.path.join(self.directory, name)

@@ -199,11 +199,6 @@ class TestPaths(InputTestCase):
             secret.write('secret')
         self.task = CommandTask('cat {a}', directory=self.directory)
 
-    if not hasattr(unittest.TestCase, 'enterContext'):      # Python 3.10
-        def enterContext(self, context):
-            self.addCleanup(context.__exit__, None, None, None)
-            return context.__enter__()
-
     def link(self, name, target):
         os.symlink(target, os.path.join(self.directory, name))
 
@@ -348,9 +343,7 @@ class TestRun(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = directory.name
+        self.directory = self.enterContext(tempfile.TemporaryDirectory())
 
     def failed(self, template, input=None, **kw):
         with self.assertRaises(TaskError) as caught:

@@ -89,9 +89,7 @@ class ConfigTestCase(unittest.TestCase):
     """Has a directory of its own, which is the current one, too."""
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = os.path.realpath(directory.name)
+        self.directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
         self.addCleanup(config.setProductConfigurations, {})

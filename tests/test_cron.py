@@ -7,7 +7,15 @@ import unittest
 import zoneinfo
 from unittest import mock
 
-from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules.calendar import nextTime
+from lovely.remotetask.schedules.crontab import parseCrontab
+from lovely.remotetask.schedules.fields import LONGEST
+from lovely.remotetask.schedules.fields import RANGES
+from lovely.remotetask.schedules.fields import checkDelay
+from lovely.remotetask.schedules.fields import checkFields
+from lovely.remotetask.schedules.zones import ZONES_AGE
+from lovely.remotetask.schedules.zones import _Zones
+from lovely.remotetask.schedules.zones import checkTimeZone
 
 
 UTC = datetime.timezone.utc
@@ -35,7 +43,7 @@ def times(start, count, **fields):
     zone = zoneinfo.ZoneInfo(fields['timeZone']) if fields.get('timeZone') else None
     now, found = seconds(start), []
     for _ in range(count):
-        now = cron.nextTime(now, **fields)
+        now = nextTime(now, **fields)
         moment = datetime.datetime.fromtimestamp(now, zone or UTC)
         found.append((moment if zone else moment.replace(tzinfo=None)).isoformat(' ', 'minutes'))
     return found
@@ -78,20 +86,20 @@ class TestFields(unittest.TestCase):
             for fields in ({'dayOfMonth': (30,), 'month': (2,)}, {'dayOfMonth': (31,), 'month': (2, 4, 6, 9, 11)},
                            {'dayOfMonth': (30, 31), 'month': (2,), 'dayOfWeek': (0,), 'hour': (3,)}):
                 with self.subTest(fields=fields, timeZone=timeZone):
-                    self.assertIsNone(cron.nextTime(0, timeZone=timeZone, **fields))
+                    self.assertIsNone(nextTime(0, timeZone=timeZone, **fields))
 
     def test_ends_of_the_calendar(self):
         for timeZone in (None, 'Pacific/Kiritimati', 'Pacific/Pago_Pago'):
             for now in (1e15, -1e15, seconds('9999-12-31 23:58'), seconds('0001-01-01')):
                 with self.subTest(now=now, timeZone=timeZone):
-                    self.assertIsNone(cron.nextTime(now, timeZone=timeZone))
-        self.assertIsNone(cron.nextTime(seconds('9998-12-31'), month=(12,)))
+                    self.assertIsNone(nextTime(now, timeZone=timeZone))
+        self.assertIsNone(nextTime(seconds('9998-12-31'), month=(12,)))
 
     def test_now(self):
         for now, expected in ((0, 60), (59.9, 60), (60, 120), (-1, 0), (-0.5, 0), (-60, 0), (-61, -60)):
             with self.subTest(now=now):
-                self.assertEqual(cron.nextTime(now), expected)
-                self.assertIsInstance(cron.nextTime(now), int)
+                self.assertEqual(nextTime(now), expected)
+                self.assertIsInstance(nextTime(now), int)
 
     def test_either_day(self):
         fields = {'dayOfMonth': (13,), 'dayOfWeek': (4,)}
@@ -106,8 +114,8 @@ class TestFields(unittest.TestCase):
 
     def test_values_of_fields(self):
         for values in ((), [], None, set(), range(0), iter(())):
-            self.assertEqual(cron.checkFields(minute=values), {'minute': ()})
-        self.assertEqual(cron.checkFields(minute=(value for value in (5, 0, 5))), {'minute': (0, 5)})
+            self.assertEqual(checkFields(minute=values), {'minute': ()})
+        self.assertEqual(checkFields(minute=(value for value in (5, 0, 5))), {'minute': (0, 5)})
         for values, sentence in (
                 (0, 'minute: a list of numbers from 0 to 59 is needed, not 0'),
                 (False, 'minute: a list of numbers from 0 to 59 is needed, not False'),
@@ -119,24 +127,24 @@ class TestFields(unittest.TestCase):
                 ([5] * 1001, 'minute: the list has more than 1000 values'),
                 (itertools.repeat(5), 'minute: the list has more than 1000 values')):
             with self.subTest(values=str(type(values))), self.assertRaises(ValueError) as caught:
-                cron.checkFields(minute=values)
+                checkFields(minute=values)
             self.assertIn(sentence, str(caught.exception))
 
     def test_delays(self):
-        for delay in (None, 0, 0.0, 1e-9, 3.3, cron.LONGEST):
-            self.assertEqual(cron.checkDelay(delay), delay)
+        for delay in (None, 0, 0.0, 1e-9, 3.3, LONGEST):
+            self.assertEqual(checkDelay(delay), delay)
         for delay in (True, False, '5', b'5', [5], -1, -1e-9, float('nan'), float('inf'), -float('inf'), 10 ** 5000,
                       1e9):
             with self.subTest(type=type(delay)), self.assertRaisesRegex(ValueError, '^delay: .* is not a number of s'):
-                cron.checkDelay(delay)
-        self.assertEqual(cron.checkDelay(0.1, isInterval=True), 0.1)
+                checkDelay(delay)
+        self.assertEqual(checkDelay(0.1, isInterval=True), 0.1)
         for delay in (0, 1e-9, 0.099):
             with self.assertRaisesRegex(ValueError, '^delay: .* too short .* the shortest interval is 0.1 seconds$'):
-                cron.checkDelay(delay, isInterval=True)
+                checkDelay(delay, isInterval=True)
 
     def test_no_number(self):
         for now in (float('inf'), -float('inf'), float('nan')):
-            self.assertIsNone(cron.nextTime(now))
+            self.assertIsNone(nextTime(now))
 
 
 class TestTimeZones(unittest.TestCase):
@@ -145,9 +153,9 @@ class TestTimeZones(unittest.TestCase):
 
     def test_names(self):
         for name in (None, 'UTC'):
-            self.assertIsNone(cron.checkTimeZone(name))
+            self.assertIsNone(checkTimeZone(name))
         for name in ('Europe/Berlin', 'America/Argentina/Buenos_Aires', 'Etc/GMT+5'):
-            self.assertEqual(cron.checkTimeZone(name), name)
+            self.assertEqual(checkTimeZone(name), name)
 
     def test_bad_names(self):
         sentence = "^timeZone: .* is not a time zone such as 'Europe/Berlin'$"
@@ -156,22 +164,22 @@ class TestTimeZones(unittest.TestCase):
                      'Europe/Bonn', 'Europe', 'Europe/', '.', '..', '../passwd', '/etc/passwd', 'tzdata.zi', ' ',
                      'a\0b', '\udcff', 'x' * 5000, 'a/' * 3000, 'Europe/Berlin ', b'UTC', 1, 0, True, ('UTC',), [], {}):
             with self.subTest(name=name):
-                for call in (cron.checkTimeZone, lambda name: cron.nextTime(0, timeZone=name)):
+                for call in (checkTimeZone, lambda name: nextTime(0, timeZone=name)):
                     with self.assertRaisesRegex(ValueError, sentence):
                         call(name)
         with self.assertRaises(ValueError) as caught:
-            cron.checkTimeZone('Europe/Bonn')
+            checkTimeZone('Europe/Bonn')
         self.assertEqual(str(caught.exception), "timeZone: 'Europe/Bonn' is not a time zone such as 'Europe/Berlin'")
 
     def test_zones_that_cannot_be_read(self):
         for error in (PermissionError(), IsADirectoryError(), zoneinfo.ZoneInfoNotFoundError('no database')):
             with self.subTest(error=error), mock.patch('zoneinfo.ZoneInfo', side_effect=error):
                 with self.assertRaisesRegex(ValueError, "'Europe/Berlin' is not a time zone"):
-                    cron.checkTimeZone('Europe/Berlin')
+                    checkTimeZone('Europe/Berlin')
 
     def test_zones_are_read_again(self):
         # One look at the disk for many bad names; and a zone that has come there later is found.
-        zones, names = cron._Zones(), {'Europe/Berlin'}
+        zones, names = _Zones(), {'Europe/Berlin'}
         with mock.patch('zoneinfo.available_timezones', side_effect=lambda: set(names)) as look:
             with mock.patch('time.monotonic', side_effect=lambda: now):
                 now = 10.0
@@ -180,9 +188,9 @@ class TestTimeZones(unittest.TestCase):
                     self.assertNotIn(f'Mars/{number}', zones)
                 names.add('Mars/Base')
                 self.assertEqual((look.call_count, 'Mars/Base' in zones), (1, False))
-                now += cron.ZONES_AGE
+                now += ZONES_AGE
                 self.assertEqual(('Mars/Base' in zones, look.call_count), (True, 2))
-                now += cron.ZONES_AGE
+                now += ZONES_AGE
                 self.assertEqual(('Europe/Berlin' in zones, look.call_count), (True, 2))
 
     def test_fields_are_local(self):
@@ -243,7 +251,7 @@ class TestTimeZones(unittest.TestCase):
                           ('Pacific/Apia', '2011-12-29')):
             now = seconds(day)
             for _ in range(2 * 24 * 6):
-                self.assertEqual(cron.nextTime(now, minute=tuple(range(0, 60, 10)), timeZone=zone), now + 600)
+                self.assertEqual(nextTime(now, minute=tuple(range(0, 60, 10)), timeZone=zone), now + 600)
                 now += 600
 
 
@@ -253,10 +261,10 @@ class TestTimeZones(unittest.TestCase):
             for day in days:
                 for text, most in (('*/2 18-23,0-6 * * *', 2), ('0,30 20-23,0-5 * * *', 30), ('*/10 0-23 * * *', 10),
                                    ('7,17 22-23,0-4 * * *', 80 if zone == 'Australia/Lord_Howe' else 50)):
-                    fields = cron.parseCrontab(text)
+                    fields = parseCrontab(text)
                     now, pauses = seconds(day), []
                     while now < seconds(day) + 86400 + 43200:
-                        time = cron.nextTime(now, timeZone=zone, **fields)
+                        time = nextTime(now, timeZone=zone, **fields)
                         self.assertGreater(time, now)
                         pauses.append((time - now) / 60)
                         now = time
@@ -280,7 +288,7 @@ class TestTimeZones(unittest.TestCase):
                  ['01:30+11:00', '01:45+11:00', '01:00+10:30']),
                 ('America/Sao_Paulo', '2018-02-18 01:50', '*/30 22-23 * * *',
                  ['23:00-03:00', '23:30-03:00', '22:00-03:00'])):
-            found = times(start, len(expected), timeZone=zone, **cron.parseCrontab(text))
+            found = times(start, len(expected), timeZone=zone, **parseCrontab(text))
             with self.subTest(zone=zone, text=text):
                 self.assertEqual([time.split()[1] for time in found], expected)
 
@@ -333,7 +341,7 @@ class TestCrontab(unittest.TestCase):
                 ('@annually', (0,), (0,), (1,), (1,), (), False)):
             with self.subTest(text=text):
                 names = ('minute', 'hour', 'dayOfMonth', 'month', 'dayOfWeek', 'eitherDay')
-                found = cron.parseCrontab(text)
+                found = parseCrontab(text)
                 self.assertEqual(found, dict(zip(names, expected)))
                 self.assertIs(type(found['eitherDay']), bool)
 
@@ -406,7 +414,7 @@ class TestCrontab(unittest.TestCase):
                 (['*'] * 5, 'a text is needed')):
             with self.subTest(text=text if len(repr(text)) < 50 else len(text)):
                 with self.assertRaises(ValueError) as caught:
-                    cron.parseCrontab(text)
+                    parseCrontab(text)
                 self.assertIn(message, str(caught.exception))
                 self.assertLess(len(str(caught.exception)), 250)
 
@@ -423,9 +431,9 @@ class TestCrontab(unittest.TestCase):
                 ('@weekly', '2024-01-01', ['2024-01-07 00:00', '2024-01-14 00:00']),
                 ('@yearly', '2024-01-01', ['2025-01-01 00:00'])):
             with self.subTest(text=text):
-                self.assertEqual(times(start, len(expected), **cron.parseCrontab(text)), expected)
-        self.assertIsNone(cron.nextTime(0, **cron.parseCrontab('0 0 30 feb *')))
-        self.assertEqual(times('2024-10-26 23:00', 4, timeZone='Europe/Berlin', **cron.parseCrontab('@hourly')),
+                self.assertEqual(times(start, len(expected), **parseCrontab(text)), expected)
+        self.assertIsNone(nextTime(0, **parseCrontab('0 0 30 feb *')))
+        self.assertEqual(times('2024-10-26 23:00', 4, timeZone='Europe/Berlin', **parseCrontab('@hourly')),
                          ['2024-10-27 02:00+02:00', '2024-10-27 02:00+01:00', '2024-10-27 03:00+01:00',
                           '2024-10-27 04:00+01:00'])
 
@@ -462,8 +470,8 @@ class Clock:
 
 
 def wanted(fields):
-    """Return the values of all fields, in the order of `cron.RANGES`, written out."""
-    minute, hour, dayOfMonth, month, dayOfWeek = (fields.get(name) for name in cron.RANGES)
+    """Return the values of all fields, in the order of `RANGES`, written out."""
+    minute, hour, dayOfMonth, month, dayOfWeek = (fields.get(name) for name in RANGES)
     if month and not (dayOfMonth or dayOfWeek or hour or minute):
         dayOfMonth = [1]
     if (month or dayOfMonth or dayOfWeek) and not (hour or minute):
@@ -479,7 +487,7 @@ def drawFields(draw, day):
     fields = {}
     for name, today in (('minute', None), ('hour', None), ('dayOfMonth', day.day), ('month', day.month),
                         ('dayOfWeek', day.weekday())):
-        low, high = cron.RANGES[name]
+        low, high = RANGES[name]
         if draw.random() < 0.45:
             values = set(draw.sample(range(low, high + 1), draw.choice((1, 2, 5))))
             if today is not None and draw.random() < 0.8:
@@ -508,7 +516,7 @@ class TestMinuteByMinute(unittest.TestCase):
         expected = clock.times(fields)
         for now in [start - 60, *(draw.randrange(start, end) for _ in range(count)), *expected[:3]]:
             answer = next((time for time in expected if time >= now // 60 * 60 + 60), None)
-            found = cron.nextTime(now, timeZone=timeZone, **fields)
+            found = nextTime(now, timeZone=timeZone, **fields)
             with self.subTest(now=now, timeZone=timeZone, fields=fields):
                 if answer is not None and answer < end:
                     self.assertEqual(found, answer)

@@ -18,8 +18,10 @@ from ZODB.DemoStorage import DemoStorage
 import lovely.remotetask
 from lovely.remotetask import retry
 from lovely.remotetask.config import settings as config
-from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules import calendar
+from lovely.remotetask.schedules import crontab
 from lovely.remotetask.schedules import misfire
+from lovely.remotetask.schedules import zones
 
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
@@ -89,7 +91,7 @@ def load_tests(loader, tests, pattern):
                                      optionflags=FLAGS, encoding='utf-8')
         suite.level = 2 if path.name in WITH_SERVERS else 1
         tests.addTest(suite)
-    for module in (cron, misfire, retry):
+    for module in (calendar, crontab, misfire, retry, zones):
         tests.addTest(doctest.DocTestSuite(module, optionflags=FLAGS))
     return tests
 

@@ -389,10 +389,9 @@ class TestConfiguration(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
+        directory = self.enterContext(tempfile.TemporaryDirectory())
         self.addCleanup(config.setProductConfigurations, {})
-        self.path = pathlib.Path(directory.name) / 'remotetask.conf'
+        self.path = pathlib.Path(directory) / 'remotetask.conf'
 
     def load(self, section, line):
         self.path.write_text(f'<{section}>\n{line}\n</{section}>\n<zodb>\n<mappingstorage>\n</mappingstorage>\n</zodb>\n')

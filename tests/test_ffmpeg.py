@@ -50,9 +50,7 @@ class TestFFmpeg(unittest.TestCase):
         registry = Components('test')
         self.addCleanup(getSiteManager.sethook, getSiteManager.sethook(lambda context=None: registry))
         # A copy of the site definition, so that its ../var/media is ours.
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        top = pathlib.Path(directory.name)
+        top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         (top / 'zcml').mkdir()
         self.media = top / 'var' / 'media'
         self.media.mkdir(parents=True)

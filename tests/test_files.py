@@ -17,13 +17,13 @@ from unittest import mock
 
 import transaction
 import zope.component.testing
-from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.serialize import referencesf
 from zope.component import provideUtility
 from zope.interface import Interface
 
+from deployment import DeploymentCase
 from lovely.remotetask import files
 from lovely.remotetask.cli import main
 from lovely.remotetask.encoding.plain import NESTING
@@ -43,7 +43,6 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
@@ -52,6 +51,7 @@ from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 from lovely.remotetask.xmlrpc.wire import plain
+from test_processor import ProcessorCase
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -244,42 +244,17 @@ class TestFile(unittest.TestCase):
         self.assertIs(files.toStore(cyclic, None), cyclic)
 
 
-class BlobCase(unittest.TestCase):
+class BlobCase(ProcessorCase):
     """A service in a FileStorage with blobs."""
 
+    def storageFactory(self, path):
+        self.directory = pathlib.Path(path).parent
+        return FileStorage(path, blob_dir=str(self.directory / 'blobs'))
+
     def setUp(self):
-        self.addCleanup(zope.component.testing.tearDown)
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = pathlib.Path(directory.name)
-        self.db = DB(FileStorage(str(self.directory / 'Data.fs'), blob_dir=str(self.directory / 'blobs')))
-        self.addCleanup(self.db.close)
-        install(self.db)
-        self.manager = transaction.TransactionManager()
-        self.connection = self.db.open(self.manager)
-        self.addCleanup(self.connection.close)
-        self.addCleanup(self.manager.abort)
-        self.service = self.connection.root()['Application']['TaskService']
-        self.data = self.service.data = PersistentMapping()
-        self.manager.commit()
+        super().setUp()
         self.provide('echo', lambda input: input)
         self.provide('open', openInput)
-
-    def provide(self, name, function, **attributes):
-        task = SimpleTask(function)
-        vars(task).update(attributes)
-        provideUtility(task, name=name)
-
-    def start(self, **arguments):
-        processor = MultiProcessor(self.db, PATH, **{'waitTime': 30.0, **arguments})
-        processor.start()
-        self.addCleanup(lambda: self.assertTrue(processor.stop(20)))
-        return processor
-
-    def add(self, *arguments, **keywords):
-        jobid = self.service.add(*arguments, **keywords)
-        self.manager.commit()
-        return jobid
 
     def run1(self, *arguments, **keywords):
         """Add a job, have it run by a started processor, and return it."""
@@ -528,7 +503,7 @@ class TestMethods(BlobCase):
         method, arguments = methods.prepare(name, values)
         return plain(method.function(self.service, *arguments))
 
-    def test_getResult(self):
+    def test_get_result(self):
         self.assertEqual(self.call('getResult', self.job('text')), '\u20ac' * LARGE)
         self.assertTrue(self.call('getResult', self.job('file')) == bytesOf(3 * MB))
         self.assertEqual(self.call('getResult', self.job('dict')), {'a': 'x' * MB})
@@ -559,29 +534,6 @@ class TestMethods(BlobCase):
             with self.assertRaises(BadArguments):
                 self.call('getResultPart', jobid, start, size)
 
-
-CONF = """\
-site-definition {directory}/site.zcml
-{database}
-<frontend>
-  address 127.0.0.1:0
-  max-body-size 32MB
-</frontend>
-<processor>
-  name host
-  threads 2
-</processor>
-"""
-
-SITE = """\
-<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
-  <include package="lovely.remotetask" />
-  <remotetask:task name="echo" handler="filetasks.echo" />
-  <remotetask:task name="measure" handler="filetasks.measure" />
-  <remotetask:task name="film" handler="filetasks.film" />
-  <remotetask:task name="slow" handler="filetasks.slow" />
-</configure>
-"""
 
 TASKS = """\
 import hashlib
@@ -628,46 +580,38 @@ def peakMemory(process):
 
 
 @unittest.skipUnless(os.path.exists('/proc/self/status'), 'there is no /proc')
-class TestProcesses(unittest.TestCase):
+class TestProcesses(DeploymentCase):
     """A front end and a processing host, over ZEO."""
 
     level = 2
 
     shared = True
+    hostNames = 'host',
+    handlers = {name: name for name in ('echo', 'measure', 'film', 'slow')}
+    tasks = TASKS
+    frontendKeys = 'max-body-size 32MB'
 
     def setUp(self):
         self.addCleanup(zope.component.testing.tearDown)
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
-        self.directory = pathlib.Path(self.zeo.directory)
-        (self.directory / 'site.zcml').write_text(SITE)
-        (self.directory / 'filetasks.py').write_text(TASKS)
-        self.frontend, self.host = (self.remotetask(command) for command in ('frontend', 'processor'))
-        self.url = self.frontend.waitFor('listening on ')
-        for process in self.frontend, self.host:
-            process.waitFor('ready')
+        super().setUp()
+        self.host, = self.hosts
         for name in 'echo', 'measure', 'film':
             provideUtility(SimpleTask(len), name=name)
-        self.db = self.zeo.database()
-        self.connection = self.db.open()
+        self.connection = self.server.database().open()
         self.addCleanup(self.connection.close)
         self.addCleanup(transaction.abort)
         self.service = self.connection.root()['Application']['TaskService']
-        self.server = xmlrpc.client.ServerProxy(self.url, allow_none=True, use_builtin_types=True)
-        self.addCleanup(self.server('close'))
+        self.proxy = xmlrpc.client.ServerProxy(self.url, allow_none=True, use_builtin_types=True)
+        self.addCleanup(self.proxy('close'))
 
-    def remotetask(self, command):
-        database = self.zeo.config
-        if not self.shared:
-            database = database.replace('shared-blob-dir yes', '').replace(
-                f'blob-dir {self.directory}/blobs', f'blob-dir {self.directory}/cache-{command}')
-            self.assertIn('cache', database)
-        path = self.directory / f'{command}.conf'
-        path.write_text(CONF.format(directory=self.directory, database=database))
-        process = Process(['-m', 'lovely.remotetask.cli.main', '-C', str(path), command], str(self.directory))
-        self.addCleanup(process.close)
-        return process
+    def databaseOf(self, name):
+        database = super().databaseOf(name)
+        if self.shared:
+            return database
+        database = database.replace('shared-blob-dir yes', '').replace(
+            f'blob-dir {self.directory}/blobs', f'blob-dir {self.directory}/cache-{name}')
+        self.assertIn('cache', database)
+        return database
 
     def add(self, *arguments):
         jobid = self.service.add(*arguments)
@@ -689,30 +633,30 @@ class TestProcesses(unittest.TestCase):
         self.assertLess((self.directory / 'Data.fs').stat().st_size, 2 * MB)
         # Over XML-RPC.
         data = bytesOf(6 * MB, 1)
-        job = self.ended(self.server.add('echo', data))
+        job = self.ended(self.proxy.add('echo', data))
         self.assertEqual(job.stored('input').size, 6 * MB)
-        self.assertTrue(self.server.getResult(job.id) == data)
+        self.assertTrue(self.proxy.getResult(job.id) == data)
         self.assertLess((self.directory / 'Data.fs').stat().st_size, 2 * MB)
 
     def test_the_result_of_a_cancelled_job_is_not_stored(self):
-        jobid = self.server.add('slow', 5)
+        jobid = self.proxy.add('slow', 5)
         path = self.directory / 'begun'
         while not path.exists():
             time.sleep(0.01)
-        self.server.cancel(jobid)
+        self.proxy.cancel(jobid)
         (self.directory / 'go').touch()
         self.assertEqual(self.host.end(), 0)
         self.assertEqual(list((self.directory / 'blobs').rglob('*.blob')), [])
 
     def test_memory(self):
-        short = self.ended(self.server.add('film', 1))
+        short = self.ended(self.proxy.add('film', 1))
         before = peakMemory(self.host), peakMemory(self.frontend)
-        job = self.ended(self.server.add('film', 100))
+        job = self.ended(self.proxy.add('film', 100))
         self.assertEqual(job.output.size, 100 * MB)
         other = self.add('measure', job.output)
         self.assertEqual(self.ended(other).output, hashlib.md5(b'film' * 25 * MB).hexdigest())
         with self.assertRaisesRegex(xmlrpc.client.Fault, '107'):
-            self.server.getResult(job.id)
+            self.proxy.getResult(job.id)
         path = self.directory / 'film.avi'
         self.assertEqual(main.run(['result', '--url', self.url, str(job.id), '--output', str(path)]), 0)
         self.assertEqual((path.stat().st_size, path.read_bytes()[-4:]), (100 * MB, b'film'))

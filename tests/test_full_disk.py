@@ -60,9 +60,7 @@ class FullDiskTest(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.disk = directory.name
+        self.disk = self.enterContext(tempfile.TemporaryDirectory())
         mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={SIZE}', 'tmpfs', self.disk], text=True,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if mounted.returncode:

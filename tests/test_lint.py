@@ -34,9 +34,7 @@ class LintCase(unittest.TestCase):
 
     def written(self, text):
         """Return the path of a module with that text, which is gone after the test."""
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        path = pathlib.Path(directory.name, 'written.py')
+        path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()), 'written.py')
         path.write_text(text)
         return path
 
@@ -62,9 +60,8 @@ class TestMypy(LintCase):
     level = 2
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.cache = f'--cache-dir={directory.name}'
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.cache = f'--cache-dir={directory}'
 
     def test_it_finds_nothing(self):
         status, said = self.run_(*MYPY, self.cache)

@@ -553,9 +553,7 @@ class StorageCase(Tasks):
 
     def setUp(self):
         super().setUp()
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = pathlib.Path(directory.name)
+        self.directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.db = DB(FileStorage(str(self.directory / 'Data.fs')))
         self.addCleanup(self.db.close)
         install(self.db)

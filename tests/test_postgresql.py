@@ -21,7 +21,7 @@ from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.gateway import Gateway
-from test_away import DeploymentCase
+from test_away import CountingCase
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.
@@ -39,9 +39,7 @@ class PostgreSQLCase(unittest.TestCase):
         self.addCleanup(logging.getLogger('relstorage').removeHandler, handler)
         logging.getLogger('relstorage').propagate = False
         self.addCleanup(setattr, logging.getLogger('relstorage'), 'propagate', True)
-        context = temporaryPostgreSQL()
-        self.server = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
+        self.server = self.enterContext(temporaryPostgreSQL())
 
     @property
     def faults(self):
@@ -259,7 +257,7 @@ class PackerTest(PostgreSQLCase):
         self.waitUntil(lambda: any('packed the database' in text for text in said), 'a pack')
 
 
-class ProcessesTest(DeploymentCase):
+class ProcessesTest(CountingCase):
     """A front end and two hosts."""
 
     level = 2

@@ -589,9 +589,7 @@ class LogTest(unittest.TestCase):
     THREADS, MOVES = 4, 30
 
     def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = pathlib.Path(directory.name)
+        self.directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.logger = logging.getLogger('test_process')
 
     def configure(self, options=''):

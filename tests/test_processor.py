@@ -96,9 +96,7 @@ class ProcessorCase(unittest.TestCase):
         self.addCleanup(testing.tearDown)
         logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
         self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.db = DB(self.storageFactory(directory.name + '/Data.fs'))
+        self.db = DB(self.storageFactory(self.enterContext(tempfile.TemporaryDirectory()) + '/Data.fs'))
         self.addCleanup(self.db.close)
         install(self.db)
         self.manager = transaction.TransactionManager()
@@ -966,9 +964,7 @@ class TestClients(unittest.TestCase):
 
     def setUp(self):
         self.addCleanup(testing.tearDown)
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
+        self.zeo = self.enterContext(temporaryZEO())
 
     def database(self):
         database = Database(self.zeo.database)

@@ -173,9 +173,7 @@ class RecordCase(unittest.TestCase):
         self.db.cacheMinimize()
 
     def open(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.use(DB(FileStorage(directory.name + '/Data.fs')))
+        self.use(DB(FileStorage(self.enterContext(tempfile.TemporaryDirectory()) + '/Data.fs')))
 
     def use(self, db):
         self.db = db
@@ -593,9 +591,7 @@ class FailingStorage(FileStorage):
 class TestOutage(RecordCase):
 
     def open(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.use(DB(FailingStorage(directory.name + '/Data.fs')))
+        self.use(DB(FailingStorage(self.enterContext(tempfile.TemporaryDirectory()) + '/Data.fs')))
 
     def test_a_disk_that_fails_breaks_no_job(self):
         jobid = self.service.add('echo', now=1)

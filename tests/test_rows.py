@@ -61,7 +61,7 @@ from lovely.remotetask.job import Run
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.schedules.cron import RANGES
+from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import claiming
@@ -299,9 +299,7 @@ class TestMerges(unittest.TestCase):
 
     def setUp(self):
         with mock.patch.object(testing.TemporaryZEO, '_program', ('-c', BARE)):
-            server = testing.temporaryZEO()
-            self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
+            self.zeo = self.enterContext(testing.temporaryZEO())
         # Each transaction begins with all that has been committed until then.
         dbs = [DB(self.zeo.storage(server_sync=True)) for _ in range(4)]
         install(dbs[0])

@@ -143,7 +143,7 @@ class TestCronJobs(ScheduleCase):
         self.process(*range(3 * HOUR, 20 * HOUR, HOUR))
         self.assertEqual((len(job.history), job.error, job.output), (10, None, 19))
 
-    def test_scheduledFor(self):
+    def test_scheduled_for(self):
         job = self.service.jobs[self.add(minute=(0,))]
         self.assertIsNone(job.scheduledFor)
         self.process(0)
@@ -602,7 +602,7 @@ class DatabaseCase(unittest.TestCase):
 
     def setUp(self):
         self.addCleanup(testing.tearDown)
-        self.zeo = self.enterContext_(temporaryZEO())
+        self.zeo = self.enterContext(temporaryZEO())
         self.db = self.zeo.database()
         self.addCleanup(self.db.close)
         install(self.db)
@@ -615,11 +615,6 @@ class DatabaseCase(unittest.TestCase):
         self.service = self.connection.root()['Application']['TaskService']
         self.bell = threading.Event()
         hubOf(other).subscribe(self.bell)
-
-    def enterContext_(self, context):           # as in Python 3.11
-        value = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        return value
 
     def until(self, condition):
         """Return the condition's value as soon as it is true, looking after each commit."""
@@ -730,7 +725,8 @@ class TestScheduler(DatabaseCase):
 #: A scheduler that dies when it has moved what is due, before it can commit that; once, if FILE is not there.
 DYING = '''\
 import os, signal, sys
-from lovely.remotetask import processor, ready, scheduling
+from lovely.remotetask import processor
+from lovely.remotetask.storage import ready, scheduling
 from ZEO import DB
 
 tick = scheduling.tick
@@ -819,7 +815,7 @@ class TestWhatAHostLacks(DatabaseCase):
 
     def setUp(self):
         super().setUp()
-        self.directory = self.enterContext_(tempfile.TemporaryDirectory())
+        self.directory = self.enterContext(tempfile.TemporaryDirectory())
         self.notes = os.path.join(self.directory, 'notes')
         provideUtility(SimpleTask(len), name='note')            # for who adds jobs
         provideUtility(SimpleTask(len), name='program')

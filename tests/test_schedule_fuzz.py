@@ -18,9 +18,15 @@ from zope.component import testing
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Run
-from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules.calendar import EPOCH
+from lovely.remotetask.schedules.calendar import nextBeat
+from lovely.remotetask.schedules.calendar import nextTime
+from lovely.remotetask.schedules.crontab import parseCrontab
+from lovely.remotetask.schedules.fields import LONGEST
+from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.schedules.misfire import MOST
 from lovely.remotetask.schedules.misfire import decide
+from lovely.remotetask.schedules.zones import zoneOf
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
@@ -40,7 +46,7 @@ TICKS, STEPS = 20_000, 100_000
 
 NUMBERS = st.one_of(st.sampled_from([0, 1e-9, 0.1, 0.7, 3.3, 33.3, 90.1, HOUR, YEAR, 1e9, math.inf, math.nan, True]),
                     st.floats(allow_nan=True), st.floats(0.1, 1000), st.integers(-10, 10 ** 30))
-FIELDS = {name: st.lists(st.integers(low, high), max_size=4) for name, (low, high) in cron.RANGES.items()}
+FIELDS = {name: st.lists(st.integers(low, high), max_size=4) for name, (low, high) in RANGES.items()}
 ZONES = st.sampled_from(['UTC', 'Europe/Berlin', 'Australia/Lord_Howe', 'America/Sao_Paulo', 'Pacific/Apia', '',
                          'localtime'])
 CRONTABS = st.sampled_from(['* * * * *', '*/2 18-23,0-6 * * *', '0 3 29 2 *', '30 2 * * *', '* * * 1 *', '@weekly', ''])
@@ -164,23 +170,23 @@ class TestDecide(unittest.TestCase):
         self.assertLess(len(calls), 50 * (2 * count + 2))
 
     @fuzz
-    @given(st.floats(0, 2e11), st.floats(0.1, cron.LONGEST), st.floats(0, 2e11))
+    @given(st.floats(0, 2e11), st.floats(0.1, LONGEST), st.floats(0, 2e11))
     def test_a_beat_moves_on(self, start, interval, now):
-        after = cron.nextBeat(start, interval, now)
+        after = nextBeat(start, interval, now)
         self.assertLess(now, after)
         self.assertLess(after, now + 2 * interval)
-        self.assertGreater(cron.nextBeat(after, interval, after), after)
+        self.assertGreater(nextBeat(after, interval, after), after)
 
     @fuzz
     @example(-2422054501.0, {}, False, 'Europe/Berlin')         # when the clocks there were 53 min 28 s ahead
     @given(st.one_of(st.floats(), st.floats(-1e9, 1e10)), st.fixed_dictionaries({}, optional=FIELDS), st.booleans(),
            st.sampled_from([None, 'Europe/Berlin', 'Australia/Lord_Howe', 'America/Sao_Paulo', 'Pacific/Apia']))
     def test_a_calendar_moves_on(self, now, fields, eitherDay, zone):
-        time = cron.nextTime(now, **fields, eitherDay=eitherDay, timeZone=zone)
+        time = nextTime(now, **fields, eitherDay=eitherDay, timeZone=zone)
         if time is not None:
             self.assertGreater(time, now)
             self.assertEqual(time, int(time))
-            self.assertEqual((cron.EPOCH + datetime.timedelta(seconds=time)).astimezone(cron.zoneOf(zone)).second, 0)
+            self.assertEqual((EPOCH + datetime.timedelta(seconds=time)).astimezone(zoneOf(zone)).second, 0)
 
 
 class TestCrontabs(unittest.TestCase):
@@ -192,12 +198,12 @@ class TestCrontabs(unittest.TestCase):
                      .map(' '.join)))
     def test_any_text(self, text):
         try:
-            fields = cron.parseCrontab(text)
+            fields = parseCrontab(text)
         except ValueError as error:
             self.assertRegex(str(error), '^crontab: ')
             self.assertLess(len(str(error)), 300)
         else:
-            cron.nextTime(1.7e9, **fields)
+            nextTime(1.7e9, **fields)
 
 
 if __name__ == '__main__':

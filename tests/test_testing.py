@@ -20,7 +20,6 @@ from zope.location.interfaces import IContained
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
-import lovely.remotetask.testing
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
@@ -36,6 +35,7 @@ from lovely.remotetask.testing import TaskServiceStub
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
+from lovely.remotetask.testing import zeo
 
 
 def provide(name, function, provides=ITask):
@@ -259,10 +259,7 @@ class TestZEO(unittest.TestCase):
     level = 2
 
     def start(self, *arguments):
-        context = temporaryZEO(*arguments)
-        server = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        return server
+        return self.enterContext(temporaryZEO(*arguments))
 
     def test_database(self):
         server = self.start()
@@ -277,11 +274,10 @@ class TestZEO(unittest.TestCase):
         self.assertIn('listening', server.said)
 
     def test_the_server_does_without_uvloop(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        with open(os.path.join(directory.name, 'uvloop.py'), 'w') as file:
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        with open(os.path.join(directory, 'uvloop.py'), 'w') as file:
             file.write('def new_event_loop():\n    raise SystemExit("a server must not use it")\n')
-        with mock.patch.object(sys, 'path', [directory.name, *sys.path]):
+        with mock.patch.object(sys, 'path', [directory, *sys.path]):
             self.assertIn('listening', self.start().said)
 
     def test_options_of_a_storage(self):
@@ -339,12 +335,12 @@ class TestZEO(unittest.TestCase):
     def test_another_port_is_tried(self):
         with socket.create_server(('127.0.0.1', 0)) as taken:
             addresses = [taken.getsockname()]
-            free = lovely.remotetask.testing._freeAddress
-            lovely.remotetask.testing._freeAddress = lambda: addresses.pop() if addresses else free()
+            free = zeo._freeAddress
+            zeo._freeAddress = lambda: addresses.pop() if addresses else free()
             try:
                 server = self.start()
             finally:
-                lovely.remotetask.testing._freeAddress = free
+                zeo._freeAddress = free
             self.assertNotEqual(server.address, taken.getsockname())
 
     def test_nothing_is_left(self):

@@ -77,9 +77,7 @@ class VanishedTest(unittest.TestCase):
             for arguments in (['address', 'add', f'{address}/30', 'dev', 'cable'], ['link', 'set', 'cable', 'up'],
                               ['link', 'set', 'lo', 'up']):
                 self.assertEqual(self.ip('-n', namespace, *arguments).returncode, 0, arguments)
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = directory.name
+        self.directory = self.enterContext(tempfile.TemporaryDirectory())
         self.server = self.start(RUNZEO, self.here, '-a', f'{SERVER}:{PORT}', '-f', f'{self.directory}/Data.fs')
 
     def ip(self, *arguments):

@@ -36,9 +36,7 @@ class WakeupCase(unittest.TestCase):
     def setUp(self):
         self.addCleanup(testing.tearDown)
         provideUtility(SimpleTask(lambda input: input), name='echo')
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
+        self.zeo = self.enterContext(temporaryZEO())
         self.other = self.open()
         install(self.other)
         self.own = self.open()

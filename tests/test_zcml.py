@@ -100,9 +100,7 @@ class SiteTestCase(unittest.TestCase):
         self.registry = Components('test')
         previous = getSiteManager.sethook(lambda context=None: self.registry)
         self.addCleanup(getSiteManager.sethook, previous)
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = os.path.realpath(directory.name)
+        self.directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
         self.path = os.path.join(self.directory, 'site.zcml')
 
     def write(self, name, body):

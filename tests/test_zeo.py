@@ -2,42 +2,13 @@
 # SPDX-License-Identifier: ZPL-2.1
 import collections
 import contextlib
-import os
 import signal
-import time
 import unittest
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 
-from lovely.remotetask.testing import Process
-from lovely.remotetask.testing import temporaryZEO
+from deployment import DeploymentCase
 
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
-
-#: Seconds between two looks at a job.
-PAUSE = 0.02
-
-CONF = """\
-site-definition {directory}/site.zcml
-{database}
-<frontend>
-  address 127.0.0.1:0
-</frontend>
-<processor>
-  name {name}
-  threads 2
-</processor>
-"""
-
-SITE = """\
-<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
-  <include package="lovely.remotetask" />
-  <remotetask:task name="note" handler="zeotasks.note" />
-  <remotetask:task name="meet" handler="zeotasks.meet" />
-</configure>
-"""
 
 # `note` is long enough for both hosts to get some; `meet` lasts until the test wants it to end.
 TASKS = """\
@@ -69,37 +40,12 @@ def meet(input):
 """
 
 
-class ZEOTest(unittest.TestCase):
+class ZEOTest(DeploymentCase):
 
     level = 2
 
-    def setUp(self):
-        server = temporaryZEO()
-        self.zeo = server.__enter__()
-        self.addCleanup(server.__exit__, None, None, None)
-        self.directory = self.zeo.directory
-        self.write('site.zcml', SITE)
-        self.write('zeotasks.py', TASKS)
-        self.frontend = self.remotetask('frontend', 'frontend')
-        self.hosts = [self.remotetask(name, 'processor') for name in ('host-1', 'host-2')]
-        self.url = self.frontend.waitFor('listening on ')
-        for process in self.frontend, *self.hosts:
-            process.waitFor('ready')
-
-    def write(self, name, text):
-        path = os.path.join(self.directory, name)
-        with open(path, 'w') as file:
-            file.write(text)
-        return path
-
-    def start(self, *arguments):
-        process = Process(arguments, self.directory)
-        self.addCleanup(process.close)
-        return process
-
-    def remotetask(self, name, command):
-        text = CONF.format(directory=self.directory, database=self.zeo.config, name=name)
-        return self.start('-m', 'lovely.remotetask.cli.main', '-C', self.write(f'{name}.conf', text), command)
+    handlers = {'note': 'note', 'meet': 'meet'}
+    tasks = TASKS
 
     def call(self, method, *arguments):
         """Call a method of the service over a connection of its own."""
@@ -112,16 +58,6 @@ class ZEOTest(unittest.TestCase):
         with ThreadPoolExecutor(5) as threads:
             return dict(zip(threads.map(lambda number: self.call('add', task, number), numbers), numbers))
 
-    def waitUntil(self, condition, what):
-        """Return the condition's value as soon as it is true."""
-        until = time.monotonic() + PATIENCE
-        while not (value := condition()):
-            if time.monotonic() > until:
-                said = self.zeo.said + ''.join(''.join(process.said) for process in (self.frontend, *self.hosts))
-                self.fail(f'in vain waited for {what}:\n{said}')
-            time.sleep(PAUSE)
-        return value
-
     def waitForJobs(self, jobs):
         """Wait until all jobs have completed, and check what they gave."""
         with xmlrpc.client.ServerProxy(self.url, allow_none=True) as server:
@@ -132,7 +68,7 @@ class ZEOTest(unittest.TestCase):
 
     def lines(self, name):
         """Return what the tasks have appended to a file, a list of pairs of number and process id."""
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.directory, name)) as file:
+        with contextlib.suppress(FileNotFoundError), open(self.directory / name) as file:
             return [tuple(map(int, line.split())) for line in file]
         return []
 

@@ -8,6 +8,7 @@ import time
 
 import transaction
 
+from deployment import configurationOf
 from exam import tasks
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.service import DEFAULT_SERVICE
@@ -44,20 +45,6 @@ SITE = """\
   <remotetask:task name="poison" handler="exam.tasks.Poison" />
 </configure>
 """
-
-CONF = """\
-site-definition {directory}/site.zcml
-{database}
-<frontend>
-  address 127.0.0.1:0
-</frontend>
-<processor>
-  name {name}
-  threads 4
-  lease {lease}s
-</processor>
-"""
-
 
 class Program:
     """A process under a name, and those that had the name before.
@@ -147,8 +134,8 @@ class Deployment:
         return path
 
     def _program(self, name, command):
-        path = self._write(f'{name}.conf', CONF.format(directory=self.directory.replace('$', '$$'), name=name,
-                                                       database=self.server.config, lease=LEASE))
+        path = self._write(f'{name}.conf', configurationOf(self.directory, self.server.config, name,
+                                                           processor=f'threads 4\nlease {LEASE}s'))
         return Program(name, ['-m', 'lovely.remotetask.cli.main', '-C', path, command], self.directory)
 
     @property

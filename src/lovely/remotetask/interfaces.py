@@ -124,7 +124,7 @@ class ICronJob(IJob):
 
     def update(hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, crontab=None, timeZone=None,
                misfire=None):
-        """Change the schedule: fields, or a delay, or crontab text as `cron.parseCrontab` takes.
+        """Change the schedule: fields, or a delay, or crontab text as `crontab.parseCrontab` takes.
 
         timeZone -- a name; 'UTC'; None to leave it as it is.
         misfire -- see the attribute; None to leave it as it is.
@@ -137,7 +137,7 @@ class ICronJob(IJob):
         """Return the first time after `now` that fits, in UTC seconds; both are floats or ints.
 
         With a delay that is `now + delay`, or for an interval the next of its beats after `calledFor`, in whole
-        microseconds.  None when no time of the next `cron.YEARS` years fits.
+        microseconds.  None when no time of the next `calendar.YEARS` years fits.
         """
 
 

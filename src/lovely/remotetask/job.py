@@ -28,16 +28,22 @@ from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules.calendar import nextBeat
+from lovely.remotetask.schedules.calendar import nextTime
+from lovely.remotetask.schedules.crontab import parseCrontab
+from lovely.remotetask.schedules.fields import RANGES
+from lovely.remotetask.schedules.fields import checkDelay
+from lovely.remotetask.schedules.fields import checkFields
 from lovely.remotetask.schedules.misfire import ONCE
 from lovely.remotetask.schedules.misfire import SKIP
 from lovely.remotetask.schedules.misfire import STEP
 from lovely.remotetask.schedules.misfire import checkMisfire
 from lovely.remotetask.schedules.misfire import decide
+from lovely.remotetask.schedules.zones import checkTimeZone
 
 
 #: What says when a cron job runs, and all that can be said of its schedule.
-WHEN = (*cron.RANGES, 'delay', 'crontab')
+WHEN = (*RANGES, 'delay', 'crontab')
 SCHEDULE = (*WHEN, 'timeZone', 'misfire', 'newJobs', 'overlap', 'active')
 
 #: Calls of a schedule that are kept on it, the latest ones.
@@ -296,7 +302,7 @@ class CronJob(Job):
 
     def __init__(self, id, task, input, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None,
                  created=0.0, *, newJobs=False, overlap=False, active=True, **schedule):
-        """The fields are those of `cron.RANGES`, `delay` is in seconds, `created` in UTC seconds; see `update`."""
+        """The fields are those of `fields.RANGES`, `delay` is in seconds, `created` in UTC seconds; see `update`."""
         super().__init__(id, task, input, created, CRONJOB)
         for name, value in (('newJobs', newJobs), ('overlap', overlap), ('active', active)):
             if not isinstance(value, bool):
@@ -309,17 +315,17 @@ class CronJob(Job):
     def update(self, hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, crontab=None,
                timeZone=None, misfire=None):
         """See `ICronJob`."""
-        fields = cron.checkFields(hour=hour, minute=minute, dayOfMonth=dayOfMonth, month=month, dayOfWeek=dayOfWeek)
+        fields = checkFields(hour=hour, minute=minute, dayOfMonth=dayOfMonth, month=month, dayOfWeek=dayOfWeek)
         fields['eitherDay'] = False
         if crontab is not None:
             if any(fields.values()):
                 raise ValueError('crontab: give either the text or fields, not both')
-            fields = cron.parseCrontab(crontab)
-        delay = cron.checkDelay(delay, isInterval=self.newJobs)
+            fields = parseCrontab(crontab)
+        delay = checkDelay(delay, isInterval=self.newJobs)
         if delay is not None and (crontab is not None or any(fields.values())):
             raise ValueError('delay: give either a delay or a calendar, not both')
         new = dict(fields, delay=delay, crontab=crontab,
-                   timeZone=self.timeZone if timeZone is None else cron.checkTimeZone(timeZone),
+                   timeZone=self.timeZone if timeZone is None else checkTimeZone(timeZone),
                    misfire=self.misfire if misfire is None else checkMisfire(misfire))
         if delay is not None and not self.newJobs and new['misfire'] != ONCE:
             raise ValueError('misfire: a delayed job runs once, however late')
@@ -342,7 +348,7 @@ class CronJob(Job):
         given = changes.keys() & set(WHEN)
         if self.crontab is not None or given & {'crontab', 'delay'} or given and self.delay is not None:
             # The fields are only what the text stands for; one kind of schedule replaces another as a whole.
-            schedule.update(dict.fromkeys(cron.RANGES, ()), **(dict.fromkeys(('crontab', 'delay')) if given else {}))
+            schedule.update(dict.fromkeys(RANGES, ()), **(dict.fromkeys(('crontab', 'delay')) if given else {}))
         schedule = {name: value for name, value in {**schedule, **changes}.items() if value is not None}
         return CronJob(self.id, self.task, None, created=self.created, **schedule)
 
@@ -368,11 +374,11 @@ class CronJob(Job):
         """
         beat = self.calledFor if beat is None else beat
         if self.delay is None:
-            return cron.nextTime(now, self.minute, self.hour, self.dayOfMonth, self.month, self.dayOfWeek,
-                                 self.eitherDay, self.timeZone)
+            return nextTime(now, self.minute, self.hour, self.dayOfMonth, self.month, self.dayOfWeek, self.eitherDay,
+                            self.timeZone)
         if beat is None or not self.newJobs:
             return now + self.delay
-        return cron.nextBeat(beat, self.delay, now)     # however late its calls are met
+        return nextBeat(beat, self.delay, now)          # however late its calls are met
 
     def timeOfNextRun(self, now):
         """See `Job`: a retry, or else the next call that is not met yet."""
@@ -450,7 +456,7 @@ RIGHT_MORE = {
     'retryPolicy': _isA(bytes),
     'misfire': lambda value: value in (ONCE, SKIP) if isinstance(value, str) else _isCount(value) and value > 0,
     'history': _tupleOf(lambda run: type(run) is tuple and 2 <= len(run) <= len(Run._fields)),
-    **{name: _tupleOf(_isOfRange(*limits)) for name, limits in cron.RANGES.items()},
+    **{name: _tupleOf(_isOfRange(*limits)) for name, limits in RANGES.items()},
 }
 
 

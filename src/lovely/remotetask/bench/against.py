@@ -9,8 +9,8 @@ import tempfile
 from lovely.remotetask.bench import report
 from lovely.remotetask.bench.measures import Results
 from lovely.remotetask.bench.measures import Value
-from lovely.remotetask.bench.stage import FOLDER
-from lovely.remotetask.bench.stage import BenchError
+from lovely.remotetask.bench.settings import FOLDER
+from lovely.remotetask.bench.settings import BenchError
 from lovely.remotetask.errors import ConfigurationError
 
 
@@ -60,7 +60,7 @@ def run(checkout, settings, names, zeo, tell=lambda title, done: None):
     and all of that `settings.repeat` times.
 
     checkout -- the path of the directory that has the other package in its `src`.
-    settings -- `stage.Settings`.
+    settings -- `settings.Settings`.
     names -- of `measures.MEASURES`.
     zeo -- whether the databases have a server (ZEO), or else are embedded.
     tell -- called before each one begins, with what is measured and the part of all that is done, from 0 to 1.

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import transaction
 
 from lovely.remotetask.bench.client import addJobs
-from lovely.remotetask.bench.stage import LOOK
-from lovely.remotetask.bench.stage import POLL
-from lovely.remotetask.bench.stage import THREADS
+from lovely.remotetask.bench.database import completed
+from lovely.remotetask.bench.settings import LOOK
+from lovely.remotetask.bench.settings import POLL
+from lovely.remotetask.bench.settings import THREADS
 from lovely.remotetask.bench.stage import Cost
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
@@ -73,18 +74,18 @@ def run(stage, names=(), tell=lambda title, done: None):
     """
     results = Results()
     chosen = [name for name in MEASURES if not names or name in names]
-    stage.change(lambda service: service.pause())
+    stage.database.change(lambda service: service.pause())
     if stage.settings.behind and set(chosen) & set(QUEUED):
         tell(f'{stage.settings.behind} jobs behind', 0)
     if stage.settings.behind:
-        stage.addBehind()
+        stage.database.addBehind()
     parked = False
     for number, name in enumerate(chosen):
         tell(name, number / len(chosen))
         if not parked and name not in QUEUED:
             parked = True
             stage.hosts(0)
-            stage.park()
+            stage.database.park()
         for value in MEASURES[name](stage):
             results.add(value)
     stage.stop()
@@ -132,7 +133,7 @@ def _adders(stage, count):
         jobs = [stage.settings.job] * share
         with stage.cost() as cost, ThreadPoolExecutor(count) as pool:
             began = time.monotonic()
-            conflicts = sum(pool.map(lambda _: addJobs(stage.db, stage.path, jobs), range(count)))
+            conflicts = sum(pool.map(lambda _: addJobs(stage.database.db, stage.database.path, jobs), range(count)))
             seconds = time.monotonic() - began
         return seconds, conflicts, cost
 
@@ -167,7 +168,7 @@ def bulk(stage):
     jobs = stage.settings.jobs
     for _ in stage.settings.rounds():
         with stage.cost() as cost:
-            seconds = stage.add([stage.settings.job] * jobs)
+            seconds = stage.database.add([stage.settings.job] * jobs)
         yield Value('bulk add', jobs / seconds, 'jobs/s', HIGHER)
         yield from _spent('bulk add', cost, jobs)
         yield from _stored('bulk add', cost, jobs)
@@ -180,7 +181,7 @@ def draining(stage):
         stage.hosts(count)
         name = f'drain, {_count(count, "host")}'
         for _ in settings.rounds():
-            stage.add([settings.job] * settings.jobs)
+            stage.database.add([settings.job] * settings.jobs)
             drained = _drain(stage, settings.jobs)
             yield Value(name, settings.jobs / drained.seconds, 'jobs/s', HIGHER)
             yield Value(f'{name}: in the middle', drained.middle, 'jobs/s', HIGHER)
@@ -199,19 +200,19 @@ class _Drained(NamedTuple):
 
 def _drain(stage, jobs, pause=PAUSE):
     """Let the hosts go on until so many more jobs are completed, and stop them again."""
-    start, conflicts, seen = stage.change(stage.done), stage.conflicts(), []
+    start, conflicts, seen = stage.database.change(completed), stage.conflicts(), []
 
     def look(service):
-        done = stage.done(service) - start
+        done = completed(service) - start
         if not seen or seen[-1][1] != done:
             seen.append((time.monotonic(), done))
         return done >= jobs
 
     with stage.cost() as cost:
-        stage.resume()
+        stage.database.resume()
         began = time.monotonic()
-        stage.waitFor(look, pause)
-    stage.pause()
+        stage.database.waitFor(look, pause)
+    stage.database.pause()
     middle = [each for each in seen if 0.1 * jobs <= each[1] <= 0.9 * jobs]
     (first, fewer), (last, more) = (middle[0], middle[-1]) if len(middle) > 1 else ((began, 0), seen[-1])
     times = [began, *(moment for moment, _ in seen)]
@@ -230,25 +231,25 @@ def mixed(stage):
     jobs = share * settings.clients
     name = f'add and run, {_count(settings.clients, "client")}, {_count(hosts, "host")}'
     with _adders(stage, settings.clients) as add:
-        stage.resume()
+        stage.database.resume()
         for _ in settings.rounds():
-            before, goal = stage.conflicts(), stage.change(stage.done) + jobs
+            before, goal = stage.conflicts(), stage.database.change(completed) + jobs
             seconds, conflicts, _ = add(share)
             added = time.monotonic()
-            stage.waitFor(lambda service, goal=goal: stage.done(service) >= goal)
+            stage.database.waitFor(lambda service, goal=goal: completed(service) >= goal)
             yield Value(name, jobs / (seconds + time.monotonic() - added), 'jobs/s', HIGHER)
             yield Value(f'{name}: conflicts', (conflicts + stage.conflicts() - before) / jobs, 'per job', LOWER)
-        stage.pause()
+        stage.database.pause()
 
 
 def latency(stage):
     """One job at a time, from before it is added until its result is in hand, as whoever waits for commits sees it."""
     stage.hosts(1)
-    stage.resume()
+    stage.database.resume()
     times, end = [], time.monotonic() + ENOUGH
-    look = LOOK if stage.tells else POLL
+    look = LOOK if stage.database.tells else POLL
     manager = transaction.TransactionManager(explicit=True)
-    with stage.bell() as bell, contextlib.closing(stage.db.open(manager)) as connection:
+    with stage.database.bell() as bell, contextlib.closing(stage.database.db.open(manager)) as connection:
         task, input = stage.settings.job
         for _ in range(min(300, stage.settings.jobs)):
             began = time.monotonic()
@@ -256,18 +257,18 @@ def latency(stage):
                 break
             for attempt in manager.attempts(10):
                 with attempt:
-                    jobid = atPath(connection.root()[ROOT_NAME], stage.path).add(task, input)
+                    jobid = atPath(connection.root()[ROOT_NAME], stage.database.path).add(task, input)
             while True:
                 bell.clear()
                 with manager:
-                    service = atPath(connection.root()[ROOT_NAME], stage.path)
+                    service = atPath(connection.root()[ROOT_NAME], stage.database.path)
                     if service.jobs[jobid].status in FINAL:     # `getStatus` also looks for claims
                         service.getResult(jobid)
                         break
                 if not bell.wait(look):
                     stage.check()
             times.append(time.monotonic() - began)
-    stage.pause()
+    stage.database.pause()
     times.sort()
     for percent in 50, 95, 99:
         yield Value(f'latency, p{percent}', 1000 * times[min(len(times) - 1, len(times) * percent // 100)], 'ms', LOWER)
@@ -277,8 +278,8 @@ def xmlrpc(stage):
     """Jobs added over XML-RPC, and questions for status and result."""
     task, input = stage.settings.job
     jobs = stage.settings.some
-    stage.pause()
-    known = stage.change(lambda service: _someIds(service, 100)) or _addSome(stage, 100)
+    stage.database.pause()
+    known = stage.database.change(lambda service: _someIds(service, 100)) or _addSome(stage, 100)
     url = stage.url()
     with stage.clients(CALLERS) as clients:
         for name, method, threads, arguments in (
@@ -294,7 +295,7 @@ def xmlrpc(stage):
                 yield Value(name, len(arguments) / seconds, 'calls/s', HIGHER)
                 yield from _spent(name, cost, len(arguments), 'call')
     stage.hosts(0)
-    stage.park()
+    stage.database.park()
 
 
 def _someIds(service, count):
@@ -307,7 +308,7 @@ def _someIds(service, count):
 
 def _addSome(stage, count):
     task, input = stage.settings.job
-    return stage.change(lambda service: [service.add(task, input) for _ in range(count)])
+    return stage.database.change(lambda service: [service.add(task, input) for _ in range(count)])
 
 
 def same(stage):
@@ -324,11 +325,11 @@ def different(stage):
 def _writing(stage, name, target, hosts, paced=False):
     hosts = 1 if stage.embedded else hosts
     jobs = stage.settings.some
-    stage.board(jobs)
+    stage.database.board(jobs)
     stage.hosts(hosts)
     name = f'{name}, {_count(hosts, "host")}'
     for _ in stage.settings.rounds():
-        stage.add([('bench-write', {'number': target(number + 1)}) for number in range(jobs)])
+        stage.database.add([('bench-write', {'number': target(number + 1)}) for number in range(jobs)])
         drained = _drain(stage, jobs)
         yield Value(name, jobs / drained.seconds, 'jobs/s', HIGHER)
         yield Value(f'{name}: conflicts', drained.conflicts / jobs, 'per job', LOWER)
@@ -342,7 +343,7 @@ def busy(stage):
     seconds, threads = stage.settings.seconds or LONG, PAIR * THREADS
     jobs = ROUNDS * threads
     time.sleep(SETTLE)                          # they have to know of each other
-    stage.add([('bench-sleep', {'seconds': seconds})] * jobs)
+    stage.database.add([('bench-sleep', {'seconds': seconds})] * jobs)
     drained = _drain(stage, jobs)
     yield Value(f'busy threads, {PAIR} hosts', 100 * jobs * seconds / (threads * drained.seconds), '%', HIGHER)
 
@@ -360,18 +361,18 @@ class _Counter:
 def idle(stage):
     """Hosts that may work and have nothing to do."""
     stage.hosts(PAIR)
-    stage.resume()
+    stage.database.resume()
     time.sleep(SETTLE)
-    with stage.bell(_Counter) as counter:
-        before, tid, began = stage.hostTimes(), stage.db.lastTransaction(), time.monotonic()
+    with stage.database.bell(_Counter) as counter:
+        before, tid, began = stage.hostTimes(), stage.database.db.lastTransaction(), time.monotonic()
         time.sleep(IDLE)
         stage.check()
         seconds = time.monotonic() - began
         yield Value('idle, processor time', 100 * (stage.hostTimes() - before) / seconds / PAIR, '% per host', LOWER)
-        if stage.tells:
-            commits = max(counter.count, stage.db.lastTransaction() != tid)
+        if stage.database.tells:
+            commits = max(counter.count, stage.database.db.lastTransaction() != tid)
             yield Value('idle, commits', 60 * commits / seconds / PAIR, '/min per host', LOWER)
-    stage.pause()
+    stage.database.pause()
 
 
 def memory(stage):

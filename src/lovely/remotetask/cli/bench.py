@@ -68,58 +68,91 @@ def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameter
       $ remotetask -C remotetask.conf bench --only drain --hosts 1,2,4 --compare before.json
       $ remotetask bench --zeo --only bulk --only drain --repeat 5 --against ../main
     """
+    configurationPath, only = _chosen(context, zeo, only, oldPath, checkout)
+    # Here, not above: nobody waits for all of that who measures nothing.
+    from lovely.remotetask.bench import report
+    from lovely.remotetask.bench.settings import Settings
+
+    before = None if oldPath is None else report.read(oldPath)
+    if plotPath is not None:
+        report.plotter()                        # now, not when all is measured
+    settings = Settings(**parameters)
+    with _interruptedByTerm():
+        if checkout is None:
+            label, run = 'before', _measured(settings, only, zeo, configurationPath)
+            written = run
+        else:
+            label, (run, before) = 'other', _measuredInTurns(settings, only, zeo, checkout)
+            written = {**run, 'other': before}
+    report.show(run, before, label=label)
+    if jsonPath is not None:
+        try:
+            report.write(jsonPath, written)
+        except OSError as error:
+            raise CommandFailure(f'{jsonPath}: {error.strerror}') from error
+    if plotPath is not None:
+        report.plot(plotPath, run, before, label)
+
+
+def _chosen(context, zeo, only, oldPath, checkout):
+    """Return the path of the configuration file or None, and the names of what to measure; for arguments see `bench`.
+
+    Raise `click.UsageError` when options exclude each other.
+    """
     configurationPath = context.obj
     if zeo or checkout is not None:
         if context.parent.get_parameter_source('config') is ParameterSource.COMMANDLINE:
             raise click.UsageError(f'{"--zeo" if zeo else "--against"} is for measuring without a configuration file')
         configurationPath = None                # that of the environment
-    if checkout is not None and oldPath is not None:
+    if checkout is None:
+        return configurationPath, only
+    if oldPath is not None:
         raise click.UsageError('--against and --compare both say what to compare with: give one of them')
-    if checkout is not None:
-        # The most memory of all measures together is that of one process, and here each measure has its own.
-        only = [name for name in NAMES if name != 'memory' and (not only or name in only)]
-        if not only:
-            raise click.UsageError('--against cannot measure memory')
-    # Here, not above: nobody waits for all of that who measures nothing.
-    from rich.progress import TimeElapsedColumn
+    # The most memory of all measures together is that of one process, and here each measure has its own.
+    only = [name for name in NAMES if name != 'memory' and (not only or name in only)]
+    if not only:
+        raise click.UsageError('--against cannot measure memory')
+    return configurationPath, only
 
-    from lovely.remotetask.bench import against
+
+def _measured(settings, only, zeo, configurationPath):
+    """Measure this package, and return what `report.asDict` does."""
     from lovely.remotetask.bench import measures
     from lovely.remotetask.bench import report
-    from lovely.remotetask.bench import stage
+    from lovely.remotetask.bench.stage import stage
+
+    with _progress() as tell, stage(settings, configurationPath, zeo) as place:
+        results = measures.run(place, only, tell)
+    return report.asDict(results, settings, place.title, place.embedded, VERSION)
+
+
+def _measuredInTurns(settings, only, zeo, checkout):
+    """Measure this package and another checkout in turns, and return both runs."""
+    from lovely.remotetask.bench import against
+
+    with _progress() as tell:
+        return against.run(checkout, settings, only, zeo, tell)
+
+
+@contextlib.contextmanager
+def _progress():
+    """Show a bar; give a function that moves it on, as `measures.run` takes it.
+
+    Raise `CommandFailure` for a `BenchError`, when the log of who is to blame has been shown.
+    """
+    from rich.progress import TimeElapsedColumn
+
+    from lovely.remotetask.bench.settings import BenchError
     from lovely.remotetask.cli.output import bars
 
-    before = None if oldPath is None else report.read(oldPath)
-    if plotPath is not None:
-        report.plotter()                        # now, not when all is measured
-    settings = stage.Settings(**parameters)
-    with _interruptedByTerm():
-        try:
-            with bars(TimeElapsedColumn()) as shown:
-                bar = shown.add_task('starting', total=1)
-
-                def tell(title, done):
-                    shown.update(bar, description=f'measuring: {title}', completed=done)
-
-                if checkout is not None:
-                    run, before = against.run(checkout, settings, only, zeo, tell)
-                else:
-                    with stage.stage(settings, configurationPath, zeo) as place:
-                        results = measures.run(place, only, tell)
-                    run = report.asDict(results, settings, place.title, place.embedded, VERSION)
-        except stage.BenchError as error:
-            if error.log:
-                click.echo(harmless(error.log), err=True, nl=False)
-            raise CommandFailure(str(error)) from error
-    label = 'before' if checkout is None else 'other'
-    report.show(run, before, label=label)
-    if jsonPath is not None:
-        try:
-            report.write(jsonPath, run if checkout is None else {**run, 'other': before})
-        except OSError as error:
-            raise CommandFailure(f'{jsonPath}: {error.strerror}') from error
-    if plotPath is not None:
-        report.plot(plotPath, run, before, label)
+    try:
+        with bars(TimeElapsedColumn()) as shown:
+            bar = shown.add_task('starting', total=1)
+            yield lambda title, done: shown.update(bar, description=f'measuring: {title}', completed=done)
+    except BenchError as error:
+        if error.log:
+            click.echo(harmless(error.log), err=True, nl=False)
+        raise CommandFailure(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from lovely.remotetask.files import StoredFile
 from lovely.remotetask.files import valueOf
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.schedules.cron import RANGES
+from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.wire import plain

@@ -1,0 +1,95 @@
+"""Having jobs run: a clock that a test sets, running what is due, and waiting for what others run."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import threading
+import time
+
+from transaction.interfaces import NoTransaction
+
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.interfaces import FINAL
+
+
+#: Seconds between two looks at jobs in a database that does not tell what others commit.
+LOOK = 0.5
+
+
+class Clock:
+    """A clock that a test sets.  Called, it gives the time in seconds, as `time.time` does.
+
+    It can be the argument `clock` of a processor, or give the time for `service.process(clock())`.
+    """
+
+    def __init__(self, now=0.0):
+        self._now = now
+
+    def __call__(self):
+        """Return the time in UTC seconds."""
+        return self._now
+
+    def set(self, now):
+        """Set the time, in UTC seconds."""
+        self._now = now
+
+    def advance(self, seconds):
+        """Move on by so many seconds, and return the new time."""
+        self._now += seconds
+        return self._now
+
+
+class TooManyJobs(AssertionError):
+    """There are always more jobs to run; look for one that adds another of its kind each time."""
+
+
+def runDueJobs(service, now=None, limit=1000):
+    """Run all jobs that are ready or due, those that they add included, in the caller's thread and transaction.
+
+    service -- an `ITaskService`.
+    now -- UTC seconds; default: the present.  It stands still meanwhile.
+    limit -- how many jobs are to be expected at the most.
+
+    Return the number of jobs that have run; a job that is to be run again at once counts each time.  Raise
+    `TooManyJobs`, an AssertionError, when more than `limit` have run.
+    """
+    now = time.time() if now is None else now
+    count = 0
+    while service.processNext(now):
+        count += 1
+        if count > limit:
+            raise TooManyJobs(f'more than {limit} jobs have run, and it goes on: is there one that adds itself?')
+    return count
+
+
+def waitForJobs(service, jobids, timeout=20.0):
+    """Wait until other threads or processes have brought all these jobs to their end.
+
+    service -- an `ITaskService` from an open connection.  A new transaction is begun in it: commit first what is to
+    be kept, above all the jobs themselves.
+    jobids -- their ids.
+    timeout -- seconds.
+
+    Return the list of the statuses, in the order of the ids.  Raise `TimeoutError` that names the jobs which have
+    not ended, `errors.UnknownJob`, and `errors.RemoteTaskError` for a service that is in no database.
+    """
+    if service._p_jar is None:
+        raise RemoteTaskError('the service is in no database, so nobody else can run its jobs: use runDueJobs')
+    jobids, until = list(jobids), time.monotonic() + timeout
+    manager, hub, bell = service._p_jar.transaction_manager, hubOf(service._p_jar.db()), threading.Event()
+    hub.subscribe(bell)
+    try:
+        while True:
+            with contextlib.suppress(NoTransaction):        # a manager in explicit mode insists on one
+                manager.abort()
+            manager.begin()
+            statuses = [service.getStatus(jobid) for jobid in jobids]
+            if all(status in FINAL for status in statuses):
+                return statuses
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f'after {timeout:g} seconds have not ended: ' + ', '.join(
+                    f'job {jobid} ({status})' for jobid, status in zip(jobids, statuses) if status not in FINAL))
+            bell.wait(min(left, LOOK))
+            bell.clear()
+    finally:
+        hub.unsubscribe(bell)

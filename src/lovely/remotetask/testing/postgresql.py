@@ -1,0 +1,178 @@
+"""A PostgreSQL server in processes of its own, for RelStorage."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import glob
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+
+from ZODB.config import databaseFromString
+
+from lovely.remotetask.database.opening import closeDatabase
+
+
+#: Where Debian and its kin have the programs of PostgreSQL; elsewhere they are found on PATH.
+POSTGRESQL_PROGRAMS = '/usr/lib/postgresql/*/bin'
+
+# The server refuses to run as root.
+_POSTGRESQL_USERS = ('postgres', 'nobody')
+
+# Without TCP: nobody else on the machine can connect, and no port is taken.  Without fsync: data survive the death of a
+# process, not that of the machine.
+_POSTGRESQL_OPTIONS = "-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync=off"
+
+_RELSTORAGE_CONF = """\
+%import relstorage
+<zodb>
+  <relstorage>
+    blob-dir {directory}/blobs
+    <postgresql>
+      driver psycopg2
+      dsn host='{directory}/server' dbname='postgres' user='remotetask'
+    </postgresql>
+  </relstorage>
+</zodb>
+"""
+
+
+class TemporaryPostgreSQL:
+    """A PostgreSQL server of its own; `temporaryPostgreSQL` makes one and cleans up behind it.
+
+    directory -- the path of the one where its data is, and the blobs that clients have in store.
+    """
+
+    def __init__(self, directory):
+        self.directory, self.isRunning = directory, False
+        self._server, self._data = os.path.join(directory, 'server'), os.path.join(directory, 'server', 'data')
+        self._user = None if os.getuid() else _existingUser(_POSTGRESQL_USERS)
+        self._databases = []
+
+    @property
+    def pid(self):
+        """The id of the server's first process; None while there is none."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._data, 'postmaster.pid')) as file:
+            return int(file.readline())
+
+    @property
+    def config(self):
+        """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
+        return _RELSTORAGE_CONF.format(directory=self.directory.replace('$', '$$'))
+
+    @property
+    def said(self):
+        """What the server has written to its log, as one text."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._server, 'log')) as file:
+            return file.read()
+        return ''
+
+    def database(self):
+        """Return a new `ZODB.DB` over a RelStorage of its own."""
+        self._databases.append(databaseFromString(self.config))
+        return self._databases[-1]
+
+    def start(self):
+        """Start the server and return when it accepts connections.  Harmless when it runs.
+
+        Raise an AssertionError with what it has said when it does not start.
+        """
+        if self.isRunning:
+            return
+        if not os.path.exists(self._data):
+            os.mkdir(self._server, 0o700)
+            if self._user:
+                os.chown(self._server, self._user.pw_uid, self._user.pw_gid)
+            self._run('initdb', '-U', 'remotetask', '-A', 'trust', '-E', 'UTF8', '--locale=C', '-N')
+        self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'),
+                  '-o', _POSTGRESQL_OPTIONS.format(directory=self._server), 'start')
+        self.isRunning = True
+
+    def stop(self, mode='fast'):
+        """Stop the server and wait for its end.  Harmless when there is none.
+
+        mode -- of `pg_ctl stop`: 'fast' ends transactions in order, 'immediate' is like a crash, 'smart' waits until
+            all clients have gone.
+        """
+        if self.isRunning:
+            self._run('pg_ctl', '-w', '-m', mode, 'stop')
+            self.isRunning = False
+
+    def restart(self, mode='fast'):
+        """Stop the server, start it, and return when it accepts connections.  For the argument see `stop`."""
+        self.stop(mode)
+        self.start()
+
+    def backends(self):
+        """Return the process ids of the backends of all clients; there is one for each connection."""
+        return [pid for pid, in self._query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                                            "AND pid <> pg_backend_pid()")]
+
+    def killBackend(self, pid):
+        """Kill one backend by SIGKILL, as the system does when memory is short.  The server ends all others then, and
+        starts anew by itself.
+        """
+        os.kill(pid, signal.SIGKILL)
+
+    def terminateBackends(self):
+        """Have the server end all connections, as an administrator would; return how many."""
+        return len(self._query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
+                               "'client backend' AND pid <> pg_backend_pid()"))
+
+    def close(self):
+        """Close the databases, and have the server end.  Twice is fine."""
+        while self._databases:
+            closeDatabase(self._databases.pop())
+        self.stop('immediate')
+
+    def _query(self, statement):
+        import psycopg2
+        connected = psycopg2.connect(host=self._server, dbname='postgres', user='remotetask')
+        with contextlib.closing(connected) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall()
+
+    def _run(self, program, *arguments):
+        """Run a program of PostgreSQL.  Raise an AssertionError with what it has said when it fails."""
+        found = sorted(glob.glob(os.path.join(POSTGRESQL_PROGRAMS, program)))
+        path = found[-1] if found else shutil.which(program)
+        if path is None:
+            raise AssertionError(f'PostgreSQL is not installed: there is no {program} in {POSTGRESQL_PROGRAMS} or on '
+                                 f'PATH')
+        identity = {'user': self._user.pw_uid, 'group': self._user.pw_gid, 'extra_groups': []} if self._user else {}
+        # The server inherits its output: into a file, because a pipe would not end before the server does.
+        with tempfile.TemporaryFile('w+') as output:
+            done = subprocess.run([path, '-D', self._data, *arguments], cwd='/', stdin=subprocess.DEVNULL,
+                                  stdout=output, stderr=subprocess.STDOUT, **identity)
+            if done.returncode:
+                output.seek(0)
+                raise AssertionError(f'{path} has failed:\n{output.read()}{self.said}')
+
+
+def _existingUser(names):
+    for name in names:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise AssertionError(f'PostgreSQL cannot run as root, and there is none of the users {", ".join(names)}')
+
+
+@contextlib.contextmanager
+def temporaryPostgreSQL():
+    """Run a PostgreSQL server in a new directory, removed at the end; give a `TemporaryPostgreSQL`, running.
+
+    It needs the programs of PostgreSQL and the extra `relstorage`.  It listens at a Unix socket in the directory;
+    for root it runs as another user.
+
+    At the end the server and all databases that its methods have made are gone.  Raise an AssertionError with what the
+    server has said when it does not start, or that it is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix='remotetask-') as directory:
+        directory = os.path.realpath(directory)
+        os.chmod(directory, 0o711)              # for the user that the server runs as
+        server = TemporaryPostgreSQL(directory)
+        with contextlib.closing(server):
+            server.start()
+            yield server
