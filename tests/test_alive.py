@@ -23,7 +23,7 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.processing import rescue
-from lovely.remotetask.processing.claim_loop import Cycle
+from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install

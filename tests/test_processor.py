@@ -45,8 +45,8 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.processing import rescue
-from lovely.remotetask.processing.claim_loop import SKIP
-from lovely.remotetask.processing.claim_loop import Cycle
+from lovely.remotetask.processing.cycle import SKIP
+from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.in_flight import Run
 from lovely.remotetask.processing.load_sharing import HELD_UP
 from lovely.remotetask.processing.load_sharing import SLOWER

@@ -12,7 +12,7 @@ from lovely.remotetask.database.packing import PACKED
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.packing import claimPack
 from lovely.remotetask.job import Job
-from lovely.remotetask.processing.claim_loop import CLEANED
+from lovely.remotetask.processing.cycle import CLEANED
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import ready

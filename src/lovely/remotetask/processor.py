@@ -30,10 +30,10 @@ from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.interfaces import IProcessorFactory
-from lovely.remotetask.processing.claim_loop import ATTEMPTS
-from lovely.remotetask.processing.claim_loop import CLEANED
-from lovely.remotetask.processing.claim_loop import Cycle
-from lovely.remotetask.processing.claim_loop import Deposed
+from lovely.remotetask.processing.cycle import ATTEMPTS
+from lovely.remotetask.processing.cycle import CLEANED
+from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.cycle import Deposed
 from lovely.remotetask.processing.fence import touched
 from lovely.remotetask.processing.in_flight import ENDED
 from lovely.remotetask.processing.in_flight import WAITING_LOOK
