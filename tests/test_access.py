@@ -25,12 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from lovely.remotetask.config.limits import Limits
+from lovely.remotetask.config.users import ROLES
+from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.job import Job
-from lovely.remotetask.limits import Limits
-from lovely.remotetask.users import ROLES
-from lovely.remotetask.users import Users
 from lovely.remotetask.xmlrpc import access
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods

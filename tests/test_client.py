@@ -350,7 +350,7 @@ class TestWaiting(FrontendCase):
 VANISHING = """
 import fcntl, socket, struct, threading
 from test_client import Script
-from lovely.remotetask import keepalive, transport
+from lovely.remotetask.common import keepalive, transport
 from lovely.remotetask.client import Client, ConnectionBroken
 
 def switch(flags):

@@ -38,11 +38,11 @@ from persistent.mapping import PersistentMapping
 from zope.component import provideUtility
 
 from lovely.remotetask import interfaces
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods

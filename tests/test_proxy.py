@@ -18,7 +18,7 @@ import lovely.remotetask
 from lovely.remotetask import client as clientModule
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import HttpError
-from lovely.remotetask.users import Users
+from lovely.remotetask.config.users import Users
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_access import AccessCase

@@ -15,10 +15,10 @@ import unittest
 import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
-from lovely.remotetask import users
+from lovely.remotetask.config import users
+from lovely.remotetask.config.users import User
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.users import User
 from test_cli import PATIENCE
 from test_cli import CommandTestCase
 from test_cli import environment

@@ -19,11 +19,11 @@ from ZODB.POSException import StorageTransactionError
 from zope.component import provideUtility
 
 from lovely.remotetask import errors
+from lovely.remotetask.config.users import User
+from lovely.remotetask.config.users import Users
+from lovely.remotetask.config.users import addUser
+from lovely.remotetask.config.users import hashPassword
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.users import User
-from lovely.remotetask.users import Users
-from lovely.remotetask.users import addUser
-from lovely.remotetask.users import hashPassword
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE

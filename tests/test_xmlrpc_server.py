@@ -25,8 +25,8 @@ from zope.component import provideUtility
 from zope.component import testing
 
 from lovely.remotetask import errors
+from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.job import Job
-from lovely.remotetask.limits import Limits
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
