@@ -17,11 +17,11 @@ from typing import NamedTuple
 from typing import Self
 
 from lovely.remotetask import errors
-from lovely.remotetask.checks import LONGEST
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import isNumber
-from lovely.remotetask.checks import isSpan
-from lovely.remotetask.checks import shown
+from lovely.remotetask.common.checks import LONGEST
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isNumber
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import shown
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL

@@ -11,7 +11,7 @@ import xmlrpc.client
 from xml.parsers.expat import ExpatError
 
 from lovely.remotetask import errors
-from lovely.remotetask.keepalive import keepAlive
+from lovely.remotetask.common.keepalive import keepAlive
 from lovely.remotetask.xmlrpc import faults
 
 
