@@ -32,15 +32,15 @@ from lovely.remotetask.client import NotConnected
 from lovely.remotetask.client import Outcome
 from lovely.remotetask.client import RemoteFault
 from lovely.remotetask.client import StillRunning
-from lovely.remotetask.client import pauseAfter
+from lovely.remotetask.repetition import pauseAfter
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
 from lovely.remotetask.transport import remoteFault
 from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc.methods import PART_SIZE
+from lovely.remotetask.xmlrpc.calls import PART_SIZE
+from lovely.remotetask.xmlrpc.results import dumpResponse
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.wire import dumpFault
-from lovely.remotetask.xmlrpc.wire import dumpResponse
 from test_cli import environment
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
@@ -140,8 +140,8 @@ class TestCalls(FrontendCase):
         self.assertEqual(self.client.getAvailableTasks(), ['echo', 'fail', 'repeat', 'square'])
         self.assertEqual(self.client.getProcessingHosts(), [])
         self.assertIs(self.client.isProcessing(), False)
-        self.assertIs(self.client.stopProcessing(), True)
-        self.assertIs(self.client.startProcessing(), True)
+        self.assertIs(self.client.pause(), True)
+        self.assertIs(self.client.resume(), True)
         self.assertIn('getResult(int jobid)', self.client.call('system.methodHelp', 'getResult'))
 
     def test_the_same_key_adds_nothing(self):
@@ -516,7 +516,7 @@ class TestRepetition(ScriptCase):
         client = self.script([ok('queued')], [ok('completed')])
         client.getStatus(1)
         client.getStatus(1)
-        self.assertEqual(client._server._idle, [])
+        self.assertEqual(client._server.idleConnections, 0)
 
     def test_proxies_without_an_answer(self):
         for status in '502 Bad Gateway', '504 Gateway Timeout':

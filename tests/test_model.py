@@ -352,8 +352,8 @@ class TestContracts(unittest.TestCase):
     def test_stored_names(self):
         # These names are in the databases of users.
         for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'job.Run', 'container.Shard',
-                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'register.Keys', 'register.Register',
-                     'timetable.Timetable'):
+                     'storedfiles.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'register.Keys',
+                     'register.Register', 'timetable.Timetable'):
             cls = resolve('lovely.remotetask.' + name)
             self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
 
@@ -363,8 +363,9 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
-    checks logs keepalive internals interfaces errors limits
-    database cron misfire copying files retry rows task job control demo process guardian group command child users
+    checks logs keepalive internals statuses interfaces errors limits
+    database cron misfire copying files storedfiles retry rows task job control demo process guardian group command
+    child users
     pages readyqueue ledger register timetable container sites
     runzeo ready transitions claiming scheduling ended evolve
     execute
@@ -379,6 +380,8 @@ ROOMS = '''
     service
     xmlrpc
     transport
+    outcomes
+    repetition
     client
     testing
     bench
@@ -390,7 +393,10 @@ ROOMS = '''
 #: The same for the modules of the front end.
 FRONTEND_ROOMS = '''
     __init__
-    faults head chunked accesslog wire structs signature methods
+    faults signature calls
+    wire
+    parser results structs methods
+    head chunked body accesslog response
     access tls
     waiting gateway bridge dispatcher
     permits protocol handler

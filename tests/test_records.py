@@ -693,7 +693,7 @@ class TestFrontend(ServerCase):
 
     def test_two_wait_for_the_same_job(self):
         jobid = self.proxy().add('echo', 'x')
-        watcher = waiting.Watcher(self.db, self.resolve)
+        watcher = waiting.JobWatcher(self.db, self.resolve)
         self.addCleanup(watcher._close)
         woken = []
         for name in 'first', 'second':

@@ -87,7 +87,7 @@ class TestWaitFor(WaitingCase):
         self.assertEqual(proxy.waitFor([first, second], 3600, True), ['queued', 'cancelled'])
         proxy.cancel(first)
         self.assertEqual(proxy.waitFor([second, first, second]), ['cancelled'] * 3)
-        self.assertIs(self.gateway._watcher._connection, None)
+        self.assertFalse(self.gateway.statistics()['isWatching'])
 
     def test_all(self):
         first, second, third = self.jobids

@@ -17,8 +17,8 @@ from lovely.remotetask.database.notifications import hubOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
-from lovely.remotetask.xmlrpc.waiting import Watcher
-from lovely.remotetask.xmlrpc.wire import plain
+from lovely.remotetask.xmlrpc.results import plain
+from lovely.remotetask.xmlrpc.waiting import JobWatcher
 
 
 logger = logging.getLogger('lovely.remotetask')
@@ -260,7 +260,7 @@ class Gateway:
         self._running = False
         self._isGathering = False               # whether the writer waits for more writes
         self._silent = False                    # whether nothing has come of the database since a call was given up
-        self._watcher = Watcher(db, resolve)
+        self._watcher = JobWatcher(db, resolve)
         # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
         self.connection = None
 
@@ -329,7 +329,9 @@ class Gateway:
         """Whether fewer calls wait to be committed than there were lately at the same time."""
         return len(self._waiting) < self.gathering.expected
 
-    def _timeout(self):
+    @property
+    def timeout(self):
+        """Seconds that a new caller waits at most: fewer as long as nothing comes of the database."""
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
     def read(self, path, function, serialize=plain):
@@ -343,7 +345,7 @@ class Gateway:
         Raise `Stopping`.  The call's exceptions are those that the function raises, `errors.UnknownService`, and
         `DatabaseUnavailable`.
         """
-        deadline = time.monotonic() + self._timeout()
+        deadline = time.monotonic() + self.timeout
         read = Call(path, function, serialize, deadline, deadline)
         with self._changed:
             if not self._running:
@@ -363,7 +365,7 @@ class Gateway:
         whether it was.
         """
         now = time.monotonic()
-        write = Call(path, function, serialize, now + self._timeout(), now + self.deadline)
+        write = Call(path, function, serialize, now + self.timeout, now + self.deadline)
         with self._changed:
             if not self._running:
                 raise Stopping()

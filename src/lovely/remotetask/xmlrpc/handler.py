@@ -4,29 +4,28 @@ import asyncio
 import functools
 import logging
 import secrets
-import time
-import zlib
 from http import HTTPStatus
-from xmlrpc.client import gzip_decode
 
 from lovely.remotetask.xmlrpc import accesslog
 from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
+from lovely.remotetask.xmlrpc.body import parseEncoded
 from lovely.remotetask.xmlrpc.chunked import ChunkedDecoder
 from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.head import LINE_SIZE
 from lovely.remotetask.xmlrpc.head import Headers
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 from lovely.remotetask.xmlrpc.head import endOfHead
 from lovely.remotetask.xmlrpc.head import parseHead
+from lovely.remotetask.xmlrpc.parser import parseCall
 from lovely.remotetask.xmlrpc.permits import LARGE_BODY
 from lovely.remotetask.xmlrpc.permits import LONG_BODY
 from lovely.remotetask.xmlrpc.permits import RETRY_AFTER
 from lovely.remotetask.xmlrpc.protocol import ADVANCE_SIZE
 from lovely.remotetask.xmlrpc.protocol import CHUNK_SIZE
 from lovely.remotetask.xmlrpc.protocol import Connection
+from lovely.remotetask.xmlrpc.response import responseHead
 from lovely.remotetask.xmlrpc.waiting import Wait
-from lovely.remotetask.xmlrpc.wire import parseCall
 
 
 logger = logging.getLogger('lovely.remotetask')
@@ -44,7 +43,7 @@ _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNE
 class RequestHandler(Connection):
     """Reads the requests of one connection within the limits of its server, and answers them.
 
-    It is also what the dispatcher is told of a request: its `requestId`, `path`, `caller`, and how to wait for jobs.
+    It is also what the dispatcher is told of a request: its `requestId`, `path`, `principal`, and how to wait for jobs.
     """
 
     def __init__(self, frontend, address):
@@ -64,7 +63,7 @@ class RequestHandler(Connection):
         # What is known of a request: nothing yet.
         self.requestId = secrets.token_hex(6)
         self.requestLine, self.command, self.path, self.headers = '', '', '', Headers()
-        self.caller = None              # an `access.Caller`
+        self.principal = None              # an `access.Principal`
         self._hasBegun = False          # whether the client has said something that is worth a response
         self._requestEnd = 0.0          # when it has to have come, by the clock of the loop
         self._version, self._isLast = (1, 1), False
@@ -84,7 +83,7 @@ class RequestHandler(Connection):
         if self._hasBegun and not self.isResponding:
             self._readRequestLine()
             try:
-                self.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
+                self.write(self._refuse(HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
             except ConnectionError as error:
                 logger.debug('connection of %s ended: %s', self.address, error)
         self.task.cancel()
@@ -140,9 +139,9 @@ class RequestHandler(Connection):
                 if length is None:
                     return
                 await self._handleRequest(length, isLast=number == limits.requests)
-            except Refusal as refusal:
+            except HTTPException as error:
                 self._release()
-                await self._send(self._refuse(refusal))
+                await self._send(self._refuse(error))
                 break
             if self._isLast and number < limits.requests:
                 if not self.frontend.isStopping:
@@ -206,7 +205,7 @@ class RequestHandler(Connection):
             if not self._hasBegun:
                 raise
             self._readRequestLine()
-            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') from None
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') from None
 
     def _readRequestLine(self):
         self.requestLine = self.requestLine or (
@@ -216,29 +215,32 @@ class RequestHandler(Connection):
         limits = self.frontend.limits
         self._readRequestLine()
         if len(self.requestLine) > LINE_SIZE:
-            raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f'The request line may have {LINE_SIZE} bytes')
+            raise HTTPException(HTTPStatus.REQUEST_URI_TOO_LONG, f'The request line may have {LINE_SIZE} bytes')
         if length > limits.headSize:
-            raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'The headers may have {limits.headSize} bytes')
+            raise HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                                f'The headers may have {limits.headSize} bytes')
         head = parseHead(self.take(length), limits.headers)
         self.command, self.path, self.headers, self._version = head.command, head.path, head.headers, head.version
         self._isLast = head.isLast or isLast
         if head.command in _COMMANDS:
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
         if head.command != 'POST':
-            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
+            raise HTTPException(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
         return head
 
     async def _authenticate(self):
-        doorkeeper, arguments = self.frontend.doorkeeper, (self.headers.get('authorization'), self.address)
+        authenticator, arguments = self.frontend.authenticator, (self.headers.get('authorization'), self.address)
         try:
-            self.caller = doorkeeper.recall(*arguments)
-            if self.caller is None:             # a password has to be hashed, which takes long
-                self.caller = await self.loop.run_in_executor(self.frontend.hashers, doorkeeper.identify, *arguments)
+            self.principal = authenticator.cached(*arguments)
+            if self.principal is None:          # a password has to be hashed, which takes long
+                self.principal = await self.loop.run_in_executor(
+                    self.frontend.hashers, authenticator.authenticate, *arguments)
         except Unauthorized as error:
-            raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
-                          ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
+            raise HTTPException(HTTPStatus.UNAUTHORIZED, str(error),
+                                ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
         except Throttled as error:
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), ('Retry-After', str(error.retryAfter))) from None
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error),
+                                ('Retry-After', str(error.retryAfter))) from None
 
     async def _receiveBody(self, length):
         """Wait until the body has come, and return how long it is.
@@ -248,13 +250,13 @@ class RequestHandler(Connection):
         if length is not None:
             while len(self.buffer) < length:
                 if self.hasEnded:
-                    raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
+                    raise HTTPException(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
                 await self._receive(length)
             return length
         self._decoder = ChunkedDecoder(self.frontend.limits.bodySize)
         while not self._decoder.decode(self.buffer):
             if self.hasEnded:
-                raise Refusal(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
+                raise HTTPException(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
             await self._receive(_PIECE_SIZE)
         return len(self._decoder.body)
 
@@ -269,24 +271,15 @@ class RequestHandler(Connection):
     # For the dispatcher
 
     def parse(self, data, charset):
-        """Return what `wire.parseCall` gives for a body, or a future of it if it is long.  Raise `head.Refusal`."""
+        """Return what `parser.parseCall` gives for a body, or a future of it if it is long.
+
+        Raise `head.HTTPException`, or `faults.ParseError`.
+        """
         encoding = self.headers.get('content-encoding', 'identity').lower()
         if encoding == 'identity' and len(data) <= LONG_BODY:
             return parseCall(data, charset)
-        return self.loop.run_in_executor(self.frontend.parsers, self._parseLong, data, encoding, charset)
-
-    def _parseLong(self, data, encoding, charset):
-        if encoding == 'identity':
-            return parseCall(data, charset)
-        if encoding != 'gzip':
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 'The Content-Encoding may be gzip or identity',
-                          ('Accept-Encoding', 'gzip, identity'))
-        limit = self.frontend.limits.bodySize
-        try:
-            data = gzip_decode(data, limit)
-        except (ValueError, EOFError, OSError, zlib.error):
-            raise Refusal(HTTPStatus.BAD_REQUEST, f'The body is no gzip data, or exceeds {limit} bytes') from None
-        return parseCall(data, charset)
+        return self.loop.run_in_executor(
+            self.frontend.parsers, parseEncoded, data, encoding, charset, self.frontend.limits.bodySize)
 
     async def waitForJobs(self, jobids, any, seconds):
         """Wait until it is time to look at jobs, without a permit; the client's end ends the coroutine.
@@ -295,12 +288,13 @@ class RequestHandler(Connection):
         any -- whether one of them is enough.
         seconds -- how long to wait at most, a float.
 
-        Return an asynchronous context manager: in its context some can look at a time.  Raise `head.Refusal` if too
-        many wait, and `faults.Stopping`.
+        Return an asynchronous context manager: in its context some can look at a time.  Raise `head.HTTPException` if
+        too many wait, and `faults.Stopping`.
         """
         frontend, gateway = self.frontend, self.frontend.gateway
         if len(frontend.waiting) >= frontend.limits.waiting or not gateway.canWatch(len(jobids)):
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs', RETRY_AFTER)
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs',
+                                RETRY_AFTER)
         if self.transport.is_closing() or self.hasEnded and not self.buffer:
             self.task.cancel()                  # the client has gone: what follows waits for nothing
         self._release()
@@ -360,28 +354,24 @@ class RequestHandler(Connection):
         self.frontend.waitForClient(self)
         await self.finish(self.loop.time() + self.frontend.limits.answerTime)
 
-    def _refuse(self, refusal):
-        """Log and count a `head.Refusal`; return the response, bytes."""
+    def _refuse(self, error):
+        """Log and count a `head.HTTPException`; return the response, bytes."""
         self._isLast = True
-        self.frontend.noteRefusal(refusal)
-        body = f'{refusal.reason}.\n'.encode()
-        self._log(refusal.status, body, '-', refusal.reason)
-        head = self._responseHead(refusal.status, 'text/plain', body, *refusal.headers)
+        self.frontend.noteRefusal(error)
+        body = f'{error.reason}.\n'.encode()
+        self._log(error.status, body, '-', error.reason)
+        head = self._responseHead(error.status, 'text/plain', body, *error.headers)
         return head if self.command == 'HEAD' else head + body
 
     def _responseHead(self, status, type, body, *headers):
-        lines = [f'HTTP/1.1 {status.value} {status.phrase}', 'Server: lovely.remotetask',        # and not which Python
-                 f'Date: {accesslog.dates(int(time.time()))[0]}', f'X-Request-ID: {self.requestId}',
-                 f'Content-Type: {type}; charset=utf-8', f'Content-Length: {len(body)}']
         if self._isLast:
-            lines.append('Connection: close')
+            headers += ('Connection', 'close'),
         elif self._version == (1, 0):
-            lines.append('Connection: keep-alive')
-        lines += (f'{name}: {value}' for name, value in headers)
-        return '\r\n'.join([*lines, '', '']).encode('ascii')
+            headers += ('Connection', 'keep-alive'),
+        return responseHead(status, type, len(body), self.requestId, headers)
 
     def _log(self, status, body, call, reason=None):
-        accesslog.log(self.address, self.caller and self.caller.name, self.requestLine, status.value, len(body),
+        accesslog.log(self.address, self.principal and self.principal.name, self.requestLine, status.value, len(body),
                       self.headers, call, self.requestId, reason)
 
     async def _linger(self):

@@ -3,7 +3,7 @@
 import asyncio
 from http import HTTPStatus
 
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 
 
 #: Bytes of a body above which it needs a permit; see `Limits.largeBodies`.
@@ -35,14 +35,14 @@ class Permits:
         self.taken = self.waiting = 0
 
     async def acquire(self, seconds):
-        """Take a permit; wait for so many seconds at most, a float, then raise `head.Refusal`."""
+        """Take a permit; wait for so many seconds at most, a float, then raise `head.HTTPException`."""
         if self._semaphore.locked():
             self.waiting += 1
             try:
                 async with asyncio.timeout(seconds):
                     await self._semaphore.acquire()
             except TimeoutError:
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f'There are too many {self._kind} at a time',
+                raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f'There are too many {self._kind} at a time',
                               RETRY_AFTER) from None
             finally:
                 self.waiting -= 1

@@ -12,7 +12,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.common.keepalive import keepAlive
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.xmlrpc.access import PROOFS
-from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.bridge import Bridge
 from lovely.remotetask.xmlrpc.dispatcher import Dispatcher
 from lovely.remotetask.xmlrpc.handler import RequestHandler
@@ -47,27 +47,27 @@ _PAUSE = 0.05
 class Frontend:
     """Answers XML-RPC calls for the task services of a database.
 
-    The path of a call's URL names the service.  What can be called is in `methods.METHODS`, and nothing else.
+    The path of a call's URL names the service.  What can be called is in `calls.METHODS`, and nothing else.
 
     An event loop, in the thread of `serveForever`, speaks with all clients: a coroutine of `handler.RequestHandler` for
     each connection.  What takes long is done by the threads of the gateway or of an executor.
     """
 
-    def __init__(self, address, gateway, limits=Limits(), tls=None, doorkeeper=None):
+    def __init__(self, address, gateway, limits=Limits(), tls=None, authenticator=None):
         """Listen; calls are answered once `serveForever` runs.
 
         address -- the pair of host ('' for all of IPv4, '::' for all) and port (0 for any that is free).
         gateway -- the `gateway.Gateway`; whoever made it starts and stops it.
         limits -- what a client can take, a `limits.Limits`.
         tls -- a `tls.Certificate`; None for plain HTTP.
-        doorkeeper -- an `access.Doorkeeper`; None for one that lets everybody do everything.
+        authenticator -- an `access.Authenticator`; None for one that lets everybody do everything.
 
         Raise `errors.ConfigurationError` when that cannot be listened at.
         """
         self.gateway = gateway
         self.limits = limits
         self.tls = tls
-        self.doorkeeper = doorkeeper or Doorkeeper()
+        self.authenticator = authenticator or Authenticator()
         self._socket = _listen(*address)
         #: The pair of host and port that it listens at.
         self.address = self._socket.getsockname()[:2]
@@ -273,9 +273,9 @@ class Frontend:
             self._endFor(next(one for one, held in self._expecting.items() if held >= average),
                          'There are too many large requests')
 
-    def noteRefusal(self, refusal):
-        """Count a `head.Refusal`."""
-        self._refused[refusal.reason.partition(':')[0]] += 1
+    def noteRefusal(self, error):
+        """Count a `head.HTTPException`."""
+        self._refused[error.reason.partition(':')[0]] += 1
 
     def _checkSilent(self):
         # Apart from each other: who shakes no hands is not to push out who has.

@@ -1,6 +1,5 @@
 """What makes a row of the table of methods: its arguments and how they are checked, and whether it writes."""
 # SPDX-License-Identifier: ZPL-2.1
-from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -68,12 +67,17 @@ class Argument(NamedTuple):
 class Method(NamedTuple):
     """A row of the table."""
 
-    function: Callable              # called with the service and the checked arguments; None if it is NO_SERVICE
     access: str                     # NO_SERVICE, READS, WRITES, REPEATS or WAITS
     returns: str                    # the type's name
     arguments: tuple[Argument, ...] = ()
     role: str = 'view'              # of `users.ROLES`: who may call it
     traced: bool = False            # whether its function takes one argument more, the HTTP request's id
+    alias: str | None = None        # the name of the method that this is an older name of
+
+    @property
+    def isRepeatable(self):
+        """Whether a call of it may be repeated when nobody knows what became of it, as it changes nothing."""
+        return self.access in (NO_SERVICE, READS, WAITS)
 
     @property
     def signatures(self):
