@@ -398,7 +398,7 @@ FRONTEND_ROOMS = '''
     parser results structs methods
     head chunked body accesslog response
     access tls
-    waiting gateway bridge dispatcher
+    pending session committing waiting gateway bridge dispatcher
     permits protocol handler
     server
 '''
