@@ -844,6 +844,9 @@ class ManyProcessesTest(ServerTestCase):
         self.assertEqual(self.remotetask('resume'), (0, '', ''))
         self.awaitStatus(jobid, 'completed')
         self.awaitStatus(late, 'completed')
+        for command, processing in ('stop-processing', 0), ('start-processing', 1):         # the older names
+            self.assertEqual(self.remotetask(command), (0, '', ''))
+            self.assertEqual(self.remotetask('is-processing')[0], 1 - processing)
         for process in frontend, scheduler, processor:
             self.stop(process)
 

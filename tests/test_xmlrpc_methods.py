@@ -377,8 +377,26 @@ class TestIntrospection(unittest.TestCase):
         with self.assertRaises(UnknownMethod):
             call(None, 'system.methodSignature', 'nope')
 
+    def test_older_names(self):
+        older = {name: method.alias for name, method in calls.METHODS.items() if method.alias is not None}
+        self.assertEqual(older, {'stopProcessing': 'pause', 'startProcessing': 'resume'})
+        for name, newer in older.items():
+            self.assertEqual(calls.METHODS[name]._replace(alias=None), calls.METHODS[newer])
+            self.assertIn(f'The older name of {newer}.', call(None, 'system.methodHelp', name))
+
+    def test_each_method_has_a_function(self):
+        self.assertEqual(set(methods.FUNCTIONS), {
+            name for name, method in calls.METHODS.items() if method.access != signature.NO_SERVICE})
+
+    def test_what_may_be_repeated(self):
+        once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
+        self.assertEqual(once, {
+            'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'startJob', 'cancel', 'clean', 'cleanSome',
+            'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
+
     def test_every_method_is_in_the_contract(self):
-        names = {name for name, method in calls.METHODS.items() if method.access != signature.NO_SERVICE}
+        names = {name for name, method in calls.METHODS.items()
+                 if method.access != signature.NO_SERVICE and method.alias is None}
         self.assertEqual(names - {'getJob', 'cleanSome', 'waitFor'} - set(interfaces.ITaskService), set())
 
 

@@ -24,7 +24,6 @@ from lovely.remotetask.statuses import CANCELLED
 from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.statuses import FINAL
 from lovely.remotetask.statuses import areFinal
-from lovely.remotetask.statuses import isFinal
 from lovely.remotetask.transport import BadAnswer
 from lovely.remotetask.transport import ConnectionBroken
 from lovely.remotetask.transport import HttpError
@@ -277,7 +276,7 @@ class Client(RepeatingClient):
                 group = jobids[start:start + WAITING_SIZE]
                 statuses = self._statuses(group, min(max(0.0, until - time.monotonic()), step), True)
                 for jobid, status in zip(group, statuses):
-                    if isFinal(status):
+                    if status is None or status in FINAL:
                         yield jobid, self._outcome(jobid, status)
                     else:
                         running[jobid] = status

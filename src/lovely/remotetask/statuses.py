@@ -26,13 +26,10 @@ STATUSES = (QUEUED, PROCESSING, CANCELLED, ERROR, COMPLETED, DELAYED, CRONJOB, S
 FINAL = (CANCELLED, ERROR, COMPLETED)
 
 
-def isFinal(status: str | None) -> bool:
-    """Return whether nothing happens any more to a job in this status; None, of a job that was removed, is final."""
-    return status is None or status in FINAL
-
-
 def areFinal(statuses: Iterable[str | None], any: bool) -> bool:
-    """Return whether jobs in these statuses need not be waited for: all of them are final, or with `any` true one is.
+    """Return whether nothing happens any more to jobs in these statuses; None is that of a job that was removed.
+
+    any -- whether one of the jobs is enough; else it has to be so for all of them.
     """
-    final = [isFinal(status) for status in statuses]
+    final = [status is None or status in FINAL for status in statuses]
     return all(final) or any and True in final
