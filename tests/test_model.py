@@ -399,7 +399,7 @@ FRONTEND_ROOMS = '''
     head chunked body accesslog response
     access tls
     pending session committing waiting gateway bridge dispatcher
-    permits protocol handler
+    permits protocol connections handler
     server
 '''
 

@@ -50,7 +50,7 @@ class RequestHandler(Connection):
         """frontend -- the `server.Frontend`.
         address -- the client's, a text.
         """
-        super().__init__(frontend.loop, frontend.space)
+        super().__init__(frontend.loop, frontend.connections.space)
         self.frontend, self.address = frontend, address
         self.task = None                # that of `_handle`
         self.isResponding = False       # whether a response waits to be taken by the client
@@ -94,11 +94,11 @@ class RequestHandler(Connection):
         super().connection_made(transport)
         self.task = self.loop.create_task(self._handle())
         self.task.add_done_callback(self._close)
-        self.frontend.add(self)
+        self.frontend.connections.add(self)
 
     def buffer_updated(self, size):
         super().buffer_updated(size)
-        self.frontend.noteBytes(self)
+        self.frontend.connections.noteBytes(self)
 
     def eof_received(self):
         if self in self.frontend.waiting and not self.buffer:
@@ -109,12 +109,12 @@ class RequestHandler(Connection):
         super().connection_lost(error)
         if self in self.frontend.waiting:
             self.task.cancel()
-        self.frontend.remove(self)
+        self.frontend.connections.remove(self)
 
     def _close(self, task):
         # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
         self._release()
-        self.frontend.doneWithClient(self)
+        self.frontend.connections.doneWithClient(self)
         self.close(_LAST_MOMENT if self.frontend.isStopping else 0)
         self._decoder, self._unsent = None, 0
 
@@ -161,7 +161,8 @@ class RequestHandler(Connection):
             await self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
         bodyLength = await self._receiveBody(bodyLength)
         isCompressed = 'content-encoding' in self.headers
-        for permits, seconds in self._neededPermits(LARGE_BODY + 1 if isCompressed else bodyLength):
+        for permits, seconds in self.frontend.permits.needed(
+                LARGE_BODY + 1 if isCompressed else bodyLength, self.frontend.limits):
             await permits.acquire(seconds)
             self._permits.append(permits)
         try:
@@ -183,7 +184,7 @@ class RequestHandler(Connection):
         self._requestEnd = self.loop.time() + idleTime
         if self.frontend.isStopping:
             raise ConnectionAbortedError('the front end is stopping')
-        self.frontend.waitForClient(self)
+        self.frontend.connections.waitForClient(self)
         while True:
             if not self._hasBegun:
                 if buffer.startswith(b'\r\n'):          # some clients end the request before with one too many
@@ -261,7 +262,7 @@ class RequestHandler(Connection):
         return len(self._decoder.body)
 
     def _takeBody(self, length):
-        self.frontend.doneWithClient(self)
+        self.frontend.connections.doneWithClient(self)
         self.readUpTo(ADVANCE_SIZE)
         if self._decoder is None:
             return self.take(length)
@@ -313,21 +314,6 @@ class RequestHandler(Connection):
             raise Stopping()
         return frontend.woken
 
-    # Permits
-
-    def _neededPermits(self, bodyLength):
-        """Return pairs of `Permits` and the seconds to wait for one; first those for which a request may wait long.
-
-        So a request that waits holds no permit that others need.
-        """
-        frontend, limits = self.frontend, self.frontend.limits
-        needed = [(frontend.calls, limits.permitTime)]
-        if bodyLength > LONG_BODY:
-            needed.insert(0, (frontend.longCalls, limits.permitTime))
-        if bodyLength > LARGE_BODY:
-            needed.insert(0, (frontend.largeBodies, limits.requestTime))
-        return needed
-
     def _release(self):
         while self._permits:
             self._permits.pop().release()
@@ -341,23 +327,23 @@ class RequestHandler(Connection):
             if self.isWritingPaused:
                 self._unsent = len(data) - position
                 if self.isResponding:
-                    self.frontend.noteBytes(self)
+                    self.frontend.connections.noteBytes(self)
                 else:
                     self.isResponding = True
-                    self.frontend.waitForClient(self)
+                    self.frontend.connections.waitForClient(self)
                 await self.drain(deadline)
         self.isResponding, self._unsent = False, 0
 
     async def _finish(self):
         # The response is written, but asyncio's TLS may hold the end of it without saying so.
         self.isResponding = True
-        self.frontend.waitForClient(self)
+        self.frontend.connections.waitForClient(self)
         await self.finish(self.loop.time() + self.frontend.limits.answerTime)
 
     def _refuse(self, error):
         """Log and count a `head.HTTPException`; return the response, bytes."""
         self._isLast = True
-        self.frontend.noteRefusal(error)
+        self.frontend.connections.noteRefusal(error)
         body = f'{error.reason}.\n'.encode()
         self._log(error.status, body, '-', error.reason)
         head = self._responseHead(error.status, 'text/plain', body, *error.headers)
@@ -385,7 +371,7 @@ class RequestHandler(Connection):
         if self.transport.can_write_eof():      # not with TLS
             self.transport.write_eof()
         self._hasBegun, self._requestEnd = False, self.loop.time() + limits.requestTime
-        self.frontend.waitForClient(self)
+        self.frontend.connections.waitForClient(self)
         allowance = 2 * limits.bodySize
         while not self.hasEnded and allowance >= 0:
             allowance -= len(self.buffer)

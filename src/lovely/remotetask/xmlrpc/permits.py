@@ -54,3 +54,34 @@ class Permits:
         """Give a permit back."""
         self.taken -= 1
         self._semaphore.release()
+
+
+class RequestPermits:
+    """The permits that requests need: each needs one, one with a long body another one, one with a large body a third.
+    """
+
+    def __init__(self, limits):
+        """`limits` is a `limits.Limits`."""
+        self._calls = Permits(limits.connections, 'requests')
+        self._longCalls = Permits(min(limits.connections, LONG_CALLS), 'requests')
+        self._largeBodies = Permits(limits.largeBodies, 'large requests')
+
+    def needed(self, bodyLength, limits):
+        """Return pairs of `Permits` and the seconds to wait for one; first those for which a request may wait long.
+
+        So a request that waits holds no permit that others need.
+
+        bodyLength -- of the request, in bytes.
+        limits -- a `limits.Limits`, which has the times.
+        """
+        needed = [(self._calls, limits.permitTime)]
+        if bodyLength > LONG_BODY:
+            needed.insert(0, (self._longCalls, limits.permitTime))
+        if bodyLength > LARGE_BODY:
+            needed.insert(0, (self._largeBodies, limits.requestTime))
+        return needed
+
+    def statistics(self):
+        """Return what `Frontend.statistics` says of permits; from any thread."""
+        return {'calls': self._calls.taken, 'longCalls': self._longCalls.taken,
+                'waitingRequests': self._calls.waiting + self._longCalls.waiting + self._largeBodies.waiting}
