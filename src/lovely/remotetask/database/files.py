@@ -151,7 +151,7 @@ def part(stored: Any, start: int, size: int) -> bytes | None:
 
 
 def _isSpecial(value: Any) -> bool:
-    """Say whether there is a `File` in a value, or the value may be large.  Cheap for both kinds of values."""
+    """Return whether there is a `File` in a value, or the value may be large.  Cheap for both kinds of values."""
     left, waiting = LARGE, [value]
     while waiting:
         item = waiting.pop()
@@ -190,7 +190,7 @@ def _exchanged(value: Any, wanted: type, function: Callable[[Any], Any], depth: 
 
 
 def _takesBlobs(jar: Any) -> bool:
-    """Say whether there is a place for blobs in a connection's database."""
+    """Return whether there is a place for blobs in a connection's database."""
     storage: Any = None if jar is None else jar.db().storage
     if not IBlobStorage.providedBy(storage):
         return False

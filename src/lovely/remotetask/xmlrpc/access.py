@@ -223,7 +223,7 @@ class Throttle:
 
 
 class Authenticator:
-    """Says who calls, or that nobody may."""
+    """Finds out who calls, by HTTP Basic authentication, or refuses the request."""
 
     def __init__(self, users=None, throttle=None):
         """Make an authenticator.

@@ -144,7 +144,7 @@ class Gateway:
         self._watcher.forget(wait)
 
     def canWatch(self, count):
-        """Say whether there is room for a `waiting.Wait` with so many jobs."""
+        """Return whether there is room for a `waiting.Wait` with so many jobs."""
         return self._watcher.hasRoomFor(count)
 
     def statistics(self):

@@ -18,7 +18,7 @@ NO_SERVICE, READS, WRITES, REPEATS, WAITS = 'no service', 'reads', 'writes', 're
 
 _REQUIRED = object()
 
-# What XML-RPC calls the types that `wire.parseCall` gives.
+# What XML-RPC calls the types that `parser.parseCall` gives.
 _TYPE_NAMES = {
     type(None): 'nil',
     bool: 'boolean',
@@ -94,7 +94,7 @@ class Method(NamedTuple):
         """Return the arguments, all of them, as a list; raise `WrongArity` or `WrongType`.
 
         name -- the name it was called by.
-        values -- what was given, as `wire.parseCall` gives it.
+        values -- what was given, as `parser.parseCall` gives it.
         """
         if not self.required <= len(values) <= len(self.arguments):
             names = ', '.join(argument.name for argument in self.arguments)

@@ -122,7 +122,7 @@ class JobWatcher:
         self._wakeup.set()
 
     def hasRoomFor(self, count):
-        """Say whether so many jobs more can be watched."""
+        """Return whether so many jobs more can be watched."""
         return len(self._jobs) + count <= JOBS
 
     def statistics(self):
