@@ -74,16 +74,16 @@ class HelpTest(unittest.TestCase):
     def test_the_program(self):
         result = CliRunner().invoke(main.remotetask, ['--help'])
         self.assertEqual(result.exit_code, 0)
-        for name in main.remotetask.commands:
-            self.assertIn(f'\n  {name} ', result.output)
+        for name, command in main.remotetask.commands.items():
+            (self.assertNotIn if command.hidden else self.assertIn)(f'\n  {name} ', result.output)
         self.assertIn('REMOTETASK_CONFIG', result.output)
         self.assertIn('$ remotetask serve', result.output)
 
     def test_every_command(self):
-        self.assertEqual(set(main.remotetask.commands), {
+        self.assertEqual({name for name, command in main.remotetask.commands.items() if not command.hidden}, {
             'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start', 'schedule',
             'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'statistics',
-            'start-processing', 'stop-processing', 'is-processing', 'bench', 'user'})
+            'pause', 'resume', 'is-processing', 'bench', 'user'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -833,15 +833,18 @@ class ManyProcessesTest(ServerTestCase):
             ('one', str(processor.pid), '4', 'processing'), ('one-scheduler', str(scheduler.pid), '0', 'scheduling')]))
         jobid = self.remotetask('schedule', 'echo', '"late"', '--delay', '50ms')[1].strip()
         self.awaitStatus(jobid, 'completed')
-        self.assertEqual(self.remotetask('stop-processing'), (0, '', ''))
+        self.assertEqual(self.remotetask('pause'), (0, '', ''))
         self.assertEqual(self.fails_(1, 'is-processing')[1].count('waiting'), 1)
         jobid = self.remotetask('add', 'echo')[1].strip()
         late = self.remotetask('schedule', 'echo', '--delay', '50ms')[1].strip()
         self.awaitStatus(late, 'queued')                    # the scheduler goes on; nobody takes what it queues
         self.assertEqual(self.remotetask('status', jobid), (0, 'queued\n', ''))
-        self.assertEqual(self.remotetask('start-processing'), (0, '', ''))
+        self.assertEqual(self.remotetask('resume'), (0, '', ''))
         self.awaitStatus(jobid, 'completed')
         self.awaitStatus(late, 'completed')
+        for command, processing in ('stop-processing', 0), ('start-processing', 1):         # the older names
+            self.assertEqual(self.remotetask(command), (0, '', ''))
+            self.assertEqual(self.remotetask('is-processing')[0], 1 - processing)
         for process in frontend, scheduler, processor:
             self.stop(process)
 

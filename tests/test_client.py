@@ -3,6 +3,8 @@
 import contextlib
 import datetime
 import io
+import json
+import os
 import pickle
 import shutil
 import socket
@@ -19,7 +21,6 @@ from zope.component import provideUtility
 
 from lovely.remotetask import client as clientModule
 from lovely.remotetask import errors
-from lovely.remotetask import transport
 from lovely.remotetask.client import BadAnswer
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import ConnectionBroken
@@ -32,15 +33,17 @@ from lovely.remotetask.client import NotConnected
 from lovely.remotetask.client import Outcome
 from lovely.remotetask.client import RemoteFault
 from lovely.remotetask.client import StillRunning
-from lovely.remotetask.client import pauseAfter
+from lovely.remotetask.client import repetition
+from lovely.remotetask.client import transport
+from lovely.remotetask.client.repetition import pauseAfter
+from lovely.remotetask.client.transport import remoteFault
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
-from lovely.remotetask.transport import remoteFault
 from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc.methods import PART_SIZE
+from lovely.remotetask.xmlrpc.calls import PART_SIZE
+from lovely.remotetask.xmlrpc.results import dumpResponse
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.wire import dumpFault
-from lovely.remotetask.xmlrpc.wire import dumpResponse
 from test_cli import environment
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import WAIT
@@ -140,8 +143,8 @@ class TestCalls(FrontendCase):
         self.assertEqual(self.client.getAvailableTasks(), ['echo', 'fail', 'repeat', 'square'])
         self.assertEqual(self.client.getProcessingHosts(), [])
         self.assertIs(self.client.isProcessing(), False)
-        self.assertIs(self.client.stopProcessing(), True)
-        self.assertIs(self.client.startProcessing(), True)
+        self.assertIs(self.client.pause(), True)
+        self.assertIs(self.client.resume(), True)
         self.assertIn('getResult(int jobid)', self.client.call('system.methodHelp', 'getResult'))
 
     def test_the_same_key_adds_nothing(self):
@@ -346,11 +349,70 @@ class TestWaiting(FrontendCase):
         self.assertEqual(next(self.client.results(jobids))[0], jobids[-1])
 
 
+#: A program on a machine that has nothing but the client: it prints what calls give, if it is told of a front end,
+#: and the modules that were imported.
+THIN = """
+import json, sys
+from lovely.remotetask.client import Client, JobFailed
+from lovely.remotetask.errors import UnknownJob, UnknownTask
+said = []
+if sys.argv[1:]:
+    url, ended, failed, binary = sys.argv[1], *map(int, sys.argv[2:])
+    with Client(url) as client:
+        said.append(client.getStatus(client.add('echo', [1, None, 'two'])))
+        said.append(client.wait(ended))
+        said.append(client.waitFor([ended, failed], 0))
+        said.append(len(client.getFile(binary)))
+        for call in (lambda: client.wait(failed)), (lambda: client.add('nope')), (lambda: client.getStatus(1)):
+            try:
+                call()
+            except (JobFailed, UnknownTask, UnknownJob) as error:
+                said.append(str(error))
+json.dump([said, sorted(sys.modules)], sys.stdout)
+"""
+
+
+class TestThinClient(FrontendCase):
+    """A client needs no database, so it imports none."""
+
+    level = 2
+
+    #: What it is made without: libraries, and packages of `zope`.
+    WITHOUT = frozenset(('BTrees', 'persistent', 'transaction', 'ZConfig', 'ZEO', 'ZODB', 'zc', 'zodbpickle', 'zope'))
+
+    def run_(self, *arguments, program=THIN):
+        """Run a program; return what it got, and which of the names it has imported that it should do without."""
+        ended = subprocess.run([sys.executable, '-c', program, *map(str, arguments)], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}, timeout=WAIT, check=True)
+        said, modules = json.loads(ended.stdout)
+        self.assertIn('lovely.remotetask.xmlrpc.calls', modules)
+        # The interpreter itself may make the namespaces "zc" and "zope", which are empty.
+        return said, [name for name in modules if name.partition('.')[0] in self.WITHOUT and name not in ('zc', 'zope')]
+
+    def test_what_is_imported(self):
+        self.assertEqual(self.run_(), ([], []))
+
+    def test_calls(self):
+        ended, failed, binary = self.client.add('echo', 'film'), self.client.add('fail'), self.client.add('repeat', 10)
+        self.process()
+        said, imported = self.run_(self.client.url, ended, failed, binary)
+        self.assertEqual(said, [
+            'queued', 'film', ['completed', 'error'], 10, f'job {failed} failed: no such film',
+            "task 'nope' is not registered; the registered tasks are: echo, fail, repeat, square",
+            'there is no job 1'])
+        self.assertEqual(imported, [])
+
+    def test_it_would_be_seen(self):
+        program = THIN.replace('import json, sys', 'import json, sys, lovely.remotetask.interfaces')
+        _, imported = self.run_(program=program)
+        self.assertIn('zope.interface', imported)
+
+
 #: A program for a network of its own: it calls off a job, and the network goes before there is an answer.
 VANISHING = """
 import fcntl, socket, struct, threading
 from test_client import Script
-from lovely.remotetask import transport
+from lovely.remotetask.client import transport
 from lovely.remotetask.common import keepalive
 from lovely.remotetask.client import Client, ConnectionBroken
 
@@ -517,7 +579,7 @@ class TestRepetition(ScriptCase):
         client = self.script([ok('queued')], [ok('completed')])
         client.getStatus(1)
         client.getStatus(1)
-        self.assertEqual(client._server._idle, [])
+        self.assertEqual(client._server.idleConnections, 0)
 
     def test_proxies_without_an_answer(self):
         for status in '502 Bad Gateway', '504 Gateway Timeout':
@@ -621,12 +683,12 @@ class TestRepetition(ScriptCase):
     def test_pauses(self):
         busy = HttpError('', 503, 'Busy', 5)
         self.assertEqual([pauseAfter(busy, 0, False, True), pauseAfter(HttpError('', 429, ''), 10 ** 6, False, True)],
-                         [5, clientModule.LONGEST_PAUSE])
+                         [5, repetition.LONGEST_PAUSE])
         self.assertEqual(pauseAfter(HttpError('', 503, 'Busy', 0), 1, True, True), 0.2)
         broken, refused = ConnectionBroken('', ''), NotConnected('', '', refused=True)
         self.assertEqual([pauseAfter(broken, 0, True, True), pauseAfter(broken, 0, False, True)], [0, None])
         self.assertEqual([pauseAfter(broken, 2, True, False), pauseAfter(broken, 3, True, False)], [0.4, None])
-        self.assertEqual(pauseAfter(broken, 9, True, True), clientModule.LONGEST_PAUSE)
+        self.assertEqual(pauseAfter(broken, 9, True, True), repetition.LONGEST_PAUSE)
         self.assertEqual([pauseAfter(refused, 0, False, True), pauseAfter(refused, 0, True, False)], [0.1, None])
         self.assertEqual(pauseAfter(refused, 1, True, False), 0.2)          # there was one that broke off
         self.assertIsNone(pauseAfter(NotConnected('', 'no such host'), 0, True, True))

@@ -17,6 +17,7 @@ import unittest
 import zope.schema
 from zope.interface.verify import verifyObject
 
+from lovely.remotetask.database.storedfiles import toStore
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.execution import command
@@ -24,7 +25,6 @@ from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.execution.control import running
-from lovely.remotetask.files import toStore
 from lovely.remotetask.interfaces import ICheckedTask
 
 

@@ -37,8 +37,9 @@ from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage.transitions import Claim
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.xmlrpc import methods
-from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc import access
+from lovely.remotetask.xmlrpc import calls
+from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from test_cli import CommandTestCase
 from test_processor import PATH
@@ -436,7 +437,8 @@ class TestConfiguration(unittest.TestCase):
         path.write_text('')
         os.chmod(path, 0o600)
         self.assertEqual(readUsers(path), {})
-        self.assertIsNotNone(Doorkeeper(readUsers(path))._users)
+        with self.assertLogs('lovely.remotetask', 'WARNING'), self.assertRaises(access.Unauthorized):
+            Authenticator(readUsers(path)).authenticate(None, '192.0.2.1')
 
 
 class TestXmlRpc(ServiceCase):
@@ -482,7 +484,7 @@ class TestXmlRpc(ServiceCase):
             with self.subTest(name, arguments=arguments), self.assertRaisesRegex(BadArguments, argument):
                 call(self.service, name, *arguments)
         self.assertEqual(len(self.service.jobs), 1)
-        self.assertEqual(methods.WAITING_TIME, 3600)
+        self.assertEqual(calls.WAITING_TIME, 3600)
 
 
 class TestClient(ServerCase):

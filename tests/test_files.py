@@ -26,16 +26,17 @@ from zope.interface import Interface
 from deployment import DeploymentCase
 from lovely.remotetask import files
 from lovely.remotetask.cli import main
+from lovely.remotetask.database import storedfiles
+from lovely.remotetask.database.storedfiles import LARGE
+from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.encoding.plain import NESTING
 from lovely.remotetask.encoding.plain import TooDeep
 from lovely.remotetask.encoding.plain import checkNesting
 from lovely.remotetask.encoding.rows import BESIDE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.execution.inline import claimNext
-from lovely.remotetask.files import LARGE
 from lovely.remotetask.files import File
 from lovely.remotetask.files import NoFile
-from lovely.remotetask.files import StoredFile
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
@@ -46,11 +47,12 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
+from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
-from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
-from lovely.remotetask.xmlrpc.wire import plain
+from lovely.remotetask.xmlrpc.results import plain
 from test_processor import ProcessorCase
 
 
@@ -211,7 +213,7 @@ class TestFile(unittest.TestCase):
     def test_a_file_object_that_is_given_away_is_closed(self):
         for move in False, True:
             source = io.BytesIO(b'0123')
-            self.assertEqual(files.toStore(File(source, move=move), None).read(), b'0123')
+            self.assertEqual(storedfiles.toStore(File(source, move=move), None).read(), b'0123')
             self.assertEqual(source.closed, move)
 
     def test_a_file_object_counts_from_where_it_stands_each_time(self):
@@ -240,8 +242,8 @@ class TestFile(unittest.TestCase):
                 ('x' * (LARGE + 1), True), (b'x' * (LARGE + 1), True), ({'a': [b'x' * LARGE]}, True),
                 (list(range(LARGE)), True),
                 ([File(io.BytesIO())], True), (cyclic, True), (object(), False), (dict.fromkeys(range(LARGE)), True)):
-            self.assertIs(files._isSpecial(value), expected)
-        self.assertIs(files.toStore(cyclic, None), cyclic)
+            self.assertIs(storedfiles._isSpecial(value), expected)
+        self.assertIs(storedfiles.toStore(cyclic, None), cyclic)
 
 
 class BlobCase(ProcessorCase):
@@ -500,8 +502,8 @@ class TestMethods(BlobCase):
         return jobid
 
     def call(self, name, *values):
-        method, arguments = methods.prepare(name, values)
-        return plain(method.function(self.service, *arguments))
+        _, arguments = calls.prepare(name, values)
+        return plain(methods.FUNCTIONS[name](self.service, *arguments))
 
     def test_get_result(self):
         self.assertEqual(self.call('getResult', self.job('text')), '\u20ac' * LARGE)

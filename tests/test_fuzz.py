@@ -45,13 +45,14 @@ from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.calls import CRON_OPTIONS
+from lovely.remotetask.xmlrpc.calls import METHODS
+from lovely.remotetask.xmlrpc.calls import NESTING
 from lovely.remotetask.xmlrpc.faults import ParseError
-from lovely.remotetask.xmlrpc.wire import CYCLIC
-from lovely.remotetask.xmlrpc.wire import NESTING
-from lovely.remotetask.xmlrpc.wire import TOO_DEEP
-from lovely.remotetask.xmlrpc.wire import dumpResponse
-from lovely.remotetask.xmlrpc.wire import parseCall
+from lovely.remotetask.xmlrpc.parser import parseCall
+from lovely.remotetask.xmlrpc.results import CYCLIC
+from lovely.remotetask.xmlrpc.results import TOO_DEEP
+from lovely.remotetask.xmlrpc.results import dumpResponse
 from test_xmlrpc_server import ServerCase
 
 
@@ -105,7 +106,7 @@ def written(name, values):
             '</methodCall>\n')
 
 
-NAMES = st.sampled_from(sorted(methods.METHODS))
+NAMES = st.sampled_from(sorted(METHODS))
 CALLS = st.builds(written, NAMES, st.lists(WIRE_VALUES, max_size=3))
 
 
@@ -200,7 +201,7 @@ BODIES = damaged() | st.binary(max_size=200) | DOCUMENTS.map(str.encode)
 # Calls that are well-formed, with arguments of all kinds
 
 MEMBERS = st.sampled_from((
-    *methods.CRON_OPTIONS, 'task', 'input', 'startLater', 'key', 'timeLimit', 'retryPolicy', 'attempts', 'base',
+    *CRON_OPTIONS, 'task', 'input', 'startLater', 'key', 'timeLimit', 'retryPolicy', 'attempts', 'base',
     'factor', 'cap', 'jitter', 'minute', 'hour', 'dayOfMonth', 'month', 'dayOfWeek', 'delay', 'status', 'id',
     '__class__'))
 ODDITIES = st.sampled_from((
@@ -237,7 +238,7 @@ def fitting(argument, jobid):
 def calls(draw, jobid):
     """The name of a method, and arguments that it may take, or not."""
     name = draw(NAMES)
-    method = methods.METHODS[name]
+    method = METHODS[name]
     waits = any(argument.name == 'timeout' for argument in method.arguments)
     count = draw(st.integers(len(method.arguments) if waits else method.required, len(method.arguments)))
     values = [draw(fitting(argument, jobid)) for argument in method.arguments[:count]]
@@ -251,7 +252,7 @@ def calls(draw, jobid):
     return name, values
 
 
-# What a task may return, with what the table of `wire.plain` says comes of it
+# What a task may return, with what the table of `results.plain` says comes of it
 
 class Colour(enum.Enum):
     RED = 'red'
@@ -501,7 +502,7 @@ class TestServer(FuzzCase):
 
     def completed(self):
         jobid = self.queued()
-        self.call('startProcessing')            # the last call may have been the other
+        self.call('resume')                     # the last call may have been the other
         while self.processor.processNext():
             pass
         return jobid

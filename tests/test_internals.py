@@ -171,9 +171,10 @@ class TestUndocumented(unittest.TestCase):
     """Names without an underscore, or public by their convention, that nobody has promised: each has one user."""
 
     def test_places(self):
-        for name, place in (('_p_blob_uncommitted', 'files.py'), ('createResource', 'config/settings.py'),
-                            ('endSection', 'config/settings.py'), ('gzip_decode', 'xmlrpc/handler.py'),
-                            ('rename_or_copy_blob', 'files.py'), ('mktemp', 'files.py')):
+        for name, place in (('_p_blob_uncommitted', 'database/storedfiles.py'),
+                            ('createResource', 'config/settings.py'),
+                            ('endSection', 'config/settings.py'), ('gzip_decode', 'xmlrpc/body.py'),
+                            ('rename_or_copy_blob', 'database/storedfiles.py'), ('mktemp', 'database/storedfiles.py')):
             with self.subTest(name):
                 self.assertEqual([path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py')
                                   if name in path.read_text()], [place])

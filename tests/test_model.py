@@ -377,8 +377,8 @@ class TestContracts(unittest.TestCase):
                 service.processNext()
             found = storedNames(storage)
         self.assertEqual(found, set('''
-            files.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy service.TaskService
-            storage.index.Keys storage.index.Register storage.ledger.Ledger storage.pages.Pages
+            database.storedfiles.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy
+            service.TaskService storage.index.Keys storage.index.Register storage.ledger.Ledger storage.pages.Pages
             storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
             storage.timetable.Seen storage.timetable.Timetable
             '''.split()))
@@ -389,9 +389,9 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room, a module or a package, knows only those above it here.
 ROOMS = '''
-    common interfaces errors encoding schedules database files retry job task demo
+    common statuses interfaces errors encoding schedules files database retry job task demo
     storage execution config runzeo service processing processor m01 p01
-    xmlrpc transport client testing bench cli
+    xmlrpc client testing bench cli
     __init__ documents
 '''.split()
 

@@ -19,7 +19,7 @@ from lovely.remotetask import client as clientModule
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import HttpError
 from lovely.remotetask.config.users import Users
-from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_access import AccessCase
 from test_access import basic
@@ -167,7 +167,7 @@ class TestProxy(ProxyCase):
         self.assertEqual(self.request(CALL)[0], 502)
         adding, outcome = inThread(self.client.add, 'echo', 1)
         self.waitUntil(lambda: self.text('log').count(' 502 ') > 2)             # it has been told so as well
-        self.frontend = Frontend(address, self.gateway, self.limits, doorkeeper=Doorkeeper(Users(self.path)))
+        self.frontend = Frontend(address, self.gateway, self.limits, authenticator=Authenticator(Users(self.path)))
         self.addCleanup(self.frontend.stop, WAIT)
         inThread(self.frontend.serveForever)
         adding.join(WAIT)

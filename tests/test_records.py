@@ -689,16 +689,17 @@ class TestFrontend(ServerCase):
 
     def test_two_wait_for_the_same_job(self):
         jobid = self.proxy().add('echo', 'x')
-        watcher = waiting.Watcher(self.db, self.resolve)
-        self.addCleanup(watcher._close)
-        woken = []
-        for name in 'first', 'second':
-            watcher._add(waiting.Wait('/', [jobid], False, lambda name=name: woken.append(name)))
-            watcher._look()
-        self.assertEqual(woken, [])
+        watcher = waiting.JobWatcher(self.db, self.resolve)
+        watcher.start()
+        self.addCleanup(watcher.stop, WAIT)
+        woken = [threading.Event(), threading.Event()]
+        for number, event in enumerate(woken, 1):
+            watcher.watch(waiting.Wait('/', [jobid], False, event.set))
+            self.waitUntil(lambda: watcher.statistics() == {
+                'isWatching': True, 'watchedJobs': 1, 'foundJobs': 1, 'watchers': number})
+        self.assertFalse(any(event.is_set() for event in woken))
         self.proxy().cancel(jobid)
-        watcher._look()
-        self.assertEqual(sorted(woken), ['first', 'second'])
+        self.assertTrue(all(event.wait(WAIT) for event in woken))
 
 
 class TestPrefetch(unittest.TestCase):

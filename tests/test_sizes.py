@@ -29,9 +29,8 @@ from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc import methods
-from lovely.remotetask.xmlrpc import wire
 from test_xmlrpc_server import ServerCase
 
 
@@ -191,7 +190,7 @@ class TestCalls(ServerCase):
         """Call a method; return the fault."""
         with self.assertRaises(xmlrpc.client.Fault) as caught:
             getattr(self.proxy(), method)(*arguments)
-        self.assertLessEqual(len(caught.exception.faultString), wire.SENTENCE_SIZE)
+        self.assertLessEqual(len(caught.exception.faultString), calls.SENTENCE_SIZE)
         return caught.exception
 
     def test_whatever_is_long(self):
@@ -224,7 +223,7 @@ class TestCalls(ServerCase):
 
     def test_nesting(self):
         value = []
-        for _ in range(wire.NESTING + 1):
+        for _ in range(calls.NESTING + 1):
             value = [value]
         self.assertEqual(self.refused('add', 'echo', value).faultCode, faults.PARSE_ERROR)
 
@@ -248,21 +247,21 @@ class TestDocument(unittest.TestCase):
         rows = {name.strip(): int(number.replace(',', '')) for name, number in
                 re.findall(r'^([a-z].*?)  +([0-9,]+)(?: |$)', table, re.MULTILINE)}
         self.assertEqual(rows, {
-            'arrays and structs within each other': wire.NESTING,
-            'jobs in a call of addMany': methods.LISTING_SIZE,
-            'jobs in an answer of getJobs': methods.LISTING_SIZE,
-            'jobs that a call of cleanSome removes': methods.LISTING_SIZE,
-            'ids in a call of waitFor': methods.WAITING_SIZE,
-            'seconds that it waits': methods.WAITING_TIME,
+            'arrays and structs within each other': calls.NESTING,
+            'jobs in a call of addMany': calls.LISTING_SIZE,
+            'jobs in an answer of getJobs': calls.LISTING_SIZE,
+            'jobs that a call of cleanSome removes': calls.LISTING_SIZE,
+            'ids in a call of waitFor': calls.WAITING_SIZE,
+            'seconds that it waits': calls.WAITING_TIME,
             'characters of a key': service.KEY_LENGTH,
             'characters of the name of a user': users.NAME_LENGTH,
             'characters of the message of a progress': 1000,
             'characters of an error, and of its traceback': run.KEPT_TRACEBACK,
             'errors that a job keeps, the latest ones': transitions.KEPT_FAILURES,
             'runs that a schedule keeps, the latest ones': job.KEPT_RUNS,
-            'characters of the sentence of a fault': wire.SENTENCE_SIZE,
+            'characters of the sentence of a fault': calls.SENTENCE_SIZE,
             'characters of a text in a line of the log': logs.TEXT_SIZE,
-            'bytes of a part of a result': methods.PART_SIZE,
+            'bytes of a part of a result': calls.PART_SIZE,
         })
 
 

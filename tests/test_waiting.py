@@ -45,8 +45,14 @@ def request(method, *arguments, path='/'):
 class WaitingCase(ServerCase):
 
     def setUp(self):
+        self.ofTheWatcher = set()               # connections that it has had
         super().setUp()
         self.jobids = [self.proxy().add('echo', [number]) for number in range(3)]
+
+    def resolve(self, connection, path):
+        if threading.current_thread().name == 'remotetask-watcher':
+            self.ofTheWatcher.add(connection)
+        return super().resolve(connection, path)
 
     def waitFor(self, *arguments):
         """Wait for jobs in a thread, and until the caller is parked; return the thread and its outcome."""
@@ -87,7 +93,7 @@ class TestWaitFor(WaitingCase):
         self.assertEqual(proxy.waitFor([first, second], 3600, True), ['queued', 'cancelled'])
         proxy.cancel(first)
         self.assertEqual(proxy.waitFor([second, first, second]), ['cancelled'] * 3)
-        self.assertIs(self.gateway._watcher._connection, None)
+        self.assertFalse(self.gateway.statistics()['isWatching'])
 
     def test_all(self):
         first, second, third = self.jobids
@@ -151,11 +157,10 @@ class TestWaitFor(WaitingCase):
     def test_the_next_one_with_its_connection_sees_all(self):
         connection = self.socket()
         connection.sendall(request('waitFor', self.jobids, 3600))
-        watcher = self.gateway._watcher
         self.waitUntil(lambda: self.gateway.statistics()['foundJobs'] == 3)
-        used = watcher._connection
+        [used] = self.ofTheWatcher
         connection.close()
-        self.waitUntil(lambda: watcher._connection is None)
+        self.waitUntil(lambda: not self.gateway.statistics()['isWatching'])
         with contextlib.ExitStack() as stack:
             opened = [self.db.open(TransactionManager()) for _ in range(5)]
             for other in opened:
@@ -333,6 +338,11 @@ class TestOverZEO(ServerCase):
         self.serving, _ = inThread(self.frontend.serveForever)
         self.addCleanup(self.frontend.stop, WAIT)
         self.jobids = [self.proxy().add('echo', [number]) for number in range(3)]
+
+    def resolve(self, connection, path):
+        if threading.current_thread().name == 'remotetask-watcher':
+            self.ofTheWatcher.add(connection)
+        return super().resolve(connection, path)
 
     def open(self):
         database = Database(self.zeo.database)

@@ -68,7 +68,7 @@ class TestWatcher(WakeupCase):
         self.addCleanup(setattr, waiting, 'LOOK', waiting.LOOK)
         waiting.LOOK = NEVER
         self.looks, self.looked, self.during = 0, threading.Semaphore(0), []
-        self.watcher = waiting.Watcher(self.own, self.resolve)
+        self.watcher = waiting.JobWatcher(self.own, self.resolve)
         self.watcher.start()
         self.addCleanup(lambda: self.assertTrue(self.watcher.stop(PATIENCE)))
         self.jobids = [self.commit(self.add)]

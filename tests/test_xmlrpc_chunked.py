@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lovely.remotetask.xmlrpc.chunked import EXTRA_SIZE
 from lovely.remotetask.xmlrpc.chunked import LINE_SIZE
 from lovely.remotetask.xmlrpc.chunked import ChunkedDecoder
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 
 
 LIMIT = 100
@@ -31,7 +31,7 @@ class TestChunkedDecoder(unittest.TestCase):
 
     def assertRefused(self, status, data, **more):
         for step in None, 1:
-            with self.subTest(data[:60], step=step), self.assertRaises(Refusal) as caught:
+            with self.subTest(data[:60], step=step), self.assertRaises(HTTPException) as caught:
                 decode(data, step=step, **more)
             self.assertEqual(caught.exception.status, status)
 
@@ -95,7 +95,7 @@ class TestChunkedDecoder(unittest.TestCase):
         def outcome(step):
             try:
                 return decode(b''.join(pieces) + b'\r\n\r\n', step=step)
-            except Refusal as refusal:
+            except HTTPException as refusal:
                 return refusal.status
         self.assertEqual(outcome(1), outcome(None))
 

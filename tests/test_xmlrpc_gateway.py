@@ -18,12 +18,12 @@ from ZODB.POSException import StorageTransactionError
 from lovely.remotetask import errors
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import gateway as gateways
+from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import Gathering
-from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen
@@ -494,7 +494,7 @@ class TestRead(GatewayCase):
         self.assertLess(time.monotonic() - began, WAIT)
         go.set()
         gateway.write('/', append('a'))                 # the database has answered: there is time again
-        self.assertEqual(gateway._timeout(), gateway.deadline)
+        self.assertEqual(gateway.timeout, gateway.deadline)
 
 
 class TestLifecycle(GatewayCase):

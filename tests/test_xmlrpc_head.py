@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import unittest
 
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 from lovely.remotetask.xmlrpc.head import endOfHead
 from lovely.remotetask.xmlrpc.head import parseHead
 
@@ -17,7 +17,7 @@ def parse(requestLine, *headers):
 class TestHead(unittest.TestCase):
 
     def assertRefused(self, status, function, *arguments):
-        with self.assertRaises(Refusal) as caught:
+        with self.assertRaises(HTTPException) as caught:
             function(*arguments)
         self.assertEqual(caught.exception.status, status, arguments)
 
@@ -122,7 +122,7 @@ class TestHead(unittest.TestCase):
                 ("text/xml; charset='utf-8'", "'utf-8'")):
             self.assertEqual(charset(value), expected, value)
         self.assertEqual(charset('text/xml; charset=utf-8', 'text/xml'), 'utf-8, text/xml')
-        with self.assertRaises(Refusal):
+        with self.assertRaises(HTTPException):
             charset('text/xml; charset=utf-8; charset=koi8-r')
 
     def test_end_of_head(self):

@@ -13,21 +13,23 @@ from lovely.remotetask.job import Run
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc import signature
 from lovely.remotetask.xmlrpc.dispatcher import Dispatcher
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import UnknownMethod
-from lovely.remotetask.xmlrpc.wire import plain
+from lovely.remotetask.xmlrpc.results import plain
 
 
 def call(service, name, *values):
     """Call a method as the server does."""
-    method, arguments = methods.prepare(name, values)
+    method, arguments = calls.prepare(name, values)
     function = Dispatcher(None, None).funcs[name]
-    if method.access == methods.NO_SERVICE:
+    if method.access == signature.NO_SERVICE:
         return plain(function(*arguments))
-    if method.access == methods.REPEATS:
-        return function(service, methods.BATCH, time.time(), *arguments)
+    if method.access == signature.REPEATS:
+        return function(service, calls.BATCH, time.time(), *arguments)
     return plain(function(service, *arguments))
 
 
@@ -35,7 +37,7 @@ class TestArguments(unittest.TestCase):
 
     def assertRefused(self, name, values, sentence):
         with self.assertRaises(BadArguments) as caught:
-            methods.prepare(name, values)
+            calls.prepare(name, values)
         self.assertEqual(str(caught.exception), sentence)
 
     def test_number(self):
@@ -65,15 +67,15 @@ class TestArguments(unittest.TestCase):
 
     def test_defaults(self):
         for values in (('a',), ('a', None), ('a', None, None)):
-            method, arguments = methods.prepare('add', values)
+            method, arguments = calls.prepare('add', values)
             self.assertEqual(arguments, ['a', None, False, {}])
-        method, arguments = methods.prepare('addCronJob', ('a', 1, [0], None, [1]))
+        method, arguments = calls.prepare('addCronJob', ('a', 1, [0], None, [1]))
         self.assertEqual(arguments, ['a', 1, [0], (), [1], (), (), None, {}])
 
     def test_unknown_methods(self):
         for name in ('', 'nope', 'Add', 'add.__globals__', '__class__', 'system.multicall', 'getStatus.', 'x' * 10000):
             with self.assertRaises(UnknownMethod) as caught:
-                methods.prepare(name, ())
+                calls.prepare(name, ())
             self.assertLess(len(str(caught.exception)), 400)
 
 
@@ -182,7 +184,8 @@ class TestMethods(unittest.TestCase):
         self.assertIsNone(call(self.service, 'getProgress', jobid))
 
     def test_steering(self):
-        for name, paused in (('stopProcessing', True), ('stopProcessing', True), ('startProcessing', False)):
+        for name, paused in (('pause', True), ('pause', True), ('resume', False),
+                             ('stopProcessing', True), ('startProcessing', False)):
             self.assertIs(call(self.service, name), True)
             self.assertIs(self.service.paused, paused)
         self.assertIs(call(self.service, 'isProcessing'), False)
@@ -271,7 +274,7 @@ class TestMethods(unittest.TestCase):
                   *methods.addMany(self.service, [{'task': 'echo'}], request='r'),
                   methods.addCronJob(self.service, 'echo', None, (), (), (), (), (), None, {}, request='r')]
         self.assertEqual({self.service.jobs[jobid].request for jobid in jobids}, {'r'})
-        self.assertEqual({name for name, method in methods.METHODS.items() if method.traced},
+        self.assertEqual({name for name, method in calls.METHODS.items() if method.traced},
                          {'add', 'addMany', 'addCronJob'})
 
     def test_get_job(self):
@@ -351,14 +354,14 @@ class TestIntrospection(unittest.TestCase):
 
     def test_nothing_else_is_registered(self):
         dispatcher = Dispatcher(None, None)
-        self.assertEqual(set(dispatcher.funcs), set(methods.METHODS))
+        self.assertEqual(set(dispatcher.funcs), set(calls.METHODS))
         self.assertIsNone(dispatcher.instance)          # no name with dots leads anywhere
 
     def test_method_help(self):
         for name in call(None, 'listMethods'):
             text = call(None, 'methodHelp', name)
             self.assertRegex(text, r'\A(system\.)?' + name.replace('system.', '') + r'\(.*\n')
-            for argument in methods.METHODS[name].arguments:
+            for argument in calls.METHODS[name].arguments:
                 self.assertRegex(text, rf'\b{argument.name}\b')
         with self.assertRaises(UnknownMethod):
             call(None, 'system.methodHelp', 'nope')
@@ -370,12 +373,30 @@ class TestIntrospection(unittest.TestCase):
         self.assertEqual(call(None, 'methodSignature', 'getStatus'), [['string', 'int']])
         for name in call(None, 'listMethods'):
             self.assertEqual(call(None, 'system.methodSignature', name)[-1][1:],
-                             [argument.typeName for argument in methods.METHODS[name].arguments])
+                             [argument.typeName for argument in calls.METHODS[name].arguments])
         with self.assertRaises(UnknownMethod):
             call(None, 'system.methodSignature', 'nope')
 
+    def test_older_names(self):
+        older = {name: method.alias for name, method in calls.METHODS.items() if method.alias is not None}
+        self.assertEqual(older, {'stopProcessing': 'pause', 'startProcessing': 'resume'})
+        for name, newer in older.items():
+            self.assertEqual(calls.METHODS[name]._replace(alias=None), calls.METHODS[newer])
+            self.assertIn(f'The older name of {newer}.', call(None, 'system.methodHelp', name))
+
+    def test_each_method_has_a_function(self):
+        self.assertEqual(set(methods.FUNCTIONS), {
+            name for name, method in calls.METHODS.items() if method.access != signature.NO_SERVICE})
+
+    def test_what_may_be_repeated(self):
+        once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
+        self.assertEqual(once, {
+            'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'startJob', 'cancel', 'clean', 'cleanSome',
+            'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
+
     def test_every_method_is_in_the_contract(self):
-        names = {name for name, method in methods.METHODS.items() if method.access != methods.NO_SERVICE}
+        names = {name for name, method in calls.METHODS.items()
+                 if method.access != signature.NO_SERVICE and method.alias is None}
         self.assertEqual(names - {'getJob', 'cleanSome', 'waitFor'} - set(interfaces.ITaskService), set())
 
 

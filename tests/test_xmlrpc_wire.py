@@ -22,17 +22,17 @@ from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.POSException import ReadConflictError
 
+from lovely.remotetask.xmlrpc.calls import NESTING
+from lovely.remotetask.xmlrpc.calls import SENTENCE_SIZE
 from lovely.remotetask.xmlrpc.faults import ParseError
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
-from lovely.remotetask.xmlrpc.wire import CYCLIC
-from lovely.remotetask.xmlrpc.wire import NESTING
-from lovely.remotetask.xmlrpc.wire import SENTENCE_SIZE
-from lovely.remotetask.xmlrpc.wire import TOO_DEEP
+from lovely.remotetask.xmlrpc.parser import parseCall
+from lovely.remotetask.xmlrpc.results import CYCLIC
+from lovely.remotetask.xmlrpc.results import TOO_DEEP
+from lovely.remotetask.xmlrpc.results import dumpResponse
+from lovely.remotetask.xmlrpc.results import plain
 from lovely.remotetask.xmlrpc.wire import dumpCall
 from lovely.remotetask.xmlrpc.wire import dumpFault
-from lovely.remotetask.xmlrpc.wire import dumpResponse
-from lovely.remotetask.xmlrpc.wire import parseCall
-from lovely.remotetask.xmlrpc.wire import plain
 
 
 def call(value, method='m'):

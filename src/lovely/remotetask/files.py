@@ -1,47 +1,19 @@
-"""Files: what is too large for a row or a record is stored in a blob of its own, and read from there."""
+"""Files to be handed over: what a task returns, or what a job is added with; `storedfiles` stores them."""
 # SPDX-License-Identifier: ZPL-2.1
-import contextlib
 import io
 import os
-import pickle
 import shutil
 import stat
-import weakref
-from collections.abc import Callable
 from typing import Any
 from typing import BinaryIO
 from typing import Self
 
-from persistent import Persistent
-from ZODB.blob import Blob
-from ZODB.blob import rename_or_copy_blob
-from ZODB.interfaces import BlobError
-from ZODB.interfaces import IBlobStorage
-from ZODB.utils import mktemp
-
-from lovely.remotetask.encoding.plain import PLAIN_DEPTH
-from lovely.remotetask.encoding.plain import NotPlain
-from lovely.remotetask.encoding.plain import TooDeep
-from lovely.remotetask.encoding.plain import checkNesting
-from lovely.remotetask.encoding.plain import plainCopy
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 
 
-#: Inputs and outputs above this size go to a blob: bytes, characters of text, and some bytes for each other value.
-LARGE = 64 * 1024
-
-#: What a value costs besides its text, in that count.
-VALUE_SIZE = 4
-
 #: Bytes that are copied at a time, and characters that are encoded.
 CHUNK = 1024 * 1024
-
-#: What a `StoredFile` holds: a file, bytes, text in UTF-8, a pickle of plain data.  Part of the file format.
-FILE, BYTES, TEXT, PICKLE = 'file', 'bytes', 'text', 'pickle'
-
-# Of the pickles in blobs: the newest that all supported Pythons read.
-_PROTOCOL = 5
 
 
 class Unreadable(TaskError):
@@ -121,7 +93,7 @@ class File:
         except OSError as error:
             raise Unreadable(self._source, error.strerror) from error
 
-    def _fill(self, stored: 'StoredFile') -> None:
+    def _fill(self, stored: Any) -> None:
         """Have a `StoredFile`, new and with its blob if it has one, hold what this is."""
         if self._move and self.path is not None and stored.blob is not None:
             self.open().close()
@@ -154,205 +126,3 @@ class _Lent:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-class StoredFile(Persistent):
-    """A file as it is stored; what a task gets, or a caller, where a `File` was handed over.
-
-    size -- in bytes.
-    """
-
-    blob: Any = None        # the `Blob`; None where the database has no place for blobs, then `data` holds all of it
-    data = b''
-    kind = FILE
-    size = 0
-
-    def open(self) -> BinaryIO:
-        """Return a binary file object to read from; it outlives the transaction, once the job is committed."""
-        if self.blob is None:
-            return io.BytesIO(self.data)
-        self.blob._p_activate()
-        try:
-            return self.blob.open('c')
-        except BlobError:               # stored in this transaction
-            return io.BufferedReader(self.blob.open('r'))
-
-    def read(self, start: int = 0, size: int = -1) -> bytes:
-        """Return `size` bytes from `start` on, or what there is; all by default."""
-        with self.open() as file:
-            file.seek(start)
-            return file.read(size)
-
-    def write(self, write: Callable[[Any], object]) -> None:
-        """Have the function write all there is to a binary file object."""
-        if self.blob is None:
-            with io.BytesIO() as target:
-                write(target)
-                self.data = target.getvalue()
-            self.size = len(self.data)
-        else:
-            with io.BufferedWriter(self.blob.open('w'), CHUNK) as target:
-                write(target)
-                self.size = target.tell()
-
-    def take(self, path: str) -> None:
-        """Have the file at a path become all there is; it is not there any more then."""
-        self.size = os.path.getsize(path)
-        rename_or_copy_blob(path, self.blob._p_blob_uncommitted, chmod=False)
-
-    @property
-    def value(self) -> Any:
-        """What was stored: bytes, text, plain data; of a file this itself."""
-        if self.kind == FILE:
-            return self
-        if self.kind == BYTES:
-            return self.read()
-        if self.kind == TEXT:
-            return self.read().decode('utf-8', 'surrogatepass')
-        with self.open() as file:
-            return pickle.load(file)
-
-    def __repr__(self) -> str:
-        return f'<{type(self).__name__} of {self.size} bytes>'
-
-
-def toStore(value: Any, jar: Any) -> Any:
-    """Return what is to be stored of a job's input or output: the value itself, if it is not large.
-
-    jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
-
-    Large bytes, texts and plain data become a `StoredFile`, and so does each `File` in plain containers.  Where there
-    is no place for blobs the data stay as they are.  Raise `Unreadable`, and `NotStorable` for what is nested too
-    deeply.
-    """
-    try:
-        checkNesting(value)
-    except TooDeep as error:
-        raise NotStorable(str(error)) from None
-    if not _isSpecial(value):
-        return value
-    kept = _exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))
-    if kept is not value or not _takesBlobs(jar):
-        return kept
-    if type(value) is bytes:
-        return _newFile(BYTES, lambda stored: stored.write(lambda target: target.write(value)), jar)
-    if type(value) is str:
-        return _newFile(TEXT, lambda stored: stored.write(lambda target: _encode(value, target)), jar)
-    try:
-        plainCopy(value)                # a reference to an object of the database must not become a copy of it
-    except NotPlain:
-        return value
-    return _newFile(PICKLE, lambda stored: stored.write(lambda target: pickle.dump(value, target, _PROTOCOL)), jar)
-
-
-def valueOf(stored: Any) -> Any:
-    """Return the value that `toStore` has made this of."""
-    return stored.value if isinstance(stored, StoredFile) else stored
-
-
-def portable(value: Any) -> Any:
-    """Return the value as a process without the database can have it: with a `File` for each `StoredFile`."""
-    return _exchanged(value, StoredFile, _unstored)
-
-
-def part(stored: Any, start: int, size: int) -> bytes | None:
-    """Return some bytes of a file, of bytes, or of text in UTF-8; None of anything else.
-
-    stored -- what is stored of the output, see `Job.stored`.
-    """
-    if isinstance(stored, StoredFile) and stored.kind != PICKLE:
-        return stored.read(start, size)
-    if isinstance(stored, str):
-        stored = stored.encode('utf-8', 'surrogatepass')
-    return stored[start:start + size] if isinstance(stored, bytes) else None
-
-
-def _isSpecial(value: Any) -> bool:
-    """Say whether there is a `File` in a value, or the value may be large.  Cheap for both kinds of values."""
-    left, waiting = LARGE, [value]
-    while waiting:
-        item = waiting.pop()
-        kind = type(item)
-        if kind is str or kind is bytes:
-            left -= len(item)
-        elif kind is dict:
-            if VALUE_SIZE * len(item) > left:
-                return True
-            waiting += item
-            waiting += item.values()
-        elif kind in (list, tuple, set, frozenset):
-            if VALUE_SIZE * len(item) > left:
-                return True
-            waiting += item
-        elif kind is File:
-            return True
-        left -= VALUE_SIZE
-        if left < 0:
-            return True
-    return False
-
-
-def _exchanged(value: Any, wanted: type, function: Callable[[Any], Any], depth: int = PLAIN_DEPTH) -> Any:
-    """Return the value with what the function makes of each instance of a class in it; itself when there is none."""
-    kind = type(value)
-    if kind is wanted:
-        return function(value)
-    if depth and kind in (list, tuple):
-        members = [_exchanged(item, wanted, function, depth - 1) for item in value]
-        return value if all(new is old for new, old in zip(members, value)) else kind(members)
-    if depth and kind is dict:
-        items = {key: _exchanged(item, wanted, function, depth - 1) for key, item in value.items()}
-        return value if all(items[key] is item for key, item in value.items()) else items
-    return value
-
-
-def _takesBlobs(jar: Any) -> bool:
-    """Say whether there is a place for blobs in a connection's database."""
-    storage: Any = None if jar is None else jar.db().storage
-    if not IBlobStorage.providedBy(storage):
-        return False
-    try:
-        return bool(storage.temporaryDirectory())
-    except AttributeError:              # a ZEO client that was told no directory
-        return False
-
-
-def _newFile(kind: str, fill: Callable[['StoredFile'], None], jar: Any) -> 'StoredFile':
-    stored = StoredFile()
-    stored.kind = kind
-    if _takesBlobs(jar):
-        stored.blob = _newBlob(jar.db().storage.temporaryDirectory())
-    fill(stored)
-    return stored
-
-
-def _newBlob(directory: str) -> Blob:
-    """Return a blob that is written in a directory, the storage's own, from where it need not be copied.
-
-    The connection's `add` would see to that as well.  But then the blob would be stored before the job is, and when the
-    job meets a conflict a FileStorage leaves behind what it has of the blob.  Found by way of its job it comes after.
-    """
-    blob = Blob()
-    path = blob._p_blob_uncommitted = mktemp(dir=directory, prefix='BUC')
-    weakref.finalize(blob, _remove, path)           # unless it has been committed, and moved
-    return blob
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
-
-
-def _encode(text: str, target: BinaryIO) -> None:
-    for start in range(0, len(text), CHUNK):
-        target.write(text[start:start + CHUNK].encode('utf-8', 'surrogatepass'))
-
-
-def _unstored(stored: 'StoredFile') -> File:
-    if stored.blob is not None:
-        stored.blob._p_activate()
-        try:
-            return File(stored.blob.committed())
-        except BlobError:               # stored in this transaction
-            pass
-    return File(io.BytesIO(stored.read()))

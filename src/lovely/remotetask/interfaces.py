@@ -7,28 +7,17 @@ from zope.schema import Float
 from zope.schema import Int
 from zope.schema import TextLine
 
-
-#: It waits for a processing host; also while it waits for its next attempt after a failure.
-QUEUED = 'queued'
-#: A processing host has claimed it.  Never stored on the job: the host's ledger says so.
-PROCESSING = 'processing'
-#: Somebody called it off before it ended; an outcome that arrives later is thrown away.
-CANCELLED = 'cancelled'
-#: Its task failed, for the last time; the job's `error` says how.
-ERROR = 'error'
-#: Its task returned; the job's `output` is what.
-COMPLETED = 'completed'
-#: It runs once, when its delay is over; the scheduler then queues it.
-DELAYED = 'delayed'
-#: It runs again and again, at the times of its schedule, and keeps this status.
-CRONJOB = 'cronjob'
-#: It has been added but not started: `ITaskService.startJob` queues it.
-STARTLATER = 'start later'
-
-STATUSES = (QUEUED, PROCESSING, CANCELLED, ERROR, COMPLETED, DELAYED, CRONJOB, STARTLATER)
-
-#: Nothing happens to a job in one of these any more; `ITaskService.clean` removes it.
-FINAL = (CANCELLED, ERROR, COMPLETED)
+# They are part of the contract, and have a module of their own for who needs no contracts.
+from lovely.remotetask.statuses import CANCELLED as CANCELLED
+from lovely.remotetask.statuses import COMPLETED as COMPLETED
+from lovely.remotetask.statuses import CRONJOB as CRONJOB
+from lovely.remotetask.statuses import DELAYED as DELAYED
+from lovely.remotetask.statuses import ERROR as ERROR
+from lovely.remotetask.statuses import FINAL as FINAL
+from lovely.remotetask.statuses import PROCESSING as PROCESSING
+from lovely.remotetask.statuses import QUEUED as QUEUED
+from lovely.remotetask.statuses import STARTLATER as STARTLATER
+from lovely.remotetask.statuses import STATUSES as STATUSES
 
 
 class ITask(Interface):
@@ -80,8 +69,8 @@ class IJob(Interface):
     task = TextLine(title='Task', description='The name of the task.')
     status = TextLine(title='Status', description='The stored status: any of STATUSES but PROCESSING.')
     input = Attribute('The argument of the task: plain data, or whatever can be pickled.  Of a `files.File` this is a '
-                      '`files.StoredFile`, with `open` and `size`.  What is large is stored in a blob, and read from '
-                      'there each time that it is asked for.')
+                      '`storedfiles.StoredFile`, with `open` and `size`.  What is large is stored in a blob, and read '
+                      'from there each time that it is asked for.')
     output = Attribute('What the task returned, in the same way; None before.')
     schedule = Attribute('The id of the `ICronJob` that added it; None when a caller did.')
     request = Attribute('The id of the HTTP request that added it, a short text; None when there was none.')

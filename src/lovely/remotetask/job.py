@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from zope.interface import implementer
 
-from lovely.remotetask import files
 from lovely.remotetask.common.checks import EARLIEST
 from lovely.remotetask.common.checks import LATEST
 from lovely.remotetask.common.checks import isPause
@@ -14,6 +13,7 @@ from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
+from lovely.remotetask.database import storedfiles
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.encoding.plain import ownCopy
@@ -175,7 +175,7 @@ class Job:
         self._page = pages.put(self.id, self._data)
         for name in rows.VALUES:
             if getattr(self._row, name) is rows.BESIDE:
-                pages.putValue(name, self.id, files.toStore(loose.value(name, self.id), pages.jar))
+                pages.putValue(name, self.id, storedfiles.toStore(loose.value(name, self.id), pages.jar))
 
     def stored(self, name):
         """Return 'input', 'output' or 'errors' as it is stored: the value, or the `StoredFile` that holds it."""
@@ -187,7 +187,7 @@ class Job:
     def put(self, name, value):
         """Return what the row is to have of a value, an `Encoded` or any other; what is too large is stored beside it.
 
-        A value comes as `files.toStore` has given it.
+        A value comes as `storedfiles.toStore` has given it.
         """
         if value is None:
             return None
@@ -202,12 +202,12 @@ class Job:
     @property
     def input(self):
         """See `IJob`."""
-        return files.valueOf(self.stored('input'))
+        return storedfiles.valueOf(self.stored('input'))
 
     @input.setter
     def input(self, value):
         jar = self._pages.jar
-        self.change(input=self.put('input', value if jar is None else files.toStore(value, jar)))
+        self.change(input=self.put('input', value if jar is None else storedfiles.toStore(value, jar)))
 
     def inputFor(self, encoded):
         """Return the input for a run, which may change it.
@@ -215,13 +215,13 @@ class Job:
         encoded -- what the row has of it.
         """
         if encoded is rows.BESIDE:
-            return files.valueOf(ownCopy(self.stored('input')))
+            return storedfiles.valueOf(ownCopy(self.stored('input')))
         return None if encoded is None else rows.decode(encoded)
 
     @property
     def output(self):
         """See `IJob`."""
-        return files.valueOf(self.stored('output'))
+        return storedfiles.valueOf(self.stored('output'))
 
     @output.setter
     def output(self, value):
@@ -231,7 +231,7 @@ class Job:
     def errors(self):
         """See `IJob`.  In place of those that cannot be loaded one says so: they are not to stop what the job does."""
         try:
-            return tuple(Failure(*failure) for failure in files.valueOf(self.stored('errors')) or ())
+            return tuple(Failure(*failure) for failure in storedfiles.valueOf(self.stored('errors')) or ())
         except Exception as error:
             if isDatabaseError(error):
                 raise

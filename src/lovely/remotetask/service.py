@@ -36,6 +36,7 @@ from lovely.remotetask.common.checks import shown
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.database import storedfiles
 from lovely.remotetask.database.notifications import hubOf
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import localServices
@@ -282,7 +283,7 @@ class TaskService(Contained, Persistent):
 
     def _toStore(self, input):
         try:
-            return files.toStore(input, self._p_jar)
+            return storedfiles.toStore(input, self._p_jar)
         except (files.Unreadable, files.NotStorable) as error:
             raise InvalidInput('', str(error)) from error
 
@@ -436,7 +437,7 @@ class TaskService(Contained, Persistent):
         """See `ITaskService`."""
         for name, value in (('start', start), ('size', size)):
             check(name, value, isWhole(value, 0, sys.maxsize), 'a number of bytes, 0 or more')
-        part = files.part(self.jobs[jobid].stored('output'), start, size)
+        part = storedfiles.part(self.jobs[jobid].stored('output'), start, size)
         if part is None:
             raise files.NoFile(jobid, self.getStatus(jobid))
         return part

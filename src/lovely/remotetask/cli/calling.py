@@ -1,5 +1,6 @@
 """What the client commands have in common: options, types of arguments, and how what goes wrong is told."""
 # SPDX-License-Identifier: ZPL-2.1
+import copy
 import functools
 import json
 import re
@@ -89,6 +90,14 @@ class Json(click.ParamType):
 #: Arguments that several commands have.
 ID = click.IntRange(1, 2**31 - 1)
 jobid = click.argument('jobid', metavar='ID', type=ID)
+
+
+def alias(command, name):
+    """Return a hidden command that does what another one does, under an older name."""
+    hidden = copy.copy(command)
+    hidden.name, hidden.hidden = name, True
+    hidden.help = f'{command.help}\n\nThis is the older name of {command.name}.'
+    return hidden
 
 
 def command(function):

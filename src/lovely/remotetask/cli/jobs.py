@@ -18,11 +18,11 @@ from lovely.remotetask.client import JobCancelled
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import StillRunning
 from lovely.remotetask.config.settings import pauseSeconds
-from lovely.remotetask.interfaces import CANCELLED
-from lovely.remotetask.interfaces import COMPLETED
-from lovely.remotetask.interfaces import CRONJOB
-from lovely.remotetask.interfaces import ERROR
-from lovely.remotetask.xmlrpc.methods import LISTING_SIZE
+from lovely.remotetask.statuses import CANCELLED
+from lovely.remotetask.statuses import COMPLETED
+from lovely.remotetask.statuses import CRONJOB
+from lovely.remotetask.statuses import ERROR
+from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 
 
 # Members of a job that are times.

@@ -36,7 +36,7 @@ from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.service import install
-from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
@@ -264,7 +264,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
     sys.setswitchinterval(SWITCH_INTERVAL)
     if not settings.allowInsecure:
         checkExposure(settings.address, settings.users is not None, settings.certificate is not None)
-    doorkeeper = Doorkeeper(None if settings.users is None else Users(settings.users))
+    authenticator = Authenticator(None if settings.users is None else Users(settings.users))
     certificate = None if settings.certificate is None else Certificate(settings.certificate, settings.key)
     limits = settings.limits
     allowFiles(limits.connections + limits.waiting + limits.silent,
@@ -272,7 +272,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
     gateway = Gateway(db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:
-        server = Frontend(settings.address, gateway, limits, certificate, doorkeeper)
+        server = Frontend(settings.address, gateway, limits, certificate, authenticator)
     except ConfigurationError as error:                 # the configuration is right: the address is taken, or gone
         raise CommandFailure(str(error)) from error
     closing.callback(lambda: gateway.stop(grace.left()))

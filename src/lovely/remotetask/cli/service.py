@@ -9,10 +9,10 @@ from lovely.remotetask.cli.output import asJson
 from lovely.remotetask.cli.output import asTime
 from lovely.remotetask.cli.output import bars
 from lovely.remotetask.cli.output import printTable
-from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import STATUSES
-from lovely.remotetask.xmlrpc.methods import BATCH
-from lovely.remotetask.xmlrpc.methods import LISTING_SIZE
+from lovely.remotetask.statuses import FINAL
+from lovely.remotetask.statuses import STATUSES
+from lovely.remotetask.xmlrpc.calls import BATCH
+from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 
 
 @calling.command
@@ -112,29 +112,27 @@ def clean(client, statuses):
 
 
 @calling.command
-def startProcessing(client):
-    """Have the processing hosts take jobs again.
+def pause(client):
+    """Have the processing hosts take no more jobs.
 
-    After stop-processing.
+    Jobs that are running end.  It lasts until resume, over restarts, too.
 
     \b
     Example:
-      $ remotetask start-processing
+      $ remotetask pause
     """
-    client.startProcessing()
+    client.pause()
 
 
 @calling.command
-def stopProcessing(client):
-    """Have the processing hosts take no more jobs.
-
-    Jobs that are running end.  It lasts until start-processing, over restarts, too.
+def resume(client):
+    """Have the processing hosts take jobs again, after pause.
 
     \b
     Example:
-      $ remotetask stop-processing
+      $ remotetask resume
     """
-    client.stopProcessing()
+    client.resume()
 
 
 @calling.command
@@ -159,4 +157,6 @@ def isProcessing(client):
         raise CommandFailure('the service is not processed anywhere')
 
 
-COMMANDS = (tasks, jobs, statistics, clean, startProcessing, stopProcessing, isProcessing)
+#: Not in the list of commands: the names that two of them had before.
+ALIASES = (calling.alias(pause, 'stop-processing'), calling.alias(resume, 'start-processing'))
+COMMANDS = (tasks, jobs, statistics, clean, pause, resume, isProcessing, *ALIASES)

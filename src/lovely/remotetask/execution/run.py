@@ -9,6 +9,8 @@ from ZODB.broken import Broken
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.storedfiles import portable
+from lovely.remotetask.database.storedfiles import toStore
 from lovely.remotetask.encoding.rows import decode
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
@@ -20,8 +22,6 @@ from lovely.remotetask.execution.tasks import findTask
 from lovely.remotetask.execution.tasks import isIsolated
 from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
-from lovely.remotetask.files import portable
-from lovely.remotetask.files import toStore
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED

@@ -16,7 +16,10 @@ from lovely.remotetask.m01.interfaces import ISchedulerItem
 from lovely.remotetask.m01.interfaces import ISchedulerItems
 from lovely.remotetask.m01.job import secondsOf
 from lovely.remotetask.m01.job import timeOf
-from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules.calendar import nextTime
+from lovely.remotetask.schedules.fields import RANGES
+from lovely.remotetask.schedules.fields import checkDelay
+from lovely.remotetask.schedules.fields import checkFields
 
 
 log = logging.getLogger('m01.remote')
@@ -100,7 +103,7 @@ class Delay(SchedulerItem):
 
     def __setattr__(self, name, value):
         if name == 'delay' and value:
-            cron.checkDelay(value, isInterval=True)
+            checkDelay(value, isInterval=True)
         super().__setattr__(name, value)
 
     def timeAfter(self, callTime):
@@ -116,20 +119,20 @@ class Cron(SchedulerItem):
     comes at its first minute.
     """
 
-    names = (*SchedulerItem.names, *cron.RANGES)
+    names = (*SchedulerItem.names, *RANGES)
 
     def __init__(self, data=None, **fields):
-        super().__init__({**dict.fromkeys(cron.RANGES, ()), **(data or {})}, **fields)
+        super().__init__({**dict.fromkeys(RANGES, ()), **(data or {})}, **fields)
 
     def __setattr__(self, name, value):
-        if name in cron.RANGES:
-            value = list(cron.checkFields(**{name: value})[name])
+        if name in RANGES:
+            value = list(checkFields(**{name: value})[name])
         super().__setattr__(name, value)
 
     def timeAfter(self, callTime):
         """See `SchedulerItem`."""
-        fields = {name: getattr(self, name) for name in cron.RANGES}
-        seconds = cron.nextTime(secondsOf(callTime), **fields) if any(fields.values()) else None
+        fields = {name: getattr(self, name) for name in RANGES}
+        seconds = nextTime(secondsOf(callTime), **fields) if any(fields.values()) else None
         if seconds is None:
             log.warning('%r has no time', self)
         return timeOf(seconds)

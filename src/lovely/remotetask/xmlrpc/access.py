@@ -41,11 +41,11 @@ FORGIVEN, LONGEST_WAIT = 30.0, 60.0
 TABLE_SIZE = 10000
 #: Passwords that are hashed at a time, so that the processors have time for others; and those that wait for it.
 HASHES, QUEUE = max(1, (os.cpu_count() or 1) // 2), 32
-#: Threads that `Doorkeeper.identify` can use: the last one tells those who are too many.
+#: Threads that `Authenticator.authenticate` can use: the last one tells those who are too many.
 PROOFS = HASHES + QUEUE + 1
 
-# What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
-_ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing'))
+#: What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
+ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing'))
 
 
 class Unauthorized(errors.RemoteTaskError):
@@ -60,7 +60,7 @@ class Throttled(errors.RemoteTaskError):
         self.retryAfter = retryAfter
 
 
-class Caller(NamedTuple):
+class Principal(NamedTuple):
     """Who calls, and what he may do."""
 
     name: str | None                # None: nobody was asked
@@ -70,7 +70,7 @@ class Caller(NamedTuple):
     address: str = ''               # of the client, for the log
 
     def check(self, methodName, method, path, arguments):
-        """Raise `NotAllowed` for a call that this caller may not make; log that.
+        """Raise `NotAllowed` for a call that this principal may not make; log that.
 
         methodName -- as it was called by.
         method -- its `signature.Method`.
@@ -90,7 +90,7 @@ class Caller(NamedTuple):
             self._checkTasks(methodName, _named(method, arguments))
 
     def _checkTasks(self, methodName, named):
-        if named.keys() & {'jobid', 'jobids'} or methodName in _ABOUT_NO_JOB:
+        if named.keys() & {'jobid', 'jobids'} or methodName in ABOUT_NO_JOB:
             return
         tasks = [named.get('task')] if 'jobs' not in named else [job.get('task') for job in named['jobs']]
         for task in tasks:
@@ -104,7 +104,7 @@ class Caller(NamedTuple):
 
         method, arguments -- as for `check`.
         function -- called with the service and more; the one returned raises `errors.UnknownJob` instead, and logs it,
-            if the arguments have the id of a job of a task that is not the caller's.
+            if the arguments have the id of a job of a task that is not the principal's.
         """
         named = _named(method, arguments)
         jobids = [named['jobid']] if 'jobid' in named else named.get('jobids', ())
@@ -164,6 +164,14 @@ class Throttle:
         self._counts = OrderedDict()            # key -> count and time of the last failure; the oldest first
         self._proven = OrderedDict()            # the keys of names at addresses where they have logged in -> None
 
+    def statistics(self):
+        """Return what is in memory as a dict of ints; from any thread.
+
+        counted -- addresses, names, and pairs of them, of which failures are counted.
+        proven -- pairs of address and name that have logged in.
+        """
+        return {'counted': len(self._counts), 'proven': len(self._proven)}
+
     def wait(self, address, name, now):
         """Return the seconds, a float, until a password may be tried; 0 for at once.
 
@@ -214,37 +222,51 @@ class Throttle:
         return max(0.0, last + min(LONGEST_WAIT, 2.0 ** (count - limit)) - now)
 
 
-class Doorkeeper:
-    """Says who calls, or that nobody may."""
+class Authenticator:
+    """Finds out who calls, by HTTP Basic authentication, or refuses the request."""
 
-    def __init__(self, users=None):
-        """`users` is a `users.Users`; None to let everybody do everything."""
-        self._users = users
-        self._throttle = Throttle()
-        self._hashing = threading.BoundedSemaphore(HASHES)
-        self._queue = threading.BoundedSemaphore(HASHES + QUEUE)
+    def __init__(self, users=None, throttle=None):
+        """Make an authenticator.
 
-    def recall(self, authorization, address):
-        """Return the `Caller` if that takes but a moment; None if `identify` has to hash his password.
-
-        The arguments, and what is raised, are those of `identify`.
+        users -- a `users.Users`; None to let everybody do everything.
+        throttle -- the `Throttle` that counts failures; None for a new one.
         """
-        return self._identify(authorization, address, lambda name, password: None)
+        self._users = users
+        self._throttle = throttle or Throttle()
+        self._hashing = threading.BoundedSemaphore(HASHES)
+        self._lock = threading.Lock()           # guards the two that follow
+        self._checking = self._failed = 0       # passwords that are hashed or wait for it; those that were wrong
 
-    def identify(self, authorization, address):
-        """Return the `Caller`.
+    def statistics(self):
+        """Return what there is at the moment as a dict of ints; from any thread.
+
+        checking -- passwords that are hashed, or wait for it: at most `HASHES` + `QUEUE`.
+        failed -- passwords that were wrong, since the start.
+        counted, proven -- see `Throttle.statistics`.
+        """
+        return {'checking': self._checking, 'failed': self._failed, **self._throttle.statistics()}
+
+    def cached(self, authorization, address):
+        """Return the `Principal` if that takes but a moment; None if `authenticate` has to hash his password.
+
+        The arguments, and what is raised, are those of `authenticate`.
+        """
+        return self._authenticate(authorization, address, lambda name, password: None)
+
+    def authenticate(self, authorization, address):
+        """Return the `Principal`.
 
         authorization -- the header of that name, None if the request has none.
         address -- of the client, a text.
 
         Raise `Unauthorized` or `Throttled`, and log that.
         """
-        return self._identify(authorization, address,
-                              lambda name, password: self._verify(name, password, address))
+        return self._authenticate(authorization, address,
+                                  lambda name, password: self._verify(name, password, address))
 
-    def _identify(self, authorization, address, verify):
+    def _authenticate(self, authorization, address, verify):
         if self._users is None:
-            return Caller(None, frozenset(ROLES), address=address)
+            return Principal(None, frozenset(ROLES), address=address)
         name = None
         try:
             name, password = _credentials(authorization)
@@ -252,25 +274,30 @@ class Doorkeeper:
         except (Unauthorized, Throttled) as error:
             _logRefusal(address, name, str(error))
             raise
-        return user and Caller(user.name, frozenset(ROLES[:1 + ROLES.index(user.role)]), _limits(user.tasks),
+        return user and Principal(user.name, frozenset(ROLES[:1 + ROLES.index(user.role)]), _limits(user.tasks),
                                _limits(user.services), address)
 
     def _verify(self, name, password, address):
         self._holdUp(name, address)
-        if not self._queue.acquire(blocking=False):
-            raise Throttled(1)
+        with self._lock:
+            if self._checking == HASHES + QUEUE:
+                raise Throttled(1)
+            self._checking += 1
         try:
             with self._hashing:
                 # Many may have come with one password at a time, right or wrong: what has become of the others?
                 return self._users.recall(name, password, time.monotonic()) or self._hash(name, password, address)
         finally:
-            self._queue.release()
+            with self._lock:
+                self._checking -= 1
 
     def _hash(self, name, password, address):
         self._holdUp(name, address)
         user = self._users.verify(name, password, time.monotonic())
         if user is None:
             self._throttle.failed(address, name, time.monotonic())
+            with self._lock:
+                self._failed += 1
             raise Unauthorized('unknown user or wrong password')
         self._throttle.succeeded(address, name)
         return user

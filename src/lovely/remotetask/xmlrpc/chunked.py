@@ -4,7 +4,7 @@ import re
 from http import HTTPStatus
 
 from lovely.remotetask.xmlrpc.head import HEADER
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 
 
 #: Bytes of the line before a chunk, or of a trailer.
@@ -18,7 +18,7 @@ _LINE_END = b'\r\n'
 
 
 def _malformed(reason):
-    return Refusal(HTTPStatus.BAD_REQUEST, reason)
+    return HTTPException(HTTPStatus.BAD_REQUEST, reason)
 
 
 class ChunkedDecoder:
@@ -37,7 +37,8 @@ class ChunkedDecoder:
     def decode(self, buffer):
         """Remove the bytes of the body from a bytearray; return whether the body is complete then.
 
-        What follows a complete body stays in the buffer.  Raise `head.Refusal` for what is malformed or too large.
+        What follows a complete body stays in the buffer.  Raise `head.HTTPException` for what is malformed or too
+        large.
         """
         position = 0
         try:
@@ -62,7 +63,7 @@ class ChunkedDecoder:
         self._count(len(found[2] or b''))
         self._left = int(found[1], 16)
         if len(self.body) + self._left > self._limit:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {self._limit} bytes')
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {self._limit} bytes')
         self._step = ChunkedDecoder._readData if self._left else ChunkedDecoder._readTrailer
         return position + len(line) + len(_LINE_END)
 
@@ -106,5 +107,5 @@ class ChunkedDecoder:
     def _count(self, size):
         self._extra += size
         if self._extra > EXTRA_SIZE:
-            raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            raise HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                           f'Chunk extensions and trailers may have {EXTRA_SIZE} bytes')

@@ -5,21 +5,35 @@ import logging
 import time
 from xmlrpc.server import SimpleXMLRPCDispatcher
 
+from transaction.interfaces import TransientError
+from ZODB.POSException import StorageError
+
 from lovely.remotetask.common.logs import logError
+from lovely.remotetask.statuses import areFinal
+from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import faultFor
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
+from lovely.remotetask.xmlrpc.results import dumpResponse
+from lovely.remotetask.xmlrpc.signature import NO_SERVICE
+from lovely.remotetask.xmlrpc.signature import REPEATS
+from lovely.remotetask.xmlrpc.signature import WAITS
+from lovely.remotetask.xmlrpc.signature import WRITES
 from lovely.remotetask.xmlrpc.wire import dumpFault
-from lovely.remotetask.xmlrpc.wire import dumpResponse
 
 
 logger = logging.getLogger('lovely.remotetask')
 
 
+def faultOf(error, requestId):
+    """Return the fault code and the sentence for an exception, as `faults.faultFor`, also for those of the database."""
+    return faultFor(DatabaseUnavailable() if isinstance(error, (TransientError, StorageError)) else error, requestId)
+
+
 class Dispatcher(SimpleXMLRPCDispatcher):
-    """Calls the functions of `methods.METHODS`, which are registered here, and nothing else.
+    """Calls the functions of `methods.FUNCTIONS`, which are registered here, and nothing else.
 
     The base class has the table, calls the functions by their names, and answers what is asked of the table.  No
     instance is registered: so no name with dots leads from one object to another.  `system.multicall` is not
@@ -33,9 +47,10 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         super().__init__(allow_none=True, encoding='utf-8', use_builtin_types=True)
         self._gateway, self._result = gateway, result
         self.register_introspection_functions()
-        for name, method in methods.METHODS.items():
+        for name in calls.METHODS:
             # The introspection functions are also known without "system.", as older clients call them.
-            self.register_function(method.function or self.funcs[f'system.{name.removeprefix("system.")}'], name)
+            self.register_function(
+                methods.FUNCTIONS.get(name) or self.funcs[f'system.{name.removeprefix("system.")}'], name)
 
     # What is asked of the table
 
@@ -52,7 +67,7 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         What a method does, takes and gives.
         Faults: unknown method.
         """
-        methods.find(name)
+        calls.find(name)
         return super().system_methodHelp(name)
 
     def system_methodSignature(self, name):
@@ -61,14 +76,14 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         For each number of arguments that the method takes, the types of what it returns and of the arguments.
         Faults: unknown method.
         """
-        return methods.find(name).signatures    # the base class knows of none
+        return calls.find(name).signatures    # the base class knows of none
 
     # Calls
 
     async def respond(self, request, data, charset):
         """Carry out a call; return its response, bytes of XML, and a summary of the call for the log.
 
-        request -- has `requestId`, `path` and `caller`, and the methods `parse` and `waitForJobs` of
+        request -- has `requestId`, `path` and `principal`, and the methods `parse` and `waitForJobs` of
             `handler.RequestHandler`.
         data -- the body of the request, bytes.
         charset -- the parameter of that name of its media type, None if it has none.
@@ -76,7 +91,7 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         This takes the place of `_marshaled_dispatch`.  That one has to have the result when it returns: each call that
         waits for the database, or for jobs, would take a thread.  It reads whatever `xmlrpc.client.loads` makes of the
         data, and tells clients the class and message of any exception.  Here an exception is answered with its fault,
-        but for a `head.Refusal`; what is no `Exception`, as SystemExit, is not caught.
+        but for a `head.HTTPException`; what is no `Exception`, as SystemExit, is not caught.
         """
         name = '-'
         try:
@@ -84,30 +99,30 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             del data                            # it can be large, and the call take long
             name, values = parsed if isinstance(parsed, tuple) else await parsed
             return await self._respond(request, name, values), name
-        except Refusal:
+        except HTTPException:
             raise
         except Exception as error:
-            code, sentence = faultFor(error, request.requestId)
+            code, sentence = faultOf(error, request.requestId)
             if code == INTERNAL_ERROR:
                 logError(logger, 'request %s failed', request.requestId, error=error)
             return dumpFault(code, sentence), f'{name}:{code}'
 
     async def _respond(self, request, name, values):
-        method, arguments = methods.prepare(name, values)
-        request.caller.check(name, method, request.path, arguments)
-        if method.access == methods.NO_SERVICE:
+        method, arguments = calls.prepare(name, values)
+        request.principal.check(name, method, request.path, arguments)
+        if method.access == NO_SERVICE:
             return dumpResponse(self._dispatch(name, arguments))
 
         def dispatch(service, *given):
             return self._dispatch(name, (service, *given))
-        function = request.caller.guarded(method, arguments, dispatch)
-        if method.access == methods.WAITS:
+        function = request.principal.guarded(method, arguments, dispatch)
+        if method.access == WAITS:
             return await self._wait(request, function, arguments)
-        if method.access == methods.REPEATS:
+        if method.access == REPEATS:
             return dumpResponse(await self._repeat(request, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
-        run = self._gateway.write if method.access == methods.WRITES else self._gateway.read
+        run = self._gateway.write if method.access == WRITES else self._gateway.read
         return await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
 
     async def _repeat(self, request, function, arguments):
@@ -115,9 +130,9 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         done, before = 0, time.time()
         while True:
             step = await self._result(self._gateway.write(
-                request.path, lambda service: function(service, methods.BATCH, before, *arguments)))
+                request.path, lambda service: function(service, calls.BATCH, before, *arguments)))
             done += step
-            if step < methods.BATCH:
+            if step < calls.BATCH:
                 return done
 
     async def _wait(self, request, function, arguments):
@@ -126,7 +141,7 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         deadline = time.monotonic() + timeout
 
         def serialize(statuses):
-            isLast = methods.areOver(statuses, any) or time.monotonic() >= deadline
+            isLast = areFinal(statuses, any) or time.monotonic() >= deadline
             return dumpResponse(statuses) if isLast else None
         response = await self._result(self._gateway.read(
             request.path, lambda service: function(service, *arguments), serialize))

@@ -1,9 +1,6 @@
-"""What a caller is told when something is refused or fails: one table of exceptions, codes and sentences."""
+"""What a caller is told when something is refused or fails: one table of exceptions and codes."""
 # SPDX-License-Identifier: ZPL-2.1
 from typing import NamedTuple
-
-from transaction.interfaces import TransientError
-from ZODB.POSException import StorageError
 
 from lovely.remotetask import errors
 
@@ -73,7 +70,6 @@ class Entry(NamedTuple):
 
     code: int
     exception: type
-    sentence: str | None     # None: the exception's own message
 
 
 PARSE_ERROR = -32700            # the four numbers are those of the specification of fault code interoperability
@@ -103,30 +99,28 @@ STOPPING = 203
 #: The first class of an exception's method resolution order that is found here decides.  The messages of our own family
 #: are written for callers; those of all others are not, and stay here.  `faults.txt` tells callers of each code.
 TABLE = (
-    Entry(PARSE_ERROR, ParseError, None),
-    Entry(UNKNOWN_METHOD, UnknownMethod, None),
-    Entry(BAD_ARGUMENTS, BadArguments, None),
-    Entry(WRONG_ARITY, WrongArity, None),
-    Entry(WRONG_TYPE, WrongType, None),
-    Entry(REFUSED, errors.RemoteTaskError, None),
-    Entry(UNKNOWN_SERVICE, errors.UnknownService, None),
-    Entry(UNKNOWN_TASK, errors.UnknownTask, None),
-    Entry(UNKNOWN_JOB, errors.UnknownJob, None),
-    Entry(WRONG_STATE, errors.WrongState, None),
-    Entry(INVALID_INPUT, errors.InvalidInput, None),
-    Entry(TASK_ERROR, errors.TaskError, None),
-    Entry(RESULT_TOO_LARGE, ResultTooLarge, None),
-    Entry(NAME_TAKEN, errors.NameTaken, None),
-    Entry(CONFIGURATION_ERROR, errors.ConfigurationError, None),
-    Entry(RETRY, errors.Retry, None),
-    Entry(HOST_DIED, errors.HostDied, None),
-    Entry(TIME_LIMIT, errors.TimeLimitExceeded, None),
-    Entry(NOT_ALLOWED, NotAllowed, None),
-    Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable, None),
-    Entry(DATABASE_UNAVAILABLE, TransientError, str(DatabaseUnavailable())),
-    Entry(DATABASE_UNAVAILABLE, StorageError, str(DatabaseUnavailable())),
-    Entry(OUTCOME_UNKNOWN, OutcomeUnknown, None),
-    Entry(STOPPING, Stopping, None),
+    Entry(PARSE_ERROR, ParseError),
+    Entry(UNKNOWN_METHOD, UnknownMethod),
+    Entry(BAD_ARGUMENTS, BadArguments),
+    Entry(WRONG_ARITY, WrongArity),
+    Entry(WRONG_TYPE, WrongType),
+    Entry(REFUSED, errors.RemoteTaskError),
+    Entry(UNKNOWN_SERVICE, errors.UnknownService),
+    Entry(UNKNOWN_TASK, errors.UnknownTask),
+    Entry(UNKNOWN_JOB, errors.UnknownJob),
+    Entry(WRONG_STATE, errors.WrongState),
+    Entry(INVALID_INPUT, errors.InvalidInput),
+    Entry(TASK_ERROR, errors.TaskError),
+    Entry(RESULT_TOO_LARGE, ResultTooLarge),
+    Entry(NAME_TAKEN, errors.NameTaken),
+    Entry(CONFIGURATION_ERROR, errors.ConfigurationError),
+    Entry(RETRY, errors.Retry),
+    Entry(HOST_DIED, errors.HostDied),
+    Entry(TIME_LIMIT, errors.TimeLimitExceeded),
+    Entry(NOT_ALLOWED, NotAllowed),
+    Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable),
+    Entry(OUTCOME_UNKNOWN, OutcomeUnknown),
+    Entry(STOPPING, Stopping),
 )
 
 _BY_CLASS = {entry.exception: entry for entry in TABLE}
@@ -144,5 +138,5 @@ def faultFor(exception, requestId):
     for class_ in type(exception).__mro__:
         entry = _BY_CLASS.get(class_)
         if entry is not None:
-            return entry.code, str(exception) if entry.sentence is None else entry.sentence
+            return entry.code, str(exception)
     return INTERNAL_ERROR, f'internal error; the log of the frontend has the details under the request id {requestId}'

@@ -1,27 +1,21 @@
 """The frontend's way to the database: reads side by side, writes of concurrent calls in one transaction."""
 # SPDX-License-Identifier: ZPL-2.1
-import logging
 import queue
-import random
 import threading
 import time
 from collections import deque
 
-from transaction import TransactionManager
-from transaction.interfaces import TransientError
-from ZODB.POSException import StorageError
-
-from lovely.remotetask import errors
-from lovely.remotetask.database.failures import isDatabaseError
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.xmlrpc.committing import Committer
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
-from lovely.remotetask.xmlrpc.waiting import Watcher
-from lovely.remotetask.xmlrpc.wire import plain
+from lovely.remotetask.xmlrpc.pending import Call
+from lovely.remotetask.xmlrpc.results import plain
+from lovely.remotetask.xmlrpc.session import ATTEMPTS
+from lovely.remotetask.xmlrpc.session import ReadManager
+from lovely.remotetask.xmlrpc.session import Session
+from lovely.remotetask.xmlrpc.waiting import JobWatcher
 
-
-logger = logging.getLogger('lovely.remotetask')
 
 #: Writes that are committed together at most.
 BATCH = 500
@@ -37,123 +31,6 @@ DEADLINE = 10.0
 SHORT_DEADLINE = 1.0
 #: Seconds after which an idle reader looks at what was committed; what others have changed piles up until it does.
 REFRESH = 60.0
-#: How often a transaction is tried that meets conflicts, and one whose connection is lost: some storages notice that
-#: only when they use one, and have two of them.
-ATTEMPTS = 10
-LOST_ATTEMPTS = 3
-# Seconds to wait before the second attempt; doubled each time.
-_FIRST_DELAY = 0.01
-_LONGEST_DELAY = 1.0
-
-
-# The states of a call.
-_PENDING, _RUNNING, _FINISHED, _CANCELLED = range(4)
-
-
-class _Withdrawn(TransientError):
-    """Somebody whose call is part of the transaction does not wait for it any more."""
-
-
-class _VoteSentinel:
-    """A data manager that knows whether all others of its transaction have voted.
-
-    What fails before that has changed nothing.  After it, the database may have committed although the commit raises:
-    the connection can break between its doing so and its saying so.
-    """
-
-    allVoted = False
-
-    def __init__(self, writes):
-        """`writes` are those that the transaction carries out."""
-        self._writes = writes
-
-    def sortKey(self):
-        return '\U0010ffff'             # so that it votes last
-
-    def tpc_begin(self, transaction):
-        pass
-
-    commit = abort = tpc_finish = tpc_abort = tpc_begin
-
-    def tpc_vote(self, transaction):
-        # Whoever did not want to wait any longer has been told that nothing was changed: without him, then.
-        if not all([write.isWanted() for write in self._writes]):
-            raise _Withdrawn()
-        self.allVoted = True
-
-
-class Call:
-    """A function that waits for a thread to call it with a service, and what became of it.
-
-    Its methods are those of `concurrent.futures.Future`, with the same meaning, as far as they are needed.  (With that
-    class itself, and its condition for each call, 32 clients cost 16 us more of processor time for a call.)
-    """
-
-    def __init__(self, path, function, serialize, deadline, last):
-        """For the first three see `Gateway.read`.
-
-        deadline -- when to give up, by time.monotonic.
-        last -- when to give up a write that is being committed at its deadline, by time.monotonic.
-        """
-        self.path, self.function, self.serialize = path, function, serialize
-        self.deadline, self.last = deadline, last
-        #: For whoever waits for the call, to keep something of his own.
-        self.waiter = None
-        self._lock = threading.Lock()           # guards what follows
-        self._state = _PENDING
-        self._result = self._error = self._callback = None
-
-    def done(self):
-        """Return whether there is a result, or an error, or it is cancelled; nothing follows."""
-        return self._state in (_FINISHED, _CANCELLED)
-
-    def cancelled(self):
-        """Return whether nobody waits for it; a write is not carried out then, a read may go on."""
-        return self._state == _CANCELLED
-
-    def cancel(self):
-        """Give up, unless it is being committed, or done; return whether that was possible."""
-        return self._end(_CANCELLED, None, DatabaseUnavailable(), (_PENDING,))
-
-    def end(self, result, error=None):
-        """Set the result or the exception, unless it is done."""
-        self._end(_FINISHED, result, error, (_PENDING, _RUNNING))
-
-    def _end(self, state, result, error, states):
-        with self._lock:
-            if self._state not in states:
-                return False
-            self._state, self._result, self._error = state, result, error
-            callback, self._callback = self._callback, None     # it knows the call: a large result is not to stay
-        if callback is not None:
-            callback(self)
-        return True
-
-    def isWanted(self):
-        """Return whether the caller still waits; if so, the call cannot be cancelled from now on."""
-        with self._lock:
-            if self._state == _PENDING:
-                self._state = _RUNNING
-            return self._state == _RUNNING
-
-    def add_done_callback(self, function):
-        """Have a function called with the call when it is done, in whichever thread; at once if it is already."""
-        with self._lock:
-            isDone = self.done()
-            if not isDone:
-                self._callback = function
-        if isDone:
-            function(self)
-
-    def result(self):
-        """Return the result of a call that is done, or raise its exception: `DatabaseUnavailable` if it is cancelled.
-        """
-        if self._error is None:
-            return self._result
-        try:
-            raise self._error
-        finally:
-            self._error = None                  # it knows this frame
 
 
 class Gathering:
@@ -170,48 +47,11 @@ class Gathering:
         self.expected, self.seconds = count, min(self._longest, seconds)
 
 
-class _ReadManager:
-    """A transaction manager that commits nothing, and to a connection is its transaction as well.
-
-    (With a `TransactionManager` 32 clients cost 5 us more of processor time for a call.)
-    """
-
-    explicit = True
-
-    def __init__(self):
-        self._connections, self._changed = [], []
-
-    def registerSynch(self, connection):
-        self._connections.append(connection)
-
-    def unregisterSynch(self, connection):
-        self._connections.remove(connection)
-
-    def get(self):
-        return self
-
-    def join(self, connection):
-        self._changed.append(connection)
-
-    def begin(self):
-        """Have the connections see what was committed until now."""
-        for connection in self._connections:
-            connection.newTransaction(self)
-
-    def abort(self):
-        """Throw away what was changed."""
-        while self._changed:
-            self._changed.pop().abort(self)
-        for connection in self._connections:
-            connection.afterCompletion(self)
-
-
 class _Reader:
-    """What belongs to a reader's thread: its connection stays open, and nobody else is to wait for its lock."""
+    """What belongs to a reader's thread: a session of its own, as nobody else is to wait for its lock."""
 
-    connection = None
-
-    def __init__(self):
+    def __init__(self, db, attempts):
+        self.session = Session(db, ReadManager, attempts)
         self.wakeup = queue.SimpleQueue()       # gets something when the reader is idle and is to go on
 
 
@@ -260,9 +100,8 @@ class Gateway:
         self._running = False
         self._isGathering = False               # whether the writer waits for more writes
         self._silent = False                    # whether nothing has come of the database since a call was given up
-        self._watcher = Watcher(db, resolve)
-        # Of the writer's thread alone: a connection of its own lets a service count up its ids from call to call.
-        self.connection = None
+        self._watcher = JobWatcher(db, resolve)
+        self._committer = Committer(db, resolve, attempts, self._noteAnswer)    # of the writer's thread alone
 
     def start(self):
         """Start to take calls.  Harmless when it does already."""
@@ -305,7 +144,7 @@ class Gateway:
         self._watcher.forget(wait)
 
     def canWatch(self, count):
-        """Say whether there is room for a `waiting.Wait` with so many jobs."""
+        """Return whether there is room for a `waiting.Wait` with so many jobs."""
         return self._watcher.hasRoomFor(count)
 
     def statistics(self):
@@ -324,12 +163,17 @@ class Gateway:
         """Whether the database does not answer, as far as the watcher has noticed."""
         return self._watcher.isAway
 
+    def _noteAnswer(self):
+        self._silent = False
+
     @property
     def _hasFewer(self):
         """Whether fewer calls wait to be committed than there were lately at the same time."""
         return len(self._waiting) < self.gathering.expected
 
-    def _timeout(self):
+    @property
+    def timeout(self):
+        """Seconds that a new caller waits at most: fewer as long as nothing comes of the database."""
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
     def read(self, path, function, serialize=plain):
@@ -343,7 +187,7 @@ class Gateway:
         Raise `Stopping`.  The call's exceptions are those that the function raises, `errors.UnknownService`, and
         `DatabaseUnavailable`.
         """
-        deadline = time.monotonic() + self._timeout()
+        deadline = time.monotonic() + self.timeout
         read = Call(path, function, serialize, deadline, deadline)
         with self._changed:
             if not self._running:
@@ -363,7 +207,7 @@ class Gateway:
         whether it was.
         """
         now = time.monotonic()
-        write = Call(path, function, serialize, now + self._timeout(), now + self.deadline)
+        write = Call(path, function, serialize, now + self.timeout, now + self.deadline)
         with self._changed:
             if not self._running:
                 raise Stopping()
@@ -419,21 +263,21 @@ class Gateway:
     # The readers' threads
 
     def _read(self):
-        reader = _Reader()
+        reader = _Reader(self.db, self.attempts)
         try:
             while (read := self._nextRead(reader)) is not None:
                 try:
-                    result, error = self._retried(reader, lambda: self._readOnce(reader, read)), None
-                    self._silent = False
+                    result, error = reader.session.run(lambda: self._readOnce(reader, read)), None
+                    self._noteAnswer()
                 except BaseException as caught:     # no error ends the reader
                     if not isinstance(caught, DatabaseUnavailable):
-                        self._silent = False
+                        self._noteAnswer()
                     result, error = None, caught
                 read.end(result, error)
                 # An idle reader is not to keep the caller's input and the result alive.
                 del read, result, error
         finally:
-            _close(reader)
+            reader.session.close()
 
     def _nextRead(self, reader):
         """Return the next read, or None to end."""
@@ -450,25 +294,14 @@ class Gateway:
                     reader.wakeup.get(timeout=REFRESH)
                     break
                 except queue.Empty:
-                    self._refresh(reader)
-
-    def _refresh(self, reader):
-        if reader.connection is None:
-            return
-        try:
-            reader.connection.transaction_manager.begin()
-            reader.connection.transaction_manager.abort()
-        except Exception:
-            logger.debug('a connection to the database could not be refreshed', exc_info=True)
-            _close(reader)
+                    reader.session.refresh()
 
     def _readOnce(self, reader, read):
-        if reader.connection is None:
-            reader.connection = self.db.open(_ReadManager())
-        manager = reader.connection.transaction_manager
+        connection = reader.session.open()
+        manager = connection.transaction_manager
         try:
             manager.begin()
-            return read.serialize(read.function(self.resolve(reader.connection, read.path)))
+            return read.serialize(read.function(self.resolve(connection, read.path)))
         finally:
             manager.abort()
 
@@ -481,13 +314,13 @@ class Gateway:
                 if not writes:
                     return
                 began = time.monotonic()
-                self._settle(writes)
+                self._committer.settle(writes)
                 with self._changed:
                     self.gathering.note(min(self.batch, len(writes) + len(self._waiting)), time.monotonic() - began)
                 # An idle writer is not to keep the callers' input and futures alive.
                 del writes
         finally:
-            _close(self)
+            self._committer.close()
 
     def _next(self):
         """Return the writes to be committed together, as soon as there are any; none at the end."""
@@ -499,92 +332,3 @@ class Gateway:
                 self._changed.wait(left)
             self._isGathering = False
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
-
-    def _settle(self, writes):
-        """Commit the writes together and end them; no error ends the writer."""
-        if not writes:
-            return
-        try:
-            outcomes = self._retried(self, lambda: self._commit(writes))
-        except (DatabaseUnavailable, OutcomeUnknown) as error:
-            _close(self)
-            logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
-            for write in writes:
-                write.end(None, error)
-        except BaseException as error:
-            # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
-            _close(self)
-            if len(writes) == 1:
-                writes[0].end(None, error)
-            else:
-                for write in writes:
-                    self._settle([write])
-        else:
-            self._silent = False
-            hubOf(self.db).ring()               # not all storages tell of the commits of this process
-            for write, result, refusal in outcomes:
-                write.end(result, refusal)
-
-    def _commit(self, writes):
-        """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
-        if self.connection is None:
-            self.connection = self.db.open(TransactionManager(explicit=True))
-        manager = self.connection.transaction_manager
-        writes = [write for write in writes if not write.cancelled()]
-        sentinel = _VoteSentinel(writes)
-        try:
-            manager.begin()
-            outcomes = [(write, *self._run(write)) for write in writes]
-            manager.get().join(sentinel)
-            manager.commit()
-        except BaseException as error:
-            try:
-                manager.abort()
-            finally:                            # whatever comes of that: to try again could add twice
-                if sentinel.allVoted:
-                    raise OutcomeUnknown() from error
-            raise
-        return outcomes
-
-    def _run(self, write):
-        try:
-            result = write.function(self.resolve(self.connection, write.path))
-        except errors.RemoteTaskError as refusal:
-            return None, refusal
-        return write.serialize(result), None         # outside: a result that cannot be sent comes after the change
-
-    def _retried(self, owner, function):
-        """Call the function, again after a pause when the database fails it; raise `DatabaseUnavailable` in the end.
-
-        owner -- whose connection the function uses: it is closed after each failure that is no conflict.
-        """
-        delay = _FIRST_DELAY
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return function()
-            except Exception as error:
-                if not isDatabaseError(error):
-                    raise
-                isConflict = isinstance(error, TransientError) and not isinstance(error, StorageError)
-                if not isConflict:
-                    _close(owner)
-                # Where a storage has an exception of its own for a lost connection, it has waited for another one.
-                limit = 1 if isinstance(error, StorageError) else self.attempts if isConflict else LOST_ATTEMPTS
-                if attempt >= min(limit, self.attempts):
-                    raise DatabaseUnavailable() from error
-                logger.debug('attempt %d failed: %s', attempt, error)
-            # Not all who conflicted come back at the same time.
-            time.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(2 * delay, _LONGEST_DELAY)
-
-
-def _close(owner):
-    """Close the connection of the gateway's writer, or of a reader, if it has one."""
-    connection, owner.connection = owner.connection, None
-    if connection is None:
-        return
-    try:
-        connection.close()
-    except Exception as error:                  # it is in no state to be used again, and will not be
-        logger.log(logging.DEBUG if isDatabaseError(error) else logging.ERROR,
-                   'a connection to the database could not be closed', exc_info=True)

@@ -4,29 +4,28 @@ import asyncio
 import functools
 import logging
 import secrets
-import time
-import zlib
 from http import HTTPStatus
-from xmlrpc.client import gzip_decode
 
 from lovely.remotetask.xmlrpc import accesslog
 from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
+from lovely.remotetask.xmlrpc.body import parseEncoded
 from lovely.remotetask.xmlrpc.chunked import ChunkedDecoder
 from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.head import LINE_SIZE
 from lovely.remotetask.xmlrpc.head import Headers
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 from lovely.remotetask.xmlrpc.head import endOfHead
 from lovely.remotetask.xmlrpc.head import parseHead
+from lovely.remotetask.xmlrpc.parser import parseCall
 from lovely.remotetask.xmlrpc.permits import LARGE_BODY
 from lovely.remotetask.xmlrpc.permits import LONG_BODY
 from lovely.remotetask.xmlrpc.permits import RETRY_AFTER
 from lovely.remotetask.xmlrpc.protocol import ADVANCE_SIZE
 from lovely.remotetask.xmlrpc.protocol import CHUNK_SIZE
 from lovely.remotetask.xmlrpc.protocol import Connection
+from lovely.remotetask.xmlrpc.response import responseHead
 from lovely.remotetask.xmlrpc.waiting import Wait
-from lovely.remotetask.xmlrpc.wire import parseCall
 
 
 logger = logging.getLogger('lovely.remotetask')
@@ -44,14 +43,14 @@ _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNE
 class RequestHandler(Connection):
     """Reads the requests of one connection within the limits of its server, and answers them.
 
-    It is also what the dispatcher is told of a request: its `requestId`, `path`, `caller`, and how to wait for jobs.
+    It is also what the dispatcher is told of a request: its `requestId`, `path`, `principal`, and how to wait for jobs.
     """
 
     def __init__(self, frontend, address):
         """frontend -- the `server.Frontend`.
         address -- the client's, a text.
         """
-        super().__init__(frontend.loop, frontend.space)
+        super().__init__(frontend.loop, frontend.connections.space)
         self.frontend, self.address = frontend, address
         self.task = None                # that of `_handle`
         self.isResponding = False       # whether a response waits to be taken by the client
@@ -64,7 +63,7 @@ class RequestHandler(Connection):
         # What is known of a request: nothing yet.
         self.requestId = secrets.token_hex(6)
         self.requestLine, self.command, self.path, self.headers = '', '', '', Headers()
-        self.caller = None              # an `access.Caller`
+        self.principal = None              # an `access.Principal`
         self._hasBegun = False          # whether the client has said something that is worth a response
         self._requestEnd = 0.0          # when it has to have come, by the clock of the loop
         self._version, self._isLast = (1, 1), False
@@ -84,7 +83,7 @@ class RequestHandler(Connection):
         if self._hasBegun and not self.isResponding:
             self._readRequestLine()
             try:
-                self.write(self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
+                self.write(self._refuse(HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER)))
             except ConnectionError as error:
                 logger.debug('connection of %s ended: %s', self.address, error)
         self.task.cancel()
@@ -95,11 +94,11 @@ class RequestHandler(Connection):
         super().connection_made(transport)
         self.task = self.loop.create_task(self._handle())
         self.task.add_done_callback(self._close)
-        self.frontend.add(self)
+        self.frontend.connections.add(self)
 
     def buffer_updated(self, size):
         super().buffer_updated(size)
-        self.frontend.noteBytes(self)
+        self.frontend.connections.noteBytes(self)
 
     def eof_received(self):
         if self in self.frontend.waiting and not self.buffer:
@@ -110,12 +109,12 @@ class RequestHandler(Connection):
         super().connection_lost(error)
         if self in self.frontend.waiting:
             self.task.cancel()
-        self.frontend.remove(self)
+        self.frontend.connections.remove(self)
 
     def _close(self, task):
         # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
         self._release()
-        self.frontend.doneWithClient(self)
+        self.frontend.connections.doneWithClient(self)
         self.close(_LAST_MOMENT if self.frontend.isStopping else 0)
         self._decoder, self._unsent = None, 0
 
@@ -140,9 +139,9 @@ class RequestHandler(Connection):
                 if length is None:
                     return
                 await self._handleRequest(length, isLast=number == limits.requests)
-            except Refusal as refusal:
+            except HTTPException as error:
                 self._release()
-                await self._send(self._refuse(refusal))
+                await self._send(self._refuse(error))
                 break
             if self._isLast and number < limits.requests:
                 if not self.frontend.isStopping:
@@ -162,7 +161,8 @@ class RequestHandler(Connection):
             await self._send(b'HTTP/1.1 100 Continue\r\n\r\n')
         bodyLength = await self._receiveBody(bodyLength)
         isCompressed = 'content-encoding' in self.headers
-        for permits, seconds in self._neededPermits(LARGE_BODY + 1 if isCompressed else bodyLength):
+        for permits, seconds in self.frontend.permits.needed(
+                LARGE_BODY + 1 if isCompressed else bodyLength, self.frontend.limits):
             await permits.acquire(seconds)
             self._permits.append(permits)
         try:
@@ -184,7 +184,7 @@ class RequestHandler(Connection):
         self._requestEnd = self.loop.time() + idleTime
         if self.frontend.isStopping:
             raise ConnectionAbortedError('the front end is stopping')
-        self.frontend.waitForClient(self)
+        self.frontend.connections.waitForClient(self)
         while True:
             if not self._hasBegun:
                 if buffer.startswith(b'\r\n'):          # some clients end the request before with one too many
@@ -206,7 +206,7 @@ class RequestHandler(Connection):
             if not self._hasBegun:
                 raise
             self._readRequestLine()
-            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') from None
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, 'The request did not come in time') from None
 
     def _readRequestLine(self):
         self.requestLine = self.requestLine or (
@@ -216,29 +216,32 @@ class RequestHandler(Connection):
         limits = self.frontend.limits
         self._readRequestLine()
         if len(self.requestLine) > LINE_SIZE:
-            raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f'The request line may have {LINE_SIZE} bytes')
+            raise HTTPException(HTTPStatus.REQUEST_URI_TOO_LONG, f'The request line may have {LINE_SIZE} bytes')
         if length > limits.headSize:
-            raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'The headers may have {limits.headSize} bytes')
+            raise HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                                f'The headers may have {limits.headSize} bytes')
         head = parseHead(self.take(length), limits.headers)
         self.command, self.path, self.headers, self._version = head.command, head.path, head.headers, head.version
         self._isLast = head.isLast or isLast
         if head.command in _COMMANDS:
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, 'XML-RPC calls are POST requests', ('Allow', 'POST'))
         if head.command != 'POST':
-            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
+            raise HTTPException(HTTPStatus.NOT_IMPLEMENTED, 'XML-RPC calls are POST requests')
         return head
 
     async def _authenticate(self):
-        doorkeeper, arguments = self.frontend.doorkeeper, (self.headers.get('authorization'), self.address)
+        authenticator, arguments = self.frontend.authenticator, (self.headers.get('authorization'), self.address)
         try:
-            self.caller = doorkeeper.recall(*arguments)
-            if self.caller is None:             # a password has to be hashed, which takes long
-                self.caller = await self.loop.run_in_executor(self.frontend.hashers, doorkeeper.identify, *arguments)
+            self.principal = authenticator.cached(*arguments)
+            if self.principal is None:          # a password has to be hashed, which takes long
+                self.principal = await self.loop.run_in_executor(
+                    self.frontend.hashers, authenticator.authenticate, *arguments)
         except Unauthorized as error:
-            raise Refusal(HTTPStatus.UNAUTHORIZED, str(error),
-                          ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
+            raise HTTPException(HTTPStatus.UNAUTHORIZED, str(error),
+                                ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
         except Throttled as error:
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error), ('Retry-After', str(error.retryAfter))) from None
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error),
+                                ('Retry-After', str(error.retryAfter))) from None
 
     async def _receiveBody(self, length):
         """Wait until the body has come, and return how long it is.
@@ -248,18 +251,18 @@ class RequestHandler(Connection):
         if length is not None:
             while len(self.buffer) < length:
                 if self.hasEnded:
-                    raise Refusal(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
+                    raise HTTPException(HTTPStatus.BAD_REQUEST, 'The body is shorter than its Content-Length')
                 await self._receive(length)
             return length
         self._decoder = ChunkedDecoder(self.frontend.limits.bodySize)
         while not self._decoder.decode(self.buffer):
             if self.hasEnded:
-                raise Refusal(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
+                raise HTTPException(HTTPStatus.BAD_REQUEST, 'The body ends before its last chunk')
             await self._receive(_PIECE_SIZE)
         return len(self._decoder.body)
 
     def _takeBody(self, length):
-        self.frontend.doneWithClient(self)
+        self.frontend.connections.doneWithClient(self)
         self.readUpTo(ADVANCE_SIZE)
         if self._decoder is None:
             return self.take(length)
@@ -269,24 +272,15 @@ class RequestHandler(Connection):
     # For the dispatcher
 
     def parse(self, data, charset):
-        """Return what `wire.parseCall` gives for a body, or a future of it if it is long.  Raise `head.Refusal`."""
+        """Return what `parser.parseCall` gives for a body, or a future of it if it is long.
+
+        Raise `head.HTTPException`, or `faults.ParseError`.
+        """
         encoding = self.headers.get('content-encoding', 'identity').lower()
         if encoding == 'identity' and len(data) <= LONG_BODY:
             return parseCall(data, charset)
-        return self.loop.run_in_executor(self.frontend.parsers, self._parseLong, data, encoding, charset)
-
-    def _parseLong(self, data, encoding, charset):
-        if encoding == 'identity':
-            return parseCall(data, charset)
-        if encoding != 'gzip':
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, 'The Content-Encoding may be gzip or identity',
-                          ('Accept-Encoding', 'gzip, identity'))
-        limit = self.frontend.limits.bodySize
-        try:
-            data = gzip_decode(data, limit)
-        except (ValueError, EOFError, OSError, zlib.error):
-            raise Refusal(HTTPStatus.BAD_REQUEST, f'The body is no gzip data, or exceeds {limit} bytes') from None
-        return parseCall(data, charset)
+        return self.loop.run_in_executor(
+            self.frontend.parsers, parseEncoded, data, encoding, charset, self.frontend.limits.bodySize)
 
     async def waitForJobs(self, jobids, any, seconds):
         """Wait until it is time to look at jobs, without a permit; the client's end ends the coroutine.
@@ -295,12 +289,13 @@ class RequestHandler(Connection):
         any -- whether one of them is enough.
         seconds -- how long to wait at most, a float.
 
-        Return an asynchronous context manager: in its context some can look at a time.  Raise `head.Refusal` if too
-        many wait, and `faults.Stopping`.
+        Return an asynchronous context manager: in its context some can look at a time.  Raise `head.HTTPException` if
+        too many wait, and `faults.Stopping`.
         """
         frontend, gateway = self.frontend, self.frontend.gateway
         if len(frontend.waiting) >= frontend.limits.waiting or not gateway.canWatch(len(jobids)):
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs', RETRY_AFTER)
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, 'There are too many callers that wait for jobs',
+                                RETRY_AFTER)
         if self.transport.is_closing() or self.hasEnded and not self.buffer:
             self.task.cancel()                  # the client has gone: what follows waits for nothing
         self._release()
@@ -319,21 +314,6 @@ class RequestHandler(Connection):
             raise Stopping()
         return frontend.woken
 
-    # Permits
-
-    def _neededPermits(self, bodyLength):
-        """Return pairs of `Permits` and the seconds to wait for one; first those for which a request may wait long.
-
-        So a request that waits holds no permit that others need.
-        """
-        frontend, limits = self.frontend, self.frontend.limits
-        needed = [(frontend.calls, limits.permitTime)]
-        if bodyLength > LONG_BODY:
-            needed.insert(0, (frontend.longCalls, limits.permitTime))
-        if bodyLength > LARGE_BODY:
-            needed.insert(0, (frontend.largeBodies, limits.requestTime))
-        return needed
-
     def _release(self):
         while self._permits:
             self._permits.pop().release()
@@ -347,41 +327,37 @@ class RequestHandler(Connection):
             if self.isWritingPaused:
                 self._unsent = len(data) - position
                 if self.isResponding:
-                    self.frontend.noteBytes(self)
+                    self.frontend.connections.noteBytes(self)
                 else:
                     self.isResponding = True
-                    self.frontend.waitForClient(self)
+                    self.frontend.connections.waitForClient(self)
                 await self.drain(deadline)
         self.isResponding, self._unsent = False, 0
 
     async def _finish(self):
         # The response is written, but asyncio's TLS may hold the end of it without saying so.
         self.isResponding = True
-        self.frontend.waitForClient(self)
+        self.frontend.connections.waitForClient(self)
         await self.finish(self.loop.time() + self.frontend.limits.answerTime)
 
-    def _refuse(self, refusal):
-        """Log and count a `head.Refusal`; return the response, bytes."""
+    def _refuse(self, error):
+        """Log and count a `head.HTTPException`; return the response, bytes."""
         self._isLast = True
-        self.frontend.noteRefusal(refusal)
-        body = f'{refusal.reason}.\n'.encode()
-        self._log(refusal.status, body, '-', refusal.reason)
-        head = self._responseHead(refusal.status, 'text/plain', body, *refusal.headers)
+        self.frontend.connections.noteRefusal(error)
+        body = f'{error.reason}.\n'.encode()
+        self._log(error.status, body, '-', error.reason)
+        head = self._responseHead(error.status, 'text/plain', body, *error.headers)
         return head if self.command == 'HEAD' else head + body
 
     def _responseHead(self, status, type, body, *headers):
-        lines = [f'HTTP/1.1 {status.value} {status.phrase}', 'Server: lovely.remotetask',        # and not which Python
-                 f'Date: {accesslog.dates(int(time.time()))[0]}', f'X-Request-ID: {self.requestId}',
-                 f'Content-Type: {type}; charset=utf-8', f'Content-Length: {len(body)}']
         if self._isLast:
-            lines.append('Connection: close')
+            headers += ('Connection', 'close'),
         elif self._version == (1, 0):
-            lines.append('Connection: keep-alive')
-        lines += (f'{name}: {value}' for name, value in headers)
-        return '\r\n'.join([*lines, '', '']).encode('ascii')
+            headers += ('Connection', 'keep-alive'),
+        return responseHead(status, type, len(body), self.requestId, headers)
 
     def _log(self, status, body, call, reason=None):
-        accesslog.log(self.address, self.caller and self.caller.name, self.requestLine, status.value, len(body),
+        accesslog.log(self.address, self.principal and self.principal.name, self.requestLine, status.value, len(body),
                       self.headers, call, self.requestId, reason)
 
     async def _linger(self):
@@ -395,7 +371,7 @@ class RequestHandler(Connection):
         if self.transport.can_write_eof():      # not with TLS
             self.transport.write_eof()
         self._hasBegun, self._requestEnd = False, self.loop.time() + limits.requestTime
-        self.frontend.waitForClient(self)
+        self.frontend.connections.waitForClient(self)
         allowance = 2 * limits.bodySize
         while not self.hasEnded and allowance >= 0:
             allowance -= len(self.buffer)

@@ -23,8 +23,8 @@ _LENGTH = re.compile('[0-9]{1,18}')
 _HEAD_END = b'\r\n\r\n'
 
 
-class Refusal(Exception):
-    """A request is answered with an HTTP status, and no other is read from its connection."""
+class HTTPException(Exception):
+    """A request that is answered with an HTTP status other than 200, and no other is read from its connection."""
 
     def __init__(self, status, reason, *headers):
         """status -- an `HTTPStatus`.
@@ -60,10 +60,13 @@ class Head(NamedTuple):
 
     @property
     def expectsContinue(self):
-        """Whether the client wants to hear that the body is welcome.  Raise `Refusal` if it expects anything else."""
+        """Whether the client wants to hear that the body is welcome.
+
+        Raise `HTTPException` if it expects anything else.
+        """
         words = self.headers.words('expect')
         if words - {'100-continue'}:
-            raise Refusal(HTTPStatus.EXPECTATION_FAILED, 'The only expectation that is met is 100-continue')
+            raise HTTPException(HTTPStatus.EXPECTATION_FAILED, 'The only expectation that is met is 100-continue')
         return bool(words) and self.version > (1, 0)
 
     @property
@@ -78,7 +81,7 @@ class Head(NamedTuple):
     def charset(self):
         """The parameter charset of the Content-Type, in lower case; None without one.
 
-        Raise `Refusal` if there are several that differ.
+        Raise `HTTPException` if there are several that differ.
         """
         content = self.headers.get('content-type', '')
         charsets, position = set(), content.find(';')
@@ -88,37 +91,39 @@ class Head(NamedTuple):
                 charsets.add((plain.strip(' \t') if quoted is None else re.sub(r'\\(.)', r'\1', quoted)).lower())
             position = found.end()
         if len(charsets) > 1:
-            raise Refusal(HTTPStatus.BAD_REQUEST, 'The Content-Type has more than one charset')
+            raise HTTPException(HTTPStatus.BAD_REQUEST, 'The Content-Type has more than one charset')
         return charsets.pop() if charsets else None
 
     def bodyLength(self, limit):
         """Return the length of the body in bytes; None for one that comes in chunks.
 
-        Raise `Refusal` if it is not known, or above the limit.
+        Raise `HTTPException` if it is not known, or above the limit.
         """
         length = self.headers.get('content-length')
         if 'transfer-encoding' in self.headers:
             self._checkCoding(length)
             return None
         if length is None:
-            raise Refusal(HTTPStatus.LENGTH_REQUIRED, 'A Content-Length or the Transfer-Encoding chunked is required')
+            raise HTTPException(HTTPStatus.LENGTH_REQUIRED,
+                                'A Content-Length or the Transfer-Encoding chunked is required')
         if not _LENGTH.fullmatch(length):
-            raise Refusal(HTTPStatus.BAD_REQUEST, 'The Content-Length is not one number')
+            raise HTTPException(HTTPStatus.BAD_REQUEST, 'The Content-Length is not one number')
         if int(length) > limit:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {limit} bytes')
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {limit} bytes')
         return int(length)
 
     def _checkCoding(self, length):
         # Where two look at different ones of these headers, one sees a request where the other sees a body.
         if length is not None:
-            raise Refusal(HTTPStatus.BAD_REQUEST, 'There may be a Content-Length or a Transfer-Encoding, not both')
+            raise HTTPException(HTTPStatus.BAD_REQUEST,
+                                'There may be a Content-Length or a Transfer-Encoding, not both')
         if self.version == (1, 0):
-            raise Refusal(HTTPStatus.BAD_REQUEST, 'HTTP/1.0 has no Transfer-Encoding')
+            raise HTTPException(HTTPStatus.BAD_REQUEST, 'HTTP/1.0 has no Transfer-Encoding')
         *others, last = [coding.strip(' \t').lower() for coding in self.headers['transfer-encoding'].split(',')]
         if 'chunked' in others or '' in (*others, last):
-            raise Refusal(HTTPStatus.BAD_REQUEST, 'The Transfer-Encoding is malformed')
+            raise HTTPException(HTTPStatus.BAD_REQUEST, 'The Transfer-Encoding is malformed')
         if others or last != 'chunked':
-            raise Refusal(HTTPStatus.NOT_IMPLEMENTED, 'The only Transfer-Encoding that is supported is chunked')
+            raise HTTPException(HTTPStatus.NOT_IMPLEMENTED, 'The only Transfer-Encoding that is supported is chunked')
 
 
 def endOfHead(data, start):
@@ -136,28 +141,28 @@ def parseHead(data, most):
     data -- bytes, up to and with the empty line.
     most -- how many headers there may be.
 
-    Raise `Refusal` for what is not HTTP/1, or not quite.
+    Raise `HTTPException` for what is not HTTP/1, or not quite.
     """
     requestLine, *lines = data.decode('latin-1').split('\r\n')[:-2]
     found = _REQUEST_LINE.fullmatch(requestLine)
     if not found:
-        raise Refusal(HTTPStatus.BAD_REQUEST, 'The request line is malformed')
+        raise HTTPException(HTTPStatus.BAD_REQUEST, 'The request line is malformed')
     command, target, major, minor = found.groups()
     if major != '1':
-        raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'The version of HTTP must be 1.1 or 1.0')
+        raise HTTPException(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'The version of HTTP must be 1.1 or 1.0')
     if len(lines) > most:
-        raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'There may be {most} headers')
+        raise HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f'There may be {most} headers')
     headers = Headers()
     for line in lines:
         found = HEADER.fullmatch(line)
         if not found:
-            raise Refusal(HTTPStatus.BAD_REQUEST, 'A header is malformed')
+            raise HTTPException(HTTPStatus.BAD_REQUEST, 'A header is malformed')
         name, value = found[1].lower(), found[2].strip(' \t')
         headers[name] = f'{headers[name]}, {value}' if name in headers else value
     version = (1, min(int(minor), 1))
     host = headers.get('host')
     if host is None and version == (1, 1) or host is not None and ',' in host:
-        raise Refusal(HTTPStatus.BAD_REQUEST, 'There must be one Host header')
+        raise HTTPException(HTTPStatus.BAD_REQUEST, 'There must be one Host header')
     if not _TARGET.fullmatch(target) and (command, target) != ('OPTIONS', '*'):
-        raise Refusal(HTTPStatus.BAD_REQUEST, 'The target of the request is no URL of a service')
+        raise HTTPException(HTTPStatus.BAD_REQUEST, 'The target of the request is no URL of a service')
     return Head(command, target, version, headers)

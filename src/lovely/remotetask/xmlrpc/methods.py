@@ -1,21 +1,21 @@
-"""The table of methods that can be called: what each does, takes and gives."""
+"""What the methods do that can be called: a function for each row of the table in `calls`.
+
+The docstrings are what `system.methodHelp` answers.
+"""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-from types import MappingProxyType
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
-from lovely.remotetask.files import StoredFile
+from lovely.remotetask.database.storedfiles import StoredFile
+from lovely.remotetask.xmlrpc.calls import CRON_OPTIONS
+from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
+from lovely.remotetask.xmlrpc.calls import PART_SIZE
+from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
+from lovely.remotetask.xmlrpc.calls import WAITING_SIZE
+from lovely.remotetask.xmlrpc.calls import WAITING_TIME
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
-from lovely.remotetask.xmlrpc.faults import UnknownMethod
-from lovely.remotetask.xmlrpc.signature import NO_SERVICE
-from lovely.remotetask.xmlrpc.signature import READS
-from lovely.remotetask.xmlrpc.signature import REPEATS
-from lovely.remotetask.xmlrpc.signature import WAITS
-from lovely.remotetask.xmlrpc.signature import WRITES
-from lovely.remotetask.xmlrpc.signature import Argument
-from lovely.remotetask.xmlrpc.signature import Method
 from lovely.remotetask.xmlrpc.structs import detailsOf
 from lovely.remotetask.xmlrpc.structs import progressOf
 from lovely.remotetask.xmlrpc.structs import readJob
@@ -23,21 +23,6 @@ from lovely.remotetask.xmlrpc.structs import readOptions
 from lovely.remotetask.xmlrpc.structs import readSchedule
 from lovely.remotetask.xmlrpc.structs import refuseOthers
 from lovely.remotetask.xmlrpc.structs import summaryOf
-from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
-
-
-#: Jobs that one transaction removes or starts again.
-BATCH = 500
-
-#: Jobs that one call of `getJobs` gives at most, and one of `addMany` adds.
-LISTING_SIZE = 1000
-
-#: Bytes of a result that one call of `getResultPart` gives at most.
-PART_SIZE = 1024 * 1024
-
-#: Jobs that one call of `waitFor` waits for at most, and seconds.
-WAITING_SIZE = 1000
-WAITING_TIME = 3600
 
 
 def _checkStatuses(method, given, allowed):
@@ -99,10 +84,6 @@ def addMany(service, jobs, request=None):
 def _readNumbered(number, struct):
     with _refusing(f'jobs[{number}]'):
         return readJob(struct)
-
-
-#: Members of the last argument of `addCronJob`.
-CRON_OPTIONS = ('active', 'crontab', 'misfire', 'newJobs', 'overlap', 'timeZone')
 
 
 def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, options,
@@ -248,12 +229,6 @@ def statusesOf(service, jobids):
     return [service.getStatus(jobid) if jobid in service.jobs else None for jobid in jobids]
 
 
-def areOver(statuses, any):
-    """Say whether `waitFor` has nothing more to wait for."""
-    ended = [status is None or status in interfaces.FINAL for status in statuses]
-    return all(ended) or any and True in ended
-
-
 def getResult(service, jobid):
     """getResult(int jobid) -> mixed
 
@@ -298,10 +273,19 @@ def hasJobsWaiting(service):
     return bool(service.hasJobsWaiting())
 
 
-def startProcessing(service):
-    """startProcessing() -> boolean
+def pause(service):
+    """pause() -> boolean
 
-    Have all processing hosts take jobs of the service, after stopProcessing.  Always true.
+    Have all processing hosts take no more jobs of the service, until resume; running ones end.  Always true.
+    """
+    service.pause()
+    return True
+
+
+def resume(service):
+    """resume() -> boolean
+
+    Have all processing hosts take jobs of the service, after pause.  Always true.
     """
     service.resume()
     return True
@@ -310,10 +294,17 @@ def startProcessing(service):
 def stopProcessing(service):
     """stopProcessing() -> boolean
 
-    Have all processing hosts take no more jobs of the service, until startProcessing; running ones end.  Always true.
+    The older name of pause.
     """
-    service.pause()
-    return True
+    return pause(service)
+
+
+def startProcessing(service):
+    """startProcessing() -> boolean
+
+    The older name of resume.
+    """
+    return resume(service)
 
 
 def isProcessing(service):
@@ -385,78 +376,9 @@ def getStatistics(service):
     return service.getStatistics()
 
 
-_TASK = Argument('task', (str,))
-_INPUT = Argument('input', (), None)
-_JOBID = Argument('jobid', (int,))
-_NAME = Argument('name', (str,))
-_OPTIONS = Argument('options', (dict,), MappingProxyType({}))
-
-
-def _calendarField(name):
-    return Argument(name, (list,), (), (int,))
-
-
-METHODS = {
-    'getAvailableTasks': Method(getAvailableTasks, READS, 'array'),
-    'add': Method(add, WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False), _OPTIONS),
-                  role='submit', traced=True),
-    'addMany': Method(addMany, WRITES, 'array', (Argument('jobs', (list,), items=(dict,)),),
-                      role='submit', traced=True),
-    'addCronJob': Method(addCronJob, WRITES, 'int', (
-        _TASK, _INPUT, _calendarField('minute'), _calendarField('hour'), _calendarField('dayOfMonth'),
-        _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None),
-        _OPTIONS), role='submit', traced=True),
-    'updateCronJob': Method(updateCronJob, WRITES, 'boolean', (_JOBID, Argument('changes', (dict,))), role='submit'),
-    'reschedule': Method(reschedule, WRITES, 'boolean', (_JOBID,), role='submit'),
-    'startJob': Method(startJob, WRITES, 'boolean', (_JOBID,), role='submit'),
-    'cancel': Method(cancel, WRITES, 'boolean', (_JOBID,), role='submit'),
-    'clean': Method(clean, REPEATS, 'int', (Argument('status', (list,), interfaces.FINAL, (str,)),), role='manage'),
-    'cleanSome': Method(cleanSome, WRITES, 'int', (Argument('status', (list,), interfaces.FINAL, (str,)),
-                                                   Argument('limit', (int,), BATCH)), role='manage'),
-    'retry': Method(retry, WRITES, 'boolean', (_JOBID,), role='submit'),
-    'retryFailed': Method(retryFailed, REPEATS, 'int', (Argument('task', (str,), None),), role='manage'),
-    'getProgress': Method(getProgress, READS, 'struct', (_JOBID,)),
-    'getStatus': Method(getStatus, READS, 'string', (_JOBID,)),
-    'waitFor': Method(waitFor, WAITS, 'array', (
-        Argument('jobids', (list,), items=(int,)), Argument('timeout', (float, int), 30),
-        Argument('any', (bool,), False))),
-    'getResult': Method(getResult, READS, 'mixed', (_JOBID,)),
-    'getResultPart': Method(getResultPart, READS, 'base64', (
-        _JOBID, Argument('start', (float, int), 0), Argument('size', (int,), PART_SIZE))),
-    'getError': Method(getError, READS, 'string', (_JOBID,)),
-    'hasJobsWaiting': Method(hasJobsWaiting, READS, 'boolean'),
-    'startProcessing': Method(startProcessing, WRITES, 'boolean', role='manage'),
-    'stopProcessing': Method(stopProcessing, WRITES, 'boolean', role='manage'),
-    'isProcessing': Method(isProcessing, READS, 'boolean'),
-    'getProcessingHosts': Method(getProcessingHosts, READS, 'array'),
-    'getJob': Method(getJob, READS, 'struct', (_JOBID,)),
-    'getJobs': Method(getJobs, READS, 'struct', (
-        Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
-    'getStatistics': Method(getStatistics, READS, 'struct'),
-    # Their functions are those of the dispatcher.
-    'listMethods': Method(None, NO_SERVICE, 'array'),
-    'methodHelp': Method(None, NO_SERVICE, 'string', (_NAME,)),
-    'methodSignature': Method(None, NO_SERVICE, 'array', (_NAME,)),
-}
-# The names of the specification; the bare ones are what older clients of this service call.
-METHODS.update({f'system.{name}': METHODS[name] for name in ('listMethods', 'methodHelp', 'methodSignature')})
-
-
-def find(name):
-    """Return the `Method` of that name; raise `UnknownMethod`."""
-    try:
-        return METHODS[name]
-    except KeyError:
-        raise UnknownMethod(name[:255]) from None
-
-
-def prepare(name, values):
-    """Return the `Method` of that name and the list of arguments for its function, checked; touches nothing.
-
-    name -- the name in the call, text.
-    values -- the arguments in the call, as `wire.parseCall` gives them.
-
-    Raise `UnknownMethod` or `BadArguments`.
-    """
-    method = find(name)
-    return method, method.check(name, values)
+#: The name of a method -> its function, which is called with the service and the checked arguments.  Those that need no
+#: service are functions of the dispatcher.
+FUNCTIONS = {function.__name__: function for function in (
+    getAvailableTasks, add, addMany, addCronJob, updateCronJob, reschedule, startJob, cancel, clean, cleanSome, retry,
+    retryFailed, getProgress, getStatus, waitFor, getResult, getResultPart, getError, hasJobsWaiting, pause, resume,
+    stopProcessing, startProcessing, isProcessing, getProcessingHosts, getJob, getJobs, getStatistics)}

@@ -3,7 +3,7 @@
 import asyncio
 from http import HTTPStatus
 
-from lovely.remotetask.xmlrpc.head import Refusal
+from lovely.remotetask.xmlrpc.head import HTTPException
 
 
 #: Bytes of a body above which it needs a permit; see `Limits.largeBodies`.
@@ -35,14 +35,14 @@ class Permits:
         self.taken = self.waiting = 0
 
     async def acquire(self, seconds):
-        """Take a permit; wait for so many seconds at most, a float, then raise `head.Refusal`."""
+        """Take a permit; wait for so many seconds at most, a float, then raise `head.HTTPException`."""
         if self._semaphore.locked():
             self.waiting += 1
             try:
                 async with asyncio.timeout(seconds):
                     await self._semaphore.acquire()
             except TimeoutError:
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f'There are too many {self._kind} at a time',
+                raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f'There are too many {self._kind} at a time',
                               RETRY_AFTER) from None
             finally:
                 self.waiting -= 1
@@ -54,3 +54,34 @@ class Permits:
         """Give a permit back."""
         self.taken -= 1
         self._semaphore.release()
+
+
+class RequestPermits:
+    """The permits that requests need: each needs one, one with a long body another one, one with a large body a third.
+    """
+
+    def __init__(self, limits):
+        """`limits` is a `limits.Limits`."""
+        self._calls = Permits(limits.connections, 'requests')
+        self._longCalls = Permits(min(limits.connections, LONG_CALLS), 'requests')
+        self._largeBodies = Permits(limits.largeBodies, 'large requests')
+
+    def needed(self, bodyLength, limits):
+        """Return pairs of `Permits` and the seconds to wait for one; first those for which a request may wait long.
+
+        So a request that waits holds no permit that others need.
+
+        bodyLength -- of the request, in bytes.
+        limits -- a `limits.Limits`, which has the times.
+        """
+        needed = [(self._calls, limits.permitTime)]
+        if bodyLength > LONG_BODY:
+            needed.insert(0, (self._longCalls, limits.permitTime))
+        if bodyLength > LARGE_BODY:
+            needed.insert(0, (self._largeBodies, limits.requestTime))
+        return needed
+
+    def statistics(self):
+        """Return what `Frontend.statistics` says of permits; from any thread."""
+        return {'calls': self._calls.taken, 'longCalls': self._longCalls.taken,
+                'waitingRequests': self._calls.waiting + self._longCalls.waiting + self._largeBodies.waiting}

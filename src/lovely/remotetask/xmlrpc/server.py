@@ -5,20 +5,18 @@ import errno
 import logging
 import socket
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from lovely.remotetask import errors
 from lovely.remotetask.common.keepalive import keepAlive
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.xmlrpc.access import PROOFS
-from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.bridge import Bridge
+from lovely.remotetask.xmlrpc.connections import Connections
 from lovely.remotetask.xmlrpc.dispatcher import Dispatcher
 from lovely.remotetask.xmlrpc.handler import RequestHandler
-from lovely.remotetask.xmlrpc.permits import LONG_CALLS
-from lovely.remotetask.xmlrpc.permits import Permits
-from lovely.remotetask.xmlrpc.protocol import CHUNK_SIZE
+from lovely.remotetask.xmlrpc.permits import RequestPermits
 
 
 try:
@@ -47,27 +45,27 @@ _PAUSE = 0.05
 class Frontend:
     """Answers XML-RPC calls for the task services of a database.
 
-    The path of a call's URL names the service.  What can be called is in `methods.METHODS`, and nothing else.
+    The path of a call's URL names the service.  What can be called is in `calls.METHODS`, and nothing else.
 
     An event loop, in the thread of `serveForever`, speaks with all clients: a coroutine of `handler.RequestHandler` for
     each connection.  What takes long is done by the threads of the gateway or of an executor.
     """
 
-    def __init__(self, address, gateway, limits=Limits(), tls=None, doorkeeper=None):
+    def __init__(self, address, gateway, limits=Limits(), tls=None, authenticator=None):
         """Listen; calls are answered once `serveForever` runs.
 
         address -- the pair of host ('' for all of IPv4, '::' for all) and port (0 for any that is free).
         gateway -- the `gateway.Gateway`; whoever made it starts and stops it.
         limits -- what a client can take, a `limits.Limits`.
         tls -- a `tls.Certificate`; None for plain HTTP.
-        doorkeeper -- an `access.Doorkeeper`; None for one that lets everybody do everything.
+        authenticator -- an `access.Authenticator`; None for one that lets everybody do everything.
 
         Raise `errors.ConfigurationError` when that cannot be listened at.
         """
         self.gateway = gateway
         self.limits = limits
         self.tls = tls
-        self.doorkeeper = doorkeeper or Doorkeeper()
+        self.authenticator = authenticator or Authenticator()
         self._socket = _listen(*address)
         #: The pair of host and port that it listens at.
         self.address = self._socket.getsockname()[:2]
@@ -76,20 +74,10 @@ class Frontend:
         self.loop = None                        # once it serves
         self._ended = threading.Event()         # when it has served
         # All that follows is of the event loop's thread.
-        #: The permits for requests that are worked on, for those with a long and for those with a large body.
-        self.calls = Permits(limits.connections, 'requests')
-        self.longCalls = Permits(min(limits.connections, LONG_CALLS), 'requests')
-        self.largeBodies = Permits(limits.largeBodies, 'large requests')
-        #: The memory that connections receive into.
-        self.space = memoryview(bytearray(CHUNK_SIZE))
-        self.woken = asyncio.Semaphore(_WOKEN)
-        self._handlers = set()                  # one for each connection
-        self._handshakes = {}                   # tasks that open a connection, the oldest first
-        self._expecting = {}                    # handlers that wait for their clients, the oldest first -> bytes held
-        self._held = 0                          # their sum
+        self.permits = RequestPermits(limits)
+        self.connections = Connections(self)
         self.waiting = {}                       # handlers that wait for jobs -> a future for the end of that
-        self._accepted, self._refused = 0, Counter()
-        self._allClosed = asyncio.Event()       # set when the last connection ends
+        self.woken = asyncio.Semaphore(_WOKEN)
         self._error = None                      # why it cannot go on
 
     def serveForever(self):
@@ -138,10 +126,7 @@ class Frontend:
         bytesHeld -- int, of requests that have not come completely, and of responses that are not taken yet.
         refused -- dict, the reason -> how many requests were refused for it.
         """
-        return {'accepted': self._accepted, 'connections': len(self._handlers),
-                'calls': self.calls.taken, 'longCalls': self.longCalls.taken,
-                'waitingRequests': self.calls.waiting + self.longCalls.waiting + self.largeBodies.waiting,
-                'waitingForJobs': len(self.waiting), 'bytesHeld': self._held, 'refused': dict(self._refused)}
+        return {**self.connections.statistics(), **self.permits.statistics(), 'waitingForJobs': len(self.waiting)}
 
     # The event loop
 
@@ -159,11 +144,11 @@ class Frontend:
             await asyncio.wait([accepting])
             self._socket.close()
             self._dismiss()
-            if self._handlers:
-                await asyncio.wait([handler.task for handler in self._handlers])
+            if self.connections.handlers:
+                await asyncio.wait([handler.task for handler in self.connections.handlers])
         finally:
             accepting.cancel()
-            await self._close()
+            await self.connections.close()
         if self._error is not None:
             raise RuntimeError('the frontend cannot go on; the log says why') from self._error
 
@@ -173,17 +158,11 @@ class Frontend:
                 client, address = await self.loop.sock_accept(self._socket)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._endOldest()
+                    self.connections.endOldest()
                 await asyncio.sleep(_PAUSE)
                 continue
-            task = self.loop.create_task(self._open(client, address[0]))
-            self._handshakes[task] = None
-            task.add_done_callback(self._endHandshake)
-            self._checkSilent()
+            self.connections.addHandshake(self.loop.create_task(self._open(client, address[0])))
             await asyncio.sleep(0)              # many may come at once, and others have come before
-
-    def _endHandshake(self, task):
-        self._handshakes.pop(task, None)
 
     def _endAccepting(self, task):
         if not task.cancelled() and task.exception() is not None:
@@ -202,6 +181,7 @@ class Frontend:
             logger.debug('connection of %s ended: %s', address, error)
 
     def _stop(self):
+        self.connections.isClosing = True
         if not self._end.done():
             self._end.set_result(None)
 
@@ -210,91 +190,15 @@ class Frontend:
         logger.error('the frontend cannot go on', exc_info=error)
         self._error = error
         self._stop()
-        for handler in self._handlers:
+        for handler in self.connections.handlers:
             handler.task.cancel()
 
     def _dismiss(self):
         """End the connections that are owed no response; wake those that wait for jobs."""
-        for task in self._handshakes:
-            task.cancel()
-        for handler in list(self._expecting):
-            if not handler.isResponding:
-                handler.end('The frontend is stopping')
-            elif handler.transport.is_closing():
-                handler.task.cancel()           # the client has its response, but for the end maybe
+        self.connections.dismiss('The frontend is stopping')
         for future in self.waiting.values():
             if not future.done():
                 future.set_result(None)
-
-    async def _close(self):
-        """End what is left of the connections, and wait for that."""
-        for task in [*self._handshakes, *(handler.task for handler in self._handlers)]:
-            task.cancel()
-        if self._handlers:
-            self._allClosed.clear()
-            await self._allClosed.wait()
-
-    # For the handlers
-
-    def add(self, handler):
-        """Note a new connection."""
-        self._accepted += 1
-        self._handlers.add(handler)
-        if self._end.done():
-            handler.task.cancel()
-
-    def remove(self, handler):
-        """Forget a connection that is closed."""
-        self._handlers.discard(handler)
-        if not self._handlers:
-            self._allClosed.set()
-
-    def waitForClient(self, handler):
-        """Note that it is the client that is waited for, from now on."""
-        self._held -= self._expecting.pop(handler, 0)
-        self._expecting[handler] = 0            # the newest
-        self.noteBytes(handler)
-        self._checkSilent()
-
-    def doneWithClient(self, handler):
-        """Note that nothing has to come from the client for the moment."""
-        self._held -= self._expecting.pop(handler, 0)
-
-    def noteBytes(self, handler):
-        """Note how many bytes are held for a client, if it is waited for; end one of them if that is too much."""
-        before = self._expecting.get(handler)
-        if before is None:
-            return
-        held = self._expecting[handler] = handler.bytesHeld
-        self._held += held - before
-        limits = self.limits
-        if self._held > limits.bodySize * limits.largeBodies:
-            average = self._held / len(self._expecting)
-            self._endFor(next(one for one, held in self._expecting.items() if held >= average),
-                         'There are too many large requests')
-
-    def noteRefusal(self, refusal):
-        """Count a `head.Refusal`."""
-        self._refused[refusal.reason.partition(':')[0]] += 1
-
-    def _checkSilent(self):
-        # Apart from each other: who shakes no hands is not to push out who has.
-        limit = self.limits.silent if self.tls is None else self.limits.silentTLS
-        if max(len(self._expecting), len(self._handshakes)) > limit:
-            self._endOldest()
-
-    def _endOldest(self):
-        """End the connection, of those whose clients are waited for, that has had the most time."""
-        if len(self._handshakes) > len(self._expecting):
-            task = next(iter(self._handshakes))
-            self._endHandshake(task)
-            task.cancel()
-        elif self._expecting:
-            self._endFor(next(iter(self._expecting)), 'There are too many connections')
-
-    def _endFor(self, handler, reason):
-        self.doneWithClient(handler)
-        handler.end(reason)
 
 
 def _listen(host, port):

@@ -1,6 +1,5 @@
 """What makes a row of the table of methods: its arguments and how they are checked, and whether it writes."""
 # SPDX-License-Identifier: ZPL-2.1
-from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -19,7 +18,7 @@ NO_SERVICE, READS, WRITES, REPEATS, WAITS = 'no service', 'reads', 'writes', 're
 
 _REQUIRED = object()
 
-# What XML-RPC calls the types that `wire.parseCall` gives.
+# What XML-RPC calls the types that `parser.parseCall` gives.
 _TYPE_NAMES = {
     type(None): 'nil',
     bool: 'boolean',
@@ -68,12 +67,17 @@ class Argument(NamedTuple):
 class Method(NamedTuple):
     """A row of the table."""
 
-    function: Callable              # called with the service and the checked arguments; None if it is NO_SERVICE
     access: str                     # NO_SERVICE, READS, WRITES, REPEATS or WAITS
     returns: str                    # the type's name
     arguments: tuple[Argument, ...] = ()
     role: str = 'view'              # of `users.ROLES`: who may call it
     traced: bool = False            # whether its function takes one argument more, the HTTP request's id
+    alias: str | None = None        # the name of the method that this is an older name of
+
+    @property
+    def isRepeatable(self):
+        """Whether a call of it may be repeated when nobody knows what became of it, as it changes nothing."""
+        return self.access in (NO_SERVICE, READS, WAITS)
 
     @property
     def signatures(self):
@@ -90,7 +94,7 @@ class Method(NamedTuple):
         """Return the arguments, all of them, as a list; raise `WrongArity` or `WrongType`.
 
         name -- the name it was called by.
-        values -- what was given, as `wire.parseCall` gives it.
+        values -- what was given, as `parser.parseCall` gives it.
         """
         if not self.required <= len(values) <= len(self.arguments):
             names = ', '.join(argument.name for argument in self.arguments)

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask import interfaces
 from lovely.remotetask.database.failures import isDatabaseError
-from lovely.remotetask.files import LARGE
-from lovely.remotetask.files import StoredFile
-from lovely.remotetask.files import valueOf
+from lovely.remotetask.database.storedfiles import LARGE
+from lovely.remotetask.database.storedfiles import StoredFile
+from lovely.remotetask.database.storedfiles import valueOf
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
-from lovely.remotetask.xmlrpc.wire import plain
+from lovely.remotetask.xmlrpc.results import plain
 
 
 #: What a listing says of each job, besides its status.

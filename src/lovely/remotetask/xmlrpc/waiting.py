@@ -76,7 +76,7 @@ class Wakeup(threading.Event):
         return changed
 
 
-class Watcher:
+class JobWatcher:
     """Wakes those whose jobs have ended; nobody but its thread waits for the database."""
 
     def __init__(self, db, resolve):
@@ -122,13 +122,14 @@ class Watcher:
         self._wakeup.set()
 
     def hasRoomFor(self, count):
-        """Say whether so many jobs more can be watched."""
+        """Return whether so many jobs more can be watched."""
         return len(self._jobs) + count <= JOBS
 
     def statistics(self):
         """Return what `Gateway.statistics` says of the jobs that are watched."""
         jobs = list(self._jobs.values())
-        return {'watchedJobs': len(jobs), 'foundJobs': sum(watched.page is not None for watched in jobs),
+        return {'isWatching': self._connection is not None,
+                'watchedJobs': len(jobs), 'foundJobs': sum(watched.page is not None for watched in jobs),
                 'watchers': len(self._waits)}
 
     @property

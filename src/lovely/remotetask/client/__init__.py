@@ -3,136 +3,50 @@
 It needs no database and no configuration; ``client.txt`` shows how it is used.
 """
 # SPDX-License-Identifier: ZPL-2.1
-import itertools
 import math
-import random
-import ssl
 import time
 import uuid
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 from typing import BinaryIO
-from typing import NamedTuple
-from typing import Self
 
 from lovely.remotetask import errors
+from lovely.remotetask.client.outcomes import JobCancelled
+from lovely.remotetask.client.outcomes import JobFailed
+from lovely.remotetask.client.outcomes import Outcome
+from lovely.remotetask.client.outcomes import StillRunning
+from lovely.remotetask.client.repetition import RepeatingClient
+from lovely.remotetask.client.transport import BadAnswer
+from lovely.remotetask.client.transport import ConnectionBroken
+from lovely.remotetask.client.transport import HttpError
+from lovely.remotetask.client.transport import NoAnswer
+from lovely.remotetask.client.transport import NotAuthorized
+from lovely.remotetask.client.transport import NotConnected
+from lovely.remotetask.client.transport import RemoteFault
 from lovely.remotetask.common.checks import LONGEST
-from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isNumber
-from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import shown
-from lovely.remotetask.interfaces import CANCELLED
-from lovely.remotetask.interfaces import ERROR
-from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.statuses import CANCELLED
+from lovely.remotetask.statuses import ERROR
+from lovely.remotetask.statuses import FINAL
+from lovely.remotetask.statuses import areFinal
+from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.calls import BATCH
+from lovely.remotetask.xmlrpc.calls import PART_SIZE
+from lovely.remotetask.xmlrpc.calls import WAITING_SIZE
+
 
 # All that goes wrong is part of the public face of this module.
-from lovely.remotetask.transport import BadAnswer  # noqa: F401
-from lovely.remotetask.transport import ConnectionBroken
-from lovely.remotetask.transport import HttpError
-from lovely.remotetask.transport import NoAnswer  # noqa: F401
-from lovely.remotetask.transport import NotAuthorized  # noqa: F401
-from lovely.remotetask.transport import NotConnected
-from lovely.remotetask.transport import RemoteFault
-from lovely.remotetask.transport import Server
-from lovely.remotetask.xmlrpc import faults
-from lovely.remotetask.xmlrpc.methods import BATCH
-from lovely.remotetask.xmlrpc.methods import METHODS
-from lovely.remotetask.xmlrpc.methods import PART_SIZE
-from lovely.remotetask.xmlrpc.methods import WAITING_SIZE
-from lovely.remotetask.xmlrpc.methods import areOver
-from lovely.remotetask.xmlrpc.signature import REPEATS
-from lovely.remotetask.xmlrpc.signature import WRITES
-from lovely.remotetask.xmlrpc.wire import dumpCall
+__all__ = ['BadAnswer', 'Client', 'ConnectionBroken', 'HttpError', 'JobCancelled', 'JobFailed', 'NoAnswer',
+           'NotAuthorized', 'NotConnected', 'Outcome', 'RemoteFault', 'StillRunning']
 
-
-#: Seconds that a call may take, all its repetitions included.
-TIMEOUT = 60.0
-
-#: Seconds before a call is repeated: the first time, the longest, and the growth.
-FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
-
-#: How often a call is repeated whose connection breaks where nobody has ever answered.
-STRANGE = 3
 
 #: Seconds that a front end is asked to wait at a time: proxies and firewalls cut what is silent for longer,
 #: many after 60 seconds, some after 30.
 WAIT_STEP = 25.0
 #: The same where several calls of `waitFor` are needed to see all jobs.
 SHORT_WAIT_STEP = 1.0
-
-# Faults that say that nothing was changed.
-_NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
-# HTTP statuses of a server that has not looked at the request yet, and of a proxy that does not know what became of it.
-_TOO_BUSY, _NO_ANSWER = (429, 503), (502, 504)
-
-
-# What goes wrong
-
-class JobFailed(errors.RemoteTaskError):
-    """The job that was waited for ended in an error."""
-
-    def __init__(self, jobid: int, reason: str) -> None:
-        super().__init__(f'job {jobid} failed: {reason}')
-        self.jobid, self.reason = jobid, reason
-
-
-class JobCancelled(errors.RemoteTaskError):
-    """The job that was waited for was cancelled."""
-
-    def __init__(self, jobid: int) -> None:
-        super().__init__(f'job {jobid} was cancelled')
-        self.jobid = jobid
-
-
-class StillRunning(errors.RemoteTaskError, TimeoutError):
-    """Jobs that were waited for have not ended in time; they go on."""
-
-    def __init__(self, statuses: dict[int, str], seconds: float) -> None:
-        """`statuses` is a dict of the ids and statuses of the jobs, `seconds` how long they were waited for."""
-        (jobid, status), *others = statuses.items()
-        also = f', and so {"is" if len(others) == 1 else "are"} {len(others)} more' if others else ''
-        super().__init__(f'job {jobid} is still {status} after {seconds:g} seconds{also}')
-        self.statuses = statuses
-
-
-class Outcome(NamedTuple):
-    """What became of a job."""
-
-    status: str | None                  # None for a job that is not there (any more)
-    result: Any = None                  # what the task returned
-    error: Exception | None = None      # why there is no result: what `Client.wait` would have raised
-
-
-# Repetition
-
-def _onlyLooks(method: str) -> bool:
-    """Whether the method changes nothing, so that it can be called twice."""
-    return method in METHODS and METHODS[method].access not in (WRITES, REPEATS)
-
-
-def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool) -> float | None:
-    """Return the seconds after which a call is to be made again that ended so; None: it is not.
-
-    error -- an exception.
-    attempt -- how often the call has been made before, 0 at first.
-    repeatable -- whether it may be carried out twice.
-    answered -- whether a front end has ever answered there.
-    """
-    pause = min(FIRST_PAUSE * PAUSE_GROWTH ** min(attempt, 100), LONGEST_PAUSE)     # a power may not overflow
-    if isinstance(error, ConnectionBroken):
-        # Most likely a connection that was kept too long; or what is there is no front end, or has TLS, or has none.
-        return (pause if attempt else 0) if repeatable and (answered or attempt < STRANGE) else None
-    if isinstance(error, NotConnected):
-        return pause if error.refused and (answered or attempt) else None
-    if isinstance(error, HttpError) and error.status in _TOO_BUSY:
-        return max(pause, error.retryAfter or 0)
-    if isinstance(error, HttpError) and error.status in _NO_ANSWER:
-        return pause if repeatable else None
-    if isinstance(error, RemoteFault) and (
-            error.code in _NOTHING_CHANGED or repeatable and error.code == faults.OUTCOME_UNKNOWN):
-        return pause
-    return None
 
 
 def _checkTimeout(timeout: Any, isRight: bool, expected: str) -> None:
@@ -155,87 +69,13 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-class Client:
+class Client(RepeatingClient):
     """The task service at a URL, for any number of threads.
 
-    It keeps its connections open until `close`; as a context manager it closes them at the end of the block.
-
-    A call that meets a front end that is too busy (HTTP 429 and 503, after the time that it asks for), about to stop,
-    or without its database is repeated, with growing pauses, as long as `timeout` allows, because nothing was
-    changed.  So is one that nobody listens to, if the front end has answered before; else it is raised at once.
-    When the connection breaks, or the front end itself or a proxy before it (HTTP 502 and 504) does not know the
-    outcome, only what is harmless twice is repeated: methods that just look, and `add` and `addMany`, which send a key
-    with each job, one of their own making unless the caller gives one: the same key again adds nothing, and gives the
-    same id.  All other methods are sent once, over a new connection, as one that was kept may be closed by the other
-    side just when it is used again.
-    Where nobody has ever answered, a connection that breaks is met by a few more only.
-
-    All methods but `close` raise:
-
-    `RemoteFault`, and with it the class of `errors` or `xmlrpc.faults` that belongs to the fault's code;
-    `NotAuthorized` and other `HttpError`;
-    `NotConnected`, `ConnectionBroken`, `NoAnswer`, `BadAnswer`;
-    `xmlrpc.faults.BadArguments` for what XML-RPC cannot carry.
-
-    All of them are `errors.RemoteTaskError`.  None tells the password.
+    `RepeatingClient` says how it is made and closed, which calls are repeated, and what all methods raise.  `add` and
+    `addMany` send a key with each job, one of their own making unless the caller gives one: the same key again adds
+    nothing, and gives the same id; so they are repeated as well.
     """
-
-    def __init__(self, url: str, timeout: float = TIMEOUT, context: ssl.SSLContext | None = None) -> None:
-        """Nothing is connected yet.
-
-        url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site1/films.
-            A user and a password may stand before the host: https://USER:PASSWORD@HOST/.
-        timeout -- seconds that a call may take, repetitions included.
-        context -- an `ssl.SSLContext` for https; default: one that trusts whom the system trusts.
-
-        Raise `ValueError` for what is no URL, or no time above 0.
-        """
-        check('timeout', timeout, isSpan(timeout), 'a number of seconds above 0')
-        self._server = Server(url, context)
-        self.timeout = timeout
-
-    @property
-    def url(self) -> str:
-        """The URL without user, password and query."""
-        return self._server.url
-
-    def close(self) -> None:
-        """Close the connections, and refuse all calls from now on."""
-        self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Return what the method of that name answers; for those of which there is none here."""
-        return self._call(method, arguments, _onlyLooks(method))
-
-    def _call(self, method: str, arguments: tuple[Any, ...], repeatable: bool, more: float = 0.0) -> Any:
-        """Return what the method answers.
-
-        repeatable -- whether it may be carried out twice.
-        more -- seconds that it may take above `timeout`.
-        """
-        try:
-            body = dumpCall(method, arguments)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise faults.BadArguments(f'{method}: the arguments cannot be sent: {error}') from error
-        seconds = self.timeout + more
-        until = time.monotonic() + seconds
-        for attempt in itertools.count():
-            try:
-                return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
-            except errors.RemoteTaskError as error:
-                pause = pauseAfter(error, attempt, repeatable, self._server.answered)
-                if pause is None:
-                    raise
-                pause *= random.uniform(1, 1.5)             # not all who were sent away come back together
-                if time.monotonic() + pause >= until:
-                    raise
-            time.sleep(pause)
 
     # Adding jobs
 
@@ -395,7 +235,7 @@ class Client:
         step = min(timeout, WAIT_STEP)
         found = dict(zip(jobids, self._waitStep(jobids, step, any)))
         left = timeout - step
-        while left > 0 and not areOver(found.values(), any):
+        while left > 0 and not areFinal(found.values(), any):
             there = [jobid for jobid, status in found.items() if status is not None]
             step = min(left, WAIT_STEP)
             found.update(zip(there, self._statuses(there, step, any)))
@@ -482,7 +322,7 @@ class Client:
 
         `counts`, how many jobs there are by status; `hosts`, as `getProcessingHosts`; `oldestWaiting`, when the job
         was added that has waited longest, in UTC seconds, or None; `throughput`, jobs that ended per second lately;
-        `paused`, whether `stopProcessing` was called.
+        `paused`, whether `pause` was called.
         """
         return self.call('getStatistics')
 
@@ -494,10 +334,10 @@ class Client:
         """Return whether any host takes jobs of the service."""
         return self.call('isProcessing')
 
-    def startProcessing(self) -> bool:
-        """Have all hosts take jobs of the service, after `stopProcessing`."""
-        return self.call('startProcessing')
+    def pause(self) -> bool:
+        """Have all hosts take no more jobs of the service, until `resume`; running ones end.  Return True."""
+        return self.call('pause')
 
-    def stopProcessing(self) -> bool:
-        """Have all hosts take no more jobs of the service, until `startProcessing`; running ones end."""
-        return self.call('stopProcessing')
+    def resume(self) -> bool:
+        """Have all hosts take jobs of the service, after `pause`.  Return True."""
+        return self.call('resume')

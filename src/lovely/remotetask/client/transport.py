@@ -151,6 +151,11 @@ class Server:
         self._idle = []                         # pairs of connection and when it was used last; the latest at the end
         self._closed = False
 
+    @property
+    def idleConnections(self):
+        """How many connections are kept that are not in use."""
+        return len(self._idle)
+
     def close(self):
         """Close the connections; those that are in use when they are not any more."""
         with self._lock:

@@ -1,0 +1,144 @@
+"""Calls of a front end by the names of its methods: which of them are repeated when something goes wrong, and when."""
+# SPDX-License-Identifier: ZPL-2.1
+import itertools
+import random
+import ssl
+import time
+from typing import Any
+from typing import Self
+
+from lovely.remotetask import errors
+from lovely.remotetask.client.transport import ConnectionBroken
+from lovely.remotetask.client.transport import HttpError
+from lovely.remotetask.client.transport import NotConnected
+from lovely.remotetask.client.transport import RemoteFault
+from lovely.remotetask.client.transport import Server
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.xmlrpc import faults
+from lovely.remotetask.xmlrpc.calls import METHODS
+from lovely.remotetask.xmlrpc.wire import dumpCall
+
+
+#: Seconds that a call may take, all its repetitions included.
+TIMEOUT = 60.0
+
+#: Seconds before a call is repeated: the first time, the longest, and the growth.
+FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
+
+#: How often a call is repeated whose connection breaks where nobody has ever answered.
+STRANGE = 3
+
+# Faults that say that nothing was changed.
+_NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
+# HTTP statuses of a server that has not looked at the request yet, and of a proxy that does not know what became of it.
+_TOO_BUSY, _NO_ANSWER = (429, 503), (502, 504)
+
+
+def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool) -> float | None:
+    """Return the seconds after which a call is to be made again that ended so; None: it is not.
+
+    error -- an exception.
+    attempt -- how often the call has been made before, 0 at first.
+    repeatable -- whether it may be carried out twice.
+    answered -- whether a front end has ever answered there.
+    """
+    pause = min(FIRST_PAUSE * PAUSE_GROWTH ** min(attempt, 100), LONGEST_PAUSE)     # a power may not overflow
+    if isinstance(error, ConnectionBroken):
+        # Most likely a connection that was kept too long; or what is there is no front end, or has TLS, or has none.
+        return (pause if attempt else 0) if repeatable and (answered or attempt < STRANGE) else None
+    if isinstance(error, NotConnected):
+        return pause if error.refused and (answered or attempt) else None
+    if isinstance(error, HttpError) and error.status in _TOO_BUSY:
+        return max(pause, error.retryAfter or 0)
+    if isinstance(error, HttpError) and error.status in _NO_ANSWER:
+        return pause if repeatable else None
+    if isinstance(error, RemoteFault) and (
+            error.code in _NOTHING_CHANGED or repeatable and error.code == faults.OUTCOME_UNKNOWN):
+        return pause
+    return None
+
+
+class RepeatingClient:
+    """Calls the methods of a front end by their names, for any number of threads.
+
+    It keeps its connections open until `close`; as a context manager it closes them at the end of the block.
+
+    A call that meets a front end that is too busy (HTTP 429 and 503, after the time that it asks for), about to stop,
+    or without its database is repeated, with growing pauses, as long as `timeout` allows, because nothing was
+    changed.  So is one that nobody listens to, if the front end has answered before; else it is raised at once.
+    When the connection breaks, or the front end itself or a proxy before it (HTTP 502 and 504) does not know the
+    outcome, only what is harmless twice is repeated, as methods that just look (`isRepeatable` in the table of
+    `xmlrpc.calls`).  All other methods are sent once, over a new connection, as one that was kept may be closed by the
+    other side just when it is used again.
+    Where nobody has ever answered, a connection that breaks is met by a few more only.
+
+    All methods but `close` raise:
+
+    `RemoteFault`, and with it the class of `errors` or `xmlrpc.faults` that belongs to the fault's code;
+    `NotAuthorized` and other `HttpError`;
+    `NotConnected`, `ConnectionBroken`, `NoAnswer`, `BadAnswer`;
+    `xmlrpc.faults.BadArguments` for what XML-RPC cannot carry.
+
+    All of them are `errors.RemoteTaskError`.  None tells the password.
+    """
+
+    def __init__(self, url: str, timeout: float = TIMEOUT, context: ssl.SSLContext | None = None) -> None:
+        """Nothing is connected yet.
+
+        url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site1/films.
+            A user and a password may stand before the host: https://USER:PASSWORD@HOST/.
+        timeout -- seconds that a call may take, repetitions included.
+        context -- an `ssl.SSLContext` for https; default: one that trusts whom the system trusts.
+
+        Raise `ValueError` for what is no URL, or no time above 0.
+        """
+        check('timeout', timeout, isSpan(timeout), 'a number of seconds above 0')
+        self._server = Server(url, context)
+        self.timeout = timeout
+
+    @property
+    def url(self) -> str:
+        """The URL without user, password and query."""
+        return self._server.url
+
+    def close(self) -> None:
+        """Close the connections, and refuse all calls from now on."""
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Return what the method of that name answers; raise what all methods of the class do.
+
+        arguments -- of what XML-RPC can carry.
+        """
+        return self._call(method, arguments, method in METHODS and METHODS[method].isRepeatable)
+
+    def _call(self, method: str, arguments: tuple[Any, ...], repeatable: bool, more: float = 0.0) -> Any:
+        """Return what the method answers.
+
+        repeatable -- whether it may be carried out twice.
+        more -- seconds that it may take above `timeout`.
+        """
+        try:
+            body = dumpCall(method, arguments)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise faults.BadArguments(f'{method}: the arguments cannot be sent: {error}') from error
+        seconds = self.timeout + more
+        until = time.monotonic() + seconds
+        for attempt in itertools.count():
+            try:
+                return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
+            except errors.RemoteTaskError as error:
+                pause = pauseAfter(error, attempt, repeatable, self._server.answered)
+                if pause is None:
+                    raise
+                pause *= random.uniform(1, 1.5)             # not all who were sent away come back together
+                if time.monotonic() + pause >= until:
+                    raise
+            time.sleep(pause)

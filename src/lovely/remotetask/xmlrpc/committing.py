@@ -1,0 +1,117 @@
+"""Writes of concurrent calls, committed in one transaction; each learns what became of it."""
+# SPDX-License-Identifier: ZPL-2.1
+import functools
+import logging
+
+from transaction import TransactionManager
+from transaction.interfaces import TransientError
+
+from lovely.remotetask import errors
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
+from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
+from lovely.remotetask.xmlrpc.session import Session
+
+
+logger = logging.getLogger('lovely.remotetask')
+
+
+class Withdrawn(TransientError):
+    """Somebody whose call is part of the transaction does not wait for it any more."""
+
+
+class VoteSentinel:
+    """A data manager that knows whether all others of its transaction have voted.
+
+    What fails before that has changed nothing.  After it, the database may have committed although the commit raises:
+    the connection can break between its doing so and its saying so.
+    """
+
+    allVoted = False
+
+    def __init__(self, writes):
+        """`writes` are those that the transaction carries out."""
+        self._writes = writes
+
+    def sortKey(self):
+        return '\U0010ffff'             # so that it votes last
+
+    def tpc_begin(self, transaction):
+        pass
+
+    commit = abort = tpc_finish = tpc_abort = tpc_begin
+
+    def tpc_vote(self, transaction):
+        # Whoever did not want to wait any longer has been told that nothing was changed: without him, then.
+        if not all([write.isWanted() for write in self._writes]):
+            raise Withdrawn()
+        self.allVoted = True
+
+
+class Committer:
+    """Carries out writes, all of one thread: a connection of its own lets a service count up its ids between them."""
+
+    def __init__(self, db, resolve, attempts, answered):
+        """Nothing is opened yet.
+
+        db, resolve, attempts -- as for `gateway.Gateway`.
+        answered -- called without arguments when the database has answered.
+        """
+        self._db, self._resolve, self._answered = db, resolve, answered
+        self._session = Session(db, functools.partial(TransactionManager, explicit=True), attempts)
+
+    def close(self):
+        """Close the connection, if there is one."""
+        self._session.close()
+
+    def settle(self, writes):
+        """Commit the writes together and end them; no error ends the writer."""
+        if not writes:
+            return
+        try:
+            outcomes = self._session.run(lambda: self._commit(writes))
+        except (DatabaseUnavailable, OutcomeUnknown) as error:
+            self._session.close()
+            logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
+            for write in writes:
+                write.end(None, error)
+        except BaseException as error:
+            # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
+            self._session.close()
+            if len(writes) == 1:
+                writes[0].end(None, error)
+            else:
+                for write in writes:
+                    self.settle([write])
+        else:
+            self._answered()
+            hubOf(self._db).ring()               # not all storages tell of the commits of this process
+            for write, result, refusal in outcomes:
+                write.end(result, refusal)
+
+    def _commit(self, writes):
+        """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
+        connection = self._session.open()
+        manager = connection.transaction_manager
+        writes = [write for write in writes if not write.cancelled()]
+        sentinel = VoteSentinel(writes)
+        try:
+            manager.begin()
+            outcomes = [(write, *self._run(connection, write)) for write in writes]
+            manager.get().join(sentinel)
+            manager.commit()
+        except BaseException as error:
+            try:
+                manager.abort()
+            finally:                            # whatever comes of that: to try again could add twice
+                if sentinel.allVoted:
+                    raise OutcomeUnknown() from error
+            raise
+        return outcomes
+
+    def _run(self, connection, write):
+        try:
+            result = write.function(self._resolve(connection, write.path))
+        except errors.RemoteTaskError as refusal:
+            return None, refusal
+        return write.serialize(result), None         # outside: a result that cannot be sent comes after the change
