@@ -13,20 +13,20 @@ from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from zope.component import provideUtility
 
-from lovely.remotetask import rescue
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.execute import failed
+from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.processing import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.transitions import Recorded
+from lovely.remotetask.storage.transitions import Recorded
 from test_processor import PATH
 from test_processor import ProcessorCase
 from test_processor import claimOne

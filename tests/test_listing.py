@@ -20,28 +20,28 @@ from zope.component import testing
 from zope.interface import Interface
 from zope.schema import Int
 
-from lovely.remotetask import listing
-from lovely.remotetask import ready
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.container import BITS
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.execute import execute
+from lovely.remotetask.execution.run import execute
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import queries
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.transitions import Outcome
-from lovely.remotetask.transitions import Recorded
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -386,7 +386,7 @@ class TestStatistics(Tasks):
         ledger = self.service.shards[0].ledger
         for number in range(1, 5001):
             ledger.finish(number, 'completed', 1000 + number / 1000)
-        self.assertAlmostEqual(self.service.getStatistics(1005)['throughput'], listing.ENOUGH, delta=2)
+        self.assertAlmostEqual(self.service.getStatistics(1005)['throughput'], queries.ENOUGH, delta=2)
 
     def test_a_schedule_waits_since_its_time(self):
         for _ in range(2):

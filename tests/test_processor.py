@@ -28,23 +28,15 @@ from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import claiming
 from lovely.remotetask import processor as processing
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.container import BITS
-from lovely.remotetask.copying import NESTING
-from lovely.remotetask.cycle import SKIP
-from lovely.remotetask.cycle import Cycle
-from lovely.remotetask.database import ClientLender
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import Lender
-from lovely.remotetask.database import ThreadConnection
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
-from lovely.remotetask.database import lastTransaction
+from lovely.remotetask.database.connections import ClientLender
+from lovely.remotetask.database.connections import Lender
+from lovely.remotetask.database.connections import ThreadConnection
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.encoding.plain import NESTING
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
@@ -52,16 +44,25 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
-from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.cycle import SKIP
+from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.in_flight import Run
+from lovely.remotetask.processing.load_sharing import HELD_UP
+from lovely.remotetask.processing.load_sharing import SLOWER
+from lovely.remotetask.processing.load_sharing import WARM
 from lovely.remotetask.processor import CLAIMING
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.roster import Run
 from lovely.remotetask.service import install
-from lovely.remotetask.sharing import HELD_UP
-from lovely.remotetask.sharing import SLOWER
-from lovely.remotetask.sharing import WARM
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 
@@ -827,7 +828,7 @@ class TestHosts(ProcessorCase):
         self.addCleanup(neighbour.kill)
         jobid = self.add('double', 1)
         ledger = self.service.ledgers['b'] = Ledger()
-        ledger.owner = dict(rescue.identity(), pid=neighbour.pid, started=rescue._startOf(neighbour.pid))
+        ledger.owner = dict(hosts.identity(), pid=neighbour.pid, started=hosts._startOf(neighbour.pid))
         self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
         ledger.claim(jobid, 0)
         self.manager.commit()
@@ -863,7 +864,7 @@ class TestHosts(ProcessorCase):
         self.provide('echo', lambda input: input)
         jobids = [self.add('echo', number) for number in range(10)]
         ledger = self.service.ledgers['dead'] = Ledger()
-        ledger.owner = dict(rescue.identity(), pid=dead.pid)
+        ledger.owner = dict(hosts.identity(), pid=dead.pid)
         for jobid in jobids:
             self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
             ledger.claim(jobid, 0)

@@ -16,24 +16,24 @@ from ZODB.POSException import POSKeyError
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import claiming
-from lovely.remotetask import ready
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import hubOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
-from lovely.remotetask.misfire import GRACE
-from lovely.remotetask.misfire import decide
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.schedules.misfire import GRACE
+from lovely.remotetask.schedules.misfire import decide
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 
@@ -143,7 +143,7 @@ class TestCronJobs(ScheduleCase):
         self.process(*range(3 * HOUR, 20 * HOUR, HOUR))
         self.assertEqual((len(job.history), job.error, job.output), (10, None, 19))
 
-    def test_scheduledFor(self):
+    def test_scheduled_for(self):
         job = self.service.jobs[self.add(minute=(0,))]
         self.assertIsNone(job.scheduledFor)
         self.process(0)
@@ -794,7 +794,7 @@ class TestTwoSchedulers(DatabaseCase):
 HOST = """\
 import sys
 from lovely.remotetask import processor
-from lovely.remotetask.command import CommandTask
+from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.task import SimpleTask
 from ZEO import DB
 from zope.component import provideUtility

@@ -10,15 +10,15 @@ import unittest
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask.container import BITS
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import Hub
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import Hub
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.ready import shardOf
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
+from lovely.remotetask.storage.ready import shardOf
+from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import waiting

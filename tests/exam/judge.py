@@ -10,12 +10,12 @@ from typing import NamedTuple
 from exam import tasks
 from exam.deployment import opened
 from exam.deployment import serviceOf
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import hubOf
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.roster import LONG_AFTER
+from lovely.remotetask.processing.in_flight import LONG_AFTER
 
 
 #: Seconds for what is left when the load has ended, besides as many as the load has lasted.

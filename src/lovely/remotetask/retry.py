@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: ZPL-2.1
 from dataclasses import dataclass
 
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import isNumber
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.checks import shown
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isNumber
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.checks import shown
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError

@@ -20,8 +20,8 @@ from ZEO.ClientStorage import ClientStorage
 from ZODB.config import databaseFromString
 from ZODB.DB import DB
 
-from lovely.remotetask.database import closeDatabase
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask

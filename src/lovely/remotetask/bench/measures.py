@@ -14,9 +14,9 @@ from lovely.remotetask.bench.stage import LOOK
 from lovely.remotetask.bench.stage import POLL
 from lovely.remotetask.bench.stage import THREADS
 from lovely.remotetask.bench.stage import Cost
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
 
 
 #: Seconds between two looks at hosts that drain a queue: they are not to be disturbed.

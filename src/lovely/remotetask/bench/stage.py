@@ -26,25 +26,25 @@ from zope.site.folder import Folder
 
 from lovely.remotetask.bench.client import addJobs
 from lovely.remotetask.bench.tasks import BOARD
-from lovely.remotetask.config import describeStorage
-from lovely.remotetask.config import load
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.config.settings import describeStorage
+from lovely.remotetask.config.settings import load
+from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
+from lovely.remotetask.storage.queue import ReadyQueue
 from lovely.remotetask.testing import PATIENCE
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
-from lovely.remotetask.zcml import loadSite
 
 
 #: Jobs that are added in one transaction, by a bulk add.

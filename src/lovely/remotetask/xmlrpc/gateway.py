@@ -12,8 +12,8 @@ from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
 
 from lovely.remotetask import errors
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import hubOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping

@@ -8,11 +8,11 @@ from collections import deque
 from transaction import TransactionManager
 
 from lovely.remotetask import errors
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.common.internals import resizeCache
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import hubOf
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.internals import resizeCache
-from lovely.remotetask.ready import shardOf
+from lovely.remotetask.storage.ready import shardOf
 
 
 logger = logging.getLogger('lovely.remotetask')
