@@ -370,9 +370,12 @@ ROOMS = '''
     execute
     fence
     rescue listing
-    sharing
-    cycle roster
-    worker
+    sharing claimstrategy iteration
+    session ownership peers
+    contention roster
+    cycle
+    worker lifecycle
+    workerpool claimloop
     processor
     config zcml
     autostart upkeep
