@@ -363,8 +363,8 @@ class TestTaking(AliveCase):
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             self.turns(observer, 5)
         self.assertEqual(self.job(jobid), (0, 0, 'processing'))
-        victim.iterate(Work([Outcome(claim.jobid, claim.run, COMPLETED, 0.0, 1.0, None)]))
-        self.assertEqual((self.job(jobid), victim.lost), ((0, 0, 'completed'), []))
+        result = victim.iterate(Work([Outcome(claim.jobid, claim.run, COMPLETED, 0.0, 1.0, None)]))
+        self.assertEqual((self.job(jobid), result.lost), ((0, 0, 'completed'), []))
 
     def test_two_rescuers(self):
         jobid, = self.silent('c', LONG)

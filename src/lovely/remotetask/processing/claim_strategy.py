@@ -63,7 +63,7 @@ class Situation:
     isIdle: bool = True                 # whether it has nothing in flight
     isQuick: bool = False               # whether it is on record that its jobs are short
     survey: Survey = field(default_factory=Survey)
-    capacity: Capacity = field(default_factory=Capacity)     # of the hosts of higher priority
+    capacity: Capacity = field(default_factory=Capacity)  # of the hosts of higher priority
     position: Position = field(default_factory=Position)
     yielding: Yielding = field(default_factory=Yielding)
     moment: float = 0.0                 # seconds of the monotonic clock
@@ -169,7 +169,7 @@ def leave(situation, waiting):
     """Return how many waiting jobs are left to the hosts of higher priority, and the `Yielding` from now on."""
     capacity, yielding, moment = situation.capacity, situation.yielding, situation.moment
     if not waiting or waiting > capacity.jobs:
-        yielding = field(default_factory=Yielding)
+        yielding = Yielding()
     elif yielding.since is None or yielding.serials != capacity.serials:
         yielding = Yielding(moment, capacity.serials)
     elif moment - yielding.since > PATIENCE * len(capacity.serials):        # and none of them has done anything since
