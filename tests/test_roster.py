@@ -1,5 +1,6 @@
 """What is in flight: which claim runs next, and how those that conflict with each other are serialized."""
 # SPDX-License-Identifier: ZPL-2.1
+import threading
 import unittest
 
 from lovely.remotetask.processing.contention import SERIALIZED_RUNS
@@ -254,3 +255,93 @@ class TestQueues(unittest.TestCase):
         self.take(0)
         self.inFlight.close()
         self.assertEqual([self.inFlight.acquire(queue) for queue in self.queues], [ENDED] * 3)
+
+
+class TestTheEnd(unittest.TestCase):
+    """A host gives up what it has in flight, in whichever thread."""
+
+    def setUp(self):
+        self.inFlight = InFlight(lambda: None, lambda: 0.0)
+
+    def add(self, *jobids):
+        self.inFlight.add([Claim(jobid, 0, 0, 'task', None) for jobid in jobids], b'')
+
+    def test_what_has_not_begun_is_withdrawn_for_good(self):
+        self.add(1, 2, 3)
+        execution, _ = self.inFlight.acquire(self.inFlight.newQueue())
+        self.inFlight.giveUp('the end')
+        self.assertEqual(execution.control.reason, 'the end')
+        self.assertEqual(self.inFlight.withdrawUnstarted(), {2, 3})
+        self.add(4)
+        self.inFlight.close()
+        self.assertEqual(self.inFlight.withdrawUnstarted(), {2, 3, 4})
+
+    def test_what_is_returned_to_be_claimed_again_is_not(self):
+        self.add(1)
+        self.assertEqual(len(self.inFlight.withdraw()), 1)
+        self.assertEqual(self.inFlight.withdrawUnstarted(), set())
+
+    def test_each_claim_has_begun_or_not(self):
+        begun, isMany, barrier, jobids = [], threading.Event(), threading.Barrier(6), range(1, 3001)
+        self.inFlight._average = BATCH / 10                 # a thread takes several at once
+        self.add(*jobids)
+
+        def work():
+            queue = self.inFlight.newQueue()
+            barrier.wait(20)
+            while (acquired := self.inFlight.acquire(queue, 20)) is not ENDED:
+                begun.append(acquired[0].claim.jobid)
+                if len(begun) >= 100:
+                    isMany.set()
+                self.inFlight.end(acquired[0], None)
+
+        def giveUp():
+            barrier.wait(20)
+            isMany.wait(20)                                 # the others are at work
+            self.inFlight.giveUp('the end')
+            self.inFlight.close()
+
+        threads = [threading.Thread(target=target) for target in [work] * 4 + [giveUp] * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        self.assertFalse(any(thread.is_alive() for thread in threads))
+        self.assertEqual(sorted([*begun, *self.inFlight.withdrawUnstarted()]), list(jobids))
+
+
+class TestExecution(unittest.TestCase):
+    """What the thread of a run writes, and the one that keeps the ledger reads."""
+
+    def setUp(self):
+        self.now = 100.0
+        self.inFlight = InFlight(lambda: None, lambda: self.now)
+        self.inFlight.add([Claim(1, 0, 0, 'task', None)], b'')
+        self.execution, _ = self.inFlight.acquire(self.inFlight.newQueue())
+
+    def test_the_time_limit(self):
+        self.execution.begin(self.now, False)
+        self.execution.setRules(None, 5.0)
+        self.now += LONG_AFTER
+        self.inFlight.confirm(self.inFlight.snapshot())
+        self.assertEqual(self.inFlight.nextMoment(), 105.0)
+        self.assertEqual(self.inFlight.takeOverdue(), [])
+        self.now = 105.0
+        self.assertEqual(self.inFlight.takeOverdue(), [self.execution])
+        self.assertEqual((self.inFlight.takeOverdue(), self.inFlight.load(1).unwanted), ([], 1))
+
+    def test_it_writes_under_the_lock(self):
+        for write in (lambda: self.execution.begin(200.0, True), lambda: self.execution.setRules('policy', 5.0),
+                      self.execution.countConflict):
+            before = self.state()
+            thread = threading.Thread(target=write, daemon=True)
+            with self.inFlight._lock:
+                thread.start()
+                thread.join(0.05)
+                self.assertEqual((thread.is_alive(), self.state()), (True, before))
+            thread.join(20)
+            self.assertNotEqual(self.state(), before)
+
+    def state(self):
+        one = self.execution
+        return one.began, one.cold, one.policy, one.limit, one.conflicts
