@@ -476,7 +476,7 @@ class TestIterations(ProcessorCase):
         before, claims = self.cycle.state, dict(self.cycle.openClaims)
         self.assertEqual(claims, {jobid: 0})
         self.meanwhile.append(lambda: (self.service.jobs[jobid].touch(), self.service.pause()))
-        work = Work([transitions.Outcome(jobid, 0, COMPLETED, 1.0, 2.0, 2)], 1)
+        work = Work([transitions.Outcome(jobid, 0, COMPLETED, 1.0, 2.0, 2)], 1, duration=0.001)
         with self.assertRaises(ConflictError):
             self.cycle.iterate(work)
         self.assertEqual(dataclasses.replace(self.cycle.state, position=before.position), before)
@@ -484,7 +484,7 @@ class TestIterations(ProcessorCase):
         result = self.cycle.iterate(work)                           # the same reports again
         self.assertEqual((result.claims, self.cycle.openClaims), ([], {}))
         self.assertIs(self.cycle.state, result.state)
-        self.assertTrue(result.state.paused)
+        self.assertTrue(result.state.paused and result.state.isQuick)
         self.assertEqual(self.statuses(jobid), [COMPLETED])
         self.manager.begin()
         self.assertEqual(self.service.getStatus(later), QUEUED)
@@ -987,7 +987,7 @@ class TestHosts(ProcessorCase):
         self.assertEqual((dict(self.service.data), self.service.jobs[jobid].run), ({'runs': 1}, 1))
 
     def test_it_ends_when_running_is_set_to_false(self):
-        processor = self.start()
+        processor = self.start(waitTime=1000, lease=10000)          # without being woken it would wait for long
         with self.assertRaises(ValueError):
             processor.running = True
         self.assertTrue(processor.running)

@@ -1,5 +1,6 @@
 """What is in flight: which claim runs next, and how those that conflict with each other are serialized."""
 # SPDX-License-Identifier: ZPL-2.1
+import sys
 import threading
 import unittest
 
@@ -285,6 +286,8 @@ class TestTheEnd(unittest.TestCase):
         begun, isMany, barrier, jobids = [], threading.Event(), threading.Barrier(6), range(1, 3001)
         self.inFlight._average = BATCH / 10                 # a thread takes several at once
         self.add(*jobids)
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-6)
 
         def work():
             queue = self.inFlight.newQueue()
