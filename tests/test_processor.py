@@ -987,7 +987,9 @@ class TestHosts(ProcessorCase):
         self.assertEqual((dict(self.service.data), self.service.jobs[jobid].run), ({'runs': 1}, 1))
 
     def test_it_ends_when_running_is_set_to_false(self):
-        processor = self.start(waitTime=1000, lease=10000)          # without being woken it would wait for long
+        processor, pause = self.start(waitTime=1000, lease=10000), threading.Event()
+        while processor._wakeup.interest is None:                   # then it waits, for long if nobody wakes it
+            pause.wait(0.01)
         with self.assertRaises(ValueError):
             processor.running = True
         self.assertTrue(processor.running)
