@@ -154,13 +154,13 @@ class Cycle:
         self._report(view, work)
         unwanted = self._unwanted(view, work.snapshot)
         messages = self._watchPeers(view)
-        scheduling = self._schedule(view)
+        scheduled = self._schedule(view)
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
-        state = self._stateAfter(view, published, scheduling, decision)
+        state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view)
-        return Result(state, claims, unwanted, lost, self._isReclaimed, messages + scheduling.messages, isWritten,
+        return Result(state, claims, unwanted, lost, self._isReclaimed, messages + scheduled.messages, isWritten,
                       beatAt)
 
     # The steps
@@ -284,17 +284,17 @@ class Cycle:
             elif claim.suspect:
                 view.ledger.mark(claim.jobid, ALONE)
 
-    def _stateAfter(self, view, published, scheduling, decision):
+    def _stateAfter(self, view, published, scheduled, decision):
         """Return the `State` that follows, if this is committed."""
         service, freeBefore = view.service, decision.freeBefore
         if freeBefore is None:
             freeBefore = min(self.state.freeBefore, self.peers.survey.rank)
         nextTime = None
-        if scheduling.isScheduler:
-            nextTime = view.now if scheduling.hasMore else service.schedule.nextTime()
+        if scheduled.isScheduler:
+            nextTime = view.now if scheduled.hasMore else service.schedule.nextTime()
         return State(nextTime, service.paused, ready.interest(service, view.ledger, not decision.isSpared),
                      bool(rateOf(view.ledger.owner)), decision.isSpared, freeBefore, decision.position,
-                     decision.yielding, published.slowerSince, scheduling.isScheduler, scheduling.handedAt)
+                     decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt)
 
     def _commit(self, view):
         """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None."""

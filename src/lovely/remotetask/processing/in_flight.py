@@ -46,7 +46,8 @@ class Execution:
 
     `control` guards itself.  `claim`, `tid` and `added` do not change.  All else is written under the lock of the
     `InFlight` that it belongs to; the methods here, for the thread that runs the job, see to that.  That thread may
-    read without the lock what it alone writes: `began`, `cold`, `policy`, `limit`, `conflicts`.
+    read without the lock what it alone writes: `began`, `cold`, `policy`, `limit`, `conflicts`.  Others read it under
+    the lock; but `policy` and `limit`, which are set together and once, also after `InFlight.takeOverdue`.
     """
 
     def __init__(self, claim, tid, added, began, onProgress, lock):
@@ -85,8 +86,8 @@ class Execution:
 class InFlight:
     """The state that the thread which keeps the ledger shares with those that run jobs, and with who stops them.
 
-    `_lock` guards all attributes that change, those of the `Execution`s, and the queues of the threads.  No method
-    calls anybody while it holds the lock.
+    `_lock` guards all attributes that change, those of the `Execution`s, and the queues of the threads.  While a method
+    holds it, it waits for nobody and calls nothing but the clock.
 
     wake -- a callable that has the ledger's thread look.
     monotonic -- returns seconds of the monotonic clock.
