@@ -90,7 +90,8 @@ class MultiProcessor:
         self._settings = Settings(waitTime, maxThreads, {} if keep is None else dict(keep), self.ordered,
                                   self._tasks.apart)
         self._lifecycle = Lifecycle(monotonic)
-        self._wakeup = threading.Event()        # with an `interest`, see `Hub.subscribe`
+        self._wakeup = threading.Event()
+        self._wakeup.interest = None            # see `Hub.subscribe`
         self.inFlight = InFlight(self._wake, monotonic)
         self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
         self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, clock)
