@@ -322,7 +322,7 @@ class InFlight:
         """Return the index of the first claim that may run now, or None.  Of serialized tasks one runs at a time."""
         if not self._contention.serialized:
             return 0 if self._waiting else None
-        busy = {execution.claim.task for execution in self._executions} & self._contention.serialized
+        busy = {execution.claim.task for execution in self._executions} & self._contention.serialized.keys()
         return next((index for index, entry in enumerate(self._waiting) if entry.claim.task not in busy), None)
 
     def isSerialized(self, task):
