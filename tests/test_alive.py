@@ -24,6 +24,7 @@ from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
@@ -85,7 +86,7 @@ class AliveCase(ProcessorCase):
     def turns(self, cycle, seconds, step=1):
         for _ in range(int(seconds / step)):
             self.now.advance(step)
-            cycle.turn([], 0)
+            cycle.iterate(Work())
 
     def serial(self, name):
         self.manager.begin()
@@ -120,7 +121,7 @@ class TestHeartbeat(AliveCase):
         reports, count = [], []
 
         def turn():
-            claims, _ = cycle.turn(reports, 3)
+            claims = cycle.iterate(Work(reports, 3)).claims
             reports[:] = filter(None, map(report, claims))
             count.append(len(reports))
 
@@ -133,7 +134,7 @@ class TestHeartbeat(AliveCase):
 
     def test_of_nothing(self):
         cycle = self.cycle('a')
-        self.assertEqual(self.longestSilence(cycle, lambda: cycle.turn([], 1)), LEASE / 3)
+        self.assertEqual(self.longestSilence(cycle, lambda: cycle.iterate(Work(want=1))), LEASE / 3)
 
     def test_of_jobs_that_are_tried_again(self):
         cycle, _ = self.cycle('a'), self.add('echo', retryPolicy=RetryPolicy(attempts=9999))
@@ -169,7 +170,7 @@ class TestHeartbeat(AliveCase):
         # Somebody always writes what a turn is about to write.
         jobid = self.add('echo')
         cycle = self.cycle('a')
-        claim, = cycle.turn([], 1)[0]
+        claim, = cycle.iterate(Work(want=1)).claims
         conflicts = []
 
         def clock():
@@ -180,26 +181,26 @@ class TestHeartbeat(AliveCase):
 
         def turn():
             with self.assertRaises(ConflictError):
-                cycle.turn([self.failed(claim)], 1)
+                cycle.iterate(Work([self.failed(claim)], 1))
             conflicts.append(1)
 
         cycle.clock = clock
         self.assertLessEqual(self.longestSilence(cycle, turn), LEASE / 3 + 1)
         self.assertEqual(len(conflicts), 200)
         cycle.clock = self.now
-        cycle.turn([self.failed(claim)], 0)
+        cycle.iterate(Work([self.failed(claim)]))
         self.assertEqual(self.job(jobid)[:2], (1, 1))
 
     def test_no_more_is_written(self):
         cycle = self.cycle('a')
-        cycle.turn([], 0)
+        cycle.iterate(Work())
         serials = set()
         for _ in range(60):
             self.now.advance(5)
-            cycle.turn([], 0)
+            cycle.iterate(Work())
             serials.add(self.serial('a'))
             before = self.db.lastTransaction()
-            cycle.turn([], 0)
+            cycle.iterate(Work())
             self.assertEqual(self.db.lastTransaction(), before)
         self.assertEqual(len(serials), 31)
 
@@ -207,20 +208,20 @@ class TestHeartbeat(AliveCase):
         processor = MultiProcessor(self.db, PATH, waitTime=1000, lease=LEASE, monotonic=self.now)
         processor._attach()
         self.addCleanup(processor.cycle.close)
-        processor._turn([], 0)
+        processor.loop.iterate()
         seen = []
         for _ in range(10):
-            self.now.advance(processor._idleTime())
-            processor._turn([], 0)
+            self.now.advance(processor.loop.idleTime())
+            processor.loop.iterate()
             seen.append(self.now() - 1000)
         self.assertLessEqual({10, 20, 30}, set(seen))
 
 
-class TestWatch(AliveCase):
+class TestLiveness(AliveCase):
     """What an observer takes for silence."""
 
     def watch(self, lease=LEASE):
-        watch = hosts.Watch(lease)
+        watch = hosts.LivenessMonitor(lease)
         watch.wrote(self.now())
         return watch
 
@@ -288,7 +289,7 @@ class TestWatch(AliveCase):
         gone.wait()
         self.silent('b')
         self.service.ledgers['b'].owner = dict(hosts.identity(), pid=gone.pid)
-        self.assertEqual(hosts.Watch(LEASE).stateOf('b', self.service.ledgers['b'], 0), hosts.ENDED)
+        self.assertEqual(hosts.LivenessMonitor(LEASE).stateOf('b', self.service.ledgers['b'], 0), hosts.ENDED)
 
     def test_a_process_of_which_nothing_can_be_seen(self):
         # As of another user's where /proc is mounted with hidepid: when it was started cannot be read.
@@ -319,7 +320,7 @@ class TestTaking(AliveCase):
         self.service.ledgers['b'].owner = dict(hosts.identity(), pid=gone.pid)
         self.manager.commit()
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
-            self.cycle('a').turn([], 0)
+            self.cycle('a').iterate(Work())
         self.assertEqual([record.getMessage() for record in logs.records],
                          ['processing host b has ended: 1 of its jobs are queued again by a'])
         self.assertEqual(self.job(running), (1, 1, 'queued'))
@@ -329,59 +330,59 @@ class TestTaking(AliveCase):
     def test_after_a_common_stall_nobody_is_rescued(self):
         cycles = [self.cycle(name) for name in 'abc']
         jobid = self.add('echo')
-        claim, = cycles[0].turn([], 1)[0]
+        claim, = cycles[0].iterate(Work(want=1)).claims
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             for _ in range(3):
                 for cycle in cycles * 2:
-                    cycle.turn([], 0)
+                    cycle.iterate(Work())
                 self.now.advance(6 * LEASE)             # the turns of all lie back
             for stalled in cycles:                      # or one of them takes so long, and all others wait
                 stalled.clock = lambda: self.now.advance(2 * LEASE)
-                stalled.turn([], 0)
+                stalled.iterate(Work())
                 stalled.clock = self.now
                 for cycle in cycles * 2:
-                    cycle.turn([], 0)
+                    cycle.iterate(Work())
         self.assertEqual(self.job(jobid), (0, 0, 'processing'))
 
     def test_a_heartbeat_that_comes_between(self):
         # The observer looks at the database, the other is heard of, and only then the observer commits.
         victim, observer = self.cycle('a'), self.cycle('b')
         jobid = self.add('echo')
-        claim, = victim.turn([], 1)[0]
+        claim, = victim.iterate(Work(want=1)).claims
         self.turns(observer, 40)
 
         def clock():
-            victim.turn([], 0)
+            victim.iterate(Work())
             return self.now()
 
         observer.clock = clock
         self.now.advance(1)
         with self.assertNoLogs('lovely.remotetask', 'WARNING'), self.assertRaises(ConflictError):
-            observer.turn([], 0)
+            observer.iterate(Work())
         observer.clock = self.now
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             self.turns(observer, 5)
         self.assertEqual(self.job(jobid), (0, 0, 'processing'))
-        victim.turn([Outcome(claim.jobid, claim.run, COMPLETED, 0.0, 1.0, None)], 0)
-        self.assertEqual((self.job(jobid), victim.lost), ((0, 0, 'completed'), []))
+        result = victim.iterate(Work([Outcome(claim.jobid, claim.run, COMPLETED, 0.0, 1.0, None)]))
+        self.assertEqual((self.job(jobid), result.lost), ((0, 0, 'completed'), []))
 
     def test_two_rescuers(self):
         jobid, = self.silent('c', LONG)
         first, second = self.cycle('a'), self.cycle('b')
         for _ in range(40):
             self.now.advance(1)
-            first.turn([], 0)
-            second.turn([], 0)
+            first.iterate(Work())
+            second.iterate(Work())
 
         def clock():
-            second.turn([], 0)
+            second.iterate(Work())
             return self.now()
 
         first.clock = clock
         self.now.advance(1)
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
             with self.assertRaises(ConflictError):
-                first.turn([], 0)
+                first.iterate(Work())
             first.clock = self.now
             self.turns(first, 5)
         self.assertEqual([record.getMessage() for record in logs.records],
@@ -396,12 +397,12 @@ class TestTaking(AliveCase):
         first, second = self.cycle('a', schedule=False), self.cycle('b')
         for _ in range(40):
             self.now.advance(1)
-            first.turn([], 0)
-            second.turn([], 0)
+            first.iterate(Work())
+            second.iterate(Work())
         self.now.advance(1)
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
-            second.turn([], 0)
-            first.turn([], 0)
+            second.iterate(Work())
+            first.iterate(Work())
         self.assertEqual(len(logs.records), 1)
         self.manager.begin()
         self.assertEqual(self.service.schedule.keeper, 'b')
@@ -409,21 +410,20 @@ class TestTaking(AliveCase):
     def test_who_was_rescued_and_lives_goes_on(self):
         victim = self.cycle('b')
         jobids = [self.add('echo') for _ in range(3)]
-        lost, other = victim.turn([], 2)[0]
+        lost, other = victim.iterate(Work(want=2)).claims
         self.manager.begin()
         rescue.rescue(self.service, 'b', self.now(), LEASE)
         self.manager.commit()
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
             late = Outcome(lost.jobid, lost.run, COMPLETED, 0.0, 1.0, 'late')
-            claims, _ = victim.turn([late], 1)
+            result = victim.iterate(Work([late], 1))
         self.assertIn('they run the 2 jobs', logs.records[0].getMessage())
         self.assertIn('was silent for its lease of 30 s, as others saw it', logs.records[0].getMessage())
-        self.assertEqual(set(victim.lost), {(lost.jobid, lost.run), (other.jobid, other.run)})
-        self.assertEqual(victim.inFlight, {claims[0].jobid: 1})
+        self.assertEqual(set(result.lost), {(lost.jobid, lost.run), (other.jobid, other.run)})
+        self.assertEqual(victim.openClaims, {result.claims[0].jobid: 1})
         self.assertEqual([self.job(jobid)[:2] for jobid in jobids], [(1, 0), (1, 0), (0, 0)])
         self.assertEqual(self.service.ledgers['b'].owner['token'], victim.owner['token'])
-        victim.turn([], 0)
-        self.assertEqual(victim.lost, [])
+        self.assertEqual(victim.iterate(Work()).lost, [])
 
 
 class TestLost(ProcessorCase):
@@ -459,7 +459,7 @@ class TestLost(ProcessorCase):
         self.manager.commit()
         self.assertTrue(again.wait(PATIENCE))
         self.assertEqual(set(self.statuses(*[self.add('echo') for _ in range(10)])), {'completed'})    # by the first
-        self.assertEqual(processor._roster.stuck, 0)
+        self.assertEqual(processor.inFlight.load(1).unwanted, 0)
         go.set()
         self.assertEqual(self.statuses(jobid), ['completed'])
         self.assertEqual((ends, dict(self.service.data), self.left()), (['told', False], {'runs': 1}, []))
@@ -475,10 +475,11 @@ class TestLost(ProcessorCase):
         rescue.rescue(self.service, 'late', 0, LEASE)
         self.manager.commit()
         for _ in range(PATIENCE * 100):
-            if processor._roster.stuck:
+            if processor.inFlight.load(1).unwanted:
                 break
             pause.wait(0.01)
-        self.assertEqual((self.left(), processor._want(0)), ([jobid], 0))      # it claims nothing that would wait
+        self.assertEqual(self.left(), [jobid])          # it claims nothing that would wait
+        self.assertEqual(processor.loop.demand(processor.inFlight.load(1)), 0)
         go.set()
         self.assertEqual(self.statuses(jobid), ['completed'])
 
@@ -631,7 +632,7 @@ class TestStalls(unittest.TestCase):
         with self.assertLogs('lovely.remotetask', 'ERROR'):
             failing = [self.add('fail') for _ in range(6)]
             for host in self.hosts:
-                self.assertFalse(host._ended.wait(3 * SHORT))
+                self.assertFalse(host._lifecycle.ended.wait(3 * SHORT))
             go.set()
             self.assertEqual(self.statuses(*waiting, *failing), {'completed'})
         self.assertGreater(len(runs), 20)

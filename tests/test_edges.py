@@ -30,6 +30,7 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.execution import tasks
 from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.execution.control import Control
+from lovely.remotetask.processing import claim_loop as claimloop
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
@@ -345,7 +346,7 @@ class TestProcessor(ProcessorCase):
     def test_no_wait_time(self):
         # As few as make sense: an idle processor does not keep a core busy.
         one = MultiProcessor(self.db, PATH, waitTime=0)
-        self.assertEqual((one.waitTime, one._idleTime()), (0, processor.LEAST_WAIT))
+        self.assertEqual((one.waitTime, one.loop.idleTime()), (0, claimloop.LEAST_WAIT))
 
     def test_no_threads(self):
         # It only schedules.

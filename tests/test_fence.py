@@ -24,6 +24,7 @@ from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.storage.transitions import Recorded
@@ -176,7 +177,7 @@ class TestOwnJob(RunCase):
                 job = self.service.jobs[jobid]
                 self.assertEqual((job.status, job.pending, job.output, len(job.history)), (CRONJOB, False, 'done', 1))
                 self.assertEqual(self.runs.count(jobid), 1)
-                host.cycle.turn([], 0)
+                host.cycle.iterate(Work())
                 self.manager.begin()
                 self.assertEqual((job.scheduledFor, job.attempt), (420.0 if name == 'update' else 120.0, 0))
                 host.cycle.leave()
@@ -190,7 +191,7 @@ class TestOwnJob(RunCase):
         job = self.service.jobs[jobid]
         self.assertEqual((job.status, job.attempt, self.written(), self.left()), (DELAYED, 0, 1, []))
         host.clock = host.cycle.clock = lambda: 90.0
-        self.assertEqual(host.cycle.turn([], 1)[0], [])
+        self.assertEqual(host.cycle.iterate(Work(want=1)).claims, [])
         self.manager.begin()
         self.assertEqual(self.left(), [])
         self.task(lambda service, jobid: 'later')
@@ -228,11 +229,11 @@ class TestOwnJob(RunCase):
         jobid, host = self.add_echo(), self.host()
         for attempt in 1, 2, 3:
             claim = self.claimed(host)
-            host.cycle.turn([Recorded(claim.jobid, claim.run)], 0)
+            host.cycle.iterate(Work([Recorded(claim.jobid, claim.run)]))
             self.manager.begin()
             self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].attempt), (QUEUED, attempt))
         claim = self.claimed(host)
-        host.cycle.turn([Recorded(claim.jobid, claim.run)], 0)
+        host.cycle.iterate(Work([Recorded(claim.jobid, claim.run)]))
         self.manager.begin()
         self.assertEqual((self.service.getStatus(jobid), self.left()), ('error', []))
         self.assertEqual(self.service.getError(jobid), 'the end of the run is not on record')
@@ -245,7 +246,7 @@ class TestOwnJob(RunCase):
         with contextlib.closing(host._worker()) as worker:
             report = worker.run(claim)
         late = failed(claim, TimeLimitExceeded(1), 0.0, 1.0, host.name, RetryPolicy(attempts=1))
-        host.cycle.turn([late, report], 0)
+        host.cycle.iterate(Work([late, report]))
         self.manager.begin()
         self.assertEqual((self.service.getStatus(jobid), self.service.getResult(jobid)), ('completed', 'done'))
         self.assertEqual((self.left(), self.service.countJobs()['completed']), ([], 1))
@@ -456,8 +457,8 @@ class TestStorageErrors(RunCase):
                     while self.storage.faults[method] and method != 'tpc_abort':
                         self.assertTrue(host.running)
                         self.db.cacheMinimize()                         # so that there is something to load
-                        host._bell.set()
-                        host._ended.wait(0.01)
+                        host._wakeup.set()
+                        host._lifecycle.ended.wait(0.01)
                     self.storage.faults = {}
                     self.connection = self.db.open(self.manager)
                     self.service = self.connection.root()['Application']['TaskService']
@@ -564,7 +565,7 @@ class TestThreads(RunCase):
         threading.excepthook = lambda arguments: None
         self.addCleanup(setattr, threading, 'excepthook', hook)
         with self.assertLogs('lovely.remotetask', logging.ERROR) as logs:
-            host._roster.take = end
+            host.inFlight.acquire = end
             jobid = self.add('echo')
             host.thread.join(20)
         self.assertFalse(host.thread.is_alive() or host.running)
@@ -575,10 +576,10 @@ class TestThreads(RunCase):
     def test_a_connection_that_cannot_be_closed(self):
         # It has changes that no transaction knows of, as after an abort that failed: the host ends all the same.
         host = self.host()
-        host.cycle._begin()
-        host.cycle._service().data['forgotten'] = True
-        connection, txn = host.cycle._connection, host.cycle._manager.get()
-        host.cycle._manager.free(txn)
+        session = host.cycle.session
+        session.begin().data['forgotten'] = True
+        connection, txn = session.connection, session.manager.get()
+        session.manager.free(txn)
         with self.assertLogs('lovely.remotetask', logging.WARNING) as logs:
             host.cycle.close()
         self.assertIn('its connection to the database is given up', logs.output[0])
@@ -608,11 +609,11 @@ class TestThreads(RunCase):
                 provideUtility(lambda service, jobid, input: leave(transaction.get()), ITask, name='first')
                 jobids, host = [self.add('first'), self.add('second')], self.host()
                 host.monotonic = lambda: 0.0            # no transaction is too old
-                claims, _ = host.cycle.turn([], 2)
+                claims = host.cycle.iterate(Work(want=2)).claims
                 claims.sort(key=lambda claim: claim.task)
                 with contextlib.closing(host._worker()) as worker:
                     reports = [worker.run(claim) for claim in claims]
-                host.cycle.turn(reports, 0)
+                host.cycle.iterate(Work(reports))
                 host.cycle.leave()
                 self.assertEqual(self.statuses(*jobids), ['completed'] * 2)
         nothing = ('', '', {}, None)

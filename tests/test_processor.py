@@ -1,6 +1,7 @@
 """Processors on a real database: outcomes, transactions, conflicts, cancelling, hosts that are gone."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -28,7 +29,6 @@ from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import processor as processing
 from lovely.remotetask.database.connections import ClientLender
 from lovely.remotetask.database.connections import Lender
 from lovely.remotetask.database.connections import ThreadConnection
@@ -44,14 +44,19 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
+from lovely.remotetask.processing import claim_loop as claimloop
 from lovely.remotetask.processing import rescue
-from lovely.remotetask.processing.cycle import SKIP
+from lovely.remotetask.processing import worker_pool as workerpool
+from lovely.remotetask.processing.claim_strategy import CLAIMING
+from lovely.remotetask.processing.claim_strategy import SKIP
+from lovely.remotetask.processing.claim_strategy import Position
 from lovely.remotetask.processing.cycle import Cycle
-from lovely.remotetask.processing.in_flight import Run
+from lovely.remotetask.processing.in_flight import Execution
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processing.load_sharing import HELD_UP
 from lovely.remotetask.processing.load_sharing import SLOWER
 from lovely.remotetask.processing.load_sharing import WARM
-from lovely.remotetask.processor import CLAIMING
+from lovely.remotetask.processing.ownership import LeaseLost
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
@@ -73,7 +78,7 @@ PATH = ('TaskService',)
 def claimOne(host):
     """Make a host go on until it has claimed a job; return the claim."""
     for _ in range(3):              # a scheduler takes in a schedule, and calls it in a later turn
-        claims, _ = host.cycle.turn([], 1)
+        claims = host.cycle.iterate(Work(want=1)).claims
         if claims:
             return claims[0]
     raise AssertionError('nothing was claimed')
@@ -83,7 +88,7 @@ def runClaim(host, claim):
     """Run a job as a thread of the host does, enter the report, and return it."""
     with contextlib.closing(host._worker()) as worker:
         report = worker.run(claim)
-    host.cycle.turn([report], 0)
+    host.cycle.iterate(Work([report]))
     return report
 
 
@@ -402,12 +407,12 @@ class TestWhileAnotherCommits(ProcessorCase):
         self.addCleanup(host.cycle.close)
         self.service.addMany([{'task': 'echo', 'input': number} for number in range(2)])
         self.manager.commit()
-        claims, _ = host.cycle.turn([], 2)
+        claims = host.cycle.iterate(Work(want=2)).claims
         with contextlib.closing(host._worker()) as worker:
-            runs = [Run(claim, b'', 0.0, 0.0, lambda: None) for claim in claims]
-            reports = [worker.run(runs[0].claim, run=runs[0])]
+            executions = [Execution(claim, b'', 0.0, 0.0, lambda: None, threading.Lock()) for claim in claims]
+            reports = [worker.run(claims[0], execution=executions[0])]
             committing = self.commit()
-            reports.append(worker.run(runs[1].claim, run=runs[1]))
+            reports.append(worker.run(claims[1], execution=executions[1]))
             self.assertTrue(committing.is_alive())
             self.go.set()
         self.assertEqual([report.status for report in reports], [COMPLETED] * 2)
@@ -442,6 +447,86 @@ class TestClaimsThatCannotBeLoaded(ProcessorCase):
             self.assertTrue(isDatabaseError(error))
         else:
             self.fail('it could be loaded')
+
+
+class TestIterations(ProcessorCase):
+    """An iteration of the claim loop changes what the host knows if it is committed, and else nothing."""
+
+    def setUp(self):
+        super().setUp()
+        self.provide('double', lambda input: 2 * input)
+        self.meanwhile = []                 # what others do during the next iteration
+        self.cycle = Cycle(self.db, PATH, 'a', clock=self.clock, monotonic=lambda: 100.0)
+        self.addCleanup(self.cycle.close)
+        self.cycle.attach()
+
+    def clock(self):
+        if self.meanwhile:
+            self.manager.begin()
+            self.meanwhile.pop()()
+            self.manager.commit()
+        return 1000.0
+
+    def test_a_conflict_changes_nothing(self):
+        jobid, later = self.add('double', 1), self.add('double', 2)
+        claim, = self.cycle.iterate(Work(want=1)).claims
+        self.assertEqual(claim.jobid, jobid)
+        before, claims = self.cycle.state, dict(self.cycle.openClaims)
+        self.assertEqual(claims, {jobid: 0})
+        self.meanwhile.append(lambda: (self.service.jobs[jobid].touch(), self.service.pause()))
+        work = Work([transitions.Outcome(jobid, 0, COMPLETED, 1.0, 2.0, 2)], 1, duration=0.001)
+        with self.assertRaises(ConflictError):
+            self.cycle.iterate(work)
+        self.assertEqual(dataclasses.replace(self.cycle.state, position=before.position), before)
+        self.assertEqual(self.cycle.openClaims, claims)
+        result = self.cycle.iterate(work)                           # the same reports again
+        self.assertEqual((result.claims, self.cycle.openClaims), ([], {}))
+        self.assertIs(self.cycle.state, result.state)
+        self.assertTrue(result.state.paused and result.state.isQuick)
+        self.assertEqual(self.statuses(jobid), [COMPLETED])
+        self.manager.begin()
+        self.assertEqual(self.service.getStatus(later), QUEUED)
+
+    def test_after_a_conflict_it_goes_elsewhere(self):
+        positions = set()
+        for _ in range(20):
+            jobid = self.add('double', 1)
+            self.assertEqual(len(self.cycle.iterate(Work(want=1)).claims), 1)
+            self.meanwhile.append(self.service.jobs[jobid].touch)
+            with self.assertRaises(ConflictError):
+                self.cycle.iterate(Work([transitions.Outcome(jobid, 0, COMPLETED, 1.0, 2.0, 2)]))
+            positions.add(self.cycle.state.position)
+            self.cycle.iterate(Work([transitions.Outcome(jobid, 0, COMPLETED, 1.0, 2.0, 2)]))
+            self.assertEqual(self.cycle.state.position.skip, 0)
+        self.assertGreater(len(positions), 1)
+
+    def test_a_ledger_that_has_another_owner(self):
+        self.manager.begin()
+        self.service.ledgers['a'].owner = hosts.identity()
+        self.manager.commit()
+        before = self.db.lastTransaction()
+        with self.assertRaises(LeaseLost):
+            self.cycle.iterate(Work(want=1))
+        self.assertEqual(self.db.lastTransaction(), before)
+
+    def test_two_hosts_without_a_name_begin_at_the_same_time(self):
+        others = []
+
+        def clock():
+            if begun and not others:
+                others.append(None)                         # once
+                others[0] = Cycle(self.db, PATH)
+                self.addCleanup(others[0].close)
+                others[0].attach()
+            return 1000.0
+
+        begun = []
+        cycle = Cycle(self.db, PATH, clock=clock)
+        self.addCleanup(cycle.close)
+        begun.append(True)
+        cycle.attach()
+        self.assertEqual([each.name for each in (*others, cycle)],
+                         [f'{socket.gethostname()}-{number}' for number in (1, 2)])
 
 
 class TestHosts(ProcessorCase):
@@ -505,13 +590,13 @@ class TestHosts(ProcessorCase):
         self.provide('double', lambda input: 2 * input)
         jobids = [self.add('double', number) for number in range(3)]
         cycle = self.attached('a')
-        self.assertEqual(len(cycle.turn([], 3)[0]), 3)
-        cycle.inFlight.clear()
-        cycle._doubt = True
+        self.assertEqual(len(cycle.iterate(Work(want=3)).claims), 3)
+        cycle.openClaims.clear()
+        cycle._isInDoubt = True
         self.manager.begin()
         self.service.cancel(jobids[1])
         self.manager.commit()
-        self.assertEqual([claim.jobid for claim in cycle.turn([], 3)[0]], [jobids[0], jobids[2]])
+        self.assertEqual([claim.jobid for claim in cycle.iterate(Work(want=3)).claims], [jobids[0], jobids[2]])
         self.manager.begin()
         self.assertEqual(list(self.service.ledgers['a'].claimed), [jobids[0], jobids[2]])
 
@@ -542,7 +627,8 @@ class TestHosts(ProcessorCase):
         self.provide('double', lambda input: 2 * input)
         for name in 'fgh':
             self.add('double', 1)
-            self.assertEqual(len(cycles[name].turn([], 1)[0]), 1)       # those before have no thread free any more
+            # Those before have no thread free any more.
+            self.assertEqual(len(cycles[name].iterate(Work(want=1)).claims), 1)
             self.manager.begin()
             self.service.ledgers[name].owner = dict(self.service.ledgers[name].owner, pid=gone.pid)
             self.manager.commit()
@@ -552,22 +638,22 @@ class TestHosts(ProcessorCase):
             return {name: len(ledger.claimed) for name, ledger in self.service.ledgers.items() if ledger.claimed}
 
         for name in 'ab':
-            cycles[name].turn([], 0)
+            cycles[name].iterate(Work())
             self.assertEqual(claims(), {'f': 1, 'g': 1, 'h': 1})    # the next three live
-        cycles['c'].turn([], 0)                                     # d, e, and, behind the dead, a
+        cycles['c'].iterate(Work())                                 # d, e, and, behind the dead, a
         self.assertEqual(claims(), {})
 
     def test_a_dead_scheduler_is_followed(self):
         cycles = {name: self.attached(name, schedule=name != 'b') for name in 'abcdefg'}
         gone = subprocess.Popen([sys.executable, '-c', ''])
         gone.wait()
-        cycles['e'].turn([], 0)
+        cycles['e'].iterate(Work())
         self.manager.begin()
         self.assertEqual(self.service.schedule.keeper, 'e')
         self.service.ledgers['e'].owner = dict(self.service.ledgers['e'].owner, pid=gone.pid)
         self.manager.commit()
         for name, keeper in (('a', 'e'), ('b', None), ('a', 'a')):  # b sees it, but is not to schedule
-            cycles[name].turn([], 0)
+            cycles[name].iterate(Work())
             self.manager.begin()
             self.assertEqual(self.service.schedule.keeper, keeper)
 
@@ -579,9 +665,9 @@ class TestHosts(ProcessorCase):
             other = stack.enter_context(contextlib.closing(DB(zeo.storage())))      # now: it is to see the service
             cycle = stack.enter_context(contextlib.closing(Cycle(other, PATH, 'a')))
             cycle.attach()
-            cycle.turn([], 0)
+            cycle.iterate(Work())
             bell, all = threading.Event(), threading.Event()
-            bell.interest = cycle.interest
+            bell.interest = cycle.state.interest
             for each in bell, all:
                 hubOf(other).subscribe(each)
 
@@ -605,9 +691,9 @@ class TestHosts(ProcessorCase):
                 self.assertTrue(rings(change))
             seen = threading.Event()
             hubOf(db).subscribe(seen)
-            claims, _ = cycle.turn([], 2)
+            claims = cycle.iterate(Work(want=2)).claims
             self.assertEqual({claim.jobid for claim in claims}, set(jobids))
-            bell.interest = cycle.interest
+            bell.interest = cycle.state.interest
             self.assertTrue(seen.wait(20))
             for change in (lambda service: service.cancel(jobids[0]),           # writes no queue
                            lambda service: service.pause()):
@@ -620,10 +706,11 @@ class TestHosts(ProcessorCase):
         processor._attach()
         self.addCleanup(processor.cycle.close)
         for failures, claimed in ((CLAIMING - 1, {}), (2 * CLAIMING - 1, {}), (CLAIMING, {jobid: 0})):
-            processor._bell.clear()
-            processor._turn([], failures)
-            self.assertEqual(processor.cycle.inFlight, claimed)
-            self.assertEqual(processor._bell.is_set(), not claimed)     # it goes on at once
+            processor._wakeup.clear()
+            processor.loop.failures = failures
+            processor.loop.iterate()
+            self.assertEqual(processor.cycle.openClaims, claimed)
+            self.assertEqual(processor._wakeup.is_set(), not claimed)     # it goes on at once
 
     def test_hosts_claim_at_different_places(self):
         self.provide('double', lambda input: 2 * input)
@@ -632,7 +719,7 @@ class TestHosts(ProcessorCase):
         first, second, third = (self.attached(name, threads=3) for name in 'abc')
 
         def claimed(cycle, want):
-            return [jobids.index(claim.jobid) for claim in cycle.turn([], want)[0]]
+            return [jobids.index(claim.jobid) for claim in cycle.iterate(Work(want=want)).claims]
 
         self.assertEqual(claimed(first, 2), [0, 1])
         self.assertEqual(claimed(second, 2), [3, 4])        # the first one has a thread free
@@ -646,10 +733,11 @@ class TestHosts(ProcessorCase):
         cycle = Cycle(self.db, PATH, 'a', threads=3, monotonic=lambda: 0.0)
         self.addCleanup(cycle.close)
         cycle.attach()
-        cycle.turn([], 3)                                   # there are no others, as far as it has seen
+        cycle.iterate(Work(want=3))                         # there are no others, as far as it has seen
         jobids = [self.add('double', number) for number in range(2)]
-        cycle._skip = SKIP - 1                              # what follows from a conflict, if one is not lucky
-        claims, _ = cycle.turn([], 1)
+        # What follows from a conflict, if one is not lucky.
+        cycle.state = dataclasses.replace(cycle.state, position=Position(0, SKIP - 1))
+        claims = cycle.iterate(Work(want=1)).claims
         self.assertEqual(len(claims), 1)
         self.assertIn(claims[0].jobid, jobids)
 
@@ -660,7 +748,7 @@ class TestHosts(ProcessorCase):
         cycles = [self.attached(name, threads=threads) for name, threads in (('a', 2), ('b', 0), ('c', 1), ('d', 2))]
 
         def claimed(cycle):
-            return [jobids.index(claim.jobid) for claim in cycle.turn([], 2)[0]], cycle.freeBefore
+            return [jobids.index(claim.jobid) for claim in cycle.iterate(Work(want=2)).claims], cycle.state.freeBefore
 
         self.assertEqual(claimed(cycles[3]), ([], 2))       # there are three threads before
         self.assertEqual(claimed(cycles[2]), ([2], 1))
@@ -679,30 +767,29 @@ class TestHosts(ProcessorCase):
             self.service.shards[jobid >> BITS].ready.remove(jobid)
             self.manager.commit()
         jobid = self.add('double', 2)
-        self.assertEqual((second.turn([], 1)[0], second.freeBefore), ([], 1))
-        first.threads = 0                                   # it is about to stop
-        self.assertEqual(first.turn([], 0)[0], [])
-        claim, = second.turn([], 1)[0]
-        self.assertEqual((claim.jobid, second.freeBefore), (jobid, 0))
+        self.assertEqual((second.iterate(Work(want=1)).claims, second.state.freeBefore), ([], 1))
+        self.assertEqual(first.iterate(Work(threads=0)).claims, [])     # it is about to stop
+        claim, = second.iterate(Work(want=1)).claims
+        self.assertEqual((claim.jobid, second.state.freeBefore), (jobid, 0))
 
     def test_idle_hosts_do_not_wait_for_ever(self):
         self.provide('double', lambda input: 2 * input)
         jobid, _, second = self.add('double', 1), self.attached('a'), self.attached('b')
-        self.assertEqual(second.turn([], 1)[0], [])
-        claim, = second.turn([], 1)[0]                      # the clock goes on by seconds
+        self.assertEqual(second.iterate(Work(want=1)).claims, [])
+        claim, = second.iterate(Work(want=1)).claims         # the clock goes on by seconds
         self.assertEqual(claim.jobid, jobid)
 
-    def quick(self, name, pace=0.001):
+    def quick(self, name, duration=0.001):
         """Return a cycle of which it is on record that its jobs are short."""
         cycle = self.attached(name, threads=2)
-        self.finish(cycle, pace)
+        self.finish(cycle, duration)
         return cycle
 
-    def finish(self, cycle, pace):
+    def finish(self, cycle, duration):
         """Have a cycle claim the next job, and report that it has ended."""
-        claim, = cycle.turn([], 1)[0]
-        cycle.pace = pace
-        cycle.turn([transitions.Outcome(claim.jobid, claim.run, COMPLETED, 1.0, 2.0)], 0)
+        claim, = cycle.iterate(Work(want=1)).claims
+        outcome = transitions.Outcome(claim.jobid, claim.run, COMPLETED, 1.0, 2.0)
+        cycle.iterate(Work([outcome], duration=duration))
 
     def queue(self, number):
         self.manager.begin()
@@ -714,44 +801,45 @@ class TestHosts(ProcessorCase):
         self.provide('double', lambda input: 2 * input)
         self.queue(401)
         first, second = self.quick('a'), self.attached('b', threads=2)
-        self.assertEqual((second.turn([], 2)[0], second.freeBefore), ([], 1))
+        self.assertEqual((second.iterate(Work(want=2)).claims, second.state.freeBefore), ([], 1))
         self.queue(200)
-        self.assertEqual(len(second.turn([], 2)[0]), 2)     # 600 are more than the first one is to do alone
-        self.assertEqual(len(first.turn([], 600)[0]), 299)        # of 598
+        # 600 are more than the first one is to do alone.
+        self.assertEqual(len(second.iterate(Work(want=2)).claims), 2)
+        self.assertEqual(len(first.iterate(Work(want=600)).claims), 299)        # of 598
 
     def test_as_long_as_those_get_on(self):
         self.provide('double', lambda input: 2 * input)
         self.queue(100)
         first, second = self.quick('a'), self.attached('b', threads=2)
         for _ in range(3):                                  # of seconds, by the clock that goes on
-            self.assertEqual(second.turn([], 2)[0], [])
+            self.assertEqual(second.iterate(Work(want=2)).claims, [])
             self.finish(first, 0.001)
-        self.assertEqual(second.turn([], 2)[0], [])
-        self.assertEqual(len(second.turn([], 2)[0]), 2)
-        self.assertEqual(len(first.turn([], 100)[0]), 47)   # of 94: there is one to share with now
+        self.assertEqual(second.iterate(Work(want=2)).claims, [])
+        self.assertEqual(len(second.iterate(Work(want=2)).claims), 2)
+        self.assertEqual(len(first.iterate(Work(want=100)).claims), 47)   # of 94: there is one to share with now
 
     def test_who_does_short_jobs_takes_what_waits(self):
         self.provide('double', lambda input: 2 * input)
         self.queue(101)
         first, second = self.quick('a'), self.attached('b', threads=2)
-        self.assertEqual(second.turn([], 2)[0], [])
-        self.assertEqual(len(first.turn([], 100)[0]), 100)
+        self.assertEqual(second.iterate(Work(want=2)).claims, [])
+        self.assertEqual(len(first.iterate(Work(want=100)).claims), 100)
 
     def test_of_beginners_the_same_is_expected(self):
         self.provide('double', lambda input: 2 * input)
         self.queue(1000)
         self.quick('a')
         second, third = self.attached('b', threads=2), self.attached('c', threads=2)
-        self.assertEqual(len(second.turn([], 2)[0]), 2)
-        self.assertEqual(third.turn([], 2)[0], [])
+        self.assertEqual(len(second.iterate(Work(want=2)).claims), 2)
+        self.assertEqual(third.iterate(Work(want=2)).claims, [])
 
     def test_first_runs_of_a_thread_do_not_count(self):
         self.provide('double', lambda input: 2 * input)
         processor = self.start(maxThreads=1)
         self.statuses(self.add('double', 1))
-        self.assertIsNone(processor._roster.average)
+        self.assertIsNone(processor.inFlight.load(1).duration)
         self.statuses(self.add('double', 1))
-        self.assertIsNotNone(processor._roster.average)
+        self.assertIsNotNone(processor.inFlight.load(1).duration)
 
     def test_more_hosts_than_help_are_spared(self):
         self.provide('double', lambda input: 2 * input)
@@ -760,32 +848,31 @@ class TestHosts(ProcessorCase):
         self.finish(second, 0.001)
         third, fourth = (self.attached(name, threads=2) for name in 'cd')
         queues = {queue._p_oid for queue in ready.queues(self.service)}
-        third.turn([], 0)
-        self.assertLessEqual(queues, third.interest)
+        third.iterate(Work())
+        self.assertLessEqual(queues, third.state.interest)
         for cycle in third, fourth:
-            self.assertEqual(cycle.turn([], 2)[0], [])
-            self.assertFalse(queues & cycle.interest)
-            self.assertIn(self.service._p_oid, cycle.interest)
+            self.assertEqual(cycle.iterate(Work(want=2)).claims, [])
+            self.assertFalse(queues & cycle.state.interest)
+            self.assertIn(self.service._p_oid, cycle.state.interest)
         # One of those that work gets on no longer: it says so.
         self.manager.begin()
         serial = self.service._p_serial
-        first.busy, first.pace = HELD_UP, HELD_UP
-        first.turn([], 0)
+        first.iterate(Work(duration=HELD_UP, busyFor=HELD_UP))
         self.manager.begin()
         self.service.paused
         self.assertNotEqual(self.service._p_serial, serial)
-        self.assertEqual(len(third.turn([], 2)[0]), 2)
-        self.assertLessEqual(queues, third.interest)
+        self.assertEqual(len(third.iterate(Work(want=2)).claims), 2)
+        self.assertLessEqual(queues, third.state.interest)
 
     def test_where_no_core_is_left_one_does_short_jobs(self):
         self.provide('double', lambda input: 2 * input)
         self.queue(2000)
         self.quick('a')
-        self.assertEqual(self.attached('b', cores=2, threads=2).turn([], 2)[0], [])
+        self.assertEqual(self.attached('b', cores=2, threads=2).iterate(Work(want=2)).claims, [])
         elsewhere = self.attached('c', cores=2, threads=2)
         elsewhere.owner['machine'] = 'elsewhere'
-        self.assertEqual(len(elsewhere.turn([], 2)[0]), 2)
-        self.assertEqual(self.attached('d', cores=99, threads=2).turn([], 2)[0], [])        # two are enough
+        self.assertEqual(len(elsewhere.iterate(Work(want=2)).claims), 2)
+        self.assertEqual(self.attached('d', cores=99, threads=2).iterate(Work(want=2)).claims, [])      # two are enough
 
     def test_that_jobs_take_longer_is_told_after_a_while(self):
         self.provide('double', lambda input: 2 * input)
@@ -795,13 +882,13 @@ class TestHosts(ProcessorCase):
 
         def told():
             self.manager.begin()
-            return self.service.ledgers['a'].owner['pace']
+            return self.service.ledgers['a'].owner['duration']
 
-        for pace, moment, expected in (
+        for duration, moment, expected in (
                 (0.0011, 0.0, 0.001), (0.1, 1.0, 0.001), (0.1, SLOWER, 0.001), (0.1, SLOWER + 1.1, 0.1),
                 (0.01, SLOWER + 1.1, 0.01)):        # quicker: at once
             seconds[0] = moment
-            self.finish(cycle, pace)
+            self.finish(cycle, duration)
             self.assertEqual(told(), expected)
 
     def test_long_jobs_after_short_ones_are_shared(self):
@@ -833,16 +920,16 @@ class TestHosts(ProcessorCase):
         cycle = Cycle(self.db, PATH, 'c', monotonic=lambda: 1.0)
         self.addCleanup(cycle.close)
         cycle.attach()
-        cycle.turn([], 0)
-        self.assertTrue(cycle.hasNeighbours)
-        self.assertFalse(cycle.lookAtNeighbours())
+        cycle.iterate(Work())
+        self.assertTrue(cycle.peers.hasNeighbours)
+        self.assertFalse(cycle.peers.hasNeighbourEnded())
         processor = self.start(name='a', lease=1000)        # without a look it would do nothing for 30 seconds
         until = threading.Event()
-        while not processor.cycle.hasNeighbours:
+        while not processor.cycle.peers.hasNeighbours:
             until.wait(0.01)
         neighbour.kill()
         self.assertEqual(self.statuses(jobid), ['completed'])
-        self.assertTrue(cycle.lookAtNeighbours())
+        self.assertTrue(cycle.peers.hasNeighbourEnded())
         neighbour.wait()
 
     def test_name_of_a_living_host(self):
@@ -896,6 +983,19 @@ class TestHosts(ProcessorCase):
         self.provide('echo', lambda input: input)
         self.statuses(*[self.add('echo') for _ in range(20)])
         self.assertEqual((dict(self.service.data), self.service.jobs[jobid].run), ({'runs': 1}, 1))
+
+    def test_it_ends_when_running_is_set_to_false(self):
+        processor, pause = self.start(waitTime=1000, lease=10000), threading.Event()
+        while processor._wakeup.interest is None:                   # then it waits, for long if nobody wakes it
+            pause.wait(0.01)
+        with self.assertRaises(ValueError):
+            processor.running = True
+        self.assertTrue(processor.running)
+        processor.running = False
+        processor.thread.join(20)
+        self.assertFalse(processor.thread.is_alive() or processor.running or processor.isStopping)
+        self.manager.begin()
+        self.assertIsNone(self.service.ledgers[processor.name].owner)
 
     def test_stop_gives_back(self):
         begun, go = threading.Event(), threading.Event()
@@ -1000,9 +1100,9 @@ class TestClients(unittest.TestCase):
 
     def test_looks_at_a_database_that_tells_of_commits_are_rare(self):
         database = self.database()
-        for db, seconds in (database.db, processing.TOLD), (DB(None), 0.1):
+        for db, seconds in (database.db, claimloop.TOLD), (DB(None), 0.1):
             with contextlib.closing(db):
-                self.assertEqual(MultiProcessor(db, PATH, waitTime=0.1)._idleTime(), seconds)
+                self.assertEqual(MultiProcessor(db, PATH, waitTime=0.1).loop.idleTime(), seconds)
 
     def test_a_run_sees_what_was_there_when_its_job_was_claimed(self):
         # The client of the tasks hears later of a commit than the client that claims.
@@ -1049,7 +1149,7 @@ class TestClients(unittest.TestCase):
         relay.passes.clear()
         jobid, pause = add('second'), threading.Event()
         for _ in range(2000):
-            if host._roster.runs():                         # a thread has taken it
+            if host.inFlight.executions():                     # a thread has taken it
                 break
             pause.wait(0.01)
         self.assertFalse(begun.acquire(timeout=0.3))
@@ -1078,30 +1178,30 @@ class TestClients(unittest.TestCase):
         self.addCleanup(host.cycle.close)
         self.addCleanup(relay.passes.set)
         claim = claimOne(host)
-        self.assertFalse(host._turn([], 0))             # all that a turn looks at has been loaded
+        host.loop.iterate()                             # all that an iteration looks at has been loaded
         relay.passes.clear()
         with contextlib.closing(host._worker()) as worker:
-            reports = [worker.run(claim)]
+            reports = host.loop.reports = [worker.run(claim)]
         self.assertLess(behind.lastTransaction(), reports[0].tid)
-        turn = threading.Thread(target=host._turn, args=(reports, 0), daemon=True)
+        turn = threading.Thread(target=host.loop.iterate, daemon=True)
         turn.start()
         turn.join(20)
         self.assertFalse(turn.is_alive())               # it has nothing to write
-        self.assertEqual([report.jobid for report in reports], [jobid])
+        self.assertEqual(host.loop.reports, reports)
         relay.passes.set()
         pause = threading.Event()
         while behind.lastTransaction() < reports[0].tid:
             pause.wait(0.01)
-        host._turn(reports, 0)
-        self.assertEqual(reports, [])
+        host.loop.iterate()
+        self.assertEqual(host.loop.reports, [])
         with direct.db.transaction() as connection:
             service = connection.root()['Application']['TaskService']
             self.assertEqual((service.getStatus(jobid), service.jobs[jobid].errors), (COMPLETED, ()))
 
     def test_idle_hosts_have_one_client(self):
         provideUtility(SimpleTask(lambda input: 2 * input), name='double')
-        self.addCleanup(setattr, processing, 'REST', processing.REST)
-        processing.REST = 0.1
+        self.addCleanup(setattr, workerpool, 'REST', workerpool.REST)
+        workerpool.REST = 0.1
         databases = [self.database()]
         install(databases[0].db)
         databases += (self.database() for _ in range(WARM + 1))     # now: they are to see the service

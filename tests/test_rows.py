@@ -59,6 +59,7 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.schedules.fields import RANGES
@@ -600,7 +601,7 @@ class TestUndo(ProcessorCase):
         host = MultiProcessor(self.db, PATH, name='host')
         host._attach()
         self.addCleanup(host.cycle.close)
-        claims, _ = host.cycle.turn([], 3)
+        claims = host.cycle.iterate(Work(want=3)).claims
         with contextlib.closing(host._worker()) as worker:
             self.reports = [worker.run(claim) for claim in claims]      # each commits by itself
         self.undos = [entry['id'] for entry in self.db.undoInfo(0, 3)][::-1]
@@ -624,7 +625,7 @@ class TestUndo(ProcessorCase):
         self.assertEqual([dict(self.service.data[number]) for number in range(3)],
                          [{}, {'written': True}, {'written': True}])
         # The host finds that the end of that run is not on record any more, and has the job run again.
-        self.host.cycle.turn(self.reports, 0)
+        self.host.cycle.iterate(Work(self.reports))
         self.manager.begin()
         self.assertEqual([self.service.getStatus(jobid) for jobid in self.jobids], [QUEUED, COMPLETED, COMPLETED])
 
@@ -1161,7 +1162,7 @@ class TestBrokenValues(ProcessorCase):
         try:
             with contextlib.closing(host._worker()) as worker:
                 for _ in range(count):
-                    claims, _ = host.cycle.turn(reports, 10)
+                    claims = host.cycle.iterate(Work(reports, 10)).claims
                     reports = [worker.run(claim) for claim in claims]
             host.cycle.leave()
         finally:
@@ -1295,7 +1296,7 @@ class TestSizes(ProcessorCase):
         host = MultiProcessor(self.db, PATH, name='host')
         host._attach()
         self.addCleanup(host.cycle.close)
-        host.cycle.turn([], 0)              # it comes to be the scheduler
+        host.cycle.iterate(Work())              # it comes to be the scheduler
         return host
 
     def test_many(self):
@@ -1307,9 +1308,9 @@ class TestSizes(ProcessorCase):
         self.assertPerJob(records, jobs, 0.1, 150)
         added, host = records, self.host()
         with self.written() as records, contextlib.closing(host._worker()) as worker:
-            claims, _ = host.cycle.turn([], self.batch)
+            claims = host.cycle.iterate(Work(want=self.batch)).claims
             while claims:
-                claims, _ = host.cycle.turn([worker.run(claim) for claim in claims], self.batch)
+                claims = host.cycle.iterate(Work([worker.run(claim) for claim in claims], self.batch)).claims
         self.manager.begin()
         self.assertEqual(self.service.countJobs()[COMPLETED], jobs)
         self.assertPerJob(added + records, jobs, 0.2, 300)
@@ -1321,8 +1322,8 @@ class TestSizes(ProcessorCase):
             for number in range(ROWS):
                 self.service._v_nextid = ROWS + number
                 self.add('echo', {'number': number})
-                claims, _ = host.cycle.turn([], 1)
-                host.cycle.turn([worker.run(claim) for claim in claims], 0)
+                claims = host.cycle.iterate(Work(want=1)).claims
+                host.cycle.iterate(Work([worker.run(claim) for claim in claims]))
                 self.manager.begin()
         self.assertEqual(self.service.countJobs()[COMPLETED], ROWS)
         self.assertPerJob(records, ROWS, 10, 5000)

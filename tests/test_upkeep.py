@@ -13,6 +13,7 @@ from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.packing import claimPack
 from lovely.remotetask.job import Job
 from lovely.remotetask.processing.cycle import CLEANED
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import ready
@@ -77,7 +78,7 @@ class TestRetention(ProcessorCase):
         processor = MultiProcessor(self.db, PATH, name='host')
         processor.cycle.attach()
         self.addCleanup(processor.cycle.close)
-        processor.cycle.turn([], 0)         # it comes to be the scheduler, who sees to what nobody else sees to
+        processor.cycle.iterate(Work())         # it comes to be the scheduler, who sees to what nobody else sees to
         self.assertEqual([processor.cycle.clean({'completed': 60.0}) for _ in range(3)], [CLEANED, 50, 0])
 
 

@@ -191,7 +191,7 @@ class TestHost(WakeupCase):
         self.host.start()
         self.addCleanup(lambda: self.assertTrue(self.host.stop(PATIENCE)))
         pause = threading.Event()
-        while self.host.cycle.interest is None:
+        while self.host.cycle.state.interest is None:
             pause.wait(0.01)
 
     def clock(self):
@@ -217,7 +217,7 @@ class TestHost(WakeupCase):
         first, *others = [jobid for jobid in jobids if jobid >> BITS == jobids[0] >> BITS]
         self.start()
         probe, committed, started = threading.Event(), threading.Event(), threading.Event()
-        probe.interest = self.host.cycle.interest
+        probe.interest = self.host.cycle.state.interest
 
         def start():
             self.assertTrue(committed.wait(PATIENCE))       # the host may hear of it sooner than who commits

@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
-import random
 import threading
 import time
 
 import transaction
-from ZODB.POSException import ConflictError
 from zope.interface import implementer
 from zope.interface import provider
 
@@ -17,80 +15,40 @@ from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.database.connections import Lender
 from lovely.remotetask.database.connections import ThreadConnection
-from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import hubOf
-from lovely.remotetask.database.sites import ROOT_NAME
-from lovely.remotetask.database.sites import atPath
-from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.errors import TimeLimitExceeded
-from lovely.remotetask.execution.control import running
 from lovely.remotetask.execution.inline import claimNext
-from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.interfaces import IProcessorFactory
-from lovely.remotetask.processing.cycle import ATTEMPTS
-from lovely.remotetask.processing.cycle import CLEANED
+from lovely.remotetask.processing.claim_loop import ClaimLoop
+from lovely.remotetask.processing.claim_loop import Settings
 from lovely.remotetask.processing.cycle import Cycle
-from lovely.remotetask.processing.cycle import Deposed
 from lovely.remotetask.processing.fence import touched
-from lovely.remotetask.processing.in_flight import ENDED
-from lovely.remotetask.processing.in_flight import WAITING_LOOK
-from lovely.remotetask.processing.in_flight import Roster
-from lovely.remotetask.processing.load_sharing import HELD_UP
+from lovely.remotetask.processing.in_flight import InFlight
+from lovely.remotetask.processing.lifecycle import Lifecycle
 from lovely.remotetask.processing.load_sharing import WARM
-from lovely.remotetask.processing.worker import TOLD_FAILURES
+from lovely.remotetask.processing.ownership import ATTEMPTS
+from lovely.remotetask.processing.ownership import LeaseLost
+from lovely.remotetask.processing.session import Session
 from lovely.remotetask.processing.worker import Worker
-from lovely.remotetask.processing.worker import pause
+from lovely.remotetask.processing.worker_pool import LAST_JOIN
+from lovely.remotetask.processing.worker_pool import WorkerPool
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import transitions
-from lovely.remotetask.storage.transitions import Returned
 
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Seconds of work that the threads have in store at the most, so that a commit does not leave them idle.
-STORE = 0.1
-
-#: Jobs that one processor has claimed at the most.
-MOST = 1000
-
-#: Seconds after which a claimed job is looked at again before it is started: it may have been cancelled.
-STALE = 0.1
-
-#: Seconds between two looks for jobs to be removed, and between two transactions when there are many.
-CLEAN_LOOK, CLEAN_PAUSE = 10.0, 0.1
-
-#: Seconds between two turns of an idle processor that is told of the commits of others.
-TOLD = 5.0
-
-#: Seconds between two turns of one that is not told, at the least: a `waitTime` of 0 does not keep a core busy.
-LEAST_WAIT = 0.01
-
 #: The most threads that run jobs.
 MOST_THREADS = 1000
+
+#: Seconds that it takes to give jobs back when the time to stop is over: that is a commit.
+GIVE_BACK = 2
 
 #: Seconds for which the first releases slept when they had started a thread.  Nothing sleeps here; the name stays for
 #: programs that set it.
 THREAD_STARTUP_WAIT = 0.05
-
-#: Seconds between two looks of an idle processor at others on its machine: so soon it sees that one of them died.
-NEIGHBOUR_LOOK = 0.4
-
-#: Seconds that an idle processor leaves to one with a free thread that comes before it; to n of them, n * n times that,
-#: but no more than the second.
-PRECEDENCE, LONGEST_PRECEDENCE = 0.01, 0.5
-
-#: Seconds after which a thread that has nothing to do gives its client of the database back, if WARM processors or more
-#: come before this one.
-REST = 30.0
-
-#: Seconds that a thread has to end when it runs nothing: it may be opening a client.
-LAST_JOIN = 3.0
-
-#: Of so many turns that fail in a row the last one claims nothing.
-CLAIMING = 4
 
 
 @implementer(IProcessor)
@@ -98,9 +56,12 @@ CLAIMING = 4
 class MultiProcessor:
     """Processes the jobs of one service in several threads: see `IProcessor`.
 
-    One thread, the one that calls this, goes through the ledger cycle (see `cycle`); `maxThreads` others run jobs.
-    A job that does not write to the database gives its outcome to the cycle, which commits many together.  One that
-    does is completed in its own transaction: what it wrote and its completion are committed together or not at all.
+    One thread, the one that calls this, keeps the ledger (see `claimloop`); `maxThreads` others run jobs (see
+    `workerpool`).  What they share is in an `InFlight` and a `Lifecycle`, each with a lock of its own.
+
+    A job that does not write to the database gives its outcome to the claim loop, which commits many together.  One
+    that does is completed in its own transaction: what it wrote and its completion are committed together or not at
+    all.
 
     db -- the `ZODB.DB`.
     servicePath -- names from the root folder down to the service, as `sites.pathOf` gives.
@@ -127,22 +88,19 @@ class MultiProcessor:
         for status, seconds in {} if keep is None else keep.items():
             check('keep', status, status in FINAL, f'one of {", ".join(FINAL)}')
             check(f'keep {status}', seconds, isPause(seconds), 'a number of seconds, 0 or more')
-        self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
-        self.clock, self.monotonic = clock, monotonic
-        self._tasks = Lender(db) if tasks is None else tasks
-        self.keep = {} if keep is None else dict(keep)
-        self._cleanAt = float('-inf')           # when to look for jobs to be removed, by the monotonic clock
-        self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
-        self.running = False
-        self.threads = []
+        self.db, self.servicePath, self.clock, self.monotonic = db, tuple(servicePath), clock, monotonic
         self.thread = None
-        self._bell = threading.Event()          # with an `interest`, see `Hub.subscribe`
-        self._ended = threading.Event()
-        self._ended.set()
-        self._deadline = None
-        self._stopping = threading.Event()      # set by `stop`
-        self._roster = Roster(self._ring, monotonic)
-        self._unstarted = set()                 # ids that were claimed, but not begun before the stop
+        self._tasks = Lender(db) if tasks is None else tasks
+        self._settings = Settings(waitTime, maxThreads, {} if keep is None else dict(keep), self.ordered,
+                                  self._tasks.apart)
+        self._lifecycle = Lifecycle(monotonic)
+        self._wakeup = threading.Event()
+        self._wakeup.interest = None            # see `Hub.subscribe`
+        self.inFlight = InFlight(self._wake, monotonic)
+        self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
+        self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, clock)
+        self.loop = ClaimLoop(self.cycle, self.inFlight, self._lifecycle, self._pool, self._wakeup, self._settings,
+                              clock, monotonic)
 
     @property
     def name(self):
@@ -150,9 +108,41 @@ class MultiProcessor:
         return self.cycle.name
 
     @property
+    def waitTime(self):
+        """See `IProcessor`."""
+        return self._settings.waitTime
+
+    @property
+    def maxThreads(self):
+        """See `IProcessor`."""
+        return self._settings.threads
+
+    @property
+    def keep(self):
+        """Final status -> seconds for which jobs in it are kept."""
+        return self._settings.keep
+
+    @property
+    def threads(self):
+        """See `IProcessor`."""
+        return self._pool.threads
+
+    @property
+    def running(self):
+        """See `IProcessor`."""
+        return self._lifecycle.isRunning
+
+    @running.setter
+    def running(self, running):
+        if running:
+            raise ValueError('running can be set to False only: a processor is started by start()')
+        self._lifecycle.halt()
+        self._wake()
+
+    @property
     def isStopping(self):
         """Whether `stop` has asked for the end."""
-        return self._stopping.is_set()
+        return self._lifecycle.stopRequested.is_set()
 
     # Starting and stopping
 
@@ -173,261 +163,64 @@ class MultiProcessor:
 
         wait -- seconds to wait here, while the jobs go on until `timeout`; default: until it has ended.
         """
-        self._deadline = None if timeout is None else self.monotonic() + timeout
-        self._stopping.set()
-        self.running = False
-        self.cycle.threads = 0                  # so that nobody leaves jobs to this one
-        self._bell.set()
+        self._lifecycle.requestStop(timeout)
+        self._wake()
         if wait is None and timeout is not None:
-            wait = timeout + 2      # past the deadline the jobs that still run are given back, which takes a commit
-        ended = self._ended.wait(wait)
-        if not ended and self._late():
+            wait = timeout + GIVE_BACK
+        hasEnded = self._lifecycle.ended.wait(wait)
+        if not hasEnded and self._lifecycle.isLate:
             self._giveUp()                      # its thread may be waiting for a database that is away
-        return ended
+        return hasEnded
 
     def _giveUp(self):
         """Tell the runs that still go on to end, and begin none; what they do, or meet, counts no more."""
-        self._unstarted.update(claim.jobid for claim in self._roster.takeWaiting())
-        self._roster.tell({(run.claim.jobid, run.claim.run) for run in self._roster.runs()},
-                          'the processing host stops')
+        self.inFlight.giveUp('the processing host stops')
 
     def _attach(self):
         self.cycle.attach()
-        self.running = True
-        self.cycle.threads = self.maxThreads
-        self._stopping.clear()
-        self._ended.clear()
-        hubOf(self.db).subscribe(self._bell)
+        self._lifecycle.begin()
+        hubOf(self.db).subscribe(self._wakeup)
 
     def _process(self):
         try:
-            for number in range(self.maxThreads):
-                thread = threading.Thread(target=self._work, daemon=True,
-                                          name='.'.join(('remotetask-thread',) + self.servicePath + (str(number + 1),)))
-                self.threads.append(thread)
-                thread.start()
-            self._loop()
-        except Deposed as error:
-            log.error('processing host %s stops: %s', self.cycle.name, error)
+            self._pool.start('.'.join(('remotetask-thread', *self.servicePath, str(number + 1)))
+                             for number in range(self.maxThreads))
+            self.loop.run()
+        except LeaseLost as error:
+            log.error('processing host %s stops: %s', self.name, error)
         except Exception:
-            log.exception('processing host %s stops', self.cycle.name)
+            log.exception('processing host %s stops', self.name)
             self._giveUp()
             with contextlib.suppress(Exception):        # else others see that it is gone
-                self.cycle.leave(self._unstarted)
+                self.cycle.leave(self.inFlight.withdrawUnstarted())
         finally:
-            self.running = False
-            idle = self._roster.isIdle
-            self._roster.close()
+            self._lifecycle.halt()
+            isIdle = self.inFlight.isIdle
+            self.inFlight.close()
             self._giveUp()
-            for thread in self.threads:
-                thread.join(LAST_JOIN if idle else 0.1)     # a task that does not end cannot be waited for
-            hubOf(self.db).unsubscribe(self._bell)
+            self._pool.join(LAST_JOIN if isIdle else 0.1)
+            hubOf(self.db).unsubscribe(self._wakeup)
             self.cycle.close()
-            self._ended.set()
+            self._lifecycle.end()
 
-    def _ring(self):
-        if not self._bell.is_set():             # which is cheaper
-            self._bell.set()
+    def _wake(self):
+        """Have the claim loop look.  Any thread may call this."""
+        if not self._wakeup.is_set():           # which is cheaper
+            self._wakeup.set()
 
-    # The ledger's thread
-
-    def _loop(self):  # noqa: C901
-        failures, reports = 0, []
-        while True:
-            self._bell.interest = None          # what is committed from now on might be missed by the next look
-            self._bell.clear()
-            if not all(thread.is_alive() for thread in self.threads):
-                raise RemoteTaskError('a thread that runs jobs has ended')
-            try:
-                self._endOverdue()
-                if self._turn(reports, failures):
-                    return
-                if self.running and self.keep:
-                    self._clean()
-            except Deposed:
-                raise
-            except Exception as error:
-                failures += 1
-                if not self.running and self._late():       # the database may have been closed meanwhile
-                    log.warning('processing host %s: the database is away, and the time to stop is over: what it has '
-                                'claimed is run again by others, or when it is started again', self.cycle.name)
-                    log.debug('processing host %s: %s', self.cycle.name, error, exc_info=True)
-                    return
-                if not isDatabaseError(error):
-                    log.exception('processing host %s: a transaction failed, it is tried again', self.cycle.name)
-                else:
-                    log.debug('processing host %s: %s', self.cycle.name, error, exc_info=True)
-                if failures in TOLD_FAILURES:
-                    log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
-                # After a conflict it claims other jobs: no need to wait long.
-                shortly = isinstance(error, ConflictError) and failures < 10
-                time.sleep(min(pause(0 if shortly else failures, random.random()), self.cycle.lease / 6))
-                continue
-            failures = 0
-            self._bell.interest = self.cycle.interest
-            if self._wait(self._bell, self._idleTime()):
-                self._givePrecedence()
-
-    def _wait(self, event, seconds):
-        """Wait for an event, but no longer than until a processor of this machine ends; return whether it came."""
-        while True:
-            wait = min(seconds, NEIGHBOUR_LOOK) if self.cycle.hasNeighbours else seconds
-            if event.wait(wait):
-                return True
-            seconds -= wait
-            if seconds <= 0 or self.cycle.lookAtNeighbours():
-                return False
-
-    def _givePrecedence(self):
-        """Idle: wait a little before looking at what somebody has committed, if others may claim what has come.
-
-        Else each job would be claimed by all idle hosts, and all but one of them meet a conflict; and many idle hosts
-        would look, again and again, at what a single one does.
-        """
-        if not self.cycle.inFlight and self._roster.isIdle:
-            precedence = min(PRECEDENCE * self.cycle.freeBefore ** 2, LONGEST_PRECEDENCE)
-            self._wait(self._stopping, min(precedence, self._idleTime()))
-
-    def _clean(self):
-        """Remove jobs that are old enough: a few at a time, so that nobody waits for it."""
-        if self.monotonic() < self._cleanAt:
-            return
-        try:
-            removed = self.cycle.clean(self.keep)
-        except Exception as error:
-            if not isDatabaseError(error):
-                raise
-            removed = CLEANED                   # most likely a conflict: go on where it ended
-        self._cleanAt = self.monotonic() + (CLEAN_PAUSE if removed >= CLEANED else CLEAN_LOOK)
-
-    def _turn(self, reports, failures):
-        """Go once through the cycle, and take what it has settled out of `reports`; return whether that was the last.
-
-        failures -- how often that has failed in a row.  Most likely others claim the same jobs: now and then it claims
-            none, so that what has ended is reported, and the others hear of this processor.
-
-        Of two clients of one database each may have seen what the other one has not: what is reported is only settled
-        when it can be seen.
-        """
-        self.cycle.pace, full = self._roster.pace(self.maxThreads), self._roster.fullSince(self.maxThreads)
-        self.cycle.busy = 0.0 if full is None else self.monotonic() - full
-        # What waits goes back when jobs take longer than was thought: others may be free.
-        self._returnWaiting(None if self.cycle.isQuick and self.cycle.busy >= HELD_UP else WAITING_LOOK)
-        reports += self._roster.takeReports()
-        tid = self._ledgerTid()
-        seen = [report for report in reports if getattr(report, 'tid', b'') <= tid]
-        unseen = [report for report in reports if getattr(report, 'tid', b'') > tid] if len(seen) < len(reports) else []
-        look = self._roster.look()
-        claiming = failures % CLAIMING < CLAIMING - 1
-        claims, gone = self.cycle.turn(seen, self._want(len(seen)) if self.running and claiming else 0, *look)
-        if seen:
-            reports[:] = unseen
-            hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
-        self._roster.confirm(look)
-        self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
-        if self.cycle.lost:
-            self._roster.drop(self.cycle.lost, 'others took this processing host for silent, and run the job')
-        self._roster.add(claims, self._ledgerTid())
-        if self.cycle.paused and self._returnWaiting() or not claiming:
-            self._bell.set()
-        return not self.running and (not reports or self._late()) and self._finished()
-
-    def _ledgerTid(self):
-        return self.db.lastTransaction() if self._tasks.apart else b''
-
-    def _endOverdue(self):
-        """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
-        for run in self._roster.overdue():
-            error = TimeLimitExceeded(run.limit)
-            log.error('%s: %s', run.claim.label, error)
-            run.control.end(str(error))
-            now = self.clock()
-            self._roster.report(failed(run.claim, error, now - run.limit, now, self.cycle.name, run.policy,
-                                       random.random()))
-
-    def _returnWaiting(self, age=None):
-        """Have the claims on jobs that have not begun returned by the next turn; return whether there are any.
-
-        age -- see `Roster.takeWaiting`.
-        """
-        claims = self._roster.takeWaiting(age)
-        for claim in claims:
-            self._roster.report(Returned(claim.jobid, claim.run))
-        return bool(claims)
-
-    def _want(self, ended):
-        """Return how many jobs to claim: what keeps the threads busy for STORE seconds, and no more."""
-        threads, pace = self.maxThreads - self._roster.stuck, self._roster.pace(self.maxThreads)
-        if pace is not None:
-            threads = int(min(MOST, threads * max(1, STORE / max(pace, 1e-6))))
-        return threads - (len(self.cycle.inFlight) - ended)
-
-    def _idleTime(self):
-        wait = max(TOLD if hubOf(self.db).isTold else LEAST_WAIT, self.waitTime)
-        wait = min(wait, self.cycle.lease / 4)
-        if not self.running and self._deadline is not None:
-            wait = min(wait, self._deadline - self.monotonic())
-        if self.cycle.nextTime is not None:
-            wait = min(wait, self.cycle.nextTime - self.clock())
-        if self.cycle.isQuick and self.cycle.inFlight:
-            full = self._roster.fullSince(self.maxThreads)
-            wait = min(wait, HELD_UP - (0.0 if full is None else self.monotonic() - full))
-        moments = [self.cycle.nextBeat, self._roster.nextMoment(),
-                   self._cleanAt if self.keep and self.running else None]
-        for moment in moments:
-            if moment is not None:
-                wait = min(wait, moment - self.monotonic())
-        return max(0.0, wait)
-
-    def _late(self):
-        return self._deadline is not None and self.monotonic() >= self._deadline
-
-    def _finished(self):
-        """Stopping: give back what has not begun; return whether nothing runs any more, or the time is over."""
-        self._unstarted.update(claim.jobid for claim in self._roster.takeWaiting())
-        if not self._roster.isIdle:
-            if not self._late():
-                return False
-            self._giveUp()
-        runs = self._roster.runs()
-        self.cycle.leave(self._unstarted)
-        if runs:
-            log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
-                        len(runs), ', '.join(str(run.claim.jobid) for run in runs))
-        return True
-
-    # The threads that run jobs
-
-    def _work(self):
-        worker, hand = self._worker(), self._roster.newHand()
-        worker.warmUp()
-        while True:
-            taken = self._roster.take(hand, 0)
-            if taken is None:
-                worker.rest()                   # it may wait for long now
-                taken = self._roster.take(hand, REST if worker.isOpen else None)
-            if taken is ENDED:
-                break
-            if taken is None:                   # nothing to do for a while
-                if self._tasks.apart and self.cycle.rank >= WARM:
-                    worker.close()
-                continue
-            run, waited = taken
-            with running(run.control):
-                try:
-                    report = worker.run(run.claim, waited > STALE, run)
-                except BaseException as error:          # no exception ends the thread
-                    report = failed(run.claim, error, self.clock(), self.clock(), self.name)
-            self._roster.end(run, report)
-        worker.close()
+    # For the threads that run jobs
 
     def _worker(self):
         return Worker(self.servicePath, ThreadConnection(self._tasks, 2 * self.maxThreads + 4), self.name,
-                      self.clock, self.monotonic, self._mayWait, self._bell.set, self._roster.takesTurns)
+                      self.clock, self.monotonic, self._mayWait, self._wake, self.inFlight.isSerialized)
 
     def _mayWait(self):
         """Return whether a run may still wait for the database."""
-        return not self._roster.closed and (self.running or not self._late())
+        return not self.inFlight.isClosed and not self._lifecycle.isLate
+
+    def _mayRest(self):
+        """Return whether a thread without work gives its client of the database back: others get the next job."""
+        return self._tasks.apart and self.cycle.peers.survey.rank >= WARM
 
     # By hand
 
@@ -435,31 +228,30 @@ class MultiProcessor:
         """See `IProcessor`.  In the caller's thread, of which the current transaction must not have begun anything."""
         if touched(transaction.get()):
             raise RemoteTaskError('the current transaction has changes: commit or abort it before a job is processed')
-        claim = self._look(lambda service: claimNext(service, self.clock(), jobid))
+        claim = self._once(lambda service: claimNext(service, self.clock(), jobid))
         if claim is None:
             return False
-        worker = self._worker()
-        try:
+        with contextlib.closing(self._worker()) as worker:
             report = worker.run(claim)
-        finally:
-            worker.close()
-        self._look(lambda service: transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, report,
+        self._once(lambda service: transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, report,
                                                       self.clock()))
         return True
 
     def claimNextJob(self):
         """Claim the next job, commit that, and return its id; None when there is none."""
-        return self._look(lambda service: service.claimNextJob(self.clock()))
+        return self._once(lambda service: service.claimNextJob(self.clock()))
 
     def hasJobsWaiting(self):
         """See `IProcessor`."""
-        return self._look(lambda service: service.hasJobsWaiting(self.clock()))
+        return self._once(lambda service: service.hasJobsWaiting(self.clock()))
 
-    def _look(self, function):
+    def _once(self, function):
         """Return what the function makes of the service, in a transaction of its own."""
-        manager = transaction.TransactionManager(explicit=True)
-        with contextlib.closing(self.db.open(manager)) as connection:
-            return transact(manager, lambda: function(atPath(connection.root()[ROOT_NAME], self.servicePath)), ATTEMPTS)
+        session = Session(self.db, self.servicePath)
+        try:
+            return session.transact(function, ATTEMPTS)
+        finally:
+            session.close(self.name)
 
 
 class Scheduler(MultiProcessor):
@@ -471,9 +263,6 @@ class Scheduler(MultiProcessor):
         """The arguments are those of `MultiProcessor`, without `maxThreads`."""
         super().__init__(db, servicePath, waitTime, maxThreads=0, **arguments)
 
-    def _want(self, ended):
-        return 0
-
 
 class SimpleProcessor(MultiProcessor):
     """Processes the jobs of one service one at a time, in the order in which they were added."""
@@ -483,6 +272,3 @@ class SimpleProcessor(MultiProcessor):
     def __init__(self, db, servicePath, waitTime=1.0, **arguments):
         """The arguments are those of `MultiProcessor`, without `maxThreads`."""
         super().__init__(db, servicePath, waitTime, maxThreads=1, **arguments)
-
-    def _want(self, ended):
-        return 1 - (len(self.cycle.inFlight) - ended)

@@ -1,30 +1,35 @@
-"""The ledger cycle: one transaction that settles what has ended, queues what is due, and claims what comes next."""
+"""The claim loop's transaction: each iteration settles what has ended, queues what is due, and claims what comes next.
+"""
 # SPDX-License-Identifier: ZPL-2.1
+import dataclasses
 import functools
 import logging
-import math
 import random
-import socket
-import threading
 import time
+from typing import NamedTuple
 
-import transaction
 from ZODB.POSException import ConflictError
 
-from lovely.remotetask.database.sites import ROOT_NAME
-from lovely.remotetask.database.sites import atPath
-from lovely.remotetask.database.transactions import rest
-from lovely.remotetask.database.transactions import transact
-from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
-from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.claim_strategy import Decision
+from lovely.remotetask.processing.claim_strategy import Position
+from lovely.remotetask.processing.claim_strategy import Situation
+from lovely.remotetask.processing.claim_strategy import decide
+from lovely.remotetask.processing.claim_strategy import elsewhere
+from lovely.remotetask.processing.claim_strategy import horizon
 from lovely.remotetask.processing.fence import touched
-from lovely.remotetask.processing.load_sharing import WARM
-from lovely.remotetask.processing.load_sharing import Pace
-from lovely.remotetask.processing.load_sharing import Precedence
+from lovely.remotetask.processing.iteration import Result
+from lovely.remotetask.processing.iteration import State
+from lovely.remotetask.processing.iteration import View
+from lovely.remotetask.processing.load_sharing import capacityOf
+from lovely.remotetask.processing.load_sharing import publication
 from lovely.remotetask.processing.load_sharing import rateOf
-from lovely.remotetask.processing.load_sharing import roomOf
+from lovely.remotetask.processing.ownership import LeaseLost
+from lovely.remotetask.processing.ownership import Ownership
+from lovely.remotetask.processing.peers import HANDOVER
+from lovely.remotetask.processing.peers import Peers
+from lovely.remotetask.processing.session import Session
 from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
@@ -35,438 +40,325 @@ from lovely.remotetask.storage.evolve import evolve
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
-from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.shards import SHARDS
 
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Seconds between two looks at whether other hosts are alive, and at what they do.
-LOOK = 0.3
-
-#: Seconds between two looks of an idle processor at how many others there are: when jobs wait, and when there are none.
-SURVEY, IDLE_SURVEY = 2.0, 60.0
-
-#: How many living processors each one watches: those that come after it, by name.  So many must end at once, with
-#: those that watch them, to be noticed later than one.
-WATCHED = 3
-
-#: Seconds between two times that a scheduler gives its role to another host, because of jobs that it cannot handle.
-HANDOVER = 60.0
-
 #: Jobs that one transaction removes.
 CLEANED = 200
 
-#: How many more ids of a queue are passed over at the most after a conflict.
-SKIP = 128
 
-#: How many ids, at least, a busy processor leaves to each one before it.
-PLACE = 64
+class Scheduling(NamedTuple):
+    """What an iteration has done about the schedule."""
 
-#: Transactions that may fail by conflicts before the cause is looked at elsewhere.
-ATTEMPTS = 10
-
-
-class Deposed(Exception):
-    """The ledger has another owner now: this processor was taken for dead.  It must stop and write nothing."""
+    isScheduler: bool       # whether this host was the scheduler
+    hasMore: bool           # whether more is due than was queued
+    handedAt: float         # see `State.handedAt`
+    messages: list          # for the log: lines with their arguments
 
 
 class Cycle:
-    """Keeps one ledger, in a connection of its own.  All methods belong to one thread, but for `nextTime`.
+    """Keeps one ledger, in a connection of its own.
+
+    One thread uses it, the one that keeps the ledger; before that thread starts, the one that starts it.  Other threads
+    read `name`, which does not change once the ledger is taken, and the two values `state` and `peers.survey`, which
+    are immutable and replaced as a whole.
+
+    An iteration is one transaction.  Its steps work on a `View`; what they find out goes into a `Result`, whose `state`
+    takes the place of the last one when the transaction is committed.  Attributes that the steps change themselves are
+    observations, which hold whatever becomes of the transaction.
 
     db -- a `ZODB.DB`; over ZEO best one that no task uses.
     path -- the path of the service, a tuple of names.
     name -- the name of the ledger; None for one made of the machine's name and a number.
     lease -- seconds after which a silent host is taken for dead by those on other machines.
-    threads -- how many threads run jobs, for the record; 0 for one that only schedules, or is about to stop.
-    schedule -- whether this processor may become the scheduler.
+    threads -- how many threads run jobs, for the record; 0 for a host that only schedules.
+    schedule -- whether this host may become the scheduler.
     ordered -- whether jobs are claimed in the order in which they were added, whatever their shards.
     """
 
     def __init__(self, db, path, name=None, lease=30.0, threads=1, schedule=True, ordered=False,
                  clock=time.time, monotonic=time.monotonic):
-        self.db, self.path, self.name, self.lease, self.threads = db, path, name, lease, threads
-        self.schedule, self.ordered, self.clock, self.monotonic = schedule, ordered, clock, monotonic
-        self.nextTime = None            # UTC seconds at which something becomes due; None for never
-        self.paused = False             # whether the service's processing is paused: nothing is claimed
-        self.inFlight = {}              # id -> run, of the claims that this process knows of
-        self.lost = []                  # pairs of id and run, of the claims that the last turn found to be lost
-        self.owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule)
-        self._watch = hosts.Watch(lease)
-        self._guarded = self._surveyed = self._handed = float('-inf')
-        self._isKeeper = False          # whether this was the scheduler in the last turn
-        self._beaten = monotonic()      # when the last heartbeat was written
-        self._rescued = False           # whether others took this processor for silent, and it has not dealt with that
-        self._contended = False         # whether the last turn failed because of what others have written
-        self.interest = None            # ids of the objects whose changes are to wake this processor; None for any
-        self._sharing = 0               # how many other processors run jobs
-        self._working = 0               # how many of these had claims when this was looked at
-        self._before = []               # names of those that come before this one
-        self.freeBefore = 0             # how many of those had a thread free when jobs were seen to wait
-        self._precedence, self._pace = Precedence(), Pace()
-        self._spared = False            # whether those before it do what there is
-        self._neighbours = []           # owners of those watched on this machine, whose end can be seen at once
-        self.pace = None                # seconds that a job takes lately, for the record; None for unknown
-        self.busy = 0.0                 # for how many seconds all threads have been busy with the same jobs
-        self.isQuick = False            # whether others may leave jobs to this one because its jobs are short
-        self._doubt = False             # whether the outcome of a commit is unknown
-        self._shard, self._skip = random.randrange(SHARDS), 0
-        self._manager = transaction.TransactionManager(explicit=True)
-        self._connection = None
+        self.lease, self.threads, self.ordered, self.clock, self.monotonic = lease, threads, ordered, clock, monotonic
+        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule)
+        self.ownership = Ownership(name, owner, lease)
+        self.peers = Peers(lease, schedule)
+        self.session = Session(db, path)
+        self.state = State(position=Position(random.randrange(SHARDS)))
+        self.openClaims = {}            # id -> run, of the claims that this process knows of
+        self._beatenAt = monotonic()    # when the last heartbeat was written
+        self._isReclaimed = False       # whether the ledger was taken back, and that has not been dealt with
+        self._isContended = False       # whether the last iteration failed because of what others have written
+        self._isInDoubt = False         # whether the outcome of a commit is unknown
 
     @property
-    def rank(self):
-        """How many processors come before this one, as far as is known: those get a job first."""
-        return len(self._before)
+    def name(self):
+        """The name of the ledger; None before it is taken when none was given."""
+        return self.ownership.name
+
+    @property
+    def db(self):
+        """The `ZODB.DB` that the ledger is kept in."""
+        return self.session.db
+
+    @property
+    def owner(self):
+        """What the ledger says of its owner at first; see `Ledger.owner`."""
+        return self.ownership.owner
 
     @property
     def nextBeat(self):
         """When the next heartbeat is due, by the monotonic clock."""
-        return self._beaten + self.lease / 3
-
-    def _begin(self):
-        if self._connection is None:
-            self._connection = self.db.open(self._manager)
-        self._manager.begin()
-
-    def _rest(self):
-        """End a transaction that has failed.  A connection that cannot be used any more is replaced by another one."""
-        if not rest(self._manager):
-            self._manager, self._connection = transaction.TransactionManager(explicit=True), None
-
-    def _service(self):
-        return atPath(self._connection.root()[ROOT_NAME], self.path)
+        return self._beatenAt + self.lease / 3
 
     def attach(self):
         """Take over the ledger of this name, and return what its last owner left to the queues.
 
-        Raise `NameTaken` when a living processor has it.
+        Raise `NameTaken` when a living host has it.
         """
-        evolve(self.db, self.path)
-        if self._connection is None:
-            self._connection = self.db.open(self._manager)
+        evolve(self.db, self.session.path)
         try:
-            silent = self._awaitSilence()
-            transact(self._manager, lambda: self._take(silent), ATTEMPTS)
+            self.ownership.take(self.session, self.clock, self.monotonic)
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
-        self._wrote(self.monotonic())
+        self._noteCommit(self.monotonic())
 
-    def _checkName(self, ledger, silent):
-        """Raise `NameTaken` if the ledger has an owner that may live; return the seconds of a silent one, or None.
+    def iterate(self, work):
+        """Do one transaction; return its `Result`.
 
-        silent -- the serial of the ledger since which nothing was heard of its owner; see `_awaitSilence`.
-        """
-        owner = ledger.owner
-        if owner is None or owner['token'] == self.owner['token']:
-            return None
-        gone = hosts.isGone(owner)
-        if gone is False or gone is None and ledger._p_serial != silent:
-            raise NameTaken(self.name, f'on {owner["machine"].partition("/")[0]}, process {owner["pid"]}')
-        return None if gone else self._patience(owner)
-
-    def _patience(self, owner):
-        """Return for how many seconds a heartbeat of an owner is waited for before its name is taken."""
-        return owner.get('lease', self.lease) / 2 + 1
-
-    def _take(self, silent):
-        service = self._service()
-        if self.name is None:
-            self.name = self._freeName(service)
-        ledger = service.ledgers.get(self.name)
-        if ledger is None:
-            ledger = service.ledgers[self.name] = Ledger()
-        seconds = self._checkName(ledger, silent)
-        rescue.rescue(service, self.name, self.clock(), seconds)
-        ledger.owner = self.owner
-
-    def _awaitSilence(self):
-        """Wait for as long as a heartbeat may take, if a host of this name may live, which this machine cannot see.
-
-        Return the serial of the ledger if nothing is heard of that host, or None if there is none.  Raise `NameTaken`
-        if it is heard of.
-        """
-        bell, until, heard = threading.Event(), None, None
-        while self.name is not None:
-            owner, serial = transact(self._manager, self._lastOwner)
-            if owner is None or hosts.isGone(owner) is not None:
-                return None
-            if until is None:
-                log.info('a processing host named %s may live on another machine: waiting whether it is heard of',
-                         self.name)
-                until, heard = self.monotonic() + self._patience(owner), serial
-            if serial != heard:
-                raise NameTaken(self.name, f'on {owner["machine"].partition("/")[0]}, process {owner["pid"]}')
-            if self.monotonic() > until:
-                return heard
-            bell.wait(LOOK)
-
-    def _lastOwner(self):
-        ledger = self._service().ledgers.get(self.name)
-        return ledger and ledger.owner, ledger and ledger._p_serial         # in this order: it has to be loaded
-
-    def _freeName(self, service):
-        number = 1
-        while True:
-            name = f'{socket.gethostname()}-{number}'
-            ledger = service.ledgers.get(name)
-            if ledger is None or hosts.isGone(ledger.owner):
-                return name
-            number += 1
-
-    def turn(self, reports, want, long=(), progress=(), watched=()):  # noqa: C901
-        """Do one transaction; return a list of `Claim`s to run, and those in `watched` whose runs are not wanted.
-
-        reports -- `Outcome`s, `Recorded`s and `Returned`s to settle.
-        want -- how many jobs to claim at the most.
-        long -- ids of jobs that have been running for a while, which is put on record.
-        progress -- pairs of id and how far its run is: a pair of a fraction or None, and a text.
-        watched -- pairs of id and run, of jobs that may have been cancelled.
+        work -- the `Work`.
 
         Raise what the database raises, having changed nothing that is known of; then the same reports must come
-        again.  Raise `Deposed` when the ledger is somebody else's.
+        again.  Raise `LeaseLost` when the ledger is somebody else's.
 
-        When others have taken this processor for silent and rescued its jobs it goes on: the claims that it has lost
-        are in `lost` then.
+        When others have taken this host for silent and rescued its jobs it goes on: the claims that it has lost are in
+        the result.
         """
-        if self._contended and self.monotonic() >= self.nextBeat:
+        if self._isContended and self.monotonic() >= self.nextBeat:
             self._beat()
         try:
-            self._begin()
-            service = self._service()
-            ledger = service.ledgers[self.name]
-            self._own(ledger)
-            lost = [(jobid, run) for jobid, run in self.inFlight.items()
-                    if ledger.claimed.get(jobid) != run] if self._rescued else []
-            if ledger.owner.get('threads') != self.threads:
-                ledger.owner = dict(ledger.owner, threads=self.threads)
-            now, moment = self.clock(), self.monotonic()
-            self._tellPace(service, ledger, bool(reports or long), moment)
-            for report in reports:
-                transitions.settle(service, ledger, report, now)
-            for jobid in long:
-                ledger.mark(jobid, LONG)
-            for jobid, state in progress:
-                if jobid in ledger.claimed:
-                    ledger.progress[jobid] = state
-            gone = [(jobid, run) for jobid, run in watched if ledger.claimed.get(jobid) != run
-                    or not transitions.holds(service.jobs.get(jobid), transitions.Recorded(jobid, run))]
-            pause = min(LOOK, self.lease / 4)
-            lines = self._guard(service, moment, now) if moment - self._guarded >= pause else []
-            if moment - self._surveyed >= (pause if self.inFlight else
-                                           SURVEY if ready.isWaiting(service) else IDLE_SURVEY):
-                self._survey(service, moment)
-            isKeeper, wasKeeper = service.schedule.keeper == self.name, self._isKeeper
-            self._isKeeper = isKeeper
-            if wasKeeper and not isKeeper:
-                self._handed = moment
-            more = isKeeper and scheduling.tick(service, now)
-            if isKeeper and service.schedule.aside:
-                lines += self._handOver(service, moment)
-            claims, shard = self._claim(service, ledger, 0 if service.paused else want, now, moment)
-            if self._doubt:
-                claims += self._adopt(service, ledger, reports, claims)
-            self._mark(service, ledger, claims)
-            # In doubt it writes in any case: then a commit that is still under way can only fail.
-            if self._doubt or moment >= self.nextBeat:
-                ledger._p_changed = True
-            nextTime = None if not isKeeper else now if more else service.schedule.nextTime()
-            paused = service.paused
-            interest, isQuick = ready.interest(service, ledger, not self._spared), bool(rateOf(ledger.owner))
-            if touched(self._manager.get()):
-                isBeat = bool(ledger._p_changed)
-                self._manager.commit()
-                self._wrote(moment if isBeat else None)
-            else:
-                self._manager.abort()
+            result = self._inTransaction(work)
         except BaseException as error:
-            self._rest()
-            # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
-            self._shard, self._skip = random.randrange(SHARDS), random.randrange(SKIP)
-            # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
-            self._contended = isinstance(error, ConflictError)
-            self._doubt = self._doubt or not isinstance(error, (ConflictError, Deposed))
+            self._noteFailure(error)
             raise
-        for line in lines:
-            log.warning(*line)
-        if self._rescued:
-            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
-                        '%d jobs that it had claimed, and it goes on with others', self.name, self.lease, len(lost))
-        self.lost, self._rescued, self._contended = lost, False, False
-        self._shard, self._doubt, self.nextTime, self.paused = shard, False, nextTime, paused
-        self.interest, self.isQuick = interest, isQuick
-        self._skip = 0
-        ended = [(report.jobid, report.run) for report in reports]
-        for jobid, run in ended + lost:
-            if self.inFlight.get(jobid) == run:             # else it is of a run that was over before
-                del self.inFlight[jobid]
-        self.inFlight.update((claim.jobid, claim.run) for claim in claims)
-        return claims, gone
+        self._apply(work, result)
+        return result
 
-    def _own(self, ledger):
-        """Take the ledger back if it has no owner any more; raise `Deposed` if it has another one."""
-        if ledger.owner is None:
-            ledger.owner = dict(self.owner, threads=self.threads)
-            self._rescued = True
-        elif ledger.owner['token'] != self.owner['token']:
-            raise Deposed(f'{self.name!r} was taken over')
+    def _inTransaction(self, work):
+        """Do the steps of an iteration and commit them; return the `Result`."""
+        view = self._begin(work)
+        lost = self._checkOwner(view)
+        published = self._publish(view, work)
+        self._report(view, work)
+        unwanted = self._unwanted(view, work.snapshot)
+        messages = self._watchPeers(view)
+        scheduled = self._schedule(view)
+        claims, decision = self._claim(view, work)
+        claims += self._adopt(view, work, claims)
+        self._mark(view, claims)
+        state = self._stateAfter(view, published, scheduled, decision)
+        isWritten, beatAt = self._commit(view)
+        return Result(state, claims, unwanted, lost, self._isReclaimed, messages + scheduled.messages, isWritten,
+                      beatAt)
+
+    # The steps
+
+    def _begin(self, work):
+        """Begin a transaction; return its `View`."""
+        service = self.session.begin()
+        threads = self.threads if work.threads is None else work.threads
+        return View(service, service.ledgers[self.name], self.name, threads, self.clock(), self.monotonic())
+
+    def _checkOwner(self, view):
+        """Make sure that the ledger is this host's; return the claims that it has lost, pairs of id and run."""
+        self._isReclaimed = self.ownership.check(view.ledger, view.threads) or self._isReclaimed
+        if not self._isReclaimed:
+            return []
+        return [(jobid, run) for jobid, run in self.openClaims.items() if view.ledger.claimed.get(jobid) != run]
+
+    def _publish(self, view, work):
+        """Put on record how long a job takes, if that has changed much; return the `Publication`."""
+        owner = view.ledger.owner
+        published = publication(owner, work.duration, work.busyFor, bool(work.reports or work.snapshot.long),
+                                view.moment, self.state.slowerSince)
+        if published.isDue:
+            view.ledger.owner = dict(owner, duration=work.duration)
+            if rateOf(owner) and not rateOf(view.ledger.owner):
+                view.service._p_changed = True          # wakes those that this host has spared
+        return published
+
+    def _report(self, view, work):
+        """Settle what has ended, and put on record what runs."""
+        for report in work.reports:
+            transitions.settle(view.service, view.ledger, report, view.now)
+        for jobid in work.snapshot.long:
+            view.ledger.mark(jobid, LONG)
+        for jobid, progress in work.snapshot.progress:
+            if jobid in view.ledger.claimed:
+                view.ledger.progress[jobid] = progress
+
+    def _unwanted(self, view, snapshot):
+        """Return those of the watched runs that are not wanted any more."""
+        return [(jobid, run) for jobid, run in snapshot.watched if view.ledger.claimed.get(jobid) != run
+                or not transitions.holds(view.service.jobs.get(jobid), transitions.Recorded(jobid, run))]
+
+    def _watchPeers(self, view):
+        """Look after the other hosts, as often as that is due; return what the log says of it."""
+        messages = self.peers.watch(view)
+        self.peers.look(view, bool(self.openClaims))
+        return messages
+
+    def _schedule(self, view):
+        """As the scheduler, queue what is due; return a `Scheduling`."""
+        schedule, handedAt, messages = view.service.schedule, self.state.handedAt, []
+        isScheduler = schedule.keeper == view.name
+        if self.state.isScheduler and not isScheduler:
+            handedAt = view.moment
+        hasMore = isScheduler and scheduling.tick(view.service, view.now)
+        if isScheduler and schedule.aside and view.moment - handedAt >= HANDOVER:
+            messages = self.peers.handOver(view)
+        return Scheduling(isScheduler, hasMore, handedAt, messages)
+
+    def _claim(self, view, work):
+        """Claim jobs; return a list of `Claim`s, and the `Decision` with the position to go on at."""
+        want = 0 if view.service.paused else work.want
+        if want <= 0:
+            return [], self._decisionOf(Position(self.state.position.shard))
+        lacks = functools.cache(functools.partial(lacking, view.service, view.name))
+        claims = self._claimSuspect(view, lacks)
+        claims += claiming.claimStranded(view.service, want - len(claims), view.now, lacks, view.ledger)
+        if self.ordered:
+            claims = claims or claiming.claimOldest(view.service, view.now, view.ledger, lacks)
+            return claims, self._decisionOf(Position())
+        decision = self._decide(view, want - len(claims))
+        found, shard = claiming.claim(view.service, decision.count, decision.position.shard, view.now, view.ledger,
+                                      decision.position.skip, lacks)
+        return claims + found, dataclasses.replace(decision, position=Position(shard))
+
+    def _decisionOf(self, position):
+        return Decision(0, position, yielding=self.state.yielding)
+
+    def _claimSuspect(self, view, lacks):
+        """Claim one suspect if there is none in flight: if it ends its host, one knows which one did."""
+        if ALONE in view.ledger.started.values():
+            return []
+        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks)
+
+    def _decide(self, view, want):
+        """Return the `Decision` of the claim strategy."""
+        state, survey, ledgers = self.state, self.peers.survey, view.service.ledgers
+        situation = Situation(want, view.threads, held=len(view.ledger.claimed), isIdle=not self.openClaims,
+                              isQuick=state.isQuick, survey=survey, position=state.position, yielding=state.yielding,
+                              moment=view.moment)
+        if not situation.isShared:
+            return decide(situation)
+        capacity = capacityOf([ledgers[name] for name in survey.before], self.owner)
+        situation = dataclasses.replace(situation, capacity=capacity)
+        return decide(situation, ready.waiting(view.service, horizon(situation)))
+
+    def _adopt(self, view, work, claims):
+        """If the outcome of a commit is unknown, return the claims in the ledger that this process does not know of.
+
+        Those whose jobs have been brought forward by others meanwhile are closed.
+        """
+        if not self._isInDoubt:
+            return []
+        known = {*self.openClaims, *(claim.jobid for claim in claims), *(report.jobid for report in work.reports)}
+        adopted = []
+        for unknown in [transitions.Recorded(*item) for item in view.ledger.claimed.items() if item[0] not in known]:
+            job = view.service.jobs.get(unknown.jobid)
+            if transitions.holds(job, unknown):
+                adopted.append(transitions.claimOn(job))
+            else:
+                transitions.settle(view.service, view.ledger, unknown, view.now)
+        return adopted
+
+    def _mark(self, view, claims):
+        """Put on record, before they are begun, the claims on suspects and on what must not be begun twice."""
+        once = functools.cache(lambda name: getattr(queryTask(view.service, name), 'atMostOnce', False))
+        for claim in claims:
+            if once(claim.task):
+                view.ledger.mark(claim.jobid, ONCE)
+            elif claim.suspect:
+                view.ledger.mark(claim.jobid, ALONE)
+
+    def _stateAfter(self, view, published, scheduled, decision):
+        """Return the `State` that follows, if this is committed."""
+        service, freeBefore = view.service, decision.freeBefore
+        if freeBefore is None:
+            freeBefore = min(self.state.freeBefore, self.peers.survey.rank)
+        nextTime = None
+        if scheduled.isScheduler:
+            nextTime = view.now if scheduled.hasMore else service.schedule.nextTime()
+        return State(nextTime, service.paused, ready.interest(service, view.ledger, not decision.isSpared),
+                     bool(rateOf(view.ledger.owner)), decision.isSpared, freeBefore, decision.position,
+                     decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt)
+
+    def _commit(self, view):
+        """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None."""
+        # In doubt it writes in any case: then a commit that is still under way can only fail.
+        if self._isInDoubt or view.moment >= self.nextBeat:
+            view.ledger._p_changed = True
+        if not touched(self.session.manager.get()):
+            self.session.manager.abort()
+            return False, None
+        isBeat = bool(view.ledger._p_changed)
+        self.session.manager.commit()
+        return True, view.moment if isBeat else None
+
+    # What follows
+
+    def _apply(self, work, result):
+        """Take over a result that is committed."""
+        if result.isWritten:
+            self._noteCommit(result.beatAt)
+        for message in result.messages:
+            log.warning(*message)
+        if result.isReclaimed:
+            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
+                        '%d jobs that it had claimed, and it goes on with others', self.name, self.lease,
+                        len(result.lost))
+        self.state = result.state
+        self._isReclaimed = self._isContended = self._isInDoubt = False
+        for jobid, run in [*((report.jobid, report.run) for report in work.reports), *result.lost]:
+            if self.openClaims.get(jobid) == run:           # else it is of a run that was over before
+                del self.openClaims[jobid]
+        self.openClaims.update((claim.jobid, claim.run) for claim in result.claims)
+
+    def _noteCommit(self, beatAt=None):
+        """Note that a commit has succeeded.
+
+        beatAt -- when the heartbeat was written that was in it, by the monotonic clock; None if there was none.
+        """
+        if beatAt is not None:
+            self._beatenAt = beatAt
+        self.peers.wrote(self.monotonic())
+
+    def _noteFailure(self, error):
+        """End a transaction that has failed, and note what that says about the next one."""
+        self.session.rest()
+        # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
+        self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
+        # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
+        self._isContended = isinstance(error, ConflictError)
+        self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost))
+
+    # Transactions of their own
 
     def _beat(self):
         """Write the heartbeat and nothing else, so that it cannot conflict with anything but a rescue."""
         moment = self.monotonic()
         try:
-            self._begin()
-            ledger = self._service().ledgers[self.name]
-            self._own(ledger)
+            ledger = self.session.begin().ledgers[self.name]
+            self._isReclaimed = self.ownership.check(ledger) or self._isReclaimed
             ledger._p_changed = True
-            self._manager.commit()
+            self.session.manager.commit()
         except BaseException:
-            self._rest()
+            self.session.rest()
             raise
-        self._wrote(moment)
-
-    def _wrote(self, beat=None):
-        """Note that a commit has succeeded.
-
-        beat -- when the heartbeat was written that was in it, by the monotonic clock; None if there was none.
-        """
-        if beat is not None:
-            self._beaten = beat
-        self._watch.wrote(self.monotonic())
-
-    def _tellPace(self, service, ledger, writes, moment):
-        """Put on record how long a job takes, if that has changed much."""
-        if self._pace.isToTell(ledger.owner, self.pace, self.busy, writes, moment):
-            wasQuick = rateOf(ledger.owner)
-            ledger.owner = dict(ledger.owner, pace=self.pace)
-            if wasQuick and not rateOf(ledger.owner):
-                service._p_changed = True           # wakes those that this processor has spared
-
-    def _mark(self, service, ledger, claims):
-        """Put on record, before they are begun, the claims on suspects and on what must not be begun twice."""
-        once = functools.cache(lambda name: getattr(queryTask(service, name), 'atMostOnce', False))
-        for claim in claims:
-            if once(claim.task):
-                ledger.mark(claim.jobid, ONCE)
-            elif claim.suspect:
-                ledger.mark(claim.jobid, ALONE)
-
-    def _claim(self, service, ledger, want, now, moment):
-        self._spared = False
-        if want <= 0:
-            return [], self._shard
-        # One suspect at a time: if it ends its host, one knows who did.
-        lacks = functools.cache(functools.partial(lacking, service, self.name))
-        suspects = [] if ALONE in ledger.started.values() else claiming.claimSuspect(service, now, ledger, lacks)
-        suspects += claiming.claimStranded(service, want - len(suspects), now, lacks, ledger)
-        want -= len(suspects)
-        if self.ordered:
-            return suspects or claiming.claimOldest(service, now, ledger, lacks), 0
-        skip = self._skip
-        if want and (self._sharing or skip):
-            # If there are others (a conflict may be the first that is heard of them), no more than a fair share of all,
-            # once the threads have something to do; and each at a place of its own.  Those that do nothing have no
-            # share in short jobs.
-            held, others = len(ledger.claimed), (self._working if self.isQuick else self._sharing) + 1
-            stride = max(want, PLACE)
-            room = roomOf(map(service.ledgers.__getitem__, self._before), self.owner)
-            waiting = ready.waiting(service, 1 if room.jobs == math.inf else room.jobs + (stride + held) * others)
-            want = min(want, max(self.threads, -(-(waiting + held) // others)) - held)
-            left = self._precedence.leave(room, waiting, moment)
-            if waiting:
-                self.freeBefore = len(room.serials)
-            if left >= waiting > 0:
-                self._spared = room.isQuick and self.rank >= WARM and not self.inFlight
-                return suspects, self._shard
-            place = skip + (stride * len(self._before) if held else 0)
-            skip = left + place % max(1, waiting - left - want + 1)
-        claims, shard = claiming.claim(service, want, self._shard, now, ledger, skip, lacks)
-        return suspects + claims, shard
-
-    def _adopt(self, service, ledger, reports, claims):
-        """Return the claims in the ledger that this process does not know of: a commit whose answer was lost.
-
-        Those whose jobs have been brought forward by others meanwhile are closed.
-        """
-        known = set(self.inFlight) | {claim.jobid for claim in claims} | {report.jobid for report in reports}
-        adopted = []
-        for unknown in [transitions.Recorded(*item) for item in ledger.claimed.items() if item[0] not in known]:
-            job = service.jobs.get(unknown.jobid)
-            if transitions.holds(job, unknown):
-                adopted.append(transitions.claimOn(job))
-            else:
-                transitions.settle(service, ledger, unknown, self.clock())
-        return adopted
-
-    def _guard(self, service, moment, now):
-        """See whether the next processors live; take in the jobs of those that are lost, and the schedule.
-
-        Return what the log is to say when that is committed: a list of lines with their arguments.
-
-        Each is watched by some, and nobody by all: many hosts that do nothing are to cost little.
-        """
-        self._guarded, alive, self._neighbours, lines = moment, 0, [], []
-        names = list(service.ledgers)
-        place = names.index(self.name)
-        for name in names[place + 1:] + names[:place]:
-            ledger = service.ledgers[name]
-            state = self._watch.stateOf(name, ledger, moment)
-            if state == hosts.ALIVE:
-                alive += 1
-                if hosts.isGone(ledger.owner) is False:
-                    self._neighbours.append(ledger.owner)
-                if alive == WATCHED:
-                    break
-            elif ledger.claimed or service.schedule.keeper == name:
-                lease = self._watch.leaseOf(ledger.owner) if state == hosts.SILENT else None
-                count = rescue.rescue(service, name, now, lease)
-                about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
-                lines.append(('processing host %s %s: %d of its jobs are queued again by %s', name, about, count,
-                              self.name))
-                if service.schedule.keeper == name:
-                    service.schedule.keeper = None
-        if self.schedule and service.schedule.keeper is None:
-            service.schedule.keeper = self.name
-        return lines
-
-    def _handOver(self, service, moment):
-        """Make another host the scheduler, now and then: there are jobs that this one cannot handle.
-
-        Return what the log is to say when that is committed, as `_guard` does.
-        """
-        if moment - self._handed < HANDOVER:
-            return []
-        names = list(service.ledgers)
-        place = names.index(self.name)
-        for name in names[place + 1:] + names[:place]:
-            ledger = service.ledgers[name]
-            if self._watch.stateOf(name, ledger, moment) == hosts.ALIVE and ledger.owner.get('schedule', True):
-                service.schedule.keeper = name
-                return [('%s becomes the scheduler: %s cannot handle %d jobs', name, self.name,
-                         len(service.schedule.aside))]
-        return []
-
-    @property
-    def hasNeighbours(self):
-        """Whether there are processors on this machine to be watched by this one."""
-        return bool(self._neighbours)
-
-    def lookAtNeighbours(self):
-        """Say whether one of them has ended; then the next turn sees to it.  This needs no transaction."""
-        if not any(map(hosts.isGone, self._neighbours)):
-            return False
-        self._guarded = float('-inf')
-        return True
-
-    def _survey(self, service, moment):
-        """See how many others run jobs, and which of these come before this processor."""
-        self._surveyed = moment
-        working = [name for name, ledger in service.ledgers.items() if name != self.name
-                   and self._watch.stateOf(name, ledger, moment) == hosts.ALIVE and ledger.owner.get('threads', 1)]
-        self._sharing, self._before = len(working), [name for name in working if name < self.name]
-        self._working = sum(bool(service.ledgers[name].claimed) for name in working)
-        self.freeBefore = min(self.freeBefore, len(self._before))
+        self._noteCommit(moment)
 
     def clean(self, keep):
         """Remove some of the jobs that ended long ago, in a transaction of its own; return how many.
@@ -476,8 +368,7 @@ class Cycle:
         Each host sees to what it has brought to an end itself, and the scheduler to what nobody else sees to.
         """
         try:
-            self._begin()
-            service, removed, now = self._service(), 0, self.clock()
+            service, removed, now = self.session.begin(), 0, self.clock()
             ledgers = [service.ledgers[self.name]]
             if service.schedule.keeper == self.name:
                 ledgers += (shard.ledger for shard in service.shards)
@@ -485,35 +376,17 @@ class Cycle:
             for ledger in ledgers:
                 for status, seconds in keep.items():
                     removed += cleanup.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)
-            self._manager.commit() if removed else self._manager.abort()
+            self.session.manager.commit() if removed else self.session.manager.abort()
             return removed
         except BaseException:
-            self._rest()
+            self.session.rest()
             raise
 
     def leave(self, unstarted=()):
         """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger."""
-        def leave():
-            service = self._service()
-            ledger = service.ledgers[self.name]
-            if ledger.owner and ledger.owner['token'] == self.owner['token']:
-                for jobid in list(ledger.claimed.keys()):
-                    rescue.interrupt(service, self.name, jobid, jobid in unstarted, self.clock())
-                ledger.owner = None
-                if service.schedule.keeper == self.name:
-                    service.schedule.keeper = None
-
-        transact(self._manager, leave, ATTEMPTS)
-        self.inFlight.clear()
+        self.ownership.giveUp(self.session, unstarted, self.clock)
+        self.openClaims.clear()
 
     def close(self):
         """Close the connection."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        rest(self._manager)
-        try:
-            connection.close()
-        except Exception as error:          # it refuses to with changes that could not be aborted, too
-            self._manager = transaction.TransactionManager(explicit=True)
-            log.warning('processing host %s: its connection to the database is given up: %s', self.name, error)
+        self.session.close(self.name)

@@ -1,32 +1,52 @@
-"""Who does what waits: what processors that share a service leave to each other, by what is on record of them."""
+"""Load sharing: what is on record of the hosts that share a service, and how much these do without help."""
 # SPDX-License-Identifier: ZPL-2.1
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-#: Seconds after which a processor claims what others before it could have claimed, but did not; for each of these.
-PATIENCE = 0.2
-
-#: So many processors come before one that may sleep while those do what there is: they are likely to get the next job.
+#: So many hosts of higher priority let this one sleep while they do what there is: they most likely get the next job.
 WARM = 2
 
-#: Seconds that a job takes at the most for which it is short: what it takes to share such jobs is more than the jobs.
+#: A job is short when it takes at most so many seconds: sharing short jobs costs more than the jobs.
 SHORT = 0.008
 
-#: Short jobs per second that a processor does at the most; and that all together do: with more processors it would not
-#: be more, as all write to one database.
+#: Short jobs per second that one host does at the most, and that all do together: as all write to one database, more
+#: hosts would not do more.
 RATE, ENOUGH = 2000, 4000
 
-#: So many cores of its machine are taken by a processor that does short jobs at that rate, with what the database and
-#: those who add the jobs do for them.
+#: Cores of its machine that a host takes when it does short jobs at RATE, with what the database and those who add the
+#: jobs do for them.
 TAKEN = 2
 
-#: Seconds for which a processor may be busy with short jobs that wait, before others are to help it.
+#: A host keeps short jobs for so many seconds of its time to itself; when more wait, others help.
 AT_ONCE = 0.25
 
-#: Seconds for which jobs must have taken longer before others hear of it.  But when, where jobs were short, no thread
-#: has got on for so many, others hear at once.
+#: A host publishes after SLOWER seconds that its jobs take longer; at once, if its jobs were short and no thread has
+#: finished one for HELD_UP seconds.
 SLOWER, HELD_UP = 2.0, 0.25
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The other hosts that run jobs of the service."""
+
+    running: int = 0                    # how many live
+    working: int = 0                    # how many of these had claims
+    before: tuple[str, ...] = ()        # names of those of higher priority: that come before this one
+
+    @property
+    def rank(self):
+        """How many hosts have a higher priority: those get a job first."""
+        return len(self.before)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What some hosts do as quickly without help."""
+
+    jobs: float = 0             # waiting jobs; infinity for all
+    serials: tuple = ()         # of the ledgers of those that do them
+    isQuick: bool = False       # whether one of them does short jobs
 
 
 def rateOf(owner):
@@ -34,29 +54,21 @@ def rateOf(owner):
 
     owner -- see `Ledger.owner`.
     """
-    pace = owner.get('pace', math.inf)
-    return min(RATE, owner.get('threads', 1) / max(pace, 1e-6)) if pace <= SHORT else 0
+    duration = owner.get('duration', math.inf)
+    return min(RATE, owner.get('threads', 1) / max(duration, 1e-6)) if duration <= SHORT else 0
 
 
-class Room(NamedTuple):
-    """What some processors do as quickly without the help of others."""
+def capacityOf(ledgers, asking):
+    """Return the `Capacity` of the owners of some ledgers.
 
-    jobs: float         # so many that wait; infinity for all
-    serials: list       # of the ledgers of those that do them
-    isQuick: bool       # whether one of them does short jobs
-
-
-def roomOf(ledgers, asking):
-    """Return the `Room` of the owners of some ledgers.
-
-    asking -- the owner who may help them; on the machine of some it can't when no core is left.
+    asking -- the owner who may help them; it cannot help those on its own machine when no core is left there.
     """
     jobs, isQuick, expected, near, serials = 0, False, 0.0, 0.0, []
     for ledger in ledgers:
         owner, claimed = ledger.owner or {'threads': 0}, len(ledger.claimed)
         can, threads = rateOf(owner), owner.get('threads', 1)       # 0 when it has ended, or is about to
-        # Those of which nothing is known yet will be as quick as others are.
-        rate = RATE if claimed and 'pace' not in owner else can
+        # A host of which nothing is known yet will be as quick as others are.
+        rate = RATE if claimed and 'duration' not in owner else can
         expected += rate
         near += rate * (owner.get('machine') == asking['machine'])
         free = max(threads, int(can * AT_ONCE)) - claimed
@@ -64,57 +76,37 @@ def roomOf(ledgers, asking):
             jobs, isQuick = jobs + max(0, free), isQuick or can > 0
             serials.append(ledger._p_serial)
     isEnough = isQuick and (expected >= ENOUGH or near >= RATE * asking['cores'] / TAKEN)
-    return Room(math.inf if isEnough else jobs, serials, isQuick)
+    return Capacity(math.inf if isEnough else jobs, tuple(serials), isQuick)
 
 
-class Precedence:
-    """How long a processor leaves jobs to those that come before it.
+@dataclass(frozen=True)
+class Publication:
+    """Whether a host puts on record how long its jobs take."""
 
-    Else each job would be claimed by all that have a free thread, and all but one of them meet a conflict; and many
-    would keep the database busy with what a few could do.
+    isDue: bool = False
+    slowerSince: float | None = None    # since when jobs take twice as long as is on record, by the monotonic clock
+
+
+def publication(owner, duration, busyFor, isWritten, moment, slowerSince):
+    """Return the `Publication` of the average duration of a host's jobs.
+
+    That jobs take longer may have a reason that passes, like others at work on this machine: it is published late, so
+    that it does not call still more hosts to work here.  When no job ends for a while others help at once.
+
+    owner -- see `Ledger.owner`.
+    duration -- seconds that a job takes; None for unknown.
+    busyFor -- for how many seconds all threads have been busy with the same jobs.
+    isWritten -- whether the ledger is written in any case.
+    moment -- seconds of the monotonic clock.
+    slowerSince -- that of the last `Publication`.
     """
-
-    def __init__(self):
-        self._since = self._serials = None
-
-    def leave(self, room, waiting, moment):
-        """Return how many of the `waiting` jobs are left to those that have a `Room`.
-
-        moment -- seconds of the monotonic clock.
-        """
-        if not waiting or waiting > room.jobs:
-            self._since = None
-        elif self._since is None or self._serials != room.serials:
-            self._since, self._serials = moment, room.serials
-        elif moment - self._since > PATIENCE * len(room.serials):       # and none of them has done anything since
-            return 0
-        return min(room.jobs, waiting)
-
-
-class Pace:
-    """When it is put on record how long the jobs of a processor take."""
-
-    def __init__(self):
-        self._slower = None
-
-    def isToTell(self, owner, pace, busy, writes, moment):
-        """Say whether the record is to be changed.
-
-        That jobs take longer may have a reason that passes, like others at work on this machine: those must not be
-        the more for it.  But when nothing ends for a while, others are to help at once.
-
-        owner -- see `Ledger.owner`.
-        pace -- seconds that a job takes; None for unknown.
-        busy -- for how many seconds all threads have been busy with the same jobs.
-        writes -- whether the ledger is written in any case.
-        moment -- seconds of the monotonic clock.
-        """
-        if pace is None:
-            return False
-        told = owner.get('pace', math.inf)
-        if pace < 2 * told:
-            self._slower = None
-        elif self._slower is None:
-            self._slower = moment
-        isSlower = self._slower is not None and moment - self._slower > SLOWER
-        return writes and (isSlower or pace < told / 2) or busy >= HELD_UP and rateOf(owner) > 0
+    if duration is None:
+        return Publication(False, slowerSince)
+    published = owner.get('duration', math.inf)
+    if duration < 2 * published:
+        slowerSince = None
+    elif slowerSince is None:
+        slowerSince = moment
+    isSlower = slowerSince is not None and moment - slowerSince > SLOWER
+    isDue = isWritten and (isSlower or duration < published / 2) or busyFor >= HELD_UP and rateOf(owner) > 0
+    return Publication(isDue, slowerSince)

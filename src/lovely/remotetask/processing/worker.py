@@ -49,7 +49,7 @@ PAUSE, LONGEST_PAUSE = 0.01, 2.0
 #: After so many failures of the database in a row a line of the log says so.
 TOLD_FAILURES = frozenset(10 ** power for power in range(1, 7))
 
-#: As how many failures a conflict counts when the task's jobs take turns here already.
+#: As how many failures a conflict counts when the task is serialized here already: it came from another host.
 FAR = 3
 
 #: Seconds after which a transaction is too old for another run: not every storage tells at once what was committed.
@@ -83,7 +83,7 @@ class Worker:
     was committed since it began: a new one would show the same.
     """
 
-    def __init__(self, servicePath, client, name, clock, monotonic, mayWait, wake, takesTurns):
+    def __init__(self, servicePath, client, name, clock, monotonic, mayWait, wake, isSerialized):
         """Open nothing yet.
 
         servicePath -- a tuple of names from the root folder down to the service.
@@ -92,10 +92,10 @@ class Worker:
         clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
         mayWait -- returns whether a run may still wait for the database; else it is given up.
         wake -- called when a run has a time limit.
-        takesTurns -- called with the name of a task; see `Roster.takesTurns`.
+        isSerialized -- called with the name of a task; see `InFlight.isSerialized`.
         """
         self.servicePath, self.name, self.clock, self.monotonic = servicePath, name, clock, monotonic
-        self._client, self._mayWait, self._wake, self._takesTurns = client, mayWait, wake, takesTurns
+        self._client, self._mayWait, self._wake, self._isSerialized = client, mayWait, wake, isSerialized
         self._fence = Fence(servicePath)
         self._view = None
 
@@ -122,17 +122,17 @@ class Worker:
         self._client.close()
         self._fence.close()
 
-    def run(self, claim, look=False, run=None):
+    def run(self, claim, isStale=False, execution=None):
         """Run a job until its end is on record or known; return an `Outcome` or `Recorded`.
 
         claim -- the `Claim` on it.
-        look -- whether the claim has to be looked at first.
-        run -- the `Run` where its time limit, retry policy and conflicts are noted; None for nowhere.
+        isStale -- whether the claim has to be checked first: the job may have been cancelled.
+        execution -- the `Execution` where its time limit, retry policy and conflicts are noted; None for nowhere.
         """
         failures = 0
         while True:
             try:
-                report = self._try(claim, look, run, failures)
+                report = self._try(claim, isStale, execution, failures)
                 if self._view is None:
                     self.rest()
                 return report
@@ -141,15 +141,15 @@ class Worker:
                 if not isDatabaseError(error):
                     return failed(claim, error, self.clock(), self.clock(), self.name)
                 failures += 1
-                if run is not None and isinstance(error, ConflictError):
-                    run.conflicts += 1
-                    if self._takesTurns(claim.task):
+                if execution is not None and isinstance(error, ConflictError):
+                    execution.countConflict()
+                    if self._isSerialized(claim.task):
                         failures = max(failures, FAR)       # another host is writing: let it write several times
                 self._tellRepeated(claim, failures, error)
             except BaseException:
                 self.rest()
                 raise
-            look = True
+            isStale = True
             if not self._mayWait():
                 return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
             time.sleep(pause(failures, random.random()))
@@ -164,27 +164,25 @@ class Worker:
         else:
             log.debug('%s is repeated: %s', claim.label, messageOf(error))
 
-    def _try(self, claim, look, run, failures):
+    def _try(self, claim, isStale, execution, failures):
         """Run a job once; the caller ends the transaction unless `_view` is kept for the next run.  See `run`.
 
         failures -- how often this has met errors of the database; those are raised.
         """
         connection = self._client.open()
-        if run is not None:
-            self._awaitTransaction(connection, run.tid)
-            run.began = run.began if failures else self.monotonic()
-            run.cold, self._client.isCold = self._client.isCold, False
+        if execution is not None:
+            self._awaitTransaction(connection, execution.tid)
+            execution.begin(execution.began if failures else self.monotonic(), self._client.isCold)
+            self._client.isCold = False
         view = self._view
-        # Not every storage tells at once what was committed: what is older than the claim may not know the job.
-        if view is None or view.tid != lastTransaction(connection.db()) or run is None or view.began < run.added \
-                or self.monotonic() - view.began > FRESH:
+        if view is None or not self._isCurrent(view, connection, execution):
             view = self._begin(connection)
         self._view = None                       # until this run has left everything as it was
-        if look and not transitions.holds(view.service.jobs.get(claim.jobid), claim):
+        if isStale and not transitions.holds(view.service.jobs.get(claim.jobid), claim):
             return self._recorded(connection, claim)            # cancelled, or somebody else's by now
-        if run is not None and run.policy is None:
-            run.policy, run.limit = self._rules(view, claim)
-            if run.limit is not None:
+        if execution is not None and execution.policy is None:
+            execution.setRules(*self._rules(view, claim))
+            if execution.limit is not None:
                 self._wake()                    # the host is to look in time
         self._fence.guard(connection, claim)
         report = self._attempt(connection, view, claim)
@@ -192,6 +190,12 @@ class Worker:
                 and not marked(view.txn):
             self._view = view
         return report
+
+    def _isCurrent(self, view, connection, execution):
+        """Return whether a new transaction would show the same as this `View`."""
+        # Not every storage tells at once what was committed: what is older than the claim may not know the job.
+        return execution is not None and view.tid == lastTransaction(connection.db()) \
+            and view.began >= execution.added and self.monotonic() - view.began <= FRESH
 
     def _begin(self, connection):
         self._fence.open()

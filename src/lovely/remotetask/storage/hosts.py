@@ -99,7 +99,7 @@ def livingHosts(service, now):
     return found
 
 
-class Watch:
+class LivenessMonitor:
     """Judges the owners of ledgers by this process's own monotonic clock: no two hosts' clocks are ever compared.
 
     lease -- seconds for which the ledger of a living host may stay unchanged; a host that has a longer lease gets that.

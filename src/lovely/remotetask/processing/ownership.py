@@ -1,0 +1,139 @@
+"""Owning a ledger: a host takes one under a name that no living host has, keeps it, and gives it up at its end."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import socket
+import threading
+
+from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.processing import rescue
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage.ledger import Ledger
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Seconds between two looks at whether a host of the same name is heard of.
+POLL_INTERVAL = 0.3
+
+#: Transactions that may fail by conflicts before the cause is looked for elsewhere.
+ATTEMPTS = 10
+
+
+class LeaseLost(Exception):
+    """The ledger has another owner now: this host was taken for dead.  It must stop and write nothing."""
+
+
+class Ownership:
+    """The claim of one host on one ledger.  It belongs to the thread that keeps the ledger.
+
+    name -- the name of the ledger; None for one made of the machine's name and a number, once it is taken.
+    owner -- what `hosts.identity` gives.
+    lease -- seconds for which the owner may be silent.
+    """
+
+    def __init__(self, name, owner, lease):
+        self.name, self.owner, self.lease = name, owner, lease
+
+    def take(self, session, clock, monotonic):
+        """Take over the ledger of this name, and return what its last owner left to the queues.
+
+        session -- a `Session`.
+        clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
+
+        Raise `NameTaken` when a living host has it.
+        """
+        silent = self._awaitSilence(session, monotonic)
+        self.name = session.transact(lambda service: self._take(service, silent, clock()), ATTEMPTS)
+
+    def _take(self, service, silent, now):
+        """Take the ledger; return its name, which is this host's once that is committed."""
+        name = _freeName(service) if self.name is None else self.name
+        ledger = service.ledgers.get(name)
+        if ledger is None:
+            ledger = service.ledgers[name] = Ledger()
+        seconds = self._checkName(ledger, silent)
+        rescue.rescue(service, name, now, seconds)
+        ledger.owner = self.owner
+        return name
+
+    def _checkName(self, ledger, silent):
+        """Raise `NameTaken` if the ledger has an owner that may live; return the seconds of a silent one, or None.
+
+        silent -- the serial of the ledger since which nothing was heard of its owner; see `_awaitSilence`.
+        """
+        owner = ledger.owner
+        if owner is None or owner['token'] == self.owner['token']:
+            return None
+        gone = hosts.isGone(owner)
+        if gone is False or gone is None and ledger._p_serial != silent:
+            raise self._nameTaken(owner)
+        return None if gone else self._patience(owner)
+
+    def _nameTaken(self, owner):
+        return NameTaken(self.name, f'on {owner["machine"].partition("/")[0]}, process {owner["pid"]}')
+
+    def _patience(self, owner):
+        """Return for how many seconds a heartbeat of an owner is waited for before its name is taken."""
+        return owner.get('lease', self.lease) / 2 + 1
+
+    def _awaitSilence(self, session, monotonic):
+        """Wait for as long as a heartbeat may take, if a host of this name may live, which this machine cannot see.
+
+        Return the serial of the ledger if nothing is heard of that host, or None if there is none.  Raise `NameTaken`
+        if it is heard of.
+        """
+        pause, until, heard = threading.Event(), None, None
+        while self.name is not None:
+            owner, serial = session.transact(self._lastOwner)
+            if owner is None or hosts.isGone(owner) is not None:
+                return None
+            if until is None:
+                log.info('a processing host named %s may live on another machine: waiting whether it is heard of',
+                         self.name)
+                until, heard = monotonic() + self._patience(owner), serial
+            if serial != heard:
+                raise self._nameTaken(owner)
+            if monotonic() > until:
+                return heard
+            pause.wait(POLL_INTERVAL)
+        return None
+
+    def _lastOwner(self, service):
+        ledger = service.ledgers.get(self.name)
+        return ledger and ledger.owner, ledger and ledger._p_serial         # in this order: it has to be loaded
+
+    def check(self, ledger, threads=None):
+        """Return whether the ledger had no owner and is taken back: others took this host for silent.
+
+        threads -- how many threads run jobs, for the record; None to leave that as it is.
+
+        Raise `LeaseLost` if it has another owner.
+        """
+        isReclaimed = ledger.owner is None
+        owner = self.owner if isReclaimed else ledger.owner
+        if owner['token'] != self.owner['token']:
+            raise LeaseLost(f'{self.name!r} was taken over')
+        if threads is not None and owner.get('threads') != threads:
+            owner = dict(owner, threads=threads)
+        if owner is not ledger.owner:
+            ledger.owner = owner
+        return isReclaimed
+
+    def giveUp(self, session, unstarted, clock):
+        """Give back all claims, those on the ids of `unstarted` as such, and the ledger, if it is still this host's."""
+        session.transact(lambda service: self._giveUp(service, unstarted, clock()), ATTEMPTS)
+
+    def _giveUp(self, service, unstarted, now):
+        ledger = service.ledgers[self.name]
+        if ledger.owner and ledger.owner['token'] == self.owner['token']:
+            for jobid in list(ledger.claimed.keys()):
+                rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
+            ledger.owner = None
+            if service.schedule.keeper == self.name:
+                service.schedule.keeper = None
+
+
+def _freeName(service):
+    """Return the first name of this machine that no host has which may live."""
+    names = (f'{socket.gethostname()}-{number}' for number in range(1, len(service.ledgers) + 2))
+    return next(name for name in names if name not in service.ledgers or hosts.isGone(service.ledgers[name].owner))

@@ -1,0 +1,127 @@
+"""The other hosts of a service: whether they live, who takes over from those that do not, how many run jobs."""
+# SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.load_sharing import Survey
+from lovely.remotetask.processing.ownership import POLL_INTERVAL
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import ready
+
+
+#: Seconds between two surveys of an idle host: when jobs wait, and when there are none.
+SURVEY, IDLE_SURVEY = 2.0, 60.0
+
+#: How many living hosts each one watches: those that come after it, by name.  A death is noticed late only if so many
+#: hosts that watch each other die at once.
+WATCHED = 3
+
+#: Seconds between two times that a scheduler gives its role to another host, because of jobs that it cannot handle.
+HANDOVER = 60.0
+
+
+class Peers:
+    """Watches the other hosts.
+
+    What it keeps are observations: they hold whatever becomes of the transaction in which they were made.  The thread
+    that keeps the ledger makes them.  Other threads read `survey` only: an immutable value, which is replaced as a
+    whole.
+
+    lease -- seconds for which a host may be silent.
+    mayBeScheduler -- whether this host takes the role of the scheduler when nobody has it.
+    """
+
+    def __init__(self, lease, mayBeScheduler):
+        self.lease, self.mayBeScheduler = lease, mayBeScheduler
+        self.survey = Survey()
+        self._liveness = hosts.LivenessMonitor(lease)
+        self._watchedAt = self._surveyedAt = float('-inf')      # by the monotonic clock
+        self._neighbours = []       # owners of those watched on this machine, whose end can be seen at once
+
+    def wrote(self, moment):
+        """Note that a commit of this host has succeeded; see `LivenessMonitor.wrote`."""
+        self._liveness.wrote(moment)
+
+    @property
+    def _interval(self):
+        return min(POLL_INTERVAL, self.lease / 4)
+
+    def watch(self, view):
+        """If it is time, see whether the next hosts live; queue the jobs of those that do not, and take the schedule.
+
+        view -- the `View` of the transaction.
+
+        Return what the log says when that is committed: a list of lines with their arguments.
+
+        Each host is watched by some, and none by all: many idle hosts cost little.
+        """
+        if view.moment - self._watchedAt < self._interval:
+            return []
+        self._watchedAt, self._neighbours, alive, messages = view.moment, [], 0, []
+        for name, ledger in self._others(view):
+            state = self._liveness.stateOf(name, ledger, view.moment)
+            if state == hosts.ALIVE:
+                alive += 1
+                if hosts.isGone(ledger.owner) is False:
+                    self._neighbours.append(ledger.owner)
+                if alive == WATCHED:
+                    break
+            elif ledger.claimed or view.service.schedule.keeper == name:
+                messages.append(self._takeOver(view, name, ledger, state))
+        if self.mayBeScheduler and view.service.schedule.keeper is None:
+            view.service.schedule.keeper = view.name
+        return messages
+
+    def _others(self, view):
+        """Yield names and ledgers of the other hosts, those that come after this one first."""
+        names = list(view.service.ledgers)
+        place = names.index(view.name)
+        for name in names[place + 1:] + names[:place]:
+            yield name, view.service.ledgers[name]
+
+    def _takeOver(self, view, name, ledger, state):
+        """Queue the jobs of a host that has ended or is silent; return what the log says."""
+        lease = self._liveness.leaseOf(ledger.owner) if state == hosts.SILENT else None
+        count = rescue.rescue(view.service, name, view.now, lease)
+        if view.service.schedule.keeper == name:
+            view.service.schedule.keeper = None
+        about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
+        return 'processing host %s %s: %d of its jobs are queued again by %s', name, about, count, view.name
+
+    def look(self, view, isBusy):
+        """If it is time, make another `survey`.
+
+        isBusy -- whether this host has claims.
+        """
+        interval = self._interval if isBusy else SURVEY if ready.isWaiting(view.service) else IDLE_SURVEY
+        if view.moment - self._surveyedAt < interval:
+            return
+        self._surveyedAt, ledgers = view.moment, view.service.ledgers
+        running = [name for name, ledger in ledgers.items() if name != view.name
+                   and self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE
+                   and ledger.owner.get('threads', 1)]
+        self.survey = Survey(len(running), sum(bool(ledgers[name].claimed) for name in running),
+                             tuple(name for name in running if name < view.name))
+
+    def handOver(self, view):
+        """Make another living host the scheduler, if there is one that may be: this one cannot handle some jobs.
+
+        Return what the log says when that is committed, as `watch` does.
+        """
+        for name, ledger in self._others(view):
+            if self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE \
+                    and ledger.owner.get('schedule', True):
+                view.service.schedule.keeper = name
+                return [('%s becomes the scheduler: %s cannot handle %d jobs', name, view.name,
+                         len(view.service.schedule.aside))]
+        return []
+
+    @property
+    def hasNeighbours(self):
+        """Whether hosts on this machine are watched by this one."""
+        return bool(self._neighbours)
+
+    def hasNeighbourEnded(self):
+        """Return whether one of them has ended; then the next `watch` sees to it.  This needs no transaction."""
+        if not any(map(hosts.isGone, self._neighbours)):
+            return False
+        self._watchedAt = float('-inf')
+        return True

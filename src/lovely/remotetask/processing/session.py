@@ -1,0 +1,71 @@
+"""A connection to the database of one owner, its transactions begun explicitly: what keeps a ledger has one."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+
+import transaction
+
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.transactions import rest
+from lovely.remotetask.database.transactions import transact
+
+
+log = logging.getLogger('lovely.remotetask')
+
+
+class Session:
+    """Opens its connection when it is needed, and another one when that cannot be used any more.
+
+    One thread at a time uses it.
+
+    db -- a `ZODB.DB`.
+    path -- the path of the service, a tuple of names.
+    """
+
+    def __init__(self, db, path):
+        self.db, self.path = db, path
+        self.manager = transaction.TransactionManager(explicit=True)
+        self.connection = None
+
+    def open(self):
+        """Open the connection if there is none.  Raise what the database raises."""
+        if self.connection is None:
+            self.connection = self.db.open(self.manager)
+
+    def service(self):
+        """Return the service, as the current transaction sees it."""
+        return atPath(self.connection.root()[ROOT_NAME], self.path)
+
+    def begin(self):
+        """Begin a transaction; return the service as it sees it."""
+        self.open()
+        self.manager.begin()
+        return self.service()
+
+    def transact(self, function, attempts=1):
+        """Return what a function makes of the service, in a transaction; see `database.transact`."""
+        self.open()
+        return transact(self.manager, lambda: function(self.service()), attempts)
+
+    def rest(self):
+        """End a transaction that has failed.  Leave the connection to itself if it may still have the changes."""
+        if not rest(self.manager):
+            self._replace()
+
+    def _replace(self):
+        self.manager, self.connection = transaction.TransactionManager(explicit=True), None
+
+    def close(self, name):
+        """Close the connection.  Twice is fine.
+
+        name -- of the processing host, for the log.
+        """
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        rest(self.manager)
+        try:
+            connection.close()
+        except Exception as error:          # it refuses to with changes that could not be aborted, too
+            self._replace()
+            log.warning('processing host %s: its connection to the database is given up: %s', name, error)
