@@ -15,7 +15,7 @@ from ZODB.utils import p64
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
@@ -392,7 +392,7 @@ class TestTaking(AliveCase):
     def test_two_rescuers_of_a_host_without_jobs(self):
         # It is the scheduler that was lost: only the record of its ledger tells one rescue from another.
         self.silent('c')
-        self.service.schedule.keeper = 'c'
+        self.service.schedule.scheduler = 'c'
         self.manager.commit()
         first, second = self.cycle('a', schedule=False), self.cycle('b')
         for _ in range(40):
@@ -405,7 +405,7 @@ class TestTaking(AliveCase):
             first.iterate(Work())
         self.assertEqual(len(logs.records), 1)
         self.manager.begin()
-        self.assertEqual(self.service.schedule.keeper, 'b')
+        self.assertEqual(self.service.schedule.scheduler, 'b')
 
     def test_who_was_rescued_and_lives_goes_on(self):
         victim = self.cycle('b')
@@ -511,7 +511,7 @@ class TestStalls(unittest.TestCase):
             database = Database(self.zeo.database)
             self.addCleanup(database.close)
             self.hosts.append(MultiProcessor(database.db, PATH, name=name, lease=SHORT, maxThreads=2,
-                                             tasks=database.beside))
+                                             tasks=database.taskClient))
 
     def start(self):
         for host in self.hosts:
@@ -525,14 +525,14 @@ class TestStalls(unittest.TestCase):
         return jobid
 
     def waitUntil(self, condition):
-        bell = threading.Event()
-        hubOf(self.client).subscribe(bell)
+        wakeup = threading.Event()
+        notifierOf(self.client).subscribe(wakeup)
         while True:
             self.manager.begin()
             if condition():
                 return
-            self.assertTrue(bell.wait(PATIENCE), self.lines)
-            bell.clear()
+            self.assertTrue(wakeup.wait(PATIENCE), self.lines)
+            wakeup.clear()
 
     def statuses(self, *jobids):
         self.waitUntil(lambda: all(self.service.getStatus(jobid) in FINAL for jobid in jobids))

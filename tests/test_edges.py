@@ -363,11 +363,11 @@ class TestProcessor(ProcessorCase):
         for _ in range(2):
             self.assertTrue(MultiProcessor(self.db, PATH).processNext())
         self.start(keep={'completed': 0})
-        bell, until = threading.Event(), time.monotonic() + WAIT
+        wakeup, until = threading.Event(), time.monotonic() + WAIT
         self.manager.begin()
         while jobid in self.service.jobs:
             self.assertLess(time.monotonic(), until)
-            bell.wait(0.02)
+            wakeup.wait(0.02)
             self.manager.begin()
         self.assertEqual(self.service.getStatus(failed), 'error')
 

@@ -41,7 +41,7 @@ class RunCase(ProcessorCase):
         self.runs = []
 
     def task(self, function, name='task'):
-        """Register a task that notes its run, writes to the database, and calls the function."""
+        """StatusIndex a task that notes its run, writes to the database, and calls the function."""
         def task(service, jobid, input):
             self.runs.append(jobid)
             service.data['written'] = service.data.get('written', 0) + 1
@@ -472,7 +472,7 @@ class TestStorageErrors(RunCase):
             if len(self.runs) < 4:
                 service.schedule._p_deactivate()
                 self.storage.faults['load'] = [DriverError('the server went away')]
-                service.schedule.keeper
+                service.schedule.scheduler
 
         self.task(load)
         self.start(maxThreads=1)
@@ -499,7 +499,7 @@ class TestStorageErrors(RunCase):
         def load(error=None):
             self.service.schedule._p_deactivate()
             self.storage.faults = {} if error is None else {'load': [error]}
-            return self.service.schedule.keeper
+            return self.service.schedule.scheduler
 
         def of(error):
             return raised(load, error)

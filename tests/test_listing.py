@@ -166,7 +166,7 @@ class Walk:
     def doSettle(self):
         if self.recorded:
             report = self.recorded.pop()
-            transitions.settle(self.service, ready.shardOf(self.service, report.jobid).ledger, report, self.now)
+            transitions.acknowledge(self.service, ready.shardOf(self.service, report.jobid).ledger, report, self.now)
 
     def doProcess(self):
         self.service.process(self.now)
@@ -237,7 +237,8 @@ class TestRegister(Tasks):
         for _ in range(2):
             self.assertListed(self.service)
             self.assertEqual(ids(self.service.getJobs('completed')), [jobid, ended])
-            transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger, Recorded(jobid, claim.run), 7)
+            ledger = ready.shardOf(self.service, jobid).ledger
+            transitions.acknowledge(self.service, ledger, Recorded(jobid, claim.run), 7)
 
     def test_broken_jobs(self):
         jobid = self.service.add('echo', now=0)
@@ -302,7 +303,7 @@ class TestEnds(Tasks):
         """Run a job from one time to another; return the job."""
         jobid = self.service.add('echo', now=0, **options)
         claim = claimNext(self.service, 0)
-        transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger,
+        transitions.acknowledge(self.service, ready.shardOf(self.service, jobid).ledger,
                          Outcome(jobid, claim.run, status, started, ended, retryAt=9e9), ended)
         return self.service.jobs[jobid]
 
@@ -624,7 +625,7 @@ class TestConflicts(StorageCase):
     def register(self):
         """Return the serials of all that the register and the keys are made of."""
         _, service = self.user()
-        register, keys = service.register, service.keys
+        register, keys = service.index, service.keys
         register._p_activate(), keys._p_activate()
         parts = (register, keys, *register._entries.values(), *register._lengths.values(), *vars(keys).values())
         for part in parts:
@@ -662,10 +663,10 @@ class TestHosts(StorageCase):
             self.looked()
         for jobid in later:
             self.commit(lambda service: service.startJob(jobid))
-        bell, until = threading.Event(), time.monotonic() + PATIENCE
+        wakeup, until = threading.Event(), time.monotonic() + PATIENCE
         while sum((counts := self.counts()).values()) > sum(counts[status] for status in FINAL):
             self.assertLess(time.monotonic(), until)
-            bell.wait(0.05)
+            wakeup.wait(0.05)
         for processor in processors:
             self.assertTrue(processor.stop(PATIENCE))
         self.looked()

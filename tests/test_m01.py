@@ -24,7 +24,7 @@ from zope.lifecycleevent import ObjectModifiedEvent
 
 from lovely.remotetask import m01
 from lovely.remotetask import p01
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITaskService
@@ -428,7 +428,7 @@ class TestThreads(RemoteProcessorCase):
     def waitFor(self, condition):
         """Wait until the condition is true after a commit."""
         wakeup, until = threading.Event(), time.monotonic() + PATIENCE
-        hubOf(self.db).subscribe(wakeup)
+        notifierOf(self.db).subscribe(wakeup)
         while True:
             wakeup.clear()
             transaction.begin()
@@ -633,7 +633,7 @@ class TestProcesses(unittest.TestCase):
 
     def waitFor(self, db, condition, said=str):
         wakeup, until = threading.Event(), time.monotonic() + PATIENCE
-        hubOf(db).subscribe(wakeup)
+        notifierOf(db).subscribe(wakeup)
         while not condition():
             self.assertLess(time.monotonic(), until, said())
             wakeup.wait(0.05)

@@ -378,7 +378,7 @@ class TestContracts(unittest.TestCase):
             found = storedNames(storage)
         self.assertEqual(found, set('''
             database.storedfiles.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy
-            service.TaskService storage.index.Keys storage.index.Register storage.ledger.Ledger storage.pages.Pages
+            service.TaskService storage.index.Keys storage.index.StatusIndex storage.ledger.Ledger storage.pages.Pages
             storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
             storage.timetable.Seen storage.timetable.Timetable
             '''.split()))
@@ -458,7 +458,7 @@ def storedNames(storage):
 
 
 def provide(name, function):
-    """Register a function as a task."""
+    """StatusIndex a function as a task."""
     provideUtility(SimpleTask(function), name=name)
 
 

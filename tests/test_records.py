@@ -337,13 +337,13 @@ class TestBroken(RecordCase):
                             self.service.cancel(jobid)
                         if end == 'settled':
                             report = Outcome(jobid, claim.run, 'completed', 1, 2, 'result')
-                            transitions.settle(self.service, ledger, report, 800)
+                            transitions.acknowledge(self.service, ledger, report, 800)
                         elif end == 'returned':
-                            transitions.settle(self.service, ledger, Returned(jobid, claim.run), 800)
+                            transitions.acknowledge(self.service, ledger, Returned(jobid, claim.run), 800)
                         elif end == 'rescued':
                             self.assertEqual(rescue.rescue(self.service, 'host', 800), 1)
                         else:
-                            transitions.giveBack(self.service, ledger, jobid, 800)
+                            transitions.release(self.service, ledger, jobid, 800)
                         self.assertFalse(ledger.claimed)
                         self.assertEqual(self.counts(), {'error': 1})
                         self.assertRemovable([jobid], 1)
@@ -634,10 +634,10 @@ class TestHost(ProcessorCase):
         self.assertEqual(set(self.statuses(*broken, *schedules)), {'error'})
         last = self.add('echo', 'last')
         self.assertEqual(self.statuses(last), ['completed'])
-        bell, until = threading.Event(), time.monotonic() + WAIT
+        wakeup, until = threading.Event(), time.monotonic() + WAIT
         while self.left():
             self.assertLess(time.monotonic(), until)
-            bell.wait(0.02)
+            wakeup.wait(0.02)
         self.assertEqual({status: count for status, count in self.service.countJobs().items() if count},
                          {'completed': 21, 'error': len(broken) + len(schedules)})
         self.service.clean()
@@ -677,9 +677,9 @@ class TestFrontend(ServerCase):
         jobid, other = proxy.add('echo', 'x'), proxy.add('echo', 'x')
         callers = [inThread(self.proxy().waitFor, [jobid], 60),
                    inThread(self.proxy().waitFor, [jobid, other], 60, True)]
-        bell = threading.Event()
+        wakeup = threading.Event()
         while self.frontend.statistics()['waitingForJobs'] < len(callers):
-            self.assertFalse(bell.wait(0.01))
+            self.assertFalse(wakeup.wait(0.01))
         proxy.add('echo', 'x')                          # has the waiting jobs looked at again
         self.assertEqual(proxy.waitFor([jobid], 0), ['queued'])
         self.spoil(jobid)

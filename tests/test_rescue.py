@@ -231,7 +231,7 @@ class TestFence(ProcessorCase):
         before = self.service.data.get('runs', 0)
         report = self.worker.run(claim)
         self.manager.begin()
-        transitions.settle(self.service, self.service.ledgers[name], report, 3601.0)
+        transitions.acknowledge(self.service, self.service.ledgers[name], report, 3601.0)
         self.manager.commit()
         return self.service.data.get('runs', 0) - before
 
@@ -383,13 +383,13 @@ class TestSuspects(ProcessorCase):
         with mock.patch.object(in_flight, 'LONG_AFTER', 0.01):
             self.start(name='host', maxThreads=2)
             jobid = self.add('note')
-            bell = threading.Event()
+            wakeup = threading.Event()
             while True:
                 self.manager.begin()
                 started = self.service.ledgers['host'].started
                 if dict(started):
                     break
-                self.assertFalse(bell.wait(0.01))       # its commit wakes nobody in this process
+                self.assertFalse(wakeup.wait(0.01))       # its commit wakes nobody in this process
         self.assertEqual(dict(started), {jobid: LONG})
         go.set()
         self.statuses(jobid)
@@ -506,9 +506,9 @@ class TestRunning(ProcessorCase):
         self.provide('echo', lambda input: input)
         self.start(maxThreads=1)
         jobid = self.add('sleep', {'seconds': 3600})
-        bell = threading.Event()
+        wakeup = threading.Event()
         while self.service.getStatus(jobid) != 'processing':
-            self.assertFalse(bell.wait(0.02))
+            self.assertFalse(wakeup.wait(0.02))
             self.manager.begin()
         self.service.cancel(jobid)
         self.manager.commit()
@@ -534,12 +534,12 @@ class TestRunning(ProcessorCase):
         jobid = self.add('work')
         self.assertIsNone(self.service.getProgress(jobid))
         self.assertTrue(told.wait(PATIENCE))
-        bell = threading.Event()
+        wakeup = threading.Event()
         while True:
             self.manager.begin()
             if self.service.getProgress(jobid) == (0.5, 'half'):
                 break
-            self.assertFalse(bell.wait(0.02))
+            self.assertFalse(wakeup.wait(0.02))
         go.set()
         self.assertEqual((self.statuses(jobid), self.service.getProgress(jobid)), (['completed'], None))
 

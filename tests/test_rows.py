@@ -1095,7 +1095,7 @@ class TestBrokenRows(unittest.TestCase):
         claims, _ = claiming.claim(service, 1, 0, 60, service.ledgers['host'])
         reports = [Outcome(*claim[:2], COMPLETED, 60, 61, 'x') for claim in [self.claim, *claims]]
         for report in reports:
-            transitions.settle(service, service.ledgers['host'], report, 61)
+            transitions.acknowledge(service, service.ledgers['host'], report, 61)
         rescue.rescue(service, 'host', 62)
         self.assertEqual(list(service.ledgers['host'].claimed), [])
         service.process(1000)

@@ -19,7 +19,7 @@ from transaction import TransactionManager
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask.database.notifications import Hub
+from lovely.remotetask.database.notifications import CommitNotifier
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
@@ -208,21 +208,21 @@ class TestWakeup(unittest.TestCase):
     level = 2
 
     def test_what_was_written(self):
-        hub, wakeup = Hub(), waiting.Wakeup()
-        hub.subscribe(wakeup)
+        notifier, wakeup = CommitNotifier(), waiting.Wakeup()
+        notifier.subscribe(wakeup)
         self.assertIsNone(wakeup.take())        # whatever it was
         wakeup.interest = {b'1', b'2'}
-        hub.ring(oids=[b'3'])
+        notifier.notify(oids=[b'3'])
         self.assertFalse(wakeup.is_set())
-        hub.ring(oids=[b'1', b'3'])
-        hub.ring(oids=[b'2'])
+        notifier.notify(oids=[b'1', b'3'])
+        notifier.notify(oids=[b'2'])
         self.assertTrue(wakeup.is_set())
         self.assertEqual(wakeup.take(), {b'1', b'2'})
         self.assertFalse(wakeup.is_set())
         wakeup.set()                            # something ordered
         self.assertEqual(wakeup.take(), set())
-        hub.ring(oids=[b'1'])
-        hub.ring()
+        notifier.notify(oids=[b'1'])
+        notifier.notify()
         self.assertIsNone(wakeup.take())
 
 

@@ -13,9 +13,9 @@ from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isPause
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isWhole
-from lovely.remotetask.database.connections import Lender
+from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.connections import ThreadConnection
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.execution.inline import claimNext
 from lovely.remotetask.interfaces import FINAL
@@ -71,7 +71,7 @@ class MultiProcessor:
     lease -- seconds after which it may be taken for dead when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
     keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
-    tasks -- a `Lender` of the database that the tasks see (see `Database.beside`); default: of `db`.
+    tasks -- a `SharedClient` of the database that the tasks see (see `Database.taskClient`); default: of `db`.
 
     Raise `ValueError` that names the argument for a value out of range.
     """
@@ -90,12 +90,12 @@ class MultiProcessor:
             check(f'keep {status}', seconds, isPause(seconds), 'a number of seconds, 0 or more')
         self.db, self.servicePath, self.clock, self.monotonic = db, tuple(servicePath), clock, monotonic
         self.thread = None
-        self._tasks = Lender(db) if tasks is None else tasks
+        self._tasks = SharedClient(db) if tasks is None else tasks
         self._settings = Settings(waitTime, maxThreads, {} if keep is None else dict(keep), self.ordered,
-                                  self._tasks.apart)
+                                  self._tasks.isSeparate)
         self._lifecycle = Lifecycle(monotonic)
         self._wakeup = threading.Event()
-        self._wakeup.interest = None            # see `Hub.subscribe`
+        self._wakeup.interest = None            # see `CommitNotifier.subscribe`
         self.inFlight = InFlight(self._wake, monotonic)
         self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
         self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, clock)
@@ -179,7 +179,7 @@ class MultiProcessor:
     def _attach(self):
         self.cycle.attach()
         self._lifecycle.begin()
-        hubOf(self.db).subscribe(self._wakeup)
+        notifierOf(self.db).subscribe(self._wakeup)
 
     def _process(self):
         try:
@@ -199,7 +199,7 @@ class MultiProcessor:
             self.inFlight.close()
             self._giveUp()
             self._pool.join(LAST_JOIN if isIdle else 0.1)
-            hubOf(self.db).unsubscribe(self._wakeup)
+            notifierOf(self.db).unsubscribe(self._wakeup)
             self.cycle.close()
             self._lifecycle.end()
 
@@ -220,7 +220,7 @@ class MultiProcessor:
 
     def _mayRest(self):
         """Return whether a thread without work gives its client of the database back: others get the next job."""
-        return self._tasks.apart and self.cycle.peers.survey.rank >= WARM
+        return self._tasks.isSeparate and self.cycle.peers.survey.rank >= WARM
 
     # By hand
 
@@ -233,7 +233,7 @@ class MultiProcessor:
             return False
         with contextlib.closing(self._worker()) as worker:
             report = worker.run(claim)
-        self._once(lambda service: transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, report,
+        self._once(lambda service: transitions.acknowledge(service, ready.shardOf(service, claim.jobid).ledger, report,
                                                       self.clock()))
         return True
 

@@ -37,7 +37,7 @@ from lovely.remotetask.common.checks import shown
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
 from lovely.remotetask.database import storedfiles
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
@@ -74,7 +74,7 @@ from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.evolve import GENERATION
 from lovely.remotetask.storage.index import Keys
-from lovely.remotetask.storage.index import Register
+from lovely.remotetask.storage.index import StatusIndex
 from lovely.remotetask.storage.index import partsOf
 from lovely.remotetask.storage.queue import ReadyQueue
 from lovely.remotetask.storage.shards import BITS
@@ -182,7 +182,7 @@ class TaskService(Contained, Persistent):
         self.suspects = ReadyQueue()            # ready, but run where it can be noticed when they end their host
         self.schedule = Timetable()
         self.ledgers = OOBTree()
-        self.register = Register()
+        self.index = StatusIndex()
         self.keys = Keys()
         self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
@@ -318,12 +318,12 @@ class TaskService(Contained, Persistent):
         txn = self._p_jar.transaction_manager.get()
         if self._v_transaction is not txn:
             self._v_transaction = txn
-            txn.addAfterCommitHook(self._committed, (hubOf(self._p_jar.db()),))
+            txn.addAfterCommitHook(self._committed, (notifierOf(self._p_jar.db()),))
 
-    def _committed(self, success, hub):
+    def _committed(self, success, notifier):
         self._v_transaction = None
         if success:
-            hub.ring()
+            notifier.notify()
         else:
             self._goElsewhere()             # somebody writes the same places
 

@@ -19,7 +19,7 @@ from lovely.remotetask.bench.settings import LOOK
 from lovely.remotetask.bench.settings import POLL
 from lovely.remotetask.bench.settings import BenchError
 from lovely.remotetask.bench.tasks import BOARD
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
@@ -169,14 +169,14 @@ class BenchDatabase:
     # Waiting
 
     @contextlib.contextmanager
-    def bell(self, factory=threading.Event):
-        """Give a new bell that is rung by commits."""
-        bell = factory()
-        hubOf(self.db).subscribe(bell)
+    def wakeup(self, factory=threading.Event):
+        """Give a new wakeup that is rung by commits."""
+        wakeup = factory()
+        notifierOf(self.db).subscribe(wakeup)
         try:
-            yield bell
+            yield wakeup
         finally:
-            hubOf(self.db).unsubscribe(bell)
+            notifierOf(self.db).unsubscribe(wakeup)
 
     def waitFor(self, function, atLeast=0.0, timeout=None):
         """Look at the service whenever something was committed, until the function makes something true of it.
@@ -191,9 +191,9 @@ class BenchDatabase:
         wait = LOOK if self.tells else POLL
         manager = transaction.TransactionManager(explicit=True)
         seen, since = None, time.monotonic()
-        with self.bell() as bell, contextlib.closing(self.db.open(manager)) as connection:
+        with self.wakeup() as wakeup, contextlib.closing(self.db.open(manager)) as connection:
             while True:
-                bell.clear()
+                wakeup.clear()
                 with manager:
                     found = function(atPath(connection.root()[ROOT_NAME], self.path))
                 if found:
@@ -203,7 +203,7 @@ class BenchDatabase:
                     seen, since = tid, time.monotonic()
                 elif time.monotonic() - since > timeout:
                     raise BenchError(f'nothing has happened for {timeout:.0f} seconds')
-                if not bell.wait(wait):
+                if not wakeup.wait(wait):
                     self._check()
                 if atLeast:
                     time.sleep(atLeast)

@@ -249,7 +249,7 @@ def latency(stage):
     times, end = [], time.monotonic() + ENOUGH
     look = LOOK if stage.database.tells else POLL
     manager = transaction.TransactionManager(explicit=True)
-    with stage.database.bell() as bell, contextlib.closing(stage.database.db.open(manager)) as connection:
+    with stage.database.wakeup() as wakeup, contextlib.closing(stage.database.db.open(manager)) as connection:
         task, input = stage.settings.job
         for _ in range(min(300, stage.settings.jobs)):
             began = time.monotonic()
@@ -259,13 +259,13 @@ def latency(stage):
                 with attempt:
                     jobid = atPath(connection.root()[ROOT_NAME], stage.database.path).add(task, input)
             while True:
-                bell.clear()
+                wakeup.clear()
                 with manager:
                     service = atPath(connection.root()[ROOT_NAME], stage.database.path)
                     if service.jobs[jobid].status in FINAL:     # `getStatus` also looks for claims
                         service.getResult(jobid)
                         break
-                if not bell.wait(look):
+                if not wakeup.wait(look):
                     stage.check()
             times.append(time.monotonic() - began)
     stage.database.pause()
@@ -349,7 +349,7 @@ def busy(stage):
 
 
 class _Counter:
-    """A bell that counts how often it is rung."""
+    """A wakeup that counts how often it is rung."""
 
     def __init__(self):
         self.count = 0
@@ -363,7 +363,7 @@ def idle(stage):
     stage.hosts(PAIR)
     stage.database.resume()
     time.sleep(SETTLE)
-    with stage.database.bell(_Counter) as counter:
+    with stage.database.wakeup(_Counter) as counter:
         before, tid, began = stage.hostTimes(), stage.database.db.lastTransaction(), time.monotonic()
         time.sleep(IDLE)
         stage.check()

@@ -234,7 +234,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
     closing.callback(_stopProcessors, processors, grace)
     if hasFrontend:
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
-        _startFrontend(configuration, database.beside.borrow() if hasProcessor else database.db, signals, closing,
+        _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db, signals, closing,
                        grace)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
@@ -311,7 +311,7 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
         one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
-                      keep=settings.keep, tasks=database.beside, **arguments)
+                      keep=settings.keep, tasks=database.taskClient, **arguments)
         one.start()
         processors.append(one)
     if schedulesOnly:

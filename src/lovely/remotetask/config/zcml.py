@@ -172,7 +172,7 @@ class ICommandDirective(IRunOptions):
 
 
 def task(_context, name, handler, input_schema=None, output_schema=None, **options):
-    """Register a task made of Python code; see `ITaskDirective`."""
+    """StatusIndex a task made of Python code; see `ITaskDirective`."""
     schemas = {key: schema for key, schema in (('inputSchema', input_schema), ('outputSchema', output_schema))
                if schema is not None}
     attributes = _attributes(options)
@@ -197,7 +197,7 @@ def task(_context, name, handler, input_schema=None, output_schema=None, **optio
 
 
 def command(_context, name, command, directory=None, text=(), timeout=3600.0, result=REPORT, **options):
-    """Register a task made of a program; see `ICommandDirective`."""
+    """StatusIndex a task made of a program; see `ICommandDirective`."""
     made = CommandTask(command, directory, text, timeout, result)
     _set(made, _attributes(options))
     utility(_context, provides=ITask, name=name, component=made)

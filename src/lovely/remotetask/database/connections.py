@@ -8,27 +8,27 @@ import transaction
 from ZODB.POSException import StorageError
 
 from lovely.remotetask.common.internals import isUnchanged
-from lovely.remotetask.database.transactions import rest
+from lovely.remotetask.database.transactions import tryAbort
 
 
 log = logging.getLogger('lovely.remotetask')
 
 
-class Lender:
+class SharedClient:
     """Lends a database that is open anyway."""
 
     #: Whether this is another client than the one that keeps the ledgers.
-    apart = False
+    isSeparate = False
 
     def __init__(self, db):
         self._db = db
 
-    def borrow(self):
-        """Return a `ZODB.DB`, for as long as `giveBack` is not called."""
+    def acquire(self):
+        """Return a `ZODB.DB`, for as long as `release` is not called."""
         return self._db
 
-    def giveBack(self):
-        """Be done with it: to be called once for each `borrow`, with all its connections closed."""
+    def release(self):
+        """Be done with it: to be called once for each `acquire`, with all its connections closed."""
 
 
 class ThreadConnection:
@@ -38,17 +38,17 @@ class ThreadConnection:
 
     connection -- the `Connection`; None while there is none.
     isCold -- whether nothing has been loaded by it yet: to be set to False by the one who uses it.
-    isApart -- see `Lender.apart`.
+    isSeparate -- see `SharedClient.isSeparate`.
     """
 
     def __init__(self, lender, poolSize):
         """Open nothing yet.
 
-        lender -- the `Lender` of the `ZODB.DB`.
+        lender -- the `SharedClient` of the `ZODB.DB`.
         poolSize -- how many connections the database has to have room for.
         """
         self._lender, self._poolSize = lender, poolSize
-        self.connection, self.isCold, self.isApart = None, True, lender.apart
+        self.connection, self.isCold, self.isSeparate = None, True, lender.isSeparate
         self._opened = None                     # what the connection says of when it was opened
 
     @property
@@ -62,22 +62,22 @@ class ThreadConnection:
             self.close()
         if self.connection is None:
             try:
-                db = self._lender.borrow()
+                db = self._lender.acquire()
                 try:
                     db.setPoolSize(max(db.getPoolSize(), self._poolSize))
                     self.connection, self.isCold = db.open(), True
                     self._opened = self.connection.opened
                 except BaseException:
-                    self._lender.giveBack()
+                    self._lender.release()
                     raise
             except Exception as error:          # each kind of storage has errors of its own
                 raise StorageError(f'the database cannot be opened: {error}') from error
         return self.connection
 
-    def rest(self):
+    def tryAbort(self):
         """Abort the thread's transaction.  A connection that still has its changes after that is given up."""
         transaction.manager.explicit = False    # as it is at first; a task may have changed that
-        if not rest(transaction.manager) and self.connection is not None and not isUnchanged(self.connection):
+        if not tryAbort(transaction.manager) and self.connection is not None and not isUnchanged(self.connection):
             self.close()
 
     def close(self):
@@ -93,38 +93,38 @@ class ThreadConnection:
             with contextlib.suppress(KeyError):
                 transaction.manager.unregisterSynch(connection)         # it is to hear of no other transaction
         try:
-            self._lender.giveBack()
+            self._lender.release()
         except Exception:
             log.debug('a client of the database could not be closed in order', exc_info=True)
 
 
-class ClientLender(Lender):
+class SeparateClient(SharedClient):
     """Lends a client of its own, which is open while somebody has it.
 
     Each client of a ZEO server hears of each commit, which takes time on both sides: one that nobody needs is closed.
     """
 
-    apart = True
+    isSeparate = True
 
     def __init__(self, open, close):
         """`open` returns a `ZODB.DB`, and `close` is called with it."""
         self._open, self._close = open, close
         self._lock = threading.Lock()
-        self._db, self._borrowers = None, 0
+        self._db, self._users = None, 0
 
-    def borrow(self):
-        """See `Lender`.  Opening takes some time, and raises what the database raises."""
+    def acquire(self):
+        """See `SharedClient`.  Opening takes some time, and raises what the database raises."""
         with self._lock:
             if self._db is None:
                 self._db = self._open()
-            self._borrowers += 1
+            self._users += 1
             return self._db
 
-    def giveBack(self):
-        """See `Lender`."""
+    def release(self):
+        """See `SharedClient`."""
         with self._lock:
-            self._borrowers -= 1
-            if self._borrowers or self._db is None:
+            self._users -= 1
+            if self._users or self._db is None:
                 return
             db, self._db = self._db, None
         self._close(db)

@@ -10,9 +10,9 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask.common.internals import cleanUpFailures
-from lovely.remotetask.database.connections import ClientLender
-from lovely.remotetask.database.connections import Lender
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.connections import SeparateClient
+from lovely.remotetask.database.connections import SharedClient
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.zeo import LAST_LOOK
 from lovely.remotetask.database.zeo import Watchdog
 from lovely.remotetask.database.zeo import guard
@@ -30,9 +30,9 @@ class Database:
     """An open database, and how to open it once more.
 
     db -- the `ZODB.DB`.
-    beside -- a `Lender` of the database for whoever must not be kept waiting by what goes on in `db`, or must not keep
-        that waiting.  All commits of one ZEO client wait for each other: with another client for the tasks a ledger is
-        not kept from being written by a task's long commit, which would make a living host look dead.
+    taskClient -- a `SharedClient` of the database for those that must not be kept waiting by what goes on in `db`, or
+        must not keep that waiting.  All commits of one ZEO client wait for each other: with another client for the
+        tasks a ledger is not kept from being written by a task's long commit, which would make a living host look dead.
     """
 
     def __init__(self, open, fail=log.critical):
@@ -45,7 +45,7 @@ class Database:
         self._watchdogs = {}
         self.db = self._open()
         isClient = isinstance(self.db.storage, ClientStorage)
-        self.beside = ClientLender(self._open, self._shut) if isClient else Lender(self.db)
+        self.taskClient = SeparateClient(self._open, self._shut) if isClient else SharedClient(self.db)
 
     def _open(self):
         # Whoever opens an empty database first makes its root object; the others of a new deployment, which do so
@@ -59,7 +59,7 @@ class Database:
                     raise
                 time.sleep(0.1)
         if isinstance(db.storage, ClientStorage):
-            hubOf(db)                       # whose listener makes reconnecting safe
+            notifierOf(db)                       # whose listener makes reconnecting safe
             guard(db.storage, self._fail)
             self._watchdogs[db] = Watchdog(db.storage)
         elif isinstance(db.storage, FileStorage):
@@ -73,8 +73,8 @@ class Database:
 
     def close(self):
         """Close what has been opened.  This takes some seconds at most, whatever the database does."""
-        if self.beside.apart:
-            self.beside.close()
+        if self.taskClient.isSeparate:
+            self.taskClient.close()
         self._shut(self.db)
 
 

@@ -21,7 +21,7 @@ def lastTransaction(db):
     return db.lastTransaction() if tid is None else tid
 
 
-def rest(manager):
+def tryAbort(manager):
     """Abort the transaction of a transaction manager, if there is one, whatever the database makes of that.
 
     Return whether the manager's connections can go on to be used: else they may still have the changes, which the next
@@ -53,6 +53,6 @@ def transact(manager, function, attempts=1):
             manager.commit()
             return result
         except BaseException as error:
-            isClean = rest(manager)
+            isClean = tryAbort(manager)
             if not isClean or not attempts or not isinstance(error, TransientError):
                 raise

@@ -48,12 +48,12 @@ def processNext(service, now, jobid=None):
     manager = None if service._p_jar is None else service._p_jar.transaction_manager
     before = manager and manager.get()
     savepoint = before and before.savepoint(optimistic=True)
-    outcome = execute(service, claim, lambda: now, luck=random.random)
+    outcome = execute(service, claim, lambda: now, draw=random.random)
     if manager is not None and manager.get() is not before:
         _claimAgain(service, claim, now)
     elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
         savepoint.rollback()
-    transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, outcome, now)
+    transitions.acknowledge(service, ready.shardOf(service, claim.jobid).ledger, outcome, now)
     return True
 
 

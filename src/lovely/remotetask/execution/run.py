@@ -52,14 +52,14 @@ def inputOf(service, claim):
     return input
 
 
-def execute(service, claim, clock, host='', luck=random.random, task=None):
+def execute(service, claim, clock, host='', draw=random.random, task=None):
     """Run one claimed job and return its `Outcome`.
 
     service -- from the connection of the running thread.
     claim -- the `Claim`.
     clock -- returns UTC seconds.
     host -- the name of the processing host, for the record.
-    luck -- returns random numbers from 0 to 1.
+    draw -- returns random numbers from 0 to 1.
     task -- its task; None: it has to be looked up.
 
     The output is as it is to be stored: what is large has been written to a blob in the current transaction.
@@ -83,7 +83,7 @@ def execute(service, claim, clock, host='', luck=random.random, task=None):
     except (Exception, SystemExit) as error:
         if isDatabaseError(error):
             raise
-        return failed(claim, error, started, clock(), host, policyOf(claim, task), luck())
+        return failed(claim, error, started, clock(), host, policyOf(claim, task), draw())
     return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
 
 
@@ -102,13 +102,13 @@ def messageOf(error):
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 
-def failed(claim, error, started, ended, host, policy=None, luck=0.0):
+def failed(claim, error, started, ended, host, policy=None, draw=0.0):
     """Return the `Outcome` of a run that ended with an exception, and log it.
 
     Of a run that was told to end nobody wants the outcome any more, and what it meets may come from just that: its
     database may have been closed.
     """
-    pause = (DEFAULT if policy is None else policy).decide(claim.attempt + 1, error, luck)
+    pause = (DEFAULT if policy is None else policy).decide(claim.attempt + 1, error, draw)
     control = current()
     message = messageOf(error)
     said = line(message)

@@ -10,7 +10,7 @@ from dataclasses import field
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask.database.failures import isDatabaseError
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execution.run import failed
@@ -54,7 +54,7 @@ class Settings:
     threads: int = 5
     keep: Mapping = field(default_factory=dict)
     isOrdered: bool = False
-    isApart: bool = False       # whether the tasks have another client of the database: see `database.Lender.apart`
+    isSeparate: bool = False        # whether the tasks have a client of their own: see `SharedClient.isSeparate`
 
 
 class ClaimLoop:
@@ -64,8 +64,8 @@ class ClaimLoop:
     inFlight -- the `InFlight`.
     lifecycle -- the `Lifecycle`.
     pool -- the `WorkerPool`.
-    wakeup -- the event that the hub of the database sets; its `interest` is a set that is replaced as a whole, by this
-        thread alone (see `database.Hub.subscribe`).
+    wakeup -- the event that the notifier of the database sets; its `interest` is a set that is replaced as a whole, by
+        this thread alone (see `database.CommitNotifier.subscribe`).
     settings -- the `Settings`.
     clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
     """
@@ -124,7 +124,7 @@ class ClaimLoop:
         result = self.cycle.iterate(work)
         self.reports = unseen
         if seen:
-            hubOf(self.cycle.db).ring(but=self.wakeup)      # whoever waits for results in this process
+            notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
         self._handOut(work, result)
 
     def _returnStale(self, load):
@@ -150,14 +150,14 @@ class ClaimLoop:
 
         Of two clients of one database each may have seen what the other one has not.
         """
-        if not self._settings.isApart:
+        if not self._settings.isSeparate:
             return self.reports, []
         tid = self._ledgerTid()
         seen = [report for report in self.reports if getattr(report, 'tid', b'') <= tid]
         return seen, [report for report in self.reports if getattr(report, 'tid', b'') > tid]
 
     def _ledgerTid(self):
-        return self.cycle.db.lastTransaction() if self._settings.isApart else b''
+        return self.cycle.db.lastTransaction() if self._settings.isSeparate else b''
 
     def _work(self, load, reports):
         """Return the `Work` of the next iteration."""
@@ -281,7 +281,7 @@ class ClaimLoop:
 
     def idleTime(self):
         """Return for how many seconds there is nothing to do, if nobody wakes the host."""
-        wait = min(max(TOLD if hubOf(self.cycle.db).isTold else LEAST_WAIT, self._settings.waitTime),
+        wait = min(max(TOLD if notifierOf(self.cycle.db).hearsOthers else LEAST_WAIT, self._settings.waitTime),
                    self.cycle.lease / 4)
         return max(0.0, min(wait, *self._waits()))
 

@@ -192,7 +192,7 @@ class Cycle:
     def _report(self, view, work):
         """Settle what has ended, and put on record what runs."""
         for report in work.reports:
-            transitions.settle(view.service, view.ledger, report, view.now)
+            transitions.acknowledge(view.service, view.ledger, report, view.now)
         for jobid in work.snapshot.long:
             view.ledger.mark(jobid, LONG)
         for jobid, progress in work.snapshot.progress:
@@ -213,7 +213,7 @@ class Cycle:
     def _schedule(self, view):
         """As the scheduler, queue what is due; return a `Scheduling`."""
         schedule, handedAt, messages = view.service.schedule, self.state.handedAt, []
-        isScheduler = schedule.keeper == view.name
+        isScheduler = schedule.scheduler == view.name
         if self.state.isScheduler and not isScheduler:
             handedAt = view.moment
         hasMore = isScheduler and scheduling.tick(view.service, view.now)
@@ -272,7 +272,7 @@ class Cycle:
             if transitions.holds(job, unknown):
                 adopted.append(transitions.claimOn(job))
             else:
-                transitions.settle(view.service, view.ledger, unknown, view.now)
+                transitions.acknowledge(view.service, view.ledger, unknown, view.now)
         return adopted
 
     def _mark(self, view, claims):
@@ -338,7 +338,7 @@ class Cycle:
 
     def _noteFailure(self, error):
         """End a transaction that has failed, and note what that says about the next one."""
-        self.session.rest()
+        self.session.tryAbort()
         # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
         self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
         # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
@@ -356,7 +356,7 @@ class Cycle:
             ledger._p_changed = True
             self.session.manager.commit()
         except BaseException:
-            self.session.rest()
+            self.session.tryAbort()
             raise
         self._noteCommit(moment)
 
@@ -370,7 +370,7 @@ class Cycle:
         try:
             service, removed, now = self.session.begin(), 0, self.clock()
             ledgers = [service.ledgers[self.name]]
-            if service.schedule.keeper == self.name:
+            if service.schedule.scheduler == self.name:
                 ledgers += (shard.ledger for shard in service.shards)
                 ledgers += (ledger for ledger in service.ledgers.values() if hosts.isGone(ledger.owner))
             for ledger in ledgers:
@@ -379,7 +379,7 @@ class Cycle:
             self.session.manager.commit() if removed else self.session.manager.abort()
             return removed
         except BaseException:
-            self.session.rest()
+            self.session.tryAbort()
             raise
 
     def leave(self, unstarted=()):

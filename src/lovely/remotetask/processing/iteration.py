@@ -22,7 +22,7 @@ class Snapshot:
 class Work:
     """What an iteration does, besides looking after the other hosts and the schedule."""
 
-    reports: Sequence = ()              # `Outcome`s, `Recorded`s and `Returned`s to settle
+    reports: Sequence = ()              # `Outcome`s, `Recorded`s and `Returned`s to acknowledge
     want: int = 0                       # jobs to claim at the most
     threads: int | None = None          # that run jobs, for the record; None for those that the host began with
     duration: float | None = None       # seconds that a job takes lately, for the record; None for unknown

@@ -129,8 +129,8 @@ class Ownership:
             for jobid in list(ledger.claimed.keys()):
                 rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
             ledger.owner = None
-            if service.schedule.keeper == self.name:
-                service.schedule.keeper = None
+            if service.schedule.scheduler == self.name:
+                service.schedule.scheduler = None
 
 
 def _freeName(service):

@@ -64,10 +64,10 @@ class Peers:
                     self._neighbours.append(ledger.owner)
                 if alive == WATCHED:
                     break
-            elif ledger.claimed or view.service.schedule.keeper == name:
+            elif ledger.claimed or view.service.schedule.scheduler == name:
                 messages.append(self._takeOver(view, name, ledger, state))
-        if self.mayBeScheduler and view.service.schedule.keeper is None:
-            view.service.schedule.keeper = view.name
+        if self.mayBeScheduler and view.service.schedule.scheduler is None:
+            view.service.schedule.scheduler = view.name
         return messages
 
     def _others(self, view):
@@ -81,8 +81,8 @@ class Peers:
         """Queue the jobs of a host that has ended or is silent; return what the log says."""
         lease = self._liveness.leaseOf(ledger.owner) if state == hosts.SILENT else None
         count = rescue.rescue(view.service, name, view.now, lease)
-        if view.service.schedule.keeper == name:
-            view.service.schedule.keeper = None
+        if view.service.schedule.scheduler == name:
+            view.service.schedule.scheduler = None
         about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
         return 'processing host %s %s: %d of its jobs are queued again by %s', name, about, count, view.name
 
@@ -109,7 +109,7 @@ class Peers:
         for name, ledger in self._others(view):
             if self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE \
                     and ledger.owner.get('schedule', True):
-                view.service.schedule.keeper = name
+                view.service.schedule.scheduler = name
                 return [('%s becomes the scheduler: %s cannot handle %d jobs', name, view.name,
                          len(view.service.schedule.aside))]
         return []

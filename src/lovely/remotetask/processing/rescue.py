@@ -25,9 +25,9 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.transitions import Recorded
-from lovely.remotetask.storage.transitions import giveBack
 from lovely.remotetask.storage.transitions import holds
 from lovely.remotetask.storage.transitions import interrupted
+from lovely.remotetask.storage.transitions import release
 
 
 def rescue(service, name, now, silent=None):
@@ -52,7 +52,7 @@ def rescue(service, name, now, silent=None):
         if mark == ONCE or mark is not None and culprit in (None, jobid):
             _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
         else:
-            giveBack(service, ledger, jobid, now, suspect=culprit is None)
+            release(service, ledger, jobid, now, suspect=culprit is None)
     return len(jobids)
 
 
@@ -66,7 +66,7 @@ def _interrupted(service, ledger, jobid, mark, error, now):
         attempts = 0 if once else policyOf(job, queryTask(service, job.task)).attempts
         interrupted(service, ledger, job, failure, attempts, now, suspect=mark == ALONE)
     else:
-        giveBack(service, ledger, jobid, now)
+        release(service, ledger, jobid, now)
 
 
 def interrupt(service, name, jobid, unstarted, now):
@@ -75,4 +75,4 @@ def interrupt(service, name, jobid, unstarted, now):
     if not unstarted and ledger.started.get(jobid) == ONCE:
         _interrupted(service, ledger, jobid, ONCE, HostDied(name), now)
     else:
-        giveBack(service, ledger, jobid, now, started=not unstarted)
+        release(service, ledger, jobid, now, started=not unstarted)

@@ -6,8 +6,8 @@ import transaction
 
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
-from lovely.remotetask.database.transactions import rest
 from lovely.remotetask.database.transactions import transact
+from lovely.remotetask.database.transactions import tryAbort
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -47,9 +47,9 @@ class Session:
         self.open()
         return transact(self.manager, lambda: function(self.service()), attempts)
 
-    def rest(self):
+    def tryAbort(self):
         """End a transaction that has failed.  Leave the connection to itself if it may still have the changes."""
-        if not rest(self.manager):
+        if not tryAbort(self.manager):
             self._replace()
 
     def _replace(self):
@@ -63,7 +63,7 @@ class Session:
         connection, self.connection = self.connection, None
         if connection is None:
             return
-        rest(self.manager)
+        tryAbort(self.manager)
         try:
             connection.close()
         except Exception as error:          # it refuses to with changes that could not be aborted, too

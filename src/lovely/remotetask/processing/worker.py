@@ -56,9 +56,9 @@ FAR = 3
 FRESH = 0.01
 
 
-def pause(failures, luck):
+def pause(failures, draw):
     """Return the seconds to wait after so many failures of the database in a row."""
-    return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 20)) * (0.5 + luck / 2)
+    return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 20)) * (0.5 + draw / 2)
 
 
 class Repeat(TransientError):
@@ -109,16 +109,16 @@ class Worker:
         with contextlib.suppress(StorageError):
             self._client.open()
 
-    def rest(self):
+    def tryAbort(self):
         """End the transaction of the last run."""
         self._view = None
         self._fence.open()
         setSite(None)
-        self._client.rest()
+        self._client.tryAbort()
 
     def close(self):
         """End the transaction and give the connection back."""
-        self.rest()
+        self.tryAbort()
         self._client.close()
         self._fence.close()
 
@@ -134,10 +134,10 @@ class Worker:
             try:
                 report = self._try(claim, isStale, execution, failures)
                 if self._view is None:
-                    self.rest()
+                    self.tryAbort()
                 return report
             except Exception as error:
-                self.rest()
+                self.tryAbort()
                 if not isDatabaseError(error):
                     return failed(claim, error, self.clock(), self.clock(), self.name)
                 failures += 1
@@ -147,7 +147,7 @@ class Worker:
                         failures = max(failures, FAR)       # another host is writing: let it write several times
                 self._tellRepeated(claim, failures, error)
             except BaseException:
-                self.rest()
+                self.tryAbort()
                 raise
             isStale = True
             if not self._mayWait():
@@ -275,4 +275,4 @@ class Worker:
 
     def _recorded(self, connection, claim):
         # The ledger's client has to see as much before the claim is closed.
-        return Recorded(claim.jobid, claim.run, connection.db().lastTransaction() if self._client.isApart else b'')
+        return Recorded(claim.jobid, claim.run, connection.db().lastTransaction() if self._client.isSeparate else b'')

@@ -76,7 +76,7 @@ class WorkerPool:
         """Return what `InFlight.acquire` gives; None when there is nothing to do for a while."""
         acquired = self._inFlight.acquire(queue, 0)
         if acquired is None:
-            worker.rest()                   # it may wait for long now
+            worker.tryAbort()                   # it may wait for long now
             acquired = self._inFlight.acquire(queue, REST if worker.isOpen else None)
         return acquired
 

@@ -74,7 +74,7 @@ def cleanLedger(service, ledger, statuses, limit, before=None):
             for gone in shardOf(service, jobid).pages.remove(jobid):
                 service.keys.remove(gone)
                 if gone != jobid:
-                    service.register.remove(gone)
+                    service.index.remove(gone)
         forget(service, ledger, status, entries)
         removed += len(entries)
     return removed

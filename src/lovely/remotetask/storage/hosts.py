@@ -95,7 +95,7 @@ def livingHosts(service, now):
         found.append({'name': name, 'machine': owner['machine'].partition('/')[0], 'pid': owner['pid'],
                       'threads': threads, 'since': owner.get('since'), 'jobs': len(ledger.claimed),
                       'processing': bool(threads) and not service.paused,
-                      'scheduling': service.schedule.keeper == name})
+                      'scheduling': service.schedule.scheduler == name})
     return found
 
 

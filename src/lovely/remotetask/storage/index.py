@@ -34,7 +34,7 @@ def partsOf(job):
     return (job.status,) if job.status in PARTS else ()
 
 
-class Register(Persistent):
+class StatusIndex(Persistent):
     """Jobs that wait for something else than their turn: those are in no queue and in no ledger.
 
     Everybody writes it, and what they write is merged.  A job that is added, claimed and completed is never in here.

@@ -49,10 +49,10 @@ def _sources(service, status):
                                    if job.status == COMPLETED), reverse=True))
         return sources
     if status == QUEUED:
-        return [*(_queued(service, queue) for queue in queues(service)), _entered(service.register.entries(RETRY))]
+        return [*(_queued(service, queue) for queue in queues(service)), _entered(service.index.entries(RETRY))]
     if status == PROCESSING:
         return [sorted((entryOf(job) for job in _claimed(service) if job.status == QUEUED), reverse=True)]
-    return [_entered(service.register.entries(status))]
+    return [_entered(service.index.entries(status))]
 
 
 def _backwards(tree, before):
@@ -108,7 +108,7 @@ def _entriesOf(service, jobids):
 
 def counts(service):
     """Return how many jobs there are in each status: see `ITaskService.countJobs`."""
-    register, claimed = service.register, [job.status for job in _claimed(service)]
+    register, claimed = service.index, [job.status for job in _claimed(service)]
     found = {status: sum(ledger.tally[status] for ledger in ledgers(service)) for status in FINAL}
     found.update((status, register.count(status)) for status in (STARTLATER, DELAYED, CRONJOB))
     found[PROCESSING] = claimed.count(QUEUED)

@@ -61,7 +61,7 @@ def place(service, job):
     """See to it that a job is found by its status; to be called when it comes to wait for something else than its turn,
     or does not any more.
     """
-    service.register.place(job)
+    service.index.place(job)
 
 
 def queues(service):

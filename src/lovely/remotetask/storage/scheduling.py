@@ -112,7 +112,7 @@ def _setAside(service, job, error):
     if isDatabaseError(error):
         raise error
     if service.schedule.aside.insert(job.id) or job.error is None:
-        scheduler = f' {service.schedule.keeper}' if service.schedule.keeper else ''
+        scheduler = f' {service.schedule.scheduler}' if service.schedule.scheduler else ''
         reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
         job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each '
                      f'minute, by each scheduler, and by reschedule')
@@ -150,7 +150,7 @@ def _lookAgain(service, now):
     if seen.part is None:
         return False
     entries = list(itertools.islice(
-        service.register.entries(LOOKED_AT[seen.part]).keys(seen.entry, excludemin=seen.entry is not None), CHUNK))
+        service.index.entries(LOOKED_AT[seen.part]).keys(seen.entry, excludemin=seen.entry is not None), CHUNK))
     for jobid, job in fetch(service, [jobid for _, jobid in entries]):
         if isScheduled(job) and job.due is not None and jobid not in service.schedule.aside:
             _bringForward(service, job, now)

@@ -36,7 +36,7 @@ class Timetable(Persistent):
     """
 
     #: The name of the ledger whose owner is the scheduler.
-    keeper = None
+    scheduler = None
 
     _v_tried = None         # UTC seconds: when this process began to try the jobs that are set aside
     _v_last = None          # the id of the last one that it has tried; None when it has tried all

@@ -111,7 +111,7 @@ def endBroken(service, job, now, waited=False):
         return False
     ledger = shardOf(service, jobid).ledger
     waited = waited or dequeue(service, jobid) or ledger.release(jobid)
-    waited = service.register.remove(jobid) or waited
+    waited = service.index.remove(jobid) or waited
     for jobids in (service.schedule.aside, *service.stranded.values()):
         if jobid in jobids:
             jobids.remove(jobid)
@@ -156,7 +156,7 @@ def charge(job, failure):
     job.attempt += 1
 
 
-def settle(service, ledger, report, now):
+def acknowledge(service, ledger, report, now):
     """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job.
 
     now -- UTC seconds.
@@ -165,7 +165,7 @@ def settle(service, ledger, report, now):
         return              # entered before: by a commit whose answer was lost, or by a rescuer
     job = service.jobs.get(report.jobid)
     if isinstance(report, Returned):
-        giveBack(service, ledger, report.jobid, now, started=False)
+        release(service, ledger, report.jobid, now, started=False)
         return
     if isinstance(report, Recorded) and holds(job, report):
         # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
@@ -188,17 +188,17 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
 
     failure -- the `Failure` to note.
     attempts -- how many runs the job has in all.
-    suspect -- see `giveBack`.
+    suspect -- see `release`.
     """
     if job.attempt + 1 >= attempts:
         started = now if job.started is None else job.started
-        settle(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
+        acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
     else:
         charge(job, failure)
-        giveBack(service, ledger, job.id, now, suspect=suspect)
+        release(service, ledger, job.id, now, suspect=suspect)
 
 
-def giveBack(service, ledger, jobid, now, started=True, suspect=False):
+def release(service, ledger, jobid, now, started=True, suspect=False):
     """Return a claimed job to its queue without charging it an attempt.
 
     started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
@@ -209,7 +209,7 @@ def giveBack(service, ledger, jobid, now, started=True, suspect=False):
         return
     job = service.jobs.get(jobid)
     if not holds(job, Recorded(jobid, run)):
-        settle(service, ledger, Recorded(jobid, run), now)
+        acknowledge(service, ledger, Recorded(jobid, run), now)
         return
     ledger.release(jobid)
     if started:

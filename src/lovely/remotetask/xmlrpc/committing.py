@@ -7,7 +7,7 @@ from transaction import TransactionManager
 from transaction.interfaces import TransientError
 
 from lovely.remotetask import errors
-from lovely.remotetask.database.notifications import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.session import Session
@@ -64,7 +64,7 @@ class Committer:
         """Close the connection, if there is one."""
         self._session.close()
 
-    def settle(self, writes):
+    def acknowledge(self, writes):
         """Commit the writes together and end them; no error ends the writer."""
         if not writes:
             return
@@ -82,10 +82,10 @@ class Committer:
                 writes[0].end(None, error)
             else:
                 for write in writes:
-                    self.settle([write])
+                    self.acknowledge([write])
         else:
             self._answered()
-            hubOf(self._db).ring()               # not all storages tell of the commits of this process
+            notifierOf(self._db).notify()               # not all storages tell of the commits of this process
             for write, result, refusal in outcomes:
                 write.end(result, refusal)
 

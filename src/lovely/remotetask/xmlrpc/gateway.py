@@ -314,7 +314,7 @@ class Gateway:
                 if not writes:
                     return
                 began = time.monotonic()
-                self._committer.settle(writes)
+                self._committer.acknowledge(writes)
                 with self._changed:
                     self.gathering.note(min(self.batch, len(writes) + len(self._waiting)), time.monotonic() - began)
                 # An idle writer is not to keep the callers' input and futures alive.
