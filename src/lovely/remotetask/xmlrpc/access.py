@@ -85,7 +85,7 @@ class Caller(NamedTuple):
             self._refuse(f'{methodName} needs the role {method.role}')
         path = '/' + path.strip('/')            # as services are found
         if not _fits(path, self.services):
-            self._refuse(f'the service {path[:100]!r} is not one of yours')
+            self._refuse(f'you may not use the service {path[:100]!r}')
         if self.tasks is not None:
             self._checkTasks(methodName, _named(method, arguments))
 
@@ -97,7 +97,7 @@ class Caller(NamedTuple):
             if task is None:
                 self._refuse(f'{methodName} concerns the jobs of all tasks')
             if not isinstance(task, str) or not _fits(task, self.tasks):
-                self._refuse(f'the task {str(task)[:100]!r} is not one of yours')
+                self._refuse(f'you may not use the task {str(task)[:100]!r}')
 
     def guarded(self, method, arguments, function):
         """Return a function like `function`, for a call that has been checked, to which other's jobs are unknown.
