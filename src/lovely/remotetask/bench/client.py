@@ -93,7 +93,7 @@ class Caller:
                 break
             part = self._socket.recv(65536)
             if not part:
-                raise ConnectionError(f'the frontend has ended the connection, after {answer!r:.200}')
+                raise ConnectionError(f'the front end has ended the connection, after {answer!r:.200}')
             answer += part
         if not head.startswith(b'HTTP/1.1 200 '):
             raise ConnectionError(head.decode('latin-1'))

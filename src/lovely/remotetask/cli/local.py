@@ -268,7 +268,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
     certificate = None if settings.certificate is None else Certificate(settings.certificate, settings.key)
     limits = settings.limits
     allowFiles(limits.connections + limits.waiting + limits.silent,
-               'the connections of the frontend (max-connections, max-waiting)')
+               'the connections of the front end (max-connections, max-waiting)')
     gateway = Gateway(db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:
@@ -283,7 +283,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
         try:
             server.serveForever()
         except Exception as error:
-            log.exception('the frontend failed')
+            log.exception('the front end failed')
             signals.fail(error)
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()

@@ -313,8 +313,8 @@ def checkExposure(address, hasUsers, hasCertificate):
     missing = [key for key, given in (('users', hasUsers), ('certificate', hasCertificate)) if not given]
     if missing and not _isLoopback(address[0]):
         raise errors.ConfigurationError(
-            f'the frontend would be open to other machines at {address[0]}:{address[1]}: add {" and ".join(missing)} '
-            'to <frontend>, or "allow-insecure on" if it is to be like that, or listen at 127.0.0.1')
+            f'the front end would be open to other machines at {address[0]}:{address[1]}: add {" and ".join(missing)} '
+            'to <frontend>, or "allow-insecure on" if you want that, or listen on 127.0.0.1')
 
 
 def _isLoopback(host):

@@ -65,7 +65,7 @@ class Stopping(errors.RemoteTaskError):
     """The frontend is not running, or about to stop; nothing was changed, call again later."""
 
     def __init__(self):
-        super().__init__('the frontend is stopping and nothing was changed: try again later')
+        super().__init__('the front end is stopping and nothing was changed: try again later')
 
 
 class Entry(NamedTuple):
@@ -145,4 +145,4 @@ def faultFor(exception, requestId):
         entry = _BY_CLASS.get(class_)
         if entry is not None:
             return entry.code, str(exception) if entry.sentence is None else entry.sentence
-    return INTERNAL_ERROR, f'internal error; the log of the frontend has the details under the request id {requestId}'
+    return INTERNAL_ERROR, f'internal error; the log of the front end has the details under the request id {requestId}'

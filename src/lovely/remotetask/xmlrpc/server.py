@@ -165,7 +165,7 @@ class Frontend:
             accepting.cancel()
             await self._close()
         if self._error is not None:
-            raise RuntimeError('the frontend cannot go on; the log says why') from self._error
+            raise RuntimeError('the front end cannot go on; the log says why') from self._error
 
     async def _accept(self):
         while True:
@@ -207,7 +207,7 @@ class Frontend:
 
     def _fail(self, error):
         """End the server, and all connections, with an error."""
-        logger.error('the frontend cannot go on', exc_info=error)
+        logger.error('the front end cannot go on', exc_info=error)
         self._error = error
         self._stop()
         for handler in self._handlers:
@@ -219,7 +219,7 @@ class Frontend:
             task.cancel()
         for handler in list(self._expecting):
             if not handler.isResponding:
-                handler.end('The frontend is stopping')
+                handler.end('The front end is stopping')
             elif handler.transport.is_closing():
                 handler.task.cancel()           # the client has its response, but for the end maybe
         for future in self.waiting.values():
@@ -310,7 +310,7 @@ def _listen(host, port):
         listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=isBoth)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise errors.ConfigurationError(f'the frontend cannot listen at {host}:{port}: {reason}') from error
+        raise errors.ConfigurationError(f'the front end cannot listen on {host}:{port}: {reason}') from error
     listening.setblocking(False)
     return listening
 
