@@ -97,8 +97,8 @@ def command(function):
     @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower())
     @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
                   show_envvar=True,
-                  help='The URL of the front end.  The path names the task service.  Put a user and a password before '
-                       'the host: https://USER:PASSWORD@example.org/.')
+                  help='The URL of the front end.  The path names the task service.  If it has '
+                       'users: https://USER:PASSWORD@example.org/.')
     @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='60s', show_default=True,
                   help='How long to wait for an answer, even if the front end is busy or restarting: 20s, 1.5m; '
                        'without a unit in seconds.')
