@@ -398,12 +398,12 @@ class TestServer(AccessCase):
     def test_tasks(self):
         ann, films = self.as_('ann'), self.as_('films')
         theirs, ours = ann.add('square', 1), films.add('echo', 1)
-        self.assertRefused(films.add, 'square', reason="the task 'square' is not one of yours")
-        self.assertRefused(films.addCronJob, 'square', None, [1], reason="the task 'square' is not one of yours")
+        self.assertRefused(films.add, 'square', reason="you may not use the task 'square'")
+        self.assertRefused(films.addCronJob, 'square', None, [1], reason="you may not use the task 'square'")
         self.assertRefused(films.getJobs, reason='getJobs concerns the jobs of all tasks')
-        self.assertRefused(films.addMany, [{'task': 'echo'}, {'task': 'square'}], reason="the task 'square' is not")
+        self.assertRefused(films.addMany, [{'task': 'echo'}, {'task': 'square'}], reason="not use the task 'square'")
         self.assertRefused(films.addMany, [{'task': 'echo'}, {}], reason='addMany concerns the jobs of all tasks')
-        self.assertRefused(films.addMany, [{'task': ['echo']}], reason='is not one of yours')
+        self.assertRefused(films.addMany, [{'task': ['echo']}], reason='you may not use the task')
         self.assertEqual(len(films.addMany([{'task': 'echo'}, {'task': 'echo'}])), 2)
         self.assertEqual(ann.getStatistics()['counts']['queued'], 4)
         # Nor does a key of theirs keep others from anything.
@@ -426,7 +426,7 @@ class TestServer(AccessCase):
         jobid = self.as_('site', path=path).add('echo', 1)
         self.assertEqual(self.as_('other', OTHER_PASSWORD, path).getStatus(jobid), 'queued')
         site = self.as_('site')
-        self.assertRefused(site.getStatus, jobid, reason="the service '/' is not one of yours")
+        self.assertRefused(site.getStatus, jobid, reason="you may not use the service '/'")
         self.assertRefused(self.as_('site', path='/nowhere').getStatus, jobid, reason='/nowhere')
         self.assertIn('add', getattr(site, 'system.listMethods')())
 
@@ -534,7 +534,7 @@ class TestServer(AccessCase):
         self.assertFault(faults.NOT_ALLOWED, 'clean needs the role manage', ann.clean)
         self.assertTrue(ann.add('echo'))
         write(f'ann:{HASH}:submit:squ*:*\n')
-        self.assertFault(faults.NOT_ALLOWED, "the task 'echo' is not one of yours", ann.add, 'echo')
+        self.assertFault(faults.NOT_ALLOWED, "you may not use the task 'echo'", ann.add, 'echo')
         write('')                                               # a removed user is out at once
         for _ in range(2):
             with self.assertRaises(xmlrpc.client.ProtocolError) as caught:

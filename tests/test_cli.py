@@ -569,7 +569,7 @@ class BadServerTest(CommandTestCase):
     def test_nobody(self):
         with socket.create_server(('127.0.0.1', 0)) as listener:
             port = listener.getsockname()[1]
-        self.fails(3, f'http://127.0.0.1:{port}/: cannot connect: Connection refused; is the frontend running?',
+        self.fails(3, f'http://127.0.0.1:{port}/: cannot connect: Connection refused; is the front end running?',
                    'tasks', '--url', f'http://127.0.0.1:{port}')
         self.fails(3, 'cannot connect', 'tasks', '--url', 'http://nowhere.invalid/')
         self.fails(3, 'cannot connect', 'tasks', '--url', f'http://{"x" * 70}.invalid/')
@@ -819,7 +819,7 @@ class ManyProcessesTest(ServerTestCase):
         self.untilReady(frontend)
         self.assertEqual(self.remotetask('is-processing'),
                          (1, 'host  machine  pid  threads  jobs  since\n',
-                          'remotetask: the service is not processed anywhere\n'))
+                          'remotetask: no host is processing the service\n'))
         scheduler = self.start('scheduler', database + self.processorSection('one'), 'scheduler.conf')
         self.assertEqual(self.untilReady(scheduler)[-2:], ['scheduling as one-scheduler', 'ready'])
         self.fails_(1, 'is-processing')

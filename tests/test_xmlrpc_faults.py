@@ -81,7 +81,7 @@ class TestFaultFor(unittest.TestCase):
                           OSError(2, 'x')):
             self.assertEqual(faultOf(exception, 'abc'), (
                 faults.INTERNAL_ERROR,
-                'internal error; the log of the frontend has the details under the request id abc'))
+                'internal error; the log of the front end has the details under the request id abc'))
 
 
 class IFilm(zope.interface.Interface):

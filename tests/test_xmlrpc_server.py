@@ -357,13 +357,13 @@ class TestFaults(ServerCase):
                     getattr(self.proxy(), name)(1)
             self.assertEqual(caught.exception.faultCode, faults.INTERNAL_ERROR)
             sentence = caught.exception.faultString
-            self.assertRegex(sentence, '^internal error; the log of the frontend has .* request id [0-9a-f]{12}$')
+            self.assertRegex(sentence, '^internal error; the log of the front end has .* request id [0-9a-f]{12}$')
             self.assertIn(sentence.split()[-1], logs.output[0])
             self.assertIn('ZeroDivisionError: secret of the service', logs.output[0])
 
     def test_stopped_gateway(self):
         self.gateway.stop(WAIT)
-        self.assertFault(faults.STOPPING, 'the frontend is stopping', self.proxy().add, 'echo')
+        self.assertFault(faults.STOPPING, 'the front end is stopping', self.proxy().add, 'echo')
 
     def test_what_is_no_exception_is_no_fault(self):
         for name in ('getStatus', 'cancel'):
@@ -825,7 +825,7 @@ class TestLifecycle(ServerCase):
                         ('x' * 300, 0)):
             with self.assertRaises(errors.ConfigurationError) as caught:
                 Frontend(address, self.gateway)
-            self.assertRegex(str(caught.exception), f'the frontend cannot listen at {address[0]}:{address[1]}: .')
+            self.assertRegex(str(caught.exception), f'the front end cannot listen on {address[0]}:{address[1]}: .')
 
     def test_sixth_version_of_the_protocol(self):
         try:

@@ -14,17 +14,17 @@ REASON_SIZE, PATH_SIZE = 1000, 200
 
 
 class RemoteTaskError(Exception):
-    """Whatever this package refuses or fails to do; catch this to catch all of them."""
+    """The base class of all exceptions of this package."""
 
     def __str__(self) -> str:                  # KeyError's own would show the repr of the message
         return str(self.args[0]) if self.args else ''
 
 
 class InvalidInput(RemoteTaskError, ValueError):
-    """The input does not fit the task; correct the named field and add the job again."""
+    """The input does not fit the task; correct the named field, and add the job again."""
 
     def __init__(self, field: str, reason: str) -> None:
-        """`field` is the name of the offending field ('' for the input as a whole), `reason` a sentence about it."""
+        """`field` is the name of the wrong field ('' for the whole input), `reason` a sentence about it."""
         reason = cut(reason, REASON_SIZE)
         super().__init__(f'input: {reason}' if field == '' else f'input field {shown(field)}: {reason}')
         self.field, self.reason = field, reason
@@ -34,14 +34,14 @@ class UnknownTask(RemoteTaskError, ValueError):
     """No task of that name is registered here; use one of those in `available`."""
 
     def __init__(self, name: Any, available: Iterable[str]) -> None:
-        """`name` is what was asked for, `available` the names that are registered."""
+        """`name` is the requested name, `available` are the registered names."""
         self.name, self.available = name, sorted(available)
         super().__init__(f'task {shown(name)} is not registered; the registered tasks are: '
                          f'{", ".join(self.available) or "none"}')
 
 
 class UnknownJob(RemoteTaskError, KeyError):
-    """There is no job with that id: it was never added, or has been cleaned away."""
+    """There is no job with that id: it was never added, or it was removed."""
 
     def __init__(self, jobid: Any) -> None:
         super().__init__(f'there is no job {shown(jobid)}')
@@ -57,23 +57,23 @@ class UnknownService(RemoteTaskError, LookupError):
 
 
 class WrongState(RemoteTaskError, ValueError):
-    """The job is in a state that does not allow this; look at its status first."""
+    """The status of the job does not allow this; check the status first."""
 
     def __init__(self, jobid: int, status: str, action: str) -> None:
-        """`action` is a verb: what was to be done with the job."""
+        """`action` is a verb that names the refused action."""
         super().__init__(f'job {jobid} is {status}: cannot {action} it')
         self.jobid, self.status, self.action = jobid, status, action
 
 
 class TaskError(RemoteTaskError):
-    """Raised by a task to end its job in `error` at once, without a retry; the message is kept on the job."""
+    """Raised by a task to end its job in `error` at once, without a retry; the job keeps the message."""
 
 
 class Retry(RemoteTaskError):
-    """Raised by a task to have its job run again, after a time of its choice; it uses up an attempt as any failure."""
+    """Raised by a task to request another run after a given time; like any failure, it uses up an attempt."""
 
     def __init__(self, after: float | None = None, reason: str = 'the task asks for another run') -> None:
-        """`after` is in seconds, None for what the retry policy says; `reason` is kept on the job."""
+        """`after` is in seconds, None for the pause of the retry policy; the job keeps `reason`."""
         check('after', after, after is None or isPause(after), 'a number of seconds')
         super().__init__(reason)
         self.after, self.reason = after, reason
@@ -83,7 +83,7 @@ class Retry(RemoteTaskError):
 
 
 class TimeLimitExceeded(RemoteTaskError):
-    """The run took longer than its time limit; give the task or the job a longer one, or less to do."""
+    """The run took longer than its time limit; raise the limit of the task or the job, or give it less work."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f'the run took longer than its time limit of {seconds:g} s')
@@ -94,10 +94,12 @@ class TimeLimitExceeded(RemoteTaskError):
 
 
 class HostDied(RemoteTaskError):
-    """The processing host was lost while it ran the job; an attempt is used up, because the job may be the reason.
+    """The processing host ended or fell silent while it ran the job.
 
-    host -- its name.
-    silent -- None when its process has ended; else seconds, of its lease, for which nothing was heard of it.
+    The job uses up an attempt, because it may be the cause.
+
+    host -- the name of the host.
+    silent -- the lease in seconds, without a heartbeat; None if the process has ended.
     """
 
     def __init__(self, host: str, silent: float | None = None) -> None:
@@ -114,7 +116,7 @@ class HostDied(RemoteTaskError):
 
 
 class NameTaken(RemoteTaskError):
-    """A processing host of this name is alive; give this one another name, or stop the other first."""
+    """A processing host with this name is running; choose another name, or stop that host first."""
 
     def __init__(self, name: str, owner: str) -> None:
         super().__init__(f'a processing host named {name!r} is already running ({owner}); give this one another name')

@@ -21,63 +21,63 @@ from lovely.remotetask.statuses import STATUSES as STATUSES
 
 
 class ITask(Interface):
-    """Work that jobs can ask for: a callable, registered as a utility under the name that jobs call it by."""
+    """A callable that does the work of jobs; registered as a utility, under the name that jobs use."""
 
     inputSchema = Attribute(
         'An interface whose zope.schema fields describe the input, a dict with the names of the fields as keys. '
         'The plain `zope.interface.Interface` accepts anything.')
     outputSchema = Attribute('The same for what the task returns.')
 
-    # A task may have these besides; what it does not have, or has as None, is at its default.  A job cannot be added
-    # for a task of which one of the first four is out of range.
+    # A task may also have these attributes; a missing attribute, or None, means the default.  If one of the first four
+    # is out of range, no job can be added for the task.
     #
     # retryPolicy -- a `retry.RetryPolicy`; default: `retry.DEFAULT`.
-    # timeLimit -- seconds that a run may take; default: None, any time.  When it is over the run has failed, and what
-    #     it still does is refused; a program or a child process is ended.
-    # isolation -- 'thread', the default, or 'process': to run in a child process, which has no database, but can be
-    #     ended, and crash, alone.
-    # memoryLimit -- bytes that the child process may use; default: None, as many as there are.
-    # missing -- a method that returns what this host lacks to run the task, as a text, or None; the job then waits for
-    #     a host that lacks nothing, as it does when the task itself is missing.
-    # atMostOnce -- true to have the job end in ERROR, instead of being run again, when its host ends during a run.
+    # timeLimit -- seconds that a run may take; default: None, no limit.  When the time is over, the run has failed and
+    #     its later writes are refused; a program or a child process is stopped.
+    # isolation -- 'thread', the default, or 'process': run in a child process, which has no database, but can be
+    #     stopped, and does not affect other jobs when it crashes.
+    # memoryLimit -- bytes that the child process may use; default: None, no limit.
+    # missing -- a method that returns, as a text, what this host lacks to run the task, or None; the job then waits for
+    #     a host that lacks nothing, just as when the task itself is missing.
+    # atMostOnce -- if true, and the host ends during a run, the job ends in ERROR instead of running again.
 
     def __call__(service, jobid, input):
         """Do the work.
 
         service -- the `ITaskService` of the job, from the connection of the running thread.
         jobid -- the id of the job, an int.
-        input -- what was given to `ITaskService.add`; a copy, free to be changed.
+        input -- a copy of the input given to `ITaskService.add`; the task may change it.
 
-        Return the job's result: plain data, or anything that can be pickled, or a `files.File`.  What is
-        written to the database in here is committed together with the job's completion, or not at all.
-        Raise `errors.TaskError` to end the job in ERROR at once, `errors.Retry` to have it run again; any other
-        exception is retried by the retry policy, and ends in ERROR when its attempts are used up.
+        Return the job's result: plain data, or anything that can be pickled, or a `files.File`.  The task's writes to
+        the database are committed together with the job's completion, or not at all.
+        Raise `errors.TaskError` to end the job in ERROR at once, or `errors.Retry` to request another run.  After any
+        other exception, the retry policy decides; the job ends in ERROR when its attempts are used up.
         """
 
 
 class ICheckedTask(ITask):
-    """A task that looks at its input before the job is added, beyond what an input schema can say."""
+    """A task that checks its input before the job is added, in ways that an input schema cannot."""
 
     def checkInput(input):
-        """Raise `errors.InvalidInput` when the task cannot work with this input; return nothing otherwise."""
+        """Raise `errors.InvalidInput` if the task cannot work with this input."""
 
 
 class IJob(Interface):
-    """A task that was asked for: what with, and what became of it."""
+    """One request to run a task: the input, and the outcome."""
 
     id = Int(title='Id', description='From 1 to 2**31 - 1: an int of XML-RPC.', min=1, max=2**31 - 1)
     task = TextLine(title='Task', description='The name of the task.')
-    status = TextLine(title='Status', description='The stored status: any of STATUSES but PROCESSING.')
-    input = Attribute('The argument of the task: plain data, or whatever can be pickled.  Of a `files.File` this is a '
-                      '`storedfiles.StoredFile`, with `open` and `size`.  What is large is stored in a blob, and read '
-                      'from there each time that it is asked for.')
-    output = Attribute('What the task returned, in the same way; None before.')
-    schedule = Attribute('The id of the `ICronJob` that added it; None when a caller did.')
-    request = Attribute('The id of the HTTP request that added it, a short text; None when there was none.')
+    status = TextLine(title='Status', description='The stored status: one of STATUSES, except PROCESSING.')
+    input = Attribute('The argument of the task: plain data, or anything that can be pickled.  A `files.File` becomes '
+                      'a `StoredFile`, with `open` and `size`.  A large value is stored in a blob, and read '
+                      'from it at each access.')
+    output = Attribute('What the task returned, in the same form; None before.')
+    schedule = Attribute('The id of the `ICronJob` that added it; None if a caller did.')
+    request = Attribute('The id of the HTTP request that added it, a short text; None if there was none.')
     error = Attribute('Why it ended in ERROR, as text; or why it waits: no host has its task, or the scheduler cannot '
                       'handle its schedule.  None otherwise.')
-    errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
-    attempt = Int(title='Attempt', description='How many attempts have been used up.')
+    errors = Attribute('The failures of its attempts, oldest first: a tuple of `job.Failure`.')
+    attempt = Int(title='Attempt', description='How many attempts have been used up: 0 if the first run succeeds.')
     created = Float(title='Created', description='When it was added, in UTC seconds.')
     started = Float(title='Started', description='When its last run began, in UTC seconds; None before.',
                     required=False)
@@ -86,69 +86,71 @@ class IJob(Interface):
 
 
 class ICronJob(IJob):
-    """A job that runs when the fields of a calendar say so, or once after a delay."""
+    """A job that runs at the times of a calendar, or once after a delay."""
 
-    minute = Attribute('The minutes it runs at, a tuple of 0..59; empty for any.')
+    minute = Attribute('The minutes at which it runs, a tuple of 0..59; empty for any.')
     hour = Attribute('The hours, 0..23.')
     dayOfMonth = Attribute('The days of the month, 1..31.')
     month = Attribute('The months, 1..12.')
     dayOfWeek = Attribute('The days of the week, 0..6; 0 is Monday.')
-    eitherDay = Bool(title='Either day', description='Whether a day fits when either of its two fields does.')
-    crontab = TextLine(title='Crontab', description='The text that the fields were made of; None otherwise.',
+    eitherDay = Bool(title='Either day', description='Whether a day matches if only one of the two day fields does.')
+    crontab = TextLine(title='Crontab', description='The text that the fields were parsed from, or None.',
                        required=False)
-    timeZone = TextLine(title='Time zone', description="What the fields are in, one of the tz database, as "
+    timeZone = TextLine(title='Time zone', description="The time zone of the fields, from the tz database, such as "
                         "'Europe/Berlin'; None for UTC.", required=False)
-    delay = Attribute('Seconds to wait instead, once, 0 to ten years; with `newJobs` between one job and the next, '
-                      'then 0.1 at the least.  None for none.')
-    misfire = Attribute("What becomes of the times that came while nothing ran: 'once', one run for all of them; "
-                        "'skip', none; a number, a run for each, the latest ones if there are more.")
-    newJobs = Bool(title='New jobs', description='Whether it adds a new job at each time instead of running itself.')
-    overlap = Bool(title='Overlap', description='With `newJobs`: whether one is added while the last has not ended.')
-    active = Bool(title='Active', description='False to have it wait until that is changed; then `reschedule`.')
-    scheduledFor = Attribute('The next call in UTC seconds; None as long as the scheduler has not seen the job, while '
-                             'a run of it is queued or going on, and when it is not active.')
-    calledFor = Attribute('The time, by the schedule, of the run that is queued or going on, or else was the last.')
+    delay = Attribute('Instead of fields: seconds to wait once, from 0 to ten years; with `newJobs`, the seconds '
+                      'between two jobs, at least 0.1.  None for no delay.')
+    misfire = Attribute("What to do about missed times: 'once': one run for all of them; 'skip': no run; a number N: "
+                        "one run for each of the latest N.")
+    newJobs = Bool(title='New jobs', description='Whether it adds a new job each time instead of running itself.')
+    overlap = Bool(title='Overlap', description='With `newJobs`: whether to add a job while the last has not ended.')
+    active = Bool(title='Active', description='Whether it runs at its times.  Call `reschedule` after a change.')
+    scheduledFor = Attribute('The next time in UTC seconds; None before the scheduler has seen the job, while a run is '
+                             'queued or running, and while it is not active.')
+    calledFor = Attribute('The scheduled time of the queued or running run, or else of the last one.')
     history = Attribute('Its last runs, oldest first: a tuple of `job.Run`.')
     lastJob = Attribute('With `newJobs`: the id of the last job that it added; None before.')
 
     def update(hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, crontab=None, timeZone=None,
                misfire=None):
-        """Change the schedule: fields, or a delay, or crontab text as `crontab.parseCrontab` takes.
+        """Change the schedule: fields, or a delay, or crontab text for `crontab.parseCrontab`.
 
-        timeZone -- a name; 'UTC'; None to leave it as it is.
-        misfire -- see the attribute; None to leave it as it is.
 
+        timeZone -- a name, such as 'UTC'; None leaves it unchanged.
+        misfire -- see the attribute; None leaves it unchanged.
+
+        Call `ITaskService.reschedule` afterwards.
         Raise `ValueError` for a value out of range, changing nothing.
-        The service does not know yet: call `ITaskService.reschedule` afterwards.
         """
 
     def timeOfNextCall(now):
-        """Return the first time after `now` that fits, in UTC seconds; both are floats or ints.
+        """Return the next time after `now`, in UTC seconds; both are floats or ints.
 
-        With a delay that is `now + delay`, or for an interval the next of its beats after `calledFor`, in whole
-        microseconds.  None when no time of the next `calendar.YEARS` years fits.
+        With a delay, this is `now + delay`; for an interval, a whole number of intervals after `calledFor`, in whole
+        microseconds.  Return None if there is no such time in the next `calendar.YEARS` years.
+
         """
 
 
 class IJobs(Interface):
-    """All jobs of a service, by id: a mapping that reads, ordered by id.
+    """All jobs of a service: a read-only mapping, ordered by id.
 
-    What it gives is a view of what is stored: what is set on it is stored at once, and what others commit is seen with
-    the next transaction.  Two views of a job are equal, and not the same object.  Of a job that was removed a view says
-    what it has seen last, and raises `errors.UnknownJob` when something is set on it.
+    Its values are views of stored jobs.  Setting an attribute of a view stores it at once; the next transaction shows
+    changes that others committed.  Two views of a job are equal, but not the same object.  The view of a removed job
+    has the values that it last read, and raises `errors.UnknownJob` when an attribute is set.
     """
 
     def __getitem__(jobid):
-        """Return the `IJob`; raise `errors.UnknownJob`, a KeyError, when there is none."""
+        """Return the `IJob`.  Raise `errors.UnknownJob`, a KeyError, if there is none."""
 
     def get(jobid, default=None):
         """Return the `IJob`, or `default`."""
 
     def __contains__(jobid):
-        """Say whether there is such a job."""
+        """Return whether there is such a job."""
 
     def __len__():
-        """Count the jobs."""
+        """Return the number of jobs."""
 
     def __iter__():
         """Iterate over the ids, ascending."""
@@ -164,15 +166,15 @@ class IJobs(Interface):
 
 
 class ITaskService(Interface):
-    """Takes jobs, knows what became of them, and can have them processed.
+    """Accepts jobs, stores them and their outcomes, and starts their processing.
 
     Persistent.  The methods work in the caller's transaction and never commit it: a job exists if and only if the
-    transaction that added it was committed.  For `now` they raise `ValueError` if it is no time.
+    transaction that added it was committed.  They raise `ValueError` if `now` is not a time.
     """
 
     jobs = Attribute('All jobs: `IJobs`.')
-    keys = Attribute('The idempotency keys: `keys.of(jobid)` is the one that a job was added with, or None.')
-    taskInterface = Attribute('The interface that its tasks are registered as utilities for: `ITask`.')
+    keys = Attribute('The idempotency keys: `keys.of(jobid)` is the key of a job, or None.')
+    taskInterface = Attribute('The interface for which its tasks are registered as utilities: `ITask`.')
     ownTasks = Attribute('Tasks that the service brings itself, name -> `ITask`; they come before the registered ones. '
                          'Set it on a service to a mapping that can be stored, or override it in a subclass.')
     processorFactory = Attribute('The `IProcessorFactory` that `startProcessing` uses; None for the registered one, '
@@ -180,169 +182,169 @@ class ITaskService(Interface):
     processorArguments = Attribute('A dict of keyword arguments for the factory.')
 
     def getAvailableTasks():
-        """Return a dict of the tasks that jobs can name: name -> `ITask`."""
+        """Return a dict of the available tasks: name -> `ITask`."""
 
     def add(task, input=None, startLater=False, now=None, retryPolicy=None, timeLimit=None, key=None, request=None):
         """Add a job and return its id.
 
         task -- the name of a registered task.
-        input -- the task's argument: plain data, or whatever can be pickled, or a `files.File`; nested 200 deep at the
-            most.
-        startLater -- true to have it wait, in STARTLATER, for `startJob`.
+        input -- the task's argument: plain data, or anything that can be pickled, or a `files.File`; nested at most 200
+            deep.
+        startLater -- if true, the job waits, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
         retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
-        timeLimit -- seconds that a run of this job may take, above 0; default: those of the task.
-        key -- an idempotency key, a text of 1 to 200 characters: as long as there is a job of the same task that was
-            added with it, its id is returned, and nothing is added.
-        request -- the id of the HTTP request that asks for this, up to 100 characters, for the job and the log.
+        timeLimit -- seconds that a run of this job may take, above 0; default: the limit of the task.
+        key -- an idempotency key, a text of 1 to 200 characters.  As long as a job of the same task with this key
+            exists, its id is returned and nothing is added.
+        request -- the id of the HTTP request that adds the job, up to 100 characters; stored on the job and logged.
 
-        Raise `errors.UnknownTask`, `errors.InvalidInput`, both ValueErrors, `ValueError` that names the argument, or
-        `errors.TaskError` when the task itself is not in order, and change nothing.
+        Raise, changing nothing: `errors.UnknownTask` or `errors.InvalidInput`, both ValueErrors; `ValueError` that
+        names the argument; `errors.TaskError` if a setting of the task is wrong.
         """
 
     def addMany(jobs, now=None, request=None):
         """Add many jobs, all or none; return a list of their ids, in the same order.
 
-        jobs -- a list of dicts with the key task, and maybe input, startLater, retryPolicy, timeLimit, key.
+        jobs -- a list of dicts with the key task, and optionally input, startLater, retryPolicy, timeLimit, key.
 
-        Raises what `add` raises, and changes nothing then.
+        Raise what `add` raises, changing nothing.
         """
 
     def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
                    now=None, request=None, **options):
         """Add an `ICronJob` and return its id.
 
-        The fields are those of the job, lists of numbers; an empty one, or None, fits always.  With a delay in seconds
-        it runs once, that long after the scheduler first saw it; 0 means at once.
+        The fields are lists of numbers, as in `ICronJob`; an empty field, or None, always matches.  With a delay in
+        seconds the job runs once, that long after the scheduler first saw it; 0 means at once.
         request -- as for `add`.
         options -- more attributes of `ICronJob`, by name: crontab, timeZone, misfire, newJobs, overlap, active.
 
-        Raises what `add` raises, and `ValueError` for a schedule out of range or without any time.
+        Raise what `add` raises, and `ValueError` for a schedule that is out of range or has no time at all.
         """
 
     def startJob(jobid):
-        """Queue a job that waits in STARTLATER.  Return False when it is in another status, else True."""
+        """Queue a job in STARTLATER and return True; return False for a job in another status."""
 
     def reschedule(jobid, now=None):
-        """Have the scheduler look again at a cron or delayed job whose schedule was changed, or made active or not.
+        """Make the scheduler read a cron or delayed job again.  Call it after a change of its schedule or of `active`.
 
-        What it missed until now is forgotten.  If a cron job has become a delayed one, a run of it that is queued or
-        going on is not wanted any more.
+        Times missed until now are forgotten.  If a cron job has become a delayed job, its queued or running run is
+        dropped.
 
-        Raise `errors.UnknownJob`, or `errors.WrongState` when it is neither.
+        Raise `errors.UnknownJob`, or `errors.WrongState` if it is neither a cron nor a delayed job.
         """
 
     def updateCronJob(jobid, now=None, **changes):
-        """Change some of what the schedule of a cron or delayed job says, and have the scheduler look at it again.
+        """Change the schedule of a cron or delayed job, and make the scheduler read it again.
 
         changes -- attributes of `ICronJob`, by name: minute, hour, dayOfMonth, month, dayOfWeek, delay, crontab,
-            timeZone, misfire, newJobs, overlap, active.  The others stay; but fields, a delay and a crontab replace
-            each other as a whole.  None is the default of an attribute.
+            timeZone, misfire, newJobs, overlap, active.  None stands for the default.  Other attributes stay, except
+            that fields, a delay and a crontab replace each other as a whole.
 
-        Raise what `reschedule` raises, and `ValueError` for a schedule out of range or without any time, changing
-        nothing.
+        Raise, changing nothing, what `reschedule` raises, and `ValueError` for a schedule that is out of range or has
+        no time at all.
         """
 
     def cancel(jobid, now=None):
-        """Call a job off, whatever it waits for.  A cancelled job stays so.
+        """Cancel a job that has not ended.  Cancelling it again has no effect.
 
-        Of a job that is being processed the outcome is thrown away.  One that cannot be loaded ends in ERROR.  Raise
-        `errors.UnknownJob`, or `errors.WrongState` when it has ended already.
+        The result of a running job is discarded.  A job that cannot be loaded ends in ERROR.
+
+        Raise `errors.UnknownJob`, or `errors.WrongState` if it has ended.
         """
 
     def clean(status=FINAL):
-        """Remove the jobs in these statuses, any of FINAL.  Raise `ValueError` for another one, removing nothing."""
+        """Remove the jobs in these statuses of FINAL.  Raise `ValueError` for another status, removing nothing."""
 
     def removeJobs(status=FINAL, limit=None, before=None):
-        """Remove jobs in these statuses, any of FINAL; return how many.
+        """Remove jobs in these statuses of FINAL; return how many.
 
-        status -- one, or a list of them; an empty one is for none.
-        limit -- how many at the most, the oldest first, 0 for none; default: all.  Many are best removed in several
+        status -- a status, or a list of them; an empty list removes none.
+        limit -- the greatest number to remove, the oldest first, 0 for none; default: all.  Remove many jobs in several
             transactions.
-        before -- UTC seconds: only those that ended before; default: all.
+        before -- UTC seconds: remove only jobs that ended before; default: all.
 
-        Raise `ValueError` for another status, or for what is no such number, removing nothing.
+        Raise `ValueError` for another status or a wrong number, removing nothing.
         """
 
     def retry(jobid):
-        """Have a job that ended in ERROR run again, with all its attempts; what went wrong stays on it.
+        """Run a job that ended in ERROR again, with all its attempts.  It keeps its earlier failures.
 
         Raise `errors.UnknownJob`, or `errors.WrongState`.
         """
 
     def retryFailed(task=None, limit=None, before=None):
-        """Do that with all jobs in ERROR, those of one task or of all; return how many.
+        """Retry the jobs in ERROR, of one task or of all; return how many.
 
         task -- the name of a task; default: any.
         limit, before -- as for `removeJobs`.
 
-        Raise `ValueError` for another value.
+        Raise `ValueError` for a wrong value.
         """
 
     def getStatus(jobid):
         """Return the status, one of STATUSES.  Raise `errors.UnknownJob`."""
 
     def getResult(jobid):
-        """Return what the task returned; None as long as it has not.  Raise `errors.UnknownJob`."""
+        """Return what the task returned; None before that.  Raise `errors.UnknownJob`."""
 
     def getResultPart(jobid, start=0, size=2**20):
-        """Return some bytes of a result that is a file, bytes, or text (then in UTF-8), without loading all of it.
+        """Return a part of a result that is a file, bytes, or text (in UTF-8), without loading the whole result.
 
-        start, size -- in bytes, 0 or more; behind the end there are none.
+        start, size -- in bytes, 0 or more; behind the end the part is empty.
 
-        Raise `errors.UnknownJob`, `ValueError` for another number, and `files.NoFile` for any other result or none.
+        Raise `errors.UnknownJob`, `ValueError` for a wrong number, and `files.NoFile` if there is no such result.
         """
 
     def getError(jobid):
-        """Return why the job failed, as text; 'None' when it did not.  Raise `errors.UnknownJob`."""
+        """Return why the job failed, as text; 'None' if it did not.  Raise `errors.UnknownJob`."""
 
     def getProgress(jobid):
-        """Return what the running task has said of how far it is: a fraction from 0 to 1 or None, and a text.
+        """Return the progress that the running task reported: a fraction from 0 to 1, or None, and a text.
 
-        None when it has said nothing, and when it does not run.  Raise `errors.UnknownJob`.
+        Return None if the task has reported nothing or is not running.  Raise `errors.UnknownJob`.
         """
 
     def getJobs(status=None, start=0, size=100):
-        """Return a list of jobs, newest first, those in one status or all.
+        """Return a list of jobs, newest first, in one status or in all.
 
         status -- one of STATUSES; default: any.
-        start, size -- how many of the newest to leave out, and how many to return at the most.
+        start, size -- how many of the newest to leave out, and the greatest number to return.
 
-        The newest is the one whose end, or, as long as it has not ended, whose addition was last.  One that is queued
-        again stands by those that are queued next to it.
-        What this costs grows with `start` and `size`, and with the number of jobs that are being processed, but not
-        with the number of stored jobs.
+        Jobs that have ended are ordered by their end, and others by the time when they were added.  A job that is
+        queued again has its place among the jobs beside it in the queue.
+        The cost grows with `start` and `size`, and with the number of jobs being processed, but not with the number of
+        stored jobs.
 
-        Raise `ValueError` for another status, or a number that is not 0 to 2**31 - 1.
+        Raise `ValueError` for another status, or a number that is not from 0 to 2**31 - 1.
         """
 
     def countJobs():
-        """Return a dict of how many jobs there are in each of STATUSES.
+        """Return a dict with the number of jobs in each of STATUSES.
 
-        What this costs grows with the number of jobs that are being processed, and with the length of the queues, which
-        are counted by 256 jobs.
+        The cost grows with the number of jobs being processed, and with the length of the queues, in steps of 256 jobs.
         """
 
     def getStatistics(now=None):
-        """Return a dict that says how the service fares.
+        """Return a dict of figures for monitoring.
 
         counts -- what `countJobs` returns.
         hosts -- what `getProcessingHosts` returns.
-        oldestWaiting -- when the job that waits longest was added, or, if it is a scheduled one, should have been run;
-            in UTC seconds, None when none waits.  Those that wait for their next attempt do not count.
-        throughput -- how many jobs per second were completed or failed for good in the last minute; of each host the
-            last thousand are looked at.
+        oldestWaiting -- when the longest waiting job was added or, if it is scheduled, was due; in UTC seconds, None if
+            no job waits.  Jobs that wait for their next attempt do not count.
+        throughput -- jobs per second that ended in COMPLETED or ERROR in the last minute; the last thousand jobs of
+            each host are counted.
         paused -- whether processing is paused.
         """
 
     def isCancelled(jobid):
-        """For the running task: say whether its job has been cancelled, as things are now."""
+        """For the running task: return whether its job has been cancelled by now."""
 
     def setProgress(jobid, fraction, message=''):
-        """For the running task: say how far it is.  Others see that at once, though only once a second.
+        """For the running task: report its progress.  Others see it at once, but at most once per second.
 
-        fraction -- a number from 0 to 1; None when nobody knows.
-        message -- a text, of which 1000 characters are kept.
+        fraction -- a number from 0 to 1; None if it is unknown.
+        message -- a text; the first 1000 characters are kept.
 
         Raise `ValueError`.
         """
@@ -350,52 +352,52 @@ class ITaskService(Interface):
     def hasJobsWaiting(now=None):
         """Return whether a job is ready to run, or due at `now` (UTC seconds; default: the present).  Write nothing.
 
-        A job that the scheduler has not seen yet counts; one that waits for a host which has its task does not.
+        A job that the scheduler has not seen yet counts; a job that waits for a host with its task does not.
         """
 
     def claimNextJob(now=None):
-        """Take the next job out of the queue and return its id, or None.  It is PROCESSING from then on."""
+        """Claim the next job and return its id, or None.  The job is then PROCESSING."""
 
     def processNext(now=None, jobid=None):
         """Run one job in the caller's thread and transaction; return whether there was one.
 
         now -- UTC seconds; default: the present.
-        jobid -- the id of a job that `claimNextJob` gave; default: claim the next one.
+        jobid -- the id that `claimNextJob` returned; default: claim the next job.
         """
 
     def process(now=None):
         """Run all jobs that are ready or due at `now`, in the caller's thread and transaction."""
 
-    paused = Bool(title='Paused', description='Whether processing is paused, everywhere.')
+    paused = Bool(title='Paused', description='Whether processing is paused on all hosts.')
 
     def pause():
-        """Have all processors of all hosts claim nothing more until `resume`; what is running ends."""
+        """Pause processing on all hosts, until `resume`.  Running jobs go on until they end."""
 
     def resume():
-        """Have them go on."""
+        """Resume processing on all hosts."""
 
     def getProcessingHosts(now=None):
-        """Return a list of dicts, one for each living processor: where the service is processed.
+        """Return a list of dicts, one for each living processor of the service.
 
         name -- of the processing host.
         machine, pid -- where it runs.
-        threads -- how many jobs run there at a time; 0 for one that only schedules.
+        threads -- how many jobs run there at a time; 0 if it only schedules.
         since -- when it was started, in UTC seconds.
         jobs -- how many jobs it has claimed.
         processing -- whether it takes jobs: it has threads, and the service is not paused.
         scheduling -- whether it is the scheduler.
 
-        A host on another machine counts as living for its lease since it was last heard of, by the clocks.
+        A host on another machine counts as living for one lease after its last heartbeat, by the clocks.
         """
 
     def startProcessing():
         """Start the service's processor in a daemon thread of this process.  The service must have been committed."""
 
     def stopProcessing():
-        """Have that thread stop; return at once.  Harmless when none runs."""
+        """Stop that thread, without waiting for it.  Do nothing if there is none."""
 
     def isProcessing():
-        """Say whether this process has a thread that processes this service's jobs."""
+        """Return whether a thread of this process processes this service's jobs."""
 
 
 class IProcessorFactory(Interface):
@@ -411,32 +413,34 @@ class IProcessorFactory(Interface):
 
 
 class IProcessor(Interface):
-    """Processes the jobs of one service.  Called, it runs until `stop`, usually in a thread of its own."""
+    """Processes the jobs of one service.  A call runs until `stop`, usually in its own thread."""
 
-    running = Bool(title='Running', description='Set to False to have it stop after the running jobs.')
-    waitTime = Float(title='Wait time', description='Seconds between two looks at an idle database that wakes nobody.')
+    running = Bool(title='Running', description='Set it to False to stop after the running jobs.')
+    waitTime = Float(title='Wait time', description='Seconds between two polls of an idle database, if it does not '
+                     'report commits.')
 
     def __call__():
         """Process jobs until `running` is False.  No exception of a task or of the database ends it."""
 
     def stop(timeout=None):
-        """Have it stop and wait for it, `timeout` seconds at most (default: as long as it takes).
+        """Stop: claim no more jobs, let the running jobs end, and release the others.  Return whether it has ended.
 
-        Claims nothing more; lets the running jobs end; gives the others back.  Return whether it has ended.
-        Twice, or before it ran, is fine.
+        timeout -- the longest time to wait, in seconds; default: no limit.
+
+        It may be called twice, or before the processor ran.
         """
 
     threads = Attribute('The threads that run jobs, a list.')
     maxThreads = Int(title='Threads at most', description='How many jobs run at a time.', min=0)
 
     def claimNextJob():
-        """Take the next job, commit that, and return its id; None when there is none."""
+        """Claim the next job, commit the claim, and return its id; return None if there is none."""
 
     def processNext(jobid=None):
-        """Process one job, by default the next one; return whether there was one.
+        """Process one job, by default the next one, and return whether there was one.
 
-        jobid -- what `claimNextJob` gave.
+        jobid -- the id that `claimNextJob` returned.
         """
 
     def hasJobsWaiting():
-        """Say whether a job is ready.  Writes nothing."""
+        """Return whether a job is ready.  Write nothing."""

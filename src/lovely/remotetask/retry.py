@@ -19,14 +19,14 @@ MOST_ATTEMPTS = 2 ** 31 - 1
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a failing job is tried again, and after what time.  Stored on jobs that have one of their own.
+    """How often, and after which pauses, a failing job is retried.  A job can store its own policy.
 
-    attempts -- runs in all, the first one included; also those that ended because their host did.
+    attempts -- the number of runs, including the first one and runs whose host ended.
     base -- seconds before the second run; each further pause is `factor` times as long, up to `cap` seconds.
-    jitter -- by how large a part of itself a pause may be shortened, 0 to 1, so that jobs that failed together do not
-    come back together.
-    retryOn, neverRetryOn -- tuples of exception classes: an error is retried when it is one of the first and none of
-    the second.
+    jitter -- the fraction, from 0 to 1, by which a pause may be shortened at random, so that jobs that failed together
+    do not run again together.
+    retryOn, neverRetryOn -- tuples of exception classes: an error is retried if it is an instance of the first, and not
+    of the second.
 
     Raise `ValueError` that names the field for a value out of range.
     """

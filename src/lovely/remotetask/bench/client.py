@@ -1,4 +1,4 @@
-"""The program of a client: adds jobs in the database, or calls a frontend, and says how long it took.
+"""The program of a client: adds jobs in the database, or calls a front end, and says how long it took.
 
 It reads orders from its standard input and answers to its standard output, each a line of JSON.  An order is prepared,
 answered by {"ready": true}, carried out when another line comes, and answered by what a method of `Orders` returns.
@@ -69,9 +69,9 @@ def _request(address, method, arguments):
 
 
 class Caller:
-    """A connection to a frontend for requests that are made already: it is the frontend that is to be measured.
+    """A connection to a front end for requests that are made already: it is the front end that is to be measured.
 
-    Whatever reads a whole answer takes as much of the machine as the frontend itself.
+    Whatever reads a whole answer takes as much of the machine as the front end itself.
     """
 
     def __init__(self, address):
@@ -93,7 +93,7 @@ class Caller:
                 break
             part = self._socket.recv(65536)
             if not part:
-                raise ConnectionError(f'the frontend has ended the connection, after {answer!r:.200}')
+                raise ConnectionError(f'the front end has ended the connection, after {answer!r:.200}')
             answer += part
         if not head.startswith(b'HTTP/1.1 200 '):
             raise ConnectionError(head.decode('latin-1'))

@@ -35,7 +35,7 @@ SETTLE, IDLE = 1.5, 5.0
 #: Seconds after which the latency is known well enough.
 ENOUGH = 15.0
 
-#: Client processes that call a frontend, and numbers of threads that these have together.
+#: Client processes that call a front end, and numbers of threads that these have together.
 CALLERS, CALLER_THREADS = 2, (8, 32)
 
 HIGHER, LOWER = 'higher', 'lower'

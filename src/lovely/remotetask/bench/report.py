@@ -88,7 +88,7 @@ def show(run, before=None, file=None, label='before'):
     console.print(table)
     if run['embedded']:
         console.print('One process alone can open this database: hosts and clients are threads of it, and the '
-                      'frontend of XML-RPC is "remotetask serve".')
+                      'front end of XML-RPC is "remotetask serve".')
 
 
 def _described(run):

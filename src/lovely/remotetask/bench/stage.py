@@ -48,10 +48,10 @@ class Cost:
 
 
 class Stage:
-    """A service of its own in a database, with as many hosts, clients and frontends as are asked for.
+    """A service of its own in a database, with as many hosts, clients and front ends as are asked for.
 
-    Hosts, clients and frontends are processes of their own.  A database that one process alone can open is `embedded`:
-    there the hosts and the clients are threads of this process, and the frontend is `remotetask serve`, for which this
+    Hosts, clients and front ends are processes of their own.  A database that one process alone can open is `embedded`:
+    there the hosts and the clients are threads of this process, and the front end is `remotetask serve`, for which this
     process lets go of the database.
 
     settings -- the `Settings`.
@@ -171,7 +171,7 @@ class Stage:
         self.peaks[kind] = max(self.peaks[kind], peakMemory(process.pid))
 
     def url(self):
-        """Return the URL of the bench's service at a frontend, which runs until hosts are asked for."""
+        """Return the URL of the bench's service at a front end, which runs until hosts are asked for."""
         if self._frontend is None:
             for host in self._hosts:
                 self._stop(host)

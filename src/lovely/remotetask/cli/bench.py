@@ -30,36 +30,36 @@ def _toCounts(context, parameter, values):
 @click.command()
 @click.option('--zeo', is_flag=True, help='Without -C: a temporary database server, not an embedded database.')
 @click.option('--jobs', type=click.IntRange(min=20), default=5000, show_default=True,
-              help='How many jobs are queued and drained; slower measures take a tenth of them.')
+              help='How many jobs are queued and drained; slower measures use a tenth of them.')
 @click.option('--clients', type=click.IntRange(1, 64), default=8, show_default=True,
               help='How many clients add jobs in the database at the same time.')
 @click.option('--hosts', multiple=True, default=('1,2',), callback=_toCounts, metavar='N,...',
-              help='How many processing hosts drain a queue; all of these are measured.  [default: 1,2]')
+              help='How many processing hosts drain a queue; each number is measured.  [default: 1,2]')
 @click.option('--payload', type=click.IntRange(min=0), default=0, metavar='BYTES',
-              help='How much text each job takes and gives.  [default: 0]')
+              help='The size of the input and of the result of each job.  [default: 0]')
 @click.option('--seconds', type=Number(), default=0.0, metavar='SECONDS',
-              help='How long a job takes.  [default: 0; of the long ones 0.5]')
+              help='How long a job takes.  [default: 0; for long jobs 0.5]')
 @click.option('--behind', type=click.IntRange(min=0), default=0, metavar='N',
-              help='How many jobs wait behind those that are measured.  [default: 0]')
+              help='How many more jobs wait in the queue, behind the measured ones.  [default: 0]')
 @click.option('--repeat', type=click.IntRange(min=1), default=3, show_default=True,
-              help='How often each is measured; the median counts.')
-@click.option('--only', multiple=True, type=click.Choice(NAMES), help='Measure this alone; may be repeated.')
+              help='How often to repeat each measure; the median counts.')
+@click.option('--only', multiple=True, type=click.Choice(NAMES), help='Run only this measure; can be repeated.')
 @click.option('--json', 'jsonPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
-              help='Write all values to a file of JSON.')
+              help='Write all values to a JSON file.')
 @click.option('--compare', 'oldPath', type=click.Path(dir_okay=False), metavar='FILE',
-              help='Give ratios to what --json has written before.')
+              help='Print the ratios to values that --json saved.')
 @click.option('--against', 'checkout', type=click.Path(exists=True, file_okay=False), metavar='DIRECTORY',
-              help='Measure another checkout of this package in turns with this one, and give ratios to it.')
+              help='Measure this checkout and another one in turns, and print the ratios.')
 @click.option('--plot', 'plotPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
-              help='Draw a picture: .png, .svg or .pdf.  Needs matplotlib, by the extra "plot".')
+              help='Draw a picture: .png, .svg or .pdf.  Needs matplotlib (the extra "plot").')
 @click.pass_context
 def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameters):
     """Measure how fast jobs are added and run.
 
-    On the database of the configuration file, in a service of its own that is removed again at the end; without one,
-    and with --zeo or --against, on a temporary database.  What it starts are the processes that a deployment has.
-    Other services are not touched, but share the machine: take numbers when it is quiet.  Where it never is, look at
-    the processor time, and measure two checkouts in turns.
+    It uses the database of the configuration file, in a separate service that it removes at the end.  Without a
+    configuration file, or with --zeo or --against, it uses a temporary database.  It starts the same processes as a
+    deployment, and does not touch other services.  Measure on a quiet machine.  On a busy one, compare the processor
+    time, or measure two checkouts in turns.
 
     \b
     Examples:

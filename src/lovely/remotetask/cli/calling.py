@@ -29,7 +29,7 @@ _BAD_INPUT = (faults.ParseError, faults.BadArguments, errors.UnknownTask, errors
 def failureOf(error):
     """Return the `CommandFailure` that tells of an exception of the client."""
     if isinstance(error, NotConnected):
-        return CommandFailure(f'{error}; is the frontend running?', CANNOT_CONNECT)
+        return CommandFailure(f'{error}; is the front end running?', CANNOT_CONNECT)
     if isinstance(error, NotAuthorized):
         return CommandFailure(f'{error}; put user and password into the URL, http://USER:PASSWORD@HOST/')
     if isinstance(error, JobFailed):
@@ -106,11 +106,11 @@ def command(function):
     @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower())
     @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
                   show_envvar=True,
-                  help='Where the frontend is.  The path names the task service; a user and a password may stand '
-                       'before the host, as in https://USER:PASSWORD@example.org/.')
+                  help='The URL of the front end.  The path names the task service.  If it has '
+                       'users: https://USER:PASSWORD@example.org/.')
     @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='60s', show_default=True,
-                  help='How long to wait for an answer of the frontend, also of one that is busy or just restarting: '
-                       '20s, 1.5m; without a unit in seconds.')
+                  help='How long to wait for an answer, even if the front end is busy or restarting: 20s, 1.5m; '
+                       'without a unit in seconds.')
     @functools.wraps(function)
     def run(url, answer_timeout, **arguments):
         try:

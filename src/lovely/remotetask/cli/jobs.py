@@ -35,18 +35,18 @@ _TIMES = ('created', 'started', 'completed', 'retryAt', 'scheduledFor', 'calledF
 @click.option('--wait', is_flag=True,
               help='Wait until the job has ended, and print its result as JSON instead of its id.')
 @click.option('--timeout', metavar='TIME', type=calling.Seconds(pauseSeconds),
-              help='With --wait: give up after this time, as in 20s or 1.5m; without a unit it is in seconds, and 0 is '
-                   'at once.  The job goes on.  Default: wait as long as it takes.')
+              help='With --wait: stop waiting after this time, for example 20s or 1.5m; without a unit in seconds; 0 '
+                   'means at once.  The job goes on.  Default: no limit.')
 @click.option('--later', is_flag=True, help='Do not start the job; "remotetask start ID" does.')
 @click.option('--key', metavar='TEXT',
-              help='As long as there is a job of TASK that was added with this key, add none, but take that one.')
+              help='Add no job if a job of TASK with this key exists; print the id, or the result, of that one.')
 @click.option('--time-limit', metavar='TIME', type=calling.Seconds(),
-              help='How long a run of the job may take.  Default: what the task says.')
+              help='How long a run of the job may take.  Default: the limit of the task.')
 def add(client, task, input, wait, timeout, later, key, time_limit):
     """Add a job for TASK and print its id.
 
-    JSON is the input of the task; none is null, and - reads it from the standard input.  With --wait, a terminal shows
-    how far the job is.
+    JSON is the input of the task.  The default is null; - reads the input from the standard input.  With --wait, a
+    terminal shows the progress of the job.
 
     \b
     Examples:
@@ -60,7 +60,7 @@ def add(client, task, input, wait, timeout, later, key, time_limit):
     \b
     Exit codes with --wait:
       1    no result in time, or the job was cancelled
-      4    the job ended in an error; it is told on the standard error output
+      4    the job ended in an error, which is printed on the standard error output
     """
     if later and wait:
         raise click.UsageError('--wait and --later exclude each other: the job would never start')
@@ -88,9 +88,9 @@ def add(client, task, input, wait, timeout, later, key, time_limit):
 def addMany(client, file):
     """Add a job for each line of FILE; print their ids.
 
-    A line is a JSON object: "task", and if wanted "input", "startLater", "key", "timeLimit" in seconds and
-    "retryPolicy".  The file - is the standard input.  Nothing is added when one is none; then 1000 lines at a time are
-    added, all or none of them.
+    Each line is a JSON object with "task", and optionally "input", "startLater", "key", "timeLimit" in seconds and
+    "retryPolicy".  The file - is the standard input.  If a line is not such an object, nothing is added.  Lines are
+    then added in batches of 1000, each all or nothing.
 
     \b
     Example:
@@ -120,7 +120,7 @@ def addMany(client, file):
 @calling.command
 @calling.jobid
 def start(client, jobid):
-    """Start the job ID, which was added with --later.
+    """Start the job ID that was added with --later.
 
     \b
     Example:
@@ -133,19 +133,20 @@ def start(client, jobid):
 @calling.command
 @click.argument('task')
 @click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
-@click.option('--crontab', metavar='TEXT', help="When it runs, as in a crontab: '*/10 2 * * mon-fri'.")
-@click.option('--time-zone', metavar='NAME', help="What the crontab's times are in, as Europe/Berlin.  Default: UTC.")
+@click.option('--crontab', metavar='TEXT', help="When the job runs, as in a crontab: '*/10 2 * * mon-fri'.")
+@click.option('--time-zone', metavar='NAME', help="The time zone of the crontab, such as Europe/Berlin.  Default: UTC.")
 @click.option('--delay', metavar='TIME', type=calling.Seconds(),
-              help='Instead of a crontab: run once, after this time, as 20s or 1.5h; with --new-jobs every so often.')
+              help='Instead of a crontab: run once after this time, for example 20s or 1.5h; with --new-jobs, at this '
+                   'interval.')
 @click.option('--misfire', metavar='POLICY', default='once', show_default=True,
-              help='What becomes of times that came while nothing ran: once, one run for all of them; skip, none; a '
-                   'number, a run for each, so many at most.')
-@click.option('--new-jobs', is_flag=True, help='Add a new job at each time, instead of running this one again.')
-@click.option('--overlap', is_flag=True, help='With --new-jobs: add one even if the last has not ended.')
+              help='What to do about missed times.  once: one run for all of them; skip: no run; a number N: one run '
+                   'for each of the latest N.')
+@click.option('--new-jobs', is_flag=True, help='Add a new job each time, instead of running the same job again.')
+@click.option('--overlap', is_flag=True, help='With --new-jobs: add a job even if the last one has not ended.')
 def schedule(client, task, input, crontab, time_zone, delay, misfire, new_jobs, overlap):
     """Add a cron job or a delayed job for TASK; print its id.
 
-    JSON is the input of the task, as for add.
+    JSON is the input of the task, as in "remotetask add".
 
     \b
     Examples:
@@ -182,9 +183,9 @@ def status(client, jobid):
 @calling.command
 @calling.jobid
 def job(client, jobid):
-    """Print all that is known of the job ID.
+    """Print everything about the job ID.
 
-    Times are UTC; what is neither text nor a time is JSON.
+    Times are UTC.  Values other than texts and times are JSON.
 
     \b
     Example:
@@ -204,7 +205,7 @@ def job(client, jobid):
 @calling.command
 @calling.jobid
 def progress(client, jobid):
-    """Print how far the running job ID is.
+    """Print the progress of the running job ID.
 
     \b
     Example:
@@ -221,13 +222,13 @@ def progress(client, jobid):
 @calling.command
 @calling.jobid
 @click.option('--output', metavar='FILE', type=click.Path(dir_okay=False, writable=True, allow_dash=True),
-              help='Write a result that is a file, bytes or text into this file as it is, however large; - is the '
+              help='Write a result that is a file, bytes or text to this file, unchanged and of any size; - is the '
                    'standard output.')
 def result(client, jobid, output):
     """Print the result of the job ID as JSON.
 
-    Bytes are printed in base64, times in ISO 8601.  A job without a result is a failure: exit code 4 when it ended in
-    an error, 1 when it has not ended or was cancelled.
+    Bytes are printed in base64, times in ISO 8601.  Without a result, the exit code is 4 if the job ended in an error,
+    and 1 if it was cancelled or has not ended.
 
     \b
     Examples:
@@ -248,7 +249,7 @@ def result(client, jobid, output):
 @calling.command
 @calling.jobid
 def error(client, jobid):
-    """Print why the job ID failed; None when it did not.
+    """Print why the job ID failed, or None.
 
     \b
     Example:
@@ -261,9 +262,9 @@ def error(client, jobid):
 @calling.command
 @calling.jobid
 def cancel(client, jobid):
-    """Call the job ID off.
+    """Cancel the job ID.
 
-    It will not start; of one that is running, the outcome is thrown away.
+    A waiting job will not start.  The result of a running job is discarded.
 
     \b
     Example:
@@ -277,7 +278,7 @@ def cancel(client, jobid):
 @click.option('--all', 'every', is_flag=True, help='All jobs that ended in an error.')
 @click.option('--task', metavar='NAME', help='All such jobs of this task.')
 def retry(client, jobid, every, task):
-    """Run jobs again that ended in an error; print how many.
+    """Retry jobs that ended in an error; print how many.
 
     \b
     Examples:

@@ -80,8 +80,8 @@ class Number(click.FloatRange):
 def serve(configurationPath):
     """Serve XML-RPC and process jobs, in one process.
 
-    The whole service for a start, and for whoever needs no more than one process.  Stops on Ctrl-C or SIGTERM: takes
-    no more jobs, lets the running ones end, gives the others back; a second one ends it at once.
+    Use this to start with, or if one process is enough.  Ctrl-C or SIGTERM stops it: it claims no more jobs, lets
+    running jobs end, and releases the others.  A second Ctrl-C or SIGTERM ends it at once.
 
     \b
     Examples:
@@ -94,9 +94,9 @@ def serve(configurationPath):
 @click.command()
 @click.pass_obj
 def frontend(configurationPath):
-    """Serve XML-RPC only; jobs are processed by others.
+    """Serve XML-RPC only; other processes run the jobs.
 
-    The database has to be one for many processes, as ZEO or RelStorage.  Stops on Ctrl-C or SIGTERM.
+    The processes must share a database, such as ZEO or RelStorage.  Ctrl-C or SIGTERM stops it.
 
     \b
     Example:
@@ -108,11 +108,11 @@ def frontend(configurationPath):
 @click.command()
 @click.pass_obj
 def processor(configurationPath):
-    """Process jobs only; they are taken by others.
+    """Process jobs only; other processes accept them.
 
-    The database has to be one for many processes, as ZEO or RelStorage.  Any number of processing hosts may run, each
-    under a name of its own.  Stops on Ctrl-C or SIGTERM: lets the running jobs end, gives the others back; a second
-    one ends it at once.
+    The processes must share a database, such as ZEO or RelStorage.  Any number of processing hosts can run, each with
+    its own name.  Ctrl-C or SIGTERM stops it: it lets running jobs end, and releases the others.  A second Ctrl-C or
+    SIGTERM ends it at once.
 
     \b
     Example:
@@ -124,11 +124,11 @@ def processor(configurationPath):
 @click.command()
 @click.pass_obj
 def scheduler(configurationPath):
-    """Queue what is due, and run no jobs.
+    """Queue jobs when they are due; run no jobs.
 
-    Processing hosts do that as well: one of them is the scheduler of a service, and another takes over when it dies.
-    With "schedule off" in their configuration it is left to processes like this one, of which several may run, each
-    under a name of its own: that of <processor>, with "-scheduler" behind it.  Stops on Ctrl-C or SIGTERM.
+    Usually one of the processing hosts is the scheduler of a service, and another takes over when it dies.  With
+    "schedule off" in the configuration of the hosts, processes like this one are the schedulers.  Several of them can
+    run, each with its own name: that of <processor>, followed by "-scheduler".  Ctrl-C or SIGTERM stops it.
 
     \b
     Example:
@@ -139,13 +139,13 @@ def scheduler(configurationPath):
 
 @click.command()
 @click.option('--days', type=Number(), default=0.0, show_default=True,
-              help='For how many days what was replaced or removed is kept.')
+              help='Keep replaced and removed data of the last N days.')
 @click.pass_obj
 def pack(configurationPath, days):
     """Pack the database, which makes its file smaller.
 
-    It may be in use meanwhile, over ZEO or RelStorage.  A database that one process has for itself is packed by that:
-    see "pack-interval" in the configuration.
+    Over ZEO or RelStorage, it can be in use at the same time.  A database of a single process can only be packed by
+    that process: see "pack-interval" in the configuration.
 
     \b
     Example:
@@ -229,7 +229,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
     _say(f'tasks: {", ".join(names) or "none"}')
     processors = []
-    # The processors start after the frontend, so that nothing has been claimed when its address is taken; and they
+    # The processors start after the front end, so that nothing has been claimed when its address is taken; and they
     # also stop after it: first no new jobs, then the end of the old ones.
     closing.callback(_stopProcessors, processors, grace)
     if hasFrontend:
@@ -268,7 +268,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
     certificate = None if settings.certificate is None else Certificate(settings.certificate, settings.key)
     limits = settings.limits
     allowFiles(limits.connections + limits.waiting + limits.silent,
-               'the connections of the frontend (max-connections, max-waiting)')
+               'the connections of the front end (max-connections, max-waiting)')
     gateway = Gateway(db, lambda connection, path: findService(connection.root()[ROOT_NAME], path),
                       settings.deadline)
     try:
@@ -283,7 +283,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
         try:
             server.serveForever()
         except Exception as error:
-            log.exception('the frontend failed')
+            log.exception('the front end failed')
             signals.fail(error)
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()

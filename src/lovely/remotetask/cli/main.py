@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
              invoke_without_command=True)
 @click.option('-C', '--config', metavar='FILE', envvar='REMOTETASK_CONFIG', show_envvar=True,
-              help='The configuration file of the commands that read one.  Without one: the example task "echo", a '
-                   'database in ./var, and XML-RPC on http://127.0.0.1:8080/.')
+              help='The configuration file.  Without one: the example task "echo", a database in ./var, and XML-RPC on '
+                   'http://127.0.0.1:8080/.')
 @click.version_option(local.VERSION, message='lovely.remotetask %(version)s')
 @click.pass_context
 def remotetask(context, config):
-    """Run tasks elsewhere: durable jobs in a ZODB, asked for over XML-RPC.
+    """Durable remote tasks: jobs in a ZODB, added over XML-RPC.
 
-    serve, frontend, processor and scheduler are the servers.  These, and pack, bench and user, read a configuration
-    file.  All other commands are clients: they talk to a frontend and need none.
+    serve, frontend, processor and scheduler are servers.  The servers and pack, bench and user read a configuration
+    file.  All other commands are clients: they call a front end and need no configuration file.
 
     \b
-    A first look, in two terminals:
+    To try it, in two terminals:
       $ remotetask serve
       $ remotetask add echo '{"hello": "world"}' --wait
 
@@ -54,10 +54,10 @@ def remotetask(context, config):
       0    done
       1    failed; a line on the standard error output says why
       2    wrong usage, wrong input, or a mistake in the configuration
-      3    cannot connect to the frontend
-      4    the job that was waited for ended in an error
-      130  interrupted by Ctrl-C; a server: twice
-      143  a server: asked to stop by SIGTERM twice
+      3    cannot connect to the front end
+      4    the job ended in an error (commands that wait for a job or print its result)
+      130  interrupted by Ctrl-C; a server: by a second Ctrl-C
+      143  a server: ended by a second SIGTERM
     """
     context.obj = config
     if context.invoked_subcommand is None:

@@ -17,7 +17,7 @@ from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 
 @calling.command
 def tasks(client):
-    """Print the names of the tasks, one a line.
+    """Print the names of the tasks, one per line.
 
     \b
     Example:
@@ -38,7 +38,7 @@ def tasks(client):
 def jobs(client, status, size, start):
     """List the jobs, newest first; times are UTC.
 
-    The last line says how many there are, listed or not.
+    The last line counts all jobs, including those not listed.
 
     \b
     Examples:
@@ -55,9 +55,9 @@ def jobs(client, status, size, start):
 
 
 @calling.command
-@click.option('--json', 'raw', is_flag=True, help='Print JSON, as the frontend gives it.')
+@click.option('--json', 'raw', is_flag=True, help='Print the JSON that the front end returns.')
 def statistics(client, raw):
-    """Print how the service does; times are UTC.
+    """Print counts, throughput and hosts; times are UTC.
 
     \b
     Example:
@@ -88,7 +88,7 @@ def _counts(counts):
 
 @calling.command
 @click.option('--status', 'statuses', type=click.Choice(FINAL), multiple=True,
-              help='Only jobs in this status; may be given several times.  Default: all that have ended.')
+              help='Only jobs in this status; can be repeated.  Default: all jobs that have ended.')
 def clean(client, statuses):
     """Remove jobs that have ended; print how many.
 
@@ -113,9 +113,10 @@ def clean(client, statuses):
 
 @calling.command
 def pause(client):
-    """Have the processing hosts take no more jobs.
+    """Pause processing on all hosts.
 
-    Jobs that are running end.  It lasts until resume, over restarts, too.
+    Running jobs go on until they end.  The pause lasts until resume, even over restarts.
+
 
     \b
     Example:
@@ -126,7 +127,8 @@ def pause(client):
 
 @calling.command
 def resume(client):
-    """Have the processing hosts take jobs again, after pause.
+    """Resume processing after pause.
+
 
     \b
     Example:
@@ -137,7 +139,9 @@ def resume(client):
 
 @calling.command
 def isProcessing(client):
-    """Say where jobs are processed; exit code 1 if nowhere.
+    """List the processing hosts.
+
+    The exit code is 1 if no host takes jobs, for example during a pause.
 
     \b
     Example:
@@ -154,7 +158,7 @@ def isProcessing(client):
                      str(host['jobs']), asTime(host['since']), ', '.join(doing) or 'waiting'))
     printTable(rows)
     if not any(host['processing'] for host in hosts):
-        raise CommandFailure('the service is not processed anywhere')
+        raise CommandFailure('no host is processing the service')
 
 
 #: Not in the list of commands: the names that two of them had before.

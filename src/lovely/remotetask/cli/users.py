@@ -21,10 +21,10 @@ from lovely.remotetask.config.users import removeUser
 @click.group(invoke_without_command=True)
 @click.pass_context
 def user(context):
-    """Say who may call the frontend.
+    """Manage the users who may call the front end.
 
-    The users are in the file that "users" in the section <frontend> of the configuration names, or --file.  A frontend
-    that is running sees a change at once.  Clients send user and password along: put them into the URL.
+    The users file is --file, or "users" in the section <frontend> of the configuration.  A running front end sees a
+    change at once.  Clients put the user and the password into the URL.
 
     \b
     Example:
@@ -65,16 +65,18 @@ def _command(name):
 @click.argument('name')
 @click.option('--role', type=click.Choice(ROLES), default='view', show_default=True,
               help='view: look at jobs and their results; submit: also add, start, change, retry and cancel jobs; '
-                   'manage: also what concerns many jobs, and processing itself.')
+                   'manage: also act on many jobs at once, and pause and resume processing.')
 @click.option('--task', 'tasks', metavar='PATTERN', multiple=True, default=('*',), show_default=True,
-              help='Only jobs of tasks with such a name, as avi2*; can be repeated.')
+              help='Only jobs of tasks whose names match, for example avi2*; can be repeated.')
 @click.option('--service', 'services', metavar='PATTERN', multiple=True, default=('*',), show_default=True,
-              help='Only task services with such a path, as /site1/*; / is the default service; can be repeated.')
-@click.option('--replace', is_flag=True, help='Take the place of a user of that name: for another password, or role.')
+              help='Only task services whose paths match, for example /site1/*; / is the default service; can be '
+                   'repeated.')
+@click.option('--replace', is_flag=True,
+              help='Replace the user of that name, for example to change the password or the role.')
 def add(path, name, role, tasks, services, replace):
     """Add the user NAME, and ask for a password.
 
-    Without a terminal the password is the first line of the standard input.  It has 8 to 72 bytes.
+    Without a terminal, the password is the first line of the standard input.  It must have 8 to 72 bytes.
 
     \b
     Examples:

@@ -43,4 +43,4 @@ class Limits:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             if not value > 0:
-                raise ConfigurationError(f'the limit {name} of the frontend must be positive, not {value}')
+                raise ConfigurationError(f'the limit {name} of the front end must be positive, not {value}')

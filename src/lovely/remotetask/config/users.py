@@ -1,4 +1,4 @@
-"""The users file: who may call a frontend, by which password, and what for.
+"""The users file: who may call a front end, by which password, and what for.
 
 A line for each user, with five fields divided by colons; space around a field does not count::
 
@@ -49,7 +49,7 @@ SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 72
 REMEMBERED = 86400.0
 
 _FIELDS = 'name:hash:role:tasks:services'
-# The cost in it is a power of two, and limited so that a frontend stays of use.
+# The cost in it is a power of two, and limited so that a front end stays of use.
 _HASH = re.compile(r'\{BCRYPT\}\$2[aby]\$1[0-4]\$[./A-Za-z0-9]{53}')
 _hashing = BCRYPTPasswordManager()
 
@@ -306,7 +306,7 @@ def _replace(path, text):
     descriptor, temporary = tempfile.mkstemp(prefix='.users-', dir=os.path.dirname(path))
     try:
         with open(descriptor, 'w', encoding='utf-8') as file:
-            if os.path.exists(path):            # the frontend may run as another user than who edits its file
+            if os.path.exists(path):            # the front end may run as another user than who edits its file
                 old = os.stat(path)
                 os.fchown(descriptor, old.st_uid, old.st_gid)
             file.write(text)

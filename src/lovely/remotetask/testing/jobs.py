@@ -57,7 +57,7 @@ def runDueJobs(service, now=None, limit=1000):
     while service.processNext(now):
         count += 1
         if count > limit:
-            raise TooManyJobs(f'more than {limit} jobs have run, and it goes on: is there one that adds itself?')
+            raise TooManyJobs(f'more than {limit} jobs have run: does a job add itself again?')
     return count
 
 

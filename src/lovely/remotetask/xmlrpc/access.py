@@ -85,7 +85,7 @@ class Principal(NamedTuple):
             self._refuse(f'{methodName} needs the role {method.role}')
         path = '/' + path.strip('/')            # as services are found
         if not _fits(path, self.services):
-            self._refuse(f'the service {path[:100]!r} is not one of yours')
+            self._refuse(f'you may not use the service {path[:100]!r}')
         if self.tasks is not None:
             self._checkTasks(methodName, _named(method, arguments))
 
@@ -97,7 +97,7 @@ class Principal(NamedTuple):
             if task is None:
                 self._refuse(f'{methodName} concerns the jobs of all tasks')
             if not isinstance(task, str) or not _fits(task, self.tasks):
-                self._refuse(f'the task {str(task)[:100]!r} is not one of yours')
+                self._refuse(f'you may not use the task {str(task)[:100]!r}')
 
     def guarded(self, method, arguments, function):
         """Return a function like `function`, for a call that has been checked, to which other's jobs are unknown.
@@ -331,7 +331,7 @@ def _limits(patterns):
 # Where it is dangerous to listen
 
 def checkExposure(address, hasUsers, hasCertificate):
-    """Raise `errors.ConfigurationError` if other machines could reach a frontend that is not protected.
+    """Raise `errors.ConfigurationError` if other machines could reach a front end that is not protected.
 
     address -- the pair of host and port that it will listen at; names are looked up.
     hasUsers -- whether it asks for users.
@@ -340,8 +340,8 @@ def checkExposure(address, hasUsers, hasCertificate):
     missing = [key for key, given in (('users', hasUsers), ('certificate', hasCertificate)) if not given]
     if missing and not _isLoopback(address[0]):
         raise errors.ConfigurationError(
-            f'the frontend would be open to other machines at {address[0]}:{address[1]}: add {" and ".join(missing)} '
-            'to <frontend>, or "allow-insecure on" if it is to be like that, or listen at 127.0.0.1')
+            f'the front end would be open to other machines at {address[0]}:{address[1]}: add {" and ".join(missing)} '
+            'to <frontend>, or "allow-insecure on" if you want that, or listen on 127.0.0.1')
 
 
 def _isLoopback(host):

@@ -30,7 +30,7 @@ class WrongType(BadArguments):
 
 
 class ResultTooLarge(errors.RemoteTaskError):
-    """The answer would be larger than the frontend sends; `getResultPart` gives a file, bytes or text in parts."""
+    """The answer would be larger than the front end sends; `getResultPart` gives a file, bytes or text in parts."""
 
     def __init__(self, limit):
         """`limit` is the largest size, in bytes."""
@@ -59,10 +59,10 @@ class OutcomeUnknown(errors.RemoteTaskError):
 
 
 class Stopping(errors.RemoteTaskError):
-    """The frontend is not running, or about to stop; nothing was changed, call again later."""
+    """The front end is not running, or about to stop; nothing was changed, call again later."""
 
     def __init__(self):
-        super().__init__('the frontend is stopping and nothing was changed: try again later')
+        super().__init__('the front end is stopping and nothing was changed: try again later')
 
 
 class Entry(NamedTuple):
@@ -139,4 +139,4 @@ def faultFor(exception, requestId):
         entry = _BY_CLASS.get(class_)
         if entry is not None:
             return entry.code, str(exception)
-    return INTERNAL_ERROR, f'internal error; the log of the frontend has the details under the request id {requestId}'
+    return INTERNAL_ERROR, f'internal error; the log of the front end has the details under the request id {requestId}'

@@ -1,4 +1,4 @@
-"""The frontend's way to the database: reads side by side, writes of concurrent calls in one transaction."""
+"""The front end's way to the database: reads side by side, writes of concurrent calls in one transaction."""
 # SPDX-License-Identifier: ZPL-2.1
 import queue
 import threading
@@ -59,7 +59,7 @@ class Gateway:
     """Runs functions on task services, in connections and transactions of its own.
 
     The functions of waiting calls to `write` run one after the other in the thread of one writer and are committed
-    together.  So many callers cost few commits, and the frontend never conflicts with itself.  Those of `read` run in
+    together.  So many callers cost few commits, and the front end never conflicts with itself.  Those of `read` run in
     a few threads.  No caller is ever in the database itself, which may not come back from there.  A watcher tells those
     who wait for jobs.
 

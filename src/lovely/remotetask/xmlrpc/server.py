@@ -101,7 +101,7 @@ class Frontend:
     def stop(self, timeout=None):
         """Take no more connections and calls, and wait for the responses under way, `timeout` seconds at most.
 
-        Who waits for jobs is told that the frontend stops.  To be called from another thread than runs `serveForever`.
+        Who waits for jobs is told that the front end stops.  To be called from another thread than runs `serveForever`.
         Return whether all connections have ended.  Twice, or before `serveForever`, is fine.
         """
         with self._lock:
@@ -150,7 +150,7 @@ class Frontend:
             accepting.cancel()
             await self.connections.close()
         if self._error is not None:
-            raise RuntimeError('the frontend cannot go on; the log says why') from self._error
+            raise RuntimeError('the front end cannot go on; the log says why') from self._error
 
     async def _accept(self):
         while True:
@@ -187,7 +187,7 @@ class Frontend:
 
     def _fail(self, error):
         """End the server, and all connections, with an error."""
-        logger.error('the frontend cannot go on', exc_info=error)
+        logger.error('the front end cannot go on', exc_info=error)
         self._error = error
         self._stop()
         for handler in self.connections.handlers:
@@ -195,7 +195,7 @@ class Frontend:
 
     def _dismiss(self):
         """End the connections that are owed no response; wake those that wait for jobs."""
-        self.connections.dismiss('The frontend is stopping')
+        self.connections.dismiss('The front end is stopping')
         for future in self.waiting.values():
             if not future.done():
                 future.set_result(None)
@@ -214,7 +214,7 @@ def _listen(host, port):
         listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=isBoth)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise errors.ConfigurationError(f'the frontend cannot listen at {host}:{port}: {reason}') from error
+        raise errors.ConfigurationError(f'the front end cannot listen on {host}:{port}: {reason}') from error
     listening.setblocking(False)
     return listening
 

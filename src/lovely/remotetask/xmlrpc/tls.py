@@ -1,4 +1,4 @@
-"""TLS for the frontend: a certificate that is read again when it was renewed."""
+"""TLS for the front end: a certificate that is read again when it was renewed."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import ssl
