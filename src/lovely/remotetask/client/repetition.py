@@ -9,10 +9,10 @@ from typing import Self
 
 from lovely.remotetask import errors
 from lovely.remotetask.client.transport import ConnectionBroken
+from lovely.remotetask.client.transport import ConnectionPool
 from lovely.remotetask.client.transport import HttpError
 from lovely.remotetask.client.transport import NotConnected
 from lovely.remotetask.client.transport import RemoteFault
-from lovely.remotetask.client.transport import Server
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.xmlrpc import faults
@@ -94,17 +94,17 @@ class RepeatingClient:
         Raise `ValueError` for what is no URL, or no time above 0.
         """
         check('timeout', timeout, isSpan(timeout), 'a number of seconds above 0')
-        self._server = Server(url, context)
+        self._connections = ConnectionPool(url, context)
         self.timeout = timeout
 
     @property
     def url(self) -> str:
         """The URL without user, password and query."""
-        return self._server.url
+        return self._connections.url
 
     def close(self) -> None:
         """Close the connections, and refuse all calls from now on."""
-        self._server.close()
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -133,9 +133,9 @@ class RepeatingClient:
         until = time.monotonic() + seconds
         for attempt in itertools.count():
             try:
-                return self._server.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
+                return self._connections.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
             except errors.RemoteTaskError as error:
-                pause = pauseAfter(error, attempt, repeatable, self._server.answered)
+                pause = pauseAfter(error, attempt, repeatable, self._connections.answered)
                 if pause is None:
                     raise
                 pause *= random.uniform(1, 1.5)             # not all who were sent away come back together

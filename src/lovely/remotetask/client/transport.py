@@ -3,11 +3,13 @@
 import base64
 import contextlib
 import http.client
+import socket
 import ssl
 import threading
 import time
 import urllib.parse
 import xmlrpc.client
+from typing import Any
 from xml.parsers.expat import ExpatError
 
 from lovely.remotetask import errors
@@ -36,16 +38,16 @@ class RemoteFault(errors.RemoteTaskError):
     the front end.
     """
 
-    def __init__(self, code, sentence):
+    def __init__(self, code: int, sentence: str) -> None:
         """`code` is the fault's, an int, `sentence` what the front end says."""
         Exception.__init__(self, sentence)      # those of the other classes make a sentence themselves
         self.code = code
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return remoteFault, (self.code, str(self))
 
 
-def _faultClass(exception):
+def _faultClass(exception: type[BaseException]) -> type[RemoteFault]:
     return type(exception.__name__, (RemoteFault, exception), {'__doc__': exception.__doc__})
 
 
@@ -53,7 +55,7 @@ def _faultClass(exception):
 _FAULTS = {entry.code: _faultClass(entry.exception) for entry in reversed(faults.TABLE)}
 
 
-def remoteFault(code, sentence):
+def remoteFault(code: int, sentence: str) -> RemoteFault:
     """Return the exception for a fault, a `RemoteFault`."""
     return _FAULTS.get(code, RemoteFault)(code, sentence)
 
@@ -61,7 +63,7 @@ def remoteFault(code, sentence):
 class NotConnected(errors.RemoteTaskError):
     """There is no connection to be had, so nothing was sent; check the URL, and whether the front end is running."""
 
-    def __init__(self, url, reason, refused=False):
+    def __init__(self, url: str, reason: str, refused: bool = False) -> None:
         """`refused` says whether nobody listens there, as when a front end is just being started again."""
         super().__init__(f'{url}: cannot connect: {reason}')
         self.refused = refused
@@ -70,21 +72,21 @@ class NotConnected(errors.RemoteTaskError):
 class ConnectionBroken(errors.RemoteTaskError):
     """The connection ended before the answer did: whether the call was carried out is unknown."""
 
-    def __init__(self, url, reason):
+    def __init__(self, url: str, reason: str) -> None:
         super().__init__(f'{url}: the connection broke: {reason}')
 
 
 class NoAnswer(errors.RemoteTaskError, TimeoutError):
     """No answer came in time: whether the call was carried out is unknown."""
 
-    def __init__(self, url, seconds):
+    def __init__(self, url: str, seconds: float) -> None:
         super().__init__(f'{url} did not answer within {seconds:g} seconds')
 
 
 class BadAnswer(errors.RemoteTaskError):
     """What answers is no XML-RPC server; check the URL."""
 
-    def __init__(self, url, protocol, reason):
+    def __init__(self, url: str, protocol: str, reason: str) -> None:
         super().__init__(f'{url} does not answer in {protocol}: {reason}')
 
 
@@ -94,7 +96,7 @@ class HttpError(errors.RemoteTaskError):
     502 and 504 are of a proxy that got no answer from the front end: whether the call was carried out is unknown.
     """
 
-    def __init__(self, url, status, reason, retryAfter=None):
+    def __init__(self, url: str, status: int, reason: str, retryAfter: float | None = None) -> None:
         """`retryAfter` is the number of seconds after which the server wants to see it again; None: it does not say."""
         super().__init__(f'{url} answers with HTTP status {status} {reason}')
         self.status, self.retryAfter = status, retryAfter
@@ -104,7 +106,7 @@ class NotAuthorized(HttpError):
     """The front end knows no such user, or the password is another; both stand in the URL, before the host."""
 
 
-def _left(until):
+def _left(until: float) -> float:
     """Return the seconds until then, by time.monotonic; raise `TimeoutError` when there are none."""
     left = until - time.monotonic()
     if left <= 0:
@@ -112,19 +114,19 @@ def _left(until):
     return left
 
 
-def _reason(error):
+def _reason(error: BaseException) -> str:
     return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 
-def _retryAfter(response):
-    value = response.getheader('Retry-After', '')
+def _retryAfter(response: http.client.HTTPResponse) -> float | None:
+    value = response.getheader('Retry-After') or ''
     return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
 
 
-class Server:
+class ConnectionPool:
     """Where requests go: posts them over connections that are kept, one for each thread that is waiting."""
 
-    def __init__(self, url, context):
+    def __init__(self, url: str, context: ssl.SSLContext | None) -> None:
         try:
             parts = urllib.parse.urlsplit(url)
             valid = parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0
@@ -142,21 +144,18 @@ class Server:
         if user:
             credentials = base64.b64encode(urllib.parse.unquote_to_bytes(user))
             self._headers['Authorization'] = f'Basic {credentials.decode("ascii")}'
-        if parts.scheme == 'https':
-            context = context or ssl.create_default_context()
-            self._makeConnection = lambda: http.client.HTTPSConnection(parts.hostname, parts.port, context=context)
-        else:
-            self._makeConnection = lambda: http.client.HTTPConnection(parts.hostname, parts.port)
+        self._address = parts.hostname or '', parts.port
+        self._context = None if parts.scheme == 'http' else context or ssl.create_default_context()
         self._lock = threading.Lock()           # guards the two that follow
-        self._idle = []                         # pairs of connection and when it was used last; the latest at the end
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []      # connection, and last use; the latest at the end
         self._closed = False
 
     @property
-    def idleConnections(self):
+    def idleConnections(self) -> int:
         """How many connections are kept that are not in use."""
         return len(self._idle)
 
-    def close(self):
+    def close(self) -> None:
         """Close the connections; those that are in use when they are not any more."""
         with self._lock:
             self._closed = True
@@ -164,7 +163,7 @@ class Server:
         for connection, _ in connections:
             connection.close()
 
-    def post(self, body, seconds, until, fresh):
+    def post(self, body: bytes, seconds: float, until: float, fresh: bool) -> Any:
         """Send the body of a request, bytes, and return the value that its answer carries.
 
         seconds, until -- how long the whole may take: for messages, and by time.monotonic.
@@ -188,7 +187,12 @@ class Server:
         self._putBack(connection)
         return self._value(answer)
 
-    def _putBack(self, connection):
+    def _makeConnection(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            return http.client.HTTPConnection(*self._address)
+        return http.client.HTTPSConnection(*self._address, context=self._context)
+
+    def _putBack(self, connection: http.client.HTTPConnection) -> None:
         now, leaving = time.monotonic(), []
         with self._lock:
             self._idle.append((connection, now))
@@ -197,7 +201,7 @@ class Server:
         for connection in leaving:
             connection.close()
 
-    def _exchange(self, connection, body, until):
+    def _exchange(self, connection: http.client.HTTPConnection, body: bytes, until: float) -> Any:
         """Return the `xmlrpc.client.Unmarshaller` that has seen the answer; raise `TimeoutError`."""
         if connection.sock is None:
             self._connect(connection, until)
@@ -226,7 +230,7 @@ class Server:
         kind = NotAuthorized if response.status == 401 else HttpError
         raise kind(self.url, response.status, response.reason, _retryAfter(response))
 
-    def _connect(self, connection, until):
+    def _connect(self, connection: http.client.HTTPConnection, until: float) -> None:
         connection.timeout = _left(until)
         try:
             connection.connect()
@@ -234,7 +238,7 @@ class Server:
             raise NotConnected(self.url, _reason(error), isinstance(error, ConnectionRefusedError)) from error
         keepAlive(connection.sock, CONFIRM_TIME)
 
-    def _read(self, response, sock, until):
+    def _read(self, response: http.client.HTTPResponse, sock: socket.socket, until: float) -> Any:
         parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
         allowed, length = ANSWER_SIZE, response.length      # None for one that is not announced
         try:
@@ -257,7 +261,7 @@ class Server:
             raise BadAnswer(self.url, 'XML-RPC', _reason(error)) from error
         return unmarshaller
 
-    def _value(self, answer):
+    def _value(self, answer: Any) -> Any:
         try:
             [value] = answer.close()
         except xmlrpc.client.Fault as fault:
