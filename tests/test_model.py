@@ -365,7 +365,7 @@ class TestContracts(unittest.TestCase):
 ROOMS = '''
     checks logs keepalive internals interfaces errors limits
     database cron misfire copying files retry rows task job control demo process guardian group command child users
-    pages readyqueue ledger register timetable container sites
+    pages readyqueue ledger register timetable container zopeapp sites
     runzeo ready transitions claiming scheduling ended evolve
     execute
     fence
@@ -376,7 +376,7 @@ ROOMS = '''
     processor
     config zcml
     autostart upkeep
-    service
+    service application
     xmlrpc
     transport
     client

@@ -406,6 +406,16 @@ class ITaskService(Interface):
         """Say whether this process has a thread that processes this service's jobs."""
 
 
+class IStartRemoteTasksEvent(Interface):
+    """The services that the product configuration names are to be processed by threads of this process.
+
+    Zope sends `IDatabaseOpenedWithRoot`, which does the same; other applications may send this one when they are
+    ready: `zope.event.notify(StartRemoteTasksEvent(db))`.
+    """
+
+    database = Attribute('The `ZODB.DB`.')
+
+
 class IProcessor(Interface):
     """Processes the jobs of one service.  Called, it runs until `stop`, usually in a thread of its own."""
 

@@ -32,10 +32,12 @@ from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
 
 # Both are part of the public face of this module: documents and ZCML name them here.
+from lovely.remotetask.config.autostart import StartRemoteTasksEvent  # noqa: F401
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import REASON_SIZE
@@ -85,6 +87,8 @@ from lovely.remotetask.storage.shards import Shard
 from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import Timetable
 from lovely.remotetask.task import checkInput
+from lovely.remotetask.zopeapp import Item
+from lovely.remotetask.zopeapp import isApplication
 
 
 #: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
@@ -97,6 +101,9 @@ _nextIds: Any = weakref.WeakKeyDictionary()
 
 #: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
+
+#: What each service has stored of its own; those of releases up to 0.5 had other things.
+STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'register', 'keys', 'stranded')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
@@ -165,14 +172,14 @@ def checkSelection(limit, before):
 
 
 @implementer(ITaskService)
-class TaskService(Contained, Persistent):
+class TaskService(Item, Contained, Persistent):
     """See `ITaskService`."""
 
     taskInterface = ITask
     processorFactory = SimpleProcessor
     processorArguments = {'waitTime': 1.0}
     paused = False
-    generation = 1          # of what is stored: the first releases did not say
+    generation = 0          # of what is stored: the first releases did not say
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -186,6 +193,14 @@ class TaskService(Contained, Persistent):
         self.keys = Keys()
         self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
+
+    def __getattr__(self, name):
+        """Raise `RemoteTaskError` when that is something which each service has, but not those of old releases."""
+        if name in STORED:
+            raise RemoteTaskError(f'the task service {self.__name__!r} was made by lovely.remotetask 0.5 or older, '
+                                  f'whose jobs this release cannot read: remove the service, add a new one, and add '
+                                  f'again what still has to be done')
+        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     @property
     def jobs(self) -> Jobs:
@@ -607,14 +622,20 @@ class TaskService(Contained, Persistent):
 
 
 def install(db):
-    """Make the root folder, its site manager and the default service, whatever of these is missing in the `ZODB.DB`."""
+    """Make the root folder, its site manager and the default service, whatever of these is missing in the `ZODB.DB`.
+
+    In a database of Zope nothing is made: what is there, and who may use it, is for Zope's people to say.
+
+    Raise `RemoteTaskError` when the root folder is an object of a class that is not installed here.
+    """
     manager = transaction.TransactionManager(explicit=True)
     for attempt in manager.attempts(10):        # other processes of a new deployment may do the same now
         with attempt, contextlib.closing(db.open(manager)) as connection:
-            root = connection.root()
-            if ROOT_NAME not in root:
-                root[ROOT_NAME] = rootFolder()
-            folder = root[ROOT_NAME]
+            folder = checkedRoot(connection)
+            if isApplication(folder):
+                return
+            if folder is None:
+                folder = connection.root()[ROOT_NAME] = rootFolder()
             if not ISite.providedBy(folder):
                 folder.setSiteManager(LocalSiteManager(folder))
             if not localServices(folder):

@@ -29,6 +29,7 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.storage.transitions import Outcome
 from lovely.remotetask.task import checkOutput
+from lovely.remotetask.zopeapp import wrapped
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -74,7 +75,7 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
                                 getattr(task, 'memoryLimit', None))
         else:
-            output = task(service, claim.jobid, input)
+            output = task(wrapped(service), claim.jobid, input)
         checkOutput(task, output)
         output = toStore(output, service._p_jar)
     except Interrupted as error:

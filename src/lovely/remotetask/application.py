@@ -1,0 +1,93 @@
+"""What an application calls: it finds the task service of its database, or adds one to a folder."""
+# SPDX-License-Identifier: ZPL-2.1
+import sys
+
+from ZODB.interfaces import IConnection
+from zope.component import getGlobalSiteManager
+from zope.component.interfaces import ISite
+from zope.site import LocalSiteManager
+
+from lovely.remotetask import zopeapp
+from lovely.remotetask.database.sites import checkedRoot
+from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.sites import localServices
+from lovely.remotetask.database.sites import nearestSite
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.service import DEFAULT_SERVICE
+from lovely.remotetask.service import TaskService
+
+
+def getService(context, path='/'):
+    """Return a task service of a database; a job that is added to it is part of the transaction.
+
+    context -- a request of Pyramid (with pyramid_zodbconn), a `Connection` of ZODB, or any object that was loaded from
+        the database, as a folder of Zope.
+    path -- '/' for the root's default service; else the names of the folders down to a site, and last the name that
+        a service is registered by in that site: '/site1/films'.
+
+    Raise `UnknownService` when there is none at that path, `RemoteTaskError` when the database has no root folder, or
+    one whose class is not installed, and `TypeError` when the context leads to no database.
+    """
+    root = checkedRoot(_connectionOf(context))
+    if root is None:
+        raise RemoteTaskError('the database has no root folder yet: lovely.remotetask.service.install(db) makes it, '
+                              'and a task service in it')
+    return findService(root, path)
+
+
+def _connectionOf(context):
+    if IConnection.providedBy(context):
+        return context
+    if IConnection.providedBy(jar := getattr(context, '_p_jar', None)):
+        return jar
+    pyramid, conn = sys.modules.get('pyramid.interfaces'), sys.modules.get('pyramid_zodbconn')
+    if pyramid is not None and conn is not None and pyramid.IRequest.providedBy(context):
+        return conn.get_connection(context)
+    raise TypeError(f'a request of Pyramid with pyramid_zodbconn, a ZODB connection or an object from a database is '
+                    f'needed, not {type(context).__name__}')
+
+
+def addService(folder, id=DEFAULT_SERVICE, name=''):
+    """Add a task service to a folder, and register it there as a local utility; return it.
+
+    folder -- of Zope, wrapped as far as the application object, or of zope.site; one that is no site yet becomes one.
+    id -- the name of the service in the folder.
+    name -- what it is registered by; '' for the default of the site.
+
+    When this has been done before, the service that is there is returned.  The caller commits.  Raise `ValueError` that
+    names the argument, with nothing changed, when something else has that id or is registered by that name, and
+    `TypeError` for what is no folder.
+    """
+    isZopes = zopeapp.isContainer(folder)
+    if not isZopes and not hasattr(folder, 'setSiteManager'):
+        raise TypeError(f'folder: a folder that can be a site is needed, not {type(folder).__name__}')
+    registered = localServices(folder).get(name) if ISite.providedBy(folder) else None
+    if id in folder:
+        if registered is None or folder[id] is not registered:
+            raise ValueError(f'id: there is another object {id!r} in the folder')
+        return registered
+    if registered is not None:
+        raise ValueError(f'name: there is another task service that is registered by the name {name!r}')
+    if not ISite.providedBy(folder):
+        _makeSite(folder, isZopes)
+    service = TaskService()
+    folder[id] = service
+    if isZopes:
+        zopeapp.place(service, folder, id)      # also where the ZCML of this package is not loaded
+    folder.getSiteManager().registerUtility(service, ITaskService, name)
+    return service
+
+
+def _makeSite(folder, isZopes):
+    """Give a folder a site manager of its own."""
+    if not isZopes:
+        folder.setSiteManager(LocalSiteManager(folder))
+        return
+    from Products.Five.component import enableSite
+    from zope.component.persistentregistry import PersistentComponents
+    above = nearestSite(getattr(folder, '__parent__', None))
+    components = PersistentComponents('components')
+    components.__bases__ = (getGlobalSiteManager() if above is None else above.getSiteManager(),)
+    enableSite(folder)
+    folder.setSiteManager(components)
