@@ -8,6 +8,7 @@ import sys
 from zope.component import adapter
 from zope.lifecycleevent.interfaces import IObjectMovedEvent
 
+from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITaskService
 
@@ -29,8 +30,8 @@ def isContainer(obj):
 
 
 def isRunning():
-    """Return whether Zope, or a part of it, has been imported into this process."""
-    return 'OFS.Application' in sys.modules
+    """Return whether Zope has been imported into this process, as its ZCML does."""
+    return 'Products.Five' in sys.modules
 
 
 def productConfiguration(name):
@@ -43,6 +44,22 @@ def productConfiguration(name):
         return None
     products = getattr(module.getConfiguration(), 'product_config', None) or {}
     return products.get(name.lower())
+
+
+def checkDatabase():
+    """Raise `ConfigurationError` when Zope is starting with a database whose root folder is not its application object.
+
+    Zope itself would fail a moment later, with an AttributeError.
+    """
+    db = getattr(sys.modules.get('Zope2'), 'DB', None)
+    if db is None:
+        return
+    with db.transaction() as connection:
+        root = connection.root().get(APPLICATION)
+        if root is not None and not isApplication(root):
+            raise ConfigurationError(f'Zope cannot use this database, whose root folder is a '
+                                     f'{type(root).__module__}.{type(root).__name__} and not its application object: '
+                                     f'it was made by lovely.remotetask on its own; give Zope another one')
 
 
 # The application object
@@ -102,11 +119,13 @@ class Item:
     not by a reference to the container: to copy or export the container would take the whole site along.
     """
 
+    #: For the lists of the management interface, which show what a Manager may see.
+    __roles__ = ('Manager',)
+
     meta_type = 'Task Service'
     title = ''
     zmi_icon = 'fas fa-tasks'
-    #: Nobody calls it by a URL, and no script that was written through the Web.
-    __roles__ = ('Manager',)
+    meta_type__roles__ = title__roles__ = zmi_icon__roles__ = wl_isLocked__roles__ = None
 
     #: The names from the application object down to the service; None when it is in no container of Zope.
     zopePath = None
@@ -122,6 +141,10 @@ class Item:
     def __parent__(self, parent):
         self.zopePath = None
         self.__dict__['__parent__'] = parent
+
+    def __bobo_traverse__(self, request, name):
+        """Raise `KeyError`: nobody, not even a Manager, calls its methods by a URL."""
+        raise KeyError(name)
 
     def getId(self):
         """Return the name of the service in its container."""
@@ -157,6 +180,10 @@ class Item:
 
     def manage_fixupOwnershipAfterAdd(self):
         """Do nothing: it has no owner."""
+
+    def _cleanupCopy(self, copy, container):
+        """Return the copy of the service, which has been made with a folder above it."""
+        return copy
 
 
 def _parentAt(service, path):
@@ -201,8 +228,11 @@ def place(service, parent, name, isItself=True):
     name -- its name there.
     isItself -- whether that is the service, and no folder above it.
     """
-    if service._p_jar is None and parent._p_jar is not None:
-        parent._p_jar.add(service)
+    root = parent.getPhysicalRoot() if hasattr(parent, 'getPhysicalRoot') else None
+    if root is None or root._p_jar is None:
+        return                                  # not wrapped: where it is cannot be told
+    if service._p_jar is None:
+        root._p_jar.add(service)
     above = (*parent.getPhysicalPath()[1:], name)
     before = service.zopePath or ()
     paths = [above] if isItself else [(*above, *before[start:]) for start in range(1, len(before))]

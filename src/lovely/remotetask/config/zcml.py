@@ -40,6 +40,7 @@ from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.zopeapp import checkDatabase
 
 
 _PLACE = re.compile(r'File "([^"]*)", line (\d+)[-.\d]*')
@@ -201,6 +202,11 @@ def command(_context, name, command, directory=None, text=(), timeout=3600.0, re
     made = CommandTask(command, directory, text, timeout, result)
     _set(made, _attributes(options))
     utility(_context, provides=ITask, name=name, component=made)
+
+
+def checkZope(_context):
+    """Have Zope start with no database that is not its own; for `configure.zcml`."""
+    _context.action(discriminator=('remotetask:checkZope',), callable=checkDatabase)
 
 
 def _attributes(options):
