@@ -76,6 +76,7 @@ SITE_ZCML = """\
   <include package="lovely.remotetask" />
   <remotetask:task name="look" handler="shop.look" />
   <remotetask:task name="order" handler="shop.order" />
+  <remotetask:task name="late" handler="shop.late" />
   <browser:page for="*" name="shop" class="shop.Shop" permission="zope.Public" />
 </configure>
 """
@@ -83,6 +84,7 @@ SITE_ZCML = """\
 SHOP = '''\
 """A shop in Zope: what it sells is counted in the site, by tasks and by requests."""
 import json
+import threading
 
 import transaction
 from AccessControl import getSecurityManager
@@ -102,7 +104,7 @@ from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.testing import waitForJobs
 
-conflicts = []
+conflicts, begun = [], threading.Event()
 
 
 @provider(ITask)
@@ -128,6 +130,13 @@ def order(service, jobid, input):
         raise TaskError('out of stock')
     transaction.get().note('sold ' + input['thing'])
     return {'sold': till.sold, 'conflicts': len(conflicts)}
+
+
+@provider(ITask)
+def late(service, jobid, input):
+    begun.set()
+    threading.main_thread().join()
+    return 'ended'
 
 
 class Shop(BrowserView):
@@ -400,7 +409,7 @@ class TestHost(Jobs, ZopeCase):
 
     def test_it_tells_what_it_does(self):
         said = ''.join(self.layer.host.said)
-        self.assertIn('tasks: echo, look, order\n', said)
+        self.assertIn('tasks: echo, late, look, order\n', said)
         self.assertIn('processing as host with', said)
 
 
@@ -503,6 +512,23 @@ class TestMistakes(ZopeCase):
         self.assertEqual(code, 1)
         self.assertIn("<product-config lovely.remotetask>: 'autostrat' is not a known key; the known keys are: "
                       "autostart", said)
+
+    def test_script_beside_autostart(self):
+        """Where zope.conf has an autostart, scripts process as well; their end is in order."""
+        self.addCleanup(self.zope.configure, '')
+        self.zope.configure('<product-config lovely.remotetask>\n  autostart *@*\n</product-config>')
+        jobid = self.zope.script("""
+            import shop, transaction
+            jobid = app.tasks.add('late')
+            transaction.commit()
+            shop.begun.wait(30)
+            print('>>> ' + json.dumps(jobid))
+            """)
+        self.zope.configure('')
+        self.assertEqual(self.zope.script(f"""
+            job = app.tasks.jobs[{jobid}]
+            print('>>> ' + json.dumps([job.status, job.output, len(job.errors), len(app.tasks.getProcessingHosts())]))
+            """), ['completed', 'ended', 0, 0])
 
     def test_no_service(self):
         self.zope.script("""

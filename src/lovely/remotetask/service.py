@@ -1,5 +1,6 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
+import atexit
 import contextlib
 import functools
 import itertools
@@ -95,6 +96,9 @@ from lovely.remotetask.zopeapp import isApplication
 _running: dict[Any, Any] = {}
 _runningLock = threading.Lock()
 
+#: Seconds that running jobs have when a process ends which has started to process services.
+EXIT_TIME = 5.0
+
 #: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
 #: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
 _nextIds: Any = weakref.WeakKeyDictionary()
@@ -121,6 +125,21 @@ class NewJob(NamedTuple):
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None
     key: str | None = None
+
+
+@functools.cache
+def _stopAtExit():
+    """Have what is still processed end in good order when the process does: what has not begun goes back at once."""
+    atexit.register(_stopAll)
+
+
+def _stopAll():
+    end = time.monotonic() + EXIT_TIME
+    processors = [processor for processor in _running.values() if processor.running]
+    for processor in processors:
+        processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
+    for processor in processors:
+        processor.stop(max(0.0, end - time.monotonic()))
 
 
 def newJob(job):
@@ -602,6 +621,7 @@ class TaskService(Item, Contained, Persistent):
                 return
             processor = self.processorFactory(db, pathOf(self), **self.processorArguments)
             processor.start()
+            _stopAtExit()
             _running[db, self._p_oid] = processor
 
     def stopProcessing(self) -> None:
