@@ -80,14 +80,15 @@ def addService(folder, id=DEFAULT_SERVICE, name=''):
 
 
 def _makeSite(folder, isZopes):
-    """Give a folder a site manager of its own."""
-    if not isZopes:
-        folder.setSiteManager(LocalSiteManager(folder))
-        return
-    from Products.Five.component import enableSite
-    from zope.component.persistentregistry import PersistentComponents
+    """Give a folder a site manager of its own, below that of the site that the folder is in."""
     above = nearestSite(getattr(folder, '__parent__', None))
-    components = PersistentComponents('components')
-    components.__bases__ = (getGlobalSiteManager() if above is None else above.getSiteManager(),)
-    enableSite(folder)
+    bases = (getGlobalSiteManager() if above is None else above.getSiteManager(),)
+    if isZopes:
+        from Products.Five.component import enableSite
+        from zope.component.persistentregistry import PersistentComponents
+        components = PersistentComponents('components')
+        enableSite(folder)
+    else:
+        components = LocalSiteManager(folder)
+    components.__bases__ = bases
     folder.setSiteManager(components)

@@ -76,7 +76,9 @@ from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.evolve import FIRST
 from lovely.remotetask.storage.evolve import GENERATION
+from lovely.remotetask.storage.evolve import tooOld
 from lovely.remotetask.storage.index import Keys
 from lovely.remotetask.storage.index import StatusIndex
 from lovely.remotetask.storage.index import partsOf
@@ -198,7 +200,7 @@ class TaskService(Item, Contained, Persistent):
     processorFactory = SimpleProcessor
     processorArguments = {'waitTime': 1.0}
     paused = False
-    generation = 0          # of what is stored: the first releases did not say
+    generation = 0          # of what is stored: releases up to 0.5 did not say
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -216,9 +218,7 @@ class TaskService(Item, Contained, Persistent):
     def __getattr__(self, name):
         """Raise `RemoteTaskError` when that is something which each service has, but not those of old releases."""
         if name in STORED:
-            raise RemoteTaskError(f'the task service {self.__name__!r} was made by lovely.remotetask 0.5 or older, '
-                                  f'whose jobs this release cannot read: remove the service, add a new one, and add '
-                                  f'again what still has to be done')
+            raise tooOld(self)
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     @property
@@ -509,6 +509,8 @@ class TaskService(Item, Contained, Persistent):
         return queries.statistics(self, present(now))
 
     def _checkGeneration(self):
+        if self.generation < FIRST:
+            raise tooOld(self)
         if self.generation != GENERATION:
             raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.storage.evolve')
 
