@@ -25,7 +25,7 @@ from lovely.remotetask.schedules import misfire
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 DOCUMENTS = pathlib.Path(lovely.remotetask.__file__).parent / 'documents'
 #: Those that start servers, or measure.
-WITH_SERVERS = ('client.txt', 'performance.txt', 'testing.txt', 'xmlrpc.txt')
+WITH_SERVERS = ('client.txt', 'performance.txt', 'pyramid.txt', 'testing.txt', 'xmlrpc.txt', 'zope.txt')
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
 
 

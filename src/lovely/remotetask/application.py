@@ -48,12 +48,13 @@ def _connectionOf(context):
                     f'needed, not {type(context).__name__}')
 
 
-def addService(folder, id=DEFAULT_SERVICE, name=''):
+def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
     """Add a task service to a folder, and register it there as a local utility; return it.
 
     folder -- of Zope, wrapped as far as the application object, or of zope.site; one that is no site yet becomes one.
     id -- the name of the service in the folder.
     name -- what it is registered by; '' for the default of the site.
+    factory -- called for a new service; tests may want a `testing.TaskServiceStub`.
 
     When this has been done before, the service that is there is returned.  The caller commits.  Raise `ValueError` that
     names the argument, with nothing changed, when something else has that id or is registered by that name, and
@@ -71,10 +72,12 @@ def addService(folder, id=DEFAULT_SERVICE, name=''):
         raise ValueError(f'name: there is another task service that is registered by the name {name!r}')
     if not ISite.providedBy(folder):
         _makeSite(folder, isZopes)
-    service = TaskService()
+    service = factory()
     folder[id] = service
     if isZopes:
         zopeapp.place(service, folder, id)      # also where the ZCML of this package is not loaded
+    if service._p_jar is None and (jar := getattr(folder, '_p_jar', None)) is not None:
+        jar.add(service)                        # its tasks can reach the database at once
     folder.getSiteManager().registerUtility(service, ITaskService, name)
     return service
 
