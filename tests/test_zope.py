@@ -1,71 +1,18 @@
 """Zope itself: an instance and scripts of zconsole on a real ZEO, and a processing host beside them."""
 # SPDX-License-Identifier: ZPL-2.1
-import base64
 import contextlib
 import json
 import os
-import pathlib
 import tempfile
-import textwrap
 import unittest
-import urllib.error
 import urllib.parse
-import urllib.request
 
 from zope.testrunner.layer import UnitTests
 
+from instance import Instance
 from lovely.remotetask.service import install
-from lovely.remotetask.testing import PATIENCE
-from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
 
-
-ZOPE_CONF = """\
-%import ZEO
-instancehome {directory}
-<zodb_db main>
-  mount-point /
-  {storage}
-</zodb_db>
-{product}
-"""
-
-ZOPE_INI = """\
-[app:zope]
-use = egg:Zope#main
-zope_conf = %(here)s/zope.conf
-
-[pipeline:main]
-pipeline =
-    egg:Zope#httpexceptions
-    zope
-
-[server:main]
-use = egg:waitress#main
-host = 127.0.0.1
-port = 0
-
-[loggers]
-keys = root
-
-[handlers]
-keys = console
-
-[formatters]
-keys = line
-
-[logger_root]
-level = INFO
-handlers = console
-
-[handler_console]
-class = StreamHandler
-args = (sys.stderr,)
-formatter = line
-
-[formatter_line]
-format = %(name)s: %(message)s
-"""
 
 SITE_ZCML = """\
 <configure xmlns="http://namespaces.zope.org/zope" xmlns:browser="http://namespaces.zope.org/browser"
@@ -184,85 +131,14 @@ addService(app.films, 'encoder', 'Encoder')
 transaction.commit()
 """
 
-PROCESSOR_CONF = """\
-site-definition {directory}/etc/site.zcml
-{database}
-<processor>
-  name host
-  lease 5s
-</processor>
-"""
 
+class Shop(Instance):
+    """An instance with the shop."""
 
-class Instance:
-    """A Zope on a ZEO: its directory, its scripts, and its server while it runs."""
-
-    def __init__(self, zeo, directory, product=''):
-        self.zeo, self.directory, self.address, self.server = zeo, directory, None, None
-        self.environment = {'PYTHONWARNINGS': 'ignore'}
-        os.mkdir(os.path.join(directory, 'etc'))
-        os.mkdir(os.path.join(directory, 'var'))
+    def __init__(self, zeo, directory):
+        super().__init__(zeo, directory)
         self.write('etc/site.zcml', SITE_ZCML)
-        self.write('zope.ini', ZOPE_INI)
         self.write('shop.py', SHOP)
-        self.configure(product)
-
-    def configure(self, product):
-        """Write the configuration file; `product` is the text of its sections for products."""
-        config = self.zeo.config
-        storage = config[config.index('<clientstorage>'):config.index('</zodb>')]
-        self.write('zope.conf', ZOPE_CONF.format(directory=self.directory, storage=storage, product=product))
-
-    def write(self, name, text):
-        path = os.path.join(self.directory, name)
-        pathlib.Path(path).write_text(text)
-        return path
-
-    def process(self, *arguments):
-        """Return a process of Python with the arguments."""
-        return Process(arguments, self.directory, self.environment)
-
-    def ended(self, process):
-        """Wait for the end of a process; return its exit code and the text that it has written."""
-        with contextlib.closing(process):
-            code = process.popen.wait(2 * PATIENCE)
-            process._reader.join(PATIENCE)
-            return code, ''.join(process.said)
-
-    def host(self, *arguments):
-        """Return the process of a processing host; `arguments` are instead of our own command."""
-        self.write('host.conf', PROCESSOR_CONF.format(directory=self.directory, database=self.zeo.config))
-        return self.process(*(arguments or ('-m', 'lovely.remotetask.cli.main')), '-C', 'host.conf', 'processor')
-
-    def console(self, text):
-        """Run a script by `zconsole run`; return the exit code and the text that has been written."""
-        path = self.write('script.py', 'import json\n' + textwrap.dedent(text))
-        return self.ended(self.process('-m', 'Zope2.utilities.zconsole', 'run', 'zope.conf', path))
-
-    def script(self, text):
-        """Run a script; return what it has printed last behind >>>, read as JSON, None when nothing."""
-        code, said = self.console(text)
-        if code:
-            raise AssertionError(said)
-        lines = [line[4:] for line in said.splitlines() if line.startswith('>>> ')]
-        return json.loads(lines[-1]) if lines else None
-
-    def start(self):
-        """Start the server."""
-        self.server = self.process('-c', 'from Zope2.Startup.serve import main; main()', 'zope.ini')
-        self.address = self.server.waitFor('waitress: Serving on ')
-
-    def get(self, path, user=None):
-        """Return the status and the body of a page; `user` is the text name:password."""
-        request = urllib.request.Request(self.address + path)
-        if user:
-            request.add_header('Authorization', 'Basic ' + base64.b64encode(user.encode()).decode())
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
 
     def shop(self, do, argument=None, site='', name=''):
         """Return what the view `shop` answers in a site, for the service that is registered by that name."""
@@ -271,12 +147,6 @@ class Instance:
         if status != 200:
             raise AssertionError((status, body))
         return json.loads(body)
-
-    def close(self):
-        """End the server."""
-        if self.server is not None:
-            self.server.close()
-            self.server = None
 
 
 class Layer:
@@ -297,7 +167,7 @@ class Layer:
         with contextlib.ExitStack() as stack:
             self.zeo = stack.enter_context(temporaryZEO())
             directory = os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix='remotetask-')))
-            self.zope = stack.enter_context(contextlib.closing(Instance(self.zeo, directory)))
+            self.zope = stack.enter_context(contextlib.closing(Shop(self.zeo, directory)))
             self.zope.script(SETUP)
             self.zope.configure(self._product)
             self.before = self.zope.script(LISTING)
@@ -361,7 +231,7 @@ class Jobs:
         self.assertEqual((status, error, self.zope.shop('till')), ('error', 'out of stock', before))
 
 
-class TestInstance(Jobs, ZopeCase):
+class TestShop(Jobs, ZopeCase):
     """An instance that processes its jobs itself."""
 
     layer = Layer('instance', start=True, product="""
@@ -372,7 +242,7 @@ class TestInstance(Jobs, ZopeCase):
 
     def test_autostart(self):
         said = ''.join(self.zope.server.said)
-        for line in ('handling event IStartRemoteTasksEvent', 'service  on site root started',
+        for line in ('handling event IStartRemoteTasksEvent', 'service tasks on site root started',
                      'service Encoder on site films started', 'site none not found'):
             self.assertIn('lovely.remotetask: ' + line + '\n', said)
         self.assertIs(self.zope.shop('isProcessing'), True)
@@ -534,14 +404,14 @@ class TestMistakes(ZopeCase):
         self.zope.script("""
             import transaction
             from lovely.remotetask.interfaces import ITaskService
-            for site, name, id in (app, '', 'tasks'), (app.films, 'Encoder', 'encoder'):
+            for site, name, id in (app, '', 'tasks'), (app, 'tasks', 'tasks'), (app.films, 'Encoder', 'encoder'):
                 site.getSiteManager().unregisterUtility(site[id], ITaskService, name)
             transaction.commit()
             """)
         self.addCleanup(self.zope.script, """
             import transaction
             from lovely.remotetask.interfaces import ITaskService
-            for site, name, id in (app, '', 'tasks'), (app.films, 'Encoder', 'encoder'):
+            for site, name, id in (app, '', 'tasks'), (app, 'tasks', 'tasks'), (app.films, 'Encoder', 'encoder'):
                 site.getSiteManager().registerUtility(site[id], ITaskService, name)
             transaction.commit()
             """)
@@ -567,7 +437,7 @@ class TestOthersDatabase(unittest.TestCase):
     def setUp(self):
         self.zeo = self.enterContext(temporaryZEO())
         directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory(prefix='remotetask-')))
-        self.zope = Instance(self.zeo, directory)
+        self.zope = Shop(self.zeo, directory)
 
     def test_empty_one(self):
         code, said = self.zope.ended(self.zope.host())

@@ -53,7 +53,7 @@ def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
 
     folder -- of Zope, wrapped as far as the application object, or of zope.site; one that is no site yet becomes one.
     id -- the name of the service in the folder.
-    name -- what it is registered by; '' for the default of the site.
+    name -- what it is registered by; '' for the default of the site, which is registered by its id as well.
     factory -- called for a new service; tests may want a `testing.TaskServiceStub`.
 
     When this has been done before, the service that is there is returned.  The caller commits.  Raise `ValueError` that
@@ -63,13 +63,16 @@ def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
     isZopes = zopeapp.isContainer(folder)
     if not isZopes and not hasattr(folder, 'setSiteManager'):
         raise TypeError(f'folder: a folder that can be a site is needed, not {type(folder).__name__}')
-    registered = localServices(folder).get(name) if ISite.providedBy(folder) else None
-    if id in folder:
-        if registered is None or folder[id] is not registered:
-            raise ValueError(f'id: there is another object {id!r} in the folder')
-        return registered
-    if registered is not None:
-        raise ValueError(f'name: there is another task service that is registered by the name {name!r}')
+    names = (name,) if name else ('', id)
+    services = localServices(folder) if ISite.providedBy(folder) else {}
+    there = folder.get(id)
+    if there is not None and services.get(name) is not there:
+        raise ValueError(f'id: there is another object {id!r} in the folder')
+    if there is not None:
+        return there
+    for one in names:
+        if one in services:
+            raise ValueError(f'name: there is another task service that is registered by the name {one!r}')
     if not ISite.providedBy(folder):
         _makeSite(folder, isZopes)
     service = factory()
@@ -78,7 +81,8 @@ def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
         zopeapp.place(service, folder, id)      # also where the ZCML of this package is not loaded
     if service._p_jar is None and (jar := getattr(folder, '_p_jar', None)) is not None:
         jar.add(service)                        # its tasks can reach the database at once
-    folder.getSiteManager().registerUtility(service, ITaskService, name)
+    for one in names:
+        folder.getSiteManager().registerUtility(service, ITaskService, one)
     return service
 
 

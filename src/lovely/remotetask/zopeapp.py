@@ -3,6 +3,7 @@
 Nothing here imports Zope before somebody else has: who has loaded the application object of Zope has its classes.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import logging
 import sys
 
 from zope.component import adapter
@@ -12,6 +13,8 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITaskService
 
+
+log = logging.getLogger('lovely.remotetask')
 
 #: The key of the application object in the database's root object.
 APPLICATION = 'Application'
@@ -103,9 +106,12 @@ def enter(connection):
     newSecurityManager(None, system)
 
     def leave():
+        try:
+            request.close()                     # which tells whoever has subscribed to the end of requests
+        except Exception:
+            log.exception('a request could not be ended in order')
         setRequest(before)
         setSecurityManager(manager)
-        request.close()
 
     return leave
 
