@@ -13,6 +13,9 @@ from lovely.remotetask.testing import PATIENCE
 from lovely.remotetask.testing import Process
 
 
+#: Seconds in which a Zope has to do what it does within a few.
+LONG = 4 * PATIENCE
+
 ZOPE_CONF = """\
 %import ZEO
 instancehome {directory}
@@ -63,6 +66,9 @@ format = %(name)s: %(message)s
 PROCESSOR_CONF = """\
 site-definition {directory}/etc/site.zcml
 {database}
+<frontend>
+  address 127.0.0.1:0
+</frontend>
 <processor>
   name host
   lease 5s
@@ -99,14 +105,14 @@ class Instance:
     def ended(self, process):
         """Wait for the end of a process; return its exit code and the text that it has written."""
         with contextlib.closing(process):
-            code = process.popen.wait(2 * PATIENCE)
+            code = process.popen.wait(LONG)
             process._reader.join(PATIENCE)
             return code, ''.join(process.said)
 
-    def host(self, *arguments):
-        """Return the process of a processing host; `arguments` are instead of our own command."""
+    def host(self, *arguments, command='processor'):
+        """Return the process of a processing host or another command; `arguments` are instead of our own program."""
         self.write('host.conf', PROCESSOR_CONF.format(directory=self.directory, database=self.zeo.config))
-        return self.process(*(arguments or ('-m', 'lovely.remotetask.cli.main')), '-C', 'host.conf', 'processor')
+        return self.process(*(arguments or ('-m', 'lovely.remotetask.cli.main')), '-C', 'host.conf', command)
 
     def console(self, text):
         """Run a script by `zconsole run`; return the exit code and the text that has been written."""
@@ -124,7 +130,7 @@ class Instance:
     def start(self):
         """Start the server."""
         self.server = self.process('-c', 'from Zope2.Startup.serve import main; main()', 'zope.ini')
-        self.address = self.server.waitFor('waitress: Serving on ')
+        self.address = self.server.waitFor('waitress: Serving on ', LONG)
 
     def get(self, path, user=None):
         """Return the status and the body of a page; `user` is the text name:password."""
@@ -132,7 +138,7 @@ class Instance:
         if user:
             request.add_header('Authorization', 'Basic ' + base64.b64encode(user.encode()).decode())
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            with urllib.request.urlopen(request, timeout=LONG) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -1,6 +1,7 @@
 """What an application calls: `getService`, `addService`; databases that others have made; the event that starts."""
 # SPDX-License-Identifier: ZPL-2.1
 import os
+import pathlib
 import sys
 import tempfile
 import types
@@ -24,6 +25,7 @@ from zope.site.folder import Folder
 
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
+from lovely.remotetask.client import Client
 from lovely.remotetask.config import settings as config
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.database.sites import pathOf
@@ -237,6 +239,32 @@ class TestOldDataOfAHost(unittest.TestCase):
         self.assertIn("the task service 'TaskService' was made by lovely.remotetask 0.5 or older",
                       ''.join(process.said))
         self.assertNotIn('Traceback', ''.join(process.said))
+
+
+class TestSiteOfATask(unittest.TestCase):
+
+    level = 2
+
+    def test_local_utilities_are_found(self):
+        """In a task `getUtility` finds what is registered in the site of its service."""
+        directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (directory / 'tasks.py').write_text(
+            'from zope.component import getUtility\n'
+            'from zope.component.hooks import getSite\n'
+            'from lovely.remotetask.interfaces import ITaskService\n'
+            'def which(input):\n'
+            '    return [getUtility(ITaskService, input).__name__, getSite().__name__]\n')
+        (directory / 'site.zcml').write_text(
+            '<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">'
+            '<remotetask:task name="which" handler="tasks.which" /></configure>')
+        (directory / 'remotetask.conf').write_text(
+            'site-definition site.zcml\n<frontend>\n  address 127.0.0.1:0\n</frontend>\n')
+        process = Process(['-m', 'lovely.remotetask.cli.main', '-C', 'remotetask.conf', 'serve'], str(directory))
+        self.addCleanup(process.close)
+        with Client(process.waitFor('listening on ')) as client:
+            jobid = client.add('which', '')
+            self.assertEqual(client.waitFor([jobid], PATIENCE), ['completed'])
+            self.assertEqual(client.getResult(jobid), ['TaskService', None])        # of the root folder
 
 
 class TestStartEvent(DatabaseTestCase):

@@ -85,7 +85,7 @@ class InZope:
             from lovely.remotetask.application import getService
             from lovely.remotetask.testing import waitForJobs
             service = getService(app, '/magazine/tasks')
-            waitForJobs(service, [{jobid}])
+            waitForJobs(service, [{jobid}], 100)
             print('>>> ' + json.dumps(json.dumps([service.getStatus({jobid}), service.getResult({jobid})])))
             """)))
 

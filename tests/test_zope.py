@@ -9,7 +9,9 @@ import urllib.parse
 
 from zope.testrunner.layer import UnitTests
 
+from instance import LONG
 from instance import Instance
+from lovely.remotetask.client import Client
 from lovely.remotetask.service import install
 from lovely.remotetask.testing import temporaryZEO
 
@@ -114,7 +116,7 @@ class Shop(BrowserView):
         return service.isProcessing()
 
     def wait(self, service, jobid):
-        waitForJobs(service, [jobid])
+        waitForJobs(service, [jobid], 100)
         return self.end(service, jobid)
 '''
 
@@ -175,7 +177,7 @@ class Layer:
                 self.zope.start()
             if self._host:
                 self.host = stack.enter_context(contextlib.closing(self.zope.host()))
-                self.host.waitFor('ready')
+                self.host.waitFor('ready', LONG)
             self.stack = stack.pop_all()
 
     def tearDown(self):
@@ -276,6 +278,18 @@ class TestHost(Jobs, ZopeCase):
     def test_it_makes_nothing(self):
         self.assertIs(self.zope.shop('isProcessing'), False)
         self.assertEqual(self.zope.script(LISTING), self.layer.before)
+
+    def test_front_end(self):
+        """A front end has the services of the sites by their paths."""
+        frontend = self.zope.host(command='frontend')
+        self.addCleanup(frontend.close)
+        with Client(frontend.waitFor('listening on ', LONG)) as client:
+            jobid = client.add('look', {'name': ''})
+            self.assertEqual(client.waitFor([jobid], LONG), ['completed'])
+        with Client(client.url + 'films/Encoder') as client:
+            jobid = client.add('look', {'name': 'Encoder'})
+            self.assertEqual(client.waitFor([jobid], LONG), ['completed'])
+            self.assertEqual(client.getResult(jobid)['site'], '/films')
 
     def test_it_tells_what_it_does(self):
         said = ''.join(self.layer.host.said)
@@ -391,7 +405,7 @@ class TestMistakes(ZopeCase):
             import shop, transaction
             jobid = app.tasks.add('late')
             transaction.commit()
-            shop.begun.wait(30)
+            shop.begun.wait(100)
             print('>>> ' + json.dumps(jobid))
             """)
         self.zope.configure('')
