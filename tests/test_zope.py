@@ -367,6 +367,29 @@ class TestSetup(ZopeCase):
             "id: there is another object 'till' in the folder",
             "name: there is another task service that is registered by the name ''", False])
 
+    def test_in_a_site_like_plones(self):
+        """The component registry of Plone finds the service as well."""
+        self.assertEqual(self.zope.script("""
+            from five.localsitemanager import make_objectmanager_site
+            from OFS.Folder import Folder
+            from zope.component import getUtility
+            from zope.component.hooks import setSite
+            from lovely.remotetask.application import addService, getService
+            from lovely.remotetask.interfaces import ITaskService
+            app._setObject('plone', Folder('plone'))
+            app.plone._setObject('till', Folder('till'))
+            make_objectmanager_site(app.plone)
+            manager = app.plone.getSiteManager()
+            service = addService(app.plone, 'tasks')
+            setSite(app.plone)
+            jobid = getUtility(ITaskService).add('look', {'name': ''})
+            service.process()
+            print('>>> ' + json.dumps([
+                type(manager.aq_base).__module__, app.plone.getSiteManager() == manager,
+                getUtility(ITaskService) is service, getService(app, '/plone/tasks') is service,
+                '/'.join(service.getPhysicalPath()), service.getResult(jobid)['site'], service.getError(jobid)]))
+            """), ['five.localsitemanager.registry', True, True, True, '/plone/tasks', '/plone', 'None'])
+
     def test_by_the_way_of_zope(self):
         self.zope.script("""
             import transaction
