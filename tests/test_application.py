@@ -18,6 +18,7 @@ from zope.component import hooks
 from zope.component import provideHandler
 from zope.component import provideUtility
 from zope.component import testing
+from zope.component.interfaces import ISite
 from zope.event import notify
 from zope.interface.verify import verifyObject
 from zope.site import LocalSiteManager
@@ -151,6 +152,15 @@ class TestAddService(DatabaseTestCase):
         self.assertEqual(str(caught.exception),
                          "name: there is another task service that is registered by the name 'films'")
         self.assertEqual(sorted(self.folder), ['first', 'queue'])
+
+    def test_unfit_id_or_name(self):
+        for arguments, said in (((3,), 'id: 3 is not a text of 1 to 200 characters'),
+                                (('',), "id: '' is not a text of 1 to 200 characters"),
+                                (('a', None), 'name: None is not a text of up to 200 characters')):
+            with self.assertRaises(ValueError) as caught:
+                addService(self.folder, *arguments)
+            self.assertEqual(str(caught.exception), said)
+        self.assertEqual((list(self.folder), ISite.providedBy(self.folder)), ([], False))
 
     def test_no_folder(self):
         for folder in None, {}, TaskService():

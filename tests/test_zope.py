@@ -361,11 +361,19 @@ class TestSetup(ZopeCase):
                 except ValueError as error:
                     seen.append(str(error))
             seen += [app.hasObject('other')]
+            from OFS.Folder import Folder
+            from zope.component.interfaces import ISite
+            app._setObject('plain', Folder('plain'))
+            try:
+                addService(app.plain, '_hidden')
+            except Exception as error:
+                seen += [type(error).__name__, ISite.providedBy(app.plain), len(app.plain)]
             print('>>> ' + json.dumps(seen))
             """), [
             '/tasks', '/films/encoder', True, True, True, True, True,
             "id: there is another object 'till' in the folder",
-            "name: there is another task service that is registered by the name ''", False])
+            "name: there is another task service that is registered by the name ''", False,
+            'BadRequest', False, 0])
 
     def test_in_a_site_like_plones(self):
         """The component registry of Plone finds the service as well."""

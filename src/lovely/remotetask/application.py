@@ -1,6 +1,8 @@
 """What an application calls: it finds the task service of its database, or adds one to a folder."""
 # SPDX-License-Identifier: ZPL-2.1
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from ZODB.interfaces import IConnection
 from zope.component import getGlobalSiteManager
@@ -8,6 +10,8 @@ from zope.component.interfaces import ISite
 from zope.site import LocalSiteManager
 
 from lovely.remotetask import zopeapp
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isText
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import localServices
@@ -18,7 +22,7 @@ from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import TaskService
 
 
-def getService(context, path='/'):
+def getService(context: Any, path: str = '/') -> TaskService:
     """Return a task service of a database; a job that is added to it is part of the transaction.
 
     context -- a request of Pyramid (with pyramid_zodbconn), a `Connection` of ZODB, or any object that was loaded from
@@ -36,7 +40,7 @@ def getService(context, path='/'):
     return findService(root, path)
 
 
-def _connectionOf(context):
+def _connectionOf(context: Any) -> Any:
     if IConnection.providedBy(context):
         return context
     if IConnection.providedBy(jar := getattr(context, '_p_jar', None)):
@@ -48,7 +52,8 @@ def _connectionOf(context):
                     f'needed, not {type(context).__name__}')
 
 
-def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
+def addService(folder: Any, id: str = DEFAULT_SERVICE, name: str = '',
+               factory: Callable[[], TaskService] = TaskService) -> TaskService:
     """Add a task service to a folder, and register it there as a local utility; return it.
 
     folder -- of Zope, wrapped as far as the application object, or of zope.site; one that is no site yet becomes one.
@@ -56,13 +61,16 @@ def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
     name -- what it is registered by; '' for the default of the site, which is registered by its id as well.
     factory -- called for a new service; tests may want a `testing.TaskServiceStub`.
 
-    When this has been done before, the service that is there is returned.  The caller commits.  Raise `ValueError` that
-    names the argument, with nothing changed, when something else has that id or is registered by that name, and
-    `TypeError` for what is no folder.
+    When this has been done before, the service that is there is returned.  The caller commits.
+
+    Raise, with nothing changed, `ValueError` that names the argument when it is unfit, or something else has that id or
+    is registered by that name; `TypeError` for what is no folder; and what the folder raises for an id that it refuses.
     """
     isZopes = zopeapp.isContainer(folder)
     if not isZopes and not hasattr(folder, 'setSiteManager'):
         raise TypeError(f'folder: a folder that can be a site is needed, not {type(folder).__name__}')
+    check('id', id, isText(id, 200), 'a text of 1 to 200 characters')
+    check('name', name, name == '' or isText(name, 200), 'a text of up to 200 characters')
     names = (name,) if name else ('', id)
     services = localServices(folder) if ISite.providedBy(folder) else {}
     there = folder.get(id)
@@ -73,10 +81,10 @@ def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
     for one in names:
         if one in services:
             raise ValueError(f'name: there is another task service that is registered by the name {one!r}')
+    service = factory()
+    folder[id] = service                        # first: the folder may refuse the id
     if not ISite.providedBy(folder):
         _makeSite(folder, isZopes)
-    service = factory()
-    folder[id] = service
     if isZopes:
         zopeapp.place(service, folder, id)      # also where the ZCML of this package is not loaded
     if service._p_jar is None and (jar := getattr(folder, '_p_jar', None)) is not None:
@@ -86,7 +94,7 @@ def addService(folder, id=DEFAULT_SERVICE, name='', factory=TaskService):
     return service
 
 
-def _makeSite(folder, isZopes):
+def _makeSite(folder: Any, isZopes: bool) -> None:
     """Give a folder a site manager of its own, below that of the site that the folder is in."""
     above = nearestSite(getattr(folder, '__parent__', None))
     bases = (getGlobalSiteManager() if above is None else above.getSiteManager(),)

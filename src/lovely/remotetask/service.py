@@ -32,7 +32,7 @@ from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
 
-# Both are part of the public face of this module: documents and ZCML name them here.
+# These are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.config.autostart import StartRemoteTasksEvent  # noqa: F401
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
@@ -136,8 +136,9 @@ def _stopAtExit():
 
 
 def _stopAll():
+    """Stop all processors of this process, with EXIT_TIME for all of them together."""
     end = time.monotonic() + EXIT_TIME
-    processors = [processor for processor in _running.values() if processor.running]
+    processors = [processor for processor in list(_running.values()) if processor.running]
     for processor in processors:
         processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
     for processor in processors:
