@@ -4,6 +4,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 import types
 import unittest
 
@@ -24,6 +25,7 @@ from zope.interface.verify import verifyObject
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
+import lovely.remotetask.service
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
 from lovely.remotetask.client import Client
@@ -275,6 +277,51 @@ class TestSiteOfATask(unittest.TestCase):
             jobid = client.add('which', '')
             self.assertEqual(client.waitFor([jobid], PATIENCE), ['completed'])
             self.assertEqual(client.getResult(jobid), ['TaskService', None])        # of the root folder
+
+
+class TestClose(unittest.TestCase):
+    """A database that is closed while its service is processed."""
+
+    def setUp(self):
+        testing.setUp()
+        self.addCleanup(testing.tearDown)
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.addCleanup(self.go.set)
+        provideUtility(SimpleTask(lambda input: self.begun.set() or self.go.wait(PATIENCE)), ITask, name='wait')
+        self.path = os.path.join(directory, 'Data.fs')
+        self.db = DB(self.path)
+        install(self.db)
+        with self.db.transaction() as connection:
+            self.jobid = getService(connection).add('wait')
+        with self.db.transaction() as connection:
+            service = getService(connection)
+            service.startProcessing()
+            self.processor = lovely.remotetask.service._running[self.db, service._p_oid]
+        self.assertTrue(self.begun.wait(PATIENCE))
+
+    def job(self):
+        db = DB(self.path)
+        self.addCleanup(db.close)
+        with db.transaction() as connection:
+            job = getService(connection).jobs[self.jobid]
+            return job.status, len(job.errors)
+
+    def test_a_running_job_may_end(self):
+        closing = threading.Thread(target=self.db.close)
+        closing.start()
+        self.assertTrue(self.processor._stopping.wait(PATIENCE))
+        self.go.set()
+        closing.join()
+        self.assertEqual(self.job(), ('completed', 0))
+
+    def test_one_that_does_not_goes_back(self):
+        self.addCleanup(setattr, lovely.remotetask.service, 'EXIT_TIME', lovely.remotetask.service.EXIT_TIME)
+        lovely.remotetask.service.EXIT_TIME = 0.1
+        with self.assertLogs('lovely.remotetask', 'WARNING'):       # that it is run again
+            self.db.close()
+        self.assertIs(self.processor.running, False)
+        self.assertEqual(self.job(), ('queued', 0))
 
 
 class TestStartEvent(DatabaseTestCase):

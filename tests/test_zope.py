@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import tempfile
 import unittest
 import urllib.parse
@@ -125,6 +126,10 @@ class Shop(BrowserView):
         till = self.context.till
         till.sold = getattr(till, 'sold', 0) + 1
         transaction.get().addAfterCommitHook(lambda success: hasSold.set())
+
+    def begun(self, service, argument):
+        begun.wait(100)
+        return 'begun'
 
     def end(self, service, jobid):
         return [service.getStatus(jobid), service.getResult(jobid), service.getError(jobid)]
@@ -477,6 +482,25 @@ class TestMistakes(ZopeCase):
             job = app.tasks.jobs[{jobid}]
             print('>>> ' + json.dumps([job.status, job.output, len(job.errors), len(app.tasks.getProcessingHosts())]))
             """), ['completed', 'ended', 0, 0])
+
+    def test_end_of_an_instance(self):
+        """Zope closes its databases when it is interrupted: a job that runs goes back before that."""
+        self.addCleanup(self.zope.configure, '')
+        self.zope.configure('<product-config lovely.remotetask>\n  autostart *@*\n</product-config>')
+        self.zope.start()
+        self.addCleanup(self.zope.close)
+        jobid = self.zope.shop('add', ['late'])
+        self.assertEqual(self.zope.shop('begun'), 'begun')
+        self.assertEqual(self.zope.server.end(signal.SIGINT), 0, self.zope.server.said)
+        self.assertNotIn('Traceback', ''.join(self.zope.server.said))
+        self.zope.configure('')
+        self.assertEqual(self.zope.script(f"""
+            job = app.tasks.jobs[{jobid}]
+            print('>>> ' + json.dumps([job.status, len(job.errors)]))
+            job.status == 'queued' and app.tasks.cancel({jobid})
+            import transaction
+            transaction.commit()
+            """), ['queued', 0])
 
     def test_no_service(self):
         self.zope.script("""

@@ -98,7 +98,10 @@ from lovely.remotetask.zopeapp import isApplication
 _running: dict[Any, Any] = {}
 _runningLock = threading.Lock()
 
-#: Seconds that running jobs have when a process ends which has started to process services.
+#: The databases that are not closed before their processors have stopped.
+_watched: Any = weakref.WeakSet()
+
+#: Seconds that running jobs have when the process ends, or closes its database, after `startProcessing`.
 EXIT_TIME = 5.0
 
 #: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
@@ -135,10 +138,23 @@ def _stopAtExit():
     atexit.register(_stopAll)
 
 
-def _stopAll():
-    """Stop all processors of this process, with EXIT_TIME for all of them together."""
+def _stopBeforeClose(db):
+    """Have the processors of a `ZODB.DB` end in good order before it is closed, as Zope does when it ends."""
+    def close():
+        _stopAll(db)
+        closeDatabase()
+
+    if db not in _watched:
+        _watched.add(db)
+        closeDatabase, db.close = db.close, close
+
+
+def _stopAll(db=None):
+    """Stop the processors of this process, or of one database, with EXIT_TIME for all of them together."""
     end = time.monotonic() + EXIT_TIME
-    processors = [processor for processor in list(_running.values()) if processor.running]
+    with _runningLock:
+        keys = [key for key in _running if db in (None, key[0])]
+        processors = [processor for processor in map(_running.pop, keys) if processor.running]
     for processor in processors:
         processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
     for processor in processors:
@@ -625,6 +641,7 @@ class TaskService(Item, Contained, Persistent):
             processor = self.processorFactory(db, pathOf(self), **self.processorArguments)
             processor.start()
             _stopAtExit()
+            _stopBeforeClose(db)
             _running[db, self._p_oid] = processor
 
     def stopProcessing(self) -> None:
