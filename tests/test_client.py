@@ -579,7 +579,7 @@ class TestRepetition(ScriptCase):
         client = self.script([ok('queued')], [ok('completed')])
         client.getStatus(1)
         client.getStatus(1)
-        self.assertEqual(client._server.idleConnections, 0)
+        self.assertEqual(client._connections.idleConnections, 0)
 
     def test_proxies_without_an_answer(self):
         for status in '502 Bad Gateway', '504 Gateway Timeout':

@@ -210,6 +210,14 @@ class FullTest(ConfigTestCase):
 
 class ProductsTest(ConfigTestCase):
 
+    def test_unknown_key(self):
+        with self.assertRaises(ConfigurationError) as caught:
+            self.load('<product-config other>\n  autostrat *@*\n</product-config>\n'
+                      '<product-config lovely.remotetask>\n  autostart *@*\n  autostrat *@*\n</product-config>\n')
+        self.assertEqual(str(caught.exception), f"{self.directory}/remotetask.conf, line 7: <product-config "
+                         "lovely.remotetask>: 'autostrat' is not a known key; the known keys are: autostart")
+        self.assertIsNone(config.productConfiguration('other'))
+
     def test_settings_are_copied(self):
         settings = {'autostart': '*@*'}
         config.setProductConfigurations({'Lovely.RemoteTask': settings})

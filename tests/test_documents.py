@@ -1,12 +1,15 @@
 """The narrative documents: README.txt and those of the package, run as doctests."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import doctest
+import json
 import logging
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 
 import transaction
@@ -16,18 +19,20 @@ from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 
 import lovely.remotetask
+from instance import Instance
 from lovely.remotetask import retry
 from lovely.remotetask.config import settings as config
 from lovely.remotetask.schedules import calendar
 from lovely.remotetask.schedules import crontab
 from lovely.remotetask.schedules import misfire
 from lovely.remotetask.schedules import zones
+from lovely.remotetask.testing import temporaryZEO
 
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 DOCUMENTS = pathlib.Path(lovely.remotetask.__file__).parent / 'documents'
 #: Those that start servers, or measure.
-WITH_SERVERS = ('access.txt', 'client.txt', 'performance.txt', 'testing.txt', 'xmlrpc.txt')
+WITH_SERVERS = ('access.txt', 'client.txt', 'performance.txt', 'pyramid.txt', 'testing.txt', 'xmlrpc.txt', 'zope.txt')
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
 
 
@@ -46,6 +51,47 @@ class Log(logging.Handler):
         return '\n'.join(lines)
 
 
+class InZope:
+    """What `zope.txt` calls: an instance in a directory of its own."""
+
+    def __init__(self, stack):
+        self._stack = stack
+        zeo = stack.enter_context(temporaryZEO())
+        directory = os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix='remotetask-')))
+        self._instance = stack.enter_context(contextlib.closing(Instance(zeo, directory)))
+        self._server = '%s:%d' % zeo.address
+        self.configure, self.start, self.stop = self._instance.configure, self._instance.start, self._instance.close
+
+    def write(self, name, text):
+        self._instance.write(name, textwrap.dedent(text).strip().replace('{server}', self._server) + '\n')
+
+    def zconsole(self, text):
+        code, said = self._instance.console(text)
+        if code:
+            raise AssertionError(said)
+        return '\n'.join(line for line in said.splitlines() if line.startswith('(')) or None
+
+    def page(self, path):
+        status, body = self._instance.get(path)
+        if status != 200:
+            raise AssertionError((status, body))
+        return body
+
+    def process(self, command, *arguments):
+        made = self._instance.process('-m', 'lovely.remotetask.cli.main', *arguments)
+        return self._stack.enter_context(contextlib.closing(made))
+
+    def wait(self, jobid):
+        print(*json.loads(self._instance.script(f"""
+            import transaction
+            from lovely.remotetask.application import getService
+            from lovely.remotetask.testing import waitForJobs
+            service = getService(app, '/magazine/tasks')
+            waitForJobs(service, [{jobid}], 100)
+            print('>>> ' + json.dumps(json.dumps([service.getStatus({jobid}), service.getResult({jobid})])))
+            """)))
+
+
 def setUp(test):
     zope.component.testing.setUp()
     log, db = Log(), DB(DemoStorage())
@@ -56,9 +102,15 @@ def setUp(test):
     logger.propagate = False
     test.log = log
     test.globs.update(log=log, db=db)
+    test.stack = contextlib.ExitStack()
+    if test.name == 'zope.txt':
+        instance = InZope(test.stack)
+        test.globs.update((name, getattr(instance, name)) for name in (
+            'configure', 'page', 'process', 'start', 'stop', 'wait', 'write', 'zconsole'))
 
 
 def tearDown(test):
+    test.stack.close()
     logger = logging.getLogger('lovely.remotetask')
     logger.removeHandler(test.log)
     logger.setLevel(test.level)

@@ -390,7 +390,7 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room, a module or a package, knows only those above it here.
 ROOMS = '''
     common statuses interfaces errors encoding schedules files database retry job task demo
-    storage execution config runzeo service processing processor m01 p01
+    storage execution config runzeo service processing processor application m01 p01
     xmlrpc client testing bench cli
     __init__ documents
 '''.split()

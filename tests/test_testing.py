@@ -31,7 +31,9 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Clock
 from lovely.remotetask.testing import ITaskStub
+from lovely.remotetask.testing import JobFailed
 from lovely.remotetask.testing import TaskServiceStub
+from lovely.remotetask.testing import TooManyJobs
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
@@ -174,6 +176,48 @@ class TestRunDueJobs(unittest.TestCase):
         self.service.add('again')
         with self.assertRaisesRegex(AssertionError, 'more than 20 jobs have run'):
             runDueJobs(self.service, limit=20)
+
+
+    def test_raising(self):
+        """What a task raises is seen by the test, also where a run would be repeated."""
+        def fail(input):
+            raise ValueError(f'cannot {input}')
+        provide('fail', fail, ITaskStub)
+        self.service.add('echo')
+        jobid = self.service.add('fail', 'fly')
+        with self.assertRaises(JobFailed) as caught:
+            runDueJobs(self.service, raising=True)
+        self.assertEqual(caught.exception.jobid, jobid)
+        self.assertTrue(str(caught.exception).startswith(
+            f"job {jobid}, task 'fail', has failed: ValueError: cannot fly\nTraceback (most recent call last)"))
+        self.assertIn('raise ValueError', str(caught.exception))
+        self.assertEqual(self.service.getStatus(jobid), 'queued')
+        self.assertEqual(len(self.service.jobs[jobid].errors), 1)
+
+    def test_raising_without_a_failure(self):
+        provideUtility(lambda service, jobid, input: input and service.add('chain', input - 1), ITaskStub, 'chain')
+        self.service.add('chain', 3)
+        self.assertEqual(runDueJobs(self.service, raising=True), 4)
+        for _ in range(2):
+            self.service.add('echo')
+        with self.assertRaises(TooManyJobs):
+            runDueJobs(self.service, limit=1, raising=True)
+
+    def test_raising_again(self):
+        """A job that has failed before, and is done now, raises nothing."""
+        outcomes = [1, ValueError('not yet')]
+        def once(input):
+            outcome = outcomes.pop()
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        provide('once', once, ITaskStub)
+        clock = Clock()
+        jobid = self.service.add('once', now=clock())
+        with self.assertRaises(JobFailed):
+            runDueJobs(self.service, clock(), raising=True)
+        self.assertEqual(runDueJobs(self.service, clock.advance(3600), raising=True), 1)
+        self.assertEqual(self.service.getResult(jobid), 1)
 
 
 class TestWaitForJobs(unittest.TestCase):

@@ -27,6 +27,7 @@ from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.service import StartRemoteTasksEvent
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 
@@ -354,13 +355,14 @@ class TestAutostart(SiteTestCase):
         service = connection.root()['Application']['TaskService']
         self.assertIs(service.isProcessing(), False)
         self.addCleanup(service.stopProcessing)
-        with self.assertLogs('lovely.remotetask', 'INFO') as logged:
-            notify(DatabaseOpenedWithRoot(db))
-        self.assertIs(service.isProcessing(), True)
-        self.assertEqual([record.getMessage() for record in logged.records],
-                         ['handling event IStartRemoteTasksEvent', 'service TaskService on site root started'])
-        service.stopProcessing()
-        self.assertIs(service.isProcessing(), False)
+        for event in DatabaseOpenedWithRoot(db), StartRemoteTasksEvent(db):
+            with self.assertLogs('lovely.remotetask', 'INFO') as logged:
+                notify(event)
+            self.assertIs(service.isProcessing(), True)
+            self.assertEqual([record.getMessage() for record in logged.records],
+                             ['handling event IStartRemoteTasksEvent', 'service TaskService on site root started'])
+            service.stopProcessing()
+            self.assertIs(service.isProcessing(), False)
 
     def test_the_transaction_is_the_callers(self):
         db = DB(MappingStorage())

@@ -412,6 +412,16 @@ class IProcessorFactory(Interface):
         """
 
 
+class IStartRemoteTasksEvent(Interface):
+    """The services that the product configuration names are to be processed by threads of this process.
+
+    Zope sends `IDatabaseOpenedWithRoot`, which does the same; other applications may send this one when they are
+    ready: `zope.event.notify(StartRemoteTasksEvent(db))`.
+    """
+
+    database = Attribute('The `ZODB.DB`.')
+
+
 class IProcessor(Interface):
     """Processes the jobs of one service.  A call runs until `stop`, usually in its own thread."""
 

@@ -1,6 +1,8 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
+import atexit
 import contextlib
+import functools
 import importlib
 import itertools
 import math
@@ -33,14 +35,18 @@ from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
 
-# Both are part of the public face of this module: documents and ZCML name them here.
+# These are part of the public face of this module: documents and ZCML name them here.
+from lovely.remotetask.config.autostart import StartRemoteTasksEvent  # noqa: F401
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
 from lovely.remotetask.database import storedfiles
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.zopeapp import Item
+from lovely.remotetask.database.zopeapp import isApplication
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
@@ -72,7 +78,9 @@ from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.evolve import FIRST
 from lovely.remotetask.storage.evolve import GENERATION
+from lovely.remotetask.storage.evolve import tooOld
 from lovely.remotetask.storage.index import Keys
 from lovely.remotetask.storage.index import StatusIndex
 from lovely.remotetask.storage.index import partsOf
@@ -90,12 +98,21 @@ from lovely.remotetask.task import checkInput
 _running: dict[Any, Any] = {}
 _runningLock = threading.Lock()
 
+#: The databases that are not closed before their processors have stopped.
+_watched: Any = weakref.WeakSet()
+
+#: Seconds that running jobs have when the process ends, or closes its database, after `startProcessing`.
+EXIT_TIME = 5.0
+
 #: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
 #: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
 _nextIds: Any = weakref.WeakKeyDictionary()
 
 #: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
+
+#: What each service has stored of its own; those of releases up to 0.5 had other things.
+STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'register', 'keys', 'stranded')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
@@ -113,6 +130,35 @@ class NewJob(NamedTuple):
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None
     key: str | None = None
+
+
+@functools.cache
+def _stopAtExit():
+    """Have what is still processed end in good order when the process does: what has not begun goes back at once."""
+    atexit.register(_stopAll)
+
+
+def _stopBeforeClose(db):
+    """Have the processors of a `ZODB.DB` end in good order before it is closed, as Zope does when it ends."""
+    def close():
+        _stopAll(db)
+        closeDatabase()
+
+    if db not in _watched:
+        _watched.add(db)
+        closeDatabase, db.close = db.close, close
+
+
+def _stopAll(db=None):
+    """Stop the processors of this process, or of one database, with EXIT_TIME for all of them together."""
+    end = time.monotonic() + EXIT_TIME
+    with _runningLock:
+        keys = [key for key in _running if db in (None, key[0])]
+        processors = [processor for processor in map(_running.pop, keys) if processor.running]
+    for processor in processors:
+        processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
+    for processor in processors:
+        processor.stop(max(0.0, end - time.monotonic()))
 
 
 def newJob(job):
@@ -164,7 +210,7 @@ def checkSelection(limit, before):
 
 
 @implementer(ITaskService)
-class TaskService(Contained, Persistent):
+class TaskService(Item, Contained, Persistent):
     """See `ITaskService`."""
 
     taskInterface = ITask
@@ -172,7 +218,7 @@ class TaskService(Contained, Persistent):
     processorFactory: Any = None
     processorArguments = {'waitTime': 1.0}
     paused = False
-    generation = 1          # of what is stored: the first releases did not say
+    generation = 0          # of what is stored: releases up to 0.5 did not say
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -186,6 +232,12 @@ class TaskService(Contained, Persistent):
         self.keys = Keys()
         self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
+
+    def __getattr__(self, name):
+        """Raise `RemoteTaskError` when that is something which each service has, but not those of old releases."""
+        if name in STORED:
+            raise tooOld(self)
+        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     @property
     def jobs(self) -> Jobs:
@@ -476,6 +528,8 @@ class TaskService(Contained, Persistent):
 
     def checkGeneration(self):
         """Raise `RemoteTaskError` when the data is that of another release."""
+        if self.generation < FIRST:
+            raise tooOld(self)
         if self.generation != GENERATION:
             raise RemoteTaskError('the data of the service is that of another release: see '
                                   'lovely.remotetask.storage.evolve')
@@ -557,6 +611,8 @@ class TaskService(Contained, Persistent):
             factory = self.processorFactory or queryUtility(IProcessorFactory) or _defaultFactory()
             processor = factory(db, pathOf(self), **self.processorArguments)
             processor.start()
+            _stopAtExit()
+            _stopBeforeClose(db)
             _running[db, self._p_oid] = processor
 
     def stopProcessing(self) -> None:
@@ -582,14 +638,20 @@ def _defaultFactory():
 
 
 def install(db):
-    """Make the root folder, its site manager and the default service, whatever of these is missing in the `ZODB.DB`."""
+    """Make the root folder, its site manager and the default service, whatever of these is missing in the `ZODB.DB`.
+
+    In a database of Zope nothing is made: what is there, and who may use it, is for Zope's people to say.
+
+    Raise `RemoteTaskError` when the root folder is an object of a class that is not installed here.
+    """
     manager = transaction.TransactionManager(explicit=True)
     for attempt in manager.attempts(10):        # other processes of a new deployment may do the same now
         with attempt, contextlib.closing(db.open(manager)) as connection:
-            root = connection.root()
-            if ROOT_NAME not in root:
-                root[ROOT_NAME] = rootFolder()
-            folder = root[ROOT_NAME]
+            folder = checkedRoot(connection)
+            if isApplication(folder):
+                return
+            if folder is None:
+                folder = connection.root()[ROOT_NAME] = rootFolder()
             if not ISite.providedBy(folder):
                 folder.setSiteManager(LocalSiteManager(folder))
             if not localServices(folder):

@@ -9,6 +9,7 @@ import time
 
 import click
 import zope.component
+import zope.component.hooks
 from zc.lockfile import LockError
 
 from lovely.remotetask.cli.failure import CommandFailure
@@ -29,7 +30,9 @@ from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.packing import pack as packDatabase
 from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.zopeapp import isRunning
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITask
@@ -222,9 +225,10 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
     database = _openDatabase(configuration, signals.fail)
     closing.callback(database.close)
     signals.check()
-    install(database.db)
-    signals.check()
     loadSite(configuration.siteDefinition)
+    zope.component.hooks.setHooks()                     # for tasks: `getUtility` asks the site of the service first
+    signals.check()
+    _install(database.db)
     signals.begin()
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
     _say(f'tasks: {", ".join(names) or "none"}')
@@ -243,6 +247,16 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
         packer = Packer(database.db, configuration.processor.packInterval, configuration.processor.packKeep)
         closing.callback(lambda: packer.stop(grace.left()))
         packer.start()
+
+
+def _install(db):
+    """Make what is missing in the database; but not the application object of Zope, which Zope makes itself."""
+    if isRunning():
+        with db.transaction() as connection:
+            if checkedRoot(connection) is None:
+                raise CommandFailure('the database is empty, and the site definition loads Zope: start Zope with this '
+                                     'database first, which makes its application object, and add a task service')
+    install(db)
 
 
 def _openDatabase(configuration, *arguments):

@@ -147,7 +147,8 @@ class ConnectionPool:
         self._address = parts.hostname or '', parts.port
         self._context = None if parts.scheme == 'http' else context or ssl.create_default_context()
         self._lock = threading.Lock()           # guards the two that follow
-        self._idle: list[tuple[http.client.HTTPConnection, float]] = []      # connection, and last use; the latest at the end
+        # A connection, and when it was used last; the latest is at the end.
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._closed = False
 
     @property

@@ -7,24 +7,34 @@ import transaction
 from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
+from zope.interface import implementer
 from zope.processlifetime import IDatabaseOpenedWithRoot
 
+from lovely.remotetask.config.settings import PRODUCT
+from lovely.remotetask.config.settings import checkProduct
 from lovely.remotetask.config.settings import productConfiguration
 from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.interfaces import IStartRemoteTasksEvent
 from lovely.remotetask.interfaces import ITaskService
 
 
 log = logging.getLogger('lovely.remotetask')
 
-#: The name of the product configuration.
-PRODUCT = 'lovely.remotetask'
-
-
 def getAutostartServiceNames():
-    """Return the patterns of the product configuration: `site@service`, either of them '*', no site for the root."""
-    return splitPatterns((productConfiguration(PRODUCT) or {}).get('autostart', ''))
+    """Return the patterns of the product configuration: `site@service`, either of them '*', no site for the root.
+
+    Raise `ConfigurationError` that names a key which is none.
+    """
+    settings = productConfiguration(PRODUCT) or {}
+    try:
+        checkProduct(PRODUCT, settings)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return splitPatterns(settings.get('autostart', ''))
 
 
 def splitPatterns(text):
@@ -55,7 +65,7 @@ def matching(connection, patterns):  # noqa: C901
     connection -- an open connection of the database; its root folder is at ROOT_NAME.
     patterns -- a list of texts, see `getAutostartServiceNames`.  A site's pattern does not fit what it acquires.
     """
-    root, found = connection.root().get(ROOT_NAME), set()
+    root, found = checkedRoot(connection), set()
     if root is None:
         log.error('there is no root folder %s in the database', ROOT_NAME)
         return
@@ -106,9 +116,23 @@ def _opened(db):
             manager.abort()
 
 
+@implementer(IStartRemoteTasksEvent)
+class StartRemoteTasksEvent:
+    """See `IStartRemoteTasksEvent`."""
+
+    def __init__(self, database):
+        """`database` is a `ZODB.DB`."""
+        self.database = database
+
+
 @adapter(IDatabaseOpenedWithRoot)
 def bootStrapSubscriber(event):
-    """Start the services that the product configuration names, in threads of this process."""
+    """Start the services that the product configuration names, in threads of this process.
+
+    event -- an `IDatabaseOpenedWithRoot`, as Zope sends it, or an `IStartRemoteTasksEvent`.
+
+    Raise `ConfigurationError` when the product configuration has a mistake.
+    """
     patterns = getAutostartServiceNames()
     log.info('handling event IStartRemoteTasksEvent')
     if not patterns:

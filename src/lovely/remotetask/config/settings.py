@@ -26,6 +26,7 @@ import ZConfig.loader
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isPause
 from lovely.remotetask.config.limits import Limits
+from lovely.remotetask.database import zopeapp
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
@@ -34,6 +35,9 @@ from lovely.remotetask.interfaces import ERROR
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEFAULT_SITE = os.path.join(os.path.dirname(HERE), 'configure.zcml')
+#: The name of this package in configuration files, and the keys of its <product-config>.
+PRODUCT = 'lovely.remotetask'
+PRODUCT_KEYS = ('autostart',)
 LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s %(message)s'
 
 log = logging.getLogger('lovely.remotetask')
@@ -191,12 +195,26 @@ def setProductConfigurations(mapping):
 def productConfiguration(name):
     """Return the settings of the package `name`, a dict of strings, or None when there are none.
 
-    In an application that has handed its own to zope.app.appsetup these come first.
+    In an application that has handed its own to zope.app.appsetup these come first, then those of Zope's zope.conf.
     """
     settings = _appsetupConfiguration(name)
     if settings is None:
+        settings = zopeapp.productConfiguration(name)
+    if settings is None:
         settings = _products.get(name.lower())
     return None if settings is None else dict(settings)
+
+
+def checkProduct(name, settings):
+    """Raise `ValueError` that names the key when the settings of this package have one that it does not know.
+
+    name -- of the package; all others may have what they like.
+    settings -- a dict of strings.
+    """
+    unknown = sorted(settings.keys() - set(PRODUCT_KEYS)) if name.lower() == PRODUCT else ()
+    if unknown:
+        raise ValueError(f'<product-config {PRODUCT}>: {cut(unknown[0], 60)!r} is not a known key; the known keys are: '
+                         f'{", ".join(PRODUCT_KEYS)}')
 
 
 def _appsetupConfiguration(name):
@@ -495,4 +513,5 @@ class _ProductConfig:
 
 def productConfig(section):
     """Convert a <product-config> section."""
+    checkProduct(section.getSectionName(), section.mapping)
     return _ProductConfig(section.getSectionName(), dict(section.mapping))

@@ -32,6 +32,7 @@ from zope.schema.interfaces import IFromUnicode
 import lovely.remotetask
 from lovely.remotetask.config.settings import pauseSeconds
 from lovely.remotetask.config.settings import seconds
+from lovely.remotetask.database.zopeapp import checkDatabase
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.execution.child import checkIsolated
 from lovely.remotetask.execution.command import FILE
@@ -201,6 +202,11 @@ def command(_context, name, command, directory=None, text=(), timeout=3600.0, re
     made = CommandTask(command, directory, text, timeout, result)
     _set(made, _attributes(options))
     utility(_context, provides=ITask, name=name, component=made)
+
+
+def checkZope(_context):
+    """Have Zope start with no database that is not its own; for `configure.zcml`."""
+    _context.action(discriminator=('remotetask:checkZope',), callable=checkDatabase)
 
 
 def _attributes(options):

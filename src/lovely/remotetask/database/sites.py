@@ -1,17 +1,34 @@
 """Where services live: sites, paths, and finding a service by either."""
 # SPDX-License-Identifier: ZPL-2.1
+from ZODB.broken import Broken
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
 
+from lovely.remotetask.database import zopeapp
+from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.interfaces import ITaskService
 
 
 #: The key of the root folder in the database's root object, as in every Zope database.
-ROOT_NAME = 'Application'
+ROOT_NAME = zopeapp.APPLICATION
 
 #: How Zope's paths spell the step from a site to its site manager.
 SITE_MANAGER = '++etc++site'
+
+
+def checkedRoot(connection):
+    """Return the root folder of a database, None when there is none; `connection` is an open one.
+
+    Raise `RemoteTaskError` when it is an object of a class that is not installed here.
+    """
+    root = connection.root().get(ROOT_NAME)
+    if isinstance(root, Broken):
+        kind = type(root)
+        raise RemoteTaskError(f'the database was made by another application: its root folder is a '
+                              f'{kind.__module__}.{kind.__name__}, and there is no such class here; install the '
+                              f'packages of that application (Zope, say) beside lovely.remotetask')
+    return root
 
 
 def nearestSite(obj):
@@ -28,7 +45,12 @@ def siteManager(obj):
 
 
 def pathOf(obj):
-    """Return the names from the root folder down to `obj`, as a tuple."""
+    """Return the names from the root folder down to `obj`, as a tuple.
+
+    Raise `RemoteTaskError` for a service in a container of Zope that is not where it was put.
+    """
+    if getattr(obj, 'zopePath', None) is not None:
+        return tuple(obj.getPhysicalPath()[1:])
     path = []
     while obj is not None and getattr(obj, '__name__', None):
         path.append(obj.__name__)

@@ -11,6 +11,7 @@ from lovely.remotetask.common.logs import logError
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.storedfiles import portable
 from lovely.remotetask.database.storedfiles import toStore
+from lovely.remotetask.database.zopeapp import wrapped
 from lovely.remotetask.encoding.rows import decode
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
@@ -74,7 +75,7 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
                                 getattr(task, 'memoryLimit', None))
         else:
-            output = task(service, claim.jobid, input)
+            output = task(wrapped(service), claim.jobid, input)
         checkOutput(task, output)
         output = toStore(output, service._p_jar)
     except Interrupted as error:

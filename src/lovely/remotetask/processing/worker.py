@@ -15,8 +15,8 @@ from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 
 from lovely.remotetask.common.logs import line
+from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.failures import isDatabaseError
-from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import nearestSite
 from lovely.remotetask.database.transactions import lastTransaction
@@ -80,7 +80,8 @@ class Worker:
     """Runs the jobs of one service in one thread, the one that makes it.
 
     Runs that come one after the other, and change nothing in the database, take one transaction, as long as nothing
-    was committed since it began: a new one would show the same.
+    was committed since it began: a new one would show the same.  In Zope each run has a transaction of its own, like
+    each request: code of Zope keeps things on the request.
     """
 
     def __init__(self, servicePath, client, name, clock, monotonic, mayWait, wake, isSerialized):
@@ -97,7 +98,7 @@ class Worker:
         self.servicePath, self.name, self.clock, self.monotonic = servicePath, name, clock, monotonic
         self._client, self._mayWait, self._wake, self._isSerialized = client, mayWait, wake, isSerialized
         self._fence = Fence(servicePath)
-        self._view = None
+        self._view = self._leave = None
 
     @property
     def isOpen(self):
@@ -115,6 +116,9 @@ class Worker:
         self._fence.open()
         setSite(None)
         self._client.tryAbort()
+        if self._leave is not None:
+            leave, self._leave = self._leave, None
+            leave()
 
     def close(self):
         """End the transaction and give the connection back."""
@@ -187,7 +191,7 @@ class Worker:
         self._fence.guard(connection, claim)
         report = self._attempt(connection, view, claim)
         if isinstance(report, Outcome) and report.status == COMPLETED and transaction.get() is view.txn \
-                and not marked(view.txn):
+                and not marked(view.txn) and self._leave is None:
             self._view = view
         return report
 
@@ -202,7 +206,8 @@ class Worker:
         transaction.abort()                     # first of all: what is asked next may be newer, but not older
         tid = lastTransaction(connection.db())
         txn = transaction.begin()
-        service = atPath(connection.root()[ROOT_NAME], self.servicePath)
+        self._leave = zopeapp.enter(connection)
+        service = atPath(zopeapp.rootOf(connection), self.servicePath)
         return View(txn, service, nearestSite(service), tid, self.monotonic(), {})
 
     def _rules(self, view, claim):

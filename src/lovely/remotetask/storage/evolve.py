@@ -15,8 +15,18 @@ log = logging.getLogger('lovely.remotetask')
 #: The shape that this release writes; `TaskService.generation` says which one a service has.
 GENERATION = 1
 
+#: The first one that can be brought up to date; releases up to 0.5 did not write any.
+FIRST = 1
+
 #: How often a transaction is tried; other processes of a deployment may do the same at the same time.
 ATTEMPTS = 10
+
+
+def tooOld(service):
+    """Return a `RemoteTaskError` about a service that a release of another design has made."""
+    return RemoteTaskError(f'the task service {service.__name__!r} was made by lovely.remotetask 0.5 or older, whose '
+                           f'jobs this release cannot read: remove the service, add a new one, and add again what '
+                           f'still has to be done')
 
 
 def evolve(db, path):
@@ -25,7 +35,7 @@ def evolve(db, path):
     db -- a `ZODB.DB`.
     path -- of the service, a tuple of names.
 
-    Raise `errors.RemoteTaskError` when a newer release has written it.
+    Raise `errors.RemoteTaskError` when a newer release has written it, or one of 0.5 or before.
     """
     manager = transaction.TransactionManager(explicit=True)
     manager.begin()
@@ -42,6 +52,8 @@ def _step(manager, connection, path):
         with attempt:
             service = atPath(connection.root()[ROOT_NAME], path)
             generation = service.generation
+            if generation < FIRST:
+                raise tooOld(service)
             if generation > GENERATION:
                 raise RemoteTaskError(f'the service at /{"/".join(path)} has been written by a newer release: its '
                                       f'generation is {generation}, this release knows {GENERATION}')

@@ -1,6 +1,7 @@
 """What tests of applications need: a service with stubbed tasks, a clock, ways to have jobs run, database servers."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.testing.jobs import Clock
+from lovely.remotetask.testing.jobs import JobFailed
 from lovely.remotetask.testing.jobs import TooManyJobs
 from lovely.remotetask.testing.jobs import runDueJobs
 from lovely.remotetask.testing.jobs import waitForJobs
@@ -15,6 +16,17 @@ from lovely.remotetask.testing.zeo import temporaryZEO
 
 
 __all__ = [
-    'PATIENCE', 'Clock', 'ITaskStub', 'Process', 'TaskServiceStub', 'TemporaryPostgreSQL', 'TemporaryZEO',
-    'TooManyJobs', 'runDueJobs', 'temporaryPostgreSQL', 'temporaryZEO', 'waitForJobs',
+    'PATIENCE',
+    'Clock',
+    'ITaskStub',
+    'JobFailed',
+    'Process',
+    'TaskServiceStub',
+    'TemporaryPostgreSQL',
+    'TemporaryZEO',
+    'TooManyJobs',
+    'runDueJobs',
+    'temporaryPostgreSQL',
+    'temporaryZEO',
+    'waitForJobs',
 ]

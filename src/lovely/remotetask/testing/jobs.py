@@ -42,23 +42,50 @@ class TooManyJobs(AssertionError):
     """There are always more jobs to run; look for one that adds another of its kind each time."""
 
 
-def runDueJobs(service, now=None, limit=1000):
+class JobFailed(AssertionError):
+    """A run of a job has failed; the message has the traceback.
+
+    jobid -- the id of the job.
+    """
+
+    def __init__(self, job, failure):
+        """`failure` is the `Failure` on record for the `Job`."""
+        super().__init__(f'job {job.id}, task {job.task!r}, has failed: {failure.message}\n{failure.traceback}')
+        self.jobid = job.id
+
+
+def runDueJobs(service, now=None, limit=1000, raising=False):
     """Run all jobs that are ready or due, those that they add included, in the caller's thread and transaction.
 
     service -- an `ITaskService`.
     now -- UTC seconds; default: the present.  It stands still meanwhile.
     limit -- how many jobs are to be expected at the most.
 
+    raising -- whether the first run that fails raises `JobFailed`, an AssertionError, also if it would be repeated.
+
     Return the number of jobs that have run; a job that is to be run again at once counts each time.  Raise
     `TooManyJobs`, an AssertionError, when more than `limit` have run.
     """
     now = time.time() if now is None else now
     count = 0
-    while service.processNext(now):
+    while _runNext(service, now) if raising else service.processNext(now):
         count += 1
         if count > limit:
             raise TooManyJobs(f'more than {limit} jobs have run: does a job add itself again?')
     return count
+
+
+def _runNext(service, now):
+    """Run the next job; return whether there was one, raise `JobFailed` if it has failed."""
+    jobid = service.claimNextJob(now)
+    if jobid is None:
+        return False
+    before = service.jobs[jobid].errors
+    service.processNext(now, jobid)
+    job = service.jobs.get(jobid)               # it may have removed itself
+    if job is not None and job.errors and job.errors != before:
+        raise JobFailed(job, job.errors[-1])
+    return True
 
 
 def waitForJobs(service, jobids, timeout=20.0):
