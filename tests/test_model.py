@@ -18,15 +18,15 @@ from zope.interface.verify import verifyObject
 
 import lovely.remotetask
 from lovely.remotetask import interfaces
-from lovely.remotetask.container import Jobs
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.task import SimpleTask
 
 
@@ -352,7 +352,7 @@ class TestContracts(unittest.TestCase):
     def test_stored_names(self):
         # These names are in the databases of users.
         for name in ('service.TaskService', 'job.Job', 'job.CronJob', 'job.Failure', 'job.Run', 'container.Shard',
-                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'register.Keys', 'register.Register',
+                     'files.StoredFile', 'ledger.Ledger', 'readyqueue.ReadyQueue', 'register.Keys', 'register.StatusIndex',
                      'timetable.Timetable'):
             cls = resolve('lovely.remotetask.' + name)
             self.assertEqual(f'{cls.__module__}.{cls.__name__}', 'lovely.remotetask.' + name)
@@ -439,7 +439,7 @@ def importsOf(path, prefix='lovely.remotetask'):
 
 
 def provide(name, function):
-    """Register a function as a task."""
+    """StatusIndex a function as a task."""
     provideUtility(SimpleTask(function), name=name)
 
 
