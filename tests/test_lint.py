@@ -69,7 +69,7 @@ class TestMypy(LintCase):
     def test_it_finds_nothing(self):
         status, said = self.run_(*MYPY, self.cache)
         self.assertEqual(status, 0, said)
-        self.assertIn('6 source files', said)
+        self.assertIn('8 source files', said)
 
     def test_it_would_find_something(self):
         path = self.written("from lovely.remotetask.client import Client\n"

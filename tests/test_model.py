@@ -364,7 +364,8 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
     checks logs keepalive internals interfaces errors limits
-    database cron misfire copying files retry rows task job control demo process guardian group command child users
+    database cron misfire copying files retry rows functions options task job control demo process guardian group
+    command child users
     pages readyqueue ledger register timetable container sites
     runzeo ready transitions claiming scheduling ended evolve
     execute
@@ -374,7 +375,7 @@ ROOMS = '''
     cycle roster
     worker
     processor
-    config zcml
+    config zcmlfields zcml
     autostart upkeep
     service
     xmlrpc
@@ -383,7 +384,7 @@ ROOMS = '''
     testing
     bench
     cli
-    __init__
+    __init__ __main__
     documents
 '''
 

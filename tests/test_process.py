@@ -389,8 +389,8 @@ class InheritanceTest(ProcessTestCase):
         process = self.start('serve', self.programs)
         self.untilReady(process)
         self.assertEqual(re.findall('WARNING .* another host, .*', self.log()), [
-            "WARNING lovely.remotetask jobs of the task 'missing' wait for another host, this one lacks the program "
-            "'no-such-program' (it is not on the PATH, or not executable)"])
+            f"WARNING lovely.remotetask {self.directory}/site.zcml, line 6: jobs of the task 'missing' wait for "
+            "another host, this one lacks the program 'no-such-program' (it is not on the PATH, or not executable)"])
         self.assertIn('exited with status 3', self.run_('fail'))
         self.stop(process)
 

@@ -40,17 +40,17 @@ class ITask(Interface):
     outputSchema = Attribute('The same for what the task returns.')
 
     # A task may have these besides; what it does not have, or has as None, is at its default.  A job cannot be added
-    # for a task of which one of the first four is out of range.
+    # for a task of which one is out of range.
     #
-    # retryPolicy -- a `retry.RetryPolicy`; default: `retry.DEFAULT`.
+    # retryPolicy -- a `retry.RetryPolicy`, or a dict of its fields; default: `retry.DEFAULT`.
     # timeLimit -- seconds that a run may take; default: None, any time.  When it is over the run has failed, and what
     #     it still does is refused; a program or a child process is ended.
     # isolation -- 'thread', the default, or 'process': to run in a child process, which has no database, but can be
     #     ended, and crash, alone.
     # memoryLimit -- bytes that the child process may use; default: None, as many as there are.
+    # atMostOnce -- True to have the job end in ERROR, instead of being run again, when its host ends during a run.
     # missing -- a method that returns what this host lacks to run the task, as a text, or None; the job then waits for
     #     a host that lacks nothing, as it does when the task itself is missing.
-    # atMostOnce -- true to have the job end in ERROR, instead of being run again, when its host ends during a run.
 
     def __call__(service, jobid, input):
         """Do the work.
@@ -198,7 +198,7 @@ class ITaskService(Interface):
             most.
         startLater -- true to have it wait, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
-        retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
+        retryPolicy -- a `retry.RetryPolicy` for this job, or a dict of its fields; default: that of the task.
         timeLimit -- seconds that a run of this job may take, above 0; default: those of the task.
         key -- an idempotency key, a text of 1 to 200 characters: as long as there is a job of the same task that was
             added with it, its id is returned, and nothing is added.

@@ -22,6 +22,7 @@ from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.files import portable
 from lovely.remotetask.files import toStore
+from lovely.remotetask.functions import callTask
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
@@ -74,7 +75,7 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
                                 getattr(task, 'memoryLimit', None))
         else:
-            output = task(service, claim.jobid, input)
+            output = callTask(task, service, claim.jobid, input)
         checkOutput(task, output)
         output = toStore(output, service._p_jar)
     except Interrupted as error:
