@@ -382,7 +382,7 @@ ROOMS = '''
     transport
     client
     testing
-    bench
+    bench skeleton
     cli
     __init__ __main__
     documents

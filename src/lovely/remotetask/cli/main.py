@@ -14,6 +14,7 @@ import sys
 import click
 
 from lovely.remotetask.cli import bench
+from lovely.remotetask.cli import init
 from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
 from lovely.remotetask.cli import service
@@ -50,6 +51,10 @@ def remotetask(context, config):
       $ remotetask add echo '{"hello": "world"}' --wait
 
     \b
+    A directory for tasks of your own:
+      $ remotetask init films
+
+    \b
     Exit codes:
       0    done
       1    failed; a line on the standard error output says why
@@ -65,7 +70,7 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
+for command in (*init.COMMANDS, *local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 
