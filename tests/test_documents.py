@@ -53,6 +53,7 @@ def setUp(test):
     logger.setLevel(logging.INFO)
     logger.propagate = False
     test.log = log
+    test.path = [*sys.path]             # a site definition adds its directory
     test.globs.update(log=log, db=db)
 
 
@@ -61,6 +62,7 @@ def tearDown(test):
     logger.removeHandler(test.log)
     logger.setLevel(test.level)
     logger.propagate = test.propagate
+    sys.path[:] = test.path
     transaction.abort()
     zope.component.hooks.setSite(None)
     config.setProductConfigurations({})
