@@ -29,6 +29,14 @@ def freePort():
         return probe.getsockname()[1]
 
 
+README = pathlib.Path(__file__).parent.parent / 'README.txt'
+
+
+def ours(command):
+    """Return a command of README.txt with this Python instead of a program that buildout has made."""
+    return command.replace('bin/remotetask', f'{sys.executable} -m lovely.remotetask')
+
+
 class InitTestCase(unittest.TestCase):
 
     level = 2
@@ -50,7 +58,7 @@ class InitTestCase(unittest.TestCase):
                 for path in self.directory.rglob('*')}
 
 
-class TestSite(InitTestCase):
+class ServingTestCase(InitTestCase):
 
     def shell(self, script, **environment_):
         """Run lines that a user has pasted; return what they print."""
@@ -67,6 +75,9 @@ class TestSite(InitTestCase):
         self.addCleanup(process.kill)
         self.assertIn('ready\n', iter(process.stdout.readline, ''), (self.directory / 'log').read_text())
         return process
+
+
+class TestSite(ServingTestCase):
 
     def test_what_is_printed_can_be_pasted(self):
         port = freePort()
@@ -125,6 +136,24 @@ class TestSite(InitTestCase):
     def test_the_data_is_nobody_elses_business(self):
         self.init('films')
         self.assertEqual(stat.S_IMODE((self.site / 'var').stat().st_mode), 0o700)
+
+
+class TestReadme(ServingTestCase):
+    """The section "Your first task" of README.txt does what it says, when it is pasted."""
+
+    def test_it(self):
+        section = re.search('\nYour first task\n=+\n(.*?)\n\n\n', README.read_text(), re.DOTALL)[1]
+        blocks = re.findall(r'::\n\n((?:    .*\n|\n)+)', section)
+        init, module, add = (re.sub('(?m)^    ', '', block) for block in blocks)
+        port = freePort()
+        url = f'http://127.0.0.1:{port}/'
+        said = self.shell(f'{ours(init.strip())} --port {port}')
+        self.assertLessEqual(len(module.strip().splitlines()), 10)
+        (self.site / 'tasks.py').write_text(module)
+        process = self.serve(re.search('^    (.* serve)$', said, re.MULTILINE)[1])
+        self.assertEqual(self.shell(ours(add), REMOTETASK_URL=url), '{"width": 320, "height": 240}\n')
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(PATIENCE), 0)
 
 
 class TestRefusals(InitTestCase):

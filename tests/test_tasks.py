@@ -1,11 +1,13 @@
 """Tasks as they are declared in Python and found by ZCML: functions, options, modules, and jobs added by a task."""
 # SPDX-License-Identifier: ZPL-2.1
+import dataclasses
 import functools
 import importlib
 import inspect
 import os
 import pathlib
 import pickle
+import re
 import sys
 import tempfile
 import unittest
@@ -564,6 +566,35 @@ class TestAttributes(ModuleTestCase):
         for name in 'Task', 'Tasks', 'Command':
             schema, lenient = getattr(zcml, f'I{name}Directive'), getattr(zcml, f'I{name}Attributes')
             self.assertEqual(getFieldNames(schema), getFieldNames(lenient))
+
+
+class TestReference(unittest.TestCase):
+    """tasks.txt tells of each option and each attribute once."""
+
+    def setUp(self):
+        self.text = (pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'tasks.txt').read_text()
+
+    def told(self, text):
+        """Return the terms of all definitions, and what stands in the first two columns of tables."""
+        terms = re.findall(r'^(``\w+``(?:, ``\w+``)*)\n {4}\S', text, re.MULTILINE)
+        rows = re.findall(r'^``(\w+)`` +``(\w+)`` ', text, re.MULTILINE)
+        return [name for term in terms for name in re.findall(r'\w+', term)], rows
+
+    def test_options(self):
+        told, rows = self.told(self.text)
+        self.assertEqual(sorted(told), sorted({*NAMES, *(
+            name for schema in (zcml.ITaskDirective, zcml.ITasksDirective, zcml.ICommandDirective)
+            for name in getFieldNames(schema) if name not in dict(map(reversed, rows)))}))
+        self.assertEqual({attribute: field for field, attribute in rows}, zcml._POLICY)
+        self.assertEqual([field for field, _ in rows], [field.name for field in dataclasses.fields(RetryPolicy)])
+
+    def test_attributes_stand_below_their_directive(self):
+        parts = re.split(r'^``<remotetask:(\w+)>``$', self.text.partition('\nMistakes\n')[0], flags=re.MULTILINE)
+        for directive, text in zip(parts[1::2], parts[2::2]):
+            schema = getattr(zcml, f'I{directive.capitalize()}Directive')
+            told, _ = self.told(text)
+            self.assertLessEqual(set(told), set(getFieldNames(schema)))
+        self.assertEqual(parts[1::2], ['tasks', 'task', 'command'])
 
 
 if __name__ == '__main__':

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
              invoke_without_command=True)
-@click.option('-C', '--config', metavar='FILE', envvar='REMOTETASK_CONFIG', show_envvar=True,
+@click.option('-C', '--config', metavar='FILE', type=click.Path(), envvar='REMOTETASK_CONFIG', show_envvar=True,
               help='The configuration file of the commands that read one.  Without one: the example task "echo", a '
                    'database in ./var, and XML-RPC on http://127.0.0.1:8080/.')
 @click.version_option(local.VERSION, message='lovely.remotetask %(version)s')
