@@ -20,6 +20,8 @@ from zope.component import hooks
 from zope.component import provideUtility
 from zope.component import queryUtility
 from zope.component.testing import PlacelessSetup
+from zope.configuration import xmlconfig
+from zope.configuration.exceptions import ConfigurationError as ZCMLError
 from zope.interface import Interface
 from zope.interface import implementer
 from zope.interface import invariant
@@ -266,8 +268,10 @@ class TestOptions(PlacelessSetup, unittest.TestCase):
         provideUtility(SimpleTask(alone, inputSchema=IFilm), ITask, 'film')
         service = TaskService()
         for name, input, reason in (('careless', {}, "KeyError: 'film'"), ('film', {}, 'TypeError: unsupported')):
-            with self.assertRaisesRegex(TaskError, f"the task '{name}' cannot check this input: {reason}"):
+            with (self.assertRaisesRegex(TaskError, f"the task '{name}' cannot check this input: {reason}"),
+                  self.assertLogs('lovely.remotetask', 'ERROR') as logged):
                 service.add(name, input)
+            self.assertIn('Traceback', logged.output[0])
         self.assertEqual(len(service.jobs), 0)
 
 
@@ -552,6 +556,14 @@ class TestAttributes(ModuleTestCase):
                                    ('command="ls" text="a,b"', "'a,b' is not the name of a field")):
             with self.subTest(attributes):
                 self.failed(4, reason, f'<remotetask:command name="x" {attributes} />')
+
+    def test_an_application_that_loads_its_own_files_is_told_the_same(self):
+        context = xmlconfig.file('meta.zcml', lovely.remotetask)
+        with self.assertRaisesRegex(ZCMLError, "there is no attribute 'handlr'; did you mean 'handler'?"):
+            xmlconfig.string(SITE % '<remotetask:task name="x" handlr="test_tasks.alone" />', context)
+        context = xmlconfig.file('meta.zcml', lovely.remotetask)
+        xmlconfig.string(SITE % '<remotetask:tasks module="test_tasks" />', context)
+        self.assertIs(queryUtility(ITask, 'doubled'), doubled)
 
     def test_a_wrong_task_object_is_refused_where_it_stands(self):
         name = self.module('from lovely.remotetask.task import SimpleTask\n'

@@ -34,7 +34,6 @@ from lovely.remotetask.common.checks import shown
 # Both are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
-from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import localServices
@@ -42,14 +41,12 @@ from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.run import checkJob
 from lovely.remotetask.execution.run import execute
-from lovely.remotetask.execution.run import messageOf
-from lovely.remotetask.execution.tasks import checkTask
 from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.interfaces import CANCELLED
@@ -88,7 +85,6 @@ from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.storage.shards import Shard
 from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import Timetable
-from lovely.remotetask.task import checkInput
 
 
 #: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
@@ -289,15 +285,7 @@ class TaskService(Contained, Persistent):
     def _check(self, name, input, tasks):
         if not isinstance(name, str) or name not in tasks:
             raise UnknownTask(name, tasks)
-        checkTask(name, tasks[name])
-        try:
-            checkInput(tasks[name], input)
-        except RemoteTaskError:
-            raise
-        except Exception as error:              # of its schema's constraints, or its own `checkInput`
-            if isDatabaseError(error):
-                raise
-            raise TaskError(f'the task {name!r} cannot check this input: {messageOf(error)}') from error
+        checkJob(name, tasks[name], input)
 
     def _toStore(self, input):
         try:

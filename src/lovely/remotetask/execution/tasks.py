@@ -1,9 +1,14 @@
 """Which tasks there are, and how each asks to be run."""
 # SPDX-License-Identifier: ZPL-2.1
+import logging
 
-
+from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.logs import logError
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import siteManager
+from lovely.remotetask.errors import REASON_SIZE
+from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.options import PROCESS
@@ -11,6 +16,10 @@ from lovely.remotetask.options import THREAD
 from lovely.remotetask.options import whatIsWrong
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import asPolicy
+from lovely.remotetask.task import checkInput
+
+
+log = logging.getLogger('lovely.remotetask')
 
 
 def findTasks(service):
@@ -64,6 +73,26 @@ def checkTask(name, task):
     """Raise `TaskError` when a task asks for what nobody can give it; `name` is what it is registered as."""
     if (wrong := whatIsWrong(task)) is not None:
         raise TaskError(f'the task {name!r} cannot be run: {wrong}')
+
+
+def checkJob(name, task, input):
+    """Raise what forbids to add a job for a task: `TaskError`, or `InvalidInput`.
+
+    name -- what the task is registered as.
+
+    Whatever else its schema's constraints or its own `checkInput` raise is a mistake in them, not of the caller's: that
+    is logged, and `TaskError` says so.
+    """
+    checkTask(name, task)
+    try:
+        checkInput(task, input)
+    except RemoteTaskError:
+        raise
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        logError(log, 'the task %r cannot check an input', name, error=error)
+        raise TaskError(f'the task {name!r} cannot check this input: {cut(messageOf(error), REASON_SIZE)}') from error
 
 
 def isIsolated(task):
