@@ -9,6 +9,7 @@ from typing import Any
 from typing import Literal
 from typing import TypedDict
 
+from zope.interface import Interface
 from zope.interface.interface import InterfaceClass
 
 from lovely.remotetask.common.checks import isSpan
@@ -89,11 +90,13 @@ def whatIsWrong(task: Any) -> str | None:
             takesInput(task)
         except ValueError as error:
             return str(error)
-    for name in NAMES:
+    for name in _SCHEMAS:
+        value = getattr(task, name, Interface)
+        if value is not Interface and (reason := _refusal(name, value)) is not None:
+            return f'its {name}, {shown(value)}, {reason}'
+    for name in _RUN:
         value = getattr(task, name, None)
-        if value is None and (name in _RUN or not hasattr(task, name)):
-            continue
-        if (reason := _refusal(name, value)) is not None:
+        if value is not None and (reason := _refusal(name, value)) is not None:
             return f'its {name}, {shown(value)}, {reason}'
     return None
 

@@ -49,7 +49,7 @@ def init(directory, port):
     _check(directory)
     try:
         _write(directory, {
-            'directory': directory, 'port': port, 'user': pwd.getpwuid(os.getuid()).pw_name,
+            'directory': directory, 'port': port, 'user': _user(),
             'command': ' '.join([os.path.abspath(_program()[0]), *_program()[1:]]),
             'python': '{}.{}'.format(*sys.version_info)})
     except OSError as error:
@@ -91,6 +91,14 @@ def _write(directory, values):
             with contextlib.suppress(OSError):
                 os.unlink(path)
         raise
+
+
+def _user():
+    """Return the name of the user of this process, or his number when he has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:                            # as in some containers
+        return str(os.getuid())
 
 
 def _program():

@@ -214,8 +214,9 @@ def _made(handler, options):
                              f'own; none can be given here')
         return handler
     made = handler()
-    for name, value in readOptions(options).items():
-        setattr(made, name, value)
+    if options:                                 # beside those that the class has
+        for name, value in readOptions({'isolation': getattr(made, 'isolation', None), **options}).items():
+            setattr(made, name, value)
     return made
 
 
@@ -246,10 +247,15 @@ def _module(context, name):
         raise ValueError(noModule(name)) from error
     except Exception as error:
         raise ValueError(whyNoImport(error)) from error
-    beside = context.path(f'{name}.py')
-    if os.path.exists(beside) and _fileOf(found) is not None and not os.path.samefile(beside, _fileOf(found)):
-        raise ValueError(f'the module {name} is {_fileOf(found)}; give {beside} another name')
+    beside, there = os.path.realpath(context.path(f'{name}.py')), _fileOf(found)
+    if os.path.exists(beside) and there is not None and os.path.realpath(there) != beside and _isOnPath(beside):
+        raise ValueError(f'the module {name} is {there}; give {beside} another name')
     return found
+
+
+def _isOnPath(path):
+    """Return whether Python looks for modules in the directory of a file."""
+    return os.path.dirname(path) in map(os.path.realpath, sys.path)
 
 
 def _fileOf(module):
