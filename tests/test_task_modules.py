@@ -142,6 +142,8 @@ class TestModules(ModuleTestCase):
                 (begin + '@task\ndef f(input): pass\n@task\ndef f(input): pass', 4,
                  "the name 'f' is taken by the task in line 2"),
                 (begin + '@task\ndef f(input): pass\n@task("f")\ndef g(input): pass', 4, "the name 'f' is taken"),
+                (begin + 'from test_tasks import logged\n@task\n@logged\ndef f(input): pass\n\n'
+                 '@task\n@logged\ndef f(input): pass', 7, "the name 'f' is taken by the task in line 3"),
                 ('\n\ndef f(input) pass', 3, 'SyntaxError'),
                 ('\nimport no_such_library', 2, "No module named 'no_such_library'"),
                 ('def f(): return 1 / 0\n\nf()', 3, 'ZeroDivisionError')):

@@ -15,6 +15,7 @@ from zope.component.testing import PlacelessSetup
 from zope.interface import Interface
 from zope.interface import implementer
 from zope.interface import invariant
+from zope.interface import provider
 from zope.interface.interfaces import ComponentLookupError
 from zope.interface.verify import verifyObject
 from zope.schema import Int
@@ -53,6 +54,11 @@ def withService(service, jobid, input):
 
 def withDefaults(input, scale=2, mode='x'):
     return [input, scale, mode]
+
+
+def logged(function):
+    """A decorator."""
+    return functools.wraps(function)(lambda *arguments: ['logged', function(*arguments)])
 
 
 class Callable:
@@ -284,6 +290,33 @@ class TestDeclaring(PlacelessSetup, unittest.TestCase):
         def some(input):
             return input
         self.assertEqual((type(some), some.name, some(3)), (DeclaredTask, 'some', 3))
+
+    def test_attributes_of_the_function_are_no_options(self):
+        @provider(Interface)
+        def some(input):
+            return input
+        some.timeLimit, some.name, some.inputSchema = -5, 'other', None
+        declared = task(timeLimit=3)(some)
+        self.assertEqual((declared.timeLimit, declared.name, declared.inputSchema), (3, 'some', Interface))
+        self.assertTrue(ITask.providedBy(declared))
+
+    def test_a_function_with_other_decorators(self):
+        self.assertEqual(task(logged(alone))(None, 1, 5), ['logged', ['alone', 5]])
+        self.assertEqual(task(logged(withService))('x', 1, 5), ['logged', ['str', 1, 5]])
+
+    def test_within_functions_names_are_free(self):
+        def one():
+            @task
+            def some(input):
+                return 1
+            return some
+
+        def two():
+            @task
+            def some(input):
+                return 2
+            return some
+        self.assertEqual((one()(None, 1, 0), two()(None, 1, 0)), (1, 2))
 
     def test_names(self):
         for name in '', 5, 'x' * 201, ['x']:

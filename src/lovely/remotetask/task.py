@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from operator import attrgetter
 from types import FunctionType
@@ -74,7 +75,7 @@ class DeclaredTask(SimpleTask):
 
     def __init__(self, name: str, func: Callable[..., Any], **options: Unpack[Options]) -> None:
         super().__init__(func, **options)
-        functools.update_wrapper(self, func)
+        functools.update_wrapper(self, func, updated=())        # attributes of the function are no options
         self.name = name
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -153,14 +154,18 @@ _lines: dict[str, tuple[Any, dict[str, int]]] = {}
 
 
 def _record(made: DeclaredTask) -> None:
-    """Raise `ValueError` when this import of the module has declared a task of that name; in a shell that is fine."""
-    spec = made.func.__globals__.get('__spec__')
-    if spec is None:
+    """Raise `ValueError` when this import of the module has declared a task of that name.
+
+    In a shell, and within a function or class, it is fine to declare one again.
+    """
+    written = inspect.unwrap(made.func)             # below other decorators
+    spec = getattr(written, '__globals__', {}).get('__spec__')
+    if spec is None or '.' in written.__qualname__:
         return
     known, lines = _lines.get(made.__module__, (None, {}))
     if known is not spec:                           # imported for the first time, or anew
         _lines[made.__module__] = spec, (lines := {})
-    line = made.func.__code__.co_firstlineno
+    line = written.__code__.co_firstlineno
     if lines.setdefault(made.name, line) != line:
         raise ValueError(f'the name {made.name!r} is taken by the task in line {lines[made.name]}')
 
