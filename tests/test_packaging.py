@@ -96,6 +96,8 @@ class TestDistributions(unittest.TestCase):
             self.assertEqual(said.getvalue(), '')
             for title in 'Your first task', '1.0 (unreleased)':
                 self.assertIn(title, html)
+            # Commands are to be pasted: outside of a literal block two hyphens become a dash.
+            self.assertEqual((html.count('venv --clear'), html.count('\u2013')), (2, 0))
 
     def test_a_bad_description_would_be_noticed(self):
         said = io.StringIO()
