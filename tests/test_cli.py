@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import pty
 import re
 import shlex
@@ -28,6 +29,8 @@ from lovely.remotetask.cli import main
 from lovely.remotetask.cli import users
 from lovely.remotetask.xmlrpc import faults
 
+
+OPERATING = pathlib.Path(users.__file__).parent.parent / 'documents' / 'operating.txt'
 
 #: Seconds after which a process or thread that should have ended long ago makes a test fail.
 PATIENCE = 60
@@ -81,9 +84,9 @@ class HelpTest(unittest.TestCase):
 
     def test_every_command(self):
         self.assertEqual({name for name, command in main.remotetask.commands.items() if not command.hidden}, {
-            'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start', 'schedule',
-            'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs', 'statistics',
-            'pause', 'resume', 'is-processing', 'bench', 'user'})
+            'init', 'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start',
+            'schedule', 'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs',
+            'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -110,6 +113,32 @@ class HelpTest(unittest.TestCase):
         result = CliRunner().invoke(main.remotetask, ['--version'])
         self.assertEqual(result.exit_code, 0)
         self.assertRegex(result.output, r'\Alovely\.remotetask \S+\n\Z')
+
+
+class ProgramTest(unittest.TestCase):
+
+    level = 2
+
+    def said(self, *arguments, **more):
+        """Return what the package says as a program."""
+        return subprocess.run([sys.executable, '-m', 'lovely.remotetask', *arguments], env=environment(**more),
+                              text=True, check=True, stdout=subprocess.PIPE, timeout=PATIENCE).stdout
+
+    def test_the_package_is_the_program(self):
+        self.assertRegex(self.said('--version'), r'\Alovely\.remotetask \S+\n\Z')
+        self.assertIn('Usage: remotetask schedule ', self.said('schedule', '--help'))
+
+    def test_completion_in_shells(self):
+        for shell in 'bash', 'zsh', 'fish':
+            script = self.said(_REMOTETASK_COMPLETE=f'{shell}_source')
+            self.assertIn(f'_REMOTETASK_COMPLETE={shell}_complete', script)
+            # The document says how it is switched on.
+            self.assertIn(f'_REMOTETASK_COMPLETE={shell}_source remotetask', OPERATING.read_text())
+        for words, found in (('remotetask in', ['init']), ('remotetask add --ti', ['--timeout', '--time-limit'])):
+            said = self.said(_REMOTETASK_COMPLETE='bash_complete', COMP_WORDS=words, COMP_CWORD=str(words.count(' ')))
+            self.assertEqual(said.splitlines(), [f'plain,{name}' for name in found])
+        said = self.said(_REMOTETASK_COMPLETE='bash_complete', COMP_WORDS='remotetask -C rem', COMP_CWORD='2')
+        self.assertEqual(said, 'file,rem\n')
 
 
 class UsageTest(CommandTestCase):

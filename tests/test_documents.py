@@ -101,6 +101,7 @@ def setUp(test):
     logger.setLevel(logging.INFO)
     logger.propagate = False
     test.log = log
+    test.path = [*sys.path]             # a site definition adds its directory
     test.globs.update(log=log, db=db)
     test.stack = contextlib.ExitStack()
     if test.name == 'zope.txt':
@@ -115,6 +116,7 @@ def tearDown(test):
     logger.removeHandler(test.log)
     logger.setLevel(test.level)
     logger.propagate = test.propagate
+    sys.path[:] = test.path
     transaction.abort()
     zope.component.hooks.setSite(None)
     config.setProductConfigurations({})

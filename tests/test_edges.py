@@ -179,7 +179,7 @@ class TestService(ServiceCase):
                 ('key', ('', 0, False, b'', (), 'x' * 201)),
                 ('request', ('', 0, False, b'x', 'x' * 101)),
                 ('startLater', (0, 1, '', 'no', [], None)),
-                ('retryPolicy', (0, False, '', {}, ()))):
+                ('retryPolicy', (0, False, '', {'attempts': 0}, ()))):
             for value in values:
                 with self.subTest(name, value=type(value)):
                     self.assertRefused(f'^{name}: ', self.service.add, 'echo', now=0, **{name: value})
@@ -262,7 +262,7 @@ class TestTask(ServiceCase):
                 ('timeLimit', (0, 0.0, -1, *NO_NUMBERS)),
                 ('memoryLimit', (0, -1, 0.5, *NO_NUMBERS[:5])),
                 ('isolation', ('', 0, False, 'proces', [])),
-                ('retryPolicy', (0, False, (), {}, 5))):
+                ('retryPolicy', (0, False, (), {'attempts': 0}, 5))):
             for value in values:
                 with self.subTest(name, value=type(value)):
                     provideUtility(self.task(), name='odd')

@@ -41,7 +41,7 @@ class RunCase(ProcessorCase):
         self.runs = []
 
     def task(self, function, name='task'):
-        """StatusIndex a task that notes its run, writes to the database, and calls the function."""
+        """Register a task that notes its run, writes to the database, and calls the function."""
         def task(service, jobid, input):
             self.runs.append(jobid)
             service.data['written'] = service.data.get('written', 0) + 1

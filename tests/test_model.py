@@ -389,10 +389,10 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room, a module or a package, knows only those above it here.
 ROOMS = '''
-    common statuses interfaces errors encoding schedules files database retry job task demo
+    common statuses interfaces errors encoding schedules files database retry job functions options task demo
     storage execution config runzeo service processing processor application m01 p01
-    xmlrpc client testing bench cli
-    __init__ documents
+    xmlrpc client testing bench skeleton cli
+    __init__ __main__ documents
 '''.split()
 
 
@@ -458,7 +458,7 @@ def storedNames(storage):
 
 
 def provide(name, function):
-    """StatusIndex a function as a task."""
+    """Register a function as a task."""
     provideUtility(SimpleTask(function), name=name)
 
 

@@ -334,7 +334,6 @@ class InheritanceTest(ProcessTestCase):
             '<remotetask:command name="files" command="ls -l /proc/self/fd"/>',
             '<remotetask:command name="limit" command="sh -c \'ulimit -n\'"/>',
             '<remotetask:command name="fail" command="sh -c \'exit 3\'"/>',
-            '<remotetask:command name="missing" command="no-such-program"/>',
             '<remotetask:task name="child" handler="test_process.status" isolation="process"/>')
 
     def test_nothing_unusual(self):
@@ -385,12 +384,19 @@ class InheritanceTest(ProcessTestCase):
                                 stdout=subprocess.PIPE, timeout=PATIENCE).stdout
         self.assertEqual(output, 'SigBlk:\t0000000000000000\nsh exited with status 3\nsh was killed by SIGKILL\n')
 
-    def test_a_program_that_is_missing(self):
-        process = self.start('serve', self.programs)
+    def test_what_is_missing(self):
+        process = self.start('serve', self.site(
+            '<remotetask:command name="program" command="no-such-program"/>',
+            '<remotetask:command name="fail" command="sh -c \'exit 3\'"/>',
+            '<remotetask:command name="directory" command="ls" directory="nowhere"/>'))
         self.untilReady(process)
-        self.assertEqual(re.findall('WARNING .* another host, .*', self.log()), [
-            "WARNING lovely.remotetask jobs of the task 'missing' wait for another host, this one lacks the program "
-            "'no-such-program' (it is not on the PATH, or not executable)"])
+        lines = pathlib.Path(self.directory, 'site.zcml').read_text().splitlines()
+        first, = (number for number, line in enumerate(lines, 1) if 'no-such-program' in line)
+        wait, site = 'wait for another host, this one lacks the', f'{self.directory}/site.zcml'
+        self.assertEqual(re.findall('WARNING .* (.*, line [0-9]+: .*)', self.log()), [
+            f"{site}, line {first + 2}: jobs of the task 'directory' {wait} directory '{self.directory}/nowhere' of ls",
+            f"{site}, line {first}: jobs of the task 'program' {wait} program 'no-such-program' (it is not on the "
+            "PATH, or not executable)"])
         self.assertIn('exited with status 3', self.run_('fail'))
         self.stop(process)
 

@@ -215,7 +215,7 @@ class TestCalls(ServerCase):
                 self.refused(method, *arguments)
         Choosy.error, before = KeyError, Choosy.error
         self.addCleanup(setattr, Choosy, 'error', before)
-        self.assertEqual(self.refused('add', 'choosy').faultCode, faults.INTERNAL_ERROR)
+        self.assertEqual(self.refused('add', 'choosy').faultCode, faults.TASK_ERROR)
         self.assertEqual(self.proxy().getJobs()['total'], 1)
         self.assertGreater(len(self.lines), 10)
         self.assertLess(max(map(len, self.lines)), logs.TRACEBACK_SIZE + MUCH)

@@ -28,18 +28,18 @@ class ITask(Interface):
         'The plain `zope.interface.Interface` accepts anything.')
     outputSchema = Attribute('The same for what the task returns.')
 
-    # A task may also have these attributes; a missing attribute, or None, means the default.  If one of the first four
-    # is out of range, no job can be added for the task.
+    # A task may also have these attributes; a missing attribute, or None, means the default.  If one of them is out of
+    # range, no job can be added for the task.
     #
-    # retryPolicy -- a `retry.RetryPolicy`; default: `retry.DEFAULT`.
+    # retryPolicy -- a `retry.RetryPolicy`, or a dict of its fields; default: `retry.DEFAULT`.
     # timeLimit -- seconds that a run may take; default: None, no limit.  When the time is over, the run has failed and
     #     its later writes are refused; a program or a child process is stopped.
     # isolation -- 'thread', the default, or 'process': run in a child process, which has no database, but can be
     #     stopped, and does not affect other jobs when it crashes.
     # memoryLimit -- bytes that the child process may use; default: None, no limit.
+    # atMostOnce -- if true, and the host ends during a run, the job ends in ERROR instead of running again.
     # missing -- a method that returns, as a text, what this host lacks to run the task, or None; the job then waits for
     #     a host that lacks nothing, just as when the task itself is missing.
-    # atMostOnce -- if true, and the host ends during a run, the job ends in ERROR instead of running again.
 
     def __call__(service, jobid, input):
         """Do the work.
@@ -192,7 +192,7 @@ class ITaskService(Interface):
             deep.
         startLater -- if true, the job waits, in STARTLATER, for `startJob`.
         now -- UTC seconds; default, here and below: the present.
-        retryPolicy -- a `retry.RetryPolicy` for this job; default: that of the task.
+        retryPolicy -- a `retry.RetryPolicy` for this job, or a dict of its fields; default: that of the task.
         timeLimit -- seconds that a run of this job may take, above 0; default: the limit of the task.
         key -- an idempotency key, a text of 1 to 200 characters.  As long as a job of the same task with this key
             exists, its id is returned and nothing is added.

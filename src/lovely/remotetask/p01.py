@@ -64,7 +64,7 @@ class RemoteProcessor(m01.RemoteProcessor):
     jobClass = Job
 
     def addJob(self, name, job):
-        """StatusIndex a job as the factory of that name."""
+        """Register a job as the factory of that name."""
         self.addJobFactory(name, job)
 
     def processJob(self, name, input=None):

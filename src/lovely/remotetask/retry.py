@@ -1,6 +1,8 @@
 """Retry decisions, as values: whoever asked carries them out.  No sleep, no clock, no database."""
 # SPDX-License-Identifier: ZPL-2.1
 from dataclasses import dataclass
+from dataclasses import fields
+from typing import Any
 
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isNumber
@@ -85,3 +87,27 @@ class RetryPolicy:
 
 #: What applies to a task that does not say otherwise: three more runs, as the first releases of this package had.
 DEFAULT = RetryPolicy()
+
+
+def asPolicy(value: Any) -> RetryPolicy | None:
+    """Return the `RetryPolicy` that is meant by one, or by a dict of some of its fields; None for None.
+
+    >>> asPolicy({'attempts': 3, 'base': 60}) == RetryPolicy(attempts=3, base=60)
+    True
+    >>> asPolicy({'atempts': 3})
+    Traceback (most recent call last):
+    ...
+    ValueError: there is no field 'atempts'; there are attempts, base, factor, cap, jitter, retryOn, ...
+
+    Raise `ValueError` that names the field for a value that will not do.
+    """
+    if value is None or isinstance(value, RetryPolicy):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f'{shown(value)} is neither a RetryPolicy nor a dict of its fields')
+    names = [field.name for field in fields(RetryPolicy)]
+    for name in value:
+        if name not in names:
+            raise ValueError(f'there is no field {shown(name)}; there are {", ".join(names)}')
+    given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+    return RetryPolicy(**given)

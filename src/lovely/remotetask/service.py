@@ -54,7 +54,7 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
-from lovely.remotetask.execution.tasks import checkTask
+from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
@@ -72,6 +72,7 @@ from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.retry import asPolicy
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import queries
@@ -91,7 +92,6 @@ from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.storage.shards import Shard
 from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import Timetable
-from lovely.remotetask.task import checkInput
 
 
 #: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
@@ -127,7 +127,7 @@ class NewJob(NamedTuple):
     task: str
     input: Any = None
     startLater: bool = False
-    retryPolicy: RetryPolicy | None = None
+    retryPolicy: RetryPolicy | dict[str, Any] | None = None
     timeLimit: float | None = None
     key: str | None = None
 
@@ -189,12 +189,18 @@ def present(now):
     return now
 
 
-def checkOptions(new):
-    """Raise `ValueError` that names what a job cannot be added with, of all but its task and input."""
+def checkedOptions(new):
+    """Return the `NewJob` with its policy as a `RetryPolicy`, which may have been a dict of its fields.
+
+    Raise `ValueError` that names what a job cannot be added with, of all but its task and input.
+    """
     check('startLater', new.startLater, isinstance(new.startLater, bool), 'a bool')
-    check('retryPolicy', new.retryPolicy, isinstance(new.retryPolicy, (RetryPolicy, type(None))), 'a RetryPolicy')
     check('timeLimit', new.timeLimit, new.timeLimit is None or isSpan(new.timeLimit), 'a number of seconds above 0')
     check('key', new.key, new.key is None or isText(new.key, KEY_LENGTH), f'a text of 1 to {KEY_LENGTH} characters')
+    try:
+        return new._replace(retryPolicy=asPolicy(new.retryPolicy))
+    except ValueError as error:
+        raise ValueError(f'retryPolicy: {error}') from error
 
 
 def checkRequest(request):
@@ -251,12 +257,12 @@ class TaskService(Item, Contained, Persistent):
     # Adding
 
     def add(self, task: str, input: Any = None, startLater: bool = False, now: float | None = None,
-            retryPolicy: RetryPolicy | None = None, timeLimit: float | None = None, key: str | None = None,
-            request: str | None = None) -> int:
+            retryPolicy: RetryPolicy | dict[str, Any] | None = None, timeLimit: float | None = None,
+            key: str | None = None, request: str | None = None) -> int:
         """See `ITaskService`."""
         new, now = NewJob(task, input, startLater, retryPolicy, timeLimit, key), present(now)
         checkRequest(request)
-        self._checkNew(new, findTasks(self))
+        new = self._checkedNew(new, findTasks(self))
         return self._add(new, self._inputOf(new), now, request)
 
     def addMany(self, jobs: Iterable[dict[str, Any]], now: float | None = None,
@@ -267,17 +273,18 @@ class TaskService(Item, Contained, Persistent):
         check('jobs', jobs, hasattr(jobs, '__iter__'), 'a list of dicts')
         for number, job in enumerate(jobs):
             with naming(f'jobs[{number}]'):
-                new = newJob(job)
-                self._checkNew(new, tasks)
+                new = self._checkedNew(newJob(job), tasks)
             news.append(new)
         inputs = [self._inputOf(new) for new in news]
         return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
 
-    def _checkNew(self, new, tasks):
+    def _checkedNew(self, new, tasks):
+        """Return a `NewJob` that can be added; raise what `add` raises."""
         self._check(new.task, new.input, tasks)
-        checkOptions(new)
+        new = checkedOptions(new)
         if new.key is not None:
             self.checkGeneration()
+        return new
 
     def _jobOf(self, new):
         """Return the id of the job that was added before with the same task and key, or None."""
@@ -330,8 +337,7 @@ class TaskService(Item, Contained, Persistent):
     def _check(self, name, input, tasks):
         if not isinstance(name, str) or name not in tasks:
             raise UnknownTask(name, tasks)
-        checkTask(name, tasks[name])
-        checkInput(tasks[name], input)
+        checkJob(name, tasks[name], input)
 
     def _toStore(self, input):
         try:

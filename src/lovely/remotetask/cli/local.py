@@ -25,6 +25,7 @@ from lovely.remotetask.config.autostart import splitPatterns
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.config.zcml import placeOf
 from lovely.remotetask.database.failures import DatabaseReplaced
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.packing import Packer
@@ -335,11 +336,15 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
 
 
 def _warnOfWhatIsMissing():
-    """Log what this host lacks to run some tasks; their jobs wait for another one, see `ITask`."""
-    for name, task in sorted(zope.component.getUtilitiesFor(ITask)):
-        missing = getattr(task, 'missing', None)
+    """Log what this host lacks to run some tasks, and where they are registered; their jobs wait for another host."""
+    tasks = [registration for registration in zope.component.getGlobalSiteManager().registeredUtilities()
+             if registration.provided.isOrExtends(ITask)]
+    for registration in sorted(tasks, key=lambda registration: registration.name):
+        missing = getattr(registration.component, 'missing', None)
         if missing is not None and (what := missing()) is not None:
-            log.warning('jobs of the task %r wait for another host, this one lacks %s', name, what)
+            place = placeOf(registration.info)
+            log.warning('%sjobs of the task %r wait for another host, this one lacks %s', place and f'{place}: ',
+                        registration.name, what)
 
 
 def _watchProcessors(processors, signals):

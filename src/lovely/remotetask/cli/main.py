@@ -14,6 +14,7 @@ import sys
 import click
 
 from lovely.remotetask.cli import bench
+from lovely.remotetask.cli import init
 from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
 from lovely.remotetask.cli import service
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
              invoke_without_command=True)
-@click.option('-C', '--config', metavar='FILE', envvar='REMOTETASK_CONFIG', show_envvar=True,
+@click.option('-C', '--config', metavar='FILE', type=click.Path(), envvar='REMOTETASK_CONFIG', show_envvar=True,
               help='The configuration file.  Without one: the example task "echo", a database in ./var, and XML-RPC on '
                    'http://127.0.0.1:8080/.')
 @click.version_option(local.VERSION, message='lovely.remotetask %(version)s')
@@ -48,6 +49,10 @@ def remotetask(context, config):
     To try it, in two terminals:
       $ remotetask serve
       $ remotetask add echo '{"hello": "world"}' --wait
+
+    \b
+    A directory for tasks of your own:
+      $ remotetask init films
 
     \b
     Exit codes:
@@ -65,7 +70,7 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
+for command in (*init.COMMANDS, *local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

@@ -21,6 +21,7 @@ from lovely.remotetask.execution.control import running
 from lovely.remotetask.execution.group import GRACE
 from lovely.remotetask.execution.group import Group
 from lovely.remotetask.execution.group import signalName
+from lovely.remotetask.functions import callTask
 
 
 _LENGTH = struct.Struct('!Q')           # stands before each pickle, in both directions
@@ -248,7 +249,7 @@ def _call(connection, send):
     del data
     control = Control(jobid, onProgress=lambda: send('progress', *control.progress))
     with running(control):
-        return task(ChildService(control), jobid, input)
+        return callTask(task, ChildService(control), jobid, input)
 
 
 def _read(connection, size):

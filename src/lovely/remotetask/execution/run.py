@@ -18,11 +18,13 @@ from lovely.remotetask.errors import TaskError
 from lovely.remotetask.execution.child import runInChild
 from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.execution.tasks import checkTask
 from lovely.remotetask.execution.tasks import findTask
 from lovely.remotetask.execution.tasks import isIsolated
 from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
+from lovely.remotetask.functions import callTask
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
@@ -75,7 +77,7 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
                                 getattr(task, 'memoryLimit', None))
         else:
-            output = task(wrapped(service), claim.jobid, input)
+            output = callTask(task, wrapped(service), claim.jobid, input)
         checkOutput(task, output)
         output = toStore(output, service._p_jar)
     except Interrupted as error:
@@ -90,17 +92,6 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
 
 def _nameOf(kind):
     return f'{kind.__module__}.{kind.__name__}'
-
-
-def messageOf(error):
-    """Return what an exception says, as text: that of our own family its sentence, any other its class as well."""
-    try:
-        text = str(error)
-    except Exception:                           # of somebody's own class
-        text = ''
-    if isinstance(error, (TaskError, Retry)):
-        return text
-    return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 
 def failed(claim, error, started, ended, host, policy=None, draw=0.0):

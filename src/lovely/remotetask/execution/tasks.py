@@ -1,20 +1,27 @@
 """Which tasks there are, and how each asks to be run."""
 # SPDX-License-Identifier: ZPL-2.1
 import fnmatch
-import sys
+import logging
 
+from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isSpan
-from lovely.remotetask.common.checks import isWhole
-from lovely.remotetask.common.checks import shown
+from lovely.remotetask.common.logs import logError
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import siteManager
+from lovely.remotetask.errors import REASON_SIZE
+from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution.messages import messageOf
+from lovely.remotetask.options import PROCESS
+from lovely.remotetask.options import THREAD
+from lovely.remotetask.options import whatIsWrong
 from lovely.remotetask.retry import DEFAULT
-from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.retry import asPolicy
+from lovely.remotetask.task import checkInput
 
 
-#: Where a task asks to be run, by its attribute `isolation`: in a thread of the host, or in a process of its own.
-THREAD, PROCESS = 'thread', 'process'
+log = logging.getLogger('lovely.remotetask')
 
 
 def findTasks(service):
@@ -60,8 +67,10 @@ def policyOf(job, task):
     """Return the `RetryPolicy` for a job or a claim: its own, or its task's, or the default.  `task` may be None."""
     if job.retryPolicy is not None:
         return job.retryPolicy
-    policy = getattr(task, 'retryPolicy', None)
-    return policy if isinstance(policy, RetryPolicy) else DEFAULT
+    try:
+        return asPolicy(getattr(task, 'retryPolicy', None)) or DEFAULT
+    except ValueError:                          # `checkTask` says so
+        return DEFAULT
 
 
 def limitOf(claim, task):
@@ -72,21 +81,30 @@ def limitOf(claim, task):
     return limit if isSpan(limit) else None
 
 
-#: Attribute of a task -> whether a value will do, and what is expected; None is for the default.
-_ATTRIBUTES = {
-    'retryPolicy': (lambda value: isinstance(value, RetryPolicy), 'a RetryPolicy'),
-    'timeLimit': (isSpan, 'a number of seconds above 0'),
-    'isolation': (lambda value: value in (THREAD, PROCESS), f'{THREAD!r} or {PROCESS!r}'),
-    'memoryLimit': (lambda value: isWhole(value, 1, sys.maxsize), 'a number of bytes above 0'),
-}
-
-
 def checkTask(name, task):
     """Raise `TaskError` when a task asks for what nobody can give it; `name` is what it is registered as."""
-    for attribute, (isRight, expected) in _ATTRIBUTES.items():
-        value = getattr(task, attribute, None)
-        if value is not None and not isRight(value):
-            raise TaskError(f'the task {name!r} cannot be run: its {attribute}, {shown(value)}, is not {expected}')
+    if (wrong := whatIsWrong(task)) is not None:
+        raise TaskError(f'the task {name!r} cannot be run: {wrong}')
+
+
+def checkJob(name, task, input):
+    """Raise what forbids to add a job for a task: `TaskError`, or `InvalidInput`.
+
+    name -- what the task is registered as.
+
+    Whatever else its schema's constraints or its own `checkInput` raise is a mistake in them, not of the caller's: that
+    is logged, and `TaskError` says so.
+    """
+    checkTask(name, task)
+    try:
+        checkInput(task, input)
+    except RemoteTaskError:
+        raise
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        logError(log, 'the task %r cannot check an input', name, error=error)
+        raise TaskError(f'the task {name!r} cannot check this input: {cut(messageOf(error), REASON_SIZE)}') from error
 
 
 def isIsolated(task):

@@ -99,7 +99,7 @@ class IRemoteProcessor(Interface):
     service = Attribute('The `ITaskService` that has the jobs.')
 
     def addJobFactory(name, job):
-        """StatusIndex a job as the factory of that name; it replaces the one before."""
+        """Register a job as the factory of that name; it replaces the one before."""
 
     def getJobFactory(name):
         """Return the factory, or None."""
