@@ -26,7 +26,7 @@ from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.run import execute
 from lovely.remotetask.execution.run import failed
-from lovely.remotetask.execution.run import messageOf
+from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.execution.tasks import isIsolated
 from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
