@@ -511,7 +511,7 @@ class TestStalls(unittest.TestCase):
             database = Database(self.zeo.database)
             self.addCleanup(database.close)
             self.hosts.append(MultiProcessor(database.db, PATH, name=name, lease=SHORT, maxThreads=2,
-                                             tasks=database.taskClient))
+                                             taskClient=database.taskClient))
 
     def start(self):
         for host in self.hosts:

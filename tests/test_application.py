@@ -310,7 +310,7 @@ class TestClose(unittest.TestCase):
     def test_a_running_job_may_end(self):
         closing = threading.Thread(target=self.db.close)
         closing.start()
-        self.assertTrue(self.processor._stopping.wait(PATIENCE))
+        self.assertTrue(self.processor._lifecycle.stopRequested.wait(PATIENCE))
         self.go.set()
         closing.join()
         self.assertEqual(self.job(), ('completed', 0))

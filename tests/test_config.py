@@ -56,6 +56,7 @@ site-definition zcml/site.zcml
   wait-time 250ms
   grace-period 1d
   schedule off
+  tasks avi2*,  echo
   keep-completed 30d
   keep-cancelled 1m
   pack-interval 1d
@@ -115,7 +116,7 @@ class DefaultsTest(ConfigTestCase):
             allowInsecure=False))
         self.assertEqual(configuration.processor, config.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
-            schedule=True, keep={}, packInterval=None, packKeep=3600.0))
+            schedule=True, tasks=None, keep={}, packInterval=None, packKeep=3600.0))
         self.assertEqual(configuration.product('lovely.remotetask'), {})
         self.assertEqual(configuration.databaseDescription, f'FileStorage {self.directory}/var/Data.fs')
 
@@ -177,7 +178,8 @@ class FullTest(ConfigTestCase):
             certificate='/certificate.pem', key=os.path.join(self.directory, 'key.pem'), allowInsecure=True))
         self.assertEqual(self.configuration.processor, config.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
-            schedule=False, keep={'completed': 30 * 86400.0, 'cancelled': 60.0}, packInterval=86400.0,
+            schedule=False, tasks=('avi2*', 'echo'), keep={'completed': 30 * 86400.0, 'cancelled': 60.0},
+            packInterval=86400.0,
             packKeep=7200.0))
 
     def test_database(self):

@@ -1173,7 +1173,7 @@ class TestClients(unittest.TestCase):
         behind = DB(ClientStorage(relay.address, wait_timeout=20))
         self.addCleanup(behind.close)
         # For its clock no time goes by: else it has a heartbeat to write, or others to look at, when this takes long.
-        host = MultiProcessor(behind, PATH, tasks=direct.taskClient, schedule=False, monotonic=lambda: 100.0)
+        host = MultiProcessor(behind, PATH, taskClient=direct.taskClient, schedule=False, monotonic=lambda: 100.0)
         host._attach()
         self.addCleanup(host.cycle.close)
         self.addCleanup(relay.passes.set)
@@ -1212,7 +1212,7 @@ class TestClients(unittest.TestCase):
                 open, close = database._open, database._shut
                 database.taskClient = SeparateClient(lambda: opened.append(1) or open(),
                                                      lambda db: (close(db), closed.set()))
-            hosts.append(MultiProcessor(database.db, PATH, name=f'host-{number}', tasks=database.taskClient))
+            hosts.append(MultiProcessor(database.db, PATH, name=f'host-{number}', taskClient=database.taskClient))
             hosts[-1].start()
             self.addCleanup(hosts[-1].stop, 20)
         self.assertTrue(closed.wait(20))
@@ -1251,7 +1251,7 @@ class TestClients(unittest.TestCase):
         with database.db.transaction() as connection:
             service = connection.root()['Application']['TaskService']
             jobids = [service.add('touch') for _ in range(5)]
-        host = MultiProcessor(database.db, PATH, maxThreads=2, tasks=database.taskClient)
+        host = MultiProcessor(database.db, PATH, maxThreads=2, taskClient=database.taskClient)
         wakeup = threading.Event()
         host.start()
         while len(begun) < 2:

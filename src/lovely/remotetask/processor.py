@@ -18,6 +18,7 @@ from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.execution.inline import claimNext
+from lovely.remotetask.execution.tasks import checkPatterns
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
 from lovely.remotetask.interfaces import IProcessorFactory
@@ -71,7 +72,9 @@ class MultiProcessor:
     lease -- seconds after which it may be taken for dead when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
     keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
-    tasks -- a `SharedClient` of the database that the tasks see (see `Database.taskClient`); default: of `db`.
+    taskClient -- a `SharedClient` of the database that the tasks see (see `Database.taskClient`); default: of `db`.
+    tasks -- names of the tasks that it takes, in which `*` stands for anything; None for all.  It leaves the jobs of
+        others to other hosts.
 
     Raise `ValueError` that names the argument for a value out of range.
     """
@@ -80,7 +83,7 @@ class MultiProcessor:
     threadName = 'remotetasks'
 
     def __init__(self, db, servicePath, waitTime=1.0, maxThreads=5, name=None, lease=30.0, schedule=True, keep=None,
-                 tasks=None, clock=time.time, monotonic=time.monotonic):
+                 taskClient=None, tasks=None, clock=time.time, monotonic=time.monotonic):
         check('waitTime', waitTime, isPause(waitTime), 'a number of seconds, 0 or more')
         check('maxThreads', maxThreads, isWhole(maxThreads, 0, MOST_THREADS), f'a number from 0 to {MOST_THREADS}')
         check('name', name, name is None or isinstance(name, str) and name != '', 'a name')
@@ -90,14 +93,17 @@ class MultiProcessor:
             check(f'keep {status}', seconds, isPause(seconds), 'a number of seconds, 0 or more')
         self.db, self.servicePath, self.clock, self.monotonic = db, tuple(servicePath), clock, monotonic
         self.thread = None
-        self._tasks = SharedClient(db) if tasks is None else tasks
+        if tasks is not None:
+            checkPatterns(tasks)
+        self._taskClient = SharedClient(db) if taskClient is None else taskClient
         self._settings = Settings(waitTime, maxThreads, {} if keep is None else dict(keep), self.ordered,
-                                  self._tasks.isSeparate)
+                                  self._taskClient.isSeparate)
         self._lifecycle = Lifecycle(monotonic)
         self._wakeup = threading.Event()
         self._wakeup.interest = None            # see `CommitNotifier.subscribe`
         self.inFlight = InFlight(self._wake, monotonic)
-        self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
+        self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic,
+                           tasks)
         self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, clock)
         self.loop = ClaimLoop(self.cycle, self.inFlight, self._lifecycle, self._pool, self._wakeup, self._settings,
                               clock, monotonic)
@@ -211,7 +217,7 @@ class MultiProcessor:
     # For the threads that run jobs
 
     def _worker(self):
-        return Worker(self.servicePath, ThreadConnection(self._tasks, 2 * self.maxThreads + 4), self.name,
+        return Worker(self.servicePath, ThreadConnection(self._taskClient, 2 * self.maxThreads + 4), self.name,
                       self.clock, self.monotonic, self._mayWait, self._wake, self.inFlight.isSerialized)
 
     def _mayWait(self):
@@ -220,7 +226,7 @@ class MultiProcessor:
 
     def _mayRest(self):
         """Return whether a thread without work gives its client of the database back: others get the next job."""
-        return self._tasks.isSeparate and self.cycle.peers.survey.rank >= WARM
+        return self._taskClient.isSeparate and self.cycle.peers.survey.rank >= WARM
 
     # By hand
 

@@ -112,7 +112,7 @@ _nextIds: Any = weakref.WeakKeyDictionary()
 STOP_TIME = 1.0
 
 #: What each service has stored of its own; those of releases up to 0.5 had other things.
-STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'register', 'keys', 'stranded')
+STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'stranded')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'

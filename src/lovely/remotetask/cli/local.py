@@ -326,7 +326,7 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
         one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
-                      keep=settings.keep, tasks=database.taskClient, **arguments)
+                      keep=settings.keep, taskClient=database.taskClient, tasks=settings.tasks, **arguments)
         one.start()
         processors.append(one)
     if schedulesOnly:

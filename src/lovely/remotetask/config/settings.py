@@ -76,6 +76,8 @@ class ProcessorSettings:
     gracePeriod: float
     #: Whether it may be the scheduler.
     schedule: bool
+    #: Patterns of the names of tasks that the host takes; None for all.
+    tasks: tuple | None
     #: Final status -> seconds for which jobs in it are kept.
     keep: MappingProxyType
     #: Seconds between two packs, None for no packs; and for which old states are kept.
@@ -501,7 +503,7 @@ def processorSettings(section):
                                                 (CANCELLED, section.keep_cancelled)) if value is not None}
     name = socket.gethostname() if section.name is None else section.name
     return ProcessorSettings(name, section.threads, section.lease, section.wait_time,
-                             section.grace_period, section.schedule, MappingProxyType(keep),
+                             section.grace_period, section.schedule, section.tasks, MappingProxyType(keep),
                              section.pack_interval, section.pack_keep)
 
 
@@ -509,6 +511,14 @@ def processorSettings(section):
 class _ProductConfig:
     name: str
     mapping: dict
+
+
+def taskNames(text):
+    """Convert names of tasks, separated by commas or spaces, to a tuple of patterns."""
+    names = tuple(text.replace(',', ' ').split())
+    if not names:
+        raise ValueError('names of tasks are needed, such as "avi2*, echo"')
+    return names
 
 
 def productConfig(section):

@@ -3,6 +3,7 @@
 import fnmatch
 import logging
 
+from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.logs import logError
@@ -18,6 +19,7 @@ from lovely.remotetask.options import THREAD
 from lovely.remotetask.options import whatIsWrong
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import asPolicy
+from lovely.remotetask.storage.ready import Declined
 from lovely.remotetask.task import checkInput
 
 
@@ -49,6 +51,13 @@ def takes(patterns, name):
     return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def checkPatterns(patterns):
+    """Raise `ValueError` when these are no patterns for `takes`: a list of texts that are not empty, one at least."""
+    isRight = (isinstance(patterns, (list, tuple)) and patterns
+               and all(isinstance(pattern, str) and pattern.strip() for pattern in patterns))
+    check('tasks', patterns, isRight, 'a list of names of tasks')
+
+
 def lacking(service, host, name, patterns=None):
     """Return why a host, the one of this process, cannot run tasks of this name, as text; None when it can.
 
@@ -56,7 +65,7 @@ def lacking(service, host, name, patterns=None):
     patterns -- what it is limited to, see `takes`.
     """
     if not takes(patterns, name):
-        return f'{host} does not take the task {name!r}'
+        return Declined(f'{host} does not take the task {name!r}')
     task = queryTask(service, name)
     missing = getattr(task, 'missing', None)
     what = f'the task {name!r}' if task is None else missing and missing()

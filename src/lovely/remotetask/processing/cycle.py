@@ -76,12 +76,15 @@ class Cycle:
     threads -- how many threads run jobs, for the record; 0 for a host that only schedules.
     schedule -- whether this host may become the scheduler.
     ordered -- whether jobs are claimed in the order in which they were added, whatever their shards.
+    tasks -- patterns of the names of tasks that this host takes, see `tasks.takes`; None for all.
     """
 
     def __init__(self, db, path, name=None, lease=30.0, threads=1, schedule=True, ordered=False,
-                 clock=time.time, monotonic=time.monotonic):
+                 clock=time.time, monotonic=time.monotonic, tasks=None):
         self.lease, self.threads, self.ordered, self.clock, self.monotonic = lease, threads, ordered, clock, monotonic
-        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule)
+        about = {} if tasks is None else {'tasks': tuple(tasks)}
+        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule, **about)
+        self._tasks = None if tasks is None else tuple(tasks)
         self.ownership = Ownership(name, owner, lease)
         self.peers = Peers(lease, schedule)
         self.session = Session(db, path)
@@ -226,7 +229,7 @@ class Cycle:
         want = 0 if view.service.paused else work.want
         if want <= 0:
             return [], self._decisionOf(Position(self.state.position.shard))
-        lacks = functools.cache(functools.partial(lacking, view.service, view.name))
+        lacks = functools.cache(functools.partial(lacking, view.service, view.name, patterns=self._tasks))
         claims = self._claimSuspect(view, lacks)
         claims += claiming.claimStranded(view.service, want - len(claims), view.now, lacks, view.ledger)
         if self.ordered:

@@ -24,9 +24,9 @@ from lovely.remotetask.encoding.rows import encode
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.execution.run import execute
 from lovely.remotetask.execution.run import failed
-from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.execution.tasks import isIsolated
 from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf

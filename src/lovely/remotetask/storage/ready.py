@@ -30,6 +30,12 @@ def dequeue(service, jobid):
     return shardOf(service, jobid).ready.remove(jobid) or service.suspects.remove(jobid) or unstrand(service, jobid)
 
 
+class Declined(str):
+    """Why a host does not take a job that it could run: it is limited to other tasks."""
+
+    __slots__ = ()
+
+
 def strand(service, job, reason):
     """Set a ready job aside because this host lacks what its task needs; the next host that has it takes the job.
 
@@ -42,7 +48,8 @@ def strand(service, job, reason):
     job.stranded, job.error = True, f'waits for a processing host that can run it: {reason}'
     place(service, job)
     service._p_changed = True               # wakes the other hosts
-    log.log(logging.WARNING if isFirst else logging.DEBUG, 'job %d (%s) %s', job.id, job.task, job.error)
+    level = logging.WARNING if isFirst and not isinstance(reason, Declined) else logging.DEBUG
+    log.log(level, 'job %d (%s) %s', job.id, job.task, job.error)
 
 
 def unstrand(service, jobid):
