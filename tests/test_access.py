@@ -25,12 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from lovely.remotetask.config.limits import Limits
+from lovely.remotetask.config.users import ROLES
+from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.job import Job
-from lovely.remotetask.limits import Limits
-from lovely.remotetask.users import ROLES
-from lovely.remotetask.users import Users
 from lovely.remotetask.xmlrpc import access
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods
@@ -91,7 +91,7 @@ class TestThrottle(unittest.TestCase):
     def wait(self, address='192.0.2.1', name='ann', now=0.0):
         return self.throttle.wait(address, name, now)
 
-    def test_waitsGrow(self):
+    def test_waits_grow(self):
         self.assertEqual(self.wait(), 0)
         waits = []
         for _ in range(12):
@@ -101,7 +101,7 @@ class TestThrottle(unittest.TestCase):
         self.assertEqual(self.wait(now=59.5), 0.5)
         self.assertEqual(self.wait(now=60), 0)
 
-    def test_othersAreNotHeldUp(self):
+    def test_others_are_not_held_up(self):
         self.fail(10)
         self.assertEqual(self.wait(name='bob'), 0)
         self.assertEqual(self.wait(address='192.0.2.2'), 0)
@@ -118,7 +118,7 @@ class TestThrottle(unittest.TestCase):
         self.assertEqual(self.wait(address='198.51.100.1'), 4)
         self.assertEqual(self.wait(address='198.51.100.1', name='bob'), 0)
 
-    def test_whoHasLoggedIn(self):
+    def test_who_has_logged_in(self):
         self.throttle.succeeded('192.0.2.1', 'ann')
         for number in range(100):
             self.fail(1, address=f'192.0.2.{number + 2}')       # the name is attacked
@@ -130,7 +130,7 @@ class TestThrottle(unittest.TestCase):
         self.throttle.succeeded('192.0.2.1', 'ann')
         self.assertEqual(self.wait(), 0)
 
-    def test_failuresAreForgiven(self):
+    def test_failures_are_forgiven(self):
         self.fail(5)
         self.assertEqual(self.wait(), 4)
         self.fail(1, now=60)                                    # two were forgiven
@@ -138,7 +138,7 @@ class TestThrottle(unittest.TestCase):
         self.fail(1, now=1000)
         self.assertEqual(self.wait(now=1000), 0)
 
-    def test_aClientWithAnOldPassword(self):
+    def test_a_client_with_an_old_password(self):
         # It tries as often as it may, for a day.  Nobody else at its address has to wait, ever.
         now = 0.0
         while now < 86400:
@@ -155,7 +155,7 @@ class TestThrottle(unittest.TestCase):
         self.assertEqual(self.wait('192.0.2.9'), 4)
         self.assertEqual(self.wait('::ffff:192.0.2.8'), 0)
 
-    def test_memoryIsBounded(self):
+    def test_memory_is_bounded(self):
         throttle = Throttle(size=10)
         for number in range(1000):
             throttle.failed(f'2001:db8:0:{number:x}::1', f'{number}' * 1000, 0)
@@ -172,7 +172,7 @@ class TestCaller(unittest.TestCase):
         caller.check(name, method, path, arguments)
         return caller.guarded(method, arguments, method.function)
 
-    def test_rolesOfMethods(self):
+    def test_roles_of_methods(self):
         for name, method in methods.METHODS.items():
             with self.subTest(name):
                 self.assertIn(method.role, ROLES)
@@ -181,7 +181,7 @@ class TestCaller(unittest.TestCase):
                 else:
                     self.assertEqual(method.role, 'view')
 
-    def test_everyMethodOfALimitedUser(self):
+    def test_every_method_of_a_limited_user(self):
         # What is new is refused until it names a task or a job, or was thought about.
         caller = Caller('films', frozenset(ROLES), ('film*',))
         allowed = set()
@@ -231,7 +231,7 @@ class TestDoorkeeper(unittest.TestCase):
         self.path = parked(directory.name)
         self.doorkeeper = Doorkeeper(Users(self.path))
 
-    def test_withoutUsers(self):
+    def test_without_users(self):
         for header in None, 'nonsense', basic('ann', PASSWORD):
             self.assertEqual(Doorkeeper().identify(header, '192.0.2.1'), Caller(
                 None, frozenset(ROLES), None, None, '192.0.2.1'))
@@ -248,7 +248,7 @@ class TestDoorkeeper(unittest.TestCase):
         header = basic('ann', PASSWORD).replace('Basic ', 'bASIC   ') + ' '
         self.assertEqual(self.doorkeeper.identify(header, '192.0.2.1').name, 'ann')
 
-    def test_otherHeaders(self):
+    def test_other_headers(self):
         for header in (None, '', 'Basic', 'Basic !', 'Basic ' + base64.b64encode(b'ann').decode(), 'Bearer x',
                        basic('ann', PASSWORD)[:-3], basic('ann', PASSWORD).replace('Basic', 'Digest'), 'Basic é',
                        'Basic ' + base64.b64encode(b'ann:\xff').decode(),
@@ -269,12 +269,12 @@ class TestDoorkeeper(unittest.TestCase):
         self.assertRegex(lines[2], r"\Arefused 2001:db8::1, user '(\\xe4){100}': unknown user or wrong password\Z")
         self.assertNotIn('secret', str(lines))
 
-    def test_manyAtOnceWithOneRightPassword(self):
+    def test_many_at_once_with_one_right_password(self):
         with ThreadPoolExecutor(20) as pool:
             callers = list(pool.map(lambda _: self.doorkeeper.identify(basic('ann', PASSWORD), '192.0.2.1'), range(20)))
         self.assertEqual({caller.name for caller in callers}, {'ann'})
 
-    def test_bruteForce(self):
+    def test_brute_force(self):
         """Many try at once, from one address and from many.  Who is at work is not held up; nobody gets in."""
         self.doorkeeper.identify(basic('ann', PASSWORD), '192.0.2.1')
         outcomes = []
@@ -303,7 +303,7 @@ class TestDoorkeeper(unittest.TestCase):
         self.assertLess(outcomes.count('Unauthorized'), 2 * access.NAME_LIMIT + 20)
         self.assertEqual(self.doorkeeper.identify(basic('ann', PASSWORD), '192.0.2.1').name, 'ann')
 
-    def test_fewWaitForAHash(self):
+    def test_few_wait_for_a_hash(self):
         self.doorkeeper.identify(basic('ann', PASSWORD), '192.0.2.1')
         for _ in range(access.HASHES + access.QUEUE):
             self.doorkeeper._queue.acquire()
@@ -314,7 +314,7 @@ class TestDoorkeeper(unittest.TestCase):
         for _ in range(2):
             self.assertEqual(self.doorkeeper.identify(basic('vic', PASSWORD), '192.0.2.1').name, 'vic')
 
-    def test_retryAfter(self):
+    def test_retry_after(self):
         for _ in range(20):
             self.doorkeeper._throttle.failed('192.0.2.1', 'ann', time.monotonic())
         with self.assertLogs('lovely.remotetask', 'WARNING') as logged, self.assertRaises(Throttled) as caught:
@@ -417,7 +417,7 @@ class TestServer(AccessCase):
             self.as_('ann', 'wrong').getAvailableTasks()
         self.assertEqual(caught.exception.errcode, 401)
 
-    def test_beforeTheBody(self):
+    def test_before_the_body(self):
         with self.assertLogs('lovely.remotetask', 'WARNING'):
             for more in b'Content-Length: 8000000\r\n', b'Content-Length: 10\r\nExpect: 100-continue\r\n':
                 connection = self.socket()
@@ -439,7 +439,7 @@ class TestServer(AccessCase):
         self.assertEqual(ann.getAvailableTasks(), ['echo', 'square'])
         self.assertEqual(self.as_('sue').getAvailableTasks(), ['echo', 'square'])
 
-    def test_accessLog(self):
+    def test_access_log(self):
         with self.assertLogs('lovely.remotetask.access', 'INFO') as logged:
             self.assertEqual(self.post(CALL, Authorization=basic('sue', PASSWORD))[0], 200)
             self.assertEqual(self.post(CALL)[0], 401)
@@ -447,7 +447,7 @@ class TestServer(AccessCase):
         self.assertRegex(sue, r'\A127\.0\.0\.1 - sue \[')
         self.assertRegex(nobody, r'\A127\.0\.0\.1 - - \[')
 
-    def test_whatIsSaidOfTheAddressIsNotLookedAt(self):
+    def test_what_is_said_of_the_address_is_not_looked_at(self):
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
             statuses = [self.post(CALL, Authorization=basic('vic', 'wrong'), X_Forwarded_For=f'192.0.2.{number}',
                                   Forwarded=f'for=192.0.2.{number}', X_Real_IP=f'192.0.2.{number}')[0]
@@ -455,7 +455,7 @@ class TestServer(AccessCase):
         self.assertIn(429, statuses)                            # they count as one client
         self.assertNotIn('192.0.2.', ''.join(logged.output))
 
-    def test_eachRequestIsAskedAnew(self):
+    def test_each_request_is_asked_anew(self):
         connection = http.client.HTTPConnection(*self.frontend.address, timeout=WAIT)
         self.addCleanup(connection.close)
         for headers, status in (({'Authorization': basic('ann', PASSWORD)}, 200), ({}, 401)):
@@ -464,7 +464,7 @@ class TestServer(AccessCase):
             response.read()
             self.assertEqual(response.status, status)
 
-    def test_usersChange(self):
+    def test_users_change(self):
         ann = self.as_('ann')
         self.assertEqual(ann.clean(), 0)
         os.replace(parked(tempfile.mkdtemp(dir=os.path.dirname(self.path)), f'ann:{HASH}:view:*:*\n'), self.path)
@@ -474,7 +474,7 @@ class TestServer(AccessCase):
         with self.assertLogs('lovely.remotetask', 'WARNING'), self.assertRaises(xmlrpc.client.ProtocolError):
             ann.getAvailableTasks()
 
-    def test_usersChangeWhileOneWorksAndAnotherGuesses(self):
+    def test_users_change_while_one_works_and_another_guesses(self):
         ann = self.as_('ann')
         ann.getAvailableTasks()
         over = threading.Event()
@@ -513,7 +513,7 @@ class TestServer(AccessCase):
         thread.join(WAIT)
         self.assertEqual(set(outcome[0]), {401, 429})
 
-    def test_bruteForce(self):
+    def test_brute_force(self):
         ann = self.as_('ann')
         ann.getAvailableTasks()
 
@@ -580,12 +580,12 @@ class TestTls(TlsCase):
                 proxy.getStatus(jobid)
         self.assertEqual(no.exception.errcode, 401)
 
-    def test_connectionIsKept(self):
+    def test_connection_is_kept(self):
         with self.connect() as connection:
             self.assertEqual([self.over(connection) for _ in range(3)], [200] * 3)
             self.assertGreaterEqual(connection.version(), 'TLSv1.2')
 
-    def test_rudeClients(self):
+    def test_rude_clients(self):
         with self.assertNoLogs('lovely.remotetask', 'INFO'):
             for data in (b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx', b'', os.urandom(500),
                          b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03'):         # a ClientHello's beginning
@@ -621,7 +621,7 @@ class TestTls(TlsCase):
         self.assertEqual(len(logged.output), 1)
         self.assertIn('the certificate stays as it was', logged.output[0])
 
-    def test_renewalThatCannotBeReadIsTriedAgain(self):
+    def test_renewal_that_cannot_be_read_is_tried_again(self):
         self.assertServing()                            # it has the files that it needs
         certificate = Certificate(self.pem)
         contexts = []
@@ -655,7 +655,7 @@ class TestIdleOverTls(TlsCase):
 
     limits = Limits(silentTLS=2, requestTime=WAIT, idleTime=WAIT)
 
-    def test_theOldestGoes(self):
+    def test_the_oldest_goes(self):
         first, second = self.connect(), self.connect()
         self.addCleanup(first.close)
         self.addCleanup(second.close)
@@ -707,14 +707,14 @@ class TestSlowOverTls(TlsCase):
         self.waitUntil(lambda: not self.frontend.statistics()['connections'])
         self.assertEqual(self.frontend.statistics()['bytesHeld'], 0)
 
-    def test_allOfTheLastResponse(self):
+    def test_all_of_the_last_response(self):
         connection = self.askForLarge('Connection: close')
         head, _, body = self.receive(connection).partition(b'\r\n\r\n')
         self.assertEqual(len(body), int(re.search(b'Content-Length: ([0-9]+)', head)[1]))
         connection.close()
         self.waitForTheEnd()
 
-    def test_whoReadsNothing(self):
+    def test_who_reads_nothing(self):
         self.frontend.limits = dataclasses.replace(self.limits, answerTime=0.3)
         for lines in (), ('Connection: close',):
             for leaves in False, True:
@@ -725,7 +725,7 @@ class TestSlowOverTls(TlsCase):
                 self.waitForTheEnd()
                 connection.close()
 
-    def test_whoLeavesWhileItIsNotReadFrom(self):
+    def test_who_leaves_while_it_is_not_read_from(self):
         begun, go = self.addSlow('slow')
         self.frontend.limits = dataclasses.replace(self.limits, answerTime=0.3)
         connection = self.connect()
@@ -737,14 +737,14 @@ class TestSlowOverTls(TlsCase):
             go.set()
             self.waitForTheEnd()
 
-    def test_whoSaysNoGoodbye(self):
+    def test_who_says_no_goodbye(self):
         connections = [self.connect() for _ in range(10)]
         self.waitUntil(lambda: self.frontend.statistics()['accepted'] == 10)
         self.waitUntil(lambda: self.frontend.statistics()['connections'] == 3)
         for connection in connections:
             connection.close()
 
-    def test_responseUnderWayIsGivenBeforeItStops(self):
+    def test_response_under_way_is_given_before_it_stops(self):
         begun, go = self.addSlow('x' * 100_000)
         # Connections inherit it: the system takes only a part of the response.
         self.frontend._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
@@ -760,7 +760,7 @@ class TestSlowOverTls(TlsCase):
         self.assertIn(b'x' * 100_000, response[0])
         self.assertEqual(outcome, [True])
 
-    def test_whoSaysNoGoodbyeWhenItStops(self):
+    def test_who_says_no_goodbye_when_it_stops(self):
         begun, go = self.addSlow('slow')
         first, second = self.connect(), self.connect()
         self.ask(first, 'getStatus', '/', 'Connection: close')
@@ -797,7 +797,7 @@ class TestPlainPort(ServerCase):
 
     limits = Limits(requestTime=0.3, idleTime=WAIT)
 
-    def test_tlsClient(self):
+    def test_tls_client(self):
         context = ssl.create_default_context()
         with self.assertRaises(OSError), context.wrap_socket(self.socket(), server_hostname='127.0.0.1'):
             pass

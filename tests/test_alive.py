@@ -15,27 +15,28 @@ from ZODB.utils import p64
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask.cycle import Cycle
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import Database
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
-from lovely.remotetask.ledger import LONG
-from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage.ledger import LONG
+from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Recorded
+from lovely.remotetask.storage.transitions import Returned
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Clock
 from lovely.remotetask.testing import temporaryZEO
-from lovely.remotetask.transitions import Outcome
-from lovely.remotetask.transitions import Recorded
-from lovely.remotetask.transitions import Returned
 from test_processor import PATH
 from test_processor import ProcessorCase
 
@@ -69,7 +70,7 @@ class AliveCase(ProcessorCase):
         """Return the ids of jobs that a host of another machine has claimed, and has begun as the marks say."""
         self.manager.begin()
         ledger = self.service.ledgers[name] = Ledger()
-        ledger.owner = dict(rescue.identity(lease=LEASE), machine=FAR)
+        ledger.owner = dict(hosts.identity(lease=LEASE), machine=FAR)
         jobids = []
         for mark in marks:
             jobid = self.service.add('echo')
@@ -219,7 +220,7 @@ class TestWatch(AliveCase):
     """What an observer takes for silence."""
 
     def watch(self, lease=LEASE):
-        watch = rescue.Watch(lease)
+        watch = hosts.Watch(lease)
         watch.wrote(self.now())
         return watch
 
@@ -237,37 +238,37 @@ class TestWatch(AliveCase):
         self.silent('b')
         watch = self.watch()
         watch.stateOf('b', self.service.ledgers['b'], self.now())
-        self.assertEqual(self.states(watch, 40), [rescue.ALIVE] * 6 + [rescue.SILENT] * 2)
+        self.assertEqual(self.states(watch, 40), [hosts.ALIVE] * 6 + [hosts.SILENT] * 2)
         self.service.ledgers['b']._p_changed = True
         self.manager.commit()
-        self.assertEqual(self.states(watch, 40), [rescue.ALIVE] * 7 + [rescue.SILENT])
+        self.assertEqual(self.states(watch, 40), [hosts.ALIVE] * 7 + [hosts.SILENT])
 
     def test_a_process_of_this_machine_that_is_silent(self):
         # Stopped, or hanging: its process is there, so that only its lease tells.
         self.silent('b')
-        self.service.ledgers['b'].owner = rescue.identity(lease=LEASE)
+        self.service.ledgers['b'].owner = hosts.identity(lease=LEASE)
         self.manager.commit()
-        self.assertEqual(self.states(self.watch(), 60)[-1], rescue.SILENT)
+        self.assertEqual(self.states(self.watch(), 60)[-1], hosts.SILENT)
 
     def test_time_in_which_the_observer_could_not_write(self):
         self.silent('b')
         watch = self.watch()
-        self.assertEqual(set(self.states(watch, 30)), {rescue.ALIVE})
+        self.assertEqual(set(self.states(watch, 30)), {hosts.ALIVE})
         self.now.advance(LEASE * 5)
-        self.assertEqual(watch.stateOf('b', self.service.ledgers['b'], self.now()), rescue.ALIVE)
+        self.assertEqual(watch.stateOf('b', self.service.ledgers['b'], self.now()), hosts.ALIVE)
         watch.wrote(self.now())
-        self.assertEqual(watch.stateOf('b', self.service.ledgers['b'], self.now()), rescue.ALIVE)
-        self.assertEqual(self.states(watch, 35), [rescue.ALIVE] * 6 + [rescue.SILENT])
-        self.assertEqual(set(self.states(watch, 1000, LEASE / 2 + 1)), {rescue.ALIVE})
-        self.assertEqual(self.states(watch, 1000, LEASE / 2)[-1], rescue.SILENT)
+        self.assertEqual(watch.stateOf('b', self.service.ledgers['b'], self.now()), hosts.ALIVE)
+        self.assertEqual(self.states(watch, 35), [hosts.ALIVE] * 6 + [hosts.SILENT])
+        self.assertEqual(set(self.states(watch, 1000, LEASE / 2 + 1)), {hosts.ALIVE})
+        self.assertEqual(self.states(watch, 1000, LEASE / 2)[-1], hosts.SILENT)
 
     def test_the_longer_lease_counts(self):
         self.silent('b')
         for mine, others in ((LEASE, LEASE * 4), (LEASE * 4, LEASE)):
-            self.service.ledgers['b'].owner = dict(rescue.identity(lease=others), machine=FAR)
+            self.service.ledgers['b'].owner = dict(hosts.identity(lease=others), machine=FAR)
             self.manager.commit()
             states = self.states(self.watch(mine), LEASE * 5)
-            self.assertEqual(states.index(rescue.SILENT) * 5, LEASE * 4 + 5)
+            self.assertEqual(states.index(hosts.SILENT) * 5, LEASE * 4 + 5)
 
     def test_a_ledger_that_was_not_looked_at_meanwhile(self):
         # An object that is not in memory has the serial of the state that it had there.
@@ -280,19 +281,19 @@ class TestWatch(AliveCase):
         with self.db.transaction() as connection:
             connection.root()['Application']['TaskService'].ledgers['b']._p_changed = True
         self.manager.begin()
-        self.assertEqual(watch.stateOf('b', self.service.ledgers['b'], self.now()), rescue.ALIVE)
+        self.assertEqual(watch.stateOf('b', self.service.ledgers['b'], self.now()), hosts.ALIVE)
 
     def test_a_process_that_has_ended(self):
         gone = subprocess.Popen([sys.executable, '-c', ''])
         gone.wait()
         self.silent('b')
-        self.service.ledgers['b'].owner = dict(rescue.identity(), pid=gone.pid)
-        self.assertEqual(rescue.Watch(LEASE).stateOf('b', self.service.ledgers['b'], 0), rescue.ENDED)
+        self.service.ledgers['b'].owner = dict(hosts.identity(), pid=gone.pid)
+        self.assertEqual(hosts.Watch(LEASE).stateOf('b', self.service.ledgers['b'], 0), hosts.ENDED)
 
     def test_a_process_of_which_nothing_can_be_seen(self):
         # As of another user's where /proc is mounted with hidepid: when it was started cannot be read.
-        owner = dict(rescue.identity(), started='')
-        self.assertIsNone(rescue.isGone(owner))
+        owner = dict(hosts.identity(), started='')
+        self.assertIsNone(hosts.isGone(owner))
 
 
 class TestTaking(AliveCase):
@@ -315,7 +316,7 @@ class TestTaking(AliveCase):
         gone = subprocess.Popen([sys.executable, '-c', ''])
         gone.wait()
         running, = self.silent('b', LONG)
-        self.service.ledgers['b'].owner = dict(rescue.identity(), pid=gone.pid)
+        self.service.ledgers['b'].owner = dict(hosts.identity(), pid=gone.pid)
         self.manager.commit()
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
             self.cycle('a').turn([], 0)
@@ -390,7 +391,7 @@ class TestTaking(AliveCase):
     def test_two_rescuers_of_a_host_without_jobs(self):
         # It is the scheduler that was lost: only the record of its ledger tells one rescue from another.
         self.silent('c')
-        self.service.schedule.keeper = 'c'
+        self.service.schedule.scheduler = 'c'
         self.manager.commit()
         first, second = self.cycle('a', schedule=False), self.cycle('b')
         for _ in range(40):
@@ -403,7 +404,7 @@ class TestTaking(AliveCase):
             first.turn([], 0)
         self.assertEqual(len(logs.records), 1)
         self.manager.begin()
-        self.assertEqual(self.service.schedule.keeper, 'b')
+        self.assertEqual(self.service.schedule.scheduler, 'b')
 
     def test_who_was_rescued_and_lives_goes_on(self):
         victim = self.cycle('b')
@@ -511,7 +512,7 @@ class TestStalls(unittest.TestCase):
             database = Database(self.zeo.database)
             self.addCleanup(database.close)
             self.hosts.append(MultiProcessor(database.db, PATH, name=name, lease=SHORT, maxThreads=2,
-                                             tasks=database.beside))
+                                             tasks=database.taskClient))
 
     def start(self):
         for host in self.hosts:
@@ -525,14 +526,14 @@ class TestStalls(unittest.TestCase):
         return jobid
 
     def waitUntil(self, condition):
-        bell = threading.Event()
-        hubOf(self.client).subscribe(bell)
+        wakeup = threading.Event()
+        notifierOf(self.client).subscribe(wakeup)
         while True:
             self.manager.begin()
             if condition():
                 return
-            self.assertTrue(bell.wait(PATIENCE), self.lines)
-            bell.clear()
+            self.assertTrue(wakeup.wait(PATIENCE), self.lines)
+            wakeup.clear()
 
     def statuses(self, *jobids):
         self.waitUntil(lambda: all(self.service.getStatus(jobid) in FINAL for jobid in jobids))

@@ -348,7 +348,7 @@ class TestHTTP(AttackTest):
         self.assertEqual(answer.count(b'echo'), 4)
         self.assertServing()
 
-    def test_tinyChunks(self):
+    def test_tiny_chunks(self):
         """Bodies of a byte a chunk, as large as they may be, from many at a time: others are answered meanwhile."""
         data = CHUNKED + b'1\r\nx\r\n' * 1_000_000 + b'0\r\n\r\n'
         threads = [inThread(self.answer, data) for _ in range(5)]

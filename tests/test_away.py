@@ -17,12 +17,12 @@ from BTrees.OOBTree import OOBTree
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.POSException import ConflictError
 
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import DatabaseReplaced
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database.failures import DatabaseReplaced
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc.faults import DATABASE_UNAVAILABLE

@@ -23,9 +23,9 @@ from lovely.remotetask.bench import measures
 from lovely.remotetask.bench import report
 from lovely.remotetask.bench import stage
 from lovely.remotetask.cli import bench
+from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.testing import temporaryZEO
 
 

@@ -16,18 +16,18 @@ import unittest
 from zope.interface import Interface
 from zope.interface import implementer
 
-from lovely.remotetask import group
-from lovely.remotetask.child import ChildDied
-from lovely.remotetask.child import ForeignError
-from lovely.remotetask.child import checkIsolated
-from lovely.remotetask.child import runInChild
-from lovely.remotetask.control import Control
-from lovely.remotetask.control import Interrupted
-from lovely.remotetask.control import current
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
+from lovely.remotetask.execution import group
+from lovely.remotetask.execution.child import ChildDied
+from lovely.remotetask.execution.child import ForeignError
+from lovely.remotetask.execution.child import checkIsolated
+from lovely.remotetask.execution.child import runInChild
+from lovely.remotetask.execution.control import Control
+from lovely.remotetask.execution.control import Interrupted
+from lovely.remotetask.execution.control import current
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.task import SimpleTask
 

@@ -19,7 +19,6 @@ from zope.component import provideUtility
 
 from lovely.remotetask import client as clientModule
 from lovely.remotetask import errors
-from lovely.remotetask import transport
 from lovely.remotetask.client import BadAnswer
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import ConnectionBroken
@@ -33,9 +32,10 @@ from lovely.remotetask.client import Outcome
 from lovely.remotetask.client import RemoteFault
 from lovely.remotetask.client import StillRunning
 from lovely.remotetask.client import pauseAfter
+from lovely.remotetask.client import transport
+from lovely.remotetask.client.transport import remoteFault
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
-from lovely.remotetask.transport import remoteFault
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.methods import PART_SIZE
 from lovely.remotetask.xmlrpc.server import Frontend
@@ -87,7 +87,7 @@ class TestCalls(FrontendCase):
 
     level = 2
 
-    def test_aJobAndItsResult(self):
+    def test_a_job_and_its_result(self):
         jobid = self.client.add('echo', {'film': ['Metropolis', 1927, 2.5, True, None, b'\x00']})
         self.assertEqual(self.client.getStatus(jobid), 'queued')
         self.assertTrue(self.client.hasJobsWaiting())
@@ -99,13 +99,13 @@ class TestCalls(FrontendCase):
         self.assertIsNone(self.client.getProgress(jobid))
         self.assertEqual(self.client.clean(), 1)
 
-    def test_textArrivesAsItIs(self):
+    def test_text_arrives_as_it_is(self):
         for text in ('', 'ä\r\n\tb\rc', ']]> & <b> "', '\U0001f600 \u20ac', datetime.datetime(2024, 2, 29, 12, 30)):
             jobid = self.client.add('echo', text)
             self.process()
             self.assertEqual(self.client.getResult(jobid), text)
 
-    def test_laterAndAgain(self):
+    def test_later_and_again(self):
         jobid = self.client.add('fail', startLater=True)
         self.assertEqual(self.client.getStatus(jobid), 'start later')
         self.assertIs(self.client.startJob(jobid), True)
@@ -120,13 +120,13 @@ class TestCalls(FrontendCase):
         self.assertEqual(self.client.cleanSome(['completed']), 0)
         self.assertEqual(self.client.cleanSome(), 1)
 
-    def test_cronJobs(self):
+    def test_cron_jobs(self):
         jobid = self.client.addCronJob('echo', minute=(10, 13), misfire='skip', timeZone='Europe/Berlin')
         self.assertEqual(self.client.getStatus(jobid), 'cronjob')
         jobid = self.client.addCronJob('echo', delay=3600)
         self.assertEqual(self.client.getStatus(jobid), 'delayed')
 
-    def test_changedCronJobs(self):
+    def test_changed_cron_jobs(self):
         jobid = self.client.addCronJob('echo', minute=(10, 13))
         self.assertIs(self.client.updateCronJob(jobid, minute=[5], misfire='skip'), True)
         self.assertIs(self.client.reschedule(jobid), True)
@@ -136,7 +136,7 @@ class TestCalls(FrontendCase):
         with self.assertRaises(errors.UnknownJob):
             self.client.updateCronJob(1, minute=[5])
 
-    def test_theService(self):
+    def test_the_service(self):
         self.assertEqual(self.client.getAvailableTasks(), ['echo', 'fail', 'repeat', 'square'])
         self.assertEqual(self.client.getProcessingHosts(), [])
         self.assertIs(self.client.isProcessing(), False)
@@ -144,12 +144,12 @@ class TestCalls(FrontendCase):
         self.assertIs(self.client.startProcessing(), True)
         self.assertIn('getResult(int jobid)', self.client.call('system.methodHelp', 'getResult'))
 
-    def test_theSameKeyAddsNothing(self):
+    def test_the_same_key_adds_nothing(self):
         jobid = self.client.add('echo', 1, key='order 7')
         self.assertEqual(self.client.add('echo', 1, key='order 7'), jobid)
         self.assertNotEqual(self.client.add('echo', 1), self.client.add('echo', 1))
 
-    def test_manyJobs(self):
+    def test_many_jobs(self):
         first, second, third = self.client.addMany([
             {'task': 'echo', 'input': 1, 'key': 'a'}, {'task': 'echo', 'key': None, 'startLater': True},
             {'task': 'echo'}])
@@ -170,7 +170,7 @@ class TestCalls(FrontendCase):
         self.assertEqual((job['id'], job['task'], job['status'], job['timeLimit']), (jobid, 'echo', 'queued', 60.0))
         self.assertEqual(self.client.getStatistics()['counts']['queued'], 1)
 
-    def test_largeResultsComeInParts(self):
+    def test_large_results_come_in_parts(self):
         for size in 2 * PART_SIZE, 2 * PART_SIZE + 10, 10, 0:
             jobid = self.client.add('repeat', size)
             self.process()
@@ -179,12 +179,12 @@ class TestCalls(FrontendCase):
             self.assertEqual(self.client.save(jobid, file), size)
             self.assertEqual(file.getvalue(), repeat(size))
 
-    def test_noFile(self):
+    def test_no_file(self):
         jobid = self.client.add('echo', [1])
         with self.assertRaisesRegex(errors.RemoteTaskError, str(jobid)):
             self.client.getFile(jobid)
 
-    def test_anotherService(self):
+    def test_another_service(self):
         client = self.makeClient('/site1/T%C3%A4sks')
         jobid = client.add('echo')
         self.assertEqual(client.getStatus(jobid), 'queued')
@@ -193,7 +193,7 @@ class TestCalls(FrontendCase):
         with self.assertRaises(errors.UnknownService):
             self.makeClient('/nowhere').getStatus(jobid)
 
-    def test_faultsAreTheExceptionsOfThePackage(self):
+    def test_faults_are_the_exceptions_of_the_package(self):
         with self.assertRaisesRegex(errors.UnknownJob, r'\Athere is no job 7\Z') as caught:
             self.client.getStatus(7)
         self.assertIsInstance(caught.exception, RemoteFault)
@@ -209,7 +209,7 @@ class TestCalls(FrontendCase):
         with self.assertRaises(faults.UnknownMethod):
             self.client.call('unheardOf')
 
-    def test_whatCannotBeSent(self):
+    def test_what_cannot_be_sent(self):
         cyclic = []
         cyclic.append(cyclic)
         for input in 2 ** 31, object(), {1: 2}, '\ud800', cyclic:
@@ -220,7 +220,7 @@ class TestCalls(FrontendCase):
         with self.db.transaction() as connection:
             self.assertEqual(len(connection.root()['/'].jobs), 0)
 
-    def test_manyThreads(self):
+    def test_many_threads(self):
         def addAndLook():
             return [self.client.getStatus(self.client.add('echo', number)) for number in range(10)]
 
@@ -238,7 +238,7 @@ class TestCalls(FrontendCase):
             client.getAvailableTasks()
         self.assertTrue(self.frontend.stop(WAIT))       # nothing is left that it would wait for
 
-    def test_frontendThatIsStartedAgain(self):
+    def test_frontend_that_is_started_again(self):
         jobid = self.client.add('echo')
         self.assertTrue(self.frontend.stop(WAIT))
         with self.assertRaisesRegex(NotConnected, 'cannot connect: Connection refused'):
@@ -256,7 +256,7 @@ class TestWaiting(FrontendCase):
 
     level = 2
 
-    def test_theResult(self):
+    def test_the_result(self):
         jobid = self.client.add('echo', 'done')
         thread, outcome = inThread(self.client.wait, jobid)
         self.process()
@@ -264,7 +264,7 @@ class TestWaiting(FrontendCase):
         self.assertEqual(outcome, ['done'])
         self.assertEqual(self.client.waitFor([jobid]), ['completed'])
 
-    def test_noResult(self):
+    def test_no_result(self):
         failing, cancelled = self.client.add('fail'), self.client.add('echo')
         self.client.cancel(cancelled)
         self.process()
@@ -276,14 +276,14 @@ class TestWaiting(FrontendCase):
         with self.assertRaises(errors.UnknownJob):
             self.client.wait(1)
 
-    def test_notInTime(self):
+    def test_not_in_time(self):
         jobid = self.client.add('echo', startLater=True)
         with self.assertRaisesRegex(StillRunning, f'job {jobid} is still start later after 0.01 seconds') as caught:
             self.client.wait(jobid, 0.01)
         self.assertEqual(caught.exception.statuses, {jobid: 'start later'})
         self.assertIsInstance(caught.exception, TimeoutError)
 
-    def test_removedMeanwhile(self):
+    def test_removed_meanwhile(self):
         jobid = self.client.add('echo')
         waiting, outcome = inThread(self.client.wait, jobid)
         with self.db.transaction() as connection:
@@ -292,7 +292,7 @@ class TestWaiting(FrontendCase):
         waiting.join(WAIT)
         self.assertIsInstance(outcome[0], errors.UnknownJob)
 
-    def test_waitingInSteps(self):
+    def test_waiting_in_steps(self):
         """No call is silent for longer than a proxy bears, however long somebody waits; the outcome is the same."""
         self.addCleanup(setattr, clientModule, 'WAIT_STEP', clientModule.WAIT_STEP)
         self.assertLess(clientModule.WAIT_STEP, 30)
@@ -323,7 +323,7 @@ class TestWaiting(FrontendCase):
         self.assertEqual(self.client.waitFor([], WAIT), [])
         self.assertEqual(self.client.waitFor([first], float('inf')), ['completed'])
 
-    def test_resultsAsTheyEnd(self):
+    def test_results_as_they_end(self):
         first, second, failing = self.client.add('echo', 1), self.client.add('echo', 2), self.client.add('fail')
         self.client.cancel(second)
         results = self.client.results([first, second, failing, first, 7])
@@ -337,7 +337,7 @@ class TestWaiting(FrontendCase):
         self.assertEqual(ended[first], Outcome('completed', 1))
         self.assertIsInstance(ended[failing].error, JobFailed)
 
-    def test_moreJobsThanOneCallTakes(self):
+    def test_more_jobs_than_one_call_takes(self):
         jobids = [jobid for start in range(0, 2100, 700)
                   for jobid in self.client.addMany([{'task': 'echo', 'input': start}] * 700)]
         with self.assertRaisesRegex(StillRunning, 'and so are 2099 more'):
@@ -350,7 +350,7 @@ class TestWaiting(FrontendCase):
 VANISHING = """
 import fcntl, socket, struct, threading
 from test_client import Script
-from lovely.remotetask import keepalive, transport
+from lovely.remotetask.common import keepalive, transport
 from lovely.remotetask.client import Client, ConnectionBroken
 
 def switch(flags):
@@ -379,7 +379,7 @@ class TestSilentNetwork(FrontendCase):
 
     level = 2
 
-    def test_bothEndsAskForTheOther(self):
+    def test_both_ends_ask_for_the_other(self):
         self.client.getAvailableTasks()
         port = f':{self.frontend.address[1]:04X}'
 
@@ -389,7 +389,7 @@ class TestSilentNetwork(FrontendCase):
             return [entry[5][:2] for entry in entries if entry[3] == '01']      # of those that are established
         self.waitUntil(lambda: timers() == ['02'] * 2)                          # both are about to be kept alive
 
-    def test_aNetworkThatVanishesIsNoticed(self):
+    def test_a_network_that_vanishes_is_noticed(self):
         command = ['unshare', '-rn']
         if not shutil.which('unshare') or subprocess.run([*command, 'true'], stderr=subprocess.DEVNULL).returncode:
             self.skipTest('no network of its own can be had here')
@@ -489,19 +489,19 @@ class TestRepetition(ScriptCase):
 
     level = 2
 
-    def test_connectionsAreKept(self):
+    def test_connections_are_kept(self):
         client = self.script([ok('queued'), ok('completed'), ok(5), ok([5])])
         self.assertEqual([client.getStatus(1), client.getStatus(1), client.add('echo'), client.addMany([])],
                          ['queued', 'completed', 5, [5]])
         self.assertEqual(self.connections, [0] * 4)
 
-    def test_connectionThatWasKeptTooLong(self):
+    def test_connection_that_was_kept_too_long(self):
         client = self.script([ok('queued')], [ok('completed')])
         client.getStatus(1)
         self.assertEqual(client.getStatus(1), 'completed')
         self.assertEqual(self.connections, [0, 1])
 
-    def test_connectionThatSomebodyForgot(self):
+    def test_connection_that_somebody_forgot(self):
         """What is in between may forget a silent connection, without a word to anybody: it is not used again."""
         self.addCleanup(setattr, transport, 'IDLE_TIME', transport.IDLE_TIME)
         client = self.script([ok('queued'), None], [ok('completed')])
@@ -510,7 +510,7 @@ class TestRepetition(ScriptCase):
         self.assertEqual(client.getStatus(1), 'completed')
         self.assertEqual(self.connections, [0, 1])
 
-    def test_connectionsThatAreNotNeededAreClosed(self):
+    def test_connections_that_are_not_needed_are_closed(self):
         self.addCleanup(setattr, transport, 'IDLE_TIME', transport.IDLE_TIME)
         transport.IDLE_TIME = 0
         client = self.script([ok('queued')], [ok('completed')])
@@ -518,7 +518,7 @@ class TestRepetition(ScriptCase):
         client.getStatus(1)
         self.assertEqual(client._server._idle, [])
 
-    def test_proxiesWithoutAnAnswer(self):
+    def test_proxies_without_an_answer(self):
         for status in '502 Bad Gateway', '504 Gateway Timeout':
             proxy = http(b'<html></html>', status)
             client = self.script([proxy], [proxy], [ok('completed')])
@@ -531,13 +531,13 @@ class TestRepetition(ScriptCase):
                 client.cancel(1)                    # whether it was carried out is unknown
             self.assertEqual(len(self.server.requests), 1)
 
-    def test_whatBreaksOffAndOnlyLooks(self):
+    def test_what_breaks_off_and_only_looks(self):
         cut = ok('completed')[:-5]
         client = self.script([b''], [cut], [cut[:40]], [ok('completed')])
         self.assertEqual(client.getStatus(1), 'completed')
         self.assertEqual(self.connections, [0, 1, 2, 3])
 
-    def test_addingIsRepeatedWithItsKey(self):
+    def test_adding_is_repeated_with_its_key(self):
         for given in None, 'my own':
             client = self.script([b''], [fault(faults.OUTCOME_UNKNOWN), b''], [ok(5)])
             self.assertEqual(client.add('echo', 1, key=given), 5)
@@ -547,14 +547,14 @@ class TestRepetition(ScriptCase):
             self.assertEqual((method, task, input, later, list(options)), ('add', 'echo', 1, False, ['key']))
             self.assertTrue(options['key'] == given if given else len(options['key']) == 36)
 
-    def test_addingManyIsRepeatedWithTheirKeys(self):
+    def test_adding_many_is_repeated_with_their_keys(self):
         client = self.script([b''], [ok([5, 6])])
         self.assertEqual(client.addMany([{'task': 'echo'}, {'task': 'echo', 'key': 'mine'}]), [5, 6])
         self.assertEqual(len(set(self.bodies)), 1)
         [[first, second]], _ = xmlrpc.client.loads(self.bodies[0])
         self.assertEqual((len(first['key']), second['key']), (36, 'mine'))
 
-    def test_otherWritesAreSentOnce(self):
+    def test_other_writes_are_sent_once(self):
         client = self.script([b''], [ok(True)])
         with self.assertRaisesRegex(ConnectionBroken, r'\Ahttp://127\.0\.0\.1:[0-9]+/: the connection broke: '):
             client.cancel(1)
@@ -564,14 +564,14 @@ class TestRepetition(ScriptCase):
             client.cancel(1)
         self.assertEqual(len(self.server.requests), 1)
 
-    def test_otherWritesTakeANewConnection(self):
+    def test_other_writes_take_a_new_connection(self):
         client = self.script([ok('queued'), ok(False)], [ok(True), ok('queued')])
         client.getStatus(1)
         self.assertIs(client.cancel(1), True)
         client.getStatus(1)
         self.assertEqual(self.connections, [0, 1, 1])
 
-    def test_allIsRepeatedThatChangedNothing(self):
+    def test_all_is_repeated_that_changed_nothing(self):
         busy = http(b'', '503 Service Unavailable', 'Retry-After: 0', 'Connection: close')
         throttled = http(b'later', '429 Too Many Requests')
         client = self.script([busy], [throttled], [fault(faults.DATABASE_UNAVAILABLE)], [fault(faults.STOPPING)],
@@ -579,7 +579,7 @@ class TestRepetition(ScriptCase):
         self.assertIs(client.cancel(1), True)
         self.assertEqual(self.connections, [0, 1, 2, 3, 4])
 
-    def test_notBeyondTheTime(self):
+    def test_not_beyond_the_time(self):
         busy = http(b'', '503 Service Unavailable', 'Retry-After: 1000', 'Connection: close')
         client = self.script([busy])
         with self.assertRaisesRegex(HttpError, 'answers with HTTP status 503 Service Unavailable') as caught:
@@ -589,7 +589,7 @@ class TestRepetition(ScriptCase):
         with self.assertRaises(faults.Stopping):
             client.getStatus(1)
 
-    def test_otherFaultsAreNotRepeated(self):
+    def test_other_faults_are_not_repeated(self):
         for code in faults.INTERNAL_ERROR, faults.UNKNOWN_JOB, 4711:
             client = self.script([fault(code)])
             with self.assertRaisesRegex(RemoteFault, r'\Ait is so\Z') as caught:
@@ -601,17 +601,17 @@ class TestRepetition(ScriptCase):
         with self.assertRaisesRegex(NoAnswer, 'did not answer within 0.05 seconds'):
             client.getStatus(1)
 
-    def test_answerThatDrips(self):
+    def test_answer_that_drips(self):
         client = self.script([b'HTTP/1.1 200 OK\r\n\r\n<methodResponse>', None], timeout=0.05)
         with self.assertRaises((NoAnswer, ConnectionBroken)):
             client.getStatus(1)
 
-    def test_waitingHasItsOwnTime(self):
+    def test_waiting_has_its_own_time(self):
         client = self.script([ok(['queued'])], timeout=WAIT)
         self.assertEqual(client.waitFor([1], 5, any=True), ['queued'])
         self.assertEqual(xmlrpc.client.loads(self.bodies[0]), (([1], 5.0, True), 'waitFor'))
 
-    def test_longWaitsAreBounded(self):
+    def test_long_waits_are_bounded(self):
         client = self.script([ok(['queued'])] * 4)                  # it does not wait at all
         self.assertEqual(client.waitFor([1], 3.5 * clientModule.WAIT_STEP), ['queued'])
         self.assertEqual([xmlrpc.client.loads(body)[0][1] for body in self.bodies],
@@ -644,12 +644,12 @@ class TestOtherServers(ScriptCase):
             client.cancel(1)
         self.assertNotIsInstance(caught.exception, NotAuthorized)
 
-    def test_noHttp(self):
+    def test_no_http(self):
         client = self.script([b'SSH-2.0-server\r\n'])
         with self.assertRaisesRegex(BadAnswer, 'does not answer in HTTP: SSH-2.0-server'):
             client.getStatus(1)
 
-    def test_noXmlRpc(self):
+    def test_no_xml_rpc(self):
         def response(inner):
             return b'<methodResponse>' + inner + b'</methodResponse>'
 
@@ -670,7 +670,7 @@ class TestOtherServers(ScriptCase):
                 with self.assertRaisesRegex(BadAnswer, 'does not answer in XML-RPC: '):
                     client.getStatus(1)
 
-    def test_moreThanAnAnswerMayBe(self):
+    def test_more_than_an_answer_may_be(self):
         self.addCleanup(setattr, transport, 'ANSWER_SIZE', transport.ANSWER_SIZE)
         transport.ANSWER_SIZE = 1000
         endless = b'HTTP/1.1 200 OK\r\n\r\n<methodResponse>' + b' ' * 2000
@@ -678,7 +678,7 @@ class TestOtherServers(ScriptCase):
         with self.assertRaisesRegex(BadAnswer, 'more than 1000 bytes'):
             client.getStatus(1)
 
-    def test_answersWithoutLength(self):
+    def test_answers_without_length(self):
         plain = b'HTTP/1.0 200 OK\r\n\r\n' + dumpResponse('queued')
         chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n' % (
             len(dumpResponse('queued')), dumpResponse('queued'))
@@ -695,7 +695,7 @@ class TestOtherServers(ScriptCase):
             with Client(url) as client, self.assertRaisesRegex(NotConnected, f'cannot connect: {reason}'):
                 client.add('echo')
 
-    def test_noTls(self):
+    def test_no_tls(self):
         client = self.script([])
         with Client(client.url.replace('http:', 'https:'), timeout=WAIT) as client:
             with self.assertRaises(NotConnected):
@@ -726,7 +726,7 @@ class TestOtherServers(ScriptCase):
 
 class TestRemoteFault(unittest.TestCase):
 
-    def test_everyCode(self):
+    def test_every_code(self):
         for entry in faults.TABLE:
             with self.subTest(entry.exception):
                 error = remoteFault(entry.code, 'it is so')
@@ -737,7 +737,7 @@ class TestRemoteFault(unittest.TestCase):
                 copy = pickle.loads(pickle.dumps(error))
                 self.assertEqual((type(copy), str(copy), copy.code), (type(error), str(error), error.code))
 
-    def test_unknownCode(self):
+    def test_unknown_code(self):
         self.assertIs(type(remoteFault(4711, 'it is so')), RemoteFault)
 
 

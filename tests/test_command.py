@@ -17,13 +17,13 @@ import unittest
 import zope.schema
 from zope.interface.verify import verifyObject
 
-from lovely.remotetask import command
-from lovely.remotetask.command import CommandTask
-from lovely.remotetask.control import Control
-from lovely.remotetask.control import Interrupted
-from lovely.remotetask.control import running
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execution import command
+from lovely.remotetask.execution.command import CommandTask
+from lovely.remotetask.execution.control import Control
+from lovely.remotetask.execution.control import Interrupted
+from lovely.remotetask.execution.control import running
 from lovely.remotetask.files import toStore
 from lovely.remotetask.interfaces import ICheckedTask
 
@@ -598,7 +598,7 @@ class TestRun(unittest.TestCase):
         """Two programs of one host: neither holds what the other waits for."""
         told = [self.told(script) for script in self.ended]
         code = ('import sys, threading\n'
-                'from lovely.remotetask.command import CommandTask\n'
+                'from lovely.remotetask.execution.command import CommandTask\n'
                 'for template in sys.argv[1:]:\n'
                 '    threading.Thread(target=CommandTask(template), args=(None, 1, None)).start()')
         environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -15,9 +15,9 @@ import transaction
 import ZEO
 from zope.app.appsetup import product as appsetup
 
-from lovely.remotetask import config
+from lovely.remotetask.config import settings as config
+from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
-from lovely.remotetask.limits import Limits
 from lovely.remotetask.service import getAutostartServiceNames
 
 
@@ -263,7 +263,7 @@ class AppsetupTest(ConfigTestCase):
 
     def test_without_the_package(self):
         program = ('import sys; sys.modules["zope.app.appsetup"] = None\n'
-                   'from lovely.remotetask import config\n'
+                   'from lovely.remotetask.config import settings as config\n'
                    'from lovely.remotetask.service import getAutostartServiceNames\n'
                    'config.setProductConfigurations({"lovely.remotetask": {"autostart": "*@ours"}})\n'
                    'print(getAutostartServiceNames())\n')
@@ -492,7 +492,7 @@ class LoggingTest(ConfigTestCase):
     def run_(self, text):
         self.write(text)
         program = ('import logging\n'
-                   'from lovely.remotetask import config\n'
+                   'from lovely.remotetask.config import settings as config\n'
                    'from lovely.remotetask.errors import ConfigurationError\n'
                    'try:\n'
                    '    config.load("remotetask.conf").setUpLogging()\n'

@@ -7,7 +7,7 @@ import unittest
 import zoneinfo
 from unittest import mock
 
-from lovely.remotetask import cron
+from lovely.remotetask.schedules import cron
 
 
 UTC = datetime.timezone.utc

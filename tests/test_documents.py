@@ -16,10 +16,10 @@ from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 
 import lovely.remotetask
-from lovely.remotetask import config
-from lovely.remotetask import cron
-from lovely.remotetask import misfire
 from lovely.remotetask import retry
+from lovely.remotetask.config import settings as config
+from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules import misfire
 
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL

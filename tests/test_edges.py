@@ -14,29 +14,29 @@ import unittest
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import config
-from lovely.remotetask import ended
-from lovely.remotetask import execute
 from lovely.remotetask import processor
-from lovely.remotetask.autostart import getAutostartServiceNames
-from lovely.remotetask.autostart import splitPatterns
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import StillRunning
-from lovely.remotetask.command import CommandTask
-from lovely.remotetask.control import Control
+from lovely.remotetask.config import settings as config
+from lovely.remotetask.config.autostart import getAutostartServiceNames
+from lovely.remotetask.config.autostart import splitPatterns
+from lovely.remotetask.config.users import readUsers
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution import tasks
+from lovely.remotetask.execution.command import CommandTask
+from lovely.remotetask.execution.control import Control
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import cleanup
+from lovely.remotetask.storage.transitions import Claim
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.transitions import Claim
-from lovely.remotetask.users import readUsers
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.faults import BadArguments
@@ -133,7 +133,7 @@ class TestService(ServiceCase):
             service = self.service
             found = sum(1 for end in ends if end < before)
             self.assertEqual(found, count)
-            self.assertEqual(len(list(ended.failed(service, None, before))), count, before)
+            self.assertEqual(len(list(cleanup.failed(service, None, before))), count, before)
         self.assertEqual(self.service.retryFailed(before=0), 1)
         self.assertEqual(self.service.removeJobs(before=0.0), 0)
         self.assertEqual(self.service.removeJobs(before=5), 2)
@@ -284,12 +284,12 @@ class TestTask(ServiceCase):
         policy = RetryPolicy(attempts=1, base=0)
         for task, limit in ((None, None), (self.task(), None), (self.task(timeLimit=5), 5),
                             (self.task(timeLimit=0), None)):
-            self.assertEqual(execute.limitOf(claim, task), limit)
-            self.assertEqual(execute.limitOf(claim._replace(timeLimit=0.5), task), 0.5)
-            self.assertIs(execute.policyOf(claim, task), DEFAULT)
-            self.assertIs(execute.policyOf(claim._replace(retryPolicy=policy), task), policy)
-        self.assertIs(execute.policyOf(claim, self.task(retryPolicy=policy)), policy)
-        self.assertIs(execute.policyOf(claim, self.task(retryPolicy=())), DEFAULT)
+            self.assertEqual(tasks.limitOf(claim, task), limit)
+            self.assertEqual(tasks.limitOf(claim._replace(timeLimit=0.5), task), 0.5)
+            self.assertIs(tasks.policyOf(claim, task), DEFAULT)
+            self.assertIs(tasks.policyOf(claim._replace(retryPolicy=policy), task), policy)
+        self.assertIs(tasks.policyOf(claim, self.task(retryPolicy=policy)), policy)
+        self.assertIs(tasks.policyOf(claim, self.task(retryPolicy=())), DEFAULT)
 
     def test_retry(self):
         self.assertEqual(Retry(after=0).after, 0)
@@ -361,11 +361,11 @@ class TestProcessor(ProcessorCase):
         for _ in range(2):
             self.assertTrue(MultiProcessor(self.db, PATH).processNext())
         self.start(keep={'completed': 0})
-        bell, until = threading.Event(), time.monotonic() + WAIT
+        wakeup, until = threading.Event(), time.monotonic() + WAIT
         self.manager.begin()
         while jobid in self.service.jobs:
             self.assertLess(time.monotonic(), until)
-            bell.wait(0.02)
+            wakeup.wait(0.02)
             self.manager.begin()
         self.assertEqual(self.service.getStatus(failed), 'error')
 

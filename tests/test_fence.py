@@ -13,20 +13,20 @@ from ZODB.POSException import ConflictError
 from ZODB.POSException import POSKeyError
 from zope.component import provideUtility
 
-from lovely.remotetask import rescue
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.execute import failed
+from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.processing import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.transitions import Recorded
+from lovely.remotetask.storage.transitions import Recorded
 from test_processor import PATH
 from test_processor import ProcessorCase
 from test_processor import claimOne
@@ -456,7 +456,7 @@ class TestStorageErrors(RunCase):
                     while self.storage.faults[method] and method != 'tpc_abort':
                         self.assertTrue(host.running)
                         self.db.cacheMinimize()                         # so that there is something to load
-                        host._bell.set()
+                        host._wakeup.set()
                         host._ended.wait(0.01)
                     self.storage.faults = {}
                     self.connection = self.db.open(self.manager)
@@ -471,7 +471,7 @@ class TestStorageErrors(RunCase):
             if len(self.runs) < 4:
                 service.schedule._p_deactivate()
                 self.storage.faults['load'] = [DriverError('the server went away')]
-                service.schedule.keeper
+                service.schedule.scheduler
 
         self.task(load)
         self.start(maxThreads=1)
@@ -498,7 +498,7 @@ class TestStorageErrors(RunCase):
         def load(error=None):
             self.service.schedule._p_deactivate()
             self.storage.faults = {} if error is None else {'load': [error]}
-            return self.service.schedule.keeper
+            return self.service.schedule.scheduler
 
         def of(error):
             return raised(load, error)

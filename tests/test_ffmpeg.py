@@ -11,10 +11,10 @@ from zope.component import getSiteManager
 from zope.component import getUtility
 from zope.interface.registry import Components
 
+from lovely.remotetask.config.zcml import loadSite
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.zcml import loadSite
 
 
 SITE = pathlib.Path(__file__).parent.parent / 'zcml' / 'site.zcml'

@@ -26,10 +26,10 @@ from zope.interface import Interface
 
 from lovely.remotetask import files
 from lovely.remotetask.cli import main
-from lovely.remotetask.container import BITS
-from lovely.remotetask.copying import NESTING
-from lovely.remotetask.copying import TooDeep
-from lovely.remotetask.copying import checkNesting
+from lovely.remotetask.encoding.plain import NESTING
+from lovely.remotetask.encoding.plain import TooDeep
+from lovely.remotetask.encoding.plain import checkNesting
+from lovely.remotetask.encoding.rows import BESIDE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.files import LARGE
 from lovely.remotetask.files import File
@@ -38,9 +38,9 @@ from lovely.remotetask.files import StoredFile
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.rows import BESIDE
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import runDueJobs
@@ -527,7 +527,7 @@ class TestMethods(BlobCase):
         method, arguments = methods.prepare(name, values)
         return plain(method.function(self.service, *arguments))
 
-    def test_getResult(self):
+    def test_get_result(self):
         self.assertEqual(self.call('getResult', self.job('text')), '\u20ac' * LARGE)
         self.assertTrue(self.call('getResult', self.job('file')) == bytesOf(3 * MB))
         self.assertEqual(self.call('getResult', self.job('dict')), {'a': 'x' * MB})

@@ -19,12 +19,12 @@ from zope.component import testing
 from zope.interface import Interface
 from zope.interface import implementer
 
-from lovely.remotetask.database import Database
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.gateway import Gateway

@@ -38,11 +38,11 @@ from persistent.mapping import PersistentMapping
 from zope.component import provideUtility
 
 from lovely.remotetask import interfaces
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods
@@ -355,7 +355,7 @@ class TestParseCall(unittest.TestCase):
     @fuzz
     @given(BODIES, st.sampled_from((None,) * 8 + DECLARED))
     @example(b'', None)
-    def test_callsAreReadOrRefused(self, data, charset):
+    def test_calls_are_read_or_refused(self, data, charset):
         try:
             name, values = parseCall(data, charset)
         except ParseError as error:
@@ -378,11 +378,11 @@ class TestParseCall(unittest.TestCase):
     @fuzz
     @given(NAMES, st.lists(nestings(WIRE_LEAVES | st.integers(-2 ** 63, 2 ** 63 - 1)), max_size=4),
            st.sampled_from(('utf-8', 'utf-8-sig', 'utf-16')))
-    def test_whatIsWellWrittenIsReadAsItWas(self, name, values, encoding):
+    def test_what_is_well_written_is_read_as_it_was(self, name, values, encoding):
         read = parseCall(written(name, values).encode(encoding))
         self.assertEqual(repr(read), repr((name, tuple(values))))           # 1 is no 1.0, nor True
 
-    def test_readingEndsWithWhatIsRefused(self):
+    def test_reading_ends_with_what_is_refused(self):
         # So what is deep, or follows a declaration, costs nothing: the reader has not come to what is not well-formed.
         for start, sentence in (('<methodCall><methodName>m</methodName><params><param>'
                                  + '<value><array><data>' * 100000, f'more than {NESTING} deep'),
@@ -398,7 +398,7 @@ class TestDumpResponse(unittest.TestCase):
 
     @fuzz
     @given(ANYTHING)
-    def test_anythingIsSentAsTheTableSays(self, pair):
+    def test_anything_is_sent_as_the_table_says(self, pair):
         value, expected = pair
         (received,), name = xmlrpc.client.loads(dumpResponse(value), use_builtin_types=True)
         self.assertEqual(repr(received), repr(expected))
@@ -473,12 +473,12 @@ class TestServer(FuzzCase):
 
     @slowFuzz
     @given(BODIES)
-    def test_anyBodyIsAnswered(self, body):
+    def test_any_body_is_answered(self, body):
         self.outcome(body)
 
     @slowFuzz
     @given(st.data())
-    def test_anyCallIsAnswered(self, data):
+    def test_any_call_is_answered(self, data):
         jobid = data.draw(st.sampled_from((self.queued, self.delayed, self.waiting, self.cancelled, self.completed)))()
         name, values = data.draw(calls(jobid))
         result, fault = self.outcome(written(name, values).encode())
@@ -506,7 +506,7 @@ class TestServer(FuzzCase):
             pass
         return jobid
 
-    def test_nothingGrows(self):
+    def test_nothing_grows(self):
         generator = random.Random(4)
         call = written('getStatus', [5]).encode()
         bodies = [call, written('nope', [{'a': [1]}]).encode(), b'', call[:-5]]
@@ -540,7 +540,7 @@ class TestRoundTrips(FuzzCase):
 
     @slowFuzz
     @given(WIRE_VALUES)
-    def test_whatAClientSendsComesBack(self, value):
+    def test_what_a_client_sends_comes_back(self, value):
         jobid = self.call('add', 'echo', value)
         self.assertTrue(self.processor.processNext())
         self.assertEqual(self.call('getStatus', jobid), 'completed')
@@ -548,7 +548,7 @@ class TestRoundTrips(FuzzCase):
 
     @slowFuzz
     @given(STORABLE)
-    def test_whatATaskReturnsIsSentAsTheTableSays(self, pair):
+    def test_what_a_task_returns_is_sent_as_the_table_says(self, pair):
         self.given, expected = pair
         jobid = self.call('add', 'give')
         self.assertTrue(self.processor.processNext())
@@ -557,7 +557,7 @@ class TestRoundTrips(FuzzCase):
 
     @slowFuzz
     @given(HOMELESS)
-    def test_whatCannotBeStoredIsTheErrorOfTheJob(self, pair):
+    def test_what_cannot_be_stored_is_the_error_of_the_job(self, pair):
         self.given, _ = pair
         jobid = self.call('add', 'give')
         self.assertTrue(self.processor.processNext())
@@ -565,13 +565,13 @@ class TestRoundTrips(FuzzCase):
         self.assertIsNone(self.call('getResult', jobid))
         self.assertRegex(self.call('getError', jobid), '^what the task gives cannot be stored: ')
 
-    def test_intsOf64BitsComeBackAsText(self):
+    def test_ints_of_64_bits_come_back_as_text(self):
         for value in (2 ** 31, -2 ** 31 - 1, 2 ** 63 - 1, -2 ** 63):
             jobid = self.call('add', 'echo', value)
             self.processor.processNext()
             self.assertEqual(self.call('getResult', jobid), str(value))
 
-    def test_deepAndCyclicResults(self):
+    def test_deep_and_cyclic_results(self):
         cyclic = [1]
         cyclic.append({'self': cyclic})
         deep = []
@@ -623,7 +623,7 @@ class TestRawHTTP(FuzzCase):
 
     @slowFuzz
     @given(requests() | st.binary(max_size=100))
-    def test_anyRequestIsAnsweredWithStatuses(self, data):
+    def test_any_request_is_answered_with_statuses(self, data):
         answer = self.send(data)
         while answer:
             match = STATUS.match(answer)

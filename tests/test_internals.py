@@ -20,7 +20,7 @@ from ZODB.utils import mktemp
 
 import lovely.remotetask
 from lovely.remotetask import database
-from lovely.remotetask import internals
+from lovely.remotetask.common import internals
 from lovely.remotetask.testing import temporaryZEO
 
 

@@ -20,28 +20,28 @@ from zope.component import testing
 from zope.interface import Interface
 from zope.schema import Int
 
-from lovely.remotetask import listing
-from lovely.remotetask import ready
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.container import BITS
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.execute import execute
+from lovely.remotetask.execution.run import execute
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import queries
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.transitions import Outcome
-from lovely.remotetask.transitions import Recorded
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -165,7 +165,7 @@ class Walk:
     def doSettle(self):
         if self.recorded:
             report = self.recorded.pop()
-            transitions.settle(self.service, ready.shardOf(self.service, report.jobid).ledger, report, self.now)
+            transitions.acknowledge(self.service, ready.shardOf(self.service, report.jobid).ledger, report, self.now)
 
     def doProcess(self):
         self.service.process(self.now)
@@ -236,7 +236,7 @@ class TestRegister(Tasks):
         for _ in range(2):
             self.assertListed(self.service)
             self.assertEqual(ids(self.service.getJobs('completed')), [jobid, ended])
-            transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger, Recorded(jobid, claim.run), 7)
+            transitions.acknowledge(self.service, ready.shardOf(self.service, jobid).ledger, Recorded(jobid, claim.run), 7)
 
     def test_broken_jobs(self):
         jobid = self.service.add('echo', now=0)
@@ -301,7 +301,7 @@ class TestEnds(Tasks):
         """Run a job from one time to another; return the job."""
         jobid = self.service.add('echo', now=0, **options)
         claim = self.service.claimNext(0)
-        transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger,
+        transitions.acknowledge(self.service, ready.shardOf(self.service, jobid).ledger,
                          Outcome(jobid, claim.run, status, started, ended, retryAt=9e9), ended)
         return self.service.jobs[jobid]
 
@@ -386,7 +386,7 @@ class TestStatistics(Tasks):
         ledger = self.service.shards[0].ledger
         for number in range(1, 5001):
             ledger.finish(number, 'completed', 1000 + number / 1000)
-        self.assertAlmostEqual(self.service.getStatistics(1005)['throughput'], listing.ENOUGH, delta=2)
+        self.assertAlmostEqual(self.service.getStatistics(1005)['throughput'], queries.ENOUGH, delta=2)
 
     def test_a_schedule_waits_since_its_time(self):
         for _ in range(2):
@@ -625,7 +625,7 @@ class TestConflicts(StorageCase):
     def register(self):
         """Return the serials of all that the register and the keys are made of."""
         _, service = self.user()
-        register, keys = service.register, service.keys
+        register, keys = service.index, service.keys
         register._p_activate(), keys._p_activate()
         parts = (register, keys, *register._entries.values(), *register._lengths.values(), *vars(keys).values())
         for part in parts:
@@ -663,10 +663,10 @@ class TestHosts(StorageCase):
             self.looked()
         for jobid in later:
             self.commit(lambda service: service.startJob(jobid))
-        bell, until = threading.Event(), time.monotonic() + PATIENCE
+        wakeup, until = threading.Event(), time.monotonic() + PATIENCE
         while sum((counts := self.counts()).values()) > sum(counts[status] for status in FINAL):
             self.assertLess(time.monotonic(), until)
-            bell.wait(0.05)
+            wakeup.wait(0.05)
         for processor in processors:
             self.assertTrue(processor.stop(PATIENCE))
         self.looked()

@@ -18,15 +18,15 @@ from zope.interface.verify import verifyObject
 
 import lovely.remotetask
 from lovely.remotetask import interfaces
-from lovely.remotetask.container import Jobs
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.task import SimpleTask
 
 

@@ -99,10 +99,10 @@ class TestNode(OtherCase):
         self.assertEqual(ended.returncode, 0, ended.stdout)
         return ended.stdout
 
-    def test_bodiesInChunks(self):
+    def test_bodies_in_chunks(self):
         self.assertEqual(self.node('-e', CHUNKS), '200 200 200 200\n')
 
-    def test_aJobIsAddedAndAwaited(self):
+    def test_a_job_is_added_and_awaited(self):
         jobid = int(self.node(str(PROGRAM)))
         with Client(self.url) as client:
             self.assertEqual(client.getResult(jobid), {
@@ -127,7 +127,7 @@ class TestPerl(OtherCase):
 
     level = 2
 
-    def test_aJobIsAddedAndAwaited(self):
+    def test_a_job_is_added_and_awaited(self):
         ended = subprocess.run(['perl', str(PERL_PROGRAM), self.url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                encoding='utf-8', timeout=PATIENCE)
         self.assertEqual(ended.returncode, 0, ended.stdout)

@@ -10,13 +10,13 @@ import unittest
 from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
+from lovely.remotetask.database.packing import Packer
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryPostgreSQL
-from lovely.remotetask.upkeep import Packer
 from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown

@@ -21,7 +21,7 @@ import threading
 import time
 import unittest
 
-from lovely.remotetask import config
+from lovely.remotetask.config import settings as config
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
@@ -305,7 +305,7 @@ class DescriptorsTest(ProcessTestCase):
                 'os.open(os.devnull, os.O_RDONLY)\n'
                 'database = open(sys.argv[1], "wb+", buffering=0)\n'
                 'assert database.fileno() == 1\n'
-                'from lovely.remotetask.child import runInChild\n'
+                'from lovely.remotetask.execution.child import runInChild\n'
                 'from lovely.remotetask.task import SimpleTask\n'
                 'import test_process\n'
                 'assert runInChild(SimpleTask(test_process.shout), 1, None) == 17\n')
@@ -370,7 +370,7 @@ class InheritanceTest(ProcessTestCase):
         code = ('import signal\n'
                 'signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n'
                 'signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n'
-                'from lovely.remotetask.command import CommandTask\n'
+                'from lovely.remotetask.execution.command import CommandTask\n'
                 'from lovely.remotetask.errors import TaskError\n'
                 'print(CommandTask("grep SigBlk /proc/self/status")(None, 1, {})["output"], end="")\n'
                 'try:\n'

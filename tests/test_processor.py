@@ -28,23 +28,15 @@ from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import claiming
 from lovely.remotetask import processor as processing
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.container import BITS
-from lovely.remotetask.copying import NESTING
-from lovely.remotetask.cycle import SKIP
-from lovely.remotetask.cycle import Cycle
-from lovely.remotetask.database import ClientLender
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import Lender
-from lovely.remotetask.database import ThreadConnection
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
-from lovely.remotetask.database import lastTransaction
+from lovely.remotetask.database.connections import SeparateClient
+from lovely.remotetask.database.connections import SharedClient
+from lovely.remotetask.database.connections import ThreadConnection
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.encoding.plain import NESTING
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
@@ -52,16 +44,25 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
-from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.cycle import SKIP
+from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.in_flight import Run
+from lovely.remotetask.processing.load_sharing import HELD_UP
+from lovely.remotetask.processing.load_sharing import SLOWER
+from lovely.remotetask.processing.load_sharing import WARM
 from lovely.remotetask.processor import CLAIMING
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.roster import Run
 from lovely.remotetask.service import install
-from lovely.remotetask.sharing import HELD_UP
-from lovely.remotetask.sharing import SLOWER
-from lovely.remotetask.sharing import WARM
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 
@@ -126,15 +127,15 @@ class ProcessorCase(unittest.TestCase):
 
     def statuses(self, *jobids, until=FINAL):
         """Wait until all jobs are in one of these statuses, woken by commits, and return their statuses."""
-        bell = threading.Event()
-        hubOf(self.db).subscribe(bell)
+        wakeup = threading.Event()
+        notifierOf(self.db).subscribe(wakeup)
         while True:
             self.manager.begin()
             found = [self.service.getStatus(jobid) for jobid in jobids]
             if set(found) <= set(until):
                 return found
-            self.assertTrue(bell.wait(20), found)
-            bell.clear()
+            self.assertTrue(wakeup.wait(20), found)
+            wakeup.clear()
 
     def left(self):
         """Return what is ready or claimed."""
@@ -264,7 +265,7 @@ class TestProcessing(ProcessorCase):
             self.assertEqual(self.service.data[str(input)], 2)
 
     def test_a_connection_that_another_thread_has_by_now_is_left_alone(self):
-        client = ThreadConnection(Lender(self.db), 10)
+        client = ThreadConnection(SharedClient(self.db), 10)
         first = client.open()
         transaction.abort()
         first.close()
@@ -468,7 +469,7 @@ class TestHosts(ProcessorCase):
         (claim,), _ = claiming.claim(self.service, 1, 0, now, ledger)
         self.manager.commit()
         failure = transitions.Outcome(jobid, claim.run, QUEUED, now, now, failure=Failure(now, ''), retryAt=now + 1)
-        transitions.settle(self.service, ledger, failure, now)
+        transitions.acknowledge(self.service, ledger, failure, now)
         self.manager.commit()
         scheduling.tick(self.service, now)
         scheduling.tick(self.service, now + 1)
@@ -564,13 +565,13 @@ class TestHosts(ProcessorCase):
         gone.wait()
         cycles['e'].turn([], 0)
         self.manager.begin()
-        self.assertEqual(self.service.schedule.keeper, 'e')
+        self.assertEqual(self.service.schedule.scheduler, 'e')
         self.service.ledgers['e'].owner = dict(self.service.ledgers['e'].owner, pid=gone.pid)
         self.manager.commit()
-        for name, keeper in (('a', 'e'), ('b', None), ('a', 'a')):  # b sees it, but is not to schedule
+        for name, scheduler in (('a', 'e'), ('b', None), ('a', 'a')):  # b sees it, but is not to schedule
             cycles[name].turn([], 0)
             self.manager.begin()
-            self.assertEqual(self.service.schedule.keeper, keeper)
+            self.assertEqual(self.service.schedule.scheduler, scheduler)
 
     def test_only_what_matters_wakes(self):
         with contextlib.ExitStack() as stack:
@@ -581,18 +582,18 @@ class TestHosts(ProcessorCase):
             cycle = stack.enter_context(contextlib.closing(Cycle(other, PATH, 'a')))
             cycle.attach()
             cycle.turn([], 0)
-            bell, all = threading.Event(), threading.Event()
-            bell.interest = cycle.interest
-            for each in bell, all:
-                hubOf(other).subscribe(each)
+            wakeup, all = threading.Event(), threading.Event()
+            wakeup.interest = cycle.interest
+            for each in wakeup, all:
+                notifierOf(other).subscribe(each)
 
             def rings(change):
-                bell.clear()
+                wakeup.clear()
                 all.clear()
                 with db.transaction() as connection:
                     change(connection.root()['Application']['TaskService'])
                 self.assertTrue(all.wait(20))
-                return bell.is_set()
+                return wakeup.is_set()
 
             self.provide('double', lambda input: 2 * input)
             jobids = []
@@ -605,10 +606,10 @@ class TestHosts(ProcessorCase):
                            lambda service: service.addCronJob('double', delay=5)):
                 self.assertTrue(rings(change))
             seen = threading.Event()
-            hubOf(db).subscribe(seen)
+            notifierOf(db).subscribe(seen)
             claims, _ = cycle.turn([], 2)
             self.assertEqual({claim.jobid for claim in claims}, set(jobids))
-            bell.interest = cycle.interest
+            wakeup.interest = cycle.interest
             self.assertTrue(seen.wait(20))
             for change in (lambda service: service.cancel(jobids[0]),           # writes no queue
                            lambda service: service.pause()):
@@ -621,10 +622,10 @@ class TestHosts(ProcessorCase):
         processor._attach()
         self.addCleanup(processor.cycle.close)
         for failures, claimed in ((CLAIMING - 1, {}), (2 * CLAIMING - 1, {}), (CLAIMING, {jobid: 0})):
-            processor._bell.clear()
+            processor._wakeup.clear()
             processor._turn([], failures)
             self.assertEqual(processor.cycle.inFlight, claimed)
-            self.assertEqual(processor._bell.is_set(), not claimed)     # it goes on at once
+            self.assertEqual(processor._wakeup.is_set(), not claimed)     # it goes on at once
 
     def test_hosts_claim_at_different_places(self):
         self.provide('double', lambda input: 2 * input)
@@ -827,7 +828,7 @@ class TestHosts(ProcessorCase):
         self.addCleanup(neighbour.kill)
         jobid = self.add('double', 1)
         ledger = self.service.ledgers['b'] = Ledger()
-        ledger.owner = dict(rescue.identity(), pid=neighbour.pid, started=rescue._startOf(neighbour.pid))
+        ledger.owner = dict(hosts.identity(), pid=neighbour.pid, started=hosts._startOf(neighbour.pid))
         self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
         ledger.claim(jobid, 0)
         self.manager.commit()
@@ -863,7 +864,7 @@ class TestHosts(ProcessorCase):
         self.provide('echo', lambda input: input)
         jobids = [self.add('echo', number) for number in range(10)]
         ledger = self.service.ledgers['dead'] = Ledger()
-        ledger.owner = dict(rescue.identity(), pid=dead.pid)
+        ledger.owner = dict(hosts.identity(), pid=dead.pid)
         for jobid in jobids:
             self.assertTrue(self.service.shards[jobid >> BITS].ready.remove(jobid))
             ledger.claim(jobid, 0)
@@ -976,29 +977,29 @@ class TestClients(unittest.TestCase):
 
     def test_lent_while_somebody_has_it(self):
         database = self.database()
-        beside = database.beside
-        first, second = beside.borrow(), beside.borrow()
+        beside = database.taskClient
+        first, second = beside.acquire(), beside.acquire()
         self.assertIs(first, second)
         self.assertIsNot(first, database.db)
         storage = first.storage
-        beside.giveBack()
+        beside.release()
         self.assertTrue(storage.is_connected())
-        beside.giveBack()
+        beside.release()
         self.assertFalse(storage.is_connected())
-        self.assertIsNot(beside.borrow(), first)
+        self.assertIsNot(beside.acquire(), first)
 
     def test_closed_at_the_end_though_somebody_has_it(self):
         database = self.database()
-        storage = database.beside.borrow().storage
+        storage = database.taskClient.acquire().storage
         self.assertTrue(storage.is_connected())
         database.close()
         self.assertFalse(storage.is_connected())
-        database.beside.giveBack()
+        database.taskClient.release()
 
     def test_other_databases_have_one_client(self):
         with contextlib.closing(Database(lambda: DB(None))) as database:
-            self.assertIs(database.beside.borrow(), database.db)
-            database.beside.giveBack()
+            self.assertIs(database.taskClient.acquire(), database.db)
+            database.taskClient.release()
             database.db.open().close()
 
     def test_looks_at_a_database_that_tells_of_commits_are_rare(self):
@@ -1022,7 +1023,7 @@ class TestClients(unittest.TestCase):
             connection.root()['Application']['TaskService'].data = PersistentMapping()
         relay = Relay(self.zeo.address)
         self.addCleanup(relay.close)
-        tasks = ClientLender(lambda: DB(ClientStorage(relay.address, wait_timeout=20)), lambda db: db.close())
+        tasks = SeparateClient(lambda: DB(ClientStorage(relay.address, wait_timeout=20)), lambda db: db.close())
         self.addCleanup(tasks.close)
         host = MultiProcessor(database.db, PATH, maxThreads=1, tasks=tasks)
         host.start()
@@ -1036,15 +1037,15 @@ class TestClients(unittest.TestCase):
                 return service.add('read')
 
         def result(jobid):
-            bell = threading.Event()
-            hubOf(client).subscribe(bell)
+            wakeup = threading.Event()
+            notifierOf(client).subscribe(wakeup)
             while True:
                 with client.transaction() as connection:
                     service = connection.root()['Application']['TaskService']
                     if service.getStatus(jobid) in FINAL:
                         return service.getResult(jobid)
-                self.assertTrue(bell.wait(20))
-                bell.clear()
+                self.assertTrue(wakeup.wait(20))
+                wakeup.clear()
 
         client = self.database().db
         self.assertEqual(result(add('first')), 'first')     # in memory now, where the next run looks
@@ -1076,7 +1077,7 @@ class TestClients(unittest.TestCase):
         behind = DB(ClientStorage(relay.address, wait_timeout=20))
         self.addCleanup(behind.close)
         # For its clock no time goes by: else it has a heartbeat to write, or others to look at, when this takes long.
-        host = MultiProcessor(behind, PATH, tasks=direct.beside, schedule=False, monotonic=lambda: 100.0)
+        host = MultiProcessor(behind, PATH, tasks=direct.taskClient, schedule=False, monotonic=lambda: 100.0)
         host._attach()
         self.addCleanup(host.cycle.close)
         self.addCleanup(relay.passes.set)
@@ -1113,16 +1114,16 @@ class TestClients(unittest.TestCase):
             # Each one but the last knows of those before it when it starts; and that one is to give its client back.
             if number == WARM:
                 open, close = database._open, database._shut
-                database.beside = ClientLender(lambda: opened.append(1) or open(), lambda db: (close(db), closed.set()))
-            hosts.append(MultiProcessor(database.db, PATH, name=f'host-{number}', tasks=database.beside))
+                database.taskClient = SeparateClient(lambda: opened.append(1) or open(), lambda db: (close(db), closed.set()))
+            hosts.append(MultiProcessor(database.db, PATH, name=f'host-{number}', tasks=database.taskClient))
             hosts[-1].start()
             self.addCleanup(hosts[-1].stop, 20)
         self.assertTrue(closed.wait(20))
         self.assertEqual(opened, [1])
         for host in hosts[:-1]:
             self.assertTrue(host.stop(20))
-        bell = threading.Event()
-        hubOf(databases[0].db).subscribe(bell)
+        wakeup = threading.Event()
+        notifierOf(databases[0].db).subscribe(wakeup)
         manager = transaction.TransactionManager()
         with contextlib.closing(databases[0].db.open(manager)) as connection:
             for attempt in manager.attempts(10):
@@ -1130,8 +1131,8 @@ class TestClients(unittest.TestCase):
                     service = connection.root()['Application']['TaskService']
                     jobid = service.add('double', 4)
             while service.getStatus(jobid) not in FINAL:
-                self.assertTrue(bell.wait(20))
-                bell.clear()
+                self.assertTrue(wakeup.wait(20))
+                wakeup.clear()
                 manager.begin()
             self.assertEqual(service.getResult(jobid), 8)
             manager.abort()
@@ -1143,9 +1144,9 @@ class TestClients(unittest.TestCase):
 
         def touch(service, jobid, input):
             begun.append(jobid)
-            bell.set()
+            wakeup.set()
             go.wait(20)
-            service.schedule.keeper                     # of a database that has been closed by now
+            service.schedule.scheduler                     # of a database that has been closed by now
 
         provideUtility(touch, ITask, 'touch')
         database = self.database()
@@ -1153,12 +1154,12 @@ class TestClients(unittest.TestCase):
         with database.db.transaction() as connection:
             service = connection.root()['Application']['TaskService']
             jobids = [service.add('touch') for _ in range(5)]
-        host = MultiProcessor(database.db, PATH, maxThreads=2, tasks=database.beside)
-        bell = threading.Event()
+        host = MultiProcessor(database.db, PATH, maxThreads=2, tasks=database.taskClient)
+        wakeup = threading.Event()
         host.start()
         while len(begun) < 2:
-            self.assertTrue(bell.wait(20))
-            bell.clear()
+            self.assertTrue(wakeup.wait(20))
+            wakeup.clear()
         os.kill(self.zeo.pid, signal.SIGSTOP)           # from now on its own thread waits for the database
         try:
             with self.assertLogs('lovely.remotetask', 'INFO') as logs:

@@ -18,7 +18,7 @@ import lovely.remotetask
 from lovely.remotetask import client as clientModule
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import HttpError
-from lovely.remotetask.users import Users
+from lovely.remotetask.config.users import Users
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_access import AccessCase
@@ -141,18 +141,18 @@ class TestProxy(ProxyCase):
             self.clientOf('nobody').getAvailableTasks()
         self.assertEqual(caught.exception.status, 401)
 
-    def test_connectionsAreKept(self):
+    def test_connections_are_kept(self):
         before = self.frontend.statistics()['accepted']
         for _ in range(20):
             self.client.getAvailableTasks()
         self.assertEqual(self.frontend.statistics()['accepted'] - before, 1)
 
-    def test_whatIsSaidOfTheClientIsNotLookedAt(self):
+    def test_what_is_said_of_the_client_is_not_looked_at(self):
         with self.assertLogs('lovely.remotetask.access', 'INFO') as logged:
             self.assertEqual(self.request(CALL, X_Forwarded_For='192.0.2.1', Forwarded='for=192.0.2.1')[0], 200)
         self.assertIn('access:127.0.0.1 - ann ', logged.output[0])
 
-    def test_whoHasLoggedInIsNotHeldUpByOthersBehindTheProxy(self):
+    def test_who_has_logged_in_is_not_held_up_by_others_behind_the_proxy(self):
         self.client.getAvailableTasks()
         with self.assertLogs('lovely.remotetask', 'WARNING'):
             statuses = [self.request(CALL, Authorization=basic(f'u{number % 30}', 'wrong'))[0] for number in range(60)]
@@ -160,7 +160,7 @@ class TestProxy(ProxyCase):
             self.assertEqual(self.request(CALL, Authorization=basic('vic', PASSWORD))[0], 429)
         self.assertEqual(self.client.getAvailableTasks(), ['echo', 'square'])
 
-    def test_aFrontendThatIsStartedAgain(self):
+    def test_a_frontend_that_is_started_again(self):
         self.client.getAvailableTasks()
         address = self.frontend.address
         self.assertTrue(self.frontend.stop(WAIT))
@@ -182,7 +182,7 @@ class TestSilence(ProxyCase):
 
     changes = {'proxy_read_timeout 60s': 'proxy_read_timeout 1s'}
 
-    def test_waitingInSteps(self):
+    def test_waiting_in_steps(self):
         self.addCleanup(setattr, clientModule, 'WAIT_STEP', clientModule.WAIT_STEP)
         clientModule.WAIT_STEP = 0.2
         jobids = [self.client.add('echo', 'x' * number) for number in range(3)]
@@ -208,7 +208,7 @@ class TestChunks(ProxyCase):
 
     changes = {'proxy_http_version 1.1;': 'proxy_http_version 1.1; proxy_request_buffering off;'}
 
-    def test_bodiesInChunks(self):
+    def test_bodies_in_chunks(self):
         call = xmlrpc.client.dumps(('echo', 'x' * 1_000_000), 'add').encode()
         pieces = (call[start:start + 1000] for start in range(0, len(call), 1000))
         status, answer = self.request(pieces)

@@ -18,26 +18,26 @@ from ZODB.FileStorage import FileStorage
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import claiming
-from lovely.remotetask import container
 from lovely.remotetask import job
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import rows
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
+from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import Failure
-from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processing import rescue
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import shards
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Returned
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
-from lovely.remotetask.transitions import Outcome
-from lovely.remotetask.transitions import Returned
 from lovely.remotetask.xmlrpc import structs
 from lovely.remotetask.xmlrpc import waiting
 from test_processor import ProcessorCase
@@ -168,7 +168,7 @@ class RecordCase(unittest.TestCase):
         provideUtility(SimpleTask(lambda input: 1 / 0), name='fail')
         logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
         self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
-        container._told.clear()
+        shards._told.clear()
         self.open()
         self.db.cacheMinimize()
 
@@ -339,13 +339,13 @@ class TestBroken(RecordCase):
                             self.service.cancel(jobid)
                         if end == 'settled':
                             report = Outcome(jobid, claim.run, 'completed', 1, 2, 'result')
-                            transitions.settle(self.service, ledger, report, 800)
+                            transitions.acknowledge(self.service, ledger, report, 800)
                         elif end == 'returned':
-                            transitions.settle(self.service, ledger, Returned(jobid, claim.run), 800)
+                            transitions.acknowledge(self.service, ledger, Returned(jobid, claim.run), 800)
                         elif end == 'rescued':
                             self.assertEqual(rescue.rescue(self.service, 'host', 800), 1)
                         else:
-                            transitions.giveBack(self.service, ledger, jobid, 800)
+                            transitions.release(self.service, ledger, jobid, 800)
                         self.assertFalse(ledger.claimed)
                         self.assertEqual(self.counts(), {'error': 1})
                         self.assertRemovable([jobid], 1)
@@ -451,7 +451,7 @@ class TestBroken(RecordCase):
         job.change(later=object.__name__)       # what a later release may have added
         self.assertEqual(self.service.jobs[jobid], job)
         self.assertNotIsInstance(self.service.jobs[jobid], BrokenJob)
-        self.assertFalse(container._told)
+        self.assertFalse(shards._told)
 
     def test_values_that_cannot_be_loaded(self):
         jobid = self.service.add('echo', 'x' * 5000, now=0)
@@ -539,7 +539,7 @@ class TestLog(RecordCase):
         jobids = [self.service.add('echo', now=1) for _ in SOME]
         for name, jobid in zip(SOME, jobids):
             self.spoil(jobid, SPOILING[name])
-        container._told.clear()                 # what has been said while they were spoilt
+        shards._told.clear()                 # what has been said while they were spoilt
         with self.assertLogs(level='DEBUG') as logged:
             for _ in range(3):
                 for jobid in jobids:
@@ -559,13 +559,13 @@ class TestLog(RecordCase):
             shard.ready
 
     def test_many_are_not_all_named(self):
-        jobids = self.service.addMany([{'task': 'echo'}] * (container.TOLD + 50), now=1)
+        jobids = self.service.addMany([{'task': 'echo'}] * (shards.TOLD + 50), now=1)
         for jobid in jobids:
             breakRow(self.service, jobid)
         with self.assertLogs('lovely.remotetask') as logged:
             for _ in range(2):
                 list(self.service.jobs.values())
-        self.assertEqual(len(logged.output), container.TOLD + 1)
+        self.assertEqual(len(logged.output), shards.TOLD + 1)
         self.assertIn('no more are named', logged.output[-1])
 
     def test_a_long_reason(self):
@@ -611,7 +611,7 @@ class TestOutage(RecordCase):
             self.manager.abort()
             self.db.storage.error = None
         self.assertEqual(self.service.getStatus(jobid), 'queued')
-        self.assertFalse(container._told)
+        self.assertFalse(shards._told)
 
 
 class TestHost(ProcessorCase):
@@ -619,7 +619,7 @@ class TestHost(ProcessorCase):
 
     def test_a_host_goes_on(self):
         self.provide('echo', lambda input: input)
-        container._told.clear()
+        shards._told.clear()
         broken = []
         for name, spoil in SPOILING.items():
             jobid = self.add('echo', name)
@@ -638,10 +638,10 @@ class TestHost(ProcessorCase):
         self.assertEqual(set(self.statuses(*broken, *schedules)), {'error'})
         last = self.add('echo', 'last')
         self.assertEqual(self.statuses(last), ['completed'])
-        bell, until = threading.Event(), time.monotonic() + WAIT
+        wakeup, until = threading.Event(), time.monotonic() + WAIT
         while self.left():
             self.assertLess(time.monotonic(), until)
-            bell.wait(0.02)
+            wakeup.wait(0.02)
         self.assertEqual({status: count for status, count in self.service.countJobs().items() if count},
                          {'completed': 21, 'error': len(broken) + len(schedules)})
         self.service.clean()
@@ -681,9 +681,9 @@ class TestFrontend(ServerCase):
         jobid, other = proxy.add('echo', 'x'), proxy.add('echo', 'x')
         callers = [inThread(self.proxy().waitFor, [jobid], 60),
                    inThread(self.proxy().waitFor, [jobid, other], 60, True)]
-        bell = threading.Event()
+        wakeup = threading.Event()
         while self.frontend.statistics()['waitingForJobs'] < len(callers):
-            self.assertFalse(bell.wait(0.01))
+            self.assertFalse(wakeup.wait(0.01))
         proxy.add('echo', 'x')                          # has the waiting jobs looked at again
         self.assertEqual(proxy.waitFor([jobid], 0), ['queued'])
         self.spoil(jobid)

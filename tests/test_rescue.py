@@ -14,30 +14,31 @@ import zope.component.testing
 from ZODB.Connection import TransactionMetaData
 from zope.component import provideUtility
 
-from lovely.remotetask import claiming
-from lovely.remotetask import evolve
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import roster
-from lovely.remotetask import rows
-from lovely.remotetask import scheduling
 from lovely.remotetask import service
-from lovely.remotetask import transitions
-from lovely.remotetask.container import BITS
-from lovely.remotetask.cycle import Cycle
+from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.ledger import ALONE
-from lovely.remotetask.ledger import LONG
-from lovely.remotetask.ledger import ONCE
-from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processing import in_flight
+from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import evolve
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import ALONE
+from lovely.remotetask.storage.ledger import LONG
+from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from test_processor import PATH
 from test_processor import ProcessorCase
@@ -136,9 +137,9 @@ class TestRescue(RescueCase):
 
     def test_what_is_on_record_of_a_host(self):
         cores = subprocess.check_output(['nproc'], env={**os.environ, 'OMP_NUM_THREADS': '', 'OMP_THREAD_LIMIT': ''})
-        owner = rescue.identity(threads=3)
+        owner = hosts.identity(threads=3)
         self.assertEqual((owner['threads'], owner['pid'], owner['cores']), (3, os.getpid(), int(cores)))
-        self.assertFalse(rescue.isGone(owner))
+        self.assertFalse(hosts.isGone(owner))
 
 
 class TestNames(ProcessorCase):
@@ -147,7 +148,7 @@ class TestNames(ProcessorCase):
 
     def test_a_host_of_that_name_on_another_machine(self):
         ledger = self.service.ledgers['far'] = Ledger()
-        ledger.owner = dict(rescue.identity(lease=0.2), machine='elsewhere/boot/1')
+        ledger.owner = dict(hosts.identity(lease=0.2), machine='elsewhere/boot/1')
         self.manager.commit()
         processor = MultiProcessor(self.db, PATH, name='far')
         ended = threading.Event()
@@ -175,7 +176,7 @@ class TestNames(ProcessorCase):
 
     def test_it_is_heard_of_at_the_last_moment(self):
         ledger = self.service.ledgers['far'] = Ledger()
-        ledger.owner = dict(rescue.identity(lease=0.2), machine='elsewhere/boot/1')
+        ledger.owner = dict(hosts.identity(lease=0.2), machine='elsewhere/boot/1')
         self.manager.commit()
 
         def clock():
@@ -230,7 +231,7 @@ class TestFence(ProcessorCase):
         before = self.service.data.get('runs', 0)
         report = self.worker.run(claim)
         self.manager.begin()
-        transitions.settle(self.service, self.service.ledgers[name], report, 3601.0)
+        transitions.acknowledge(self.service, self.service.ledgers[name], report, 3601.0)
         self.manager.commit()
         return self.service.data.get('runs', 0) - before
 
@@ -379,16 +380,16 @@ class TestSuspects(ProcessorCase):
         go = threading.Event()
         self.addCleanup(go.set)
         self.provide('note', lambda input: go.wait(PATIENCE))
-        with mock.patch.object(roster, 'LONG_AFTER', 0.01):
+        with mock.patch.object(in_flight, 'LONG_AFTER', 0.01):
             self.start(name='host', maxThreads=2)
             jobid = self.add('note')
-            bell = threading.Event()
+            wakeup = threading.Event()
             while True:
                 self.manager.begin()
                 started = self.service.ledgers['host'].started
                 if dict(started):
                     break
-                self.assertFalse(bell.wait(0.01))       # its commit wakes nobody in this process
+                self.assertFalse(wakeup.wait(0.01))       # its commit wakes nobody in this process
         self.assertEqual(dict(started), {jobid: LONG})
         go.set()
         self.statuses(jobid)
@@ -500,14 +501,14 @@ class TestRunning(ProcessorCase):
         self.assertEqual((self.statuses(jobid), seen, self.left()), (['cancelled'], [False, True], []))
 
     def test_a_program_is_ended(self):
-        from lovely.remotetask.command import CommandTask
+        from lovely.remotetask.execution.command import CommandTask
         provideUtility(CommandTask('sleep {seconds}'), name='sleep')
         self.provide('echo', lambda input: input)
         self.start(maxThreads=1)
         jobid = self.add('sleep', {'seconds': 3600})
-        bell = threading.Event()
+        wakeup = threading.Event()
         while self.service.getStatus(jobid) != 'processing':
-            self.assertFalse(bell.wait(0.02))
+            self.assertFalse(wakeup.wait(0.02))
             self.manager.begin()
         self.service.cancel(jobid)
         self.manager.commit()
@@ -533,12 +534,12 @@ class TestRunning(ProcessorCase):
         jobid = self.add('work')
         self.assertIsNone(self.service.getProgress(jobid))
         self.assertTrue(told.wait(PATIENCE))
-        bell = threading.Event()
+        wakeup = threading.Event()
         while True:
             self.manager.begin()
             if self.service.getProgress(jobid) == (0.5, 'half'):
                 break
-            self.assertFalse(bell.wait(0.02))
+            self.assertFalse(wakeup.wait(0.02))
         go.set()
         self.assertEqual((self.statuses(jobid), self.service.getProgress(jobid)), (['completed'], None))
 

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: ZPL-2.1
 import unittest
 
-from lovely.remotetask.roster import ENDED
-from lovely.remotetask.roster import HAND
-from lovely.remotetask.roster import LONG_AFTER
-from lovely.remotetask.roster import TURNS
-from lovely.remotetask.roster import WAITING_LOOK
-from lovely.remotetask.roster import Roster
-from lovely.remotetask.transitions import Claim
+from lovely.remotetask.processing.in_flight import ENDED
+from lovely.remotetask.processing.in_flight import HAND
+from lovely.remotetask.processing.in_flight import LONG_AFTER
+from lovely.remotetask.processing.in_flight import TURNS
+from lovely.remotetask.processing.in_flight import WAITING_LOOK
+from lovely.remotetask.processing.in_flight import Roster
+from lovely.remotetask.storage.transitions import Claim
 
 
 class TestTurns(unittest.TestCase):

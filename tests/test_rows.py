@@ -32,15 +32,10 @@ from zope.component import provideUtility
 from zope.component import testing as component
 from zope.interface.verify import verifyObject
 
-from lovely.remotetask import claiming
-from lovely.remotetask import ended
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import rows
-from lovely.remotetask import scheduling
 from lovely.remotetask import testing
-from lovely.remotetask import transitions
-from lovely.remotetask.cron import RANGES
+from lovely.remotetask.encoding import rows
+from lovely.remotetask.encoding.rows import BESIDE
+from lovely.remotetask.encoding.rows import VALUE_LIMIT
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
@@ -63,16 +58,21 @@ from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
-from lovely.remotetask.ledger import Ledger
-from lovely.remotetask.pages import PAGE_BITS
+from lovely.remotetask.processing import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.rows import BESIDE
-from lovely.remotetask.rows import VALUE_LIMIT
+from lovely.remotetask.schedules.cron import RANGES
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import cleanup
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.pages import PAGE_BITS
+from lovely.remotetask.storage.transitions import Outcome
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.transitions import Outcome
 from test_processor import PATH
 from test_processor import ProcessorCase
 from test_processor import claimOne
@@ -147,7 +147,7 @@ class User:
         self.job(place).change(run=self.job(place).run + 1, suspect=True)
 
     def retry(self, place):
-        ended.reopen(self.service, self.job(place))
+        cleanup.reopen(self.service, self.job(place))
 
     def remove(self, *places):
         for place in places:
@@ -1096,7 +1096,7 @@ class TestBrokenRows(unittest.TestCase):
         claims, _ = claiming.claim(service, 1, 0, 60, service.ledgers['host'])
         reports = [Outcome(*claim[:2], COMPLETED, 60, 61, 'x') for claim in [self.claim, *claims]]
         for report in reports:
-            transitions.settle(service, service.ledgers['host'], report, 61)
+            transitions.acknowledge(service, service.ledgers['host'], report, 61)
         rescue.rescue(service, 'host', 62)
         self.assertEqual(list(service.ledgers['host'].claimed), [])
         service.process(1000)

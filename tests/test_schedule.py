@@ -16,24 +16,24 @@ from ZODB.POSException import POSKeyError
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import claiming
-from lovely.remotetask import ready
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
-from lovely.remotetask.misfire import GRACE
-from lovely.remotetask.misfire import decide
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.schedules.misfire import GRACE
+from lovely.remotetask.schedules.misfire import decide
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 
@@ -143,7 +143,7 @@ class TestCronJobs(ScheduleCase):
         self.process(*range(3 * HOUR, 20 * HOUR, HOUR))
         self.assertEqual((len(job.history), job.error, job.output), (10, None, 19))
 
-    def test_scheduledFor(self):
+    def test_scheduled_for(self):
         job = self.service.jobs[self.add(minute=(0,))]
         self.assertIsNone(job.scheduledFor)
         self.process(0)
@@ -582,7 +582,7 @@ class TestClocks(ScheduleCase):
         jobid = self.service.add('run', now=0, retryPolicy=RetryPolicy(base=100, jitter=0))
         self.service.claimNextJob(0)
         failure = Failure(10 ** 9, 'as asked')
-        transitions.settle(self.service, ready.shardOf(self.service, jobid).ledger, transitions.Outcome(
+        transitions.acknowledge(self.service, ready.shardOf(self.service, jobid).ledger, transitions.Outcome(
             jobid, 0, 'queued', 10 ** 9, 10 ** 9, failure=failure, retryAt=10 ** 9 + 100), 10 ** 9)
         self.assertEqual(self.process(50, 149, 150), 1)
 
@@ -613,8 +613,8 @@ class DatabaseCase(unittest.TestCase):
         self.addCleanup(self.connection.close)
         self.addCleanup(self.manager.abort)
         self.service = self.connection.root()['Application']['TaskService']
-        self.bell = threading.Event()
-        hubOf(other).subscribe(self.bell)
+        self.wakeup = threading.Event()
+        notifierOf(other).subscribe(self.wakeup)
 
     def enterContext_(self, context):           # as in Python 3.11
         value = context.__enter__()
@@ -625,11 +625,11 @@ class DatabaseCase(unittest.TestCase):
         """Return the condition's value as soon as it is true, looking after each commit."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            self.bell.clear()
+            self.wakeup.clear()
             self.manager.begin()
             if value := condition():
                 return value
-            self.bell.wait(max(0, end - time.monotonic()))
+            self.wakeup.wait(max(0, end - time.monotonic()))
         self.fail('waited in vain')
 
     def start(self, factory, name, **arguments):
@@ -647,7 +647,7 @@ class TestScheduler(DatabaseCase):
         ran = []
         provideUtility(SimpleTask(ran.append), name='note')
         scheduler = self.start(Scheduler, 'scheduler')
-        self.until(lambda: self.service.schedule.keeper == 'scheduler')
+        self.until(lambda: self.service.schedule.scheduler == 'scheduler')
         self.service.addCronJob('note', 'a', delay=0.01)
         self.manager.commit()
         self.until(lambda: ready.waiting(self.service) == 1)
@@ -655,7 +655,7 @@ class TestScheduler(DatabaseCase):
         self.start(MultiProcessor, 'host', schedule=False)
         self.until(lambda: not ready.waiting(self.service))
         self.until(lambda: [job.status for job in self.service.jobs.values()] == ['completed'])
-        self.assertEqual((ran, self.service.schedule.keeper), (['a'], 'scheduler'))
+        self.assertEqual((ran, self.service.schedule.scheduler), (['a'], 'scheduler'))
         hosts = {host['name']: host for host in self.service.getProcessingHosts()}
         self.assertEqual({name: (host['threads'], host['processing'], host['scheduling'], host['pid'])
                           for name, host in hosts.items()},
@@ -668,7 +668,7 @@ class TestScheduler(DatabaseCase):
         other = self.service.add('note', 'b')
         self.manager.commit()
         self.until(lambda: self.service.getStatus(other) == 'completed')
-        self.assertEqual((self.service.getStatus(jobid), self.service.schedule.keeper), ('delayed', None))
+        self.assertEqual((self.service.getStatus(jobid), self.service.schedule.scheduler), ('delayed', None))
 
     def test_pause_and_resume(self):
         go = threading.Event()
@@ -770,7 +770,7 @@ class TestTwoSchedulers(DatabaseCase):
         ran = []
         provideUtility(SimpleTask(ran.append), name='note')
         first = self.scheduler('first', 'dies')
-        self.until(lambda: self.service.schedule.keeper == 'first')
+        self.until(lambda: self.service.schedule.scheduler == 'first')
         second = self.scheduler('second', 'lives')
         self.start(MultiProcessor, 'host', schedule=False)
         jobids = [self.service.addCronJob('note', number, delay=0.3) for number in range(50)]
@@ -778,7 +778,7 @@ class TestTwoSchedulers(DatabaseCase):
         self.manager.commit()
         self.assertEqual(first.wait(PATIENCE), -signal.SIGKILL)
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
-        self.assertEqual(self.service.schedule.keeper, 'second')
+        self.assertEqual(self.service.schedule.scheduler, 'second')
         self.until(lambda: len(self.service.jobs[repeated].history) >= 3)
         self.service.cancel(repeated)
         self.manager.commit()
@@ -794,7 +794,7 @@ class TestTwoSchedulers(DatabaseCase):
 HOST = """\
 import sys
 from lovely.remotetask import processor
-from lovely.remotetask.command import CommandTask
+from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.task import SimpleTask
 from ZEO import DB
 from zope.component import provideUtility
@@ -842,29 +842,29 @@ class TestWhatAHostLacks(DatabaseCase):
 
     def test_a_zone_that_the_scheduler_lacks(self):
         self.host('a', PYTHONTZPATH='')
-        self.until(lambda: self.service.schedule.keeper == 'a')
+        self.until(lambda: self.service.schedule.scheduler == 'a')
         jobid = self.service.addCronJob('note', 'x', hour=(2,), timeZone='Europe/Berlin')
         other = self.service.addCronJob('note', 'y', delay=0.2, newJobs=True)
         self.manager.commit()
         error = self.until(lambda: self.service.jobs[jobid].error)
         self.assertIn("the scheduler a cannot handle it: timeZone: 'Europe/Berlin' is not known", error)
         self.until(lambda: len(self.service.jobs[other].history) > 2)            # the others go on
-        self.assertEqual((self.service.schedule.keeper, self.service.getStatus(jobid)), ('a', 'cronjob'))
+        self.assertEqual((self.service.schedule.scheduler, self.service.getStatus(jobid)), ('a', 'cronjob'))
         before = self.service.jobs[other].lastJob
         self.host('b')                                                          # another host comes that knows it
         self.until(lambda: self.service.jobs[jobid].scheduledFor)
-        self.assertEqual((self.service.schedule.keeper, self.service.jobs[jobid].error), ('b', None))
+        self.assertEqual((self.service.schedule.scheduler, self.service.jobs[jobid].error), ('b', None))
         self.assertFalse(self.service.schedule.aside)
         self.until(lambda: self.service.jobs[other].lastJob != before)
 
     def test_a_scheduler_gives_its_role_up_at_once(self):
         self.host('b', PYTHONTZPATH='')
-        self.until(lambda: self.service.schedule.keeper == 'b')
+        self.until(lambda: self.service.schedule.scheduler == 'b')
         self.host('a')
         jobid = self.service.addCronJob('note', 'x', hour=(2,), timeZone='Europe/Berlin')
         self.manager.commit()
         self.until(lambda: self.service.jobs[jobid].scheduledFor)
-        self.assertEqual(self.service.schedule.keeper, 'a')
+        self.assertEqual(self.service.schedule.scheduler, 'a')
 
     def test_a_task_that_one_host_lacks(self):
         self.host('a', 'lacks')                                 # which is the first to take jobs

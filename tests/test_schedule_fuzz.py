@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask import cron
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Run
-from lovely.remotetask.misfire import MOST
-from lovely.remotetask.misfire import decide
+from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules.misfire import MOST
+from lovely.remotetask.schedules.misfire import decide
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
 from lovely.remotetask.task import SimpleTask
 
 

@@ -15,19 +15,19 @@ from zope.schema import Int
 from zope.schema import TextLine
 
 import lovely.remotetask
-from lovely.remotetask import execute
 from lovely.remotetask import job
-from lovely.remotetask import logs
 from lovely.remotetask import service
-from lovely.remotetask import transitions
-from lovely.remotetask import users
-from lovely.remotetask.checks import cut
-from lovely.remotetask.checks import shown
+from lovely.remotetask.common import logs
+from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.checks import shown
+from lovely.remotetask.config import users
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execution import run
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import transitions
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods
@@ -88,13 +88,13 @@ class TestJobs(unittest.TestCase):
             one = self.service.jobs[jobid]
             self.assertLessEqual(len(one.errors), transitions.KEPT_FAILURES)
             for failure in one.errors:
-                self.assertLessEqual(len(failure.message), execute.KEPT_TRACEBACK)
-                self.assertLessEqual(len(failure.traceback), execute.KEPT_TRACEBACK)
+                self.assertLessEqual(len(failure.message), run.KEPT_TRACEBACK)
+                self.assertLessEqual(len(failure.traceback), run.KEPT_TRACEBACK)
             for line in logged.output:
                 self.assertLess(len(line), logs.TRACEBACK_SIZE + 2 * logs.TEXT_SIZE)
             if one.status == 'queued':
                 self.service.cancel(jobid)
-            self.assertLessEqual(len(self.service.getError(jobid)), execute.KEPT_TRACEBACK)
+            self.assertLessEqual(len(self.service.getError(jobid)), run.KEPT_TRACEBACK)
 
     def test_a_usual_traceback_is_logged_in_full(self):
         self.failing(OSError('a disk'))
@@ -112,7 +112,7 @@ class TestJobs(unittest.TestCase):
             self.service.process(now)
         history = self.service.jobs[jobid].history
         self.assertEqual(len(history), job.KEPT_RUNS)
-        self.assertLessEqual(max(len(run.error) for run in history), execute.KEPT_TRACEBACK)
+        self.assertLessEqual(max(len(run.error) for run in history), run.KEPT_TRACEBACK)
 
     def test_progress(self):
         def work(service, jobid, input):
@@ -257,7 +257,7 @@ class TestDocument(unittest.TestCase):
             'characters of a key': service.KEY_LENGTH,
             'characters of the name of a user': users.NAME_LENGTH,
             'characters of the message of a progress': 1000,
-            'characters of an error, and of its traceback': execute.KEPT_TRACEBACK,
+            'characters of an error, and of its traceback': run.KEPT_TRACEBACK,
             'errors that a job keeps, the latest ones': transitions.KEPT_FAILURES,
             'runs that a schedule keeps, the latest ones': job.KEPT_RUNS,
             'characters of the sentence of a fault': wire.SENTENCE_SIZE,

@@ -8,17 +8,17 @@ import xmlrpc.client
 
 import transaction
 
-from lovely.remotetask import ready
-from lovely.remotetask.cycle import CLEANED
+from lovely.remotetask.database.packing import PACKED
+from lovely.remotetask.database.packing import Packer
+from lovely.remotetask.database.packing import claimPack
 from lovely.remotetask.job import Job
-from lovely.remotetask.ledger import Ledger
+from lovely.remotetask.processing.cycle import CLEANED
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
-from lovely.remotetask.upkeep import PACKED
-from lovely.remotetask.upkeep import Packer
-from lovely.remotetask.upkeep import claimPack
 from test_cli import ServerTestCase
 from test_processor import PATH
 from test_processor import ProcessorCase
@@ -30,12 +30,12 @@ PATIENCE = 20
 class TestRetention(ProcessorCase):
 
     def until(self, condition):
-        bell = threading.Event()
+        wakeup = threading.Event()
         for _ in range(1000):
             self.manager.begin()
             if condition():
                 return
-            bell.wait(0.02)
+            wakeup.wait(0.02)
         self.fail('waited in vain')
 
     def test_what_is_old_goes_by_itself(self):

@@ -15,10 +15,10 @@ import unittest
 import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
-from lovely.remotetask import users
+from lovely.remotetask.config import users
+from lovely.remotetask.config.users import User
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.users import User
 from test_cli import PATIENCE
 from test_cli import CommandTestCase
 from test_cli import environment
@@ -92,7 +92,7 @@ class TestFormat(FileCase):
                 self.assertTrue(str(caught.exception).startswith(f'{self.path}, line 3: '), caught.exception)
                 self.assertIn(reason, str(caught.exception))
 
-    def test_passwordsAreNoHashes(self):
+    def test_passwords_are_no_hashes(self):
         for secret in ('secret', '{PLAIN}secret', '{SSHA}secret', '{BCRYPT}secret', HASH + 'x', HASH[:-1],
                        HASH.replace('$10$', '$04$'), HASH.replace('$10$', '$31$'), ''):
             with self.subTest(secret):
@@ -108,7 +108,7 @@ class TestFormat(FileCase):
         with self.assertRaisesRegex(ConfigurationError, 'users, line 2: the file is not encoded in UTF-8'):
             users.readUsers(self.path)
 
-    def test_openFile(self):
+    def test_open_file(self):
         self.write('')
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             users.readUsers(self.path)
@@ -139,7 +139,7 @@ class TestUsers(FileCase):
                 self.assertIsNone(self.users.verify(name, password, 0))
                 self.assertIsNone(self.users.recall(name, password, 0))
 
-    def test_unknownNamesTakeTheirTime(self):
+    def test_unknown_names_take_their_time(self):
         def effort(name):
             before = time.thread_time()
             self.assertIsNone(self.users.verify(name, 'wrong', 0))
@@ -177,7 +177,7 @@ class TestUsers(FileCase):
         users.addUser(self.path, self.bob)
         self.assertEqual(self.users.verify('bob', OTHER_PASSWORD, 0), self.bob)
 
-    def test_aChangeConcernsOneUser(self):
+    def test_a_change_concerns_one_user(self):
         self.users.verify('ann', PASSWORD, 0)
         self.users.verify('bob', OTHER_PASSWORD, 0)
         for change in (lambda: users.addUser(self.path, User('carl', HASH, 'view')),
@@ -197,7 +197,7 @@ class TestUsers(FileCase):
         self.assertEqual(self.users.verify('ann', OTHER_PASSWORD, 1).name, 'ann')
         self.assertEqual(self.users.recall('bob', OTHER_PASSWORD, 1), self.bob)
 
-    def test_changesWhileAPasswordIsHashed(self):
+    def test_changes_while_a_password_is_hashed(self):
         def replace(hash):
             users.addUser(self.path, User('ann', hash, 'view'), replace=True)
         for change, expected in ((lambda: users.removeUser(self.path, 'ann'), None),
@@ -214,14 +214,14 @@ class TestUsers(FileCase):
             self.assertEqual(found and found.role, expected)
             self.assertEqual(self.users.recall('ann', PASSWORD, 0), found)
 
-    def test_memoryIsBounded(self):
+    def test_memory_is_bounded(self):
         names = [f'u{number}' for number in range(10)]
         for number, name in enumerate(names):
             self.write(f'{name}:{HASH}:view:*:*\n')
             self.assertEqual(self.users.verify(name, PASSWORD, number * users.REMEMBERED).name, name)
         self.assertEqual(list(self.users._proofs), names[-1:])
 
-    def test_brokenLater(self):
+    def test_broken_later(self):
         for change in (lambda: self.write(f'carl:{HASH}:view:*:*\nann:\n'), lambda: os.unlink(self.path),
                        lambda: os.mkdir(self.path)):
             with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
@@ -236,7 +236,7 @@ class TestUsers(FileCase):
         self.assertIsNone(self.users.verify('ann', PASSWORD, 0))
         self.assertEqual(self.users.verify('carl', PASSWORD, 0).name, 'carl')
 
-    def test_whatCannotBeReadIsTriedAgain(self):
+    def test_what_cannot_be_read_is_tried_again(self):
         """A change that is met when there are too many open files counts afterwards, although it is no other then."""
         self.users.verify('ann', PASSWORD, 0)
         users.removeUser(self.path, 'ann')
@@ -250,7 +250,7 @@ class TestUsers(FileCase):
         self.assertIn('Too many open files', logged.output[0])
         self.assertIsNone(self.users.recall('ann', PASSWORD, 0))
 
-    def test_brokenAtFirst(self):
+    def test_broken_at_first(self):
         self.write('ann\n')
         with self.assertRaisesRegex(ConfigurationError, 'users, line 1: '):
             users.Users(self.path)
@@ -271,7 +271,7 @@ class TestWriting(FileCase):
             with self.assertRaisesRegex(ValueError, '8 to 72 bytes'):
                 users.hashPassword(password)
 
-    def test_newFile(self):
+    def test_new_file(self):
         ann = User('ann', HASH, 'submit', ('a*', 'b'), ('/site1/*',))
         users.addUser(self.path, ann)
         self.assertEqual(self.read(), f'# name:hash:role:tasks:services\nann:{HASH}:submit:a*,b:/site1/*\n')
@@ -279,7 +279,7 @@ class TestWriting(FileCase):
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o600)
         self.assertEqual(os.listdir(self.directory), ['users'])
 
-    def test_otherLinesAreKept(self):
+    def test_other_lines_are_kept(self):
         self.write(f'# ann was here\n\nbob : {HASH}:view : *:*\n  # end')
         users.addUser(self.path, User('ann', HASH, 'view'))
         self.assertEqual(self.read(), f'# ann was here\n\nbob : {HASH}:view : *:*\n  # end\nann:{HASH}:view:*:*\n')
@@ -309,7 +309,7 @@ class TestWriting(FileCase):
             users.addUser(self.path, User('ann', HASH, 'view'))
         self.assertEqual(self.read(), 'broken\n')
 
-    def test_manyWriters(self):
+    def test_many_writers(self):
         names = [f'user{number}' for number in range(20)]
         with ThreadPoolExecutor(10) as pool:
             list(pool.map(lambda name: users.addUser(self.path, User(name, HASH, 'view')), names))
@@ -324,7 +324,7 @@ class TestWriting(FileCase):
         self.assertEqual(self.read(), f'# here\nann:{HASH}:view:*:*\n')
 
     @unittest.skipIf(os.getuid(), 'only root can give files away')
-    def test_ownerIsKept(self):
+    def test_owner_is_kept(self):
         self.write('')
         os.chown(self.path, 1234, 2345)
         users.addUser(self.path, User('ann', HASH, 'view'))

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import unittest
 
-from lovely.remotetask.keepalive import VANISHED
+from lovely.remotetask.common.keepalive import VANISHED
 from lovely.remotetask.testing import Process
 
 

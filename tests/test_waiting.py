@@ -19,11 +19,11 @@ from transaction import TransactionManager
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import Hub
+from lovely.remotetask.database.notifications import CommitNotifier
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import faults
@@ -78,7 +78,7 @@ class TestWaitFor(WaitingCase):
 
     level = 2
 
-    def test_whatHasEndedIsAnsweredAtOnce(self):
+    def test_what_has_ended_is_answered_at_once(self):
         proxy = self.proxy()
         first, second, third = self.jobids
         self.assertEqual(proxy.waitFor([]), [])
@@ -107,18 +107,18 @@ class TestWaitFor(WaitingCase):
             self.assertAnswer(caller, ['queued', 'queued', 'cancelled'])
         self.assertNobodyWaits()
 
-    def test_jobsThatOthersEnd(self):
+    def test_jobs_that_others_end(self):
         # A file storage does not tell of it: the watcher looks every second.
         caller = self.waitFor(self.jobids[:1], WAIT)
         with self.db.transaction() as connection:
             connection.root()['/'].process()
         self.assertAnswer(caller, ['completed'])
 
-    def test_endOfTime(self):
+    def test_end_of_time(self):
         self.assertEqual(self.proxy().waitFor(self.jobids, 0.2), ['queued'] * 3)
         self.assertNobodyWaits()
 
-    def test_removedJobs(self):
+    def test_removed_jobs(self):
         first, second, third = self.jobids
         caller = self.waitFor([first, second], WAIT)
         self.proxy().cancel(first)
@@ -136,7 +136,7 @@ class TestWaitFor(WaitingCase):
                 (faults.WRONG_TYPE, 'jobids is to be array', 1)):
             self.assertFault(code, sentence, self.proxy().waitFor, *arguments)
 
-    def test_clientThatGoesIsForgotten(self):
+    def test_client_that_goes_is_forgotten(self):
         before = self.frontend.statistics()['connections']
         for isReset in False, True:
             connection = self.socket()
@@ -148,7 +148,7 @@ class TestWaitFor(WaitingCase):
             self.assertNobodyWaits()
             self.waitUntil(lambda: self.frontend.statistics()['connections'] == before)
 
-    def test_theNextOneWithItsConnectionSeesAll(self):
+    def test_the_next_one_with_its_connection_sees_all(self):
         connection = self.socket()
         connection.sendall(request('waitFor', self.jobids, 3600))
         watcher = self.gateway._watcher
@@ -164,7 +164,7 @@ class TestWaitFor(WaitingCase):
             jobs = used.root()['/'].jobs
             self.assertEqual([jobs[jobid].input for jobid in self.jobids], [[0], [1], [2]])
 
-    def test_connectionIsKept(self):
+    def test_connection_is_kept(self):
         connection = self.socket()
         # It asks on while it waits.
         connection.sendall(request('waitFor', self.jobids, 3600, True) + request('getStatus', self.jobids[0]))
@@ -176,13 +176,13 @@ class TestWaitFor(WaitingCase):
         self.assertEqual([answer.count(b'cancelled') for answer in answers], [0, 1, 1, 0, 1])
         self.assertIn(b'echo', answers[3])
 
-    def test_callersAreToldThatItStops(self):
+    def test_callers_are_told_that_it_stops(self):
         caller = self.waitFor(self.jobids, WAIT)
         self.assertTrue(self.frontend.stop(WAIT))
         caller[0].join(WAIT)
         self.assertEqual(caller[1][0].faultCode, faults.STOPPING)
 
-    def test_manyCallersTakeNoThreads(self):
+    def test_many_callers_take_no_threads(self):
         before = threading.active_count()
         connections = [self.socket() for _ in range(300)]
         for number, connection in enumerate(connections, 1):
@@ -202,22 +202,22 @@ class TestWakeup(unittest.TestCase):
 
     level = 2
 
-    def test_whatWasWritten(self):
-        hub, wakeup = Hub(), waiting.Wakeup()
-        hub.subscribe(wakeup)
+    def test_what_was_written(self):
+        notifier, wakeup = CommitNotifier(), waiting.Wakeup()
+        notifier.subscribe(wakeup)
         self.assertIsNone(wakeup.take())        # whatever it was
         wakeup.interest = {b'1', b'2'}
-        hub.ring(oids=[b'3'])
+        notifier.notify(oids=[b'3'])
         self.assertFalse(wakeup.is_set())
-        hub.ring(oids=[b'1', b'3'])
-        hub.ring(oids=[b'2'])
+        notifier.notify(oids=[b'1', b'3'])
+        notifier.notify(oids=[b'2'])
         self.assertTrue(wakeup.is_set())
         self.assertEqual(wakeup.take(), {b'1', b'2'})
         self.assertFalse(wakeup.is_set())
         wakeup.set()                            # something ordered
         self.assertEqual(wakeup.take(), set())
-        hub.ring(oids=[b'1'])
-        hub.ring()
+        notifier.notify(oids=[b'1'])
+        notifier.notify()
         self.assertIsNone(wakeup.take())
 
 
@@ -227,7 +227,7 @@ class TestLimits(WaitingCase):
 
     limits = dataclasses.replace(ServerCase.limits, waiting=2, largeBodies=1)
 
-    def test_callersKeepNoTurn(self):
+    def test_callers_keep_no_turn(self):
         body = gzip.compress(xmlrpc.client.dumps((self.jobids, WAIT, True), 'waitFor').encode())
         callers = [inThread(functools.partial(self.post, body, Content_Encoding='gzip')) for _ in range(2)]
         self.waitUntil(lambda: self.waiting == 2)
@@ -237,7 +237,7 @@ class TestLimits(WaitingCase):
             thread.join(WAIT)
             self.assertIn(b'cancelled', outcome[0][2])
 
-    def test_callersAreLimited(self):
+    def test_callers_are_limited(self):
         callers = [self.waitFor(self.jobids, WAIT, True) for _ in range(2)]
         with self.assertRaises(xmlrpc.client.ProtocolError) as caught:
             self.proxy().waitFor(self.jobids)
@@ -247,7 +247,7 @@ class TestLimits(WaitingCase):
         for caller in callers:
             self.assertAnswer(caller, ['cancelled', 'queued', 'queued'])
 
-    def test_jobsAreLimited(self):
+    def test_jobs_are_limited(self):
         self.addCleanup(setattr, waiting, 'JOBS', waiting.JOBS)
         waiting.JOBS = 2
         with self.assertRaises(xmlrpc.client.ProtocolError) as caught:
@@ -294,7 +294,7 @@ class TestTLS(WaitingCase):
         self.proxy().cancel(self.jobids[0])
         self.assertAnswer(caller, ['cancelled', 'queued', 'queued'])
 
-    def test_pipelinedCallsInOneRecord(self):
+    def test_pipelined_calls_in_one_record(self):
         connection = self.context.wrap_socket(self.socket(), server_hostname='127.0.0.1')
         self.addCleanup(connection.close)
         connection.sendall(request('getAvailableTasks') * 3)
@@ -304,7 +304,7 @@ class TestTLS(WaitingCase):
             self.assertTrue(piece, answer)
             answer += piece
 
-    def test_whatIsNoTLS(self):
+    def test_what_is_no_TLS(self):
         for data in (b'', b'POST / HTTP/1.1\r\n\r\n', b'\x16\x03\x01\x02\x00\x01\x00', b'\x00' * 70000):
             with contextlib.suppress(OSError):
                 self.send(data)
@@ -346,7 +346,7 @@ class TestOverZEO(ServerCase):
         with self.host.transaction() as connection:
             findService(connection.root()[ROOT_NAME], '/').cancel(jobid)
 
-    def test_callersAreWokenByCommits(self):
+    def test_callers_are_woken_by_commits(self):
         self.addCleanup(setattr, waiting, 'LOOK', waiting.LOOK)
         waiting.LOOK = 10 * WAIT
         callers = [inThread(self.proxy().waitFor, self.jobids[:count], WAIT) for count in (1, 2, 3)]

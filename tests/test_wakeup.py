@@ -10,15 +10,15 @@ import unittest
 from zope.component import provideUtility
 from zope.component import testing
 
-from lovely.remotetask.container import BITS
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import Hub
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import CommitNotifier
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.ready import shardOf
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
+from lovely.remotetask.storage.ready import shardOf
+from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import waiting
@@ -54,12 +54,12 @@ class WakeupCase(unittest.TestCase):
             return change(findService(connection.root()[ROOT_NAME], '/'))
 
     def heard(self, change):
-        """Do what `commit` does, and wait until the hub of the own client has told everybody of it."""
-        hub, heard = hubOf(self.own), threading.Event()
-        hub.subscribe(heard)
+        """Do what `commit` does, and wait until the notifier of the own client has told everybody of it."""
+        notifier, heard = notifierOf(self.own), threading.Event()
+        notifier.subscribe(heard)
         result = self.commit(change)
         self.assertTrue(heard.wait(PATIENCE))
-        hub.unsubscribe(heard)                  # has the hub's lock: so it has told everybody
+        notifier.unsubscribe(heard)                  # has the notifier's lock: so it has told everybody
         return result
 
 
@@ -154,11 +154,11 @@ class TestWatcher(WakeupCase):
     def test_notes_at_any_moment(self):
         for moment in 'before', 'after':
             with self.subTest(moment):
-                hub, wakeup = Hub(), Interrupted()
-                hub.subscribe(wakeup)
+                notifier, wakeup = CommitNotifier(), Interrupted()
+                notifier.subscribe(wakeup)
                 wakeup.take()
                 wakeup.interest = {b'1'}
-                setattr(wakeup, moment, lambda: hub.ring(oids=[b'1']))
+                setattr(wakeup, moment, lambda: notifier.notify(oids=[b'1']))
                 taken = wakeup.take()
                 self.assertTrue(wakeup.is_set() or taken == {b'1'})
 
@@ -207,7 +207,7 @@ class TestHost(WakeupCase):
     def test_a_job_that_is_added_during_a_turn(self):
         self.start()
         jobids, ended = [], threading.Event()
-        hubOf(self.other).subscribe(ended)
+        notifierOf(self.other).subscribe(ended)
         self.during.append(lambda: jobids.append(self.heard(lambda service: service.add('echo', 1))))
         self.heard(lambda service: service.resume())
         while not jobids or self.commit(lambda service: service.getStatus(jobids[0])) != 'completed':
@@ -223,7 +223,7 @@ class TestHost(WakeupCase):
 
         def start():
             self.assertTrue(committed.wait(PATIENCE))       # the host may hear of it sooner than who commits
-            hubOf(self.own).subscribe(probe)
+            notifierOf(self.own).subscribe(probe)
             self.heard(lambda service: service.startJob(first))
             self.turns = threading.Semaphore(0)
             started.set()
@@ -242,7 +242,7 @@ class TestGateway(GatewayCase):
     def test_a_write_of_this_process(self):
         # A file storage tells nobody of a commit.
         heard = threading.Event()
-        hubOf(self.db).subscribe(heard)
+        notifierOf(self.db).subscribe(heard)
         self.makeGateway().write('/', lambda jobs: jobs.update({1: 'one'}))
         self.assertTrue(heard.wait(PATIENCE))
 

@@ -70,7 +70,7 @@ class TestChunkedDecoder(unittest.TestCase):
         self.assertRefused(431, (b'1%s\r\nx\r\n' % extension) * (EXTRA_SIZE // LINE_SIZE + 2))
         self.assertRefused(431, b'0\r\n' + b'X: y\r\n' * EXTRA_SIZE)
 
-    def test_theBodyGoesWithTheDecoder(self):
+    def test_the_body_goes_with_the_decoder(self):
         """And not when the garbage is collected some time: there can be many large ones."""
         for data in b'', b'5\r\nhel', b'5\r\nhello', b'5\r\nhello\r\n0\r\n', b'0\r\n\r\n':
             decoder = ChunkedDecoder(LIMIT)
@@ -79,19 +79,19 @@ class TestChunkedDecoder(unittest.TestCase):
             del decoder
             self.assertIsNone(reference(), data)
 
-    def test_manySmallChunks(self):
+    def test_many_small_chunks(self):
         size = 100_000
         self.assertEqual(decode(b'1\r\nx\r\n' * size + b'0\r\n\r\n', size), (b'x' * size, True, b''))
 
     @settings(deadline=None, derandomize=True)
     @given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.integers(1, 50))
-    def test_anyPieces(self, chunks, step):
+    def test_any_pieces(self, chunks, step):
         data = b''.join(b'%x\r\n%s\r\n' % (len(chunk), chunk) for chunk in chunks) + b'0\r\n\r\n'
         self.assertEqual(decode(data + NEXT, 3000, step), (b''.join(chunks), True, NEXT))
 
     @settings(deadline=None, derandomize=True)
     @given(st.lists(st.sampled_from([b'0', b'5', b'a', b';', b'\r\n', b'\r', b'\n', b' ', b'hello', b'X: y', b'\x00'])))
-    def test_anyBytesAreReadTheSameHoweverTheyArrive(self, pieces):
+    def test_any_bytes_are_read_the_same_however_they_arrive(self, pieces):
         def outcome(step):
             try:
                 return decode(b''.join(pieces) + b'\r\n\r\n', step=step)

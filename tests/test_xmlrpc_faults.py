@@ -19,11 +19,11 @@ from ZODB.POSException import StorageTransactionError
 from zope.component import provideUtility
 
 from lovely.remotetask import errors
+from lovely.remotetask.config.users import User
+from lovely.remotetask.config.users import Users
+from lovely.remotetask.config.users import addUser
+from lovely.remotetask.config.users import hashPassword
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.users import User
-from lovely.remotetask.users import Users
-from lovely.remotetask.users import addUser
-from lovely.remotetask.users import hashPassword
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.wire import RESULT_SIZE
@@ -33,12 +33,12 @@ from test_xmlrpc_server import ServerCase
 
 class TestTable(unittest.TestCase):
 
-    def test_everyErrorOfTheFamilyHasACode(self):
+    def test_every_error_of_the_family_has_a_code(self):
         family = {value for module in (errors, faults) for value in vars(module).values()
                   if inspect.isclass(value) and issubclass(value, errors.RemoteTaskError)}
         self.assertEqual(family - {entry.exception for entry in faults.TABLE}, set())
 
-    def test_codesTellTheErrorsApart(self):
+    def test_codes_tell_the_errors_apart(self):
         codes = {}
         for entry in faults.TABLE:
             codes.setdefault(entry.code, []).append(entry.exception)
@@ -49,7 +49,7 @@ class TestTable(unittest.TestCase):
 
 class TestFaultFor(unittest.TestCase):
 
-    def test_ownErrorsSpeakForThemselves(self):
+    def test_own_errors_speak_for_themselves(self):
         for exception, code, sentence in (
                 (errors.UnknownJob(5), 103, 'there is no job 5'),
                 (errors.UnknownService('/x'), 101, "there is no task service at '/x'"),
@@ -68,18 +68,18 @@ class TestFaultFor(unittest.TestCase):
                                                    'sent; getResultPart gives a file, bytes or text in parts')):
             self.assertEqual(faults.faultFor(exception, 'id'), (code, sentence))
 
-    def test_subclassesAreAnsweredAsTheirBase(self):
+    def test_subclasses_are_answered_as_their_base(self):
         class Special(errors.InvalidInput):
             pass
         self.assertEqual(faults.faultFor(Special('', 'no'), 'id'), (faults.INVALID_INPUT, 'input: no'))
 
-    def test_databaseErrorsAreToBeTriedAgain(self):
+    def test_database_errors_are_to_be_tried_again(self):
         for exception in (ConflictError(), ClientDisconnected('127.0.0.1'), ReadOnlyError('/var/data.fs'),
                           transaction.interfaces.TransientError('secret'), faults.DatabaseUnavailable()):
             self.assertEqual(faults.faultFor(exception, 'id'), (
                 faults.DATABASE_UNAVAILABLE, 'the database is not available and nothing was changed: try again'))
 
-    def test_othersAreInternal(self):
+    def test_others_are_internal(self):
         for exception in (ValueError('secret'), KeyError('secret'), POSKeyError(b'\0' * 8), MemoryError(),
                           OSError(2, 'x')):
             self.assertEqual(faults.faultFor(exception, 'abc'), (
@@ -114,7 +114,7 @@ class TestEachCode(ServerCase):
         self.assertEqual((caught.exception.faultCode, caught.exception.faultString), (code, sentence))
         self.seen.add(code)
 
-    def test_eachHasASentenceOfItsOwn(self):
+    def test_each_has_a_sentence_of_its_own(self):
         proxy = self.proxy()
         jobid = proxy.add('echo')
         large = proxy.add('echo')

@@ -169,15 +169,15 @@ class GatewayCase(LogCase):
 
 class TestWrite(GatewayCase):
 
-    def test_resultIsGivenAfterTheCommit(self):
+    def test_result_is_given_after_the_commit(self):
         gateway = self.makeGateway()
         self.assertEqual(gateway.write('/', append('a')), 1)
         self.assertEqual(self.stored(), {1: 'a'})
 
-    def test_resultIsPlain(self):
+    def test_result_is_plain(self):
         self.assertEqual(self.makeGateway().write('/', lambda jobs: (jobs, 2 ** 40)), [{}, '1099511627776'])
 
-    def test_concurrentWritesShareCommits(self):
+    def test_concurrent_writes_share_commits(self):
         gateway = self.makeGateway()
         letGo = self.holdUp(gateway)
         others = [inThread(gateway.write, '/', append(n)) for n in range(40)]
@@ -187,7 +187,7 @@ class TestWrite(GatewayCase):
         self.assertEqual({jobid: n for n, jobid in enumerate(ids)}, self.stored())
         self.assertEqual(self.countCommits() - self.setUpCommits, 1)        # who held it up changed nothing
 
-    def test_batchIsBounded(self):
+    def test_batch_is_bounded(self):
         gateway = self.makeGateway(batch=10)
         letGo = self.holdUp(gateway)
         others = [inThread(gateway.write, '/', append(n)) for n in range(40)]
@@ -202,7 +202,7 @@ class TestWrite(GatewayCase):
         gathering.note(3, seconds)
         return self.makeGateway(gathering=gathering)
 
-    def test_asManyAsLatelyAreWaitedFor(self):
+    def test_as_many_as_lately_are_waited_for(self):
         gateway = self.expecting(WAIT)
         calls = [inThread(gateway.write, '/', append(0)), inThread(gateway.write, '/', append(1))]
         self.waitForWrites(gateway, 2)
@@ -214,13 +214,13 @@ class TestWrite(GatewayCase):
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(gateway.gathering.expected, 3)
 
-    def test_notForLong(self):
+    def test_not_for_long(self):
         gateway = self.expecting(0.01)
         self.assertEqual([gateway.write('/', append(number)) for number in range(2)], [1, 2])
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(gateway.gathering.expected, 1)
 
-    def test_whoStopsDoesNotWaitForMore(self):
+    def test_who_stops_does_not_wait_for_more(self):
         gateway = self.expecting(1000)
         thread, outcome = inThread(gateway.write, '/', append(0))
         self.waitForWrites(gateway, 1)
@@ -228,7 +228,7 @@ class TestWrite(GatewayCase):
         thread.join(WAIT)
         self.assertEqual(outcome, [1])
 
-    def test_refusalIsForItsCallerAlone(self):
+    def test_refusal_is_for_its_caller_alone(self):
         gateway = self.makeGateway()
         letGo = self.holdUp(gateway)
 
@@ -243,7 +243,7 @@ class TestWrite(GatewayCase):
         self.assertEqual(sorted(self.stored().values()), ['a', 'c'])
         self.assertEqual(self.countCommits() - self.setUpCommits, 1)
 
-    def test_unexpectedErrorIsForItsCallerAlone(self):
+    def test_unexpected_error_is_for_its_caller_alone(self):
         gateway = self.makeGateway()
         letGo = self.holdUp(gateway)
 
@@ -273,7 +273,7 @@ class TestWrite(GatewayCase):
         self.assertEqual(sorted(self.stored().values()), ['a', 'b'])
         self.assertEqual(gateway.write('/', append('c')), 3)
 
-    def test_conflictIsTriedAgain(self):
+    def test_conflict_is_tried_again(self):
         gateway = self.makeGateway()
         calls = []
 
@@ -287,7 +287,7 @@ class TestWrite(GatewayCase):
         self.assertEqual(len(calls), 3)
         self.assertEqual(self.stored(), {7: 'mine'})
 
-    def test_conflictsWithoutEnd(self):
+    def test_conflicts_without_end(self):
         gateway = self.makeGateway(attempts=3)
         calls = []
 
@@ -302,7 +302,7 @@ class TestWrite(GatewayCase):
         self.assertEqual(self.stored(), {7: 3})
         self.assertEqual(gateway.write('/', append('b')), 2)
 
-    def test_failureBeforeTheSecondPhaseChangesNothing(self):
+    def test_failure_before_the_second_phase_changes_nothing(self):
         gateway = self.makeGateway()
         for error in (StorageTransactionError('no'), OSError(28, 'No space left on device')):
             letGo = self.holdUp(gateway)
@@ -316,7 +316,7 @@ class TestWrite(GatewayCase):
             self.assertEqual(self.stored(), {})
         self.assertEqual(gateway.write('/', append('a')), 1)
 
-    def test_failureInTheSecondPhaseMayHaveChangedAll(self):
+    def test_failure_in_the_second_phase_may_have_changed_all(self):
         gateway = self.makeGateway()
         letGo = self.holdUp(gateway)
         others = [inThread(gateway.write, '/', append(n)) for n in range(3)]
@@ -346,7 +346,7 @@ class TestWrite(GatewayCase):
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(self.stored(), {})
 
-    def test_deadlineWhileTheDatabaseCommits(self):
+    def test_deadline_while_the_database_commits(self):
         gateway = self.makeGateway(deadline=0.05)
         go = threading.Event()
         self.addCleanup(go.set)
@@ -367,24 +367,24 @@ class TestRead(GatewayCase):
 
     level = 2
 
-    def test_resultIsPlain(self):
+    def test_result_is_plain(self):
         gateway = self.makeGateway()
         gateway.write('/', append((1, 2)))
         self.assertEqual(gateway.read('/', lambda jobs: jobs), {'1': [1, 2]})
 
-    def test_changesAreThrownAway(self):
+    def test_changes_are_thrown_away(self):
         gateway = self.makeGateway()
         self.assertEqual(gateway.read('/', append('a')), 1)
         self.assertEqual(gateway.read('/', len), 0)
         self.assertEqual(self.countCommits(), self.setUpCommits)
 
-    def test_seesEachCommit(self):
+    def test_sees_each_commit(self):
         gateway = self.makeGateway()
         for n in range(5):
             self.assertEqual(gateway.read('/', len), n)
             gateway.write('/', append(n))
 
-    def test_exceptionsPass(self):
+    def test_exceptions_pass(self):
         gateway = self.makeGateway(readers=1)
         for function, error in ((lambda jobs: 1 / 0, ZeroDivisionError), (lambda jobs: exit(), SystemExit),
                                 (lambda jobs: 'x' * (RESULT_SIZE + 1), ResultTooLarge)):
@@ -394,7 +394,7 @@ class TestRead(GatewayCase):
             gateway.read('/nowhere', len)
         self.assertEqual(gateway.read('/', len), 0)     # the one place is free again
 
-    def test_conflictIsTriedAgain(self):
+    def test_conflict_is_tried_again(self):
         gateway = self.makeGateway(attempts=3)
         calls = []
 
@@ -413,7 +413,7 @@ class TestRead(GatewayCase):
             gateway.read('/', conflict)
         self.assertEqual(len(calls), 6)
 
-    def test_readersAreBounded(self):
+    def test_readers_are_bounded(self):
         gateway = self.makeGateway(readers=2, deadline=0.05)
         begun, go = threading.Semaphore(0), threading.Event()
         self.addCleanup(go.set)
@@ -435,7 +435,7 @@ class TestRead(GatewayCase):
         gateway.deadline = WAIT
         self.assertEqual(gateway.read('/', len), 0)
 
-    def test_whatComesTogetherIsForOneReader(self):
+    def test_what_comes_together_is_for_one_reader(self):
         gateway = gateways.Gateway(self.db, resolve)
         gateway.start()
         self.addCleanup(gateway.stop, WAIT)
@@ -451,7 +451,7 @@ class TestRead(GatewayCase):
         self.assertEqual(len({call.result() for call in calls}), 1)
         self.assertIsNone(gateway.flush())
 
-    def test_aSlowReadHoldsUpNobody(self):
+    def test_a_slow_read_holds_up_nobody(self):
         gateway = self.makeGateway(readers=2)
         begun, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)
@@ -462,7 +462,7 @@ class TestRead(GatewayCase):
         slow[0].join(WAIT)
         self.assertEqual(slow[1], ['slow'])
 
-    def test_aCallThatIsGivenUpEndsOnce(self):
+    def test_a_call_that_is_given_up_ends_once(self):
         gateway = gateways.Gateway(self.db, resolve)
         with self.assertRaises(Stopping):
             gateway.read('/', len)
@@ -481,7 +481,7 @@ class TestRead(GatewayCase):
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(self.stored(), {})
 
-    def test_callersOfASilentDatabaseWaitShortly(self):
+    def test_callers_of_a_silent_database_wait_shortly(self):
         gateway = self.makeGateway(readers=1, deadline=0.05)
         go = threading.Event()
         self.addCleanup(go.set)
@@ -499,7 +499,7 @@ class TestRead(GatewayCase):
 
 class TestLifecycle(GatewayCase):
 
-    def test_onlyARunningGatewayTakesCalls(self):
+    def test_only_a_running_gateway_takes_calls(self):
         gateway = Gateway(self.db, resolve)
         for _ in range(2):
             for call in (gateway.read, gateway.write):
@@ -512,7 +512,7 @@ class TestLifecycle(GatewayCase):
             self.assertEqual(gateway.write('/', len), gateway.read('/', len))
             self.assertTrue(gateway.stop(WAIT))
 
-    def test_waitingWritesAreDoneBeforeItStops(self):
+    def test_waiting_writes_are_done_before_it_stops(self):
         gateway = self.makeGateway()
         letGo = self.holdUp(gateway)
         others = [inThread(gateway.write, '/', append(n)) for n in range(5)]
@@ -524,7 +524,7 @@ class TestLifecycle(GatewayCase):
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(sorted(self.stored().values()), [0, 1, 2, 3, 4])
 
-    def test_connectionsGoBackToThePool(self):
+    def test_connections_go_back_to_the_pool(self):
         gateway = self.makeGateway()
         gateway.write('/', append('a'))
         gateway.read('/', len)
@@ -547,7 +547,7 @@ class TestOverZEO(LogCase):
         self.db = ZODB.DB(self.server.storage(wait_timeout=1, min_disconnect_poll=0.1, max_disconnect_poll=0.2))
         self.addCleanup(self.db.close)
 
-    def test_writerOutlivesTheServer(self):
+    def test_writer_outlives_the_server(self):
         gateway = Gateway(self.db, resolve, deadline=WAIT, attempts=2)
         gateway.start()
         self.addCleanup(gateway.stop, WAIT)

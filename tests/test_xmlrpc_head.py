@@ -26,14 +26,14 @@ class TestHead(unittest.TestCase):
         self.assertEqual((head.command, head.target, head.version), ('POST', '/a', (1, 1)))
         self.assertEqual(head.headers, {'host': 'x', 'x-a': 'a  b, , \xe9', "!#$%&'*+.^_`|~-1": 'y'})
 
-    def test_malformedHeaders(self):
+    def test_malformed_headers(self):
         for header in (' X: y', '\tX: y', 'X : y', 'X', '', ': y', 'X\xe9: y', 'X: \x00', 'X: \r', 'X: \n', 'X: \x7f',
                        'X:\x0b', 'X\r: y', '"X": y'):
             self.assertRefused(400, parse, 'POST / HTTP/1.1', 'Host: x', header)
             self.assertRefused(400, parse, 'POST / HTTP/1.1', header, 'Host: x')
         self.assertRefused(431, parse, 'POST / HTTP/1.1', *['Host: x'] * 11)
 
-    def test_requestLines(self):
+    def test_request_lines(self):
         for line in ('', 'POST', 'POST /', 'POST  / HTTP/1.1', 'POST / HTTP/1.1 ', ' POST / HTTP/1.1',
                      'POST\t/ HTTP/1.1', 'P(ST / HTTP/1.1', 'POST /\x7f HTTP/1.1', 'POST /\xe9 HTTP/1.1',
                      'POST / HTTP/1', 'POST / HTTP/1.10',
@@ -46,7 +46,7 @@ class TestHead(unittest.TestCase):
         head = parse('OPTIONS * HTTP/1.1', 'Host: x')
         self.assertEqual((head.target, head.path), ('*', '*'))
 
-    def test_oneHost(self):
+    def test_one_host(self):
         self.assertRefused(400, parse, 'POST / HTTP/1.1')
         self.assertRefused(400, parse, 'POST / HTTP/1.1', 'Host: x', 'Host: x')
         self.assertRefused(400, parse, 'POST / HTTP/1.0', 'Host: x', 'Host: y')
@@ -125,7 +125,7 @@ class TestHead(unittest.TestCase):
         with self.assertRaises(Refusal):
             charset('text/xml; charset=utf-8; charset=koi8-r')
 
-    def test_endOfHead(self):
+    def test_end_of_head(self):
         data = b'POST / HTTP/1.1\r\nHost: x\r\n\r\nbody\r\n\r\n'
         end = data.index(b'body')
         for length in range(len(data) + 1):
@@ -135,7 +135,7 @@ class TestHead(unittest.TestCase):
                     self.assertEqual(endOfHead(data[:length], start), end if length >= end else None)
         self.assertIsNone(endOfHead(b'POST / HTTP/1.1\n\n', 0))
 
-    def test_effortIsLinear(self):
+    def test_effort_is_linear(self):
         parse('POST / HTTP/1.1', 'Host: x', 'X: ' + ' ' * 2_000_000 + 'y')      # would take hours
         parse('POST /' + '?' * 2_000_000 + ' HTTP/1.1', 'Host: x')
         for value in ';' * 500_000, ';a="' * 500_000, '; "' + r'\"' * 500_000, ';a=b' + ' ' * 2_000_000 + '"':

@@ -70,7 +70,7 @@ class TestArguments(unittest.TestCase):
         method, arguments = methods.prepare('addCronJob', ('a', 1, [0], None, [1]))
         self.assertEqual(arguments, ['a', 1, [0], (), [1], (), (), None, {}])
 
-    def test_unknownMethods(self):
+    def test_unknown_methods(self):
         for name in ('', 'nope', 'Add', 'add.__globals__', '__class__', 'system.multicall', 'getStatus.', 'x' * 10000):
             with self.assertRaises(UnknownMethod) as caught:
                 methods.prepare(name, ())
@@ -85,10 +85,10 @@ class TestMethods(unittest.TestCase):
             provideUtility(SimpleTask(len), name=name)
         self.service = TaskService()
 
-    def test_getAvailableTasks(self):
+    def test_get_available_tasks(self):
         self.assertEqual(call(self.service, 'getAvailableTasks'), ['echo', 'square'])
 
-    def test_lifeOfAJob(self):
+    def test_life_of_a_job(self):
         jobid = call(self.service, 'add', 'echo', {'a': [1, None]}, True)
         self.assertEqual(self.service.jobs[jobid].input, {'a': [1, None]})
         self.assertEqual(call(self.service, 'getStatus', jobid), 'start later')
@@ -105,25 +105,25 @@ class TestMethods(unittest.TestCase):
         with self.assertRaises(errors.WrongState):
             call(self.service, 'cancel', ended)
 
-    def test_resultAndError(self):
+    def test_result_and_error(self):
         jobid = call(self.service, 'add', 'echo')
         self.service.jobs[jobid].output = {1: (2 ** 40, object())}
         self.service.jobs[jobid].error = 'it broke'
         self.assertEqual(call(self.service, 'getResult', jobid), {'1': ['1099511627776', '<object object>']})
         self.assertEqual(call(self.service, 'getError', jobid), 'it broke')
 
-    def test_unknownTask(self):
+    def test_unknown_task(self):
         for name in ('add', 'addCronJob'):
             with self.assertRaises(errors.UnknownTask):
                 call(self.service, name, 'nope')
 
-    def test_unknownJobs(self):
+    def test_unknown_jobs(self):
         for jobid in (1, 0, -1, 2 ** 31 - 1, 2 ** 31, -2 ** 63, 2 ** 63 - 1):
             for name in ('startJob', 'cancel', 'getStatus', 'getResult', 'getError'):
                 with self.assertRaises(errors.UnknownJob):
                     call(self.service, name, jobid)
 
-    def test_addCronJob(self):
+    def test_add_cron_job(self):
         jobid = call(self.service, 'addCronJob', 'echo', 'x', [0, 30], [3], None, [2], [0])
         job = self.service.jobs[jobid]
         self.assertEqual((job.minute, job.hour, job.dayOfMonth, job.month, job.dayOfWeek, job.delay, job.input),
@@ -144,7 +144,7 @@ class TestMethods(unittest.TestCase):
             with self.subTest(reason=reason), self.assertRaisesRegex(BadArguments, 'addCronJob: .*' + reason):
                 call(self.service, 'addCronJob', 'echo', *arguments)
 
-    def test_cleanSome(self):
+    def test_clean_some(self):
         for _ in range(5):
             call(self.service, 'cancel', call(self.service, 'add', 'echo'))
         self.assertEqual([call(self.service, 'cleanSome', None, 2) for _ in range(4)], [2, 2, 1, 0])
@@ -165,7 +165,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(call(self.service, 'retryFailed', 'echo'), 2)
         self.assertEqual(call(self.service, 'retryFailed'), 0)
 
-    def test_getProgress(self):
+    def test_get_progress(self):
         seen = []
 
         def work(service, jobid, input):
@@ -200,7 +200,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(call(self.service, 'clean'), 1)
         self.assertEqual(list(self.service.jobs), [queued])
 
-    def test_addOptions(self):
+    def test_add_options(self):
         options = {'key': 'a', 'timeLimit': 5, 'retryPolicy': {'attempts': 2, 'base': 1.5, 'factor': 3, 'cap': 60.0,
                                                                'jitter': 0}}
         jobid = call(self.service, 'add', 'echo', 1, False, options)
@@ -222,7 +222,7 @@ class TestMethods(unittest.TestCase):
                 call(self.service, 'add', 'echo', 1, None, options)
         self.assertEqual(len(self.service.jobs), before)
 
-    def test_addMany(self):
+    def test_add_many(self):
         jobids = call(self.service, 'addMany', [
             {'task': 'echo', 'input': 1}, {'task': 'square', 'startLater': True, 'key': 'a', 'timeLimit': 1.5,
                                            'retryPolicy': {'attempts': 1}},
@@ -247,7 +247,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(len(self.service.jobs), before)
         self.assertEqual(len(set(call(self.service, 'addMany', [{'task': 'echo'}] * 1000))), 1000)
 
-    def test_updateCronJob(self):
+    def test_update_cron_job(self):
         jobid = call(self.service, 'addCronJob', 'echo', None, [5], [2])
         self.assertIs(call(self.service, 'updateCronJob', jobid, {'hour': [3, 4], 'active': False}), True)
         job = self.service.jobs[jobid]
@@ -274,7 +274,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual({name for name, method in methods.METHODS.items() if method.traced},
                          {'add', 'addMany', 'addCronJob'})
 
-    def test_getJob(self):
+    def test_get_job(self):
         provideUtility(SimpleTask(lambda input: 1 / 0), name='square')
         jobid = self.service.add('square', {'a': (1,)}, now=5.0, key='a', request='r', timeLimit=7,
                                  retryPolicy=RetryPolicy(attempts=3, base=10, jitter=0))
@@ -293,7 +293,7 @@ class TestMethods(unittest.TestCase):
         with self.assertRaises(errors.UnknownJob):
             call(self.service, 'getJob', 1)
 
-    def test_getJob_of_a_schedule(self):
+    def test_get_job_of_a_schedule(self):
         jobid = self.service.addCronJob('echo', 'x', crontab='0 2 * * mon', timeZone='Europe/Berlin', now=0.0)
         job = self.service.jobs[jobid]
         job.history = job.historyWith(Run(3600.0, jobid, 'completed', 3601.0, 3602.0))
@@ -305,7 +305,7 @@ class TestMethods(unittest.TestCase):
         for name in job:
             self.assertIn(name, methods.getJob.__doc__ + methods.addCronJob.__doc__)
 
-    def test_getJobs(self):
+    def test_get_jobs(self):
         ids = [self.service.add('echo', n, now=n + 1.0) for n in range(10)]
         for jobid in ids[:5]:
             self.service.cancel(jobid, jobid % 1000)
@@ -332,7 +332,7 @@ class TestMethods(unittest.TestCase):
             with self.assertRaisesRegex(BadArguments, 'getJobs: '):
                 listed(*arguments)
 
-    def test_getStatistics(self):
+    def test_get_statistics(self):
         self.service.add('echo', now=5.0)
         statistics = call(self.service, 'getStatistics')
         self.assertEqual(statistics, {
@@ -342,19 +342,19 @@ class TestMethods(unittest.TestCase):
 
 class TestIntrospection(unittest.TestCase):
 
-    def test_listMethods(self):
+    def test_list_methods(self):
         names = call(None, 'system.listMethods')
         self.assertEqual(names, sorted(names))
         self.assertEqual(names, call(None, 'listMethods'))
         self.assertLessEqual({'add', 'getStatus', 'getResult', 'getError', 'cancel', 'getAvailableTasks'}, set(names))
         self.assertNotIn('system.multicall', names)
 
-    def test_nothingElseIsRegistered(self):
+    def test_nothing_else_is_registered(self):
         dispatcher = Dispatcher(None, None)
         self.assertEqual(set(dispatcher.funcs), set(methods.METHODS))
         self.assertIsNone(dispatcher.instance)          # no name with dots leads anywhere
 
-    def test_methodHelp(self):
+    def test_method_help(self):
         for name in call(None, 'listMethods'):
             text = call(None, 'methodHelp', name)
             self.assertRegex(text, r'\A(system\.)?' + name.replace('system.', '') + r'\(.*\n')
@@ -363,7 +363,7 @@ class TestIntrospection(unittest.TestCase):
         with self.assertRaises(UnknownMethod):
             call(None, 'system.methodHelp', 'nope')
 
-    def test_methodSignature(self):
+    def test_method_signature(self):
         self.assertEqual(call(None, 'system.methodSignature', 'add'), [
             ['int', 'string'], ['int', 'string', 'mixed'], ['int', 'string', 'mixed', 'boolean'],
             ['int', 'string', 'mixed', 'boolean', 'struct']])
@@ -374,7 +374,7 @@ class TestIntrospection(unittest.TestCase):
         with self.assertRaises(UnknownMethod):
             call(None, 'system.methodSignature', 'nope')
 
-    def test_everyMethodIsInTheContract(self):
+    def test_every_method_is_in_the_contract(self):
         names = {name for name, method in methods.METHODS.items() if method.access != methods.NO_SERVICE}
         self.assertEqual(names - {'getJob', 'cleanSome', 'waitFor'} - set(interfaces.ITaskService), set())
 

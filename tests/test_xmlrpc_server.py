@@ -25,8 +25,8 @@ from zope.component import provideUtility
 from zope.component import testing
 
 from lovely.remotetask import errors
+from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.job import Job
-from lovely.remotetask.limits import Limits
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
@@ -167,7 +167,7 @@ class TestCalls(ServerCase):
 
     level = 2
 
-    def test_theRequestOfAJob(self):
+    def test_the_request_of_a_job(self):
         proxy = self.proxy()
         jobids = [proxy.add('echo', 1, False, {'key': 'a'}), *proxy.addMany([{'task': 'echo'}, {'task': 'echo'}])]
         self.assertEqual(proxy.add('echo', 1, False, {'key': 'a'}), jobids[0])
@@ -179,7 +179,7 @@ class TestCalls(ServerCase):
         self.assertEqual(proxy.getStatistics()['counts']['queued'], 3)
         self.assertNotIn(proxy.add('square', 1, False, {'key': 'a'}), jobids)
 
-    def test_jobsAreStored(self):
+    def test_jobs_are_stored(self):
         proxy = self.proxy()
         value = {'a': [1, None, True, 1.5, 'é', b'\x00', datetime(2024, 2, 29)]}
         jobid = proxy.add('echo', value)
@@ -187,7 +187,7 @@ class TestCalls(ServerCase):
         with self.db.transaction() as connection:
             self.assertEqual(connection.root()['/'].jobs[jobid].input, value)
 
-    def test_connectionIsKept(self):
+    def test_connection_is_kept(self):
         connection = http.client.HTTPConnection(*self.frontend.address, timeout=WAIT)
         self.addCleanup(connection.close)
         ports = set()
@@ -199,7 +199,7 @@ class TestCalls(ServerCase):
             response.read()
         self.assertEqual(len(ports), 1)
 
-    def test_pipelinedCallsAreAnsweredInOrder(self):
+    def test_pipelined_calls_are_answered_in_order(self):
         request = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n'
         bodies = [CALL, xmlrpc.client.dumps((), 'hasJobsWaiting').encode(), CALL]
         answer = self.send(b''.join(request % len(body) + body for body in bodies))
@@ -208,7 +208,7 @@ class TestCalls(ServerCase):
                          [b'<value><string>echo</string></value>', b'<value><boolean>0</boolean></value>',
                           b'<value><string>echo</string></value>'])
 
-    def test_emptyLineBetweenRequests(self):
+    def test_empty_line_between_requests(self):
         request = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL
         self.assertEqual(self.send(request + b'\r\n' + request).count(b'HTTP/1.1 200 OK'), 2)
         connection = self.socket()
@@ -218,7 +218,7 @@ class TestCalls(ServerCase):
         connection.shutdown(socket.SHUT_WR)
         self.assertIn(b'HTTP/1.1 200 OK', self.receive(connection))
 
-    def test_pathNamesTheService(self):
+    def test_path_names_the_service(self):
         jobid = self.proxy('/site1/T%C3%A4sks').add('echo')
         for path in ('/site1/T%c3%a4sks', '/site1/T%C3%A4sks?x=1'):
             self.assertEqual(self.proxy(path).getStatus(jobid), 'queued')
@@ -235,11 +235,11 @@ class TestCalls(ServerCase):
         self.assertIn('jobid', proxy.system.methodHelp('cancel'))
         self.assertEqual(proxy.system.methodSignature('cancel'), [['boolean', 'int']])
 
-    def test_headersKeepInternals(self):
+    def test_headers_keep_internals(self):
         for status, headers, body in (self.post(CALL), self.post('', 'x' * 70000)):
             self.assertEqual(headers['Server'], 'lovely.remotetask')
 
-    def test_accessIsLogged(self):
+    def test_access_is_logged(self):
         with self.assertLogs('lovely.remotetask.access', 'INFO') as logs:
             self.proxy().getAvailableTasks()
             with self.assertRaises(xmlrpc.client.Fault):
@@ -260,7 +260,7 @@ class TestCalls(ServerCase):
                 r'"POST / HTTP/1\.1" 413 \d+ "-" "-" - [0-9a-f]{12} "The body may have 8388608 bytes"'), strict=True):
             self.assertRegex(line, rf'^127\.0\.0\.1 - - {moment} {expected}$')
 
-    def test_whatIsLoggedIsCut(self):
+    def test_what_is_logged_is_cut(self):
         with self.assertLogs('lovely.remotetask', 'INFO') as logs:
             self.post(CALL, '/' + 'p' * 15000, User_Agent='a' * 15000, Referer='r' * 15000)
             self.send(b'x' * 70_000 + b'\r\n\r\n')
@@ -271,7 +271,7 @@ class TestCalls(ServerCase):
         self.assertEqual(len(logs.output), 6)
         self.assertLess(max(map(len, logs.output)), 4000)
 
-    def test_standardErrorStaysEmpty(self):
+    def test_standard_error_stays_empty(self):
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.proxy().getAvailableTasks()
             self.send(b'nonsense\r\n\r\n')
@@ -297,7 +297,7 @@ class TestCalls(ServerCase):
             proxy.getResult(jobid)
         self.assertEqual(proxy.getStatus(jobid), 'queued')
 
-    def test_concurrentAdds(self):
+    def test_concurrent_adds(self):
         before = sum(1 for record in self.storage.iterator())
         start = threading.Barrier(20)
 
@@ -338,7 +338,7 @@ class TestFaults(ServerCase):
                 (faults.WRONG_STATE, f'job {jobid} is completed: cannot cancel it', 'cancel', (jobid,))):
             self.assertFault(code, sentence, getattr(proxy, method), *arguments)
 
-    def test_exceptionsOfTheService(self):
+    def test_exceptions_of_the_service(self):
         for path, code, sentence, exception in (
                 ('/input', faults.INVALID_INPUT, "^input field 'size': too small$",
                  errors.InvalidInput('size', 'too small')),
@@ -349,7 +349,7 @@ class TestFaults(ServerCase):
             self.assertFault(code, sentence, self.proxy(path).getStatus, 1)
             self.assertFault(code, sentence, self.proxy(path).cancel, 1)
 
-    def test_internalErrorsAreLoggedOnly(self):
+    def test_internal_errors_are_logged_only(self):
         self.services['/'] = Raising(ZeroDivisionError('secret of the service'))
         for name in ('getStatus', 'cancel'):
             with self.assertLogs('lovely.remotetask', 'ERROR') as logs:
@@ -361,11 +361,11 @@ class TestFaults(ServerCase):
             self.assertIn(sentence.split()[-1], logs.output[0])
             self.assertIn('ZeroDivisionError: secret of the service', logs.output[0])
 
-    def test_stoppedGateway(self):
+    def test_stopped_gateway(self):
         self.gateway.stop(WAIT)
         self.assertFault(faults.STOPPING, 'the frontend is stopping', self.proxy().add, 'echo')
 
-    def test_whatIsNoExceptionIsNoFault(self):
+    def test_what_is_no_exception_is_no_fault(self):
         for name in ('getStatus', 'cancel'):
             self.services['/'] = Raising(SystemExit(3))
             with self.assertRaises((http.client.RemoteDisconnected, ConnectionError)):
@@ -373,7 +373,7 @@ class TestFaults(ServerCase):
             del self.services['/']
             self.assertServing()
 
-    def test_malformedCalls(self):
+    def test_malformed_calls(self):
         nested = b'<array><data><value>' * 100000 + b'</value></data></array>' * 100000
         bomb = b'<!DOCTYPE x [<!ENTITY a "haha"><!ENTITY b "&a;&a;&a;">]>'
         for body, sentence in (
@@ -393,7 +393,7 @@ class TestDeadline(ServerCase):
 
     deadline = 0.05
 
-    def test_callersAreToldWhatIsKnown(self):
+    def test_callers_are_told_what_is_known(self):
         go = threading.Event()
         self.addCleanup(go.set)
 
@@ -433,14 +433,14 @@ class TestRudeness(ServerCase):
         self.assertStatus(501, self.head('Transfer-Encoding: gzip'))
         self.assertStatus(400, self.head('Transfer-Encoding: chunked', 'Content-Length: 5'))
 
-    def test_bodyThatEndsEarly(self):
+    def test_body_that_ends_early(self):
         self.assertStatus(400, self.head('Content-Length: 5000'))
         for data in b'', b'%x\r\n%s' % (len(CALL), CALL), b'%x\r\n%s\r\n0\r\n' % (len(CALL), CALL):
             answer = self.send(b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n' + data)
             self.assertStatus(400, answer)
             self.assertIn(b'The body ends before its last chunk', answer)
 
-    def test_chunkedBodies(self):
+    def test_chunked_bodies(self):
         proxy = self.proxy()
         for size in 0, 100, LONG_BODY, LARGE_BODY + 1:
             call = xmlrpc.client.dumps(('echo', 'x' * size), 'add').encode()
@@ -457,7 +457,7 @@ class TestRudeness(ServerCase):
         self.assertEqual(self.post(iter([b'x' * 100_000] * 7))[0], 413)
         self.assertServing()
 
-    def test_expectedContinueAndChunks(self):
+    def test_expected_continue_and_chunks(self):
         connection = self.socket()
         connection.sendall(b'POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n')
         self.assertEqual(connection.recv(1000), b'HTTP/1.1 100 Continue\r\n\r\n')
@@ -483,7 +483,7 @@ class TestRudeness(ServerCase):
             self.assertFault(faults.PARSE_ERROR, sentence, xmlrpc.client.loads, answer)
         self.assertEqual(self.post(CALL, Content_Type='text/xml; charset=utf-8; charset=utf-16')[0], 400)
 
-    def test_largestBody(self):
+    def test_largest_body(self):
         proxy = self.proxy()
         jobid = proxy.add('echo', 'x' * 600000)
         with self.db.transaction() as connection:
@@ -492,7 +492,7 @@ class TestRudeness(ServerCase):
             proxy.add('echo', 'x' * 700000)
         self.assertEqual(caught.exception.errcode, 413)
 
-    def test_expectedContinue(self):
+    def test_expected_continue(self):
         connection = self.socket()
         head = 'POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n'
         connection.sendall(head.format(len(CALL)).encode())
@@ -502,7 +502,7 @@ class TestRudeness(ServerCase):
         self.assertIn(b'echo', self.receive(connection))
         self.assertStatus(413, self.send(head.format(10 ** 9).encode()))
 
-    def test_otherMethods(self):
+    def test_other_methods(self):
         for method in ('GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'):
             answer = self.send(f'{method} / HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
             self.assertStatus(405, answer)
@@ -513,7 +513,7 @@ class TestRudeness(ServerCase):
         self.assertStatus(501, self.send(b'SCRIPT / HTTP/1.1\r\nHost: x\r\n\r\n'))
         self.assertNotIn(b'SCRIPT', self.send(b'SCRIPT / HTTP/1.1\r\nHost: x\r\n\r\n'))
 
-    def test_damagedHeads(self):
+    def test_damaged_heads(self):
         self.assertStatus(400, self.send(b'POST / HTTP/x\r\n\r\n'))
         self.assertStatus(505, self.send(b'POST / HTTP/2.0\r\n\r\n'))
         self.assertStatus(414, self.send(b'POST /' + b'x' * 70000 + b' HTTP/1.1\r\n\r\n'))
@@ -524,7 +524,7 @@ class TestRudeness(ServerCase):
             self.send(data)
         self.assertServing()
 
-    def test_compressedBodies(self):
+    def test_compressed_bodies(self):
         status, headers, answer = self.post(gzip.compress(CALL), Content_Encoding='gzip')
         self.assertIn(b'echo', answer)
         bomb = gzip.compress(b'<methodCall>' + b' ' * 100_000_000)
@@ -536,7 +536,7 @@ class TestRudeness(ServerCase):
         self.assertEqual((status, headers['Accept-Encoding']), (415, 'gzip, identity'))
         self.assertServing()
 
-    def test_clientThatGoesBeforeTheAnswer(self):
+    def test_client_that_goes_before_the_answer(self):
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             connection = self.socket()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))     # a reset
@@ -546,7 +546,7 @@ class TestRudeness(ServerCase):
             self.assertTrue(self.frontend.stop(WAIT))
 
 
-    def test_nothingIsHeldOfClientsThatHaveGone(self):
+    def test_nothing_is_held_of_clients_that_have_gone(self):
         generator = random.Random(5)
         head = b'POST / HTTP/1.1\r\nHost: x\r\n%s\r\n'
         long = xmlrpc.client.dumps(('echo', 'x' * 300_000), 'add').encode()
@@ -606,7 +606,7 @@ class TestPatience(ServerCase):
         self.assertNotIn(b'200 OK', answer)
         self.assertServing()
 
-    def test_drippingClients(self):
+    def test_dripping_clients(self):
         self.assertCutOff(b'')
         self.assertCutOff(b'POST / HTTP/1.1\r\nX: ')
         self.assertCutOff(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n')
@@ -615,7 +615,7 @@ class TestPatience(ServerCase):
         self.assertCutOff(b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;')
         self.assertCutOff(b'GET / HTTP/1.1\r\n\r\n')
 
-    def test_silentClients(self):
+    def test_silent_clients(self):
         self.assertEqual(self.receive(self.socket()), b'')
         for data in (b'POST', b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n'):
             connection = self.socket()
@@ -626,7 +626,7 @@ class TestPatience(ServerCase):
         connection.sendall(b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(CALL) + CALL)
         self.assertIn(b'200 OK', self.receive(connection))
 
-    def test_clientsThatDoNotRead(self):
+    def test_clients_that_do_not_read(self):
         begun = threading.Event()
 
         class Large:
@@ -645,7 +645,7 @@ class TestPatience(ServerCase):
         self.waitUntil(lambda: not self.frontend.statistics()['connections'])
         self.assertLess(len(self.receive(connection)), 20_000_000)
 
-    def test_largeBodiesTakeTurns(self):
+    def test_large_bodies_take_turns(self):
         begun, go = self.addSlow('slow')
         self.frontend.limits = Limits(requestTime=1)        # which is also how long the second one waits
         padding = b' ' * 300_000
@@ -694,7 +694,7 @@ class TestCrowd(ServerCase):
         for proxy in self.idle:
             proxy.getAvailableTasks()
 
-    def test_requestsUnderWayAreLimited(self):
+    def test_requests_under_way_are_limited(self):
         self.fill()
         with self.assertLogs('lovely.remotetask.access', 'INFO') as logs:
             status, headers, body = self.post(CALL)
@@ -705,7 +705,7 @@ class TestCrowd(ServerCase):
         self.go.set()
         self.assertAnswered()
 
-    def test_bodiesOfAllSizes(self):
+    def test_bodies_of_all_sizes(self):
         for size in 10, LONG_BODY // 2, 2 * LONG_BODY, LARGE_BODY // 2, 2 * LARGE_BODY:
             proxies = [self.proxy() for _ in range(5)]          # more than there may be at a time
             calls = [inThread(proxy.add, 'echo', f'{number}' * size) for number, proxy in enumerate(proxies)]
@@ -717,7 +717,7 @@ class TestCrowd(ServerCase):
                                  [f'{number}' * size for number in range(5)])
         self.waitUntil(lambda: not self.frontend.statistics()['calls'] + self.frontend.statistics()['longCalls'])
 
-    def test_moreWaitForRoom(self):
+    def test_more_wait_for_room(self):
         self.frontend.limits = dataclasses.replace(self.limits, permitTime=WAIT)
         self.fill()
         waits = [inThread(self.post, CALL) for _ in range(10)]
@@ -728,7 +728,7 @@ class TestCrowd(ServerCase):
             self.assertEqual(outcome[0][0], 200, outcome)
         self.assertAnswered()
 
-    def test_whoIsSilentLongestGoesFirst(self):
+    def test_who_is_silent_longest_goes_first(self):
         self.frontend.limits = dataclasses.replace(self.limits, silent=3)
         begun = self.socket()
         begun.sendall(b'POST')
@@ -746,7 +746,7 @@ class TestLongCalls(ServerCase):
 
     level = 2
 
-    def test_longCallsLeaveRoomForOthers(self):
+    def test_long_calls_leave_room_for_others(self):
         """Few calls with a long body are under way at a time; one that is too many hears so, and short ones go on."""
         go = threading.Event()
         self.addCleanup(go.set)
@@ -777,7 +777,7 @@ class TestLifecycle(ServerCase):
 
     level = 2
 
-    def test_answerUnderWayIsGivenBeforeItStops(self):
+    def test_answer_under_way_is_given_before_it_stops(self):
         begun, go = self.addSlow('slow')
         idle = self.socket()
         kept = self.proxy()
@@ -797,7 +797,7 @@ class TestLifecycle(ServerCase):
         self.assertTrue(self.frontend.stop(WAIT))
         self.frontend.serveForever()        # returns at once
 
-    def test_whatCannotGoOnEnds(self):
+    def test_what_cannot_go_on_ends(self):
         frontend, gateway = self.makeFrontend(), self.gateway
         gateway.flush = lambda: 1 / 0
         self.addCleanup(vars(gateway).pop, 'flush')
@@ -810,7 +810,7 @@ class TestLifecycle(ServerCase):
         self.assertIn('ZeroDivisionError', logs.output[0])
         self.assertTrue(frontend.stop(WAIT))
 
-    def test_stopBeforeServing(self):
+    def test_stop_before_serving(self):
         frontend = Frontend(('127.0.0.1', 0), self.gateway)
         self.assertTrue(frontend.stop(WAIT))
         frontend.serveForever()
@@ -827,7 +827,7 @@ class TestLifecycle(ServerCase):
                 Frontend(address, self.gateway)
             self.assertRegex(str(caught.exception), f'the frontend cannot listen at {address[0]}:{address[1]}: .')
 
-    def test_sixthVersionOfTheProtocol(self):
+    def test_sixth_version_of_the_protocol(self):
         try:
             frontend = Frontend(('::1', 0), self.gateway)
         except errors.ConfigurationError as error:
@@ -844,7 +844,7 @@ class TestLifecycle(ServerCase):
                 with xmlrpc.client.ServerProxy(f'http://{host}:{both.address[1]}/') as proxy:
                     self.assertEqual(proxy.getAvailableTasks(), ['echo', 'square'])
 
-    def test_limitsArePositive(self):
+    def test_limits_are_positive(self):
         for name in vars(Limits()):
             with self.assertRaisesRegex(errors.ConfigurationError, f'the limit {name} .* must be positive, not 0'):
                 Limits(**{name: 0})

@@ -52,19 +52,19 @@ class TestParseCall(unittest.TestCase):
             parseCall(data, charset)
         self.assertNotRegex(str(caught.exception), 'Traceback|Error|0x[0-9a-f]{6}|\\.py')
 
-    def test_whatTheStandardLibraryWritesIsRead(self):
+    def test_what_the_standard_library_writes_is_read(self):
         values = (None, True, False, 0, -2 ** 31, 2 ** 31 - 1, 1.5, -1e300, '', 'é\n<&>]]>\U0001f600', b'\x00\xff', b'',
                   datetime(2024, 2, 29, 23, 59, 58), [], [1, [2, [None]]], {}, {'': {'a': [1]}, 'b<': 'c'})
         data = xmlrpc.client.dumps(values, 'system.listMethods', allow_none=True)
         self.assertEqual(parseCall(data.encode()), ('system.listMethods', values))
 
-    def test_typesAreBuiltIn(self):
+    def test_types_are_built_in(self):
         name, values = parseCall(call('<base64>AA==</base64>'))
         self.assertIs(type(values[0]), bytes)
         name, values = parseCall(call('<dateTime.iso8601>20240229T10:11:12</dateTime.iso8601>'))
         self.assertIs(type(values[0]), datetime)
 
-    def test_valueWithoutTypeIsText(self):
+    def test_value_without_type_is_text(self):
         for xml, expected in (('', ''), ('abc', 'abc'), (' a ', ' a '), ('<!-- c -->a<![CDATA[<b>]]>', 'a<b>'),
                               ('\n  <int> 1 </int>\n', 1), ('<string/>', '')):
             self.assertEqual(parseCall(call(xml)), ('m', (expected,)), xml)
@@ -74,7 +74,7 @@ class TestParseCall(unittest.TestCase):
                               ('<nil></nil>', None), ('<i1>-128</i1>', -128), ('<i2>32767</i2>', 32767)):
             self.assertEqual(parseCall(call(xml)), ('m', (expected,)), xml)
 
-    def test_whatTheStandardLibraryUnderstandsIsRead(self):
+    def test_what_the_standard_library_understands_is_read(self):
         """Calls of real clients that are not quite as the specification says: nothing of them is lost, or unclear."""
         begin, end = '<methodCall><methodName>m</methodName>', '</methodCall>'
         for xml, expected in (
@@ -102,7 +102,7 @@ class TestParseCall(unittest.TestCase):
             self.assertEqual(parseCall(call(xml)), ('m', (expected,)), xml)
             self.assertEqual(xmlrpc.client.loads(call(xml))[0], (expected,), xml)
 
-    def test_whatTheClientWritesIsRead(self):
+    def test_what_the_client_writes_is_read(self):
         values = (None, True, 0, 1.5, 'é<&>]]>\r\n', b'\x00\xff', [], {'a': [1]}, datetime(2024, 2, 29, 23, 59, 58),
                   datetime(2024, 2, 29, 23, 59, 58, 5), datetime(1, 1, 1), datetime.max,
                   datetime(2024, 2, 29, 23, 59, 58, tzinfo=timezone.utc))
@@ -117,7 +117,7 @@ class TestParseCall(unittest.TestCase):
             with self.assertRaises((TypeError, OverflowError)):
                 dumpCall('a', (value,))
 
-    def test_paramsCanBeLeftOut(self):
+    def test_params_can_be_left_out(self):
         self.assertEqual(parseCall(b'<methodCall><methodName>m</methodName></methodCall>'), ('m', ()))
         self.assertEqual(parseCall(b'<methodCall><methodName>m</methodName><params/></methodCall>'), ('m', ()))
 
@@ -137,7 +137,7 @@ class TestParseCall(unittest.TestCase):
         self.assertRefused(xml.replace('ENCODING', 'us-ascii').encode(), 'not well-formed XML in us-ascii')
         self.assertRefused(xml.replace('ENCODING', 'utf-8').encode('iso-8859-1'), 'not well-formed XML in utf-8')
 
-    def test_whatSaysTheEncoding(self):
+    def test_what_says_the_encoding(self):
         """RFC 7303: a byte order mark comes before the charset, that before the declaration, that before UTF-8."""
         for written, charset, declared, read in (
                 ('utf-8', None, None, 'é'), ('utf-8', None, 'UTF-8', 'é'), ('iso-8859-1', None, 'iso-8859-1', 'é'),
@@ -194,7 +194,7 @@ class TestParseCall(unittest.TestCase):
                                         '</value><value>x</value></data></array>'))[1],
                          ([datetime(2026, 11, 25, 10), 'x'],))
 
-    def test_doctypeIsRefused(self):
+    def test_doctype_is_refused(self):
         bomb = ('<!DOCTYPE b [<!ENTITY a0 "ha">'
                 + ''.join(f'<!ENTITY a{n} "&a{n - 1};&a{n - 1};">' for n in range(1, 40)) + ']>')
         for doctype in ('<!DOCTYPE methodCall>', '<!DOCTYPE m SYSTEM "file:///etc/passwd">',
@@ -204,7 +204,7 @@ class TestParseCall(unittest.TestCase):
             self.assertRefused(data, 'document type declaration')
         self.assertRefused(call('&x;'), 'undefined entity')
 
-    def test_nestingIsLimited(self):
+    def test_nesting_is_limited(self):
         name, values = parseCall(call(nested(NESTING)))
         value = values[0]
         for level in range(NESTING):
@@ -216,7 +216,7 @@ class TestParseCall(unittest.TestCase):
                         '<array><data/></array>')
         self.assertRefused(call(struct), f'more than {NESTING} deep')
 
-    def test_otherDocumentsAreRefused(self):
+    def test_other_documents_are_refused(self):
         self.assertRefused(dumpFault(1, 'x'), '<methodResponse> is not allowed')
         self.assertRefused(dumpResponse(1), '<methodResponse> is not allowed')
         self.assertRefused(b'<methodCall><methodName>m</methodName><fault><value>1</value></fault></methodCall>',
@@ -226,7 +226,7 @@ class TestParseCall(unittest.TestCase):
                      call('&#0;'), call('&#xD800;'), b'\xff\xfe\x00', call('a')[:-3], call('<int>1</string>')):
             self.assertRefused(data, 'not well-formed')
 
-    def test_structureIsChecked(self):
+    def test_structure_is_checked(self):
         member = '<member><name>a</name><value>1</value></member>'
         parseCall(call(f'<struct>{member}</struct>'))
         for value, sentence in (
@@ -265,7 +265,7 @@ class TestParseCall(unittest.TestCase):
                     b'<methodCall>m</methodCall>'):
             self.assertRefused(xml)
 
-    def test_valuesAreChecked(self):
+    def test_values_are_checked(self):
         for tag, texts in {
                 'int': ('', 'x', '1.0', '1_0', '0x1', '--1', '\u0661', '9223372036854775808', '9' * 5000),
                 'i4': ('9' * 20,), 'biginteger': ('', 'x', '9' * 401, '1.0'),
@@ -288,19 +288,19 @@ class TestParseCall(unittest.TestCase):
             for text in texts:
                 self.assertRefused(call(f'<{tag}>{text}</{tag}>'), f'the element <{tag}> holds')
 
-    def test_methodNames(self):
+    def test_method_names(self):
         self.assertEqual(parseCall(call('x', 'system.a_b:c/D9'))[0], 'system.a_b:c/D9')
         for name in ('', ' ', 'a b', 'é', '__class__()', 'x' * 256, '&lt;'):
             self.assertRefused(call('x', name), 'the element <methodName> holds')
 
-    def test_sentencesAreShort(self):
+    def test_sentences_are_short(self):
         long = 'x' * 100000
         for value in (f'<{long}/>', f'<int>{long}</int>', f'{long}<int>1</int>'):
             with self.assertRaises(ParseError) as caught:
                 parseCall(call(value))
             self.assertLess(len(str(caught.exception)), 200)
 
-    def test_damagedCallsAreReadOrRefused(self):
+    def test_damaged_calls_are_read_or_refused(self):
         generator = random.Random(1)
         intact = xmlrpc.client.dumps(([1, {'a': b'x'}, None, 1.5, datetime(2024, 1, 1), True],), 'm', allow_none=True)
         pieces = ['<', '>', '/', '&', '<value>', '</value>', '<fault>', '<nil/>', '<data>', '\x00', '\udc80', 'é', ' ']
@@ -445,7 +445,7 @@ class TestPlain(unittest.TestCase):
                 self.assertIs(type(plain(value)), type(expected))
                 self.assertEqual(sent(value), expected)
 
-    def test_mixedSetKeepsItsMembers(self):
+    def test_mixed_set_keeps_its_members(self):
         self.assertCountEqual(plain({1, 'a', None, 2.5}), [1, 'a', None, 2.5])
 
     def test_nesting(self):
@@ -466,11 +466,11 @@ class TestPlain(unittest.TestCase):
         value.append({'self': value, 'again': [2]})
         self.assertEqual(sent(value), [1, {'self': CYCLIC, 'again': [2]}])
 
-    def test_sameObjectTwiceIsNoCycle(self):
+    def test_same_object_twice_is_no_cycle(self):
         shared = [1]
         self.assertEqual(plain([shared, shared]), [[1], [1]])
 
-    def test_sizeIsLimited(self):
+    def test_size_is_limited(self):
         doubled = []
         for _ in range(60):
             doubled = [doubled, doubled]
@@ -483,11 +483,11 @@ class TestPlain(unittest.TestCase):
         with self.assertRaises(ResultTooLarge):
             dumpResponse(doubled)
 
-    def test_errorsOfTheDatabasePass(self):
+    def test_errors_of_the_database_pass(self):
         with self.assertRaises(ReadConflictError):
             plain({'a': Unreachable()})
 
-    def test_conversionIsIdempotentAndSendable(self):
+    def test_conversion_is_idempotent_and_sendable(self):
         generator = random.Random(2)
         leaves = [None, True, 1, 2 ** 40, 1.5, float('nan'), 'a\x00\ud800\r', b'\x00', datetime.now(timezone.utc),
                   date.max, Decimal(1), object(), Colour.RED, Text('x'), Liar(), Disguised(), timedelta(1), 10 ** 5000]
@@ -510,7 +510,7 @@ class TestPlain(unittest.TestCase):
             self.assertEqual(plain(converted), converted)
             self.assertEqual(sent(value), converted)
 
-    def test_everyCharacterCanBeSent(self):
+    def test_every_character_can_be_sent(self):
         text = ''.join(map(chr, range(0x110000)))
         self.assertEqual(sent(text), plain(text))
         self.assertEqual(len(plain(text)), len(text))
@@ -518,13 +518,13 @@ class TestPlain(unittest.TestCase):
 
 class TestDumpFault(unittest.TestCase):
 
-    def test_clientRaisesIt(self):
+    def test_client_raises_it(self):
         for code, sentence in ((103, 'there is no job 5'), (-32700, 'é <&>'), (1, '')):
             with self.assertRaises(xmlrpc.client.Fault) as caught:
                 xmlrpc.client.loads(dumpFault(code, sentence))
             self.assertEqual((caught.exception.faultCode, caught.exception.faultString), (code, sentence))
 
-    def test_sentenceIsMadeSendable(self):
+    def test_sentence_is_made_sendable(self):
         with self.assertRaises(xmlrpc.client.Fault) as caught:
             xmlrpc.client.loads(dumpFault(1, '\x00\ud800' + 'x' * 100000))
         self.assertEqual(caught.exception.faultString, '\ufffd\ufffd' + 'x' * (SENTENCE_SIZE - 2))

@@ -20,15 +20,15 @@ from zope.interface.registry import Components
 from zope.processlifetime import DatabaseOpenedWithRoot
 from zope.schema import Int
 
-from lovely.remotetask.command import CommandTask
-from lovely.remotetask.config import setProductConfigurations
+from lovely.remotetask.config.settings import setProductConfigurations
+from lovely.remotetask.config.zcml import loadSite
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
-from lovely.remotetask.zcml import loadSite
 
 
 class INumbers(Interface):

@@ -9,9 +9,9 @@ import time
 import transaction
 
 from exam import tasks
+from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
 from lovely.remotetask.testing import Process
 
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from exam import tasks
 from exam.deployment import opened
 from exam.deployment import serviceOf
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.roster import LONG_AFTER
+from lovely.remotetask.processing.in_flight import LONG_AFTER
 
 
 #: Seconds for what is left when the load has ended, besides as many as the load has lasted.
@@ -67,24 +67,24 @@ def _ledgers(service):
                                         for number, shard in enumerate(service.shards))]
 
 
-def settle(deployment, database, timeout):
+def acknowledge(deployment, database, timeout):
     """Wait until nothing is left to be done, starting whatever ends; return `left` of the last look.
 
     timeout -- seconds.
     """
-    bell, until = threading.Event(), time.monotonic() + timeout
-    hubOf(database).subscribe(bell)
+    wakeup, until = threading.Event(), time.monotonic() + timeout
+    notifierOf(database).subscribe(wakeup)
     try:
         while True:
-            bell.clear()
+            wakeup.clear()
             deployment.mend()
             with opened(database) as root:
                 found = left(serviceOf(root))
             if not found or time.monotonic() > until:
                 return found
-            bell.wait(LOOK)
+            wakeup.wait(LOOK)
     finally:
-        hubOf(database).unsubscribe(bell)
+        notifierOf(database).unsubscribe(wakeup)
 
 
 class Judge:
@@ -206,7 +206,7 @@ class Judge:
 def judge(trial):
     """Wait for the end of all jobs, and return the `Verdict` on a trial."""
     with contextlib.closing(trial.deployment.server.database()) as database:
-        unsettled = settle(trial.deployment, database, PATIENCE + trial.seconds)
+        unsettled = acknowledge(trial.deployment, database, PATIENCE + trial.seconds)
         judge = Judge(trial)
         judge.violations += [f'it does not come to an end: {text}' for text in unsettled]
         with opened(database) as root:

@@ -381,7 +381,7 @@ def cron(trial):
                 for jobid in schedules:
                     for added in service.jobs[jobid].history:
                         times[jobid, added.calledFor].add(added.jobid)
-                return next((host for host in trial.deployment.hosts if host.name == service.schedule.keeper), None)
+                return next((host for host in trial.deployment.hosts if host.name == service.schedule.scheduler), None)
 
         while trial.goesOn:
             trial.wait(0.5, 1.5)

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import cut
-from lovely.remotetask.checks import isPause
-from lovely.remotetask.checks import shown
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.checks import isPause
+from lovely.remotetask.common.checks import shown
 
 
 #: Characters at the most of what is said of an input, and of a path that a message shows.

@@ -19,11 +19,11 @@ from ZODB.interfaces import BlobError
 from ZODB.interfaces import IBlobStorage
 from ZODB.utils import mktemp
 
-from lovely.remotetask.copying import PLAIN_DEPTH
-from lovely.remotetask.copying import NotPlain
-from lovely.remotetask.copying import TooDeep
-from lovely.remotetask.copying import checkNesting
-from lovely.remotetask.copying import plainCopy
+from lovely.remotetask.encoding.plain import PLAIN_DEPTH
+from lovely.remotetask.encoding.plain import NotPlain
+from lovely.remotetask.encoding.plain import TooDeep
+from lovely.remotetask.encoding.plain import checkNesting
+from lovely.remotetask.encoding.plain import plainCopy
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 

@@ -6,18 +6,17 @@ from typing import NamedTuple
 
 from zope.interface import implementer
 
-from lovely.remotetask import cron
 from lovely.remotetask import files
-from lovely.remotetask import rows
-from lovely.remotetask.checks import EARLIEST
-from lovely.remotetask.checks import LATEST
-from lovely.remotetask.checks import isPause
-from lovely.remotetask.checks import isSpan
-from lovely.remotetask.checks import isTime
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.checks import shown
-from lovely.remotetask.copying import ownCopy
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.common.checks import EARLIEST
+from lovely.remotetask.common.checks import LATEST
+from lovely.remotetask.common.checks import isPause
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import isTime
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.checks import shown
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.encoding import rows
+from lovely.remotetask.encoding.plain import ownCopy
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -28,12 +27,13 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.interfaces import IJob
-from lovely.remotetask.misfire import ONCE
-from lovely.remotetask.misfire import SKIP
-from lovely.remotetask.misfire import STEP
-from lovely.remotetask.misfire import checkMisfire
-from lovely.remotetask.misfire import decide
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.schedules import cron
+from lovely.remotetask.schedules.misfire import ONCE
+from lovely.remotetask.schedules.misfire import SKIP
+from lovely.remotetask.schedules.misfire import STEP
+from lovely.remotetask.schedules.misfire import checkMisfire
+from lovely.remotetask.schedules.misfire import decide
 
 
 #: What says when a cron job runs, and all that can be said of its schedule.

@@ -10,39 +10,39 @@ import transaction
 from ZODB.POSException import ConflictError
 from zope.interface import implementer
 
-from lovely.remotetask import ready
-from lovely.remotetask import transitions
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import isPause
-from lovely.remotetask.checks import isSpan
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.control import running
-from lovely.remotetask.cycle import ATTEMPTS
-from lovely.remotetask.cycle import CLEANED
-from lovely.remotetask.cycle import Cycle
-from lovely.remotetask.cycle import Deposed
-from lovely.remotetask.database import Lender
-from lovely.remotetask.database import ThreadConnection
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
-from lovely.remotetask.database import transact
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isPause
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.database.connections import SharedClient
+from lovely.remotetask.database.connections import ThreadConnection
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
-from lovely.remotetask.execute import failed
-from lovely.remotetask.fence import touched
+from lovely.remotetask.execution.control import running
+from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import IProcessor
-from lovely.remotetask.roster import ENDED
-from lovely.remotetask.roster import WAITING_LOOK
-from lovely.remotetask.roster import Roster
-from lovely.remotetask.sharing import HELD_UP
-from lovely.remotetask.sharing import WARM
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
-from lovely.remotetask.transitions import Returned
-from lovely.remotetask.worker import TOLD_FAILURES
-from lovely.remotetask.worker import Worker
-from lovely.remotetask.worker import pause
+from lovely.remotetask.processing.cycle import ATTEMPTS
+from lovely.remotetask.processing.cycle import CLEANED
+from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.cycle import Deposed
+from lovely.remotetask.processing.fence import touched
+from lovely.remotetask.processing.in_flight import ENDED
+from lovely.remotetask.processing.in_flight import WAITING_LOOK
+from lovely.remotetask.processing.in_flight import Roster
+from lovely.remotetask.processing.load_sharing import HELD_UP
+from lovely.remotetask.processing.load_sharing import WARM
+from lovely.remotetask.processing.worker import TOLD_FAILURES
+from lovely.remotetask.processing.worker import Worker
+from lovely.remotetask.processing.worker import pause
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.transitions import Returned
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -106,7 +106,7 @@ class MultiProcessor:
     lease -- seconds after which it may be taken for dead when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
     keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
-    tasks -- a `Lender` of the database that the tasks see (see `Database.beside`); default: of `db`.
+    tasks -- a `SharedClient` of the database that the tasks see (see `Database.taskClient`); default: of `db`.
 
     Raise `ValueError` that names the argument for a value out of range.
     """
@@ -125,14 +125,14 @@ class MultiProcessor:
             check(f'keep {status}', seconds, isPause(seconds), 'a number of seconds, 0 or more')
         self.db, self.servicePath, self.waitTime, self.maxThreads = db, tuple(servicePath), waitTime, maxThreads
         self.clock, self.monotonic = clock, monotonic
-        self._tasks = Lender(db) if tasks is None else tasks
+        self._tasks = SharedClient(db) if tasks is None else tasks
         self.keep = {} if keep is None else dict(keep)
         self._cleanAt = float('-inf')           # when to look for jobs to be removed, by the monotonic clock
         self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic)
         self.running = False
         self.threads = []
         self.thread = None
-        self._bell = threading.Event()          # with an `interest`, see `Hub.subscribe`
+        self._wakeup = threading.Event()          # with an `interest`, see `CommitNotifier.subscribe`
         self._ended = threading.Event()
         self._ended.set()
         self._deadline = None
@@ -173,7 +173,7 @@ class MultiProcessor:
         self._stopping.set()
         self.running = False
         self.cycle.threads = 0                  # so that nobody leaves jobs to this one
-        self._bell.set()
+        self._wakeup.set()
         if wait is None and timeout is not None:
             wait = timeout + 2      # past the deadline the jobs that still run are given back, which takes a commit
         ended = self._ended.wait(wait)
@@ -193,7 +193,7 @@ class MultiProcessor:
         self.cycle.threads = self.maxThreads
         self._stopping.clear()
         self._ended.clear()
-        hubOf(self.db).subscribe(self._bell)
+        notifierOf(self.db).subscribe(self._wakeup)
 
     def _process(self):
         try:
@@ -217,21 +217,21 @@ class MultiProcessor:
             self._giveUp()
             for thread in self.threads:
                 thread.join(LAST_JOIN if idle else 0.1)     # a task that does not end cannot be waited for
-            hubOf(self.db).unsubscribe(self._bell)
+            notifierOf(self.db).unsubscribe(self._wakeup)
             self.cycle.close()
             self._ended.set()
 
     def _ring(self):
-        if not self._bell.is_set():             # which is cheaper
-            self._bell.set()
+        if not self._wakeup.is_set():             # which is cheaper
+            self._wakeup.set()
 
     # The ledger's thread
 
     def _loop(self):  # noqa: C901
         failures, reports = 0, []
         while True:
-            self._bell.interest = None          # what is committed from now on might be missed by the next look
-            self._bell.clear()
+            self._wakeup.interest = None          # what is committed from now on might be missed by the next look
+            self._wakeup.clear()
             if not all(thread.is_alive() for thread in self.threads):
                 raise RemoteTaskError('a thread that runs jobs has ended')
             try:
@@ -260,8 +260,8 @@ class MultiProcessor:
                 time.sleep(min(pause(0 if shortly else failures, random.random()), self.cycle.lease / 6))
                 continue
             failures = 0
-            self._bell.interest = self.cycle.interest
-            if self._wait(self._bell, self._idleTime()):
+            self._wakeup.interest = self.cycle.interest
+            if self._wait(self._wakeup, self._idleTime()):
                 self._givePrecedence()
 
     def _wait(self, event, seconds):
@@ -318,18 +318,18 @@ class MultiProcessor:
         claims, gone = self.cycle.turn(seen, self._want(len(seen)) if self.running and claiming else 0, *look)
         if seen:
             reports[:] = unseen
-            hubOf(self.db).ring(but=self._bell)             # whoever waits for results in this process
+            notifierOf(self.db).notify(but=self._wakeup)             # whoever waits for results in this process
         self._roster.confirm(look)
         self._roster.tell(gone, 'the job has been cancelled, or is run elsewhere')
         if self.cycle.lost:
             self._roster.drop(self.cycle.lost, 'others took this processing host for silent, and run the job')
         self._roster.add(claims, self._ledgerTid())
         if self.cycle.paused and self._returnWaiting() or not claiming:
-            self._bell.set()
+            self._wakeup.set()
         return not self.running and (not reports or self._late()) and self._finished()
 
     def _ledgerTid(self):
-        return self.db.lastTransaction() if self._tasks.apart else b''
+        return self.db.lastTransaction() if self._tasks.isSeparate else b''
 
     def _endOverdue(self):
         """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
@@ -359,7 +359,7 @@ class MultiProcessor:
         return threads - (len(self.cycle.inFlight) - ended)
 
     def _idleTime(self):
-        wait = max(TOLD if hubOf(self.db).isTold else LEAST_WAIT, self.waitTime)
+        wait = max(TOLD if notifierOf(self.db).hearsOthers else LEAST_WAIT, self.waitTime)
         wait = min(wait, self.cycle.lease / 4)
         if not self.running and self._deadline is not None:
             wait = min(wait, self._deadline - self.monotonic())
@@ -400,12 +400,12 @@ class MultiProcessor:
         while True:
             taken = self._roster.take(hand, 0)
             if taken is None:
-                worker.rest()                   # it may wait for long now
+                worker.tryAbort()                   # it may wait for long now
                 taken = self._roster.take(hand, REST if worker.isOpen else None)
             if taken is ENDED:
                 break
             if taken is None:                   # nothing to do for a while
-                if self._tasks.apart and self.cycle.rank >= WARM:
+                if self._tasks.isSeparate and self.cycle.rank >= WARM:
                     worker.close()
                 continue
             run, waited = taken
@@ -419,7 +419,7 @@ class MultiProcessor:
 
     def _worker(self):
         return Worker(self.servicePath, ThreadConnection(self._tasks, 2 * self.maxThreads + 4), self.name,
-                      self.clock, self.monotonic, self._mayWait, self._bell.set, self._roster.takesTurns)
+                      self.clock, self.monotonic, self._mayWait, self._wakeup.set, self._roster.takesTurns)
 
     def _mayWait(self):
         """Return whether a run may still wait for the database."""
@@ -439,7 +439,7 @@ class MultiProcessor:
             report = worker.run(claim)
         finally:
             worker.close()
-        self._look(lambda service: transitions.settle(service, ready.shardOf(service, claim.jobid).ledger, report,
+        self._look(lambda service: transitions.acknowledge(service, ready.shardOf(service, claim.jobid).ledger, report,
                                                       self.clock()))
         return True
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: ZPL-2.1
 from dataclasses import dataclass
 
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import isNumber
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.checks import shown
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isNumber
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.checks import shown
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
@@ -51,18 +51,18 @@ class RetryPolicy:
                                                          for one in classes):
                 raise ValueError(f'{name}: {shown(classes)} is not a tuple of exception classes')
 
-    def decide(self, attempt: int, error: BaseException, luck: float = 0.0) -> float | None:
+    def decide(self, attempt: int, error: BaseException, draw: float = 0.0) -> float | None:
         """Return the seconds to wait before the next run, or None to give up.
 
         attempt -- how many runs have been made, 1 after the first.
         error -- the exception of the last one.  `TaskError` and `InvalidInput` are final; `Retry` asks for another run
         whatever the classes say, and may say when.
-        luck -- a random number from 0 to 1: how much of the jitter to use.
+        draw -- a random number from 0 to 1: how much of the jitter to use.
 
         >>> policy = RetryPolicy(attempts=3, base=1, neverRetryOn=(KeyError,))
         >>> [policy.decide(attempt, OSError()) for attempt in (1, 2, 3)]
         [1.0, 2.0, None]
-        >>> policy.decide(1, OSError(), luck=1)
+        >>> policy.decide(1, OSError(), draw=1)
         0.5
         >>> policy.decide(1, TaskError('no such film')) is None, policy.decide(1, KeyError('film')) is None
         (True, True)
@@ -80,7 +80,7 @@ class RetryPolicy:
             pause = min(self.cap, self.base * float(self.factor) ** (attempt - 1))
         except OverflowError:
             pause = self.cap
-        return pause * (1 - self.jitter * luck)
+        return pause * (1 - self.jitter * draw)
 
 
 #: What applies to a task that does not say otherwise: three more runs, as the first releases of this package had.

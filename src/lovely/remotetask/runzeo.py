@@ -4,7 +4,7 @@
 """
 # SPDX-License-Identifier: ZPL-2.1
 # ruff: noqa: E402
-from lovely.remotetask.process import openStandardDescriptors
+from lovely.remotetask.common.process import openStandardDescriptors
 
 
 # First of all: to import some libraries opens files, with newer releases of libffi even `ctypes`.
@@ -15,10 +15,10 @@ import asyncio
 import ZEO.asyncio.server
 import ZEO.runzeo
 
-from lovely.remotetask.keepalive import VANISHED
-from lovely.remotetask.keepalive import keepAlive
-from lovely.remotetask.process import keepFilesPrivate
-from lovely.remotetask.process import resetSignals
+from lovely.remotetask.common.keepalive import VANISHED
+from lovely.remotetask.common.keepalive import keepAlive
+from lovely.remotetask.common.process import keepFilesPrivate
+from lovely.remotetask.common.process import resetSignals
 
 
 class Protocol(ZEO.asyncio.server.ServerProtocol):

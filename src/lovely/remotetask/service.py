@@ -22,43 +22,33 @@ from zope.interface import implementer
 from zope.site import LocalSiteManager
 from zope.site.folder import rootFolder
 
-from lovely.remotetask import claiming
-from lovely.remotetask import ended
 from lovely.remotetask import files
-from lovely.remotetask import listing
-from lovely.remotetask import ready
-from lovely.remotetask import rescue
-from lovely.remotetask import scheduling
-from lovely.remotetask import transitions
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import isText
+from lovely.remotetask.common.checks import isTime
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.checks import shown
 
 # Both are part of the public face of this module: documents and ZCML name them here.
-from lovely.remotetask.autostart import bootStrapSubscriber  # noqa: F401
-from lovely.remotetask.autostart import getAutostartServiceNames  # noqa: F401
-from lovely.remotetask.checks import check
-from lovely.remotetask.checks import cut
-from lovely.remotetask.checks import isSpan
-from lovely.remotetask.checks import isText
-from lovely.remotetask.checks import isTime
-from lovely.remotetask.checks import isWhole
-from lovely.remotetask.checks import shown
-from lovely.remotetask.container import BITS
-from lovely.remotetask.container import SHARDS
-from lovely.remotetask.container import Jobs
-from lovely.remotetask.container import Shard
-from lovely.remotetask.container import newId
-from lovely.remotetask.control import Control
-from lovely.remotetask.control import current
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
+from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import localServices
+from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.evolve import GENERATION
-from lovely.remotetask.execute import checkTask
-from lovely.remotetask.execute import execute
-from lovely.remotetask.execute import findTasks
-from lovely.remotetask.execute import lacking
+from lovely.remotetask.execution.control import Control
+from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.run import execute
+from lovely.remotetask.execution.tasks import checkTask
+from lovely.remotetask.execution.tasks import findTasks
+from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
@@ -75,16 +65,26 @@ from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.processor import SimpleProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
-from lovely.remotetask.register import Keys
-from lovely.remotetask.register import Register
-from lovely.remotetask.register import partsOf
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import localServices
-from lovely.remotetask.sites import pathOf
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import cleanup
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import queries
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.evolve import GENERATION
+from lovely.remotetask.storage.index import Keys
+from lovely.remotetask.storage.index import StatusIndex
+from lovely.remotetask.storage.index import partsOf
+from lovely.remotetask.storage.queue import ReadyQueue
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.storage.shards import SHARDS
+from lovely.remotetask.storage.shards import Jobs
+from lovely.remotetask.storage.shards import Shard
+from lovely.remotetask.storage.shards import newId
+from lovely.remotetask.storage.timetable import Timetable
 from lovely.remotetask.task import checkInput
-from lovely.remotetask.timetable import Timetable
 
 
 #: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
@@ -182,7 +182,7 @@ class TaskService(Contained, Persistent):
         self.suspects = ReadyQueue()            # ready, but run where it can be noticed when they end their host
         self.schedule = Timetable()
         self.ledgers = OOBTree()
-        self.register = Register()
+        self.index = StatusIndex()
         self.keys = Keys()
         self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
@@ -318,12 +318,12 @@ class TaskService(Contained, Persistent):
         txn = self._p_jar.transaction_manager.get()
         if self._v_transaction is not txn:
             self._v_transaction = txn
-            txn.addAfterCommitHook(self._committed, (hubOf(self._p_jar.db()),))
+            txn.addAfterCommitHook(self._committed, (notifierOf(self._p_jar.db()),))
 
-    def _committed(self, success, hub):
+    def _committed(self, success, notifier):
         self._v_transaction = None
         if success:
-            hub.ring()
+            notifier.notify()
         else:
             self._goElsewhere()             # somebody writes the same places
 
@@ -398,14 +398,14 @@ class TaskService(Contained, Persistent):
                 raise ValueError(f'status: only jobs that are {", ".join(FINAL)} can be removed, not {shown(one)}')
         checkSelection(limit, before)
         limit = sys.maxsize if limit is None else min(limit, sys.maxsize)
-        return ended.clean(self, set(status), limit, before)
+        return cleanup.clean(self, set(status), limit, before)
 
     def retry(self, jobid: int) -> None:
         """See `ITaskService`."""
         job = self.jobs[jobid]
         if job.status != ERROR or isinstance(job, BrokenJob):
             raise WrongState(jobid, self.getStatus(jobid), 'retry')
-        ended.reopen(self, job)
+        cleanup.reopen(self, job)
         self._wake()
 
     def retryFailed(self, task: str | None = None, limit: int | None = None, before: float | None = None) -> int:
@@ -413,8 +413,8 @@ class TaskService(Contained, Persistent):
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         checkSelection(limit, before)
         count = 0
-        for job in itertools.islice(ended.failed(self, task, before), limit and min(limit, sys.maxsize)):
-            ended.reopen(self, job)
+        for job in itertools.islice(cleanup.failed(self, task, before), limit and min(limit, sys.maxsize)):
+            cleanup.reopen(self, job)
             count += 1
         if count:
             self._wake()
@@ -462,21 +462,21 @@ class TaskService(Contained, Persistent):
         for name, value in (('start', start), ('size', size)):
             check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
         self._checkGeneration()
-        return listing.listed(self, status, start, size)
+        return queries.listed(self, status, start, size)
 
     def countJobs(self) -> dict[str, int]:
         """See `ITaskService`."""
         self._checkGeneration()
-        return listing.counts(self)
+        return queries.counts(self)
 
     def getStatistics(self, now: float | None = None) -> dict[str, Any]:
         """See `ITaskService`."""
         self._checkGeneration()
-        return listing.statistics(self, present(now))
+        return queries.statistics(self, present(now))
 
     def _checkGeneration(self):
         if self.generation != GENERATION:
-            raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.evolve')
+            raise RemoteTaskError('the data of the service is that of another release: see lovely.remotetask.storage.evolve')
 
     # For tasks that are running
 
@@ -535,12 +535,12 @@ class TaskService(Contained, Persistent):
         manager = None if self._p_jar is None else self._p_jar.transaction_manager
         before = manager and manager.get()
         savepoint = before and before.savepoint(optimistic=True)
-        outcome = execute(self, claim, lambda: now, luck=random.random)
+        outcome = execute(self, claim, lambda: now, draw=random.random)
         if manager is not None and manager.get() is not before:
             self._claimAgain(claim, now)
         elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
             savepoint.rollback()
-        transitions.settle(self, ready.shardOf(self, claim.jobid).ledger, outcome, now)
+        transitions.acknowledge(self, ready.shardOf(self, claim.jobid).ledger, outcome, now)
         return True
 
     def _claimAgain(self, claim, now):
@@ -572,7 +572,7 @@ class TaskService(Contained, Persistent):
 
     def getProcessingHosts(self, now: float | None = None) -> list[Any]:
         """See `ITaskService`."""
-        return rescue.hosts(self, present(now))
+        return hosts.livingHosts(self, present(now))
 
     # Processing in a thread
 

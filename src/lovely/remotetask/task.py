@@ -9,7 +9,7 @@ from zope.interface import Interface
 from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 
-from lovely.remotetask.checks import shown
+from lovely.remotetask.common.checks import shown
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import ITask

@@ -20,8 +20,8 @@ from ZEO.ClientStorage import ClientStorage
 from ZODB.config import databaseFromString
 from ZODB.DB import DB
 
-from lovely.remotetask.database import closeDatabase
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITask
@@ -140,8 +140,8 @@ def waitForJobs(service, jobids, timeout=20.0):
     if service._p_jar is None:
         raise RemoteTaskError('the service is in no database, so nobody else can run its jobs: use runDueJobs')
     jobids, until = list(jobids), time.monotonic() + timeout
-    manager, hub, bell = service._p_jar.transaction_manager, hubOf(service._p_jar.db()), threading.Event()
-    hub.subscribe(bell)
+    manager, notifier, wakeup = service._p_jar.transaction_manager, notifierOf(service._p_jar.db()), threading.Event()
+    notifier.subscribe(wakeup)
     try:
         while True:
             with contextlib.suppress(NoTransaction):        # a manager in explicit mode insists on one
@@ -154,10 +154,10 @@ def waitForJobs(service, jobids, timeout=20.0):
             if left <= 0:
                 raise TimeoutError(f'after {timeout:g} seconds have not ended: ' + ', '.join(
                     f'job {jobid} ({status})' for jobid, status in zip(jobids, statuses) if status not in FINAL))
-            bell.wait(min(left, LOOK))
-            bell.clear()
+            wakeup.wait(min(left, LOOK))
+            wakeup.clear()
     finally:
-        hub.unsubscribe(bell)
+        notifier.unsubscribe(wakeup)
 
 
 # Processes

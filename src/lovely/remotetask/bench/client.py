@@ -17,11 +17,11 @@ import xmlrpc.client
 import transaction
 from ZODB.POSException import ConflictError
 
-from lovely.remotetask.config import load
-from lovely.remotetask.database import Database
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
-from lovely.remotetask.zcml import loadSite
+from lovely.remotetask.config.settings import load
+from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
 
 
 _LENGTH = re.compile(rb'(?i)\r\ncontent-length: *([0-9]+)')

@@ -14,9 +14,9 @@ from lovely.remotetask.bench.stage import LOOK
 from lovely.remotetask.bench.stage import POLL
 from lovely.remotetask.bench.stage import THREADS
 from lovely.remotetask.bench.stage import Cost
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
 
 
 #: Seconds between two looks at hosts that drain a queue: they are not to be disturbed.
@@ -248,7 +248,7 @@ def latency(stage):
     times, end = [], time.monotonic() + ENOUGH
     look = LOOK if stage.tells else POLL
     manager = transaction.TransactionManager(explicit=True)
-    with stage.bell() as bell, contextlib.closing(stage.db.open(manager)) as connection:
+    with stage.wakeup() as wakeup, contextlib.closing(stage.db.open(manager)) as connection:
         task, input = stage.settings.job
         for _ in range(min(300, stage.settings.jobs)):
             began = time.monotonic()
@@ -258,13 +258,13 @@ def latency(stage):
                 with attempt:
                     jobid = atPath(connection.root()[ROOT_NAME], stage.path).add(task, input)
             while True:
-                bell.clear()
+                wakeup.clear()
                 with manager:
                     service = atPath(connection.root()[ROOT_NAME], stage.path)
                     if service.jobs[jobid].status in FINAL:     # `getStatus` also looks for claims
                         service.getResult(jobid)
                         break
-                if not bell.wait(look):
+                if not wakeup.wait(look):
                     stage.check()
             times.append(time.monotonic() - began)
     stage.pause()
@@ -348,7 +348,7 @@ def busy(stage):
 
 
 class _Counter:
-    """A bell that counts how often it is rung."""
+    """A wakeup that counts how often it is rung."""
 
     def __init__(self):
         self.count = 0
@@ -362,7 +362,7 @@ def idle(stage):
     stage.hosts(PAIR)
     stage.resume()
     time.sleep(SETTLE)
-    with stage.bell(_Counter) as counter:
+    with stage.wakeup(_Counter) as counter:
         before, tid, began = stage.hostTimes(), stage.db.lastTransaction(), time.monotonic()
         time.sleep(IDLE)
         stage.check()

@@ -26,25 +26,25 @@ from zope.site.folder import Folder
 
 from lovely.remotetask.bench.client import addJobs
 from lovely.remotetask.bench.tasks import BOARD
-from lovely.remotetask.config import describeStorage
-from lovely.remotetask.config import load
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import hubOf
+from lovely.remotetask.config.settings import describeStorage
+from lovely.remotetask.config.settings import load
+from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.processor import MultiProcessor
-from lovely.remotetask.readyqueue import ReadyQueue
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import atPath
+from lovely.remotetask.storage.queue import ReadyQueue
 from lovely.remotetask.testing import PATIENCE
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
-from lovely.remotetask.zcml import loadSite
 
 
 #: Jobs that are added in one transaction, by a bulk add.
@@ -409,14 +409,14 @@ class Stage:
     # Waiting
 
     @contextlib.contextmanager
-    def bell(self, factory=threading.Event):
-        """Give a new bell that is rung by commits."""
-        bell = factory()
-        hubOf(self.db).subscribe(bell)
+    def wakeup(self, factory=threading.Event):
+        """Give a new wakeup that is rung by commits."""
+        wakeup = factory()
+        notifierOf(self.db).subscribe(wakeup)
         try:
-            yield bell
+            yield wakeup
         finally:
-            hubOf(self.db).unsubscribe(bell)
+            notifierOf(self.db).unsubscribe(wakeup)
 
     def waitFor(self, function, atLeast=0.0, timeout=None):
         """Look at the service whenever something was committed, until the function makes something true of it.
@@ -431,9 +431,9 @@ class Stage:
         wait = LOOK if self.tells else POLL
         manager = transaction.TransactionManager(explicit=True)
         seen, since = None, time.monotonic()
-        with self.bell() as bell, contextlib.closing(self.db.open(manager)) as connection:
+        with self.wakeup() as wakeup, contextlib.closing(self.db.open(manager)) as connection:
             while True:
-                bell.clear()
+                wakeup.clear()
                 with manager:
                     found = function(atPath(connection.root()[ROOT_NAME], self.path))
                 if found:
@@ -443,7 +443,7 @@ class Stage:
                     seen, since = tid, time.monotonic()
                 elif time.monotonic() - since > timeout:
                     raise BenchError(f'nothing has happened for {timeout:.0f} seconds')
-                if not bell.wait(wait):
+                if not wakeup.wait(wait):
                     self.check()
                 if atLeast:
                     time.sleep(atLeast)

@@ -17,7 +17,7 @@ from lovely.remotetask.client import Client
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import NotAuthorized
 from lovely.remotetask.client import NotConnected
-from lovely.remotetask.config import seconds
+from lovely.remotetask.config.settings import seconds
 from lovely.remotetask.xmlrpc import faults
 
 
@@ -39,7 +39,7 @@ def failureOf(error):
 class Seconds(click.ParamType):
     """A time, written as in the configuration file.
 
-    read -- what converts it: `config.seconds`, or `config.pauseSeconds` where it may be 0.
+    read -- what converts it: `settings.seconds`, or `settings.pauseSeconds` where it may be 0.
     """
 
     name = 'time'

@@ -11,36 +11,36 @@ import click
 import zope.component
 from zc.lockfile import LockError
 
-from lovely.remotetask.autostart import servicePaths
-from lovely.remotetask.autostart import splitPatterns
-from lovely.remotetask.checks import isNumber
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
-from lovely.remotetask.config import load
-from lovely.remotetask.database import Database
-from lovely.remotetask.database import DatabaseReplaced
+from lovely.remotetask.common.checks import isNumber
+from lovely.remotetask.common.process import allowFiles
+from lovely.remotetask.common.process import discard
+from lovely.remotetask.common.process import keepFilesPrivate
+from lovely.remotetask.common.process import reapAsProcessOne
+from lovely.remotetask.config.autostart import servicePaths
+from lovely.remotetask.config.autostart import splitPatterns
+from lovely.remotetask.config.settings import load
+from lovely.remotetask.config.users import Users
+from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.database.failures import DatabaseReplaced
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.packing import Packer
+from lovely.remotetask.database.packing import pack as packDatabase
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.process import allowFiles
-from lovely.remotetask.process import discard
-from lovely.remotetask.process import keepFilesPrivate
-from lovely.remotetask.process import reapAsProcessOne
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.service import install
-from lovely.remotetask.sites import ROOT_NAME
-from lovely.remotetask.sites import findService
-from lovely.remotetask.upkeep import Packer
-from lovely.remotetask.upkeep import pack as packDatabase
-from lovely.remotetask.users import Users
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.access import checkExposure
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.tls import Certificate
-from lovely.remotetask.zcml import loadSite
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -234,7 +234,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
     closing.callback(_stopProcessors, processors, grace)
     if hasFrontend:
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
-        _startFrontend(configuration, database.beside.borrow() if hasProcessor else database.db, signals, closing,
+        _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db, signals, closing,
                        grace)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
@@ -311,7 +311,7 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
     for path in paths:
         one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
-                      keep=settings.keep, tasks=database.beside, **arguments)
+                      keep=settings.keep, tasks=database.taskClient, **arguments)
         one.start()
         processors.append(one)
     if schedulesOnly:

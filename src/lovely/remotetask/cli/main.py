@@ -1,7 +1,7 @@
 """The program `remotetask`: its options, and how it ends."""
 # SPDX-License-Identifier: ZPL-2.1
 # ruff: noqa: E402
-from lovely.remotetask.process import openStandardDescriptors
+from lovely.remotetask.common.process import openStandardDescriptors
 
 
 # First of all: to import some libraries opens files, with newer releases of libffi even `ctypes`.
@@ -22,10 +22,10 @@ from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import FAILURE
 from lovely.remotetask.cli.failure import INTERRUPTED
 from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.common.process import discard
+from lovely.remotetask.common.process import resetSignals
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.process import discard
-from lovely.remotetask.process import resetSignals
 
 
 log = logging.getLogger(__name__)

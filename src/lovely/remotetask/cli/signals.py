@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 
-from lovely.remotetask.config import reopenLogs
-from lovely.remotetask.process import hasTerminal
+from lovely.remotetask.common.process import hasTerminal
+from lovely.remotetask.config.settings import reopenLogs
 
 
 #: Seconds after which a terminal is looked at once more: the signal may come before the terminal has gone.

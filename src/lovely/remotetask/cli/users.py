@@ -8,14 +8,14 @@ import click
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.output import printTable
-from lovely.remotetask.config import load
-from lovely.remotetask.users import ROLES
-from lovely.remotetask.users import User
-from lovely.remotetask.users import addUser
-from lovely.remotetask.users import checkUser
-from lovely.remotetask.users import hashPassword
-from lovely.remotetask.users import readUsers
-from lovely.remotetask.users import removeUser
+from lovely.remotetask.config.settings import load
+from lovely.remotetask.config.users import ROLES
+from lovely.remotetask.config.users import User
+from lovely.remotetask.config.users import addUser
+from lovely.remotetask.config.users import checkUser
+from lovely.remotetask.config.users import hashPassword
+from lovely.remotetask.config.users import readUsers
+from lovely.remotetask.config.users import removeUser
 
 
 @click.group(invoke_without_command=True)

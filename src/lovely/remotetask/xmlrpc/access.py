@@ -25,8 +25,8 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from lovely.remotetask import errors
-from lovely.remotetask.users import NAME_LENGTH
-from lovely.remotetask.users import ROLES
+from lovely.remotetask.config.users import NAME_LENGTH
+from lovely.remotetask.config.users import ROLES
 from lovely.remotetask.xmlrpc.faults import NotAllowed
 from lovely.remotetask.xmlrpc.signature import NO_SERVICE
 

@@ -5,7 +5,7 @@ import logging
 import time
 from xmlrpc.server import SimpleXMLRPCDispatcher
 
-from lovely.remotetask.logs import logError
+from lovely.remotetask.common.logs import logError
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable

@@ -12,8 +12,8 @@ from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
 
 from lovely.remotetask import errors
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import Stopping
@@ -521,7 +521,7 @@ class Gateway:
                     self._settle([write])
         else:
             self._silent = False
-            hubOf(self.db).ring()               # not all storages tell of the commits of this process
+            notifierOf(self.db).notify()               # not all storages tell of the commits of this process
             for write, result, refusal in outcomes:
                 write.end(result, refusal)
 

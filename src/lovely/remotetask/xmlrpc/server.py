@@ -9,8 +9,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from lovely.remotetask import errors
-from lovely.remotetask.keepalive import keepAlive
-from lovely.remotetask.limits import Limits
+from lovely.remotetask.common.keepalive import keepAlive
+from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.xmlrpc.access import PROOFS
 from lovely.remotetask.xmlrpc.access import Doorkeeper
 from lovely.remotetask.xmlrpc.bridge import Bridge

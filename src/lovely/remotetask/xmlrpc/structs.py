@@ -1,13 +1,13 @@
 """Structs of XML-RPC: what remote callers are told of a job, and what they can say of one that they add."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask import interfaces
-from lovely.remotetask.cron import RANGES
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.files import LARGE
 from lovely.remotetask.files import StoredFile
 from lovely.remotetask.files import valueOf
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.schedules.cron import RANGES
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.wire import plain

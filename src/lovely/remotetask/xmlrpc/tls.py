@@ -3,8 +3,8 @@
 import logging
 import ssl
 
+from lovely.remotetask.config.users import fileSignature
 from lovely.remotetask.errors import ConfigurationError
-from lovely.remotetask.users import fileSignature
 
 
 logger = logging.getLogger('lovely.remotetask')

@@ -8,11 +8,11 @@ from collections import deque
 from transaction import TransactionManager
 
 from lovely.remotetask import errors
-from lovely.remotetask.database import hubOf
-from lovely.remotetask.database import isDatabaseError
+from lovely.remotetask.common.internals import resizeCache
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.internals import resizeCache
-from lovely.remotetask.ready import shardOf
+from lovely.remotetask.storage.ready import shardOf
 
 
 logger = logging.getLogger('lovely.remotetask')
@@ -55,7 +55,7 @@ class _Watched:
 
 
 class Wakeup(threading.Event):
-    """Set when somebody has committed something of interest, or ordered something; see `Hub.subscribe`."""
+    """Set when somebody has committed something of interest, or ordered something; see `CommitNotifier.subscribe`."""
 
     def __init__(self):
         super().__init__()
@@ -141,22 +141,22 @@ class Watcher:
     # The thread
 
     def _run(self):
-        hub = hubOf(self._db)
+        notifier = notifierOf(self._db)
         try:
             while not self._stopping.is_set():
                 began, changed = time.monotonic(), self._wakeup.take()
                 self._carryOutOrders()
                 if self._waits:
-                    hub.subscribe(self._wakeup)
+                    notifier.subscribe(self._wakeup)
                     self._tryToLook(changed)
                 else:
-                    hub.unsubscribe(self._wakeup)
+                    notifier.unsubscribe(self._wakeup)
                     self._close()               # what others commit would pile up in it
                 self._stopping.wait(max(REST, time.monotonic() - began))
                 if not self._wakeup.wait(LOOK if self._waits else None):
                     self._wakeup.note(None)
         finally:
-            hub.unsubscribe(self._wakeup)
+            notifier.unsubscribe(self._wakeup)
             self._close()
 
     def _carryOutOrders(self):

@@ -1,0 +1,28 @@
+"""What callers and tasks have said, as lines of a log: short, and without anything that could pass for another line."""
+# SPDX-License-Identifier: ZPL-2.1
+import traceback
+
+from lovely.remotetask.common.checks import cut
+
+
+#: Characters at the most of a text, and of a traceback.
+TEXT_SIZE, TRACEBACK_SIZE = 1000, 20_000
+
+
+def line(text):
+    """Return a text as it stands in a line of a log: cut, and with escapes for what cannot be printed."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode()
+                   for c in cut(text, TEXT_SIZE))
+
+
+def logError(log, message, *arguments, error):
+    """Log an exception with its traceback; of a traceback with a very long message in it only the end.
+
+    log -- a logger.
+    message, arguments -- as for `log.error`.
+    """
+    text = ''.join(traceback.format_exception(error))
+    if len(text) <= TRACEBACK_SIZE:
+        log.error(message, *arguments, exc_info=error)
+    else:
+        log.error(f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])  # noqa: G004

@@ -1,0 +1,119 @@
+"""Which services are processed from the start: `site@service` patterns."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+
+import transaction
+from zope.component import adapter
+from zope.component import getGlobalSiteManager
+from zope.component.interfaces import ISite
+from zope.processlifetime import IDatabaseOpenedWithRoot
+
+from lovely.remotetask.config.settings import productConfiguration
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import localServices
+from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.interfaces import ITaskService
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: The name of the product configuration.
+PRODUCT = 'lovely.remotetask'
+
+
+def getAutostartServiceNames():
+    """Return the patterns of the product configuration: `site@service`, either of them '*', no site for the root."""
+    return splitPatterns((productConfiguration(PRODUCT) or {}).get('autostart', ''))
+
+
+def splitPatterns(text):
+    """Return the patterns in a text that separates them by commas."""
+    return [name.strip() for name in text.split(',') if name.strip()]
+
+
+def _sites(root):
+    """Return the name and the site of the root ('root') and of each site directly in it."""
+    sites = [('root', root)] if ISite.providedBy(root) else []
+    return sites + [(name, site) for name, site in root.items() if ISite.providedBy(site)]
+
+
+def _services(name, site, connection):
+    """Return the services of a site: name -> service.  The root has the globally registered ones of this database."""
+    services = localServices(site) if ISite.providedBy(site) else {}
+    if name == 'root':
+        for found, service in getGlobalSiteManager().getUtilitiesFor(ITaskService):
+            jar = getattr(service, '_p_jar', None)
+            if jar is not None and jar.db() is connection.db() and len(pathOf(service)) == 1:
+                services.setdefault(found, connection.get(service._p_oid))
+    return services
+
+
+def matching(connection, patterns):  # noqa: C901
+    """Yield (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
+
+    connection -- an open connection of the database; its root folder is at ROOT_NAME.
+    patterns -- a list of texts, see `getAutostartServiceNames`.  A site's pattern does not fit what it acquires.
+    """
+    root, found = connection.root().get(ROOT_NAME), set()
+    if root is None:
+        log.error('there is no root folder %s in the database', ROOT_NAME)
+        return
+    for pattern in patterns:
+        siteName, _, serviceName = pattern.rpartition('@')
+        if siteName == '*':
+            sites = _sites(root)
+            if not ISite.providedBy(root):
+                sites.insert(0, ('root', root))
+        elif not siteName:
+            sites = [('root', root)]
+        elif siteName in root and ISite.providedBy(root[siteName]):
+            sites = [(siteName, root[siteName])]
+        else:
+            log.error('site %s not found', siteName)
+            continue
+        fits = False
+        for name, site in sites:
+            for registered, service in sorted(_services(name, site, connection).items(), reverse=True):
+                if serviceName not in ('*', registered):
+                    continue
+                fits = True
+                if service._p_oid not in found:         # registered under several names, or fitted before
+                    found.add(service._p_oid)
+                    yield name, registered, service
+        if not fits:
+            if '*' in (siteName, serviceName):
+                log.warning('no services started by directive %s', pattern)
+            else:
+                log.error('service %s on site %s not found', serviceName, siteName or 'root')
+
+
+def servicePaths(db, patterns):
+    """Return the paths (tuples of names) of the services that the patterns fit."""
+    with _opened(db) as connection:
+        return [pathOf(service) for _, _, service in matching(connection, patterns)]
+
+
+@contextlib.contextmanager
+def _opened(db):
+    """Give a connection to look at, without touching the caller's transaction."""
+    manager = transaction.TransactionManager(explicit=True)
+    manager.begin()
+    with contextlib.closing(db.open(manager)) as connection:
+        try:
+            yield connection
+        finally:
+            manager.abort()
+
+
+@adapter(IDatabaseOpenedWithRoot)
+def bootStrapSubscriber(event):
+    """Start the services that the product configuration names, in threads of this process."""
+    patterns = getAutostartServiceNames()
+    log.info('handling event IStartRemoteTasksEvent')
+    if not patterns:
+        return
+    with _opened(event.database) as connection:
+        for siteName, name, service in matching(connection, patterns):
+            service.startProcessing()
+            log.info('service %s on site %s started', name, siteName)

@@ -1,0 +1,498 @@
+"""The configuration file: reads and checks it, and says where a mistake is.
+
+`schema.xml` declares every key with its meaning, unit and default; the functions that it names convert and check the
+values, and are here.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+import functools
+import io
+import logging
+import os
+import pathlib
+import re
+import socket
+import sys
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any
+
+import ZConfig
+import ZConfig.datatypes
+import ZConfig.loader
+
+from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.checks import isPause
+from lovely.remotetask.config.limits import Limits
+from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import ERROR
+
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DEFAULT_SITE = os.path.join(HERE, 'configure.zcml')
+LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s %(message)s'
+
+log = logging.getLogger('lovely.remotetask')
+
+
+@dataclass(frozen=True)
+class FrontendSettings:
+    """Where the XML-RPC server listens and what it puts up with."""
+
+    #: The pair of host and port; port 0 is any free one.
+    address: tuple
+    #: What a client can take of it.
+    limits: Limits
+    #: Seconds that a call waits for the database.
+    deadline: float
+    #: The absolute paths of the users file, the certificate and its key; None for none.
+    users: str | None
+    certificate: str | None
+    key: str | None
+    #: Whether other machines may reach it without users or without TLS.
+    allowInsecure: bool
+
+
+@dataclass(frozen=True)
+class ProcessorSettings:
+    """How a processing host is called and how it works."""
+
+    name: str
+    #: Jobs of one service that run at the same time.
+    threads: int
+    #: Seconds of silence after which others take the host for dead.
+    lease: float
+    #: Seconds between two looks at an idle database.
+    waitTime: float
+    #: Seconds that running jobs have to end when the process stops.
+    gracePeriod: float
+    #: Whether it may be the scheduler.
+    schedule: bool
+    #: Final status -> seconds for which jobs in it are kept.
+    keep: MappingProxyType
+    #: Seconds between two packs, None for no packs; and for which old states are kept.
+    packInterval: float | None
+    packKeep: float
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a configuration file says, with every default filled in."""
+
+    #: The absolute path of the configuration file; None when there was none.
+    path: str | None
+    #: The absolute path of the ZCML file with the tasks.
+    siteDefinition: str
+    #: A `ZODB.config.ZODBDatabase`: `open()` gives a `ZODB.DB`, `config.storage.open()` its storage alone.
+    database: Any
+    frontend: FrontendSettings
+    processor: ProcessorSettings
+    #: Name of a package -> dict of its settings.
+    products: MappingProxyType
+    #: Factories from ZConfig, for the event log and single loggers; empty for the default.
+    loggers: tuple
+
+    @property
+    def databaseDescription(self):
+        """Where the data is, in words and without passwords, as in 'FileStorage /srv/var/Data.fs'."""
+        return describeStorage(self.database.config.storage)
+
+    def product(self, name):
+        """Return the settings of the package `name`, a dict of strings; empty when there are none."""
+        return dict(self.products.get(name.lower(), {}))
+
+    def setUpLogging(self):
+        """Start to log as the configuration says.  Raise `ConfigurationError` when a log file can't be opened."""
+        if not any(factory.name is None for factory in self.loggers):         # no <eventlog>
+            logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+        for factory in self.loggers:
+            try:
+                logger = factory()
+            except Exception as error:          # a handler of any package may be named: it raises what it likes
+                raise ConfigurationError(f'{self.path}: cannot log as configured: {error}') from error
+            for handler in logger.handlers:
+                _escapeWhatCannotBeEncoded(handler)
+
+
+def _escapeWhatCannotBeEncoded(handler):
+    """Have a handler write `\\u20ac` for a character that its file has no bytes for, instead of losing the line."""
+    if isinstance(handler, logging.FileHandler):
+        handler.errors = 'backslashreplace'             # for when it is opened anew
+    if isinstance(getattr(handler, 'stream', None), io.TextIOWrapper):
+        handler.stream.reconfigure(errors='backslashreplace')
+
+
+def reopenLogs():
+    """Open the log files of all loggers anew by their names, after they have been moved away; no line is lost.
+
+    Nothing is rotated here, also where a <logfile> has a `max-size`.  When a file cannot be opened the log goes on in
+    the old one, and says so.
+    """
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for logger in loggers for handler in getattr(logger, 'handlers', ())
+                if isinstance(handler, logging.FileHandler) and handler.mode == 'a'}
+    for handler in handlers:
+        try:
+            open(handler.baseFilename, 'ab').close()
+            with handler.lock:                  # another thread may be about to rotate
+                if (old := handler.setStream(None)) is not None:        # the next line opens it
+                    old.close()
+        except OSError as error:
+            log.error('the log file %s cannot be reopened, the log goes on in the old one: %s', handler.baseFilename,
+                      error.strerror)
+        else:
+            log.info('reopened the log file %s', handler.baseFilename)
+
+
+def load(path=None):
+    """Read a configuration file and return its `Configuration`.
+
+    path -- of the file; None for the defaults, which need no file.
+
+    The settings of packages are also what `productConfiguration` answers from then on.  Raise `ConfigurationError`,
+    whose message names file, line and reason, for a file that can't be read or has a mistake in it.
+    """
+    try:
+        directory = os.getcwd() if path is None else os.path.dirname(path := os.path.abspath(path))
+    except FileNotFoundError as error:
+        raise ConfigurationError('the working directory was removed: name the configuration file by an absolute path, '
+                                 'or start elsewhere') from error
+    schema = _loadSchema(directory)
+    values = _readText(schema, '') if path is None else _readFile(schema, path)
+    defaults = _readText(schema, '<frontend/>\n<processor/>')
+    products = {section.name: section.mapping for section in values.products}
+    configuration = Configuration(
+        path=path,
+        siteDefinition=DEFAULT_SITE if values.site_definition is None else values.site_definition,
+        database=_readDefaultDatabase(schema) if values.database is None else values.database,
+        frontend=defaults.frontend if values.frontend is None else values.frontend,
+        processor=defaults.processor if values.processor is None else values.processor,
+        products=MappingProxyType(products),
+        loggers=tuple(factory for factory in (values.eventlog, *values.loggers) if factory is not None))
+    setProductConfigurations(products)
+    return configuration
+
+
+# The settings of packages, for code that is not handed the configuration: name -> dict.
+_products = {}
+
+
+def setProductConfigurations(mapping):
+    """Replace the settings of all packages; `mapping` is name -> dict of strings."""
+    settings = {name.lower(): dict(values) for name, values in mapping.items()}
+    _products.clear()
+    _products.update(settings)
+
+
+def productConfiguration(name):
+    """Return the settings of the package `name`, a dict of strings, or None when there are none.
+
+    In an application that has handed its own to zope.app.appsetup these come first.
+    """
+    settings = _appsetupConfiguration(name)
+    if settings is None:
+        settings = _products.get(name.lower())
+    return None if settings is None else dict(settings)
+
+
+def _appsetupConfiguration(name):
+    """Return what zope.app.appsetup knows of a package; None when it knows nothing, or is not used."""
+    # A module that nobody has imported has been told nothing; importing it here would only take time.
+    product = sys.modules.get('zope.app.appsetup.product')
+    if product is None:
+        return None
+    settings = product.getProductConfiguration(name)
+    if settings is None:        # ZConfig writes names in lower case, who calls it from Python writes what he likes
+        known = {spelling.lower(): values for spelling, values in product.saveConfiguration().items()}
+        settings = known.get(name.lower())
+    return settings
+
+
+# Reading
+
+class _Lines:
+    """The lines of a file; tells the loader which one is being read."""
+
+    def __init__(self, file, url, loader):
+        self.file, self.url, self.loader, self.number = file, url, loader, 0
+        loader.position = url, 1
+
+    def readline(self):
+        line = self.file.readline()
+        if line:
+            self.number += 1
+            self.loader.position = self.url, self.number
+        return line
+
+    def close(self):
+        self.file.close()
+
+
+class _Loader(ZConfig.loader.ConfigLoader):
+    """Reads a configuration and knows its position, for those mistakes that ZConfig reports without one."""
+
+    position = None, 0
+
+    #: Sections that ZODB takes without the storage that they are nothing without: type -> its attribute.
+    storages = {'zodb': 'storage', 'blobstorage': 'base'}
+
+    def createResource(self, file, url):
+        # Of a component that is imported, ZConfig reads XML and knows the position of a mistake itself.
+        isComponent = url is not None and url.startswith('package:')
+        return super().createResource(file if isComponent else _Lines(file, url, self), url)
+
+    def endSection(self, parent, type_, name, matcher):
+        value = matcher.finish()
+        if type_ in self.storages and getattr(value, self.storages[type_]) is None:
+            raise ZConfig.ConfigurationError(f'there is no storage in the section {type_!r}')
+        parent.addSection(type_, name, value)
+
+
+def _loadSchema(directory):
+    """Return the schema; `directory` is what paths are relative to."""
+    registry = ZConfig.datatypes.Registry()
+    # Under their own names, so that the schema stays complete without this module's help.
+    for convert in absolutePath, siteDefinition:
+        registry.register(f'lovely.remotetask.config.settings.{convert.__name__}',
+                          functools.partial(convert, directory=directory))
+    return ZConfig.loader.SchemaLoader(registry).loadURL(os.path.join(HERE, 'schema.xml'))
+
+
+def _readFile(schema, path):
+    """Return the values in the file; raise `ConfigurationError`."""
+    url = pathlib.Path(path).as_uri()
+    try:
+        with open(path, 'rb') as file:
+            content = file.read()
+    except OSError as error:
+        raise ConfigurationError(f'{path}: cannot read the configuration file: {error.strerror}') from error
+    try:
+        text = content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise _mistake(error, (url, 1 + error.object.count(b'\n', 0, error.start))) from error
+    loader = _Loader(schema)
+    try:
+        return loader.loadFile(io.StringIO(text), url)[0]
+    except Exception as error:                  # the datatypes of imported packages raise what they like
+        raise _mistake(error, loader.position) from error
+
+
+def _readText(schema, text):
+    """Return the values in a text of our own."""
+    return _Loader(schema).loadFile(io.StringIO(text))[0]
+
+
+def _mistake(error, position):
+    """Return a `ConfigurationError` with file, line and reason for what came up while reading at `position`."""
+    url, line = position
+    # Values are checked at the end of their section, but counted by the line they stand in.
+    if (getattr(error, 'lineno', None) or -1) > 0 and error.url:
+        url, line = error.url, error.lineno
+    if isinstance(error, ZConfig.ConfigurationError):
+        reason = error.message
+    elif isinstance(error, UnicodeDecodeError):
+        reason = 'the file is not encoded in UTF-8'
+    else:
+        reason = f'{type(error).__name__}: {error}'
+    lines = reason.split('\n')
+    if len(lines) > 2:                          # some reasons have a traceback in them; its end says it all
+        reason = f'{lines[0]}: {lines[-1] or lines[-2]}'
+    if url.startswith('file:'):
+        url = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    return ConfigurationError(f'{url}, line {line}: {" ".join(reason.split())}')
+
+
+# Defaults
+
+_DEFAULT_DATABASE = """
+<zodb>
+  <filestorage>
+    path {directory}/Data.fs
+    blob-dir {directory}/blobs
+  </filestorage>
+</zodb>
+"""
+
+
+def _readDefaultDatabase(schema):
+    """Return the section of a database in the directory `var`, which is made if it is missing."""
+    directory = os.path.abspath('var')
+    try:
+        # Jobs may carry anything: the directory is nobody else's business.
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f'{directory}: cannot make the directory of the default database: '
+                                 f'{error.strerror}') from error
+    text = _DEFAULT_DATABASE.format(directory=directory.replace('$', '$$'))     # a $ starts a substitution
+    return _readText(schema, text).database
+
+
+# Where the data is
+
+def describeStorage(storage):
+    """Say in words where a storage keeps its data; `storage` is a storage section, as `ZODB.config` has them."""
+    section = storage.config
+    kind = section.getSectionType()
+    if kind == 'filestorage':
+        return f'FileStorage {os.path.abspath(section.path)}'
+    if kind in ('zeoclient', 'clientstorage'):
+        return 'ZEO ' + ', '.join(_describeServer(server.address) for server in section.server)
+    if kind == 'blobstorage':
+        return f'{describeStorage(section.base)}, blobs {os.path.abspath(section.blob_dir)}'
+    if kind == 'mappingstorage':
+        return 'MappingStorage, in memory'
+    if kind == 'demostorage':
+        return 'DemoStorage over ' + (', '.join(map(describeStorage, section.factories)) or 'nothing')
+    # Of others we know nothing; what they are connected to may have a password in it.
+    return f'{kind} {storage.name}' if storage.name else kind
+
+
+def _describeServer(address):
+    if isinstance(address, str):                # a Unix domain socket
+        return address
+    host, port = address
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
+# Datatypes: called with the text of a value, or with a section; a ValueError becomes a message with file and line.
+
+_UNITS = {'ms': 0.001, 's': 1.0, 'm': 60.0, 'h': 3600.0, 'd': 86400.0, '': 1.0}
+_TIME = re.compile(r'([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h|d|)')
+_toHost = ZConfig.datatypes.stock_datatypes['ipaddr-or-hostname']
+_toBytes = ZConfig.datatypes.stock_datatypes['byte-size']
+
+
+def seconds(text):
+    """Convert a time as in '500ms', '1.5m' or '20' to seconds, a float above 0."""
+    value = pauseSeconds(text)
+    if value == 0:
+        raise ValueError(f'{text!r} is not a time above 0')
+    return value
+
+
+def pauseSeconds(text):
+    """Convert a time, which may be no time at all, to seconds, a float of 0 or more."""
+    match = _TIME.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f'{cut(text, 60)!r} is not a time: write a number with a unit (ms, s, m, h, d), as in 20s')
+    value = float(match[1]) * _UNITS[match[2]]
+    if not isPause(value):
+        raise ValueError(f'{cut(text, 60)!r} is not a time of a hundred years or less')
+    return value
+
+
+def leaseSeconds(text):
+    """Convert a time of one second or more to seconds, a float."""
+    value = seconds(text)
+    if value < 1:
+        raise ValueError(f'{text!r} is too short: a lease is at least 1s')
+    return value
+
+
+def address(text):
+    """Convert 'host:port', '[IPv6]:port' or a port alone to the pair of host and port; see schema.xml."""
+    if text.isascii() and text.isdigit():
+        host, port = '', text
+    else:
+        host, colon, port = text.rpartition(':')
+        if not colon:
+            raise ValueError(f'{text!r} is not an address: write host:port, or the port alone')
+        if host.startswith('[') and host.endswith(']'):
+            host = host[1:-1]
+        elif ':' in host:
+            raise ValueError(f'{text!r} is not an address: write an IPv6 address in brackets, as in [::1]:8080')
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f'{text!r} is not an address: the port has to be a number from 0 to 65535')
+    if not host:                                # never all interfaces, unless they are asked for by 0.0.0.0 or [::]
+        return '127.0.0.1', int(port)
+    try:
+        return _toHost(host), int(port)
+    except ValueError:
+        raise ValueError(f'{text!r} is not an address: {host!r} is not the name or the address of a host') from None
+
+
+def bodySize(text):
+    """Convert a size as in '8MB' to bytes, from 1 KB to 1 GB."""
+    try:
+        value = _toBytes(text.replace(' ', ''))
+    except ValueError:
+        raise ValueError(f'{text!r} is not a size: write a number with a unit (KB, MB, GB), as in 8MB') from None
+    if not 1024 <= value <= 1024**3:
+        raise ValueError(f'{text!r} is out of range: from 1KB to 1GB')
+    return value
+
+
+def connectionCount(text):
+    """Convert the number of connections, from 1 to 100000."""
+    return _count(text, 100000)
+
+
+def threadCount(text):
+    """Convert the number of threads, from 1 to 1000."""
+    return _count(text, 1000)
+
+
+def _count(text, maximum):
+    if not re.fullmatch('-?[0-9]+', text):
+        raise ValueError(f'{text!r} is not a whole number')
+    if not 1 <= int(text[:20]) <= maximum:      # Python refuses to convert a number of thousands of digits
+        raise ValueError(f'{text!r} is out of range: from 1 to {maximum}')
+    return int(text)
+
+
+def hostName(text):
+    """Check the name of a processing host: something, and nothing that would spoil a line of a log."""
+    if not text or not text.isprintable():
+        raise ValueError(f'{text!r} is not a name: give printable characters')
+    return text
+
+
+def absolutePath(text, directory='.'):
+    """Convert the path of a file to an absolute one; a relative one is relative to `directory`."""
+    if not text or '\0' in text:
+        raise ValueError(f'{text!r} is not the path of a file')
+    return os.path.abspath(os.path.join(directory, os.path.expanduser(text)))
+
+
+def siteDefinition(text, directory='.'):
+    """Convert the path of a ZCML file, which has to be there, as `absolutePath`."""
+    path = absolutePath(text, directory)
+    if not os.path.isfile(path):
+        raise ValueError(f'site-definition: there is no file {path}')
+    return path
+
+
+def frontendSettings(section):
+    """Convert a <frontend> section."""
+    if section.key is not None and section.certificate is None:
+        raise ValueError('there is a key, but no certificate that it belongs to')
+    # The keys that are limits have the names of these as their attributes, and the defaults of these.
+    given = {field.name: getattr(section, field.name, None) for field in fields(Limits)}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    return FrontendSettings(section.address, limits, section.deadline, section.users, section.certificate, section.key,
+                            section.allow_insecure)
+
+
+def processorSettings(section):
+    """Convert a <processor> section."""
+    keep = {status: value for status, value in ((COMPLETED, section.keep_completed), (ERROR, section.keep_error),
+                                                (CANCELLED, section.keep_cancelled)) if value is not None}
+    name = socket.gethostname() if section.name is None else section.name
+    return ProcessorSettings(name, section.threads, section.lease, section.wait_time,
+                             section.grace_period, section.schedule, MappingProxyType(keep),
+                             section.pack_interval, section.pack_keep)
+
+
+@dataclass(frozen=True)
+class _ProductConfig:
+    name: str
+    mapping: dict
+
+
+def productConfig(section):
+    """Convert a <product-config> section."""
+    return _ProductConfig(section.getSectionName(), dict(section.mapping))

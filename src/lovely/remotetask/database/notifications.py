@@ -1,0 +1,91 @@
+"""Waking up when somebody commits to a database."""
+# SPDX-License-Identifier: ZPL-2.1
+import threading
+import weakref
+
+from ZEO.ClientStorage import ClientStorage
+
+from lovely.remotetask.common.internals import adapterOf
+from lovely.remotetask.common.internals import forgetNewIds
+
+
+class CommitNotifier:
+    """Everybody in this process who wants to be woken by a commit to one database."""
+
+    #: Whether commits of other processes are told of.
+    hearsOthers = False
+
+    def __init__(self):
+        self._wakeups = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def subscribe(self, wakeup):
+        """Have `wakeup`, a `threading.Event`, set after each commit; until `unsubscribe`, or until it is forgotten.
+
+        A wakeup may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
+        those to one of these objects set it then, or all.  If it also has a method `note`, that is called before, with
+        the ids of those that were written, or None when that is not known.
+        """
+        with self._lock:
+            self._wakeups.add(wakeup)
+
+    def unsubscribe(self, wakeup):
+        """Leave `wakeup` alone from now on."""
+        with self._lock:
+            self._wakeups.discard(wakeup)
+
+    def notify(self, but=None, oids=None):
+        """Wake everybody, but whose wakeup is `but`.  Cheap, and calls nobody: it may run in ZEO's I/O thread.
+
+        oids -- ids of the objects that were written; None when that is not known.
+        """
+        with self._lock:
+            for wakeup in self._wakeups:
+                interest = None if oids is None else getattr(wakeup, 'interest', None)
+                written = None if interest is None else interest.intersection(oids)
+                if wakeup is not but and (written is None or written):
+                    if hasattr(wakeup, 'note'):
+                        wakeup.note(written)
+                    wakeup.set()
+
+
+class _Listener:
+    """Stands between a storage and its database: passes on what other clients have committed, and rings."""
+
+    def __init__(self, target, notifier, storage):
+        self._target, self._notifier, self._storage = target, notifier, storage
+
+    def __getattr__(self, name):
+        return getattr(self._target, name)
+
+    def invalidate(self, tid, oids):
+        self._target.invalidate(tid, oids)
+        self._notifier.notify(oids=oids)
+
+    def invalidateCache(self):              # after a reconnection: look at everything
+        forgetNewIds(self._storage)
+        self._target.invalidateCache()
+        self._notifier.notify()
+
+
+_notifiers = weakref.WeakKeyDictionary()
+_notifiersLock = threading.Lock()
+
+
+def notifierOf(db):
+    """Return the `CommitNotifier` of a `ZODB.DB`, making it at the first call.
+
+    A ZEO client is listened to from then on.  `ZODB.DB` has registered its MVCC adapter with the storage, and a
+    storage has one database: so the listener takes the adapter's place and hands everything on.  (Where there is no
+    adapter, or on a storage that tells nothing of the commits of others, like RelStorage, processors look every
+    `waitTime` seconds.)
+    """
+    with _notifiersLock:
+        notifier = _notifiers.get(db)
+        if notifier is None:
+            notifier = _notifiers[db] = CommitNotifier()
+            adapter = adapterOf(db) if isinstance(db.storage, ClientStorage) else None
+            if adapter is not None:
+                db.storage.registerDB(_Listener(adapter, notifier, db.storage))
+                notifier.hearsOthers = True
+        return notifier

@@ -1,0 +1,95 @@
+"""Opening the object database, safely for those that come first or connect again, and closing it."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import threading
+import time
+
+from transaction.interfaces import NoTransaction
+from ZEO.ClientStorage import ClientStorage
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
+
+from lovely.remotetask.common.internals import cleanUpFailures
+from lovely.remotetask.database.connections import SeparateClient
+from lovely.remotetask.database.connections import SharedClient
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.zeo import LAST_LOOK
+from lovely.remotetask.database.zeo import Watchdog
+from lovely.remotetask.database.zeo import guard
+from lovely.remotetask.database.zeo import leaveIfSilent
+
+
+log = logging.getLogger('lovely.remotetask')
+
+
+#: How often opening is tried when others open the same new database.
+OPENINGS = 10
+
+
+class Database:
+    """An open database, and how to open it once more.
+
+    db -- the `ZODB.DB`.
+    taskClient -- a `SharedClient` of the database for whoever must not be kept waiting by what goes on in `db`, or must not keep
+        that waiting.  All commits of one ZEO client wait for each other: with another client for the tasks a ledger is
+        not kept from being written by a task's long commit, which would make a living host look dead.
+    """
+
+    def __init__(self, open, fail=log.critical):
+        """Open it.
+
+        open -- a callable that opens a `ZODB.DB`.
+        fail -- called with an exception when the database cannot be used any more, from any thread.
+        """
+        self._openOnce, self._fail = open, fail
+        self._watchdogs = {}
+        self.db = self._open()
+        isClient = isinstance(self.db.storage, ClientStorage)
+        self.taskClient = SeparateClient(self._open, self._shut) if isClient else SharedClient(self.db)
+
+    def _open(self):
+        # Whoever opens an empty database first makes its root object; the others of a new deployment, which do so
+        # at the same time, meet a conflict.
+        for failures in range(OPENINGS):
+            try:
+                db = self._openOnce()
+                break
+            except ConflictError:
+                if failures == OPENINGS - 1:
+                    raise
+                time.sleep(0.1)
+        if isinstance(db.storage, ClientStorage):
+            notifierOf(db)                       # whose listener makes reconnecting safe
+            guard(db.storage, self._fail)
+            self._watchdogs[db] = Watchdog(db.storage)
+        elif isinstance(db.storage, FileStorage):
+            cleanUpFailures(db.storage)
+        return db
+
+    def _shut(self, db):
+        if db in self._watchdogs:
+            self._watchdogs.pop(db).stop()
+        closeDatabase(db)
+
+    def close(self):
+        """Close what has been opened.  This takes some seconds at most, whatever the database does."""
+        if self.taskClient.isSeparate:
+            self.taskClient.close()
+        self._shut(self.db)
+
+
+def closeDatabase(db):
+    """Close a `ZODB.DB`, whatever the state of its connections; within seconds, whatever its server does."""
+    storage = getattr(db, 'storage', None)
+    if storage is None:                     # closed already
+        return
+    try:
+        if isinstance(storage, ClientStorage):
+            leaveIfSilent(storage, LAST_LOOK, threading.Event())
+            storage.close()                 # first: what still waits for the server ends, and nothing more will wait
+        db.close()
+    except NoTransaction:                   # a connection was left open, as by a thread that was given up
+        storage.close()
+    except Exception as error:
+        log.warning('the database could not be closed in order: %s: %s', type(error).__name__, error)
+        storage.close()

@@ -1,0 +1,95 @@
+"""Keeping a database small: what is removed after which time, and when it is packed."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+import threading
+import time
+
+import transaction
+from ZODB.POSException import ConflictError
+
+from lovely.remotetask.database.failures import isDatabaseError
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Under which key of the root object it stands when a database was packed last, in UTC seconds.
+PACKED = 'lovely.remotetask.packed'
+
+#: Seconds between two looks at whether it is time to pack.
+LOOK = 60.0
+
+
+def claimPack(db, now, interval):
+    """Return whether the database is to be packed now by whoever asks, and note that it is.
+
+    Of several processes that ask at the same time one is told so.  Raise what the database raises.
+
+    now -- UTC seconds.
+    interval -- seconds between two packs.
+    """
+    manager = transaction.TransactionManager(explicit=True)
+    with contextlib.closing(db.open(manager)) as connection:
+        try:
+            with manager:
+                last = connection.root().get(PACKED)
+                if last is not None and last <= now < last + interval:
+                    return False
+                connection.root()[PACKED] = now
+                return True
+        except ConflictError:                               # another process has been told so
+            return False
+
+
+class Packer:
+    """Packs a database again and again, in a thread of its own.
+
+    db -- a `ZODB.DB`.
+    interval -- seconds between two packs, whoever does them.
+    keep -- seconds for which old states of objects are kept.
+    """
+
+    def __init__(self, db, interval, keep, clock=time.time):
+        self._db, self._interval, self._keep, self._clock = db, interval, keep, clock
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='remotetask-packer', daemon=True)
+
+    def start(self):
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout=None):
+        """Have it end; wait for that, `timeout` seconds at most, because a pack may take long.  Twice is fine."""
+        self._stopped.set()
+        self._thread.join(timeout)
+
+    def _run(self):
+        while True:
+            try:
+                now = self._clock()
+                if claimPack(self._db, now, self._interval):
+                    pack(self._db, now - self._keep)
+            except Exception as error:          # no error ends the thread
+                if isDatabaseError(error):
+                    log.debug('the database is away: it will be packed later', exc_info=True)
+                else:
+                    log.exception('the database could not be packed')
+            if self._stopped.wait(min(LOOK, self._interval)):
+                return
+
+
+def pack(db, before):
+    """Pack a database, and log that; an error is logged, too, and None is returned instead of the seconds it took.
+
+    before -- UTC seconds: what was replaced or removed before is thrown away.
+    """
+    started = time.monotonic()
+    try:
+        size = db.getSize()
+        db.pack(before)
+        spent = time.monotonic() - started
+        log.info('packed the database in %.1f s: from %d to %d bytes', spent, size, db.getSize())
+        return spent
+    except Exception:                   # it is tried again after the interval
+        log.exception('the database could not be packed')
+        return None

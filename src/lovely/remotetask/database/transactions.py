@@ -1,0 +1,58 @@
+"""Transactions: a function in one of its own, and the end of one whatever the database makes of that."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+
+from transaction.interfaces import NoTransaction
+from transaction.interfaces import TransientError
+from ZODB.FileStorage import FileStorage
+
+from lovely.remotetask.common.internals import lastWritten
+
+
+log = logging.getLogger('lovely.remotetask')
+
+
+def lastTransaction(db):
+    """Return the id of the last transaction of a `ZODB.DB`, without waiting for one that is being committed.
+
+    `FileStorage.lastTransaction` waits until the disk has confirmed that, with all its callers.
+    """
+    tid = lastWritten(db.storage) if isinstance(db.storage, FileStorage) else None
+    return db.lastTransaction() if tid is None else tid
+
+
+def tryAbort(manager):
+    """Abort the transaction of a transaction manager, if there is one, whatever the database makes of that.
+
+    Return whether the manager's connections can go on to be used: else they may still have the changes, which the next
+    commit would store.
+    """
+    try:
+        manager.abort()
+    except NoTransaction:
+        pass
+    except Exception:
+        log.debug('a transaction could not be aborted in order', exc_info=True)
+        return False
+    return True
+
+
+def transact(manager, function, attempts=1):
+    """Call a function in a transaction, commit that, and return what the function has returned.
+
+    manager -- a `TransactionManager` in explicit mode.
+    attempts -- how often this is tried when it meets a `TransientError`, as after a conflict.
+
+    Raise what the function or the database raises; the manager is in no transaction then.
+    """
+    while True:
+        attempts -= 1
+        try:
+            manager.begin()
+            result = function()
+            manager.commit()
+            return result
+        except BaseException as error:
+            isClean = tryAbort(manager)
+            if not isClean or not attempts or not isinstance(error, TransientError):
+                raise

@@ -1,0 +1,161 @@
+"""Leaving a ZEO server that hangs, or that has another database than before."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import threading
+
+from persistent.timestamp import TimeStamp
+from ZEO.Exceptions import ClientDisconnected
+from ZODB.utils import z64
+
+from lovely.remotetask.common.internals import serverOf
+from lovely.remotetask.common.internals import tellMissing
+from lovely.remotetask.common.keepalive import VANISHED
+from lovely.remotetask.common.keepalive import keepAlive
+from lovely.remotetask.database.failures import AWAY
+from lovely.remotetask.database.failures import DatabaseReplaced
+
+
+log = logging.getLogger('lovely.remotetask')
+
+
+#: Seconds between two looks at a ZEO server, and after which one that does not answer is taken to hang.  All its
+#: clients wait while it resolves a large conflict or writes to a slow disk: that must not look like hanging.
+LOOK = 2.0
+HANG = 10
+
+#: Seconds that a ZEO server has to answer before its client is closed.
+LAST_LOOK = 2
+
+
+# ZEO's client waits for an answer as long as it takes: nothing but the end of the connection ends that.
+
+def leaveIfSilent(storage, seconds, stopped):
+    """End the connection to a ZEO server that does not answer; return whether that was done.
+
+    ZEO tells its callers then, and connects anew, as if the network had ended it.
+
+    seconds -- how long an answer may take, a whole number.
+    stopped -- a `threading.Event` that ends the waiting.
+    """
+    def abort():
+        protocol = server.client and server.client.protocol
+        if protocol is not None:
+            protocol.sm_protocol.transport.abort()
+
+    server = serverOf(storage)
+    if server is None:
+        return False
+    try:
+        # A call that the server's loop answers.  `storage.ping()` would wait for that, and before for a connection.
+        answer = server.call('ping', wait=False, timeout=0)
+        # Second by second, so that those do not count in which this process itself was stopped.
+        for _ in range(seconds):
+            if stopped.is_set() or _ended(answer, 1):
+                return False
+        server.loop.call_soon_threadsafe(abort)
+        _ended(answer, 1)                   # ZEO reports errors that nobody has asked for
+        return True
+    except AttributeError as error:
+        tellMissing(f'in ClientStorage, {error.name}', 'a database server that hangs is not noticed')
+        return False
+    except Exception:                       # closed meanwhile
+        log.debug('a database server cannot be watched', exc_info=True)
+        return False
+
+
+def _ended(answer, timeout):
+    try:
+        answer.result(timeout)
+    except TimeoutError:
+        return False
+    except ClientDisconnected:
+        pass
+    return True
+
+
+class Watchdog:
+    """Leaves a ZEO server that hangs, in a thread of its own.
+
+    What waits for the server fails with `ClientDisconnected` then, and is tried again as after a crash of the server.
+    """
+
+    def __init__(self, storage, look=LOOK, hang=HANG):
+        """Start to watch.
+
+        storage -- a `ClientStorage`.
+        look, hang -- see `LOOK` and `HANG`, seconds; the second is a whole number.
+        """
+        self._storage, self._look, self._hang = storage, look, hang
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name='remotetask-watchdog', daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        """Watch no longer.  Twice is fine."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._stopped.wait(self._look):
+            if leaveIfSilent(self._storage, self._hang, self._stopped):
+                log.warning('the database server %s has not answered for %d seconds: connecting to it anew',
+                            self._storage.getName(), self._hang)
+
+
+# After a reconnection ZEO's client keeps what it has in store, but for what the server says has changed since.  That is
+# wrong when the server has another history: a backup was put in place, say.  ZEO notices only a server that is behind.
+
+def guard(storage, fail):
+    """Have a ZEO client look, at each reconnection, whether the server has the transaction that it has seen last.
+
+    A server that has not is never used: `fail` is called with `DatabaseReplaced`, in ZEO's I/O thread.  The connections
+    are kept alive, see `keepAlive`.
+
+    storage -- a `ClientStorage`, connected.
+    """
+    server = serverOf(storage)
+    if server is None:
+        return
+    client = server.client
+    register, invalidateTransaction = client.register, client.invalidateTransaction
+    told = before = None                        # the last transaction of another client, and the one before it
+
+    def noteAndInvalidate(tid, oids):
+        nonlocal told, before
+        told, before = tid, storage.lastTransaction()
+        invalidateTransaction(tid, oids)
+
+    async def checkAndRegister(protocol, serverTid):
+        keepAlive(protocol.sm_protocol.transport.get_extra_info('socket'), VANISHED)
+        seen = storage.lastTransaction()
+        if not await _hasTransaction(protocol, serverTid, seen):
+            # A server tells of a transaction just before it writes that it is complete: a crash may come in between.
+            if seen != told or not await _hasTransaction(protocol, serverTid, before):
+                protocol.close()                # and the client connects no more
+                fail(DatabaseReplaced(storage.getName()))
+                return
+            client.cache.clear()
+        await register(protocol, serverTid)
+
+    client.register, client.invalidateTransaction = checkAndRegister, noteAndInvalidate
+    if client.protocol is not None:
+        keepAlive(client.protocol.sm_protocol.transport.get_extra_info('socket'), VANISHED)
+
+
+async def _hasTransaction(protocol, serverTid, tid):
+    """Return whether a ZEO server has a transaction, as far as can be told; False when that was too long ago.
+
+    protocol -- the connection to the server.
+    serverTid -- the id of its last transaction.
+    tid -- the id of the transaction.
+    """
+    if tid is None or tid in (z64, serverTid):
+        return True
+    if serverTid is None or not 0 <= TimeStamp(serverTid).timeTime() - TimeStamp(tid).timeTime() <= AWAY:
+        return False
+    try:
+        iterator = await protocol.server_call('iterator_start', tid, tid)
+        return await protocol.server_call('iterator_next', iterator) is not None
+    except Exception:                           # the connection is lost, or the storage has no iterator
+        log.debug('a database server cannot be checked', exc_info=True)
+        return True

@@ -1,0 +1,128 @@
+"""One run of a job: call its task, look at what it gives, and decide what follows."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import random
+import traceback
+
+from ZODB.broken import Broken
+
+from lovely.remotetask.common.logs import line
+from lovely.remotetask.common.logs import logError
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.encoding.rows import decode
+from lovely.remotetask.errors import Retry
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execution.child import runInChild
+from lovely.remotetask.execution.control import Interrupted
+from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.tasks import checkTask
+from lovely.remotetask.execution.tasks import findTask
+from lovely.remotetask.execution.tasks import isIsolated
+from lovely.remotetask.execution.tasks import limitOf
+from lovely.remotetask.execution.tasks import policyOf
+from lovely.remotetask.files import portable
+from lovely.remotetask.files import toStore
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import Failure
+from lovely.remotetask.retry import DEFAULT
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.task import checkOutput
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Characters of a traceback that are kept on the job, the last ones.
+KEPT_TRACEBACK = 4000
+
+
+def inputOf(service, claim):
+    """Return the input of a claimed job, a copy for the task to keep.  Raise `TaskError` when it cannot be loaded."""
+    try:
+        if type(claim.input) is bytes:
+            return decode(claim.input)
+        input = service.jobs[claim.jobid].inputFor(claim.input)
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        raise TaskError(f'the input cannot be loaded: {messageOf(error)}') from error
+    if isinstance(input, Broken):
+        raise TaskError(f'the input cannot be loaded: there is no class {_nameOf(type(input))}')
+    return input
+
+
+def execute(service, claim, clock, host='', draw=random.random, task=None):
+    """Run one claimed job and return its `Outcome`.
+
+    service -- from the connection of the running thread.
+    claim -- the `Claim`.
+    clock -- returns UTC seconds.
+    host -- the name of the processing host, for the record.
+    draw -- returns random numbers from 0 to 1.
+    task -- its task; None: it has to be looked up.
+
+    The output is as it is to be stored: what is large has been written to a blob in the current transaction.
+    No task can make this raise; conflicts and other errors of the database are raised, for the run to be repeated.
+    """
+    started = clock()
+    try:
+        task = findTask(service, claim.task) if task is None else task
+        checkTask(claim.task, task)
+        input = inputOf(service, claim)
+        if isIsolated(task):
+            output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
+                                getattr(task, 'memoryLimit', None))
+        else:
+            output = task(service, claim.jobid, input)
+        checkOutput(task, output)
+        output = toStore(output, service._p_jar)
+    except Interrupted as error:
+        log.info('%s was ended: %s', claim.label, error)
+        return Outcome(claim.jobid, claim.run, ERROR, started, clock(), failure=Failure(clock(), str(error), '', host))
+    except (Exception, SystemExit) as error:
+        if isDatabaseError(error):
+            raise
+        return failed(claim, error, started, clock(), host, policyOf(claim, task), draw())
+    return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
+
+
+def _nameOf(kind):
+    return f'{kind.__module__}.{kind.__name__}'
+
+
+def messageOf(error):
+    """Return what an exception says, as text: that of our own family its sentence, any other its class as well."""
+    try:
+        text = str(error)
+    except Exception:                           # of somebody's own class
+        text = ''
+    if isinstance(error, (TaskError, Retry)):
+        return text
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def failed(claim, error, started, ended, host, policy=None, draw=0.0):
+    """Return the `Outcome` of a run that ended with an exception, and log it.
+
+    Of a run that was told to end nobody wants the outcome any more, and what it meets may come from just that: its
+    database may have been closed.
+    """
+    pause = (DEFAULT if policy is None else policy).decide(claim.attempt + 1, error, draw)
+    control = current()
+    message = messageOf(error)
+    said = line(message)
+    if control is not None and control.reason is not None:
+        log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, said)
+        log.debug('%s', claim.label, exc_info=error)
+    elif isinstance(error, (TaskError, Retry)):
+        log.info('%s %s: %s', claim.label,
+                 'failed' if pause is None else f'runs again in {pause:.2f} s', said)
+    else:
+        logError(log, 'Caught a generic exception, preventing thread from crashing\n%s, %s: %s', claim.label,
+                 'given up' if pause is None else f'runs again in {pause:.2f} s', said, error=error)
+    text = ''.join(traceback.format_exception(error))[-KEPT_TRACEBACK:]
+    failure = Failure(ended, message[:KEPT_TRACEBACK], text, host)
+    if pause is None:
+        return Outcome(claim.jobid, claim.run, ERROR, started, ended, failure=failure)
+    return Outcome(claim.jobid, claim.run, QUEUED, started, ended, failure=failure, retryAt=ended + pause)

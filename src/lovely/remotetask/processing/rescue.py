@@ -1,0 +1,78 @@
+"""Who runs under a ledger's name, whether that process is still alive, and taking over from one that is not.
+
+A *heartbeat* is a commit that writes the record of a host's ledger: the `Ledger` itself, not only the trees below it.
+The owner of a ledger sees to it that there is one at least each third of its lease.
+
+A host has *ended* when its process is gone, which only its own machine can see.  A host is *silent* when the record of
+its ledger has not changed for a whole lease.  Three rules keep a living host from being rescued:
+
+1.  An observer counts only time in which it could write itself: no two of its own commits are more than half a lease
+    apart.  After a longer gap it begins to watch anew.  It does not matter where the gap comes from: the database was
+    away, somebody else held the commit lock, the observer was stopped or slow.
+    This is enough where a database serves waiting commits in turn: a heartbeat begins a third of a lease after the one
+    before, and waits for half a lease at the most, or the observer would have waited for so long, too.
+2.  A rescue writes the record of the ledger: it has no owner any more.  Of two transactions that write one record the
+    database lets only one commit.  So a heartbeat that the observer has not seen yet refuses the rescue, and of two
+    hosts that rescue a third one only one succeeds.
+3.  A host that was rescued and lives finds its ledger without an owner.  It takes the ledger back, has the runs that it
+    has lost end, and goes on with new claims.  What these runs still do is refused: their jobs have another run number.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.errors import HostDied
+from lovely.remotetask.execution.tasks import policyOf
+from lovely.remotetask.execution.tasks import queryTask
+from lovely.remotetask.job import Failure
+from lovely.remotetask.storage.ledger import ALONE
+from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.transitions import Recorded
+from lovely.remotetask.storage.transitions import holds
+from lovely.remotetask.storage.transitions import interrupted
+from lovely.remotetask.storage.transitions import release
+
+
+def rescue(service, name, now, silent=None):
+    """Return the jobs that a lost host has claimed to their queues; return how many there were.
+
+    name -- of its ledger, which has no owner then.
+    now -- UTC seconds.
+    silent -- seconds, of its lease: nothing was heard of it for so long; default: its process has ended.
+
+    One of them may be the reason why the host was lost.  Those that were being run, as far as that is on record, have
+    used up an attempt: all of them, or, if there was a suspect among them, it alone.  Of the others nobody knows, so
+    they become suspects: they are run one at a time, their start on record, until the culprit is found.  A job that
+    must not be begun twice ends.
+    """
+    ledger = service.ledgers[name]
+    ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
+    started = ledger.started
+    culprit = next((jobid for jobid, mark in started.items() if mark == ALONE), None)
+    jobids = list(ledger.claimed.keys())
+    for jobid in jobids:
+        mark = started.get(jobid)
+        if mark == ONCE or mark is not None and culprit in (None, jobid):
+            _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
+        else:
+            release(service, ledger, jobid, now, suspect=culprit is None)
+    return len(jobids)
+
+
+def _interrupted(service, ledger, jobid, mark, error, now):
+    """Charge a job for the run that its host's end has ended, if it still waits for that run."""
+    job, claim = service.jobs.get(jobid), Recorded(jobid, ledger.claimed[jobid])
+    if holds(job, claim):
+        once = mark == ONCE
+        failure = Failure(now, f'{error}; it is not run again, because it must not run twice' if once else str(error),
+                          '', error.host)
+        attempts = 0 if once else policyOf(job, queryTask(service, job.task)).attempts
+        interrupted(service, ledger, job, failure, attempts, now, suspect=mark == ALONE)
+    else:
+        release(service, ledger, jobid, now)
+
+
+def interrupt(service, name, jobid, unstarted, now):
+    """Give a claim back whose host stops in good order: no attempt is charged, but what must not run twice ends."""
+    ledger = service.ledgers[name]
+    if not unstarted and ledger.started.get(jobid) == ONCE:
+        _interrupted(service, ledger, jobid, ONCE, HostDied(name), now)
+    else:
+        release(service, ledger, jobid, now, started=not unstarted)

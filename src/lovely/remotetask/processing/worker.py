@@ -1,0 +1,274 @@
+"""What a thread that runs jobs does: one run after the other, each until its end is on record or known."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+import random
+import time
+from typing import Any
+from typing import NamedTuple
+
+import transaction
+from transaction.interfaces import TransientError
+from ZODB.POSException import ConflictError
+from ZODB.POSException import StorageError
+from zope.component.hooks import getSite
+from zope.component.hooks import setSite
+
+from lovely.remotetask.common.logs import line
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import nearestSite
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.encoding.rows import encode
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execution.control import Interrupted
+from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.run import execute
+from lovely.remotetask.execution.run import failed
+from lovely.remotetask.execution.run import messageOf
+from lovely.remotetask.execution.tasks import isIsolated
+from lovely.remotetask.execution.tasks import limitOf
+from lovely.remotetask.execution.tasks import policyOf
+from lovely.remotetask.execution.tasks import queryTask
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.processing.fence import Fence
+from lovely.remotetask.processing.fence import confirm
+from lovely.remotetask.processing.fence import marked
+from lovely.remotetask.processing.fence import touched
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Recorded
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Seconds of the pause after the first conflict or failure of the database, and the longest one.
+PAUSE, LONGEST_PAUSE = 0.01, 2.0
+
+#: After so many failures of the database in a row a line of the log says so.
+TOLD_FAILURES = frozenset(10 ** power for power in range(1, 7))
+
+#: As how many failures a conflict counts when the task's jobs take turns here already.
+FAR = 3
+
+#: Seconds after which a transaction is too old for another run: not every storage tells at once what was committed.
+FRESH = 0.01
+
+
+def pause(failures, draw):
+    """Return the seconds to wait after so many failures of the database in a row."""
+    return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 20)) * (0.5 + draw / 2)
+
+
+class Repeat(TransientError):
+    """A transaction is to be tried again: one of its data managers says so, or the database."""
+
+
+class View(NamedTuple):
+    """A transaction in which nothing has been changed, so that the next run can take it as well."""
+
+    txn: Any
+    service: Any            # from the thread's connection
+    site: Any               # that of the service
+    tid: bytes              # the last transaction that the database knew when this one began
+    began: float            # by the monotonic clock
+    tasks: dict             # name -> task, of those that have been looked up
+
+
+class Worker:
+    """Runs the jobs of one service in one thread, the one that makes it.
+
+    Runs that come one after the other, and change nothing in the database, take one transaction, as long as nothing
+    was committed since it began: a new one would show the same.
+    """
+
+    def __init__(self, servicePath, client, name, clock, monotonic, mayWait, wake, takesTurns):
+        """Open nothing yet.
+
+        servicePath -- a tuple of names from the root folder down to the service.
+        client -- the `ThreadConnection` to the database of the tasks.
+        name -- of the processing host.
+        clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
+        mayWait -- returns whether a run may still wait for the database; else it is given up.
+        wake -- called when a run has a time limit.
+        takesTurns -- called with the name of a task; see `Roster.takesTurns`.
+        """
+        self.servicePath, self.name, self.clock, self.monotonic = servicePath, name, clock, monotonic
+        self._client, self._mayWait, self._wake, self._takesTurns = client, mayWait, wake, takesTurns
+        self._fence = Fence(servicePath)
+        self._view = None
+
+    @property
+    def isOpen(self):
+        """Whether it has a connection."""
+        return self._client.connection is not None
+
+    def warmUp(self):
+        """Open the connection before the first job comes, if that can be done now."""
+        with contextlib.suppress(StorageError):
+            self._client.open()
+
+    def tryAbort(self):
+        """End the transaction of the last run."""
+        self._view = None
+        self._fence.open()
+        setSite(None)
+        self._client.tryAbort()
+
+    def close(self):
+        """End the transaction and give the connection back."""
+        self.tryAbort()
+        self._client.close()
+        self._fence.close()
+
+    def run(self, claim, look=False, run=None):
+        """Run a job until its end is on record or known; return an `Outcome` or `Recorded`.
+
+        claim -- the `Claim` on it.
+        look -- whether the claim has to be looked at first.
+        run -- the `Run` where its time limit, retry policy and conflicts are noted; None for nowhere.
+        """
+        failures = 0
+        while True:
+            try:
+                report = self._try(claim, look, run, failures)
+                if self._view is None:
+                    self.tryAbort()
+                return report
+            except Exception as error:
+                self.tryAbort()
+                if not isDatabaseError(error):
+                    return failed(claim, error, self.clock(), self.clock(), self.name)
+                failures += 1
+                if run is not None and isinstance(error, ConflictError):
+                    run.conflicts += 1
+                    if self._takesTurns(claim.task):
+                        failures = max(failures, FAR)       # another host is writing: let it write several times
+                self._tellRepeated(claim, failures, error)
+            except BaseException:
+                self.tryAbort()
+                raise
+            look = True
+            if not self._mayWait():
+                return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
+            time.sleep(pause(failures, random.random()))
+
+    def _tellRepeated(self, claim, failures, error):
+        control = current()
+        if control is not None and control.reason is not None:
+            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, line(messageOf(error)))
+        elif failures in TOLD_FAILURES:
+            log.warning('%s waits for the database, which has failed %d times: %s', claim.label, failures,
+                        line(messageOf(error)))
+        else:
+            log.debug('%s is repeated: %s', claim.label, messageOf(error))
+
+    def _try(self, claim, look, run, failures):
+        """Run a job once; the caller ends the transaction unless `_view` is kept for the next run.  See `run`.
+
+        failures -- how often this has met errors of the database; those are raised.
+        """
+        connection = self._client.open()
+        if run is not None:
+            self._awaitTransaction(connection, run.tid)
+            run.began = run.began if failures else self.monotonic()
+            run.cold, self._client.isCold = self._client.isCold, False
+        view = self._view
+        # Not every storage tells at once what was committed: what is older than the claim may not know the job.
+        if view is None or view.tid != lastTransaction(connection.db()) or run is None or view.began < run.added \
+                or self.monotonic() - view.began > FRESH:
+            view = self._begin(connection)
+        self._view = None                       # until this run has left everything as it was
+        if look and not transitions.holds(view.service.jobs.get(claim.jobid), claim):
+            return self._recorded(connection, claim)            # cancelled, or somebody else's by now
+        if run is not None and run.policy is None:
+            run.policy, run.limit = self._rules(view, claim)
+            if run.limit is not None:
+                self._wake()                    # the host is to look in time
+        self._fence.guard(connection, claim)
+        report = self._attempt(connection, view, claim)
+        if isinstance(report, Outcome) and report.status == COMPLETED and transaction.get() is view.txn \
+                and not marked(view.txn):
+            self._view = view
+        return report
+
+    def _begin(self, connection):
+        self._fence.open()
+        transaction.abort()                     # first of all: what is asked next may be newer, but not older
+        tid = lastTransaction(connection.db())
+        txn = transaction.begin()
+        service = atPath(connection.root()[ROOT_NAME], self.servicePath)
+        return View(txn, service, nearestSite(service), tid, self.monotonic(), {})
+
+    def _rules(self, view, claim):
+        """Return the retry policy and the time limit of a claim."""
+        if claim.task not in view.tasks:
+            view.tasks[claim.task] = queryTask(view.service, claim.task)
+        task = view.tasks[claim.task]
+        return policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
+
+    def _awaitTransaction(self, connection, tid):
+        """Wait until the tasks' database has seen what the ledger's has, or the time to stop is over.
+
+        Of two clients of one server one may be some tenths of a millisecond behind, or, after an outage, seconds.
+        """
+        wait = 0.0001
+        while tid and connection.db().lastTransaction() < tid and self._mayWait():
+            time.sleep(wait)
+            wait = min(2 * wait, 0.02)
+
+    def _attempt(self, connection, view, claim):
+        service, txn = view.service, view.txn
+        if getSite() is not view.site:
+            setSite(view.site)
+        outcome = execute(service, claim, self.clock, self.name, task=view.tasks.get(claim.task))
+        if self._client.isLost and outcome.status == COMPLETED:
+            error = TaskError('the task closed the connection of its service: nothing of it can be stored')
+            return failed(claim, error, outcome.started, outcome.ended, self.name)
+        last = transaction.get()
+        if last is not txn:
+            log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
+                        'again, what it aborted is gone', claim.label)
+        elif last.isDoomed() and outcome.status == COMPLETED:
+            error = TaskError('the task doomed its transaction: nothing of it can be stored')
+            return failed(claim, error, outcome.started, outcome.ended, self.name)
+        if outcome.status != COMPLETED:
+            return outcome
+        output = encode(outcome.output)
+        if output is not None:
+            outcome = outcome._replace(output=output)
+            if not touched(last):
+                return outcome
+        return self._complete(connection, service, claim, outcome)
+
+    def _complete(self, connection, service, claim, outcome):
+        """Commit what the task wrote, together with the outcome, or with what the task itself did to its job.
+
+        A task may cancel its own job, or change its schedule so that this run is over: that counts then, and not the
+        output.
+        """
+        job = service.jobs.get(claim.jobid)
+        if transitions.holds(job, claim):
+            transitions.record(service, job, outcome)
+        else:
+            try:
+                confirm(connection, self.servicePath, claim)
+            except Interrupted as error:
+                log.info('%s was ended: %s', claim.label, error)
+                return self._recorded(connection, claim)
+        self._fence.open()
+        try:
+            transaction.commit()
+        except Exception as error:
+            if isDatabaseError(error) or transaction.get().isRetryableError(error):
+                raise Repeat(messageOf(error)) from error
+            # The result, or something that the task stored, cannot be pickled; or another database refuses it.
+            final = TaskError(f'what the task gives cannot be stored: {messageOf(error)}')
+            final.__cause__ = error
+            return failed(claim, final, outcome.started, outcome.ended, self.name)
+        return self._recorded(connection, claim)
+
+    def _recorded(self, connection, claim):
+        # The ledger's client has to see as much before the claim is closed.
+        return Recorded(claim.jobid, claim.run, connection.db().lastTransaction() if self._client.isSeparate else b'')

@@ -1,0 +1,109 @@
+"""How a host takes jobs out of the queues: each function notes the claims in a ledger, and commits nothing."""
+# SPDX-License-Identifier: ZPL-2.1
+import itertools
+
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.storage.ready import fetch
+from lovely.remotetask.storage.ready import oldestShard
+from lovely.remotetask.storage.ready import place
+from lovely.remotetask.storage.ready import shardOf
+from lovely.remotetask.storage.ready import strand
+from lovely.remotetask.storage.ready import unstrand
+from lovely.remotetask.storage.shards import SHARDS
+from lovely.remotetask.storage.transitions import claimOn
+from lovely.remotetask.storage.transitions import endBroken
+
+
+#: Ids that one transaction takes out of the queues in vain, because their jobs are gone or broken.
+IN_VAIN = 1000
+
+
+def claimStranded(service, count, now, lacks, ledger=None):
+    """Claim up to `count` stranded jobs that this host can run; return a list of `Claim`s.
+
+    The other arguments are those of `claim`.
+    """
+    claims = []
+    for task, jobids in service.stranded.items():
+        if len(claims) < count and jobids and not lacks(task):
+            for jobid, job in fetch(service, list(itertools.islice(jobids, count - len(claims)))):
+                unstrand(service, jobid)
+                if isinstance(job, BrokenJob):
+                    endBroken(service, job, now, waited=True)
+                elif job is not None:
+                    place(service, job)
+                    claims += _claim(service, job, now, ledger, lacks)
+    return claims
+
+
+def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: None):
+    """Claim up to `count` jobs and return a list of `Claim`s and the number of the shard to go on with.
+
+    now -- UTC seconds.
+    start -- the number of the shard to begin with.  The jobs of one shard come in the order of the queue, and each
+    shard has its turn.
+    ledger -- where the claims are noted; default: in the ledger of the job's shard.
+    skip -- how many ids are passed over first; see `ReadyQueue.pull`.
+    lacks -- a function that returns why this host cannot run the task of a name; see `tasks.lacking`.
+
+    Ids of jobs that are gone or broken do not count; up to `IN_VAIN` of them are looked at.
+    """
+    claims, vain = [], 0
+    while len(claims) < count and vain < IN_VAIN:
+        pulled, start = _pull(service, count - len(claims), start, skip)
+        found = []
+        for _, job in fetch(service, pulled):
+            found += _claim(service, job, now, ledger, lacks)
+        claims += found
+        vain += len(pulled) - len(found)
+        if len(found) == len(pulled):
+            break
+    return claims, start
+
+
+def _pull(service, count, start, skip):
+    """Take up to `count` ids out of the queues, for `claim`; return them, and where to go on."""
+    pulled = []
+    for number in range(start, start + SHARDS):
+        if len(pulled) >= count:
+            start = number
+            break
+        shard = service.shards[number % SHARDS]
+        if shard.ready:
+            jobids = shard.ready.pull(count - len(pulled), skip)
+            skip = 0 if pulled or jobids else skip - len(shard.ready)
+            pulled += jobids
+    return pulled, start % SHARDS
+
+
+def claimOldest(service, now, ledger=None, lacks=lambda name: None):
+    """Claim the job that was added first; return a list of one `Claim`, or of none.  The arguments are as for `claim`.
+    """
+    claims = []
+    while not claims and (shard := oldestShard(service)) is not None:
+        for _, job in fetch(service, service.shards[shard].ready.pull()):
+            claims += _claim(service, job, now, ledger, lacks)
+    return claims
+
+
+def claimSuspect(service, now, ledger=None, lacks=lambda name: None):
+    """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claim`."""
+    claims = []
+    while not claims and service.suspects:
+        (_, job), = fetch(service, service.suspects.pull())
+        claims += _claim(service, job, now, ledger, lacks)
+    return claims
+
+
+def _claim(service, job, now, ledger, lacks):
+    if isinstance(job, BrokenJob):
+        endBroken(service, job, now, waited=True)
+    elif job is not None and job.status in (QUEUED, CRONJOB):
+        if reason := lacks(job.task):
+            strand(service, job, reason)
+            return []
+        (shardOf(service, job.id).ledger if ledger is None else ledger).claim(job.id, job.run)
+        return [claimOn(job)]
+    return []

@@ -1,0 +1,105 @@
+"""Jobs that are found nowhere else by their status, and the keys that jobs were added with."""
+# SPDX-License-Identifier: ZPL-2.1
+from BTrees.IOBTree import IOBTree
+from BTrees.Length import Length
+from BTrees.OOBTree import OOBTree
+from BTrees.OOBTree import OOTreeSet
+from persistent import Persistent
+
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import STARTLATER
+from lovely.remotetask.storage.ledger import MICROSECONDS
+
+
+#: Parts of the register that are no status: queued jobs that wait for their next attempt or for a host that has their
+#: task, and cron jobs of which a run is queued or going on, so that their ids are in queues and ledgers as well.
+RETRY, PENDING = 'retry', 'pending'
+
+PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING)
+
+
+def entryOf(job):
+    """Return what stands for a job in lists, the newest last: when it was added, in microseconds, and its id."""
+    return round(job.created * MICROSECONDS), job.id
+
+
+def partsOf(job):
+    """Return the parts of the register that a job belongs to."""
+    if job.status == QUEUED:
+        return () if job.retryAt is None and not job.stranded else (RETRY,)
+    if job.status == CRONJOB and job.pending and not job.stranded:
+        return CRONJOB, PENDING
+    return (job.status,) if job.status in PARTS else ()
+
+
+class StatusIndex(Persistent):
+    """Jobs that wait for something else than their turn: those are in no queue and in no ledger.
+
+    Everybody writes it, and what they write is merged.  A job that is added, claimed and completed is never in here.
+    """
+
+    def __init__(self):
+        self._entries = {part: OOTreeSet() for part in PARTS}
+        self._lengths = {part: Length() for part in PARTS}
+
+    def place(self, job):
+        """Enter a job where it belongs now, and nowhere else; return whether it is entered at all.
+
+        Looks at all parts: the status may have been changed by somebody who does not know of this.
+        """
+        entry, parts = entryOf(job), partsOf(job)
+        for part, entries in self._entries.items():
+            if part in parts:
+                self._lengths[part].change(entries.insert(entry))
+            elif entry in entries:
+                entries.remove(entry)
+                self._lengths[part].change(-1)
+        return bool(parts)
+
+    def remove(self, jobid):
+        """Take out a job of which nothing is known but its id; return whether it was in.  Looks at all entries."""
+        found = False
+        for part, entries in self._entries.items():
+            for entry in [entry for entry in entries if entry[1] == jobid]:
+                entries.remove(entry)
+                self._lengths[part].change(-1)
+                found = True
+        return found
+
+    def count(self, part):
+        """Return how many jobs are in a part."""
+        return self._lengths[part]()
+
+    def entries(self, part):
+        """Return the tree set of a part: see `entryOf`."""
+        return self._entries[part]
+
+
+class Keys(Persistent):
+    """The idempotency keys of the jobs that there are.  Each task has a name space of its own."""
+
+    def __init__(self):
+        self._ids = OOBTree()       # (task, key) -> id
+        self._keys = IOBTree()      # id -> (task, key)
+
+    def get(self, task, key):
+        """Return the id of the job of a task that was added with a key, or None."""
+        return self._ids.get((task, key))
+
+    def of(self, jobid):
+        """Return the key that a job was added with, or None."""
+        entry = self._keys.get(jobid)
+        return None if entry is None else entry[1]
+
+    def put(self, task, key, jobid):
+        """Note that the job of the task has been added with this key."""
+        self._ids[task, key] = jobid
+        self._keys[jobid] = task, key
+
+    def remove(self, jobid):
+        """Forget the key of a job that is removed, if it has one."""
+        entry = self._keys.pop(jobid, None)
+        if entry is not None and self._ids.get(entry) == jobid:
+            del self._ids[entry]

@@ -1,0 +1,89 @@
+"""Who claims what, and what has ended: a book for each process that writes one."""
+# SPDX-License-Identifier: ZPL-2.1
+from BTrees.IIBTree import IIBTree
+from BTrees.IIBTree import IIBucket
+from BTrees.IOBTree import IOBTree
+from BTrees.LLBTree import LLBTree
+from persistent import Persistent
+
+from lovely.remotetask.interfaces import FINAL
+
+
+MICROSECONDS = 1_000_000
+
+# What `Ledger.started` says of a job that has been begun: that it runs for a while already; that it is a suspect, of
+# which one runs at a time; that it must not be begun again.
+LONG, ALONE, ONCE = 1, 2, 3
+
+
+def microseconds(time):
+    """Return a time in UTC seconds as the key that it has in a ledger: in whole microseconds."""
+    return int(time * MICROSECONDS)
+
+
+class Ledger(Persistent):
+    """The claims of one processing host, and the jobs that it brought to their end.
+
+    Only its owner writes it, but for a rescuer when the owner is dead, and for `clean`.  So no counter and no index
+    is shared by the hosts: sums over all ledgers are made by whoever asks.
+    """
+
+    #: Who runs under this name: what `hosts.identity` gives; None when nobody does.
+    owner = None
+
+    def __init__(self):
+        self._claimed = IIBucket()
+        #: id -> LONG, ALONE or ONCE, for those claims of which it matters
+        self.started = IIBTree()
+        #: id -> how far its run is: fraction or None, message
+        self.progress = IOBTree()
+        #: status -> (time of the end in microseconds -> id)
+        self.finished = {status: LLBTree() for status in FINAL}
+        #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
+        self.tally = dict.fromkeys(FINAL, 0)
+
+    @property
+    def claimed(self):
+        """The claims: id -> `Job.run` at the time of the claim, an `IIBucket`.
+
+        It is loaded here: `len` and `bool` of a bucket that cannot be loaded would give a wrong value, and the error
+        would come up anywhere later, as a `SystemError` (BTrees 6.5).
+        """
+        self._claimed._p_activate()
+        return self._claimed
+
+    def claim(self, jobid, run):
+        """Note that the job, in its run number `run`, is being worked on here."""
+        self.claimed[jobid] = run
+
+    def release(self, jobid):
+        """Forget a claim; return whether there was one."""
+        if jobid not in self.claimed:
+            return False
+        del self.claimed[jobid]
+        for tree in self.started, self.progress:
+            if jobid in tree:
+                del tree[jobid]
+        return True
+
+    def mark(self, jobid, mark):
+        """Put on record that a claimed job has been begun; a mark that is there already stays."""
+        if jobid in self.claimed and jobid not in self.started:
+            self.started[jobid] = mark
+
+    def finish(self, jobid, status, when):
+        """Note the end of a job and return its time: `when`, in UTC seconds, moved on to the next that is not taken."""
+        finished, key = self.finished[status], microseconds(when)
+        if key in finished:
+            for taken in finished.keys(key):
+                if taken != key:
+                    break
+                key += 1
+        finished[key] = jobid
+        self.count(status, 1)
+        return key / MICROSECONDS
+
+    def count(self, status, jobs):
+        """Note that so many jobs have come into a final status, or, below 0, have left it."""
+        self.tally[status] += jobs
+        self._p_changed = True

@@ -1,0 +1,155 @@
+"""Which jobs there are, how many, and how they fare: what is asked costs the same however many jobs are stored."""
+# SPDX-License-Identifier: ZPL-2.1
+import heapq
+import itertools
+from collections import deque
+
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import PROCESSING
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import STARTLATER
+from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage.index import PENDING
+from lovely.remotetask.storage.index import RETRY
+from lovely.remotetask.storage.index import entryOf
+from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ready import fetch
+from lovely.remotetask.storage.ready import ledgers
+from lovely.remotetask.storage.ready import queues
+from lovely.remotetask.storage.ready import waiting
+
+
+#: Jobs of a queue that are looked at together: a newer one among them does not wait for an older one to be listed.
+WINDOW = 16
+
+#: What counts as lately for the throughput, in seconds, and how many ended jobs of a ledger are looked at for it.
+LATELY, ENOUGH = 60.0, 1000
+
+
+def listed(service, status, start, size):
+    """Return a list of jobs, newest first: see `ITaskService.getJobs`."""
+    sources = (source for one in (STATUSES if status is None else [status]) for source in _sources(service, one))
+    newest = heapq.merge(*sources, reverse=True)
+    page = [jobid for _, jobid in itertools.islice(newest, start, start + size)]
+    return [job for _, job in fetch(service, page) if job is not None]
+
+
+def _sources(service, status):
+    """Return iterables of what stands for the jobs in a status: of pairs of microseconds and id, the newest first."""
+    if status in FINAL:
+        sources = [_ended(ledger.finished[status]) for ledger in ledgers(service)]
+        if status == COMPLETED:
+            sources.append(sorted(((int(job.completed * MICROSECONDS), job.id) for job in _claimed(service)
+                                   if job.status == COMPLETED), reverse=True))
+        return sources
+    if status == QUEUED:
+        return [*(_queued(service, queue) for queue in queues(service)), _entered(service.index.entries(RETRY))]
+    if status == PROCESSING:
+        return [sorted((entryOf(job) for job in _claimed(service) if job.status == QUEUED), reverse=True)]
+    return [_entered(service.index.entries(status))]
+
+
+def _backwards(tree, before):
+    """Yield the keys of a BTree from the last to the first; `before` gives the largest key that is less than one."""
+    try:
+        key = tree.maxKey()
+        while True:
+            yield key
+            key = tree.maxKey(before(key))
+    except ValueError:          # there is none
+        return
+
+
+def _times(finished):
+    return _backwards(finished, lambda key: key - 1)
+
+
+def _ended(finished):
+    return ((key, finished[key]) for key in _times(finished))
+
+
+def _entered(entries):
+    return _backwards(entries, lambda entry: (entry[0], entry[1] - 1))
+
+
+def _claimed(service):
+    """Return the jobs that are claimed, also those that were cancelled, or completed by a transaction of their own: the
+    claims on these are closed by the next one of their host, which enters completed ones in its ledger.
+    """
+    runs = [claim for ledger in ledgers(service) for claim in ledger.claimed.items()]
+    jobs = fetch(service, [jobid for jobid, _ in runs])
+    return [job for (_, job), (_, run) in zip(jobs, runs) if job is not None and job.run == run]
+
+
+def _queued(service, queue):
+    """Yield what stands for the queued jobs of a queue, the last one first.
+
+    A job that is queued again is behind newer ones.  For the merge with other queues it counts as what it stands by.
+    """
+    entries = _entriesOf(service, reversed(queue))
+    window = deque(itertools.islice(entries, WINDOW))
+    while window:
+        yield max(window)[0], window.popleft()[1]
+        window.extend(itertools.islice(entries, 1))
+
+
+def _entriesOf(service, jobids):
+    while chunk := list(itertools.islice(jobids, WINDOW)):
+        for _, job in fetch(service, chunk):
+            if job is not None and (job.status == QUEUED or isinstance(job, BrokenJob)):
+                yield entryOf(job)
+
+
+def counts(service):
+    """Return how many jobs there are in each status: see `ITaskService.countJobs`."""
+    register, claimed = service.index, [job.status for job in _claimed(service)]
+    found = {status: sum(ledger.tally[status] for ledger in ledgers(service)) for status in FINAL}
+    found.update((status, register.count(status)) for status in (STARTLATER, DELAYED, CRONJOB))
+    found[PROCESSING] = claimed.count(QUEUED)
+    found[COMPLETED] += claimed.count(COMPLETED)
+    schedules = register.count(PENDING) - claimed.count(CRONJOB)        # which are in the queues
+    found[QUEUED] = waiting(service) - schedules + register.count(RETRY)
+    return {status: found[status] for status in STATUSES}
+
+
+def statistics(service, now):
+    """Return how the service fares: see `ITaskService.getStatistics`."""
+    return {'counts': counts(service), 'hosts': hosts.livingHosts(service, now), 'oldestWaiting': _oldestWaiting(service),
+            'throughput': _throughput(service, now), 'paused': service.paused}
+
+
+def _oldestWaiting(service):
+    """Return since when the first jobs of the queues wait, in UTC seconds; None when there are none."""
+    times = []
+    for queue in queues(service):
+        jobs = (job for jobid in queue for _, job in fetch(service, [jobid]))
+        first = next((job for job in jobs if job is not None and not isinstance(job, BrokenJob)), None)
+        if first is not None:
+            times.append(_since(first))
+    for jobids in service.stranded.values():
+        jobs = fetch(service, list(itertools.islice(jobids, ENOUGH)))
+        times += (_since(job) for _, job in jobs if job is not None and not isinstance(job, BrokenJob))
+    return min(times, default=None)
+
+
+def _since(job):
+    calledFor = getattr(job, 'calledFor', None)
+    return job.created if calledFor is None else calledFor
+
+
+def _throughput(service, now):
+    """Return how many jobs per second have come to an end lately."""
+    since, rate = (now - LATELY) * MICROSECONDS, 0.0
+    for ledger in ledgers(service):
+        for status in COMPLETED, ERROR:
+            ends = itertools.takewhile(lambda key: key > since, _times(ledger.finished[status]))
+            ends = list(itertools.islice(ends, ENOUGH))
+            span = LATELY if len(ends) < ENOUGH else max(now - ends[-1] / MICROSECONDS, 0.001)
+            rate += len(ends) / span
+    return rate

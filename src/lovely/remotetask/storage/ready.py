@@ -1,0 +1,135 @@
+"""Where jobs wait for their turn: queues of ids over the shards of a service, and jobs that no host can run yet.
+
+Functions over a service's parts.  Each works in the caller's transaction and commits nothing.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+
+from BTrees.IIBTree import IITreeSet
+
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.storage.pages import PAGE_BITS
+from lovely.remotetask.storage.shards import BITS
+
+
+log = logging.getLogger('lovely.remotetask')
+
+
+def shardOf(service, jobid):
+    """Return the shard that the job with this id belongs to."""
+    return service.shards[jobid >> BITS]
+
+
+def enqueue(service, job):
+    """Make a job ready to be claimed, for the run that it has the number of now."""
+    (service.suspects if job.suspect else shardOf(service, job.id).ready).put(job.id, job.run)
+
+
+def dequeue(service, jobid):
+    """Take a job out of the queue, whichever it is in; return whether it was in one."""
+    return shardOf(service, jobid).ready.remove(jobid) or service.suspects.remove(jobid) or unstrand(service, jobid)
+
+
+def strand(service, job, reason):
+    """Set a ready job aside because this host lacks what its task needs; the next host that has it takes the job.
+
+    reason -- a text, for people; see `tasks.lacking`.
+    """
+    if job.task not in service.stranded:
+        service.stranded[job.task] = IITreeSet()
+    isFirst = not service.stranded[job.task]
+    service.stranded[job.task].insert(job.id)
+    job.stranded, job.error = True, f'waits for a processing host that can run it: {reason}'
+    place(service, job)
+    service._p_changed = True               # wakes the other hosts
+    log.log(logging.WARNING if isFirst else logging.DEBUG, 'job %d (%s) %s', job.id, job.task, job.error)
+
+
+def unstrand(service, jobid):
+    """Take a job out of those that are stranded; return whether it was one of them."""
+    for jobids in service.stranded.values():
+        if jobid in jobids:
+            jobids.remove(jobid)
+            job = service.jobs.get(jobid)
+            if job is not None and not isinstance(job, BrokenJob):
+                job.stranded, job.error = False, None
+            return True
+    return False
+
+
+def place(service, job):
+    """See to it that a job is found by its status; to be called when it comes to wait for something else than its turn,
+    or does not any more.
+    """
+    service.index.place(job)
+
+
+def queues(service):
+    """Return all queues of ids that are ready to be claimed."""
+    return service.suspects, *(shard.ready for shard in service.shards)
+
+
+def isWaiting(service):
+    """Say whether an id is ready to be claimed."""
+    return any(queues(service))
+
+
+def waiting(service, most=None):
+    """Count the ids that are ready to be claimed, up to `most`: a long queue need not be loaded to be known as long.
+
+    Without `most` a database server is asked for all that is not in memory at once.
+    """
+    if most is None and service._p_jar is not None:
+        service._p_jar.prefetch([bucket for queue in queues(service) for bucket in queue.unloaded()])
+    count = 0
+    for queue in queues(service):
+        for length in queue.lengths():
+            count += length
+            if most is not None and count >= most:
+                return most
+    return count
+
+
+def interest(service, ledger, claims=True):
+    """Return the ids of the objects one of which is written whenever there is something new for the owner of a ledger.
+
+    Those are the ends of the queues, what says whether and where the service is processed, and what cancels a job.
+    None when some of them have no ids yet.
+
+    claims -- whether the owner is to look for jobs to claim; else without the queues that these are in.
+    """
+    ends = [service.schedule.inbox, *(queues(service) if claims else ())]
+    objects = [service, service.schedule, ledger, *ends, *(queue.last for queue in ends),
+               *(shard.ledger for shard in service.shards)]
+    oids = {each._p_oid for each in objects}
+    return None if None in oids else oids
+
+
+def fetch(service, jobids):
+    """Return pairs of id and job, or None for one that is gone; a database server is asked for all at once."""
+    if service._p_jar is not None and len(jobids) > 1:
+        found = {jobid >> PAGE_BITS: jobid for jobid in jobids}.values()
+        pages = [shardOf(service, jobid).pages.page(jobid) for jobid in found]
+        service._p_jar.prefetch([page for page in pages if page is not None and page._p_changed is None])
+    jobs = service.jobs
+    return [(jobid, jobs.get(jobid)) for jobid in jobids]
+
+
+def oldestShard(service):
+    """Return the number of the shard whose first id is that of the job that was added first; None: all are empty."""
+    oldest = None
+    for number, shard in enumerate(service.shards):
+        for jobid in shard.ready:
+            (_, job), = fetch(service, [jobid])
+            created = (job.created if job is not None else 0, jobid)
+            if oldest is None or created < oldest[0]:
+                oldest = created, number
+            break
+    return oldest and oldest[1]
+
+
+def ledgers(service):
+    """Yield all ledgers: those of the shards, then those of the processing hosts."""
+    for shard in service.shards:
+        yield shard.ledger
+    yield from service.ledgers.values()

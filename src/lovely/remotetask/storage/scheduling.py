@@ -1,0 +1,257 @@
+"""What becomes due: jobs move from the inbox to the calendar, and from there into the queues.  Nothing is committed."""
+# SPDX-License-Identifier: ZPL-2.1
+import itertools
+import logging
+import time
+
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.encoding.plain import ownCopy
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import DELAYED
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.job import Job
+from lovely.remotetask.job import Run
+from lovely.remotetask.storage.index import RETRY
+from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ready import enqueue
+from lovely.remotetask.storage.ready import fetch
+from lovely.remotetask.storage.ready import place
+from lovely.remotetask.storage.ready import shardOf
+from lovely.remotetask.storage.shards import newId
+from lovely.remotetask.storage.timetable import SET_BACK
+from lovely.remotetask.storage.transitions import endBroken
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which it leaves the
+#: rest to the next one: claims and heartbeats wait for it.
+LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
+
+#: Parts of the register that wait for a time.
+LOOKED_AT = CRONJOB, DELAYED, RETRY
+
+
+def tick(service, now, limit=LIMIT):  # noqa: C901
+    """Move ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
+
+    limit -- of each how many at the most; and no more when ENOUGH seconds are over.
+
+    Return whether there may be more to move.
+    """
+    timetable, until = service.schedule, time.monotonic() + ENOUGH
+    _retryAside(service, timetable.asideToTry(now, CHUNK), now)
+    more = _lookAgain(service, now) or timetable.isTryingAside
+    while limit > 0:
+        moved = timetable.inbox.pull(CHUNK) if timetable.inbox else []
+        for _, job in fetch(service, moved):
+            if isinstance(job, BrokenJob):
+                endBroken(service, job, now)
+            elif isScheduled(job):
+                _enter(service, job, now)
+        due = timetable.takeDue(now, CHUNK)
+        for (key, _), (_, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
+            if isinstance(job, BrokenJob):
+                endBroken(service, job, now)
+            elif isScheduled(job) and job.due == key:
+                _call(service, job, now)
+        if not moved and not due:
+            return more
+        if timetable.seen.latest is None or now >= timetable.seen.latest + 1:
+            timetable.seen.latest = now
+        if time.monotonic() > until:
+            break
+        limit -= len(moved) + len(due)
+    return True
+
+
+def isScheduled(job):
+    """Return whether a job (None: it is gone) may wait for a time."""
+    return job is not None and job.status in (QUEUED, DELAYED, CRONJOB)
+
+
+def isDue(service, now):
+    """Return whether `tick` would queue a job at `now` (UTC seconds)."""
+    timetable = service.schedule
+    for jobids in _chunks(timetable.inbox):
+        for _, job in fetch(service, jobids):
+            if isScheduled(job) and _isDueIn(job, now):
+                return True
+    for entries in _chunks(timetable.due(now)):
+        for (key, _), (_, job) in zip(entries, fetch(service, [jobid for _, jobid in entries])):
+            if isScheduled(job) and job.due == key:
+                return True
+    return False
+
+
+def _isDueIn(job, now):
+    """Return whether a job of the inbox is due at `now`; one that cannot be handled is not."""
+    try:
+        key = _keyOf(job, now)
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        return False
+    return key is not None and key <= now * MICROSECONDS
+
+
+def _chunks(iterable):
+    iterator = iter(iterable)
+    while chunk := list(itertools.islice(iterator, CHUNK)):
+        yield chunk
+
+
+def _setAside(service, job, error):
+    """Set a job aside that the scheduler cannot handle: the others go on.
+
+    The step that failed has changed nothing yet; if it was a call, the job's `due` says for which time.  A time zone
+    that this machine does not know may be known to the next scheduler.  Raise what is the database's.
+    """
+    if isDatabaseError(error):
+        raise error
+    if service.schedule.aside.insert(job.id) or job.error is None:
+        scheduler = f' {service.schedule.scheduler}' if service.schedule.scheduler else ''
+        reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
+        job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each '
+                     f'minute, by each scheduler, and by reschedule')
+        log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError))
+
+
+def _takeBack(service, job):
+    """Note that a job can be handled."""
+    if job.id in service.schedule.aside:
+        service.schedule.aside.remove(job.id)
+        job.error = None
+        log.info('job %d (%s) is scheduled again', job.id, job.task)
+
+
+def _retryAside(service, jobids, now):
+    """Try jobs again that are set aside."""
+    for jobid, job in fetch(service, jobids):
+        if isinstance(job, BrokenJob):
+            endBroken(service, job, now)
+        elif not isScheduled(job):
+            service.schedule.aside.remove(jobid)
+        elif job.due is None:
+            _enter(service, job, now)
+        else:
+            _call(service, job, now)
+
+
+def _lookAgain(service, now):
+    """If the clock has been set back, bring forward what is due too late by that; return whether there may be more."""
+    seen = service.schedule.seen
+    if seen.latest is not None and now < seen.latest - SET_BACK:
+        log.warning('the clock has been set back by %.0f s: all jobs that wait for a time are looked at again',
+                    seen.latest - now)
+        seen.latest, seen.part, seen.entry = now, 0, None
+    if seen.part is None:
+        return False
+    entries = list(itertools.islice(
+        service.index.entries(LOOKED_AT[seen.part]).keys(seen.entry, excludemin=seen.entry is not None), CHUNK))
+    for jobid, job in fetch(service, [jobid for _, jobid in entries]):
+        if isScheduled(job) and job.due is not None and jobid not in service.schedule.aside:
+            _bringForward(service, job, now)
+    if len(entries) == CHUNK:
+        seen.entry = entries[-1]
+    else:
+        seen.part, seen.entry = (seen.part + 1, None) if seen.part + 1 < len(LOOKED_AT) else (None, None)
+    return seen.part is not None
+
+
+def _keyOf(job, now):
+    """Return the key of a job in the calendar, its next time in microseconds, or None.  Raise whatever happens."""
+    when = job.timeOfNextRun(now)
+    return None if when is None else round(when * MICROSECONDS)
+
+
+def _keyOrAside(service, job, now):
+    """Return whether the scheduler can handle a job, and the job's key in the calendar; set it aside if not."""
+    try:
+        return True, _keyOf(job, now)
+    except Exception as error:
+        _setAside(service, job, error)
+        job.due = None                  # an entry of the calendar is stale now
+        return False, None
+
+
+def _bringForward(service, job, now):
+    _, key = _keyOrAside(service, job, now)
+    if key is not None and key < job.due:
+        service.schedule.enter(key, job.id)
+        job.due = key
+
+
+def _enter(service, job, now):
+    """Enter a job in the calendar for its next time."""
+    isHandled, key = _keyOrAside(service, job, now)
+    if not isHandled:
+        return
+    _takeBack(service, job)
+    if key is not None:
+        service.schedule.enter(key, job.id)
+    if job.due != key:
+        job.due = key
+    else:
+        job.touch()                     # who takes an id out of the inbox must know the job as it is
+
+
+def _call(service, job, now):
+    """Do what a job waits for: its time has come."""
+    due = job.due / MICROSECONDS
+    if job.retryAt is not None:
+        job.due = job.retryAt = None
+        _queue(service, job)
+    elif job.status != CRONJOB:
+        job.calledFor, job.status, job.due = due, QUEUED, None
+        _queue(service, job)
+    elif not job.active:
+        job.due = None
+    else:
+        try:
+            when = job.timeToRunFor(due, now)
+            added = None if when is None else _newJob(service, job, when, now)
+        except Exception as error:
+            _setAside(service, job, error)
+            return
+        _takeBack(service, job)
+        if job.catchesUp and not job.isMadeUpFor(due, now):
+            job.madeUpTo = now
+        job.due, job.calledFor = None, due if when is None else when
+        if when is not None and not job.newJobs:
+            _queue(service, job)
+            return
+        if added is not None:
+            _add(service, job, *added)
+        _enter(service, job, now)
+
+
+def _queue(service, job):
+    if job.status == CRONJOB:
+        job.pending = True
+    place(service, job)
+    enqueue(service, job)
+
+
+def _newJob(service, schedule, when, now):
+    """Return the job that a schedule adds for its time `when`, and its history then.
+
+    None for no job, because the last one that it added has not ended.
+    """
+    if not schedule.newJobs:
+        return None
+    last = None if schedule.lastJob is None else service.jobs.get(schedule.lastJob)
+    if last is not None and last.status not in FINAL and not schedule.overlap:
+        return None
+    job = Job(newId(service.shards), schedule.task, ownCopy(schedule.stored('input')), now)
+    job.schedule = schedule.id
+    return job, schedule.historyWith(Run(when, job.id))
+
+
+def _add(service, schedule, job, history):
+    job.store(shardOf(service, job.id).pages)
+    schedule.change(lastJob=job.id)
+    schedule.history = history
+    enqueue(service, job)

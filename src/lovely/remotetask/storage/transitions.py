@@ -1,0 +1,239 @@
+"""How a run ends: recorded on its job, charged, given back; and the values that tell of a run.
+
+Functions over a service's parts.  Each works in the caller's transaction and commits nothing.  A *claim* is a note in a
+ledger that does not write the job; its token is the pair of job id and `Job.run`.  Whoever brings a job forward checks
+the token (`holds`) and writes the job, and the database lets only one of two such transactions commit.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+from typing import Any
+from typing import NamedTuple
+
+from lovely.remotetask.common.logs import line
+from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.job import Failure
+from lovely.remotetask.job import Run
+from lovely.remotetask.retry import DEFAULT
+from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
+from lovely.remotetask.storage.ready import dequeue
+from lovely.remotetask.storage.ready import enqueue
+from lovely.remotetask.storage.ready import ledgers
+from lovely.remotetask.storage.ready import place
+from lovely.remotetask.storage.ready import shardOf
+
+
+#: Failures that are kept on a job, the latest ones.
+KEPT_FAILURES = 10
+
+
+class Claim(NamedTuple):
+    """A job that somebody has taken to run it."""
+
+    jobid: int
+    run: int                # `Job.run` when it was claimed: with the id, the token
+    attempt: int            # failed runs before
+    task: str
+    input: Any              # what the job's row has of it: it may have to be loaded from a record of its own
+    suspect: bool = False   # whether a host ended after it had claimed the job
+    retryPolicy: RetryPolicy | None = None
+    timeLimit: float | None = None          # seconds
+    request: str | None = None              # the id of the HTTP request that added the job
+
+    @property
+    def label(self):
+        """What a line of the log calls the run."""
+        request = '' if self.request is None else f', request {self.request}'
+        return line(f'job {self.jobid} ({self.task}{request})')
+
+
+class Outcome(NamedTuple):
+    """What became of a run.  `output` is for COMPLETED; `failure` for ERROR, and for QUEUED: run it again."""
+
+    jobid: int
+    run: int
+    status: str             # COMPLETED, ERROR or QUEUED
+    started: float          # UTC seconds
+    ended: float
+    output: Any = None
+    failure: Failure | None = None
+    retryAt: float | None = None
+
+
+class Returned(NamedTuple):
+    """A claim on a job that has not been started and is not wanted any more."""
+
+    jobid: int
+    run: int
+
+
+class Recorded(NamedTuple):
+    """A run whose end is on the job already, or does not matter any more: only the claim is left to close."""
+
+    jobid: int
+    run: int
+    tid: bytes = b''        # the transaction that says so, or a later one: whoever closes the claim has to see it
+
+
+def claimOn(job):
+    """Return the `Claim` for a job that a ledger says is claimed."""
+    row = job.row
+    if row.more is None:
+        return Claim(job.id, row.run, row.attempt, row.task, row.input)
+    return Claim(job.id, row.run, row.attempt, row.task, row.input, job.suspect, job.retryPolicy, job.timeLimit,
+                 job.request)
+
+
+def holds(job, claim):
+    """Say whether the job (None: it is gone) still waits for the end of this very run."""
+    if job is None:
+        return False
+    row = job.row
+    return row.run == claim.run and row.status not in FINAL
+
+
+def endBroken(service, job, now, waited=False):
+    """End a `BrokenJob` that waits for something; return whether it did.
+
+    It is taken out of where it waits, and from now on is one of those that ended in ERROR, to be removed as they are.
+    What is stored of it stays until then.  The claim of a processing host is closed by that host.
+
+    now -- UTC seconds.
+    waited -- whether it was in a queue, or claimed, until the caller took it from there.
+    """
+    jobid = job.id
+    if any(jobid in ledger.claimed for ledger in service.ledgers.values()):
+        return False
+    ledger = shardOf(service, jobid).ledger
+    waited = waited or dequeue(service, jobid) or ledger.release(jobid)
+    waited = service.index.remove(jobid) or waited
+    for jobids in (service.schedule.aside, *service.stranded.values()):
+        if jobid in jobids:
+            jobids.remove(jobid)
+    if waited:
+        ledger.finish(jobid, ERROR, now)
+    return waited
+
+
+def finish(job, ledger, status, when):
+    """Enter the end of a job in a ledger, at `when` in UTC seconds, and the time on the job: never before its start."""
+    job.completed = ledger.finish(job.id, status, when if job.started is None else max(when, job.started))
+
+
+def record(service, job, outcome):
+    """Write an outcome on its job, which the claim must still hold, and see to what follows from it."""
+    # In whole microseconds, as the time of the end will be; and the clock may have been set back meanwhile.
+    started = None if outcome.started is None else microseconds(outcome.started) / MICROSECONDS
+    ended = outcome.ended if started is None else max(outcome.ended, started)
+    if outcome.failure is not None:
+        charge(job, outcome.failure)
+    changes = {'started': started, 'completed': ended, 'suspect': None}         # its host lives
+    if outcome.status == QUEUED:
+        changes['retryAt'] = outcome.retryAt
+    else:
+        changes['output'] = job.put('output', outcome.output)
+        changes['error'] = outcome.failure and outcome.failure.message
+        if job.status != CRONJOB:
+            job.change(status=outcome.status, **changes)
+            return
+        changes['attempt'] = 0
+        job.history = job.historyWith(Run(job.calledFor, job.id, outcome.status, started, ended, changes['error']))
+    if job.status == CRONJOB:
+        changes['pending'] = None
+    job.change(run=job.run + 1, **changes)
+    place(service, job)
+    service.schedule.inbox.put(job.id)
+
+
+def charge(job, failure):
+    """Note a failed attempt on its job."""
+    job.errors = (job.errors + (failure,))[-KEPT_FAILURES:]
+    job.attempt += 1
+
+
+def acknowledge(service, ledger, report, now):
+    """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job.
+
+    now -- UTC seconds.
+    """
+    if ledger.claimed.get(report.jobid) != report.run:
+        return              # entered before: by a commit whose answer was lost, or by a rescuer
+    job = service.jobs.get(report.jobid)
+    if isinstance(report, Returned):
+        release(service, ledger, report.jobid, now, started=False)
+        return
+    if isinstance(report, Recorded) and holds(job, report):
+        # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
+        attempts = (job.retryPolicy or DEFAULT).attempts
+        interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
+        return
+    ledger.release(report.jobid)
+    if isinstance(job, BrokenJob):
+        endBroken(service, job, now, waited=True)
+    elif isinstance(report, Outcome) and holds(job, report):
+        record(service, job, report)
+        if job.status in FINAL:
+            finish(job, ledger, job.status, job.completed)
+    elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
+        ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
+
+
+def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
+    """Charge a claimed job for a run that has come to no end, and queue it again or, after its last attempt, end it.
+
+    failure -- the `Failure` to note.
+    attempts -- how many runs the job has in all.
+    suspect -- see `release`.
+    """
+    if job.attempt + 1 >= attempts:
+        started = now if job.started is None else job.started
+        acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
+    else:
+        charge(job, failure)
+        release(service, ledger, job.id, now, suspect=suspect)
+
+
+def release(service, ledger, jobid, now, started=True, suspect=False):
+    """Return a claimed job to its queue without charging it an attempt.
+
+    started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
+    suspect -- whether it may be the reason why its host ended.
+    """
+    run = ledger.claimed.get(jobid)
+    if run is None:
+        return
+    job = service.jobs.get(jobid)
+    if not holds(job, Recorded(jobid, run)):
+        acknowledge(service, ledger, Recorded(jobid, run), now)
+        return
+    ledger.release(jobid)
+    if started:
+        job.change(run=job.run + 1, suspect=suspect or None)
+    enqueue(service, job)
+
+
+def setProgress(service, jobid, fraction, message):
+    """Note how far the run of a claimed job is; nothing happens to one that nobody has claimed."""
+    for ledger in ledgers(service):
+        if jobid in ledger.claimed:
+            ledger.progress[jobid] = fraction, message
+
+
+def claimed(service, job):
+    """Say whether some ledger claims the job; the claim on an earlier run of it does not count."""
+    if shardOf(service, job.id).ledger.claimed.get(job.id) == job.run:
+        return True
+    return any(ledger.claimed.get(job.id) == job.run for ledger in service.ledgers.values())
+
+
+def progress(service, jobid):
+    """Return how far the run of a job is, fraction and message; None when nothing is known."""
+    for ledger in ledgers(service):
+        if ledger.progress and jobid in ledger.progress:
+            return ledger.progress[jobid]
+    return None
