@@ -29,7 +29,7 @@ import lovely.remotetask.service
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
 from lovely.remotetask.client import Client
-from lovely.remotetask.config import settings as config
+from lovely.remotetask.config import products
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import ConfigurationError
@@ -56,7 +56,7 @@ class DatabaseTestCase(unittest.TestCase):
         self.addCleanup(testing.tearDown)
         self.db = DB(MappingStorage())
         self.addCleanup(self.db.close)
-        self.addCleanup(config.setProductConfigurations, {})
+        self.addCleanup(products.setProductConfigurations, {})
         self.connection = self.open()
 
     def open(self):
@@ -330,7 +330,7 @@ class TestStartEvent(DatabaseTestCase):
         self.install()
         service = getService(self.connection)
         provideHandler(bootStrapSubscriber, [IStartRemoteTasksEvent])
-        config.setProductConfigurations({'lovely.remotetask': {'autostart': '@TaskService'}})
+        products.setProductConfigurations({'lovely.remotetask': {'autostart': '@TaskService'}})
         event = StartRemoteTasksEvent(self.db)
         self.assertTrue(verifyObject(IStartRemoteTasksEvent, event))
         self.addCleanup(service.stopProcessing)
@@ -338,7 +338,7 @@ class TestStartEvent(DatabaseTestCase):
         self.assertIs(service.isProcessing(), True)
 
     def test_unknown_key(self):
-        config.setProductConfigurations({'lovely.remotetask': {'autostrat': '*@*', 'autostart': '*@*'},
+        products.setProductConfigurations({'lovely.remotetask': {'autostrat': '*@*', 'autostart': '*@*'},
                                          'other': {'autostrat': 'theirs'}})
         with self.assertRaises(ConfigurationError) as caught:
             getAutostartServiceNames()
