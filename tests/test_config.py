@@ -503,7 +503,7 @@ class LoggingTest(ConfigTestCase):
     def run_(self, text):
         self.write(text)
         program = ('import logging\n'
-                   'from lovely.remotetask.config import products\n'
+                   'from lovely.remotetask.config import settings as config\n'
                    'from lovely.remotetask.errors import ConfigurationError\n'
                    'try:\n'
                    '    config.load("remotetask.conf").setUpLogging()\n'

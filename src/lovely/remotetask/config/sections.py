@@ -1,4 +1,4 @@
-"""The sections of the configuration file as values, and what converts their texts: `schema.xml` names these functions."""
+"""The sections of the configuration file as values, and what converts their texts; see `schema.xml`."""
 # SPDX-License-Identifier: ZPL-2.1
 import os
 import re
