@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,29 @@ class TestRuff(LintCase):
         self.assertEqual(status, 1, said)
         for rule in 'E401', 'F401', 'I001':
             self.assertIn(rule, said)
+
+
+#: Words of before, and what stands for them.
+RETIRED = {
+    'bell': 'wakeup', 'crew': 'thread pool', 'deposed': 'LeaseLost', 'doorkeeper': 'authenticator',
+    'giveBack': 'release', 'hub': 'notifier', 'hubOf': 'notifierOf', 'keeper': 'scheduler', 'lender': 'client',
+    'luck': 'draw, rng', 'roster': 'in flight', 'upkeep': 'packing', 'witness': 'vote sentinel',
+}
+
+
+class TestWords(unittest.TestCase):
+
+    def test_retired_words_do_not_come_back(self):
+        word = re.compile(rf'\b_?({"|".join(RETIRED)})s?\b', re.IGNORECASE)
+        for path in (*ROOT.glob('src/**/*.py'), *ROOT.glob('tests/**/*.py')):
+            if path.name == 'test_lint.py':
+                continue
+            for number, line in enumerate(path.read_text('utf-8').splitlines(), 1):
+                found = word.search(line)
+                if found:
+                    with self.subTest(path=str(path.relative_to(ROOT)), line=number):
+                        known = {key.lower(): value for key, value in RETIRED.items()}
+                        self.fail(f'{found[0]}: say {known[found[1].lower()]}')
 
 
 class TestMypy(LintCase):

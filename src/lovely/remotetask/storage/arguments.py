@@ -12,8 +12,6 @@ from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isText
 from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
-
-# These are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
