@@ -109,7 +109,7 @@ class TestLostClaims(unittest.TestCase):
             run.began = -100.0
         self.roster.drop([(1, 0)], 'lost')
         look = self.roster.look()
-        self.assertEqual((look.long, look.progress, look.watched), ([1], [(1, (0.5, 'progress'))], [(1, 1)]))
+        self.assertEqual((look.long, look.progress, look.watched), ([(1, 100.0)], [(1, (0.5, 'progress'))], [(1, 1)]))
         self.roster.confirm(look)
         self.assertIsNone(self.roster.nextMoment())
 

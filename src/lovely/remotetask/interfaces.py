@@ -88,7 +88,8 @@ class IJob(Interface):
     error = Attribute('Why it ended in ERROR, as text; or why it waits: no host has its task, or the scheduler cannot '
                       'handle its schedule.  None otherwise.')
     errors = Attribute('What went wrong in each attempt, oldest first: a tuple of `job.Failure`.')
-    attempt = Int(title='Attempt', description='How many attempts have been used up.')
+    attempt = Int(title='Attempt', description='How many of its runs have failed, since it was added or `retry` was '
+                  'called: 0 when the first run succeeded, 2 when the third one did.')
     created = Float(title='Created', description='When it was added, in UTC seconds.')
     started = Float(title='Started', description='When its last run began, in UTC seconds; None before.',
                     required=False)
@@ -251,6 +252,15 @@ class ITaskService(Interface):
         nothing.
         """
 
+    def runNow(jobid, now=None):
+        """Run a cron or delayed job, or one that waits for its next attempt, at once; return the id of the job that runs.
+
+        A schedule goes on as if nothing had happened, also one that is not active.  Of one that adds new jobs the id is
+        that of the new one.
+
+        Raise `errors.UnknownJob`, or `errors.WrongState` when it is another job, or a run is queued or goes on.
+        """
+
     def cancel(jobid, now=None):
         """Call a job off, whatever it waits for.  A cancelled job stays so.
 
@@ -302,19 +312,30 @@ class ITaskService(Interface):
         """
 
     def getError(jobid):
-        """Return why the job failed, as text; 'None' when it did not.  Raise `errors.UnknownJob`."""
+        """Return why the job failed, as text; the text 'None' when it did not: see `IJob.error` for None itself.
 
-    def getProgress(jobid):
-        """Return what the running task has said of how far it is: a fraction from 0 to 1 or None, and a text.
-
-        None when it has said nothing, and when it does not run.  Raise `errors.UnknownJob`.
+        Raise `errors.UnknownJob`.
         """
 
-    def getJobs(status=None, start=0, size=100):
+    def getProgress(jobid):
+        """Return what the running task has said of how far it is: a pair of a fraction from 0 to 1 or None, and a text.
+
+        (XML-RPC has a struct of both instead.)  None when it has said nothing, and when it does not run.  Raise `errors.UnknownJob`.
+        """
+
+    def getRun(jobid):
+        """Return where and since when a job runs, or where and when it ran last: a `listing.Place`.
+
+        A job that was claimed less than a second ago, or has not begun yet, has no start.  Raise `errors.UnknownJob`.
+        """
+
+    def getJobs(status=None, start=0, size=100, task=None, since=None):
         """Return a list of jobs, newest first, those in one status or all.
 
         status -- one of STATUSES; default: any.
         start, size -- how many of the newest to leave out, and how many to return at the most.
+        task -- only jobs of the task of that name; the newest 10,000 jobs are looked at for it.  Default: any.
+        since -- UTC seconds: only jobs that ended since then, or, if they have not ended, were added since then.
 
         The newest is the one whose end, or, as long as it has not ended, whose addition was last.  One that is queued
         again stands by those that are queued next to it.
@@ -324,6 +345,14 @@ class ITaskService(Interface):
         Raise `ValueError` for another status, or a number that is not 0 to 2**31 - 1.
         """
 
+    def getSchedules(start=0, size=100, task=None):
+        """Return a list of `listing.Schedule`s, the cron and delayed jobs and how they fare, the newest first.
+
+        start, size, task -- as for `getJobs`.
+
+        Raise `ValueError` as `getJobs` does.
+        """
+
     def countJobs():
         """Return a dict of how many jobs there are in each of STATUSES.
 
@@ -331,7 +360,7 @@ class ITaskService(Interface):
         are counted by 256 jobs.
         """
 
-    def getStatistics(now=None):
+    def getStatistics(now=None, window=3600.0):
         """Return a dict that says how the service fares.
 
         counts -- what `countJobs` returns.
@@ -340,7 +369,18 @@ class ITaskService(Interface):
             in UTC seconds, None when none waits.  Those that wait for their next attempt do not count.
         throughput -- how many jobs per second were completed or failed for good in the last minute; of each host the
             last thousand are looked at.
+        longestRunning -- when the run began that has been going on for longest, in UTC seconds; None when there is none
+            that has taken a second.
+        failures -- how many jobs ended in ERROR in the last `window` seconds, and are still there, and how many runs of
+            cron jobs failed; of these the last day is known, and of each host up to 10,000 are counted.
+        failing -- how many cron jobs there are whose last run failed; of those that add jobs these say it.
+        retrying, stranded -- how many jobs wait for their next attempt, and for a host that can run them.
+        unscheduled -- how many jobs the scheduler cannot handle; it tries them again each minute.
+        nextTime -- the next time in the calendar of the scheduler, in UTC seconds; None when there is none.  When it is
+            past, no scheduler is at work.
         paused -- whether processing is paused.
+
+        Raise `ValueError` when `window` is no number of seconds above 0.
         """
 
     def isCancelled(jobid):
@@ -385,7 +425,7 @@ class ITaskService(Interface):
     def getProcessingHosts(now=None):
         """Return a list of dicts, one for each living processor: where the service is processed.
 
-        name -- of the processing host.
+        name -- of the processing host, as in `getRun`.
         machine, pid -- where it runs.
         threads -- how many jobs run there at a time; 0 for one that only schedules.
         since -- when it was started, in UTC seconds.

@@ -177,6 +177,7 @@ class Cycle:
         ledger = service.ledgers.get(self.name)
         if ledger is None:
             ledger = service.ledgers[self.name] = Ledger()
+        ledger.number = service.hosts.add(self.name)
         seconds = self._checkName(ledger, silent)
         rescue.rescue(service, self.name, self.clock(), seconds)
         ledger.owner = self.owner
@@ -220,7 +221,7 @@ class Cycle:
 
         reports -- `Outcome`s, `Recorded`s and `Returned`s to settle.
         want -- how many jobs to claim at the most.
-        long -- ids of jobs that have been running for a while, which is put on record.
+        long -- pairs of id and seconds, of jobs that have been running for a while, which is put on record.
         progress -- pairs of id and how far its run is: a pair of a fraction or None, and a text.
         watched -- pairs of id and run, of jobs that may have been cancelled.
 
@@ -245,8 +246,8 @@ class Cycle:
             self._tellPace(service, ledger, bool(reports or long), moment)
             for report in reports:
                 transitions.acknowledge(service, ledger, report, now)
-            for jobid in long:
-                ledger.mark(jobid, LONG)
+            for jobid, seconds in long:
+                ledger.mark(jobid, LONG, now - seconds)
             for jobid, state in progress:
                 if jobid in ledger.claimed:
                     ledger.progress[jobid] = state

@@ -49,7 +49,7 @@ class Run:
 class Look(NamedTuple):
     """What the next turn of the cycle is to put on record; see `Cycle.turn`."""
 
-    long: list          # ids
+    long: list          # (id, seconds for which it has been running)
     progress: list      # (id, (fraction, message))
     watched: list       # (id, run)
 
@@ -149,7 +149,7 @@ class Roster:
         moment, runs = self.monotonic(), self.runs()
         tell = self._telling and moment - self._told >= PROGRESS_PAUSE
         runs = [run for run in runs if not run.over]
-        return Look([run.claim.jobid for run in runs if not run.marked and moment - run.began >= LONG_AFTER],
+        return Look([(run.claim.jobid, moment - run.began) for run in runs if not run.marked and moment - run.began >= LONG_AFTER],
                     [(run.claim.jobid, run.control.progress) for run in runs
                      if tell and run.control.progress != run.shown],
                     [(run.claim.jobid, run.claim.run) for run in runs if run.control.watched])
@@ -157,9 +157,9 @@ class Roster:
     def confirm(self, look):
         """Note that a `Look` is on record."""
         with self._lock:
-            progress = dict(look.progress)
+            progress, long = dict(look.progress), dict(look.long)
             for run in self._runs:
-                run.marked = run.marked or run.claim.jobid in look.long
+                run.marked = run.marked or run.claim.jobid in long
                 run.shown = progress.get(run.claim.jobid, run.shown)
             if progress:
                 self._told = self.monotonic()
