@@ -533,13 +533,14 @@ class TestRequest(Tasks):
         self.assertEqual([self.service.jobs[one].request for one in (jobid, cron)], ['0a1b2c', '3d4e5f'])
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
             self.service.process()
-        self.assertIn(f'job {jobid} (break, request 0a1b2c), given up: ZeroDivisionError', logged.output[0])
+        self.assertIn(f'job {jobid} (break, request 0a1b2c) failed: ZeroDivisionError', logged.output[0])
+        self.assertEqual(logged.records[0].levelname, 'ERROR')
 
     def test_none(self):
         jobid = self.service.add('fail')
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
             self.service.process()
-        self.assertEqual(logged.output, [f'INFO:lovely.remotetask:job {jobid} (fail) failed: as asked'])
+        self.assertEqual(logged.output, [f'ERROR:lovely.remotetask:job {jobid} (fail) failed: as asked'])
         self.assertIsNone(self.service.jobs[jobid].request)
 
     def test_claim(self):

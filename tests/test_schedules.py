@@ -137,7 +137,11 @@ class WhereTest(unittest.TestCase):
             ledger = self.service.ledgers['alpha']
             self.assertEqual(ledger.beganAt(jobid), began)
             self.service.jobs[jobid].retryPolicy = RetryPolicy(attempts=1)
-            rescue.rescue(self.service, 'alpha', began + 10)
+            with self.assertNoLogs('lovely.remotetask', 'WARNING'):
+                rescue.rescue(self.service, 'alpha', began + 10)
+            logs = self.enterContext(self.assertLogs('lovely.remotetask', 'WARNING'))
+        self.assertEqual((logs.records[0].levelname, logs.records[0].getMessage()),
+                         ('ERROR', f'job {jobid} (wait) failed: the processing host alpha ended while the job was running'))
         self.assertEqual(self.service.getStatus(jobid), 'error')
         self.assertEqual(self.service.getRun(jobid), ('alpha', began, False))
         processor.running = False

@@ -335,7 +335,6 @@ class MultiProcessor:
         """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
         for run in self._roster.overdue():
             error = TimeLimitExceeded(run.limit)
-            log.error('%s: %s', run.claim.label, error)
             run.control.end(str(error))
             now = self.clock()
             self._roster.report(failed(run.claim, error, now - run.limit, now, self.cycle.name, run.policy,

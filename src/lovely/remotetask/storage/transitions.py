@@ -5,6 +5,7 @@ ledger that does not write the job; its token is the pair of job id and `Job.run
 the token (`holds`) and writes the job, and the database lets only one of two such transactions commit.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import logging
 from typing import Any
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import place
 from lovely.remotetask.storage.ready import shardOf
 
+
+log = logging.getLogger('lovely.remotetask')
 
 #: Failures that are kept on a job, the latest ones.
 KEPT_FAILURES = 10
@@ -197,13 +200,25 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     attempts -- how many runs the job has in all.
     suspect -- see `release`.
     """
+    label = claimOn(job).label
     if job.attempt + 1 >= attempts:
+        _tell(service, logging.ERROR, '%s failed: %s', label, line(failure.message))
         began = ledger.beganAt(job.id)
         started = began if began is not None else now if job.started is None else job.started
         acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
     else:
+        _tell(service, logging.WARNING, '%s failed, and is queued again: %s', label, line(failure.message))
         charge(job, failure)
         release(service, ledger, job.id, now, suspect=suspect)
+
+
+def _tell(service, level, *message):
+    """Log a line when the transaction has been committed; without a database at once."""
+    if service._p_jar is None:
+        log.log(level, *message)
+    else:
+        service._p_jar.transaction_manager.get().addAfterCommitHook(
+            lambda isCommitted: isCommitted and log.log(level, *message))
 
 
 def release(service, ledger, jobid, now, started=True, suspect=False):
