@@ -367,9 +367,9 @@ class TestStatistics(Tasks):
     def test_statistics(self):
         service = self.service
         self.assertEqual(service.getStatistics(0), {
-            'counts': dict.fromkeys(STATUSES, 0), 'hosts': [], 'paused': False, 'oldestWaiting': None, 'throughput': 0.0,
-            'failures': 0, 'failing': 0, 'longestRunning': None, 'nextTime': None, 'retrying': 0, 'stranded': 0,
-            'unscheduled': 0})
+            'counts': dict.fromkeys(STATUSES, 0), 'hosts': [], 'paused': False, 'oldestWaiting': None,
+            'throughput': 0.0, 'failures': 0, 'failing': 0, 'longestRunning': None, 'nextTime': None,
+            'retrying': 0, 'stranded': 0, 'unscheduled': 0})
         for now in (3, 4, 5):
             service.add('echo', now=now)
         service.add('fail', now=9)

@@ -364,7 +364,8 @@ class TestContracts(unittest.TestCase):
 #: From the bottom up: a room knows only the lines above its own here, and rooms of its own line that stand before it.
 ROOMS = '''
     checks logs keepalive internals interfaces errors limits
-    database cron misfire copying files retry rows task job control demo process guardian group relay command child users
+    database cron misfire copying files retry rows task job control demo process guardian group relay command child
+    users
     pages readyqueue ledger register timetable container sites
     runzeo ready transitions claiming scheduling ended evolve
     execute
@@ -373,7 +374,7 @@ ROOMS = '''
     sharing
     cycle roster
     worker
-    processor
+    byhand processor
     config zcml
     autostart upkeep
     service

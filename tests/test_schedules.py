@@ -141,7 +141,8 @@ class WhereTest(unittest.TestCase):
                 rescue.rescue(self.service, 'alpha', began + 10)
             logs = self.enterContext(self.assertLogs('lovely.remotetask', 'WARNING'))
         self.assertEqual((logs.records[0].levelname, logs.records[0].getMessage()),
-                         ('ERROR', f'job {jobid} (wait) failed: the processing host alpha ended while the job was running'))
+                         ('ERROR', f'job {jobid} (wait) failed: '
+                                   'the processing host alpha ended while the job was running'))
         self.assertEqual(self.service.getStatus(jobid), 'error')
         self.assertEqual(self.service.getRun(jobid), ('alpha', began, False))
         processor.running = False
@@ -182,6 +183,16 @@ class FailedRunsTest(Tasks):
         schedule = self.schedule(jobid)
         self.assertEqual((schedule['outcome'], schedule['failures'], schedule['error']), ('completed', 0, None))
         self.assertEqual(self.service.getStatistics(4 * HOUR + 1)['failing'], 0)
+
+    def test_a_cron_job_that_waits_for_a_host(self):
+        jobid = self.service.addCronJob('moody', minute=(0,), now=0)
+        self.service.process(1)
+        self.service.process(HOUR)
+        self.assertIsNone(self.schedule(jobid)['reason'])
+        self.service.schedule.aside.insert(jobid)
+        self.service.jobs[jobid].error = 'waits, because it is Sunday'
+        self.assertEqual(self.schedule(jobid)['reason'], 'waits, because it is Sunday')
+        self.assertEqual(self.service.getStatistics(HOUR)['unscheduled'], 1)
 
     def test_a_cron_job_that_is_removed_while_it_fails(self):
         jobid = self.service.addCronJob('moody', minute=(0,), now=0)

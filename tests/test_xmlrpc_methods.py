@@ -280,9 +280,9 @@ class TestMethods(unittest.TestCase):
                                  retryPolicy=RetryPolicy(attempts=3, base=10, jitter=0))
         self.service.process(6.0)
         self.assertEqual(call(self.service, 'getJob', jobid), {
-            'id': jobid, 'task': 'square', 'status': 'queued', 'created': 5.0, 'started': 6.0, 'completed': 6.0, 'host': None,
-            'attempt': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None, 'request': 'r', 'key': 'a',
-            'progress': None, 'input': {'a': [1]}, 'output': None, 'errors': [
+            'id': jobid, 'task': 'square', 'status': 'queued', 'created': 5.0, 'started': 6.0, 'completed': 6.0,
+            'host': None, 'attempt': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None,
+            'request': 'r', 'key': 'a', 'progress': None, 'input': {'a': [1]}, 'output': None, 'errors': [
                 {'time': 6.0, 'message': 'ZeroDivisionError: division by zero', 'host': '',
                  'traceback': self.service.jobs[jobid].errors[0].traceback}],
             'retryPolicy': {'attempts': 3, 'base': 10, 'factor': 2.0, 'cap': 3600.0, 'jitter': 0}})

@@ -253,10 +253,10 @@ class ITaskService(Interface):
         """
 
     def runNow(jobid, now=None):
-        """Run a cron or delayed job, or one that waits for its next attempt, at once; return the id of the job that runs.
+        """Run a job at once that waits for a time; return the id of the job that runs.
 
-        A schedule goes on as if nothing had happened, also one that is not active.  Of one that adds new jobs the id is
-        that of the new one.
+        It is a cron or delayed job, or one that waits for its next attempt.  A schedule goes on as if nothing had
+        happened, also one that is not active; of one that adds new jobs the id is that of the new one.
 
         Raise `errors.UnknownJob`, or `errors.WrongState` when it is another job, or a run is queued or goes on.
         """
@@ -320,7 +320,8 @@ class ITaskService(Interface):
     def getProgress(jobid):
         """Return what the running task has said of how far it is: a pair of a fraction from 0 to 1 or None, and a text.
 
-        (XML-RPC has a struct of both instead.)  None when it has said nothing, and when it does not run.  Raise `errors.UnknownJob`.
+        (XML-RPC has a struct of both instead.)  None when it has said nothing, and when it does not run.  Raise
+        `errors.UnknownJob`.
         """
 
     def getRun(jobid):

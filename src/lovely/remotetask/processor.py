@@ -138,6 +138,7 @@ class MultiProcessor:
         self._deadline = None
         self._stopping = threading.Event()      # set by `stop`
         self._roster = Roster(self._ring, monotonic)
+        self.givenBack = 0                      # how many claims the last stop has given back
         self._unstarted = set()                 # ids that were claimed, but not begun before the stop
 
     @property
@@ -385,7 +386,7 @@ class MultiProcessor:
                 return False
             self._giveUp()
         runs = self._roster.runs()
-        self.cycle.leave(self._unstarted)
+        self.givenBack = self.cycle.leave(self._unstarted)
         if runs:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(runs), ', '.join(str(run.claim.jobid) for run in runs))

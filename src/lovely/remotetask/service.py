@@ -399,7 +399,7 @@ class TaskService(Contained, Persistent):
         waited = bool(partsOf(job))
         ready.dequeue(self, jobid)
         ledger = transitions.claimant(self, job)
-        if ledger is not None:              # who looks at the job later is to see where its run was ended, and since when
+        if ledger is not None:              # it stays known where and since when it has been running
             began = ledger.beganAt(jobid)
             job.change(host=ledger.number, started=job.started if began is None else began)
         shard.ledger.release(jobid)

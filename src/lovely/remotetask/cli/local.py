@@ -11,6 +11,7 @@ import click
 import zope.component
 from zc.lockfile import LockError
 
+from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
@@ -106,8 +107,10 @@ def frontend(configurationPath):
 
 
 @click.command()
+@click.option('--until-empty', is_flag=True,
+              help='Stop when no job is ready or due any more; exit code 1 when one ended in an error meanwhile.')
 @click.pass_obj
-def processor(configurationPath):
+def processor(configurationPath, until_empty):
     """Process jobs only; they are taken by others.
 
     The database has to be one for many processes, as ZEO or RelStorage.  Any number of processing hosts may run, each
@@ -117,8 +120,9 @@ def processor(configurationPath):
     \b
     Example:
       $ remotetask -C remotetask.conf processor
+      $ remotetask -C remotetask.conf processor --until-empty
     """
-    _run(configurationPath, hasFrontend=False, hasProcessor=True)
+    _run(configurationPath, hasFrontend=False, hasProcessor=True, untilEmpty=until_empty)
 
 
 @click.command()
@@ -154,7 +158,7 @@ def pack(configurationPath, days):
     keepFilesPrivate()
     configuration = load(configurationPath)
     configuration.setUpLogging()
-    with contextlib.closing(_openDatabase(configuration)) as database:
+    with contextlib.closing(openDatabase(configuration)) as database:
         before = database.db.getSize()
         if packDatabase(database.db, time.time() - days * 86400) is None:
             raise CommandFailure('the database could not be packed; the log says why')
@@ -184,17 +188,21 @@ class _GracePeriod:
         return max(0.0, self._end - time.monotonic())
 
 
-def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
+def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, untilEmpty=False):
     """Run the servers until the process is asked to stop."""
     reapAsProcessOne()
     keepFilesPrivate()
-    signals = Signals()
+    signals, processors, burst = Signals(), [], None
     with contextlib.ExitStack() as closing:
         try:
             configuration = load(configurationPath)
             grace = _GracePeriod(configuration.processor.gracePeriod)
-            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace)
+            database = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace,
+                              processors)
             _say('ready')
+            if untilEmpty:
+                burst = Burst(database.db, processors, signals.finish)
+                burst.start()
             error = signals.wait()
         except Interrupted:
             error = None
@@ -203,6 +211,12 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
             grace.end()                                 # what jobs give cannot be stored
         if error is not None:
             raise CommandFailure(f'failed: {error}') from error
+    if processors:
+        givenBack = sum(one.givenBack for one in processors)
+        _say(f'stopped; {givenBack} {"job" if givenBack == 1 else "jobs"} given back')
+        log.info('stopped; %d jobs given back', givenBack)
+    if burst is not None and burst.failures:
+        raise CommandFailure(f'{burst.failures} {"job" if burst.failures == 1 else "jobs"} failed')
 
 
 def _say(line):
@@ -214,12 +228,15 @@ def _say(line):
         log.info('nothing more is printed: the standard output is broken: %s', error)
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace):
-    """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace, processors):
+    """Start everything and say so; return the database, and put the processors into that list.
+
+    What has to be closed goes to `closing`, which does it in the opposite order.
+    """
     configuration.setUpLogging()
     _say(f'lovely.remotetask {VERSION}')
     _say(f'data: {configuration.databaseDescription}')
-    database = _openDatabase(configuration, signals.fail)
+    database = openDatabase(configuration, signals.fail)
     closing.callback(database.close)
     signals.check()
     install(database.db)
@@ -228,7 +245,6 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
     signals.begin()
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
     _say(f'tasks: {", ".join(names) or "none"}')
-    processors = []
     # The processors start after the frontend, so that nothing has been claimed when its address is taken; and they
     # also stop after it: first no new jobs, then the end of the old ones.
     closing.callback(_stopProcessors, processors, grace)
@@ -243,9 +259,10 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
         packer = Packer(database.db, configuration.processor.packInterval, configuration.processor.packKeep)
         closing.callback(lambda: packer.stop(grace.left()))
         packer.start()
+    return database
 
 
-def _openDatabase(configuration, *arguments):
+def openDatabase(configuration, *arguments):
     try:
         return Database(configuration.database.open, *arguments)
     except LockError as error:

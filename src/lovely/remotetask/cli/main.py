@@ -14,8 +14,11 @@ import sys
 import click
 
 from lovely.remotetask.cli import bench
+from lovely.remotetask.cli import byhand
+from lovely.remotetask.cli import check
 from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
+from lovely.remotetask.cli import schedules
 from lovely.remotetask.cli import service
 from lovely.remotetask.cli import users
 from lovely.remotetask.cli.failure import BAD_INPUT
@@ -65,7 +68,8 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
+for command in (*local.COMMANDS, *byhand.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *schedules.COMMANDS,
+                *service.COMMANDS, *check.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

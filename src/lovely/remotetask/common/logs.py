@@ -17,7 +17,7 @@ def line(text):
 
 
 def block(text):
-    """Return the lines of a traceback as they stand in a log: the last ones, with escapes for what cannot be printed."""
+    """Return a traceback as it stands in a log: its last lines, with escapes for what cannot be printed."""
     return '\n'.join(map(line, text[-TRACEBACK_SIZE:].splitlines()))
 
 

@@ -493,19 +493,22 @@ class Cycle:
             raise
 
     def leave(self, unstarted=()):
-        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger."""
+        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger; return how many."""
         def leave():
-            service = self._service()
+            service, jobids = self._service(), []
             ledger = service.ledgers[self.name]
             if ledger.owner and ledger.owner['token'] == self.owner['token']:
-                for jobid in list(ledger.claimed.keys()):
+                jobids = list(ledger.claimed.keys())
+                for jobid in jobids:
                     rescue.interrupt(service, self.name, jobid, jobid in unstarted, self.clock())
                 ledger.owner = None
                 if service.schedule.scheduler == self.name:
                     service.schedule.scheduler = None
+            return len(jobids)
 
-        transact(self._manager, leave, ATTEMPTS)
+        count = transact(self._manager, leave, ATTEMPTS)
         self.inFlight.clear()
+        return count
 
     def close(self):
         """Close the connection."""

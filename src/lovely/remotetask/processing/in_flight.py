@@ -149,7 +149,8 @@ class Roster:
         moment, runs = self.monotonic(), self.runs()
         tell = self._telling and moment - self._told >= PROGRESS_PAUSE
         runs = [run for run in runs if not run.over]
-        return Look([(run.claim.jobid, moment - run.began) for run in runs if not run.marked and moment - run.began >= LONG_AFTER],
+        return Look([(run.claim.jobid, moment - run.began) for run in runs
+                     if not run.marked and moment - run.began >= LONG_AFTER],
                     [(run.claim.jobid, run.control.progress) for run in runs
                      if tell and run.control.progress != run.shown],
                     [(run.claim.jobid, run.claim.run) for run in runs if run.control.watched])

@@ -60,7 +60,7 @@ class Ledger(Persistent):
         self.progress = IOBTree()
         #: status -> (time of the end in microseconds -> id)
         self.finished = {status: LLBTree() for status in FINAL}
-        #: time in microseconds -> id, of the runs of cron jobs that failed here in the last day: such a job does not end
+        #: time in microseconds -> id, of runs of cron jobs that failed here in the last day; such a job does not end
         self.failedRuns = LLBTree()
         #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
         self.tally = dict.fromkeys(FINAL, 0)

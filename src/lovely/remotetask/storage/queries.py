@@ -83,6 +83,7 @@ class Schedule(NamedTuple):
 
     job: Any
     last: Run | None            # the last of its runs, or of the jobs that it added, that has ended
+    reason: str | None          # why it waits, when a scheduler cannot handle it, or no host can run it
     failures: int               # how many of the latest ones have failed, one after the other; up to `job.KEPT_RUNS`
 
     @property
@@ -95,7 +96,8 @@ def scheduleOf(service, job):
     """Return the `Schedule` of a cron or delayed job."""
     ended = [run for run in (_resolved(service, run) for run in reversed(job.history)) if run.status in FINAL]
     failures = itertools.takewhile(lambda run: run.status == ERROR, ended)
-    return Schedule(job, next(iter(ended), None), len(list(failures)))
+    isStuck = job.stranded or job.id in service.schedule.aside
+    return Schedule(job, next(iter(ended), None), job.error if isStuck else None, len(list(failures)))
 
 
 def _resolved(service, run):

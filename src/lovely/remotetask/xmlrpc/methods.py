@@ -171,7 +171,7 @@ def getSchedules(service, task, start, size):
     eitherDay, double scheduledFor (its next call), calledFor (the last one), int lastJob (that it added); string
     outcome (the status that its last run came to), double started, completed, string error (of that run), int failures
     (how many of its last runs failed one after the other, up to 10); and string reason: why it waits, when a scheduler
-    cannot handle it.  Times are in seconds since 1970 UTC; what does not apply is nil.
+    cannot handle it, or no host can run it.  Times are in seconds since 1970 UTC; what does not apply is nil.
     Faults: bad arguments for another start or size.
     """
     if not 0 <= size <= LISTING_SIZE:
@@ -381,8 +381,8 @@ def getJob(service, jobid):
     An input or output above 65536 bytes is nil: getResult and getResultPart give the output.
     A cron job has besides: what can be changed with updateCronJob, and boolean eitherDay, double scheduledFor (its next
     call), double calledFor (the last one), int lastJob (that it added), array history (its last runs: structs of double
-    calledFor, int jobid, string status, double started, double completed, string error), string outcome and int failures
-    (see getSchedules).
+    calledFor, int jobid, string status, double started, double completed, string error), string outcome and int
+    failures (see getSchedules).
     Faults: unknown job.
     """
     return detailsOf(service, service.jobs[jobid])
@@ -422,9 +422,9 @@ def getStatistics(service, window):
     How the service fares.  The members are: struct counts, how many jobs there are in each status; array hosts, see
     getProcessingHosts; double oldestWaiting, when the job that waits longest was added or, by its schedule, should have
     been run, in seconds since 1970 UTC, nil when none waits; double throughput, how many jobs per second were completed
-    or failed for good in the last minute; boolean paused, whether processing is stopped; double longestRunning, when the
-    run began that has been going on for longest; int failures, how many jobs ended in an error in the last seconds, as
-    many as window says, and runs of cron jobs failed; int failing, how many cron jobs there are whose last run failed;
+    or failed for good in the last minute; boolean paused, whether processing is stopped; double longestRunning, when
+    the run began that has been going on for longest; int failures, how many jobs ended in an error in the last seconds,
+    as many as window says, and runs of cron jobs failed; int failing, how many cron jobs have a last run that failed;
     int retrying and stranded, how many jobs wait for their next attempt, and for a host that can run them; int
     unscheduled, how many jobs the scheduler cannot handle; double nextTime, when the scheduler has something to do
     next: if that is past no scheduler is at work.

@@ -62,7 +62,7 @@ def scheduleStruct(schedule):
     job, last = schedule.job, schedule.last
     return {'id': job.id, 'task': job.task, 'status': job.status, 'created': job.created,
             **{name: getattr(job, name) for name in CRON_FIELDS},
-            'failures': schedule.failures, 'outcome': schedule.outcome, 'reason': job.error,
+            'failures': schedule.failures, 'outcome': schedule.outcome, 'reason': schedule.reason,
             **{name: last and getattr(last, name) for name in ('started', 'completed', 'error')}}
 
 
