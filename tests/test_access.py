@@ -925,15 +925,18 @@ class TestProcesses(unittest.TestCase):
         code, output, errors = self.remotetask('stop-processing', '--url', url, **trust)
         self.assertEqual((code, output), (1, ''))
         self.assertIn('needs the role manage', errors)
-        for wrong, message in ((f'https://localhost:{port}/', '401'), (f'https://sue:x@localhost:{port}/', '401'),
-                               (f'http://sue:{password}@localhost:{port}/', 'localhost')):
+        for wrong, message in (
+                (f'https://localhost:{port}/', '401 Unauthorized; put user and password into the URL, https://USER:'),
+                (f'https://sue:x@localhost:{port}/', '401 Unauthorized; there is no such user, or the password'),
+                (f'https://sue:{password}@127.0.0.2:{port}/', 'the certificate is for another host'),
+                (f'http://sue:{password}@localhost:{port}/', 'if the frontend speaks TLS, the URL begins with https')):
             code, output, errors = self.remotetask('tasks', '--url', wrong, **trust)
             self.assertNotEqual(code, 0)
             self.assertIn(message, errors)
             self.assertNotIn(password, errors)
         code, output, errors = self.remotetask('tasks', '--url', url)
         self.assertEqual((code, output), (3, ''))
-        self.assertIn('certificate', errors.lower())
+        self.assertIn('name its file in the environment: SSL_CERT_FILE=FILE', errors)
 
 
 if __name__ == '__main__':

@@ -627,7 +627,8 @@ class BadServerTest(CommandTestCase):
 
     def test_tls_with_a_server_that_has_none(self):
         self.answering(b'')
-        self.fails(3, 'cannot connect', 'tasks', '--url', self.url.replace('http:', 'https:'))
+        self.fails(3, 'if the frontend does not speak TLS, the URL begins with http://', 'tasks', '--url',
+                   self.url.replace('http:', 'https:'))
 
 
 class ServerTestCase(CommandTestCase):

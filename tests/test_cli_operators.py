@@ -446,6 +446,7 @@ SITE = '''
 <remotetask:task name="where" handler="mytasks.where" />
 <remotetask:task name="apart" handler="mytasks.where" isolation="process" />
 <remotetask:task name="wait" handler="mytasks.wait" />
+<remotetask:task name="wait apart" handler="mytasks.wait" isolation="process" />
 </configure>
 '''
 
@@ -543,6 +544,14 @@ class ProcessesTest(ServerTestCase):
         self.remotetask('cancel', jobid)
         self.assertEqual(self.run_('run-here', jobid)[::2],
                          (1, f'remotetask: job {jobid} is cancelled: cannot run it\n'))
+        jobid = self.added('wait apart')
+        path = self.write('hand.conf', self.text)
+        process = start('-C', path, 'run-here', jobid, cwd=self.directory)
+        self.awaitFile('begun')
+        self.assertEqual(self.remotetask('cancel', jobid), (0, '', ''))
+        output, errors = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, output), (4, ''))
+        self.assertTrue(errors.endswith(f'remotetask: job {jobid} is cancelled: its outcome is not wanted\n'), errors)
 
     def test_until_empty(self):
         jobids = [self.added('echo', str(number)) for number in range(20)]

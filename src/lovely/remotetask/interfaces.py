@@ -347,7 +347,7 @@ class ITaskService(Interface):
         """
 
     def getSchedules(start=0, size=100, task=None):
-        """Return a list of `listing.Schedule`s, the cron and delayed jobs and how they fare, the newest first.
+        """Return the cron and delayed jobs and how they fare, a list of `listing.Schedule`, the newest first.
 
         start, size, task -- as for `getJobs`.
 

@@ -26,8 +26,8 @@ from lovely.remotetask.config.settings import seconds
 from lovely.remotetask.xmlrpc import faults
 
 
-# What OpenSSL says of a certificate with another host's name (X509_V_ERR_HOSTNAME_MISMATCH).
-_OTHER_HOST = 62
+# What OpenSSL says of a certificate for another name or address (X509_V_ERR_HOSTNAME_MISMATCH and the like).
+_OTHER_HOST = (62, 64)
 
 # What the caller can correct by calling differently.
 _BAD_INPUT = (faults.ParseError, faults.BadArguments, errors.UnknownTask, errors.InvalidInput)
@@ -55,7 +55,7 @@ def failureOf(error, url=''):
 def _adviceOn(error):
     """Return what may be done about an exception that a connection met."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code == _OTHER_HOST:
+        if error.verify_code in _OTHER_HOST:
             return 'the certificate is for another host: use the name that it is for'
         return ('if you trust the certificate, or who signed it, name its file in the environment: '
                 'SSL_CERT_FILE=FILE')

@@ -109,7 +109,7 @@ def _resolved(service, run):
 
 
 def schedules(service, start, size, task=None):
-    """Return a list of `Schedule`s, newest first: see `ITaskService.getSchedules`."""
+    """Return a list of `Schedule`, newest first: see `ITaskService.getSchedules`."""
     newest = heapq.merge(*(_entered(service.index.entries(part)) for part in (CRONJOB, DELAYED)), reverse=True)
     if task is not None:
         newest = _ofTask(service, itertools.islice(newest, LOOKED_AT), task)
