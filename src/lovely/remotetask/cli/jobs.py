@@ -322,6 +322,8 @@ def _writeResult(client, jobid, path):
 
 def _printEnding(client, jobid, status):
     """Print the result of a job in that status; raise a `RemoteTaskError` or `CommandFailure` when there is none."""
+    if status == CRONJOB and client.getJob(jobid).get('outcome') == ERROR:
+        raise JobFailed(jobid, client.getError(jobid))
     if status in (COMPLETED, CRONJOB):
         printResult(jobid, client.getResult(jobid))
     elif status == ERROR:
