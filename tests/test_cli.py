@@ -411,7 +411,7 @@ input    ["ü", "eA=="]
 jobs             12 queued, 3 processing
 oldest waiting   2024-02-29 12:30:01
 longest running  -
-failed lately    2 in the last hour, 1 failing schedules
+failed lately    2 in the last hour, 1 failing schedule
 throughput       12.44 jobs per second
 hosts            1 of 2 processing, paused
 ''', ''))

@@ -114,10 +114,10 @@ class FindingsTest(unittest.TestCase):
                 ({'longestRunning': -9e9}, (1, 'a job has been running for 104166d16h')),
                 ({'nextTime': 940}, (1, 'a schedule is late by 1m00s')),
                 ({'nextTime': 400}, (2, 'a schedule is late by 10m00s')),
-                ({'failures': 1}, (1, '1 failures')), ({'failures': 10}, (2, '10 failures')),
+                ({'failures': 1}, (1, '1 failure')), ({'failures': 10}, (2, '10 failures')),
                 ({'failing': 3}, (1, 'the last run of 3 cron jobs failed')),
-                ({'unscheduled': 3}, (1, '3 schedules cannot be handled')),
-                ({'stranded': 3}, (1, '3 jobs wait for a host that can run them'))):
+                ({'unscheduled': 3}, (1, 'cannot handle 3 schedules')),
+                ({'stranded': 3}, (1, 'no host can run 3 jobs'))):
             with self.subTest(found):
                 self.assertEqual(self.problems(**found), [expected])
 
@@ -167,7 +167,7 @@ class OperatorCase(ServerCase):
         """Return what a command writes on a terminal of so many columns, and its exit code."""
         terminal, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
-        env = environment(TERM='xterm', **more)
+        env = environment(**{'TERM': 'xterm', **more})
         for name in ('NO_COLOR', 'COLUMNS', 'LINES'):
             if name not in more:
                 env.pop(name, None)
@@ -191,7 +191,7 @@ class ListsTest(OperatorCase):
         self.assertEqual(len(json.loads(self.done('jobs', '--json'))['jobs']), 3)
         lines = self.done('jobs', '--task', 'echo', '--since', '1h').splitlines()
         self.assertEqual((lines[0].split(), lines[1].split()[0], lines[2:]), (
-            ['id', 'task', 'status', 'added', 'started', 'took', 'host'], str(new), ['', '1 jobs']))
+            ['id', 'task', 'status', 'added', 'started', 'took', 'host'], str(new), ['', '1 job']))
         for since, count in (('2001-01-01', 3), (time.strftime('%Y-%m-%dT%H:%M', time.gmtime(now - 600)), 2),
                              ('10m', 2), ('3h', 3)):
             self.assertEqual(len(json.loads(self.done('jobs', '--json', '--since', since))['jobs']), count, since)
@@ -405,7 +405,7 @@ class CheckTest(OperatorCase):
                'throughput=0.00\n'))
         self.service(lambda service: service.add('fail') and service.process())
         code, text, _ = self.remotetask('check')
-        self.assertEqual((code, text.partition(' |')[0]), (1, 'WARNING - the service is paused; 1 failures'))
+        self.assertEqual((code, text.partition(' |')[0]), (1, 'WARNING - the service is paused; 1 failure'))
         self.assertEqual(self.remotetask('check', '--failures', '1,1')[0], 2)
         self.assertTrue(self.remotetask('check', '--failures', '-')[1].startswith('WARNING - the service is paused |'))
         self.assertTrue(self.remotetask('check', '--window', '1ms')[1].startswith('WARNING - the service is paused |'))
@@ -589,7 +589,7 @@ class ProcessesTest(ServerTestCase):
         self.untilReady(processor)
         code, output, errors = self.remotetask('check')
         self.assertEqual((code, errors), (0, ''))
-        self.assertRegex(output, r'\AOK - 1 hosts, 0 waiting, 0 running, 0 failures in 1h00m \| hosts=1 ')
+        self.assertRegex(output, r'\AOK - 1 host, 0 waiting, 0 running, 0 failures in 1h00m \| hosts=1 ')
         self.stop(processor)
 
     def test_logs_of_failures(self):

@@ -7,6 +7,7 @@ import click
 from lovely.remotetask import errors
 from lovely.remotetask.cli import calling
 from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.cli.tables import duration
 from lovely.remotetask.client import NotConnected
 from lovely.remotetask.common.checks import cut
@@ -109,8 +110,9 @@ def check(client, waiting, running, failures, window, late):
     problems = findings(found, time.time(), waiting, running, failures, late)
     level = max((level for level, _ in problems), default=OK)
     problems.sort(key=lambda problem: -problem[0])
-    summary = (f'{_processing(found)} hosts, {found["counts"][QUEUED]} waiting, {found["counts"][PROCESSING]} running, '
-               f'{found["failures"]} failures in {duration(window)}')
+    counts = found['counts']
+    summary = (f'{counted(_processing(found), "host")}, {counts[QUEUED]} waiting, {counts[PROCESSING]} running, '
+               f'{counted(found["failures"], "failure")} in {duration(window)}')
     text = '; '.join(text for _, text in problems) or summary
     _end(level, f'{text} | {_performance(found)}')
 
@@ -142,18 +144,18 @@ def findings(found, now, waiting, running, failures, late):
     elif not _processing(found):
         problems.append((CRITICAL, 'no host processes the service'))
     if scheduled and not any(host['scheduling'] for host in found['hosts']):
-        problems.append((WARNING, f'no host looks at the {scheduled} schedules'))
+        problems.append((WARNING, f'no host looks at the {counted(scheduled, "schedule")}'))
     for name, levels, text in (('oldestWaiting', waiting, 'a job has been waiting for {}'),
                                ('longestRunning', running, 'a job has been running for {}'),
                                ('nextTime', late, 'a schedule is late by {}')):
         if found[name] is not None:
             look(now - found[name], levels, text.format(duration(now - found[name])))
-    look(found['failures'], failures, f'{found["failures"]} failures')
-    for name, text in (('failing', 'the last run of {} cron jobs failed'),
-                       ('unscheduled', '{} schedules cannot be handled'),
-                       ('stranded', '{} jobs wait for a host that can run them')):
+    look(found['failures'], failures, counted(found['failures'], 'failure'))
+    for name, noun, text in (('failing', 'cron job', 'the last run of {} failed'),
+                             ('unscheduled', 'schedule', 'cannot handle {}'),
+                             ('stranded', 'job', 'no host can run {}')):
         if found[name]:
-            problems.append((WARNING, text.format(found[name])))
+            problems.append((WARNING, text.format(counted(found[name], noun))))
     return problems
 
 

@@ -15,6 +15,7 @@ from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
+from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
@@ -213,10 +214,10 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
             raise CommandFailure(f'failed: {error}') from error
     if processors:
         givenBack = sum(one.givenBack for one in processors)
-        _say(f'stopped; {givenBack} {"job" if givenBack == 1 else "jobs"} given back')
+        _say(f'stopped; {counted(givenBack, "job")} given back')
         log.info('stopped; %d jobs given back', givenBack)
     if burst is not None and burst.failures:
-        raise CommandFailure(f'{burst.failures} {"job" if burst.failures == 1 else "jobs"} failed')
+        raise CommandFailure(f'{counted(burst.failures, "job")} failed')
 
 
 def _say(line):

@@ -12,6 +12,7 @@ from lovely.remotetask.cli.output import asTime
 from lovely.remotetask.cli.output import bars
 from lovely.remotetask.cli.output import printPairs
 from lovely.remotetask.cli.tables import Column
+from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.cli.tables import duration
 from lovely.remotetask.cli.tables import printTable
 from lovely.remotetask.cli.tables import shortTime
@@ -82,7 +83,7 @@ def jobs(client, status, task, since, size, start, raw):
                                         str(job['failures'])] for job in listing['jobs']])
     else:
         printTable(_JOB_COLUMNS, [_jobRow(job) for job in listing['jobs']])
-    count = f'{len(listing["jobs"])} jobs' if listing['total'] is None else (
+    count = counted(len(listing['jobs']), 'job') if listing['total'] is None else (
         f'{len(listing["jobs"])} of {listing["total"]} jobs')
     click.echo('\n' + (count if listing['counts'] is None else f'{count}; in all: {_counts(listing["counts"])}'))
 
@@ -120,7 +121,7 @@ def statistics(client, raw):
         ('jobs', _counts(found['counts'])),
         ('oldest waiting', asTime(found['oldestWaiting'])),
         ('longest running', asTime(found['longestRunning'])),
-        ('failed lately', f'{found["failures"]} in the last hour, {found["failing"]} failing schedules'),
+        ('failed lately', f'{found["failures"]} in the last hour, {counted(found["failing"], "failing schedule")}'),
         ('throughput', f'{found["throughput"]:.2f} jobs per second'),
         ('hosts', f'{processing} of {len(hosts)} processing' + (', paused' if found['paused'] else '')),
     ])

@@ -91,7 +91,8 @@ def _shrink(columns, widths, room):
 def _line(row, widths):
     cells = [click.style(_cell(text, size), fg=COLOURS.get(text)) for text, size in zip(row, widths)]
     # What is at the end of a line and cannot be seen would wrap it.
-    return _GAP.join([*cells[:-1], click.style(cut(row[-1], widths[-1]), fg=COLOURS.get(row[-1]))])
+    line = _GAP.join([*cells[:-1], click.style(cut(row[-1], widths[-1]), fg=COLOURS.get(row[-1]))])
+    return line if row[-1] else _GAP.join(cells[:-1]).rstrip()
 
 
 def _cell(text, size):
@@ -121,6 +122,11 @@ def duration(seconds):
         if whole < size:
             return f'{whole}s' if not small else f'{whole // part}{name}{whole % part * 60 // part:02d}{small}'
     return f'{whole // 86400}d{whole % 86400 // 3600:02d}h'
+
+
+def counted(number, noun):
+    """Return a number with its noun, as '1 job' and '2 jobs'."""
+    return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
 def shown(text, command):
