@@ -78,12 +78,12 @@ def _levels(name, default, read, text):
 
 
 @calling.commandOf(_Check)
-@_levels('--waiting', '5m,30m', calling.seconds, 'For how long a job that is ready may wait.')
-@_levels('--running', '-', calling.seconds, 'For how long a run may go on.')
-@_levels('--failures', '1,10', _count, 'How many jobs, and runs of cron jobs, may fail in the window, less one.')
+@_levels('--waiting', '5m,30m', calling.seconds, 'How long a job that is ready has been waiting.')
+@_levels('--running', '-', calling.seconds, 'How long a run has been going on.')
+@_levels('--failures', '1,10', _count, 'How many jobs, and runs of cron jobs, have failed in the window.')
 @click.option('--window', metavar='TIME', type=calling.Seconds(), default='1h', show_default=True,
               help='The time in which failures count, a day at the most.')
-@_levels('--late', '1m,10m', calling.seconds, 'How late schedules may be looked at: then no scheduler is at work.')
+@_levels('--late', '1m,10m', calling.seconds, 'How late a schedule is: then no scheduler is at work.')
 def check(client, waiting, running, failures, window, late):
     """Check the service for a monitoring system.
 

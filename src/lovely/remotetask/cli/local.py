@@ -213,9 +213,9 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
         if error is not None:
             raise CommandFailure(f'failed: {error}') from error
     if processors:
-        givenBack = sum(one.givenBack for one in processors)
-        _say(f'stopped; {counted(givenBack, "job")} given back')
-        log.info('stopped; %d jobs given back', givenBack)
+        givenBack = counted(sum(one.givenBack for one in processors), 'job')
+        _say(f'stopped; {givenBack} given back')
+        log.info('stopped; %s given back', givenBack)
     if burst is not None and burst.failures:
         raise CommandFailure(f'{counted(burst.failures, "job")} failed')
 
