@@ -87,6 +87,7 @@ class TestRetention(ProcessorCase):
 class TestPack(ProcessorCase):
 
     def test_one_of_several_packs(self):
+        self.assertFalse(claimPack(self.db, 940, 60))           # it is new
         self.assertTrue(claimPack(self.db, 1000, 60))
         self.assertFalse(claimPack(self.db, 1059, 60))
         self.assertTrue(claimPack(self.db, 1060, 60))

@@ -82,6 +82,7 @@ from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.evolve import FIRST
 from lovely.remotetask.storage.evolve import GENERATION
 from lovely.remotetask.storage.evolve import tooOld
+from lovely.remotetask.storage.index import Hosts
 from lovely.remotetask.storage.index import Keys
 from lovely.remotetask.storage.index import StatusIndex
 from lovely.remotetask.storage.index import partsOf
@@ -203,6 +204,12 @@ def checkedOptions(new):
         raise ValueError(f'retryPolicy: {error}') from error
 
 
+def checkRange(start, size):
+    """Raise `ValueError` when these do not say which part of a list is meant."""
+    for name, value in (('start', start), ('size', size)):
+        check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
+
+
 def checkRequest(request):
     """Raise `ValueError` when that is no id of an HTTP request; None is for none."""
     check('request', request, request is None or isText(request, REQUEST_LENGTH),
@@ -236,6 +243,7 @@ class TaskService(Item, Contained, Persistent):
         self.ledgers = OOBTree()
         self.index = StatusIndex()
         self.keys = Keys()
+        self.hosts = Hosts()
         self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
 
@@ -403,7 +411,7 @@ class TaskService(Item, Contained, Persistent):
         if job.pending and job.status == DELAYED:
             # It was a cron job, of which a run is queued or going on: that is not what is wanted now.
             ready.dequeue(self, jobid)
-            job.pending = False
+            job.pending, job.askedFor = False, None
             job.run += 1
         if not job.pending:
             job.calledFor = None        # what the old schedule missed, or the new one would have, is past
@@ -418,6 +426,17 @@ class TaskService(Item, Contained, Persistent):
         self._checkSchedule(changed, present(now))
         job.adopt(changed)
         self.reschedule(jobid, now)
+
+    def runNow(self, jobid: int, now: float | None = None) -> int:
+        """See `ITaskService`."""
+        job, now = self.jobs[jobid], present(now)
+        if job.status not in (CRONJOB, DELAYED) and (job.status != QUEUED or job.retryAt is None):
+            raise WrongState(jobid, self.getStatus(jobid), 'run')
+        queued = scheduling.runNow(self, job, now)
+        if queued is None:
+            raise WrongState(jobid, 'queued or running already', 'run')
+        self._wake()
+        return queued
 
     def _scheduled(self, jobid, action):
         job = self.jobs[jobid]
@@ -437,6 +456,10 @@ class TaskService(Item, Contained, Persistent):
         shard = ready.shardOf(self, jobid)
         waited = bool(partsOf(job))
         ready.dequeue(self, jobid)
+        ledger = transitions.claimant(self, job)
+        if ledger is not None:              # it stays known where and since when it has been running
+            began = ledger.beganAt(jobid)
+            job.change(host=ledger.number, started=job.started if began is None else began)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
         transitions.finish(job, shard.ledger, CANCELLED, now)
@@ -509,28 +532,42 @@ class TaskService(Item, Contained, Persistent):
         self.jobs[jobid]
         return transitions.progress(self, jobid)
 
+    def getRun(self, jobid: int) -> queries.Place:
+        """See `ITaskService`."""
+        return queries.placeOf(self, self.jobs[jobid])
+
     def hasJobsWaiting(self, now: float | None = None) -> bool:
         """See `ITaskService`."""
         return ready.isWaiting(self) or scheduling.isDue(self, present(now))
 
-    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100) -> list[Any]:
+    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100, task: str | None = None,
+                since: float | None = None) -> list[Any]:
         """See `ITaskService`."""
         if status is not None and status not in STATUSES:
             raise ValueError(f'status: {shown(status)} is none of {", ".join(STATUSES)}')
-        for name, value in (('start', start), ('size', size)):
-            check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
+        checkRange(start, size)
+        check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
+        check('since', since, since is None or isTime(since), 'a time in UTC seconds')
         self.checkGeneration()
-        return queries.listed(self, status, start, size)
+        return queries.listed(self, status, start, size, task, since)
 
     def countJobs(self) -> dict[str, int]:
         """See `ITaskService`."""
         self.checkGeneration()
         return queries.counts(self)
 
-    def getStatistics(self, now: float | None = None) -> dict[str, Any]:
+    def getSchedules(self, start: int = 0, size: int = 100, task: str | None = None) -> list[queries.Schedule]:
         """See `ITaskService`."""
+        checkRange(start, size)
+        check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         self.checkGeneration()
-        return queries.statistics(self, present(now))
+        return queries.schedules(self, start, size, task)
+
+    def getStatistics(self, now: float | None = None, window: float = queries.WINDOW_TIME) -> dict[str, Any]:
+        """See `ITaskService`."""
+        check('window', window, isSpan(window), 'a number of seconds above 0')
+        self.checkGeneration()
+        return queries.statistics(self, present(now), window)
 
     def checkGeneration(self):
         """Raise `RemoteTaskError` when the data is that of another release."""
