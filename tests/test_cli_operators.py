@@ -526,6 +526,7 @@ class ProcessesTest(ServerTestCase):
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.stdout.close)
         self.awaitFile('begun')
+        self.awaitStatus(jobid, 'processing')           # the front end may hear of it a little later
         job = self.job(jobid)
         self.assertEqual((job['status'], job['host'].endswith('-by-hand-1'), job['started'] > job['created']),
                          ('processing', True, True))
