@@ -284,7 +284,7 @@ class Jobs(SimpleXMLRPCServer):
                 'scheduling': True}
         return {'counts': {'processing': 3, 'queued': 12}, 'hosts': [host, dict(host, processing=False)],
                 'oldestWaiting': 1709209801.5, 'throughput': 12.44, 'paused': True,
-                'longestRunning': None, 'failures': 2, 'failing': 1}
+                'longestRunning': None, 'failures': 2, 'failing': 1, 'unclaimable': {'echo\x9b': 1, 'big': 2}}
 
 
 class ClientTestCase(CommandTestCase):
@@ -442,6 +442,7 @@ oldest waiting   2024-02-29 12:30:01
 longest running  -
 failed lately    2 in the last hour, 1 failing schedule
 throughput       12.44 jobs per second
+unclaimable      2 jobs of big, 1 job of echo\\x9b
 hosts            1 of 2 processing, paused
 ''', ''))
         code, output, errors = self.remotetask('statistics', '--json')

@@ -94,7 +94,7 @@ class FindingsTest(unittest.TestCase):
         counts = dict.fromkeys(('queued', 'processing', 'error', 'cronjob', 'delayed'), 0)
         found = {'counts': {**counts, **found.pop('counts', {})}, 'hosts': [host], 'paused': False,
                  'oldestWaiting': None, 'longestRunning': None, 'nextTime': None, 'failures': 0, 'failing': 0,
-                 'unscheduled': 0, 'stranded': 0, **found}
+                 'unscheduled': 0, 'stranded': 0, 'unclaimable': {}, **found}
         return check.findings(found, 1000.0, (300, 1800), (60, float('inf')), (1, 10), (60, 600))
 
     def test_nothing(self):
@@ -117,7 +117,9 @@ class FindingsTest(unittest.TestCase):
                 ({'failures': 1}, (1, '1 failure')), ({'failures': 10}, (2, '10 failures')),
                 ({'failing': 3}, (1, 'the last run of 3 cron jobs failed')),
                 ({'unscheduled': 3}, (1, 'cannot handle 3 schedules')),
-                ({'stranded': 3}, (1, 'no host can run 3 jobs'))):
+                ({'stranded': 3}, (1, 'no host can run 3 jobs')),
+                ({'stranded': 3, 'unclaimable': {'echo': 1, 'a\nb': 2}},
+                 (1, 'no host takes 2 jobs of a\\nb, 1 job of echo'))):
             with self.subTest(found):
                 self.assertEqual(self.problems(**found), [expected])
 
@@ -297,7 +299,7 @@ class NobodyTest(OperatorCase):
     def test_nobody_processes(self):
         code, _, errors = self.remotetask('add', 'echo', '--wait', '--timeout', '300ms')
         self.assertEqual(code, 1)
-        self.assertRegex(errors, r'(?s)\Ajob \d+\n.*no host is processing this service: start a processor; '
+        self.assertRegex(errors, r'(?s)\Ajob \d+\n.*no host is processing the service: start a processor; '
                                  r'the job waits\n.*is still queued after 0.3 seconds\n\Z')
 
     def test_a_job_that_ends_later(self):

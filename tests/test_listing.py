@@ -371,7 +371,7 @@ class TestStatistics(Tasks):
         self.assertEqual(service.getStatistics(0), {
             'counts': dict.fromkeys(STATUSES, 0), 'hosts': [], 'paused': False, 'oldestWaiting': None,
             'throughput': 0.0, 'failures': 0, 'failing': 0, 'longestRunning': None, 'nextTime': None,
-            'retrying': 0, 'stranded': 0, 'unscheduled': 0})
+            'retrying': 0, 'stranded': 0, 'unclaimable': {}, 'unscheduled': 0})
         for now in (3, 4, 5):
             service.add('echo', now=now)
         service.add('fail', now=9)

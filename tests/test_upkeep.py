@@ -96,7 +96,7 @@ class TestPack(ProcessorCase):
         self.assertEqual(self.connection.root()[PACKED], 900)
 
     def test_a_packed_database_is_smaller(self):
-        for _ in range(50):
+        for _ in range(100):
             self.service.data['x'] = os.urandom(10000)
             self.manager.commit()
         size = self.db.getSize()

@@ -396,8 +396,8 @@ class TestIntrospection(unittest.TestCase):
     def test_what_may_be_repeated(self):
         once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
         self.assertEqual(once, {
-            'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'startJob', 'cancel', 'clean', 'cleanSome',
-            'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
+            'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'runNow', 'startJob', 'cancel', 'clean',
+            'cleanSome', 'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
 
     def test_every_method_is_in_the_contract(self):
         names = {name for name, method in calls.METHODS.items()

@@ -369,6 +369,7 @@ class ITaskService(Interface):
             that failed; of these the last day is known, and of each host up to 10,000 are counted.
         failing -- cron jobs whose last run failed, or the last job that they added.
         retrying, stranded -- jobs that wait for their next attempt, and for a host that can run them.
+        unclaimable -- a dict: task -> how many of the stranded jobs name it, for each task that no living host takes.
         unscheduled -- jobs that the scheduler cannot handle; it tries them again each minute.
         nextTime -- the next time in the calendar of the scheduler, in UTC seconds; None if there is none.  When it is
             past, no scheduler is at work.
@@ -424,6 +425,7 @@ class ITaskService(Interface):
         threads -- how many jobs run there at a time; 0 if it only schedules.
         since -- when it was started, in UTC seconds.
         jobs -- how many jobs it has claimed.
+        tasks -- patterns of the names of the tasks that it takes, a list; None if it takes all.
         processing -- whether it takes jobs: it has threads, and the service is not paused.
         scheduling -- whether it is the scheduler.
 

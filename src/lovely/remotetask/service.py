@@ -56,6 +56,7 @@ from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
+from lovely.remotetask.execution.tasks import takes
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -113,7 +114,7 @@ _nextIds: Any = weakref.WeakKeyDictionary()
 STOP_TIME = 1.0
 
 #: What each service has stored of its own; those of releases up to 0.5 had other things.
-STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'stranded')
+STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts', 'stranded')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
@@ -567,7 +568,8 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         check('window', window, isSpan(window), 'a number of seconds above 0')
         self.checkGeneration()
-        return queries.statistics(self, present(now), window)
+        found = queries.statistics(self, present(now), window)
+        return {**found, 'unclaimable': queries.unclaimable(self, found['hosts'], takes)}
 
     def checkGeneration(self):
         """Raise `RemoteTaskError` when the data is that of another release."""

@@ -18,6 +18,9 @@ from lovely.remotetask.statuses import PROCESSING
 from lovely.remotetask.statuses import QUEUED
 
 
+#: Tasks that are named at the most when nobody takes them.
+TOLD_TASKS = 5
+
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 NAMES = ('OK', 'WARNING', 'CRITICAL', 'UNKNOWN')
 
@@ -152,11 +155,30 @@ def findings(found, now, waiting, running, failures, late):
             look(now - found[name], levels, text.format(duration(now - found[name])))
     look(found['failures'], failures, counted(found['failures'], 'failure'))
     for name, noun, text in (('failing', 'cron job', 'the last run of {} failed'),
-                             ('unscheduled', 'schedule', 'cannot handle {}'),
-                             ('stranded', 'job', 'no host can run {}')):
+                             ('unscheduled', 'schedule', 'cannot handle {}')):
         if found[name]:
             problems.append((WARNING, text.format(counted(found[name], noun))))
-    return problems
+    return problems + [(WARNING, text) for text in _stranded(found)]
+
+
+def _stranded(found):
+    """Yield what is wrong with jobs that wait for a host: nobody takes their task, or nobody can run it."""
+    left = found['stranded'] - sum(found['unclaimable'].values())
+    if left:
+        yield f'no host can run {counted(left, "job")}'
+    if found['unclaimable']:
+        yield f'no host takes {unclaimable(found)}'
+
+
+def unclaimable(found):
+    """Return in a line which tasks no living host takes, and how many jobs wait for that: '3 jobs of echo'.
+
+    found -- what `getStatistics` returns.
+    """
+    tasks = sorted(found['unclaimable'].items())
+    more = [f'{len(tasks) - TOLD_TASKS} more tasks'] if len(tasks) > TOLD_TASKS else []
+    return ', '.join([f'{counted(count, "job")} of {cut(oneLine(task), 40)}' for task, count in tasks[:TOLD_TASKS]]
+                     + more)
 
 
 def _processing(found):

@@ -5,6 +5,7 @@ import time
 import click
 
 from lovely.remotetask.cli import calling
+from lovely.remotetask.cli.check import unclaimable
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.output import asJson
@@ -101,15 +102,18 @@ def _jobRow(job):
 def statistics(client, raw):
     """Print counts, throughput and hosts; times are UTC.
 
+    A job is unclaimable when no living host takes its task.
+
     \b
     Example:
       $ remotetask statistics
-      jobs            4 processing, 1508 completed, 2 error
-      oldest waiting  -
-      longest running 2026-05-01 12:00:00
-      failed lately   2 in the last hour, 0 failing schedules
-      throughput      12.44 jobs per second
-      hosts           2 of 2 processing
+      jobs             4 processing, 1508 completed, 2 error
+      oldest waiting   -
+      longest running  2026-05-01 12:00:00
+      failed lately    2 in the last hour, 0 failing schedules
+      throughput       12.44 jobs per second
+      unclaimable      3 jobs of avi2flv
+      hosts            2 of 2 processing
     """
     found = client.getStatistics()
     if raw:
@@ -123,6 +127,7 @@ def statistics(client, raw):
         ('longest running', asTime(found['longestRunning'])),
         ('failed lately', f'{found["failures"]} in the last hour, {counted(found["failing"], "failing schedule")}'),
         ('throughput', f'{found["throughput"]:.2f} jobs per second'),
+        ('unclaimable', unclaimable(found) or '-'),
         ('hosts', f'{processing} of {len(hosts)} processing' + (', paused' if found['paused'] else '')),
     ])
 

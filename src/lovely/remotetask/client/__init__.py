@@ -343,7 +343,7 @@ class Client(RepeatingClient):
         `counts`, how many jobs there are by status; `hosts`, as `getProcessingHosts`; `oldestWaiting`, when the job
         was added that has waited longest, in UTC seconds, or None; `throughput`, jobs that ended per second lately;
         `paused`, whether `pause` was called; `longestRunning`, `failures`, `failing`, `retrying`, `stranded`,
-        `unscheduled` and `nextTime` as `ITaskService.getStatistics` has them.
+        `unclaimable`, `unscheduled` and `nextTime` as `ITaskService.getStatistics` has them.
         """
         return self.call('getStatistics', window)
 

@@ -203,9 +203,30 @@ def statistics(service, now, window):
     return {'counts': counts(service), 'hosts': hosts.livingHosts(service, now),
             'oldestWaiting': _oldestWaiting(service), 'longestRunning': longest,
             'throughput': _throughput(service, now), 'failures': _failures(service, now - window),
-            'retrying': index.count(RETRY) - stranded, 'stranded': stranded,
+            'retrying': _retrying(service, stranded), 'stranded': stranded,
             'failing': index.count(FAILING), 'unscheduled': len(service.schedule.aside),
             'nextTime': service.schedule.earliest, 'paused': service.paused}
+
+
+def _retrying(service, stranded):
+    """Return how many jobs wait for their next attempt.
+
+    stranded -- how many jobs are; they are in the same part of the index, but for the cron jobs among them.
+    """
+    cronJobs = service.index.entries(CRONJOB) if stranded else ()
+    inOther = sum(any(jobid in jobids for jobids in service.stranded.values()) for _, jobid in cronJobs)
+    return service.index.count(RETRY) - (stranded - inOther)
+
+
+def unclaimable(service, found, takes):
+    """Return a dict: task -> how many of its jobs are stranded, for each task that no living host takes.
+
+    found -- the living hosts, as `hosts.livingHosts` gives them.
+    takes -- see `tasks.takes`.
+    """
+    patterns = [host['tasks'] for host in found if host['threads']]
+    return {task: len(jobids) for task, jobids in service.stranded.items()
+            if jobids and not any(takes(each, task) for each in patterns)}
 
 
 def _failures(service, since):

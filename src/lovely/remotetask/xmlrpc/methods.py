@@ -352,8 +352,9 @@ def getProcessingHosts(service):
 
     Where the service is processed, one struct for each living host.  The members are: string name, string machine, int
     pid, int threads (how many jobs it runs at a time; 0 if it only schedules), double since (when it was started, in
-    seconds since 1970 UTC), int jobs (how many it has claimed), boolean processing (whether it takes jobs), boolean
-    scheduling (whether it is the one that queues what is due).
+    seconds since 1970 UTC), int jobs (how many it has claimed), array tasks (of string: patterns of the names of the tasks
+    that it takes, nil for all), boolean processing (whether it takes jobs), boolean scheduling (whether it is the one
+    that queues what is due).
     """
     return service.getProcessingHosts()
 
@@ -415,9 +416,10 @@ def getStatistics(service, window):
     or failed for good in the last minute; boolean paused, whether processing is stopped; double longestRunning, when
     the run began that has been going on for longest; int failures, how many jobs ended in an error in the last seconds,
     as many as window says, and runs of cron jobs failed; int failing, how many cron jobs have a last run that failed;
-    int retrying and stranded, how many jobs wait for their next attempt, and for a host that can run them; int
-    unscheduled, how many jobs the scheduler cannot handle; double nextTime, when the scheduler has something to do
-    next: if that is past no scheduler is at work.
+    int retrying and stranded, how many jobs wait for their next attempt, and for a host that can run them; struct
+    unclaimable, of the latter how many there are of each task that no living host takes; int unscheduled, how many jobs
+    the scheduler cannot handle; double nextTime, when the scheduler has something to do next: if that is past no
+    scheduler is at work.
     Faults: bad arguments for a window that is not above 0.
     """
     with _refusing('getStatistics'):
