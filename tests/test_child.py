@@ -1,6 +1,7 @@
 """Tasks in child processes: what comes back, how they are limited and ended; with real processes."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import logging
 import os
 import resource
 import select
@@ -21,6 +22,7 @@ from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execution import group
+from lovely.remotetask.execution import relay
 from lovely.remotetask.execution.child import ChildDied
 from lovely.remotetask.execution.child import ForeignError
 from lovely.remotetask.execution.child import checkIsolated
@@ -95,6 +97,31 @@ def printMuch(input):
     print('printed' * 10000)
     print('printed', file=sys.stderr)
     return sys.stdin.read()
+
+
+def say(input):
+    """Print and log, as tasks do."""
+    print('first\x9b line')
+    print('x' * 20000)
+    logging.getLogger('films').warning('the %s is low', 'disk')
+    logging.getLogger('films').debug('not wanted')
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.getLogger('films').exception('no\nway')
+    print('no end', end='', flush=True)
+    print('on stderr', file=sys.stderr)
+    return 'said'
+
+
+def sayLow(input):
+    logging.getLogger('films').info('not wanted')
+    logging.getLogger('films').warning('the disk is low')
+
+
+def sayMuch(count):
+    for number in range(count):
+        print(number)
 
 
 def environment(input):
@@ -178,6 +205,34 @@ class TestOutcome(unittest.TestCase):
         done = subprocess.run([sys.executable, '-c', code], env=hostEnvironment(), input='input', text=True,
                               capture_output=True, timeout=60)
         self.assertEqual((done.stdout, done.stderr), ('printed' * 10000 + "\n''\n", 'printed\n'))
+
+    def test_what_is_said_is_in_the_log(self):
+        with self.assertLogs(level='INFO') as logged:
+            self.assertEqual(run(say, label='job 7 (say, request r)'), 'said')
+        self.assertTrue(all(record.getMessage().startswith('job 7 (say, request r): ') for record in logged.records))
+        found = {(record.name, record.levelname, record.getMessage()[24:]) for record in logged.records}
+        own = 'lovely.remotetask'
+        for record in ((own, 'INFO', 'first\\x9b line'), (own, 'INFO', 'no end'), (own, 'INFO', 'on stderr'),
+                       ('films', 'WARNING', 'the disk is low')):
+            self.assertIn(record, found)
+        traceback, = (text for name, level, text in found if (name, level) == ('films', 'ERROR'))
+        self.assertTrue(traceback.startswith('no\\nway\nTraceback (most recent call last):\n'), traceback)
+        self.assertTrue(traceback.endswith('ZeroDivisionError: division by zero'), traceback)
+        self.assertLess(max(len(record.getMessage()) for record in logged.records if record.name == own), 1100)
+        self.assertEqual(logging.getLogger('films').level, logging.NOTSET)
+
+    def test_much_that_is_said(self):
+        with self.assertLogs(level='INFO') as logged:
+            run(sayMuch, relay.MOST_LINES + 500, label='job 7')
+        self.assertEqual(len(logged.records), relay.MOST_LINES)
+        self.assertEqual(logged.records[-1].levelname, 'WARNING')
+
+    def test_a_level_that_is_not_logged(self):
+        with self.assertLogs(level='WARNING') as logged:
+            logging.getLogger('x').warning('first')
+            run(sayLow, label='job 7')
+        self.assertEqual([text.partition('\n')[0] for text in logged.output],
+                         ['WARNING:x:first', 'WARNING:films:job 7: the disk is low'])
 
     def test_exceptions(self):
         for error in (KeyError('film'), OSError(2, 'No such file'), ValueError(), SystemExit(3), TaskError('no'),

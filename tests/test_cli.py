@@ -47,9 +47,10 @@ def start(*arguments, **options):
     options.setdefault('env', environment())
     # Tests may run in the background of a shell, where SIGINT is ignored, also by all children.
     options.setdefault('preexec_fn', lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    options.setdefault('stdout', subprocess.PIPE)
     options.setdefault('stderr', subprocess.PIPE)
     return subprocess.Popen([sys.executable, '-m', 'lovely.remotetask.cli.main', *arguments], text=True,
-                            stdout=subprocess.PIPE, **options)
+                            **options)
 
 
 class CommandTestCase(unittest.TestCase):
@@ -65,10 +66,10 @@ class CommandTestCase(unittest.TestCase):
         return code, output.getvalue(), errors.getvalue()
 
     def fails(self, code, message, *arguments):
-        """Run a command that fails with this code and one line with this message."""
+        """Run a command that fails with this code and one line with this message, below the id of a job it adds."""
         result = self.remotetask(*arguments)
         self.assertEqual(result[:2], (code, ''), result)
-        self.assertRegex(result[2], r'\Aremotetask: [^\n]+\n\Z')
+        self.assertRegex(result[2], r'\A(job \d+\n)?remotetask: [^\n]+\n\Z')
         self.assertIn(message, result[2])
 
 
@@ -86,7 +87,8 @@ class HelpTest(unittest.TestCase):
         self.assertEqual({name for name, command in main.remotetask.commands.items() if not command.hidden}, {
             'init', 'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start',
             'schedule', 'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs',
-            'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user'})
+            'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now', 'run-here',
+            'check'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -153,9 +155,8 @@ class UsageTest(CommandTestCase):
         self.fails(2, "'--nonsense'", '--nonsense')
         self.fails(2, "Missing argument 'TASK' (see remotetask add --help)", 'add')
         self.fails(2, 'unexpected extra argument', 'tasks', 'x')
-        self.fails(2, "'ID'", 'status', 'x')
-        self.fails(2, "'ID'", 'status', '0')
-        self.fails(2, "'ID'", 'status', str(2**31))
+        for text in ('x', '0', '-', str(2**31), '9' * 100, '٣'):
+            self.fails(2, f"Invalid value for 'ID': {text!r} is not a job id", 'status', text)
         self.fails(2, '--timeout needs --wait', 'add', 'echo', '--timeout', '1')
         self.fails(2, 'exclude each other', 'add', 'echo', '--wait', '--later')
         self.fails(2, "'soon' is not a time", 'add', 'echo', '--wait', '--timeout', 'soon')
@@ -265,11 +266,11 @@ class Jobs(SimpleXMLRPCServer):
     def getError(self, jobid):
         return 'the disk\nis \x9b1mfull' if self._find(jobid)[0] == 'fail' else 'None'
 
-    def getJobs(self, status, start, size):
+    def getJobs(self, status, start, size, task, since):
         rows = [{'id': 1392637175, 'task': 'echo', 'status': 'completed', 'created': 1709209801.5,
-                 'started': 1709209802.0, 'completed': 1709209803.9},
+                 'started': 1709209802.0, 'completed': 1709209803.9, 'host': 'alpha-1'},
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
-                 'completed': None}]
+                 'completed': None, 'host': None}]
         found = [row for row in rows if status in (None, row['status'])]
         return {'jobs': found[start:start + size], 'total': len(found),
                 'counts': {'queued': 1, 'completed': 1, 'error': 0}}
@@ -278,11 +279,12 @@ class Jobs(SimpleXMLRPCServer):
         self._find(jobid)
         return {'id': jobid, 'task': 'echo\x9b', 'created': 0.0, 'started': None, 'input': ['ü', b'x']}
 
-    def getStatistics(self):
+    def getStatistics(self, window=3600):
         host = {'name': 'one', 'machine': 'alpha', 'pid': 1, 'threads': 4, 'since': 0.0, 'jobs': 3, 'processing': True,
                 'scheduling': True}
         return {'counts': {'processing': 3, 'queued': 12}, 'hosts': [host, dict(host, processing=False)],
-                'oldestWaiting': 1709209801.5, 'throughput': 12.44, 'paused': True}
+                'oldestWaiting': 1709209801.5, 'throughput': 12.44, 'paused': True,
+                'longestRunning': None, 'failures': 2, 'failing': 1, 'unclaimable': {'echo\x9b': 1, 'big': 2}}
 
 
 class ClientTestCase(CommandTestCase):
@@ -339,7 +341,7 @@ class ClientTest(ClientTestCase):
             file.flush()
             code, output, errors = self.remotetask('add-many', file.name)
         self.assertEqual((code, len(output.splitlines())), (2, 1000))
-        self.assertEqual(errors, "remotetask: lines 1001 to 1501: task 'unknown' is not registered\n")
+        self.assertEqual(errors, "remotetask: line 1501: task 'unknown' is not registered\n")
 
     def test_refused(self):
         self.fails(2, "task 'unknown' is not registered", 'add', 'unknown')
@@ -350,9 +352,9 @@ class ClientTest(ClientTestCase):
 
     def test_wait(self):
         self.assertEqual(self.remotetask('add', 'echo', '{"hello": "world"}', '--wait'),
-                         (0, '{"hello": "world"}\n', ''))
+                         (0, '{"hello": "world"}\n', 'job 1\n'))
         self.assertEqual([name for name, *arguments in self.server.calls], ['add', 'waitFor', 'getResult'])
-        self.assertEqual(self.remotetask('add', 'nothing', '--wait', '--timeout', '60s'), (0, 'null\n', ''))
+        self.assertEqual(self.remotetask('add', 'nothing', '--wait', '--timeout', '60s'), (0, 'null\n', 'job 2\n'))
 
     def test_wait_in_vain(self):
         self.fails(4, 'job 1 failed: the disk is 1mfull', 'add', 'fail', '--wait')
@@ -372,7 +374,7 @@ class ClientTest(ClientTestCase):
 
     def test_result_that_a_terminal_would_obey(self):
         code, output, errors = self.remotetask('add', 'echo', '"\\u009b1m\\ud83d\\ude00"', '--wait')
-        self.assertEqual((code, output, errors), (0, '"\\u009b1m\\ud83d\\ude00"\n', ''))
+        self.assertEqual((code, output, errors), (0, '"\\u009b1m\\ud83d\\ude00"\n', 'job 1\n'))
 
     def test_result_of_jobs_without_one(self):
         self.remotetask('add', 'nothing', '--wait')
@@ -412,16 +414,17 @@ class ClientTest(ClientTestCase):
 
     def test_jobs(self):
         self.assertEqual(self.remotetask('jobs'), (0, '''\
-id          task                status     created              started              completed
-1392637175  echo                completed  2024-02-29 12:30:01  2024-02-29 12:30:02  2024-02-29 12:30:03
-7           a rather long name  queued     1970-01-01 00:00:00  -                    -
+id          task                status     added       started     took   host
+1392637175  echo                completed  2024-02-29  2024-02-29  1.90s  alpha-1
+7           a rather long name  queued     1970-01-01  -           -      -
 
 2 of 2 jobs; in all: 1 queued, 1 completed
 ''', ''))
         code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
-        self.assertEqual(output, 'id  task  status  created  started  completed\n\n'
+        self.assertEqual(output, 'id  task  status  added  started  took  host\n\n'
                                  '0 of 1 jobs; in all: 1 queued, 1 completed\n')
-        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20), ('getJobs', 'completed', 1, 5)])
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20, None, None),
+                                             ('getJobs', 'completed', 1, 5, None, None)])
 
     def test_job(self):
         self.remotetask('add', 'echo')
@@ -429,16 +432,18 @@ id          task                status     created              started         
 id       1
 task     echo
 created  1970-01-01 00:00:00
-started  -
 input    ["ü", "eA=="]
 ''', ''))
 
     def test_statistics(self):
         self.assertEqual(self.remotetask('statistics'), (0, '''\
-jobs            12 queued, 3 processing
-oldest waiting  2024-02-29 12:30:01
-throughput      12.44 jobs per second
-hosts           1 of 2 processing, paused
+jobs             12 queued, 3 processing
+oldest waiting   2024-02-29 12:30:01
+longest running  -
+failed lately    2 in the last hour, 1 failing schedule
+throughput       12.44 jobs per second
+unclaimable      2 jobs of big, 1 job of echo\\x9b
+hosts            1 of 2 processing, paused
 ''', ''))
         code, output, errors = self.remotetask('statistics', '--json')
         self.assertEqual((code, json.loads(output), errors), (0, self.server.getStatistics(), ''))
@@ -472,19 +477,19 @@ hosts           1 of 2 processing, paused
     def test_another_process(self):
         process = start('add', 'echo', '-', '--wait', env=environment(REMOTETASK_URL=self.url), stdin=subprocess.PIPE)
         output, errors = process.communicate('["from standard input"]', timeout=PATIENCE)
-        self.assertEqual((process.returncode, output, errors), (0, '["from standard input"]\n', ''))
+        self.assertEqual((process.returncode, output, errors), (0, '["from standard input"]\n', 'job 1\n'))
 
     def test_another_process_fails(self):
         process = start('add', 'fail', '--wait', '--url', self.url)
         output, errors = process.communicate(timeout=PATIENCE)
         self.assertEqual((process.returncode, output), (4, ''))
-        self.assertRegex(errors, r'\Aremotetask: job 1 failed: [^\n]+\n\Z')
+        self.assertRegex(errors, r'\Ajob 1\nremotetask: job 1 failed: [^\n]+\n\Z')
 
     def test_terminal_without_unicode(self):
         process = start('add', 'echo', '"\\u20ac"', '--wait',
                         env=environment(REMOTETASK_URL=self.url, PYTHONIOENCODING='ascii'))
         output, errors = process.communicate(timeout=PATIENCE)
-        self.assertEqual((process.returncode, output, errors), (0, '"\\u20ac"\n', ''))
+        self.assertEqual((process.returncode, output, errors), (0, '"\\u20ac"\n', 'job 1\n'))
 
     def test_interrupted(self):
         process = start('add', 'endless', '--wait', '--url', self.url)
@@ -551,7 +556,7 @@ class TerminalTest(ClientTestCase):
     def test_no_terminal(self):
         process = start('add', 'endless', '--wait', '--url', self.url, '--timeout', '600ms')
         self.assertEqual(process.communicate(timeout=PATIENCE),
-                         ('', 'remotetask: job 1 is still processing after 0.6 seconds\n'))
+                         ('', 'job 1\nremotetask: job 1 is still processing after 0.6 seconds\n'))
 
 
 class BadServerTest(CommandTestCase):
@@ -615,8 +620,10 @@ class BadServerTest(CommandTestCase):
     def test_the_password_is_not_shown(self):
         self.answering(b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n')
         code, output, errors = self.remotetask('tasks')
-        self.assertIn('HTTP status 401 Unauthorized; put user and password into the URL', errors)
+        self.assertIn('401 Unauthorized; there is no such user, or the password in the URL is wrong', errors)
         self.assertNotIn('secret', errors)
+        code, output, errors = self.remotetask('tasks', '--url', self.url.replace('user:secret@', ''))
+        self.assertIn('401 Unauthorized; put user and password into the URL, http://USER:PASSWORD@HOST/', errors)
 
     def test_broken_connection(self):
         self.answering(b'')
@@ -650,7 +657,8 @@ class BadServerTest(CommandTestCase):
 
     def test_tls_with_a_server_that_has_none(self):
         self.answering(b'')
-        self.fails(3, 'cannot connect', 'tasks', '--url', self.url.replace('http:', 'https:'))
+        self.fails(3, 'if the front end does not speak TLS, the URL begins with http://', 'tasks', '--url',
+                   self.url.replace('http:', 'https:'))
 
 
 class ServerTestCase(CommandTestCase):
@@ -691,7 +699,8 @@ class ServerTestCase(CommandTestCase):
     def stop(self, process, number=15):
         process.send_signal(number)
         output, errors = process.communicate(timeout=PATIENCE)
-        self.assertEqual((process.returncode, output, errors), (0, '', ''))
+        self.assertEqual((process.returncode, errors), (0, ''))
+        self.assertRegex(output, r'\A(stopped; \d+ jobs? given back\n)?\Z')
 
     def awaitFile(self, name, text=''):
         """Wait until another process has written a file with this text."""
@@ -736,8 +745,8 @@ class ServeTest(ServerTestCase):
         self.assertRegex(lines[3], r'\Alistening on http://127\.0\.0\.1:[1-9][0-9]*/\Z')
         self.assertEqual(lines[4:], ['processing as one with 2 threads', 'ready'])
         self.assertEqual(self.remotetask('tasks'), (0, 'echo\n', ''))
-        self.assertEqual(self.remotetask('add', 'echo', '{"hello": "wörld"}', '--wait', '--timeout', '60s'),
-                         (0, '{"hello": "wörld"}\n', ''))
+        self.assertEqual(self.remotetask('add', 'echo', '{"hello": "wörld"}', '--wait', '--timeout', '60s')[:2],
+                         (0, '{"hello": "wörld"}\n'))
         self.fails(2, "task 'nonsense' is not registered", 'add', 'nonsense')
         code, output, errors = self.remotetask('jobs', '--status', 'completed')
         self.assertEqual((code, errors), (0, ''))
@@ -838,7 +847,7 @@ class ManyProcessesTest(ServerTestCase):
         lines = self.untilReady(processor)
         self.assertIn('processing as one with 2 threads', lines)
         self.assertFalse(any(line.startswith('listening ') for line in lines), lines)
-        self.assertEqual(self.remotetask('add', 'echo', '[1, 2]', '--wait', '--timeout', '60s'), (0, '[1, 2]\n', ''))
+        self.assertEqual(self.remotetask('add', 'echo', '[1, 2]', '--wait', '--timeout', '60s')[:2], (0, '[1, 2]\n'))
         self.stop(frontend)
         self.stop(processor)
 
@@ -847,7 +856,7 @@ class ManyProcessesTest(ServerTestCase):
         frontend = self.start('frontend', database, 'frontend.conf')
         self.untilReady(frontend)
         self.assertEqual(self.remotetask('is-processing'),
-                         (1, 'host  machine  pid  threads  jobs  since\n',
+                         (1, 'host  machine  pid  threads  jobs  since  state\n',
                           'remotetask: no host is processing the service\n'))
         scheduler = self.start('scheduler', database + self.processorSection('one'), 'scheduler.conf')
         self.assertEqual(self.untilReady(scheduler)[-2:], ['scheduling as one-scheduler', 'ready'])
@@ -856,7 +865,7 @@ class ManyProcessesTest(ServerTestCase):
                                'processor.conf')
         self.untilReady(processor)
         code, output, errors = self.remotetask('is-processing')
-        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=7)[-1])
+        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=6)[-1])
                 for line in output.splitlines()[1:]]
         self.assertEqual((code, errors, sorted(rows)), (0, '', [
             ('one', str(processor.pid), '4', 'processing'), ('one-scheduler', str(scheduler.pid), '0', 'scheduling')]))

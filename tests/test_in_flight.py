@@ -112,7 +112,7 @@ class TestLostClaims(unittest.TestCase):
             run.began = -100.0
         self.inFlight.drop([(1, 0)], 'lost')
         snapshot = self.inFlight.snapshot()
-        self.assertEqual(snapshot, Snapshot([1], [(1, (0.5, 'progress'))], [(1, 1)]))
+        self.assertEqual(snapshot, Snapshot([(1, 100.0)], [(1, (0.5, 'progress'))], [(1, 1)]))
         self.inFlight.confirm(snapshot)
         self.assertIsNone(self.inFlight.nextMoment())
 

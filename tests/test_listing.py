@@ -368,8 +368,10 @@ class TestStatistics(Tasks):
 
     def test_statistics(self):
         service = self.service
-        self.assertEqual(service.getStatistics(0), {'counts': dict.fromkeys(STATUSES, 0), 'hosts': [], 'paused': False,
-                                                    'oldestWaiting': None, 'throughput': 0.0})
+        self.assertEqual(service.getStatistics(0), {
+            'counts': dict.fromkeys(STATUSES, 0), 'hosts': [], 'paused': False, 'oldestWaiting': None,
+            'throughput': 0.0, 'failures': 0, 'failing': 0, 'longestRunning': None, 'nextTime': None,
+            'retrying': 0, 'stranded': 0, 'unclaimable': {}, 'unscheduled': 0})
         for now in (3, 4, 5):
             service.add('echo', now=now)
         service.add('fail', now=9)
@@ -533,13 +535,14 @@ class TestRequest(Tasks):
         self.assertEqual([self.service.jobs[one].request for one in (jobid, cron)], ['0a1b2c', '3d4e5f'])
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
             self.service.process()
-        self.assertIn(f'job {jobid} (break, request 0a1b2c), given up: ZeroDivisionError', logged.output[0])
+        self.assertIn(f'job {jobid} (break, request 0a1b2c) failed: ZeroDivisionError', logged.output[0])
+        self.assertEqual(logged.records[0].levelname, 'ERROR')
 
     def test_none(self):
         jobid = self.service.add('fail')
         with self.assertLogs('lovely.remotetask', 'INFO') as logged:
             self.service.process()
-        self.assertEqual(logged.output, [f'INFO:lovely.remotetask:job {jobid} (fail) failed: as asked'])
+        self.assertEqual(logged.output, [f'ERROR:lovely.remotetask:job {jobid} (fail) failed: as asked'])
         self.assertIsNone(self.service.jobs[jobid].request)
 
     def test_claim(self):

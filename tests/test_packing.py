@@ -87,6 +87,7 @@ class TestRetention(ProcessorCase):
 class TestPack(ProcessorCase):
 
     def test_one_of_several_packs(self):
+        self.assertFalse(claimPack(self.db, 940, 60))           # it is new
         self.assertTrue(claimPack(self.db, 1000, 60))
         self.assertFalse(claimPack(self.db, 1059, 60))
         self.assertTrue(claimPack(self.db, 1060, 60))
@@ -95,7 +96,7 @@ class TestPack(ProcessorCase):
         self.assertEqual(self.connection.root()[PACKED], 900)
 
     def test_a_packed_database_is_smaller(self):
-        for _ in range(50):
+        for _ in range(100):
             self.service.data['x'] = os.urandom(10000)
             self.manager.commit()
         size = self.db.getSize()

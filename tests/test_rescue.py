@@ -558,10 +558,11 @@ class TestRunning(ProcessorCase):
         provideUtility(work, ITask, name='work')
         self.provide('echo', lambda input: input)
         self.start(maxThreads=2)
-        with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
             jobid = self.add('work')
             self.assertEqual(self.statuses(jobid), ['completed'])       # the second attempt, in the other thread
         self.assertIn('longer than its time limit of 0.05 s', logged.output[0])
+        self.assertTrue(logged.records[0].getMessage().startswith(f'job {jobid} (work) failed, and runs again in '))
         self.assertEqual((self.service.getResult(jobid), self.service.jobs[jobid].attempt), (1, 1))
         go.set()
         self.statuses(*[self.add('echo') for _ in range(10)])

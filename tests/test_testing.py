@@ -85,7 +85,7 @@ class TestStub(unittest.TestCase):
     def test_a_task_that_is_gone(self):
         jobid = self.service.add('echo')
         testing.tearDown()
-        with self.assertLogs('lovely.remotetask', 'ERROR'):
+        with self.assertLogs('lovely.remotetask', 'WARNING'):
             self.service.process()
         self.assertIn("'echo' is not registered", self.service.jobs[jobid].errors[0].message)
 

@@ -284,9 +284,10 @@ class TestMethods(unittest.TestCase):
         self.service.process(6.0)
         self.assertEqual(call(self.service, 'getJob', jobid), {
             'id': jobid, 'task': 'square', 'status': 'queued', 'created': 5.0, 'started': 6.0, 'completed': 6.0,
-            'attempt': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None, 'request': 'r', 'key': 'a',
-            'progress': None, 'input': {'a': [1]}, 'output': None, 'errors': [
-                {'time': 6.0, 'message': 'ZeroDivisionError: division by zero', 'host': ''}],
+            'host': None, 'attempt': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None,
+            'request': 'r', 'key': 'a', 'progress': None, 'input': {'a': [1]}, 'output': None, 'errors': [
+                {'time': 6.0, 'message': 'ZeroDivisionError: division by zero', 'host': '',
+                 'traceback': self.service.jobs[jobid].errors[0].traceback}],
             'retryPolicy': {'attempts': 3, 'base': 10, 'factor': 2.0, 'cap': 3600.0, 'jitter': 0}})
         for value, shown in (('x' * 1000, 'x' * 1000), ('x' * 65537, None)):
             jobid = self.service.add('echo', value)
@@ -326,7 +327,7 @@ class TestMethods(unittest.TestCase):
             self.assertEqual(listed(*arguments), [])
         self.assertEqual(call(self.service, 'getJobs', 'queued', 0, 1), {
             'jobs': [{'id': ids[9], 'task': 'echo', 'status': 'queued', 'created': 10.0, 'started': 20.5,
-                      'completed': None}],
+                      'completed': None, 'host': None}],
             'total': 5, 'counts': {**dict.fromkeys(interfaces.STATUSES, 0), 'queued': 5, 'cancelled': 5}})
         self.assertEqual(call(self.service, 'getJobs')['total'], 10)
         self.service.claimNextJob()
@@ -340,7 +341,11 @@ class TestMethods(unittest.TestCase):
         statistics = call(self.service, 'getStatistics')
         self.assertEqual(statistics, {
             'counts': {**dict.fromkeys(interfaces.STATUSES, 0), 'queued': 1}, 'hosts': [], 'oldestWaiting': 5.0,
-            'throughput': 0.0, 'paused': False})
+            'throughput': 0.0, 'paused': False, 'failures': 0, 'failing': 0, 'longestRunning': None, 'nextTime': None,
+            'retrying': 0, 'stranded': 0, 'unscheduled': 0})
+        for window in 0, -1.5, float('nan'):
+            with self.assertRaisesRegex(BadArguments, 'getStatistics: window'):
+                call(self.service, 'getStatistics', window)
 
 
 class TestIntrospection(unittest.TestCase):
@@ -391,8 +396,8 @@ class TestIntrospection(unittest.TestCase):
     def test_what_may_be_repeated(self):
         once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
         self.assertEqual(once, {
-            'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'startJob', 'cancel', 'clean', 'cleanSome',
-            'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
+            'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'runNow', 'startJob', 'cancel', 'clean',
+            'cleanSome', 'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
 
     def test_every_method_is_in_the_contract(self):
         names = {name for name, method in calls.METHODS.items()

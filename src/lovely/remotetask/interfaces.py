@@ -77,7 +77,8 @@ class IJob(Interface):
     error = Attribute('Why it ended in ERROR, as text; or why it waits: no host has its task, or the scheduler cannot '
                       'handle its schedule.  None otherwise.')
     errors = Attribute('The failures of its attempts, oldest first: a tuple of `job.Failure`.')
-    attempt = Int(title='Attempt', description='How many attempts have been used up: 0 if the first run succeeds.')
+    attempt = Int(title='Attempt', description='How many of its runs have failed since it was added, or since the last '
+                  'call of `retry`: 0 when the first run succeeded, 2 when the third one did.')
     created = Float(title='Created', description='When it was added, in UTC seconds.')
     started = Float(title='Started', description='When its last run began, in UTC seconds; None before.',
                     required=False)
@@ -245,6 +246,15 @@ class ITaskService(Interface):
         no time at all.
         """
 
+    def runNow(jobid, now=None):
+        """Run a job at once that waits for a time; return the id of the job that runs.
+
+        It is a cron or delayed job, or one that waits for its next attempt.  A schedule goes on as if nothing had
+        happened, also one that is not active; of one that adds new jobs the id is that of the new one.
+
+        Raise `errors.UnknownJob`, or `errors.WrongState` when it is another job, or a run is queued or goes on.
+        """
+
     def cancel(jobid, now=None):
         """Cancel a job that has not ended.  Cancelling it again has no effect.
 
@@ -297,19 +307,31 @@ class ITaskService(Interface):
         """
 
     def getError(jobid):
-        """Return why the job failed, as text; 'None' if it did not.  Raise `errors.UnknownJob`."""
+        """Return why the job failed, as text; the text 'None' if it did not: see `IJob.error` for None itself.
 
-    def getProgress(jobid):
-        """Return the progress that the running task reported: a fraction from 0 to 1, or None, and a text.
-
-        Return None if the task has reported nothing or is not running.  Raise `errors.UnknownJob`.
+        Raise `errors.UnknownJob`.
         """
 
-    def getJobs(status=None, start=0, size=100):
+    def getProgress(jobid):
+        """Return the progress that the running task reported: a pair of a fraction from 0 to 1, or None, and a text.
+
+        XML-RPC has a struct of both instead.  Return None if the task has reported nothing or is not running.  Raise
+        `errors.UnknownJob`.
+        """
+
+    def getRun(jobid):
+        """Return where and since when a job runs, or where and when it ran last: a `queries.Place`.
+
+        A job that was claimed less than a second ago, or has not begun yet, has no start.  Raise `errors.UnknownJob`.
+        """
+
+    def getJobs(status=None, start=0, size=100, task=None, since=None):
         """Return a list of jobs, newest first, in one status or in all.
 
         status -- one of STATUSES; default: any.
         start, size -- how many of the newest to leave out, and the greatest number to return.
+        task -- only jobs of the task of that name; the newest 10,000 jobs are looked at for it.  Default: any.
+        since -- UTC seconds: only jobs that ended since then, or, if they have not ended, were added since then.
 
         Jobs that have ended are ordered by their end, and others by the time when they were added.  A job that is
         queued again has its place among the jobs beside it in the queue.
@@ -319,13 +341,21 @@ class ITaskService(Interface):
         Raise `ValueError` for another status, or a number that is not from 0 to 2**31 - 1.
         """
 
+    def getSchedules(start=0, size=100, task=None):
+        """Return the cron and delayed jobs and how they fare, a list of `queries.Schedule`, the newest first.
+
+        start, size, task -- as for `getJobs`.
+
+        Raise `ValueError` as `getJobs` does.
+        """
+
     def countJobs():
         """Return a dict with the number of jobs in each of STATUSES.
 
         The cost grows with the number of jobs being processed, and with the length of the queues, in steps of 256 jobs.
         """
 
-    def getStatistics(now=None):
+    def getStatistics(now=None, window=3600.0):
         """Return a dict of figures for monitoring.
 
         counts -- what `countJobs` returns.
@@ -334,7 +364,18 @@ class ITaskService(Interface):
             no job waits.  Jobs that wait for their next attempt do not count.
         throughput -- jobs per second that ended in COMPLETED or ERROR in the last minute; the last thousand jobs of
             each host are counted.
+        longestRunning -- when the longest run that goes on began, in UTC seconds; None if none has taken a second.
+        failures -- jobs that ended in ERROR in the last `window` seconds, and are still there, and runs of cron jobs
+            that failed; of these the last day is known, and of each host up to 10,000 are counted.
+        failing -- cron jobs whose last run failed, or the last job that they added.
+        retrying, stranded -- jobs that wait for their next attempt, and for a host that can run them.
+        unclaimable -- a dict: task -> how many of the stranded jobs name it, for each task that no living host takes.
+        unscheduled -- jobs that the scheduler cannot handle; it tries them again each minute.
+        nextTime -- the next time in the calendar of the scheduler, in UTC seconds; None if there is none.  When it is
+            past, no scheduler is at work.
         paused -- whether processing is paused.
+
+        Raise `ValueError` when `window` is no number of seconds above 0.
         """
 
     def isCancelled(jobid):
@@ -379,11 +420,12 @@ class ITaskService(Interface):
     def getProcessingHosts(now=None):
         """Return a list of dicts, one for each living processor of the service.
 
-        name -- of the processing host.
+        name -- of the processing host, as in `getRun`.
         machine, pid -- where it runs.
         threads -- how many jobs run there at a time; 0 if it only schedules.
         since -- when it was started, in UTC seconds.
         jobs -- how many jobs it has claimed.
+        tasks -- patterns of the names of the tasks that it takes, a list; None if it takes all.
         processing -- whether it takes jobs: it has threads, and the service is not paused.
         scheduling -- whether it is the scheduler.
 

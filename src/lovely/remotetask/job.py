@@ -132,6 +132,7 @@ class Job:
     task, created, status = field('task'), field('created'), field('status')
     started, completed, error = field('started'), field('completed'), field('error')
     attempt = field('attempt')
+    host = field('host')            # the number of the host of its last run; 0 for none
     run = field('run')              # how many claims on it have ended without ending the job: part of a claim's token
     due = more('due')               # its key in the timetable's calendar, in microseconds; of another one it is stale
     retryAt = more('retryAt')       # UTC seconds: do not run it before, whatever else is said
@@ -295,6 +296,7 @@ class CronJob(Job):
     active = more('active', True)
     pending = more('pending', False)        # whether a run is queued or goes on; only then it is not in the calendar
     calledFor = more('calledFor')
+    askedFor = more('askedFor')     # UTC seconds: when somebody asked for the run that is queued or goes on
     madeUpTo = more('madeUpTo')     # UTC seconds: of its times until then it is decided which are made up for
     history = more('history', (), read=lambda runs: tuple(Run(*run) for run in runs),
                    write=lambda runs: tuple(tuple(run) for run in runs))
@@ -363,6 +365,11 @@ class CronJob(Job):
         return None if self.due is None else self.due / 1e6
 
     @property
+    def isFailing(self):
+        """Whether it runs itself, and its last run failed; of one that adds jobs these say how they ended."""
+        return bool(self.history) and self.history[-1].status == ERROR
+
+    @property
     def isInterval(self):
         """Whether it adds a new job each time that its delay is over."""
         return self.newJobs and self.delay is not None
@@ -384,7 +391,7 @@ class CronJob(Job):
         """See `Job`: a retry, or else the next call that is not met yet."""
         if self.retryAt is not None:
             return super().timeOfNextRun(now)
-        if self.pending or not self.active:
+        if self.pending or not self.active or self.status == QUEUED:
             return None
         # A schedule that makes up for missed times goes on after its last call.  If that is ahead, the clock has been
         # set back: a calendar calls no time twice, but an interval goes on with its beat.
@@ -442,12 +449,12 @@ RIGHT = {
     'kind': lambda value: value in KINDS,
     'created': isTime,
     'status': lambda value: value in STATUSES and value != PROCESSING,
-    **dict.fromkeys(('run', 'attempt'), _isCount),
+    **dict.fromkeys(('run', 'attempt', 'host'), _isCount),
     **dict.fromkeys(('started', 'completed'), _orNone(isTime)),
 }
 RIGHT_MORE = {
     'due': _isOfRange(EARLIEST * 1_000_000, LATEST * 1_000_000),
-    **dict.fromkeys(('retryAt', 'calledFor', 'madeUpTo'), isTime),
+    **dict.fromkeys(('retryAt', 'calledFor', 'askedFor', 'madeUpTo'), isTime),
     **dict.fromkeys(('schedule', 'lastJob'), _isCount),
     **dict.fromkeys(('stranded', 'suspect', 'eitherDay', 'newJobs', 'overlap', 'active', 'pending'), _isA(bool)),
     **dict.fromkeys(('request', 'crontab', 'timeZone'), _isA(str)),
@@ -468,6 +475,7 @@ def faultOf(row):
     # First the row of most jobs, quickly: that of each job that is claimed comes by here.
     if row.more or row.kind != JOB or row.status not in _STORED or not (
             EARLIEST <= row.created <= LATEST and 0 <= row.run < 2 ** 31 and 0 <= row.attempt < 2 ** 31
+            and 0 <= row.host < 2 ** 31
             and (row.started is None or EARLIEST <= row.started <= LATEST)
             and (row.completed is None or EARLIEST <= row.completed <= LATEST)):
         fields = [(name, getattr(row, name), isRight) for name, isRight in RIGHT.items()]

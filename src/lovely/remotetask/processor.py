@@ -150,6 +150,11 @@ class MultiProcessor:
         """Whether `stop` has asked for the end."""
         return self._lifecycle.stopRequested.is_set()
 
+    @property
+    def givenBack(self):
+        """How many claims the last stop has given back."""
+        return self.loop.givenBack
+
     # Starting and stopping
 
     def start(self):

@@ -46,6 +46,7 @@ from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
+from lovely.remotetask.execution.tasks import takes
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -70,6 +71,7 @@ from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.arguments import NewJob
 from lovely.remotetask.storage.arguments import checkedOptions
+from lovely.remotetask.storage.arguments import checkRange
 from lovely.remotetask.storage.arguments import checkRequest
 from lovely.remotetask.storage.arguments import checkSelection
 from lovely.remotetask.storage.arguments import naming
@@ -78,11 +80,11 @@ from lovely.remotetask.storage.arguments import present
 from lovely.remotetask.storage.evolve import FIRST
 from lovely.remotetask.storage.evolve import GENERATION
 from lovely.remotetask.storage.evolve import tooOld
+from lovely.remotetask.storage.index import Hosts
 from lovely.remotetask.storage.index import Keys
 from lovely.remotetask.storage.index import StatusIndex
 from lovely.remotetask.storage.index import partsOf
 from lovely.remotetask.storage.queue import ReadyQueue
-from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.storage.shards import SHARDS
 from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.storage.shards import Shard
@@ -95,7 +97,7 @@ from lovely.remotetask.storage.timetable import Timetable
 _nextIds: Any = weakref.WeakKeyDictionary()
 
 #: What each service has stored of its own; those of releases up to 0.5 had other things.
-STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'stranded')
+STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts', 'stranded')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
@@ -122,6 +124,7 @@ class TaskService(Item, Contained, Persistent):
         self.ledgers = OOBTree()
         self.index = StatusIndex()
         self.keys = Keys()
+        self.hosts = Hosts()
         self.stranded = OOBTree()               # see `ready.strand`
         self.generation = GENERATION
 
@@ -289,7 +292,7 @@ class TaskService(Item, Contained, Persistent):
         if job.pending and job.status == DELAYED:
             # It was a cron job, of which a run is queued or going on: that is not what is wanted now.
             ready.dequeue(self, jobid)
-            job.pending = False
+            job.pending, job.askedFor = False, None
             job.run += 1
         if not job.pending:
             job.calledFor = None        # what the old schedule missed, or the new one would have, is past
@@ -304,6 +307,17 @@ class TaskService(Item, Contained, Persistent):
         self._checkSchedule(changed, present(now))
         job.adopt(changed)
         self.reschedule(jobid, now)
+
+    def runNow(self, jobid: int, now: float | None = None) -> int:
+        """See `ITaskService`."""
+        job, now = self.jobs[jobid], present(now)
+        if job.status not in (CRONJOB, DELAYED) and (job.status != QUEUED or job.retryAt is None):
+            raise WrongState(jobid, self.getStatus(jobid), 'run')
+        queued = scheduling.runNow(self, job, now)
+        if queued is None:
+            raise WrongState(jobid, 'queued or running already', 'run')
+        self._wake()
+        return queued
 
     def _scheduled(self, jobid, action):
         job = self.jobs[jobid]
@@ -323,6 +337,10 @@ class TaskService(Item, Contained, Persistent):
         shard = ready.shardOf(self, jobid)
         waited = bool(partsOf(job))
         ready.dequeue(self, jobid)
+        ledger = transitions.claimant(self, job)
+        if ledger is not None:              # it stays known where and since when it has been running
+            began = ledger.beganAt(jobid)
+            job.change(host=ledger.number, started=job.started if began is None else began)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
         transitions.finish(job, shard.ledger, CANCELLED, now)
@@ -395,28 +413,43 @@ class TaskService(Item, Contained, Persistent):
         self.jobs[jobid]
         return transitions.progress(self, jobid)
 
+    def getRun(self, jobid: int) -> queries.Place:
+        """See `ITaskService`."""
+        return queries.placeOf(self, self.jobs[jobid])
+
     def hasJobsWaiting(self, now: float | None = None) -> bool:
         """See `ITaskService`."""
         return ready.isWaiting(self) or scheduling.isDue(self, present(now))
 
-    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100) -> list[Any]:
+    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100, task: str | None = None,
+                since: float | None = None) -> list[Any]:
         """See `ITaskService`."""
         if status is not None and status not in STATUSES:
             raise ValueError(f'status: {shown(status)} is none of {", ".join(STATUSES)}')
-        for name, value in (('start', start), ('size', size)):
-            check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
+        checkRange(start, size)
+        check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
+        check('since', since, since is None or isTime(since), 'a time in UTC seconds')
         self.checkGeneration()
-        return queries.listed(self, status, start, size)
+        return queries.listed(self, status, start, size, task, since)
 
     def countJobs(self) -> dict[str, int]:
         """See `ITaskService`."""
         self.checkGeneration()
         return queries.counts(self)
 
-    def getStatistics(self, now: float | None = None) -> dict[str, Any]:
+    def getSchedules(self, start: int = 0, size: int = 100, task: str | None = None) -> list[queries.Schedule]:
         """See `ITaskService`."""
+        checkRange(start, size)
+        check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         self.checkGeneration()
-        return queries.statistics(self, present(now))
+        return queries.schedules(self, start, size, task)
+
+    def getStatistics(self, now: float | None = None, window: float = queries.WINDOW_TIME) -> dict[str, Any]:
+        """See `ITaskService`."""
+        check('window', window, isSpan(window), 'a number of seconds above 0')
+        self.checkGeneration()
+        found = queries.statistics(self, present(now), window)
+        return {**found, 'unclaimable': queries.unclaimable(self, found['hosts'], takes)}
 
     def checkGeneration(self):
         """Raise `RemoteTaskError` when the data is that of another release."""

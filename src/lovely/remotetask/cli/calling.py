@@ -4,7 +4,11 @@ import copy
 import functools
 import json
 import re
+import ssl
+import time
 import xmlrpc.client
+from datetime import datetime
+from datetime import timezone
 
 import click
 
@@ -18,23 +22,47 @@ from lovely.remotetask.client import Client
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import NotAuthorized
 from lovely.remotetask.client import NotConnected
+from lovely.remotetask.client.transport import ConnectionBroken
 from lovely.remotetask.config.sections import seconds
 from lovely.remotetask.xmlrpc import faults
 
+
+# What OpenSSL says of a certificate for another name or address (X509_V_ERR_HOSTNAME_MISMATCH and the like).
+_OTHER_HOST = (62, 64)
 
 # What the caller can correct by calling differently.
 _BAD_INPUT = (faults.ParseError, faults.BadArguments, errors.UnknownTask, errors.InvalidInput)
 
 
-def failureOf(error):
-    """Return the `CommandFailure` that tells of an exception of the client."""
+def failureOf(error, url=''):
+    """Return the `CommandFailure` that tells of an exception of the client.
+
+    url -- that of the front end, as it was given.
+    """
     if isinstance(error, NotConnected):
-        return CommandFailure(f'{error}; is the front end running?', CANNOT_CONNECT)
+        return CommandFailure(f'{error}; {_adviceOn(error.__cause__)}', CANNOT_CONNECT)
+    scheme, _, rest = url.partition('://')
     if isinstance(error, NotAuthorized):
-        return CommandFailure(f'{error}; put user and password into the URL, http://USER:PASSWORD@HOST/')
+        if '@' in rest:
+            return CommandFailure(f'{error}; there is no such user, or the password in the URL is wrong')
+        return CommandFailure(f'{error}; put user and password into the URL, {scheme or "http"}://USER:PASSWORD@HOST/')
+    if isinstance(error, ConnectionBroken) and scheme.lower() == 'http':
+        return CommandFailure(f'{error}; if the front end speaks TLS, the URL begins with https://')
     if isinstance(error, JobFailed):
         return CommandFailure(str(error), JOB_FAILED)
     return CommandFailure(str(error), BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILURE)
+
+
+def _adviceOn(error):
+    """Return what may be done about an exception that a connection met."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _OTHER_HOST:
+            return 'the certificate is for another host: use the name that it is for'
+        return ('if you trust the certificate, or who signed it, name its file in the environment: '
+                'SSL_CERT_FILE=FILE')
+    if isinstance(error, (ssl.SSLError, ConnectionResetError)):
+        return 'if the front end does not speak TLS, the URL begins with http://'
+    return 'is the front end running?'
 
 
 class Seconds(click.ParamType):
@@ -55,6 +83,25 @@ class Seconds(click.ParamType):
             return self._read(value)
         except ValueError as error:
             self.fail(str(error), parameter, context)
+
+
+class Since(click.ParamType):
+    """A time: so long ago, or a date, or a date and a time, in UTC.  Converted to UTC seconds."""
+
+    name = 'time'
+
+    def convert(self, value, parameter, context):
+        if not isinstance(value, str):
+            return value
+        try:
+            return time.time() - seconds(value)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f'{value!r} is neither how long ago, as 90m, nor a time, as 2026-05-01T12:00', parameter, context)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _refuseConstant(name):
@@ -87,8 +134,21 @@ class Json(click.ParamType):
             self.fail(str(error), parameter, context)
 
 
+class JobId(click.ParamType):
+    """The id of a job."""
+
+    name = 'id'
+
+    def convert(self, value, parameter, context):
+        if isinstance(value, int):
+            return value
+        if not (value.isascii() and value.isdecimal()) or len(value) > 10 or not 0 < int(value) < 2 ** 31:
+            self.fail(f'{value!r} is not a job id: a number from 1 to {2 ** 31 - 1}', parameter, context)
+        return int(value)
+
+
 #: Arguments that several commands have.
-ID = click.IntRange(1, 2**31 - 1)
+ID = JobId()
 jobid = click.argument('jobid', metavar='ID', type=ID)
 
 
@@ -100,10 +160,15 @@ def alias(command, name):
     return hidden
 
 
-def command(function):
+def commandOf(kind):
+    """Return a decorator that makes a command of that kind, a class; see `command`."""
+    return functools.partial(command, kind=kind)
+
+
+def command(function, kind=click.Command):
     """Make a command of a function of a `Client` and whatever else is declared by decorators below this one."""
 
-    @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower())
+    @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower(), cls=kind)
     @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
                   show_envvar=True,
                   help='The URL of the front end.  The path names the task service.  If it has '
@@ -121,6 +186,6 @@ def command(function):
             try:
                 return function(client, **arguments)
             except errors.RemoteTaskError as error:
-                raise failureOf(error) from error
+                raise failureOf(error, url) from error
 
     return run

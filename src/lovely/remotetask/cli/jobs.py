@@ -1,6 +1,7 @@
 """The client commands about jobs: adding, waiting, looking, changing."""
 # SPDX-License-Identifier: ZPL-2.1
 import os
+import re
 import sys
 
 import click
@@ -12,7 +13,8 @@ from lovely.remotetask.cli.failure import harmless
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.output import asJson
 from lovely.remotetask.cli.output import asTime
-from lovely.remotetask.cli.output import printTable
+from lovely.remotetask.cli.output import printJob
+from lovely.remotetask.cli.output import printResult
 from lovely.remotetask.cli.output import waitShowing
 from lovely.remotetask.client import JobCancelled
 from lovely.remotetask.client import JobFailed
@@ -25,10 +27,6 @@ from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 
 
-# Members of a job that are times.
-_TIMES = ('created', 'started', 'completed', 'retryAt', 'scheduledFor', 'calledFor')
-
-
 @calling.command
 @click.argument('task')
 @click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
@@ -37,16 +35,18 @@ _TIMES = ('created', 'started', 'completed', 'retryAt', 'scheduledFor', 'calledF
 @click.option('--timeout', metavar='TIME', type=calling.Seconds(pauseSeconds),
               help='With --wait: stop waiting after this time, for example 20s or 1.5m; without a unit in seconds; 0 '
                    'means at once.  The job goes on.  Default: no limit.')
+@click.option('--output', metavar='FILE', type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+              help='With --wait: write the result into this file, as "remotetask result --output" does.')
 @click.option('--later', is_flag=True, help='Do not start the job; "remotetask start ID" does.')
 @click.option('--key', metavar='TEXT',
               help='Add no job if a job of TASK with this key exists; print the id, or the result, of that one.')
 @click.option('--time-limit', metavar='TIME', type=calling.Seconds(),
               help='How long a run of the job may take.  Default: the limit of the task.')
-def add(client, task, input, wait, timeout, later, key, time_limit):
+def add(client, task, input, wait, timeout, output, later, key, time_limit):
     """Add a job for TASK and print its id.
 
-    JSON is the input of the task.  The default is null; - reads the input from the standard input.  With --wait, a
-    terminal shows the progress of the job.
+    JSON is the input of the task.  The default is null; - reads the input from the standard input.  With --wait, the id
+    is printed on the standard error output, and a terminal shows the progress of the job.
 
     \b
     Examples:
@@ -55,6 +55,7 @@ def add(client, task, input, wait, timeout, later, key, time_limit):
       $ remotetask add echo '[1, 2]' --wait --timeout 10s
       [1, 2]
       $ remotetask add echo - < input.json
+      $ remotetask add avi2flv '"film.avi"' --wait --output film.flv
       $ remotetask add echo --key 'order 7' --time-limit 5m
 
     \b
@@ -64,14 +65,20 @@ def add(client, task, input, wait, timeout, later, key, time_limit):
     """
     if later and wait:
         raise click.UsageError('--wait and --later exclude each other: the job would never start')
-    if timeout is not None and not wait:
-        raise click.UsageError('--timeout needs --wait')
+    for name, value in (('--timeout', timeout), ('--output', output)):
+        if value is not None and not wait:
+            raise click.UsageError(f'{name} needs --wait')
     jobid = client.add(task, input, later, key, time_limit)
     if not wait:
         click.echo(jobid)
         return
+    click.echo(f'job {jobid}', err=True)
     try:
-        click.echo(asJson(waitShowing(client, jobid, timeout)))
+        if output is None:
+            printResult(jobid, waitShowing(client, jobid, timeout))
+        else:
+            waitShowing(client, jobid, timeout, isResultWanted=False)
+            _writeResult(client, jobid, output)
     except KeyboardInterrupt:
         click.echo(f'\nremotetask: job {jobid} goes on', err=True)
         raise
@@ -112,9 +119,21 @@ def addMany(client, file):
             jobids = client.addMany(step)
         except errors.RemoteTaskError as error:
             failure = calling.failureOf(error)
-            raise CommandFailure(f'lines {start + 1} to {start + len(step)}: {failure.message}', failure.exit_code
-                                 ) from error
+            place, message = _lineOf(step, error, failure.message)
+            where = f'line {start + 1 + place}' if place is not None else f'lines {start + 1} to {start + len(step)}'
+            raise CommandFailure(f'{where}: {message}', failure.exit_code) from error
         click.echo('\n'.join(map(str, jobids)))
+
+
+def _lineOf(jobs, error, message):
+    """Return the index of the job that was refused, None if nobody knows, and the message without it."""
+    if isinstance(error, errors.UnknownTask):
+        name = message.partition("task '")[2].partition("' is not registered")[0]
+        return next((place for place, job in enumerate(jobs) if job['task'] == name), None), message
+    found = re.search(r'^(?:addMany: )?jobs\[(\d+)\]: | \(jobs\[(\d+)\]\)$', message)
+    if found is None:
+        return None, message
+    return int(found[1] or found[2]), message[:found.start()] + message[found.end():]
 
 
 @calling.command
@@ -128,41 +147,6 @@ def start(client, jobid):
     """
     if not client.startJob(jobid):
         raise CommandFailure(f'job {jobid} is {client.getStatus(jobid)}: cannot start it')
-
-
-@calling.command
-@click.argument('task')
-@click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
-@click.option('--crontab', metavar='TEXT', help="When the job runs, as in a crontab: '*/10 2 * * mon-fri'.")
-@click.option('--time-zone', metavar='NAME', help="The time zone of the crontab, such as Europe/Berlin.  Default: UTC.")
-@click.option('--delay', metavar='TIME', type=calling.Seconds(),
-              help='Instead of a crontab: run once after this time, for example 20s or 1.5h; with --new-jobs, at this '
-                   'interval.')
-@click.option('--misfire', metavar='POLICY', default='once', show_default=True,
-              help='What to do about missed times.  once: one run for all of them; skip: no run; a number N: one run '
-                   'for each of the latest N.')
-@click.option('--new-jobs', is_flag=True, help='Add a new job each time, instead of running the same job again.')
-@click.option('--overlap', is_flag=True, help='With --new-jobs: add a job even if the last one has not ended.')
-def schedule(client, task, input, crontab, time_zone, delay, misfire, new_jobs, overlap):
-    """Add a cron job or a delayed job for TASK; print its id.
-
-    JSON is the input of the task, as in "remotetask add".
-
-    \b
-    Examples:
-      $ remotetask schedule echo '"good morning"' --crontab '0 8 * * mon-fri' --time-zone Europe/Berlin
-      1392637176
-      $ remotetask schedule echo '"and later"' --delay 10m
-      1392637177
-    """
-    if (crontab is None) == (delay is None):
-        raise click.UsageError('give either --crontab or --delay')
-    options = {'misfire': int(misfire[:9]) if misfire.isdecimal() else misfire, 'newJobs': new_jobs, 'overlap': overlap}
-    if crontab is not None:
-        options['crontab'] = crontab
-    if time_zone is not None:
-        options['timeZone'] = time_zone
-    click.echo(client.addCronJob(task, input, delay=delay, **options))
 
 
 @calling.command
@@ -182,10 +166,11 @@ def status(client, jobid):
 
 @calling.command
 @calling.jobid
-def job(client, jobid):
+@click.option('--json', 'raw', is_flag=True, help='Print JSON, as the front end gives it.')
+def job(client, jobid, raw):
     """Print everything about the job ID.
 
-    Times are UTC.  Values other than texts and times are JSON.
+    Empty fields are left out.  Times are UTC.  Values other than texts and times are JSON.
 
     \b
     Example:
@@ -193,13 +178,14 @@ def job(client, jobid):
       id         1392637175
       task       echo
       status     completed
+      host       processor-1
       created    2026-05-01 12:00:00
     """
-    rows = []
-    for name, value in client.getJob(jobid).items():
-        shown = asTime(value) if name in _TIMES else value if isinstance(value, str) else asJson(value)
-        rows.append((oneLine(name), oneLine(shown)))
-    printTable(rows)
+    found = client.getJob(jobid)
+    if raw:
+        click.echo(asJson(found))
+    else:
+        printJob(found)
 
 
 @calling.command
@@ -243,20 +229,32 @@ def result(client, jobid, output):
     if output is None:                  # which may also mean that there is none yet
         _printEnding(client, jobid, client.getStatus(jobid))
     else:
-        click.echo(asJson(output))
+        printResult(jobid, output)
 
 
 @calling.command
 @calling.jobid
-def error(client, jobid):
+@click.option('--traceback', is_flag=True, help='Print what went wrong in each attempt, with its traceback.')
+def error(client, jobid, traceback):
     """Print why the job ID failed, or None.
 
     \b
-    Example:
+    Examples:
       $ remotetask error 1392637175
       None
+      $ remotetask error 1392637178 --traceback
     """
-    click.echo(harmless(client.getError(jobid)))
+    if not traceback:
+        click.echo(harmless(client.getError(jobid)))
+        return
+    failures = client.getJob(jobid)['errors']
+    for failure in failures:
+        host = f' on {failure["host"]}' if failure['host'] else ''
+        click.echo(f'{asTime(failure["time"])}{oneLine(host)}: {oneLine(failure["message"])}')
+        for line in failure['traceback'].splitlines():
+            click.echo(f'  {harmless(line)}')
+    if not failures:
+        click.echo('None')
 
 
 @calling.command
@@ -296,7 +294,7 @@ def retry(client, jobid, every, task):
         click.echo(1)
 
 
-COMMANDS = (add, addMany, start, schedule, status, job, progress, result, error, cancel, retry)
+COMMANDS = (add, addMany, start, status, job, progress, result, error, cancel, retry)
 
 
 def _writeResult(client, jobid, path):
@@ -324,8 +322,10 @@ def _writeResult(client, jobid, path):
 
 def _printEnding(client, jobid, status):
     """Print the result of a job in that status; raise a `RemoteTaskError` or `CommandFailure` when there is none."""
+    if status == CRONJOB and client.getJob(jobid).get('outcome') == ERROR:
+        raise JobFailed(jobid, client.getError(jobid))
     if status in (COMPLETED, CRONJOB):
-        click.echo(asJson(client.getResult(jobid)))
+        printResult(jobid, client.getResult(jobid))
     elif status == ERROR:
         raise JobFailed(jobid, client.getError(jobid))
     elif status == CANCELLED:

@@ -12,9 +12,11 @@ import zope.component
 import zope.component.hooks
 from zc.lockfile import LockError
 
+from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
+from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
@@ -110,8 +112,10 @@ def frontend(configurationPath):
 
 
 @click.command()
+@click.option('--until-empty', is_flag=True,
+              help='Stop when no job is ready or due any more; exit code 1 when one ended in an error meanwhile.')
 @click.pass_obj
-def processor(configurationPath):
+def processor(configurationPath, until_empty):
     """Process jobs only; other processes accept them.
 
     The processes must share a database, such as ZEO or RelStorage.  Any number of processing hosts can run, each with
@@ -121,8 +125,9 @@ def processor(configurationPath):
     \b
     Example:
       $ remotetask -C remotetask.conf processor
+      $ remotetask -C remotetask.conf processor --until-empty
     """
-    _run(configurationPath, hasFrontend=False, hasProcessor=True)
+    _run(configurationPath, hasFrontend=False, hasProcessor=True, untilEmpty=until_empty)
 
 
 @click.command()
@@ -158,7 +163,7 @@ def pack(configurationPath, days):
     keepFilesPrivate()
     configuration = load(configurationPath)
     configuration.setUpLogging()
-    with contextlib.closing(_openDatabase(configuration)) as database:
+    with contextlib.closing(openDatabase(configuration)) as database:
         before = database.db.getSize()
         if packDatabase(database.db, time.time() - days * 86400) is None:
             raise CommandFailure('the database could not be packed; the log says why')
@@ -188,17 +193,21 @@ class _GracePeriod:
         return max(0.0, self._end - time.monotonic())
 
 
-def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
+def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, untilEmpty=False):
     """Run the servers until the process is asked to stop."""
     reapAsProcessOne()
     keepFilesPrivate()
-    signals = Signals()
+    signals, processors, burst = Signals(), [], None
     with contextlib.ExitStack() as closing:
         try:
             configuration = load(configurationPath)
             grace = _GracePeriod(configuration.processor.gracePeriod)
-            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace)
+            database = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace,
+                              processors)
             _say('ready')
+            if untilEmpty:
+                burst = Burst(database.db, processors, signals.finish)
+                burst.start()
             error = signals.wait()
         except Interrupted:
             error = None
@@ -207,6 +216,12 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
             grace.end()                                 # what jobs give cannot be stored
         if error is not None:
             raise CommandFailure(f'failed: {error}') from error
+    if processors:
+        givenBack = counted(sum(one.givenBack for one in processors), 'job')
+        _say(f'stopped; {givenBack} given back')
+        log.info('stopped; %s given back', givenBack)
+    if burst is not None and burst.failures:
+        raise CommandFailure(f'{counted(burst.failures, "job")} failed')
 
 
 def _say(line):
@@ -218,12 +233,15 @@ def _say(line):
         log.info('nothing more is printed: the standard output is broken: %s', error)
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace):
-    """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace, processors):
+    """Start everything and say so; return the database, and put the processors into that list.
+
+    What has to be closed goes to `closing`, which does it in the opposite order.
+    """
     configuration.setUpLogging()
     _say(f'lovely.remotetask {VERSION}')
     _say(f'data: {configuration.databaseDescription}')
-    database = _openDatabase(configuration, signals.fail)
+    database = openDatabase(configuration, signals.fail)
     closing.callback(database.close)
     signals.check()
     loadSite(configuration.siteDefinition)
@@ -233,7 +251,6 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
     signals.begin()
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
     _say(f'tasks: {", ".join(names) or "none"}')
-    processors = []
     # The processors start after the front end, so that nothing has been claimed when its address is taken; and they
     # also stop after it: first no new jobs, then the end of the old ones.
     closing.callback(_stopProcessors, processors, grace)
@@ -248,6 +265,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
         packer = Packer(database.db, configuration.processor.packInterval, configuration.processor.packKeep)
         closing.callback(lambda: packer.stop(grace.left()))
         packer.start()
+    return database
 
 
 def _install(db):
@@ -260,7 +278,7 @@ def _install(db):
     install(db)
 
 
-def _openDatabase(configuration, *arguments):
+def openDatabase(configuration, *arguments):
     try:
         return Database(configuration.database.open, *arguments)
     except LockError as error:

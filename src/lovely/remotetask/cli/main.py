@@ -14,9 +14,12 @@ import sys
 import click
 
 from lovely.remotetask.cli import bench
+from lovely.remotetask.cli import check
 from lovely.remotetask.cli import init
 from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
+from lovely.remotetask.cli import run_here
+from lovely.remotetask.cli import schedules
 from lovely.remotetask.cli import service
 from lovely.remotetask.cli import users
 from lovely.remotetask.cli.failure import BAD_INPUT
@@ -70,7 +73,8 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*init.COMMANDS, *local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
+for command in (*init.COMMANDS, *local.COMMANDS, *run_here.COMMANDS, *users.COMMANDS, *jobs.COMMANDS,
+                *schedules.COMMANDS, *service.COMMANDS, *check.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

@@ -1,18 +1,38 @@
 """The client commands about a service as a whole: its tasks, its jobs, how it does, where it is processed."""
 # SPDX-License-Identifier: ZPL-2.1
+import time
+
 import click
 
 from lovely.remotetask.cli import calling
+from lovely.remotetask.cli.check import unclaimable
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.output import asJson
 from lovely.remotetask.cli.output import asTime
 from lovely.remotetask.cli.output import bars
-from lovely.remotetask.cli.output import printTable
+from lovely.remotetask.cli.output import printPairs
+from lovely.remotetask.cli.tables import Column
+from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.cli.tables import duration
+from lovely.remotetask.cli.tables import printTable
+from lovely.remotetask.cli.tables import shortTime
+from lovely.remotetask.statuses import CRONJOB
+from lovely.remotetask.statuses import DELAYED
 from lovely.remotetask.statuses import FINAL
+from lovely.remotetask.statuses import PROCESSING
 from lovely.remotetask.statuses import STATUSES
 from lovely.remotetask.xmlrpc.calls import BATCH
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
+
+
+_JOB_COLUMNS = (Column('id'), Column('task', 8), Column('status'), Column('added', dispensable=4),
+                Column('started', dispensable=1), Column('took', dispensable=2), Column('host', 6, 3))
+_SCHEDULE_COLUMNS = (Column('id'), Column('task', 8), Column('status', dispensable=3), Column('next', dispensable=1),
+                     Column('outcome'), Column('failures', dispensable=2))
+_HOST_COLUMNS = (Column('host', 8), Column('machine', 6, 4), Column('pid', dispensable=2),
+                 Column('threads', dispensable=5), Column('jobs', dispensable=1), Column('since', dispensable=3),
+                 Column('state', 10))
 
 
 @calling.command
@@ -31,27 +51,50 @@ def tasks(client):
 @calling.command
 @click.option('--status', type=click.Choice(STATUSES), metavar='STATUS',
               help=f'Only jobs in this status: {", ".join(STATUSES)}.')
+@click.option('--task', metavar='NAME', help='Only jobs of this task; the newest 10,000 are looked at.')
+@click.option('--since', metavar='TIME', type=calling.Since(),
+              help='Only jobs that ended, or have not ended and were added, since then: 90m (ago), or in UTC '
+                   '2026-05-01 or 2026-05-01T12:00.')
 @click.option('--size', type=click.IntRange(1, LISTING_SIZE), default=20, show_default=True,
               help='How many jobs to list.')
 @click.option('--start', type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
               help='How many of the newest jobs to leave out.')
-def jobs(client, status, size, start):
+@click.option('--json', 'raw', is_flag=True, help='Print JSON, as the front end gives it.')
+def jobs(client, status, task, since, size, start, raw):
     """List the jobs, newest first; times are UTC.
 
-    The last line counts all jobs, including those not listed.
+    The columns: when it was added, when its last run began, how long that took or has been going on, and on which host.
+    Those of schedules are next time, outcome of the last run, and failures.  The last line counts all jobs, including
+    those not listed.
 
     \b
     Examples:
       $ remotetask jobs
       $ remotetask jobs --status error --size 100
       $ remotetask jobs --status 'start later'
+      $ remotetask jobs --task avi2flv --since 2h --json
     """
-    listing = client.getJobs(status, start, size)
-    rows = [('id', 'task', 'status', 'created', 'started', 'completed')]
-    rows += ((str(job['id']), oneLine(job['task']), oneLine(job['status']),
-              *(asTime(job[name]) for name in ('created', 'started', 'completed'))) for job in listing['jobs'])
-    printTable(rows)
-    click.echo(f'\n{len(listing["jobs"])} of {listing["total"]} jobs; in all: {_counts(listing["counts"])}')
+    listing = client.getJobs(status, start, size, task, since)
+    if raw:
+        click.echo(asJson(listing))
+        return
+    if status in (CRONJOB, DELAYED):
+        printTable(_SCHEDULE_COLUMNS, [[str(job['id']), oneLine(job['task']), oneLine(job['status']),
+                                        shortTime(job['scheduledFor']), oneLine(job['outcome'] or '-'),
+                                        str(job['failures'])] for job in listing['jobs']])
+    else:
+        printTable(_JOB_COLUMNS, [_jobRow(job) for job in listing['jobs']])
+    count = counted(len(listing['jobs']), 'job') if listing['total'] is None else (
+        f'{len(listing["jobs"])} of {listing["total"]} jobs')
+    click.echo('\n' + (count if listing['counts'] is None else f'{count}; in all: {_counts(listing["counts"])}'))
+
+
+def _jobRow(job):
+    isRunning = job['status'] == PROCESSING
+    end = time.time() if isRunning else job['completed']
+    spent = None if job['started'] is None or end is None else end - job['started']
+    return [str(job['id']), oneLine(job['task']), oneLine(job['status']), shortTime(job['created']),
+            shortTime(job['started']), duration(spent), oneLine(job['host'] or '-')]
 
 
 @calling.command
@@ -59,13 +102,18 @@ def jobs(client, status, size, start):
 def statistics(client, raw):
     """Print counts, throughput and hosts; times are UTC.
 
+    A job is unclaimable when no living host takes its task.
+
     \b
     Example:
       $ remotetask statistics
-      jobs            4 processing, 1508 completed, 2 error
-      oldest waiting  -
-      throughput      12.44 jobs per second
-      hosts           2 of 2 processing
+      jobs             4 processing, 1508 completed, 2 error
+      oldest waiting   -
+      longest running  2026-05-01 12:00:00
+      failed lately    2 in the last hour, 0 failing schedules
+      throughput       12.44 jobs per second
+      unclaimable      3 jobs of avi2flv
+      hosts            2 of 2 processing
     """
     found = client.getStatistics()
     if raw:
@@ -73,10 +121,13 @@ def statistics(client, raw):
         return
     hosts = found['hosts']
     processing = sum(host['processing'] for host in hosts)
-    printTable([
+    printPairs([
         ('jobs', _counts(found['counts'])),
         ('oldest waiting', asTime(found['oldestWaiting'])),
+        ('longest running', asTime(found['longestRunning'])),
+        ('failed lately', f'{found["failures"]} in the last hour, {counted(found["failing"], "failing schedule")}'),
         ('throughput', f'{found["throughput"]:.2f} jobs per second'),
+        ('unclaimable', unclaimable(found) or '-'),
         ('hosts', f'{processing} of {len(hosts)} processing' + (', paused' if found['paused'] else '')),
     ])
 
@@ -146,17 +197,17 @@ def isProcessing(client):
     \b
     Example:
       $ remotetask is-processing
-      host         machine  pid    threads  jobs  since
-      processor-1  alpha    12001  4        4     2026-05-01 12:00:00  processing
-      processor-2  beta     3712   4        0     2026-05-01 12:00:05  processing, scheduling
+      host         machine  pid    threads  jobs  since     state
+      processor-1  alpha    12001  4        4     12:00:00  processing
+      processor-2  beta     3712   4        0     12:00:05  processing, scheduling
     """
-    rows = [('host', 'machine', 'pid', 'threads', 'jobs', 'since', '')]
+    rows = []
     hosts = client.getProcessingHosts()
     for host in hosts:
         doing = [word for word in ('processing', 'scheduling') if host[word]]
-        rows.append((oneLine(host['name']), oneLine(host['machine']), str(host['pid']), str(host['threads']),
-                     str(host['jobs']), asTime(host['since']), ', '.join(doing) or 'waiting'))
-    printTable(rows)
+        rows.append([oneLine(host['name']), oneLine(host['machine']), str(host['pid']), str(host['threads']),
+                     str(host['jobs']), shortTime(host['since']), ', '.join(doing) or 'waiting'])
+    printTable(_HOST_COLUMNS, rows)
     if not any(host['processing'] for host in hosts):
         raise CommandFailure('no host is processing the service')
 

@@ -82,10 +82,14 @@ class Signals:
         return self._requests.get()
 
     def fail(self, error):
-        """Ask the process to stop because of an exception in one of its threads."""
+        """Ask the process to stop because of an exception in one of its threads; None for none."""
         self._requests.put(error)
         with contextlib.suppress(BlockingIOError):      # the pipe is full: the main thread will wake anyway
             os.write(self._writer, b'!')
+
+    def finish(self):
+        """Ask the process to stop, because there is nothing left to do."""
+        self.fail(None)
 
     def _stop(self, number, frame):
         if self._isStopping:

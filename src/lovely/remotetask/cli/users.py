@@ -7,7 +7,8 @@ import click
 
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
-from lovely.remotetask.cli.output import printTable
+from lovely.remotetask.cli.tables import Column
+from lovely.remotetask.cli.tables import printTable
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import ROLES
 from lovely.remotetask.config.users import User
@@ -16,6 +17,9 @@ from lovely.remotetask.config.users import checkUser
 from lovely.remotetask.config.users import hashPassword
 from lovely.remotetask.config.users import readUsers
 from lovely.remotetask.config.users import removeUser
+
+
+_COLUMNS = Column('NAME', 8), Column('ROLE'), Column('TASKS', 8), Column('SERVICES', 8)
 
 
 @click.group(invoke_without_command=True)
@@ -111,9 +115,8 @@ def show(path):
       ann    manage  *      *
       films  submit  avi2*  *
     """
-    printTable([('NAME', 'ROLE', 'TASKS', 'SERVICES'),
-                *((user.name, user.role, ','.join(user.tasks), ','.join(user.services))
-                  for user in readUsers(path).values())])
+    printTable(_COLUMNS, [[user.name, user.role, ','.join(user.tasks), ','.join(user.services)]
+                          for user in readUsers(path).values()])
 
 
 COMMANDS = (user,)

@@ -126,6 +126,13 @@ class Client(RepeatingClient):
 
     # Changing jobs; unless it is said otherwise they return True
 
+    def runNow(self, jobid: int) -> int:
+        """Run a job at once that waits for a time; return the id of the job that runs, which may be a new one.
+
+        Raise `errors.UnknownJob`, and `errors.WrongState` for any other job, and for one that is queued or runs.
+        """
+        return self.call('runNow', jobid)
+
     def startJob(self, jobid: int) -> bool:
         """Queue a job that was added with `startLater`; return whether it was one.  Raise `errors.UnknownJob`."""
         return self.call('startJob', jobid)
@@ -164,13 +171,24 @@ class Client(RepeatingClient):
         """Return all fields of a job, a dict.  Raise `errors.UnknownJob`."""
         return self.call('getJob', jobid)
 
-    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100) -> dict[str, Any]:
+    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100, task: str | None = None,
+                since: float | None = None) -> dict[str, Any]:
         """Return a dict: `jobs`, dicts, the newest first; `total`, how many there are; `counts`, the same by status.
 
         status -- only those.
         start, size -- which of them: 0 is the newest; at most 1000.
+        task -- only those of this task; nothing is counted then.
+        since -- only those that ended, or were added, since then, in UTC seconds; there is no `total` then.
         """
-        return self.call('getJobs', status, start, size)
+        return self.call('getJobs', status, start, size, task, since)
+
+    def getSchedules(self, task: str | None = None, start: int = 0, size: int = 100) -> dict[str, Any]:
+        """Return a dict: `schedules`, dicts, the newest first; `total`, how many there are, None with a task.
+
+        task -- only those of this task.
+        start, size -- as for `getJobs`.
+        """
+        return self.call('getSchedules', task, start, size)
 
     def getStatus(self, jobid: int) -> str:
         """Return the status of a job, one of `interfaces.STATUSES`.  Raise `errors.UnknownJob`."""
@@ -317,14 +335,17 @@ class Client(RepeatingClient):
         """Return a list of the names of the tasks that jobs can ask for, sorted."""
         return self.call('getAvailableTasks')
 
-    def getStatistics(self) -> dict[str, Any]:
+    def getStatistics(self, window: float = 3600.0) -> dict[str, Any]:
         """Return a dict of how the service does.
+
+        window -- seconds in which failures are counted.
 
         `counts`, how many jobs there are by status; `hosts`, as `getProcessingHosts`; `oldestWaiting`, when the job
         was added that has waited longest, in UTC seconds, or None; `throughput`, jobs that ended per second lately;
-        `paused`, whether `pause` was called.
+        `paused`, whether `pause` was called; `longestRunning`, `failures`, `failing`, `retrying`, `stranded`,
+        `unclaimable`, `unscheduled` and `nextTime` as `ITaskService.getStatistics` has them.
         """
-        return self.call('getStatistics')
+        return self.call('getStatistics', window)
 
     def getProcessingHosts(self) -> list[dict[str, Any]]:
         """Return where the service is processed, a dict for each host: `name`, `machine`, `processing` and others."""

@@ -1,5 +1,6 @@
 """What callers and tasks have said, as lines of a log: short, and without anything that could pass for another line."""
 # SPDX-License-Identifier: ZPL-2.1
+import logging
 import traceback
 
 from lovely.remotetask.common.checks import cut
@@ -15,14 +16,20 @@ def line(text):
                    for c in cut(text, TEXT_SIZE))
 
 
-def logError(log, message, *arguments, error):
+def block(text):
+    """Return a traceback as it stands in a log: its last lines, with escapes for what cannot be printed."""
+    return '\n'.join(map(line, text[-TRACEBACK_SIZE:].splitlines()))
+
+
+def logError(log, message, *arguments, error, level=logging.ERROR):
     """Log an exception with its traceback; of a traceback with a very long message in it only the end.
 
     log -- a logger.
     message, arguments -- as for `log.error`.
+    level -- of `logging`.
     """
     text = ''.join(traceback.format_exception(error))
     if len(text) <= TRACEBACK_SIZE:
-        log.error(message, *arguments, exc_info=error)
+        log.log(level, message, *arguments, exc_info=error)
     else:
-        log.error(f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])  # noqa: G004
+        log.log(level, f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])  # noqa: G004

@@ -62,6 +62,9 @@ class Configuration:
 
     def setUpLogging(self):
         """Start to log as the configuration says.  Raise `ConfigurationError` when a log file can't be opened."""
+        blobs = logging.getLogger('ZODB.blob')
+        if blobs.level == logging.NOTSET:
+            blobs.setLevel(logging.WARNING)         # it tells of each directory that it makes
         if not any(factory.name is None for factory in self.loggers):         # no <eventlog>
             logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
         for factory in self.loggers:

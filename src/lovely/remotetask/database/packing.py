@@ -16,6 +16,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Under which key of the root object it stands when a database was packed last, in UTC seconds.
 PACKED = 'lovely.remotetask.packed'
 
+#: Bytes that a database has at the most which has just been made.
+NEW = 100_000
+
 #: Seconds between two looks at whether it is time to pack.
 LOOK = 60.0
 
@@ -36,7 +39,7 @@ def claimPack(db, now, interval):
                 if last is not None and last <= now < last + interval:
                     return False
                 connection.root()[PACKED] = now
-                return True
+                return last is not None or db.getSize() > NEW       # there is nothing in a new one to be packed
         except ConflictError:                               # another process has been told so
             return False
 

@@ -39,6 +39,7 @@ class Row(NamedTuple):
     status: str
     run: int = 0
     attempt: int = 0
+    host: int = 0           # where its last run was: the number of the host, see `index.Hosts`; 0 for none
     started: float | None = None
     completed: float | None = None
     error: str | None = None
@@ -119,8 +120,8 @@ def unpack(data):
 
 
 _NUMBER, _NONE = (int, float), (type(None),)
-_KINDS = ((int,), (str,), (str,), _NUMBER, (str,), (int,), (int,), _NUMBER + _NONE, _NUMBER + _NONE, (str, *_NONE),
-          *[(bytes, bool, *_NONE)] * len(VALUES), (dict, *_NONE))
+_KINDS = ((int,), (str,), (str,), _NUMBER, (str,), (int,), (int,), (int,),
+          _NUMBER + _NONE, _NUMBER + _NONE, (str, *_NONE), *[(bytes, bool, *_NONE)] * len(VALUES), (dict, *_NONE))
 
 # The types of the values of rows that were right: there are few kinds of rows.
 _seen = set()

@@ -1,6 +1,8 @@
 """One run of a task in a child process: started, talked to, limited, ended."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import functools
+import logging
 import os
 import pickle
 import resource
@@ -8,6 +10,7 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import traceback
@@ -21,8 +24,15 @@ from lovely.remotetask.execution.control import running
 from lovely.remotetask.execution.group import GRACE
 from lovely.remotetask.execution.group import Group
 from lovely.remotetask.execution.group import signalName
+from lovely.remotetask.execution.relay import Relay
+from lovely.remotetask.execution.relay import Sender
 from lovely.remotetask.functions import callTask
 
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Seconds for which what a process prints is waited for, that the task has left behind out of reach.
+DRAIN = 1.0
 
 _LENGTH = struct.Struct('!Q')           # stands before each pickle, in both directions
 _CHUNK = 256 * 1024
@@ -60,7 +70,7 @@ def checkIsolated(task):
                          f'class at the top of a module') from error
 
 
-def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None):
+def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None, label=None):
     """Have a new Python process call a task, and return what it returned, or raise what it raised.
 
     task -- an `ITask` that can be pickled: by the name of its function or class, which the child imports.  It is
@@ -71,7 +81,10 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
     memoryLimit -- bytes of address space, as counted by RLIMIT_AS: the interpreter, its libraries and mapped files are
         among them; None for any.  Beyond it the task gets a `MemoryError`.
 
-    The task prints to where this process does, and reads nothing from its standard input.  When it has returned, all
+    label -- what the lines of the log begin with that the task logs, and those that it prints, of the level INFO; None
+        to have it print to where this process does, as it also does when lines of that level are not logged.
+
+    The task reads nothing from its standard input.  When it has returned, all
     processes that it started are killed; when this process dies, so are it and they.
 
     An exception has its type, and the traceback of the child as its `__cause__`; one that cannot be pickled is raised
@@ -90,12 +103,21 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            group = Group(sys.executable, _command(theirs.fileno(), memoryLimit), [theirs.fileno()])
+            relay = None if label is None else Relay(label)
+            takesPrints = relay is not None and log.isEnabledFor(logging.INFO)
+            pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE} if takesPrints else {}
+            group = Group(sys.executable, _command(theirs.fileno(), memoryLimit, relay and log.getEffectiveLevel()),
+                          [theirs.fileno()], **pipes)
         with group, contextlib.nullcontext() if control is None else control.stoppedBy(group.end):
-            talk = _Talk(group, ours, request, control)
+            talk = _Talk(group, ours, request, control, relay)
+            if takesPrints:
+                relay.watch(group, group.process.stdout, group.process.stderr)
             expired = not group.run(float('inf') if timeLimit is None else timeLimit)
             while talk.go(ours):                    # what is still in the socket's buffer
                 pass
+            if takesPrints:
+                group.drain(DRAIN)
+                relay.close()
     if talk.outcome is None:
         raise TimeLimitExceeded(timeLimit) if expired else ChildDied(group.status)
     result, error = talk.outcome
@@ -104,18 +126,19 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
     return result
 
 
-def _command(descriptor, memoryLimit):
+def _command(descriptor, memoryLimit, level):
     """Return the words that start the child."""
     # Our sys.path, and not in the environment: programs that the task runs may be Python of another version.
     path = [os.path.abspath(place) for place in sys.path]
     return [sys.executable, '-c', f'import sys; sys.path[:] = {path!r}; from lovely.remotetask.execution import child; '
-                                  f'child.main({descriptor}, {memoryLimit!r})']
+                                  f'child.main({descriptor}, {memoryLimit!r}, {level!r})']
 
 
 class _Talk:
     """The host's side of the conversation: the request goes out, messages come in."""
 
-    def __init__(self, group, connection, request, control):
+    def __init__(self, group, connection, request, control, relay):
+        self._relay = relay
         self.outcome = None             # the pair of result and exception, one of them None
         self._group, self._control = group, control
         self._request, self._received, self._isOpen = memoryview(request), bytearray(), True
@@ -159,6 +182,10 @@ class _Talk:
         if self._control is not None:
             self._control.report(fraction, message)
 
+    def _log(self, *record):
+        if self._relay is not None:
+            self._relay.logged(*record)
+
     def _result(self, data):
         try:
             self.outcome = pickle.loads(data), None
@@ -195,11 +222,12 @@ class ChildService:
                              f'and setProgress, not {name}')
 
 
-def main(descriptor, memoryLimit):
+def main(descriptor, memoryLimit, level=None):
     """Do the run that is asked for on a socket, and answer there.
 
     descriptor -- of the socket.
     memoryLimit -- bytes, or None.
+    level -- of `logging`: the host logs what is logged here from this level on; None if it logs nothing of it.
     """
     with socket.socket(fileno=descriptor) as connection:
         connection.set_inheritable(False)
@@ -210,6 +238,9 @@ def main(descriptor, memoryLimit):
             with lock:                              # threads of the task may report progress at the same time
                 connection.sendall(data)
 
+        if level is not None:
+            logging.basicConfig(level=level, handlers=[Sender(functools.partial(send, 'log'))])
+            sys.stdout.reconfigure(line_buffering=True)     # what is printed stands where it belongs in the log
         try:
             with _limited(memoryLimit):
                 result = _call(connection, send)

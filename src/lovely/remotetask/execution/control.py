@@ -27,6 +27,7 @@ class Control:
         self.reason = None              # why the run is to end, a sentence; None as long as it may go on
         self.watched = False            # whether anybody would notice if it were told to end
         self.progress = None            # the last report: fraction from 0 to 1 or None, and a message
+        self.examine = None             # called with an exception of the task before it is dealt with: a debugger
         self._onProgress = onProgress
         self._lock = threading.Lock()
         self._stoppers = []

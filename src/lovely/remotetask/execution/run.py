@@ -68,14 +68,14 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
     The output is as it is to be stored: what is large has been written to a blob in the current transaction.
     No task can make this raise; conflicts and other errors of the database are raised, for the run to be repeated.
     """
-    started = clock()
+    started, examine = clock(), getattr(current(), 'examine', None)
     try:
         task = findTask(service, claim.task) if task is None else task
         checkTask(claim.task, task)
         input = inputOf(service, claim)
-        if isIsolated(task):
+        if isIsolated(task) and examine is None:
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
-                                getattr(task, 'memoryLimit', None))
+                                getattr(task, 'memoryLimit', None), claim.label)
         else:
             output = callTask(task, wrapped(service), claim.jobid, input)
         checkOutput(task, output)
@@ -86,6 +86,8 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
     except (Exception, SystemExit) as error:
         if isDatabaseError(error):
             raise
+        if examine is not None:
+            examine(error)
         return failed(claim, error, started, clock(), host, policyOf(claim, task), draw())
     return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
 
@@ -107,12 +109,14 @@ def failed(claim, error, started, ended, host, policy=None, draw=0.0):
     if control is not None and control.reason is not None:
         log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, said)
         log.debug('%s', claim.label, exc_info=error)
-    elif isinstance(error, (TaskError, Retry)):
-        log.info('%s %s: %s', claim.label,
-                 'failed' if pause is None else f'runs again in {pause:.2f} s', said)
     else:
-        logError(log, 'Caught a generic exception, preventing thread from crashing\n%s, %s: %s', claim.label,
-                 'given up' if pause is None else f'runs again in {pause:.2f} s', said, error=error)
+        # An alarm on ERROR is to ring for what is lost, and for nothing that heals itself.
+        level, what = ((logging.ERROR, 'failed') if pause is None else
+                       (logging.WARNING, f'failed, and runs again in {pause:.2f} s'))
+        if isinstance(error, (TaskError, Retry)):           # the task means it: its traceback is kept on the job only
+            log.log(level, '%s %s: %s', claim.label, what, said)
+        else:
+            logError(log, '%s %s: %s', claim.label, what, said, error=error, level=level)
     text = ''.join(traceback.format_exception(error))[-KEPT_TRACEBACK:]
     failure = Failure(ended, message[:KEPT_TRACEBACK], text, host)
     if pause is None:

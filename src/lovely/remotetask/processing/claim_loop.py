@@ -75,6 +75,7 @@ class ClaimLoop:
         self._inFlight, self._lifecycle, self._pool, self._settings = inFlight, lifecycle, pool, settings
         self.reports = []               # that have been taken, but are not settled yet
         self.failures = 0               # iterations that have failed in a row
+        self.givenBack = 0              # claims that were given back at the end
         self._cleanAt = float('-inf')   # when to look for jobs to be removed, by the monotonic clock
 
     def run(self):
@@ -190,7 +191,6 @@ class ClaimLoop:
         """Report the runs whose time limit is over, and tell them to end; what they still do is refused."""
         for execution in self._inFlight.takeOverdue():
             error = TimeLimitExceeded(execution.limit)
-            log.error('%s: %s', execution.claim.label, error)
             execution.control.end(str(error))
             now = self.clock()
             self._inFlight.report(failed(execution.claim, error, now - execution.limit, now, self.cycle.name,
@@ -223,7 +223,7 @@ class ClaimLoop:
                 return False
             self._inFlight.giveUp('the processing host stops')
         executions = self._inFlight.executions()
-        self.cycle.leave(unstarted)
+        self.givenBack = self.cycle.leave(unstarted)
         if executions:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(executions), ', '.join(str(execution.claim.jobid) for execution in executions))

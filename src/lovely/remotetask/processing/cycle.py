@@ -196,8 +196,8 @@ class Cycle:
         """Settle what has ended, and put on record what runs."""
         for report in work.reports:
             transitions.acknowledge(view.service, view.ledger, report, view.now)
-        for jobid in work.snapshot.long:
-            view.ledger.mark(jobid, LONG)
+        for jobid, seconds in work.snapshot.long:
+            view.ledger.mark(jobid, LONG, view.now - seconds)
         for jobid, progress in work.snapshot.progress:
             if jobid in view.ledger.claimed:
                 view.ledger.progress[jobid] = progress
@@ -387,9 +387,10 @@ class Cycle:
             raise
 
     def leave(self, unstarted=()):
-        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger."""
-        self.ownership.giveUp(self.session, unstarted, self.clock)
+        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger; return how many."""
+        count = self.ownership.giveUp(self.session, unstarted, self.clock)
         self.openClaims.clear()
+        return count
 
     def close(self):
         """Close the connection."""

@@ -184,7 +184,8 @@ class InFlight:
             wanted = [execution for execution in self._executions if not execution.unwanted]
             isTime = self._hasProgress and moment - self._shownAt >= PROGRESS_PAUSE
             return Snapshot(
-                [each.claim.jobid for each in wanted if not each.marked and moment - each.began >= LONG_AFTER],
+                [(each.claim.jobid, moment - each.began) for each in wanted
+                 if not each.marked and moment - each.began >= LONG_AFTER],
                 [(each.claim.jobid, each.control.progress) for each in wanted
                  if isTime and each.control.progress != each.shown],
                 [each.token for each in wanted if each.control.watched])
@@ -192,9 +193,9 @@ class InFlight:
     def confirm(self, snapshot):
         """Note that a `Snapshot` is on record."""
         with self._lock:
-            progress = dict(snapshot.progress)
+            progress, long = dict(snapshot.progress), dict(snapshot.long)
             for execution in self._executions:
-                execution.marked = execution.marked or execution.claim.jobid in snapshot.long
+                execution.marked = execution.marked or execution.claim.jobid in long
                 execution.shown = progress.get(execution.claim.jobid, execution.shown)
             if progress:
                 self._shownAt = self._monotonic()

@@ -51,6 +51,7 @@ class Ownership:
         ledger = service.ledgers.get(name)
         if ledger is None:
             ledger = service.ledgers[name] = Ledger()
+        ledger.number = service.hosts.add(name)
         seconds = self._checkName(ledger, silent)
         rescue.rescue(service, name, now, seconds)
         ledger.owner = self.owner
@@ -120,17 +121,23 @@ class Ownership:
         return isReclaimed
 
     def giveUp(self, session, unstarted, clock):
-        """Give back all claims, those on the ids of `unstarted` as such, and the ledger, if it is still this host's."""
-        session.transact(lambda service: self._giveUp(service, unstarted, clock()), ATTEMPTS)
+        """Give back all claims, those on the ids of `unstarted` as such, and the ledger, if it is still this host's.
+
+        Return how many claims that were.
+        """
+        return session.transact(lambda service: self._giveUp(service, unstarted, clock()), ATTEMPTS)
 
     def _giveUp(self, service, unstarted, now):
         ledger = service.ledgers[self.name]
-        if ledger.owner and ledger.owner['token'] == self.owner['token']:
-            for jobid in list(ledger.claimed.keys()):
-                rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
-            ledger.owner = None
-            if service.schedule.scheduler == self.name:
-                service.schedule.scheduler = None
+        if not ledger.owner or ledger.owner['token'] != self.owner['token']:
+            return 0
+        jobids = list(ledger.claimed.keys())
+        for jobid in jobids:
+            rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
+        ledger.owner = None
+        if service.schedule.scheduler == self.name:
+            service.schedule.scheduler = None
+        return len(jobids)
 
 
 def _freeName(service):

@@ -259,7 +259,7 @@ class Worker:
         """
         job = service.jobs.get(claim.jobid)
         if transitions.holds(job, claim):
-            transitions.record(service, job, outcome)
+            transitions.record(service, job, outcome, service.hosts.numberOf(self.name))
         else:
             try:
                 confirm(connection, self.servicePath, claim)

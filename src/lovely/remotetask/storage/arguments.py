@@ -17,6 +17,8 @@ from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.retry import asPolicy
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.storage.shards import SHARDS
 
 
 #: Characters at the most of an idempotency key, and of the id of an HTTP request.
@@ -74,6 +76,12 @@ def checkedOptions(new):
         return new._replace(retryPolicy=asPolicy(new.retryPolicy))
     except ValueError as error:
         raise ValueError(f'retryPolicy: {error}') from error
+
+
+def checkRange(start, size):
+    """Raise `ValueError` when these do not say which part of a list is meant."""
+    for name, value in (('start', start), ('size', size)):
+        check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
 
 
 def checkRequest(request):

@@ -54,7 +54,7 @@ def identity(**about):
     """Return a dict that tells one processor of this process from all others, for `Ledger.owner`.
 
     about -- what others may want to know of it besides: `threads`, how many run jobs; `lease`, in seconds; `since`, in
-    UTC seconds.
+    UTC seconds; `tasks`, patterns of the tasks that it takes, a tuple, if it does not take all.
 
     It also says on how many `cores` of the machine this process may run.
     """
@@ -94,6 +94,7 @@ def livingHosts(service, now):
         threads = owner.get('threads', 1)
         found.append({'name': name, 'machine': owner['machine'].partition('/')[0], 'pid': owner['pid'],
                       'threads': threads, 'since': owner.get('since'), 'jobs': len(ledger.claimed),
+                      'tasks': list(owner['tasks']) if 'tasks' in owner else None,
                       'processing': bool(threads) and not service.paused,
                       'scheduling': service.schedule.scheduler == name})
     return found

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 from BTrees.IOBTree import IOBTree
 from BTrees.Length import Length
+from BTrees.OIBTree import OIBTree
 from BTrees.OOBTree import OOBTree
 from BTrees.OOBTree import OOTreeSet
 from persistent import Persistent
@@ -17,7 +18,10 @@ from lovely.remotetask.storage.ledger import MICROSECONDS
 #: task, and cron jobs of which a run is queued or going on, so that their ids are in queues and ledgers as well.
 RETRY, PENDING = 'retry', 'pending'
 
-PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING)
+#: Cron jobs whose last run failed: they do not end in ERROR.
+FAILING = 'failing'
+
+PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING, FAILING)
 
 
 def entryOf(job):
@@ -29,8 +33,9 @@ def partsOf(job):
     """Return the parts of the register that a job belongs to."""
     if job.status == QUEUED:
         return () if job.retryAt is None and not job.stranded else (RETRY,)
-    if job.status == CRONJOB and job.pending and not job.stranded:
-        return CRONJOB, PENDING
+    if job.status == CRONJOB:
+        pending = (PENDING,) if job.pending and not job.stranded else ()
+        return CRONJOB, *pending, *((FAILING,) if job.isFailing else ())
     return (job.status,) if job.status in PARTS else ()
 
 
@@ -75,6 +80,31 @@ class StatusIndex(Persistent):
     def entries(self, part):
         """Return the tree set of a part: see `entryOf`."""
         return self._entries[part]
+
+
+class Hosts(Persistent):
+    """The processing hosts that there have ever been: a number for each name, which is what the row of a job holds."""
+
+    def __init__(self):
+        self._names = IOBTree()
+        self._numbers = OIBTree()
+
+    def add(self, name):
+        """Return the number of a host, a new one if it has none."""
+        number = self.numberOf(name)
+        if not number:
+            number = self._names.maxKey() + 1 if self._names else 1
+            self._names[number] = name          # of two that take the same number at once one commits
+            self._numbers[name] = number
+        return number
+
+    def numberOf(self, name):
+        """Return the number of a host; 0 for a name that none has, or None."""
+        return 0 if name is None else self._numbers.get(name, 0)
+
+    def nameOf(self, number):
+        """Return the name of the host with that number; None when there is none, as for 0."""
+        return self._names.get(number)
 
 
 class Keys(Persistent):

@@ -1,5 +1,7 @@
 """Who claims what, and what has ended: a book for each process that writes one."""
 # SPDX-License-Identifier: ZPL-2.1
+import itertools
+
 from BTrees.IIBTree import IIBTree
 from BTrees.IIBTree import IIBucket
 from BTrees.IOBTree import IOBTree
@@ -11,6 +13,9 @@ from lovely.remotetask.interfaces import FINAL
 
 MICROSECONDS = 1_000_000
 
+#: Seconds for which it is known when the runs of cron jobs failed.
+KEPT_FAILED_RUNS = 86400.0
+
 # What `Ledger.started` says of a job that has been begun: that it runs for a while already; that it is a suspect, of
 # which one runs at a time; that it must not be begun again.
 LONG, ALONE, ONCE = 1, 2, 3
@@ -19,6 +24,17 @@ LONG, ALONE, ONCE = 1, 2, 3
 def microseconds(time):
     """Return a time in UTC seconds as the key that it has in a ledger: in whole microseconds."""
     return int(time * MICROSECONDS)
+
+
+def _put(tree, key, jobid):
+    """Put an id into a tree by a time in microseconds, moved on to the next that is not taken; return that time."""
+    if key in tree:
+        for taken in tree.keys(key):
+            if taken != key:
+                break
+            key += 1
+    tree[key] = jobid
+    return key
 
 
 class Ledger(Persistent):
@@ -31,14 +47,21 @@ class Ledger(Persistent):
     #: Who runs under this name: what `hosts.identity` gives; None when nobody does.
     owner = None
 
+    #: The number of its host, as rows have it; see `index.Hosts`.  0 in the ledgers of the shards.
+    number = 0
+
     def __init__(self):
         self._claimed = IIBucket()
         #: id -> LONG, ALONE or ONCE, for those claims of which it matters
         self.started = IIBTree()
+        #: id -> when its run began, in microseconds, for those that have been running for a while
+        self.began = LLBTree()
         #: id -> how far its run is: fraction or None, message
         self.progress = IOBTree()
         #: status -> (time of the end in microseconds -> id)
         self.finished = {status: LLBTree() for status in FINAL}
+        #: time in microseconds -> id, of runs of cron jobs that failed here in the last day; such a job does not end
+        self.failedRuns = LLBTree()
         #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
         self.tally = dict.fromkeys(FINAL, 0)
 
@@ -61,27 +84,39 @@ class Ledger(Persistent):
         if jobid not in self.claimed:
             return False
         del self.claimed[jobid]
-        for tree in self.started, self.progress:
+        for tree in self.started, self.began, self.progress:
             if jobid in tree:
                 del tree[jobid]
         return True
 
-    def mark(self, jobid, mark):
-        """Put on record that a claimed job has been begun; a mark that is there already stays."""
-        if jobid in self.claimed and jobid not in self.started:
+    def mark(self, jobid, mark, began=None):
+        """Put on record that a claimed job has been begun; a mark that is there already stays.
+
+        began -- when its run began, in UTC seconds; None if it has not yet.
+        """
+        if jobid not in self.claimed:
+            return
+        if jobid not in self.started:
             self.started[jobid] = mark
+        if began is not None:
+            self.began[jobid] = microseconds(began)
+
+    def beganAt(self, jobid):
+        """Return when the run of a claimed job began, in UTC seconds; None when that is not on record."""
+        began = self.began.get(jobid)
+        return None if began is None else began / MICROSECONDS
 
     def finish(self, jobid, status, when):
         """Note the end of a job and return its time: `when`, in UTC seconds, moved on to the next that is not taken."""
-        finished, key = self.finished[status], microseconds(when)
-        if key in finished:
-            for taken in finished.keys(key):
-                if taken != key:
-                    break
-                key += 1
-        finished[key] = jobid
+        key = _put(self.finished[status], microseconds(when), jobid)
         self.count(status, 1)
         return key / MICROSECONDS
+
+    def failRun(self, jobid, when):
+        """Note that a run of a cron job has failed, at `when` in UTC seconds; forget some that are older than a day."""
+        for key in list(itertools.islice(self.failedRuns.keys(max=microseconds(when - KEPT_FAILED_RUNS)), 2)):
+            del self.failedRuns[key]
+        _put(self.failedRuns, microseconds(when), jobid)
 
     def count(self, status, jobs):
         """Note that so many jobs have come into a final status, or, below 0, have left it."""

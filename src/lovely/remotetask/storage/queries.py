@@ -3,6 +3,8 @@
 import heapq
 import itertools
 from collections import deque
+from typing import Any
+from typing import NamedTuple
 
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
@@ -14,15 +16,19 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.job import Run
 from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage.index import FAILING
 from lovely.remotetask.storage.index import PENDING
 from lovely.remotetask.storage.index import RETRY
 from lovely.remotetask.storage.index import entryOf
 from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.ready import fetch
 from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import queues
 from lovely.remotetask.storage.ready import waiting
+from lovely.remotetask.storage.transitions import claimant
 
 
 #: Jobs of a queue that are looked at together: a newer one among them does not wait for an older one to be listed.
@@ -31,13 +37,85 @@ WINDOW = 16
 #: What counts as lately for the throughput, in seconds, and how many ended jobs of a ledger are looked at for it.
 LATELY, ENOUGH = 60.0, 1000
 
+#: Seconds in which failures are counted, and how many of a ledger are counted at the most.
+WINDOW_TIME, FAILURES = 3600.0, 10_000
 
-def listed(service, status, start, size):
+#: How many jobs are looked at for those of one task at the most, and how many together.
+LOOKED_AT, CHUNK = 10_000, 100
+
+
+class Place(NamedTuple):
+    """Where a job runs, or ran last."""
+
+    host: str | None            # the name of the processing host; None for none, or when nothing is known
+    started: float | None       # when that run began, in UTC seconds; None when it has not, or is not on record yet
+    isRunning: bool             # whether it goes on, or is claimed
+
+
+def placeOf(service, job):
+    """Return the `Place` of a job."""
+    ledger = claimant(service, job) if job.status in (QUEUED, CRONJOB) else None
+    if ledger is None:
+        return Place(service.hosts.nameOf(job.host), job.started, False)
+    return Place(service.hosts.nameOf(ledger.number), ledger.beganAt(job.id), True)
+
+
+def listed(service, status, start, size, task=None, since=None):
     """Return a list of jobs, newest first: see `ITaskService.getJobs`."""
     sources = (source for one in (STATUSES if status is None else [status]) for source in _sources(service, one))
     newest = heapq.merge(*sources, reverse=True)
+    if since is not None:
+        newest = itertools.takewhile(lambda entry: entry[0] >= since * MICROSECONDS, newest)
+    if task is not None:
+        newest = _ofTask(service, itertools.islice(newest, LOOKED_AT), task)
     page = [jobid for _, jobid in itertools.islice(newest, start, start + size)]
     return [job for _, job in fetch(service, page) if job is not None]
+
+
+def _ofTask(service, entries, task):
+    while chunk := list(itertools.islice(entries, CHUNK)):
+        jobs = fetch(service, [jobid for _, jobid in chunk])
+        yield from (entry for entry, (_, job) in zip(chunk, jobs) if job is not None and job.task == task)
+
+
+class Schedule(NamedTuple):
+    """A cron or delayed job, and how its runs fare.  Of jobs that it added and that are gone nothing is known."""
+
+    job: Any
+    last: Run | None            # the last of its runs, or of the jobs that it added, that has ended
+    reason: str | None          # why it waits, when a scheduler cannot handle it, or no host can run it
+    failures: int               # how many of the latest ones have failed, one after the other; up to `job.KEPT_RUNS`
+
+    @property
+    def outcome(self):
+        """The status of the last run."""
+        return self.last and self.last.status
+
+
+def scheduleOf(service, job):
+    """Return the `Schedule` of a cron or delayed job."""
+    ended = [run for run in (_resolved(service, run) for run in reversed(job.history)) if run.status in FINAL]
+    failures = itertools.takewhile(lambda run: run.status == ERROR, ended)
+    isStuck = job.stranded or job.id in service.schedule.aside
+    return Schedule(job, next(iter(ended), None), job.error if isStuck else None, len(list(failures)))
+
+
+def _resolved(service, run):
+    """Return a run with what the job that was added for it says of its end."""
+    if run.status is not None:
+        return run
+    job = service.jobs.get(run.jobid)
+    return run if job is None else Run(run.calledFor, run.jobid, job.status, job.started, job.completed, job.error)
+
+
+def schedules(service, start, size, task=None):
+    """Return a list of `Schedule`, newest first: see `ITaskService.getSchedules`."""
+    newest = heapq.merge(*(_entered(service.index.entries(part)) for part in (CRONJOB, DELAYED)), reverse=True)
+    if task is not None:
+        newest = _ofTask(service, itertools.islice(newest, LOOKED_AT), task)
+    page = [jobid for _, jobid in itertools.islice(newest, start, start + size)]
+    return [scheduleOf(service, job) for _, job in fetch(service, page)
+            if job is not None and not isinstance(job, BrokenJob)]
 
 
 def _sources(service, status):
@@ -118,10 +196,44 @@ def counts(service):
     return {status: found[status] for status in STATUSES}
 
 
-def statistics(service, now):
+def statistics(service, now, window):
     """Return how the service fares: see `ITaskService.getStatistics`."""
+    index, stranded = service.index, sum(map(len, service.stranded.values()))
+    longest = min((ledger.beganAt(jobid) for ledger in ledgers(service) for jobid in ledger.began), default=None)
     return {'counts': counts(service), 'hosts': hosts.livingHosts(service, now),
-            'oldestWaiting': _oldestWaiting(service), 'throughput': _throughput(service, now), 'paused': service.paused}
+            'oldestWaiting': _oldestWaiting(service), 'longestRunning': longest,
+            'throughput': _throughput(service, now), 'failures': _failures(service, now - window),
+            'retrying': _retrying(service, stranded), 'stranded': stranded,
+            'failing': index.count(FAILING), 'unscheduled': len(service.schedule.aside),
+            'nextTime': service.schedule.earliest, 'paused': service.paused}
+
+
+def _retrying(service, stranded):
+    """Return how many jobs wait for their next attempt.
+
+    stranded -- how many jobs are; they are in the same part of the index, but for the cron jobs among them.
+    """
+    cronJobs = service.index.entries(CRONJOB) if stranded else ()
+    inOther = sum(any(jobid in jobids for jobids in service.stranded.values()) for _, jobid in cronJobs)
+    return service.index.count(RETRY) - (stranded - inOther)
+
+
+def unclaimable(service, found, takes):
+    """Return a dict: task -> how many of its jobs are stranded, for each task that no living host takes.
+
+    found -- the living hosts, as `hosts.livingHosts` gives them.
+    takes -- see `tasks.takes`.
+    """
+    patterns = [host['tasks'] for host in found if host['threads']]
+    return {task: len(jobids) for task, jobids in service.stranded.items()
+            if jobids and not any(takes(each, task) for each in patterns)}
+
+
+def _failures(service, since):
+    """Return how many jobs ended in ERROR since then, in UTC seconds, and runs of cron jobs failed."""
+    start = microseconds(since)
+    return sum(len(list(itertools.islice(tree.keys(start), FAILURES))) for ledger in ledgers(service)
+               for tree in (ledger.finished[ERROR], ledger.failedRuns))
 
 
 def _oldestWaiting(service):

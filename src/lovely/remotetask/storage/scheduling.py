@@ -228,6 +228,32 @@ def _call(service, job, now):
         _enter(service, job, now)
 
 
+def runNow(service, job, now):
+    """Have a job that waits for a time run at once; its schedule goes on as it would have.
+
+    job -- in CRONJOB or DELAYED, or one that waits for its next attempt.
+    now -- UTC seconds.
+
+    Return the id of the job that runs: of a schedule that adds jobs that of the new one; None when one of its runs has
+    not ended, and no other may be beside it.
+    """
+    if job.status == CRONJOB and job.newJobs:
+        added = _newJob(service, job, now, now)
+        if added is None:
+            return None
+        _add(service, job, *added)
+        return added[0].id
+    if job.status == CRONJOB and job.pending and job.retryAt is None:
+        return None
+    if job.status == DELAYED:
+        job.calledFor, job.status = now, QUEUED
+    elif job.retryAt is None:
+        job.askedFor = now
+    job.change(due=None, retryAt=None)          # an entry of the calendar is stale now
+    _queue(service, job)
+    return job.id
+
+
 def _queue(service, job):
     if job.status == CRONJOB:
         job.pending = True

@@ -79,12 +79,17 @@ class Timetable(Persistent):
         """Whether `asideToTry` has not come to its end."""
         return self._v_last is not None
 
+    @property
+    def earliest(self):
+        """The time of the first entry, stale or not, in UTC seconds; None when there is none."""
+        return self.entries.minKey()[0] / MICROSECONDS if self.entries else None
+
     def nextTime(self):
         """Return when the scheduler has something to do, in UTC seconds; None for never.
 
         That is the time of the first entry, stale or not, or of the next try of what is set aside.
         """
-        times = [self.entries.minKey()[0] / MICROSECONDS] if self.entries else []
+        times = [] if self.earliest is None else [self.earliest]
         if self.aside:
             times.append(0.0 if self._v_tried is None else self._v_tried + RETRY)
         return min(times, default=None)

@@ -5,6 +5,7 @@ ledger that does not write the job; its token is the pair of job id and `Job.run
 the token (`holds`) and writes the job, and the database lets only one of two such transactions commit.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import logging
 from typing import Any
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import place
 from lovely.remotetask.storage.ready import shardOf
 
+
+log = logging.getLogger('lovely.remotetask')
 
 #: Failures that are kept on a job, the latest ones.
 KEPT_FAILURES = 10
@@ -125,14 +128,17 @@ def finish(job, ledger, status, when):
     job.completed = ledger.finish(job.id, status, when if job.started is None else max(when, job.started))
 
 
-def record(service, job, outcome):
-    """Write an outcome on its job, which the claim must still hold, and see to what follows from it."""
+def record(service, job, outcome, host=0):
+    """Write an outcome on its job, which the claim must still hold, and see to what follows from it.
+
+    host -- the number of the host where the run was; 0 for none.
+    """
     # In whole microseconds, as the time of the end will be; and the clock may have been set back meanwhile.
     started = None if outcome.started is None else microseconds(outcome.started) / MICROSECONDS
     ended = outcome.ended if started is None else max(outcome.ended, started)
     if outcome.failure is not None:
         charge(job, outcome.failure)
-    changes = {'started': started, 'completed': ended, 'suspect': None}         # its host lives
+    changes = {'started': started, 'completed': ended, 'host': host, 'suspect': None}       # its host lives
     if outcome.status == QUEUED:
         changes['retryAt'] = outcome.retryAt
     else:
@@ -142,7 +148,9 @@ def record(service, job, outcome):
             job.change(status=outcome.status, **changes)
             return
         changes['attempt'] = 0
-        job.history = job.historyWith(Run(job.calledFor, job.id, outcome.status, started, ended, changes['error']))
+        calledFor = job.calledFor if job.askedFor is None else job.askedFor
+        job.history = job.historyWith(Run(calledFor, job.id, outcome.status, started, ended, changes['error']))
+        changes['askedFor'] = None
     if job.status == CRONJOB:
         changes['pending'] = None
     job.change(run=job.run + 1, **changes)
@@ -176,9 +184,11 @@ def acknowledge(service, ledger, report, now):
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
     elif isinstance(report, Outcome) and holds(job, report):
-        record(service, job, report)
+        record(service, job, report, ledger.number)
         if job.status in FINAL:
             finish(job, ledger, job.status, job.completed)
+        elif report.status == ERROR:
+            ledger.failRun(job.id, report.ended)
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
 
@@ -190,12 +200,25 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     attempts -- how many runs the job has in all.
     suspect -- see `release`.
     """
+    label = claimOn(job).label
     if job.attempt + 1 >= attempts:
-        started = now if job.started is None else job.started
+        _tell(service, logging.ERROR, '%s failed: %s', label, line(failure.message))
+        began = ledger.beganAt(job.id)
+        started = began if began is not None else now if job.started is None else job.started
         acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
     else:
+        _tell(service, logging.WARNING, '%s failed, and is queued again: %s', label, line(failure.message))
         charge(job, failure)
         release(service, ledger, job.id, now, suspect=suspect)
+
+
+def _tell(service, level, *message):
+    """Log a line when the transaction has been committed; without a database at once."""
+    if service._p_jar is None:
+        log.log(level, *message)
+    else:
+        service._p_jar.transaction_manager.get().addAfterCommitHook(
+            lambda isCommitted: isCommitted and log.log(level, *message))
 
 
 def release(service, ledger, jobid, now, started=True, suspect=False):
@@ -224,11 +247,16 @@ def setProgress(service, jobid, fraction, message):
             ledger.progress[jobid] = fraction, message
 
 
+def claimant(service, job):
+    """Return the ledger that claims the job, or None; the claim on an earlier run of it does not count."""
+    run = job.run
+    return next((ledger for ledger in (shardOf(service, job.id).ledger, *service.ledgers.values())
+                 if ledger.claimed.get(job.id) == run), None)
+
+
 def claimed(service, job):
-    """Say whether some ledger claims the job; the claim on an earlier run of it does not count."""
-    if shardOf(service, job.id).ledger.claimed.get(job.id) == job.run:
-        return True
-    return any(ledger.claimed.get(job.id) == job.run for ledger in service.ledgers.values())
+    """Say whether some ledger claims the job."""
+    return claimant(service, job) is not None
 
 
 def progress(service, jobid):

@@ -30,6 +30,9 @@ PART_SIZE = 1024 * 1024
 WAITING_SIZE = 1000
 WAITING_TIME = 3600
 
+#: Seconds in which `getStatistics` counts failures if nothing else is said.
+WINDOW_TIME = 3600.0
+
 #: Arrays and structs within each other, in both directions.  Pickling gives up at some 500 on old Pythons.
 NESTING = 64
 #: Bytes that a result may come to, text and markup; see `results.plain`.
@@ -63,6 +66,7 @@ METHODS = {
         _OPTIONS), role='submit', traced=True),
     'updateCronJob': Method(WRITES, 'boolean', (_JOBID, Argument('changes', (dict,))), role='submit'),
     'reschedule': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
+    'runNow': Method(WRITES, 'int', (_JOBID,), role='submit'),
     'startJob': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'cancel': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'clean': Method(REPEATS, 'int', (Argument('status', (list,), FINAL, (str,)),), role='manage'),
@@ -86,8 +90,11 @@ METHODS = {
     'getProcessingHosts': Method(READS, 'array'),
     'getJob': Method(READS, 'struct', (_JOBID,)),
     'getJobs': Method(READS, 'struct', (
-        Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
-    'getStatistics': Method(READS, 'struct'),
+        Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100),
+        Argument('task', (str,), None), Argument('since', (float, int), None))),
+    'getSchedules': Method(READS, 'struct', (
+        Argument('task', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
+    'getStatistics': Method(READS, 'struct', (Argument('window', (float, int), WINDOW_TIME),)),
     # Of the front end itself.
     'listMethods': Method(NO_SERVICE, 'array'),
     'methodHelp': Method(NO_SERVICE, 'string', (_NAME,)),

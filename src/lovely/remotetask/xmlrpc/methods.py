@@ -22,6 +22,7 @@ from lovely.remotetask.xmlrpc.structs import readJob
 from lovely.remotetask.xmlrpc.structs import readOptions
 from lovely.remotetask.xmlrpc.structs import readSchedule
 from lovely.remotetask.xmlrpc.structs import refuseOthers
+from lovely.remotetask.xmlrpc.structs import scheduleStruct
 from lovely.remotetask.xmlrpc.structs import summaryOf
 
 
@@ -129,6 +130,37 @@ def reschedule(service, jobid):
     with _refusing('reschedule'):
         service.reschedule(jobid)
     return True
+
+
+def runNow(service, jobid):
+    """runNow(int jobid) -> int
+
+    Run a cron or delayed job, or one that waits for its next attempt, at once; return the id of the job that runs: of
+    a schedule that adds new jobs that of the new one.  A schedule goes on as if nothing had happened.
+    Faults: unknown job, wrong state for any other job, and while a run is queued or goes on.
+    """
+    return service.runNow(jobid)
+
+
+def getSchedules(service, task, start, size):
+    """getSchedules(string task=nil, int start=0, int size=100) -> struct
+
+    The cron and delayed jobs, newest first: those from start on, size of them, at most 1000; of one task or all.
+    The members are: array schedules, and int total, how many there are in all, nil when a task is given.  A schedule is
+    a struct of int id, string task, string status, double created; what can be changed with updateCronJob; boolean
+    eitherDay, double scheduledFor (its next call), calledFor (the last one), int lastJob (that it added); string
+    outcome (the status that its last run came to), double started, completed, string error (of that run), int failures
+    (how many of its last runs failed one after the other, up to 10); and string reason: why it waits, when a scheduler
+    cannot handle it, or no host can run it.  Times are in seconds since 1970 UTC; what does not apply is nil.
+    Faults: bad arguments for another start or size.
+    """
+    if not 0 <= size <= LISTING_SIZE:
+        raise BadArguments(f'getSchedules: size must be 0 to {LISTING_SIZE}')
+    with _refusing('getSchedules'):
+        schedules = service.getSchedules(start, size, task)
+    counts = service.countJobs() if task is None else None
+    return {'schedules': [scheduleStruct(schedule) for schedule in schedules],
+            'total': counts and counts[interfaces.CRONJOB] + counts[interfaces.DELAYED]}
 
 
 def startJob(service, jobid):
@@ -259,7 +291,7 @@ def getResultPart(service, jobid, start, size):
 def getError(service, jobid):
     """getError(int jobid) -> string
 
-    Why the job failed; 'None' when it did not.
+    Why the job failed; the string 'None' when it did not: getJob has nil for that in its member error.
     Faults: unknown job.
     """
     return str(service.getError(jobid))
@@ -320,8 +352,9 @@ def getProcessingHosts(service):
 
     Where the service is processed, one struct for each living host.  The members are: string name, string machine, int
     pid, int threads (how many jobs it runs at a time; 0 if it only schedules), double since (when it was started, in
-    seconds since 1970 UTC), int jobs (how many it has claimed), boolean processing (whether it takes jobs), boolean
-    scheduling (whether it is the one that queues what is due).
+    seconds since 1970 UTC), int jobs (how many it has claimed), array tasks (of string: patterns of the names of the tasks
+    that it takes, nil for all), boolean processing (whether it takes jobs), boolean scheduling (whether it is the one
+    that queues what is due).
     """
     return service.getProcessingHosts()
 
@@ -331,54 +364,72 @@ def getJob(service, jobid):
 
     What is known of a job.  Times are double, in seconds since 1970 UTC; what does not apply is nil.  The members are:
     int id, string task, string status, mixed input, mixed output, string error, array errors (what went wrong in its
-    last attempts: structs of double time, string message, string host), int attempt (how many have been used up),
-    double created, started, completed (of its last run), retryAt (when it is tried again), double timeLimit, struct
-    retryPolicy, int schedule (the id of the cron job that added it), string request (the id of the request that added
-    it), string key, struct progress (see getProgress).
+    last attempts: structs of double time, string message, string host, string traceback), int attempt (how many have
+    failed since it was added or retried: 0 after a success at the first run), string host (where it runs, or ran last),
+    double created, started, completed (of its last run; started is nil until a run has been going on for a second),
+    retryAt (when it is tried again), double timeLimit, struct retryPolicy, int schedule (the id of the cron job that
+    added it), string request (the id of the request that added it), string key, struct progress (see getProgress).
     An input or output above 65536 bytes is nil: getResult and getResultPart give the output.
     A cron job has besides: what can be changed with updateCronJob, and boolean eitherDay, double scheduledFor (its next
     call), double calledFor (the last one), int lastJob (that it added), array history (its last runs: structs of double
-    calledFor, int jobid, string status, double started, double completed, string error).
+    calledFor, int jobid, string status, double started, double completed, string error), string outcome and int
+    failures (see getSchedules).
     Faults: unknown job.
     """
     return detailsOf(service, service.jobs[jobid])
 
 
-def getJobs(service, status, start, size):
-    """getJobs(string status=nil, int start=0, int size=100) -> struct
+def getJobs(service, status, start, size, task, since):
+    """getJobs(string status=nil, int start=0, int size=100, string task=nil, double since=nil) -> struct
 
     The jobs, newest first: those from start (0 is the newest) on, size of them, at most 1000; only those in the status,
-    if one is given.  The newest is the one that ended last, or, as long as it has not ended, was added last.
-    The members are: array jobs, whose structs have id, task, status, and created, started, completed in seconds since
-    1970 UTC as double, nil when it has not happened; int total, how many there are in all; and struct counts, how many
-    there are in each status.
-    Faults: bad arguments for another status, start or size.
+    if one is given; only those of the task, for which the newest 10,000 are looked at; only those that ended since a
+    time, or, if they have not ended, were added since then.  The newest is the one that ended last, or, as long as it
+    has not ended, was added last.
+    The members are: array jobs, whose structs have id, task, status, string host, and created, started, completed in
+    seconds since 1970 UTC as double, nil when it has not happened (host and started are those of the run that goes on,
+    or was last); int total, how many there are in all, nil with a task or since; and struct counts, how many there are
+    in each status, nil with a task.  A cron or delayed job has besides: double scheduledFor (its next call), string
+    outcome and int failures: see getSchedules.
+    Faults: bad arguments for another status, start, size or since.
     """
     if not 0 <= size <= LISTING_SIZE:
         raise BadArguments(f'getJobs: size must be 0 to {LISTING_SIZE}')
     if status is not None:
         _checkStatuses('getJobs', [status], interfaces.STATUSES)
-    counts = service.countJobs()
-    total = sum(counts.values()) if status is None else counts[status]
+    counts, total = service.countJobs() if task is None else None, None
+    if task is None and since is None:
+        total = sum(counts.values()) if status is None else counts[status]
+        if start >= total:
+            size = 0                                # nobody has to walk to the end of all
     with _refusing('getJobs'):
-        jobs = service.getJobs(status, start, size if start < total else 0)     # nobody has to walk to the end of all
+        jobs = service.getJobs(status, start, size, task, since)
     return {'jobs': [summaryOf(service, job) for job in jobs], 'total': total, 'counts': counts}
 
 
-def getStatistics(service):
-    """getStatistics() -> struct
+def getStatistics(service, window):
+    """getStatistics(double window=3600) -> struct
 
     How the service fares.  The members are: struct counts, how many jobs there are in each status; array hosts, see
     getProcessingHosts; double oldestWaiting, when the job that waits longest was added or, by its schedule, should have
     been run, in seconds since 1970 UTC, nil when none waits; double throughput, how many jobs per second were completed
-    or failed for good in the last minute; boolean paused, whether processing is stopped.
+    or failed for good in the last minute; boolean paused, whether processing is stopped; double longestRunning, when
+    the run began that has been going on for longest; int failures, how many jobs ended in an error in the last seconds,
+    as many as window says, and runs of cron jobs failed; int failing, how many cron jobs have a last run that failed;
+    int retrying and stranded, how many jobs wait for their next attempt, and for a host that can run them; struct
+    unclaimable, of the latter how many there are of each task that no living host takes; int unscheduled, how many jobs
+    the scheduler cannot handle; double nextTime, when the scheduler has something to do next: if that is past no
+    scheduler is at work.
+    Faults: bad arguments for a window that is not above 0.
     """
-    return service.getStatistics()
+    with _refusing('getStatistics'):
+        return service.getStatistics(window=window)
 
 
 #: The name of a method -> its function, which is called with the service and the checked arguments.  Those that need no
 #: service are functions of the dispatcher.
 FUNCTIONS = {function.__name__: function for function in (
-    getAvailableTasks, add, addMany, addCronJob, updateCronJob, reschedule, startJob, cancel, clean, cleanSome, retry,
-    retryFailed, getProgress, getStatus, waitFor, getResult, getResultPart, getError, hasJobsWaiting, pause, resume,
-    stopProcessing, startProcessing, isProcessing, getProcessingHosts, getJob, getJobs, getStatistics)}
+    getAvailableTasks, add, addMany, addCronJob, updateCronJob, reschedule, runNow, startJob, cancel, clean, cleanSome,
+    retry, retryFailed, getProgress, getStatus, waitFor, getResult, getResultPart, getError, hasJobsWaiting, pause,
+    resume, stopProcessing, startProcessing, isProcessing, getProcessingHosts, getJob, getJobs, getSchedules,
+    getStatistics)}

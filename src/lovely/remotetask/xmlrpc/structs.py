@@ -8,6 +8,8 @@ from lovely.remotetask.database.storedfiles import valueOf
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.schedules.fields import RANGES
+from lovely.remotetask.storage.queries import placeOf
+from lovely.remotetask.storage.queries import scheduleOf
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.results import plain
@@ -29,28 +31,39 @@ POLICY = ('attempts', 'base', 'factor', 'cap', 'jitter')
 OPTIONS = ('key', 'timeLimit', 'retryPolicy')
 
 
-def statusOf(service, job):
-    """Return the status of a job.  Only a queued one can be another: the rest saves the look into the ledgers."""
-    return service.getStatus(job.id) if job.status == interfaces.QUEUED else job.status
-
-
 def summaryOf(service, job):
     """Return a dict of what a listing says of a job."""
-    return {**{name: getattr(job, name) for name in SUMMARY}, 'status': statusOf(service, job)}
+    place, scheduled = placeOf(service, job), {}
+    if job.status in (interfaces.CRONJOB, interfaces.DELAYED):
+        schedule = scheduleOf(service, job)
+        scheduled = {'scheduledFor': job.scheduledFor, 'outcome': schedule.outcome, 'failures': schedule.failures}
+    status = interfaces.PROCESSING if place.isRunning and job.status == interfaces.QUEUED else job.status
+    return {**{name: getattr(job, name) for name in SUMMARY}, 'status': status, 'host': place.host,
+            'started': place.started, **scheduled}
 
 
 def detailsOf(service, job):
     """Return a dict of all that a remote caller can know of a job."""
     details = {name: getattr(job, name) for name in FIELDS}
     details.update(
-        status=statusOf(service, job), key=service.keys.of(job.id),
+        summaryOf(service, job), key=service.keys.of(job.id),
         progress=progressOf(service, job.id), input=_small(job, 'input'), output=_small(job, 'output'),
         retryPolicy=job.retryPolicy and {name: getattr(job.retryPolicy, name) for name in POLICY},
-        errors=[{'time': failure.time, 'message': failure.message, 'host': failure.host} for failure in job.errors])
+        errors=[{'time': failure.time, 'message': failure.message, 'host': failure.host,
+                 'traceback': failure.traceback} for failure in job.errors])
     if interfaces.ICronJob.providedBy(job):
         details.update((name, getattr(job, name)) for name in CRON_FIELDS)
         details['history'] = [run._asdict() for run in job.history]
     return details
+
+
+def scheduleStruct(schedule):
+    """Return a dict of what a remote caller is told of a `queries.Schedule`."""
+    job, last = schedule.job, schedule.last
+    return {'id': job.id, 'task': job.task, 'status': job.status, 'created': job.created,
+            **{name: getattr(job, name) for name in CRON_FIELDS},
+            'failures': schedule.failures, 'outcome': schedule.outcome, 'reason': schedule.reason,
+            **{name: last and getattr(last, name) for name in ('started', 'completed', 'error')}}
 
 
 def progressOf(service, jobid):
