@@ -352,9 +352,9 @@ def getProcessingHosts(service):
 
     Where the service is processed, one struct for each living host.  The members are: string name, string machine, int
     pid, int threads (how many jobs it runs at a time; 0 if it only schedules), double since (when it was started, in
-    seconds since 1970 UTC), int jobs (how many it has claimed), array tasks (of string: patterns of the names of the tasks
-    that it takes, nil for all), boolean processing (whether it takes jobs), boolean scheduling (whether it is the one
-    that queues what is due).
+    seconds since 1970 UTC), int jobs (how many it has claimed), array tasks (of string: patterns of the names of the
+    tasks that it takes, nil for all), boolean processing (whether it takes jobs), boolean scheduling (whether it is the
+    one that queues what is due).
     """
     return service.getProcessingHosts()
 
