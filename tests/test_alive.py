@@ -429,6 +429,28 @@ class TestTaking(AliveCase):
         self.assertEqual(victim.iterate(Work()).lost, [])
 
 
+class TestScheduler(AliveCase):
+
+    def test_it_takes_the_schedule_at_once_after_a_conflict(self):
+        # Else nothing would be scheduled until the next look at the others: with ZEO, for five seconds.
+        cycle = self.cycle('a')
+        watchPeers = cycle._watchPeers
+
+        def andSomebodyWrites(view):
+            messages = watchPeers(view)
+            self.manager.begin()
+            self.service.schedule._p_changed = True
+            self.manager.commit()
+            return messages
+
+        cycle._watchPeers = andSomebodyWrites
+        self.assertRaises(ConflictError, cycle.iterate, Work())
+        cycle._watchPeers = watchPeers
+        cycle.iterate(Work())
+        self.manager.begin()
+        self.assertEqual(self.service.schedule.scheduler, 'a')
+
+
 class TestLost(ProcessorCase):
 
     level = 2

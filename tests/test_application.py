@@ -25,16 +25,16 @@ from zope.interface.verify import verifyObject
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
-import lovely.remotetask.service
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
 from lovely.remotetask.client import Client
-from lovely.remotetask.config import settings as config
+from lovely.remotetask.config import products
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownService
+from lovely.remotetask.execution import started
 from lovely.remotetask.interfaces import IStartRemoteTasksEvent
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
@@ -56,7 +56,7 @@ class DatabaseTestCase(unittest.TestCase):
         self.addCleanup(testing.tearDown)
         self.db = DB(MappingStorage())
         self.addCleanup(self.db.close)
-        self.addCleanup(config.setProductConfigurations, {})
+        self.addCleanup(products.setProductConfigurations, {})
         self.connection = self.open()
 
     def open(self):
@@ -297,7 +297,7 @@ class TestClose(unittest.TestCase):
         with self.db.transaction() as connection:
             service = getService(connection)
             service.startProcessing()
-            self.processor = lovely.remotetask.service._running[self.db, service._p_oid]
+            self.processor = started.running(started.keyOf(service))
         self.assertTrue(self.begun.wait(PATIENCE))
 
     def job(self):
@@ -316,8 +316,8 @@ class TestClose(unittest.TestCase):
         self.assertEqual(self.job(), ('completed', 0))
 
     def test_one_that_does_not_goes_back(self):
-        self.addCleanup(setattr, lovely.remotetask.service, 'EXIT_TIME', lovely.remotetask.service.EXIT_TIME)
-        lovely.remotetask.service.EXIT_TIME = 0.1
+        self.addCleanup(setattr, started, 'EXIT_TIME', started.EXIT_TIME)
+        started.EXIT_TIME = 0.1
         with self.assertLogs('lovely.remotetask', 'WARNING'):       # that it is run again
             self.db.close()
         self.assertIs(self.processor.running, False)
@@ -330,7 +330,7 @@ class TestStartEvent(DatabaseTestCase):
         self.install()
         service = getService(self.connection)
         provideHandler(bootStrapSubscriber, [IStartRemoteTasksEvent])
-        config.setProductConfigurations({'lovely.remotetask': {'autostart': '@TaskService'}})
+        products.setProductConfigurations({'lovely.remotetask': {'autostart': '@TaskService'}})
         event = StartRemoteTasksEvent(self.db)
         self.assertTrue(verifyObject(IStartRemoteTasksEvent, event))
         self.addCleanup(service.stopProcessing)
@@ -338,7 +338,7 @@ class TestStartEvent(DatabaseTestCase):
         self.assertIs(service.isProcessing(), True)
 
     def test_unknown_key(self):
-        config.setProductConfigurations({'lovely.remotetask': {'autostrat': '*@*', 'autostart': '*@*'},
+        products.setProductConfigurations({'lovely.remotetask': {'autostrat': '*@*', 'autostart': '*@*'},
                                          'other': {'autostrat': 'theirs'}})
         with self.assertRaises(ConfigurationError) as caught:
             getAutostartServiceNames()

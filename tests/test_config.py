@@ -16,6 +16,8 @@ import ZEO
 from zope.app.appsetup import product as appsetup
 
 import lovely.remotetask
+from lovely.remotetask.config import products
+from lovely.remotetask.config import sections
 from lovely.remotetask.config import settings as config
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
@@ -93,7 +95,7 @@ class ConfigTestCase(unittest.TestCase):
         self.directory = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
-        self.addCleanup(config.setProductConfigurations, {})
+        self.addCleanup(products.setProductConfigurations, {})
 
     def write(self, text, name='remotetask.conf'):
         path = os.path.join(self.directory, name)
@@ -111,10 +113,10 @@ class DefaultsTest(ConfigTestCase):
     def checkDefaults(self, configuration):
         self.assertEqual(configuration.siteDefinition,
                          os.path.join(os.path.dirname(os.path.abspath(lovely.remotetask.__file__)), 'configure.zcml'))
-        self.assertEqual(configuration.frontend, config.FrontendSettings(
+        self.assertEqual(configuration.frontend, sections.FrontendSettings(
             address=('127.0.0.1', 8080), limits=Limits(), deadline=10.0, users=None, certificate=None, key=None,
             allowInsecure=False))
-        self.assertEqual(configuration.processor, config.ProcessorSettings(
+        self.assertEqual(configuration.processor, sections.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
             schedule=True, tasks=None, keep={}, packInterval=None, packKeep=3600.0))
         self.assertEqual(configuration.product('lovely.remotetask'), {})
@@ -172,11 +174,11 @@ class FullTest(ConfigTestCase):
     def test_values(self):
         self.assertEqual(self.configuration.path, self.path)
         self.assertEqual(self.configuration.siteDefinition, self.site)
-        self.assertEqual(self.configuration.frontend, config.FrontendSettings(
+        self.assertEqual(self.configuration.frontend, sections.FrontendSettings(
             address=('0.0.0.0', 9000), deadline=2.5, users=os.path.join(self.directory, 'etc', 'users'),
             limits=Limits(bodySize=512 * 1024, connections=7, waiting=8, requestTime=90.0, idleTime=7200.0),
             certificate='/certificate.pem', key=os.path.join(self.directory, 'key.pem'), allowInsecure=True))
-        self.assertEqual(self.configuration.processor, config.ProcessorSettings(
+        self.assertEqual(self.configuration.processor, sections.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
             schedule=False, tasks=('avi2*', 'echo'), keep={'completed': 30 * 86400.0, 'cancelled': 60.0},
             packInterval=86400.0,
@@ -196,10 +198,10 @@ class FullTest(ConfigTestCase):
         self.assertEqual(self.configuration.product('unknown'), {})
 
     def test_products_are_registered(self):
-        self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': 'site1@one, *@two'})
-        self.assertIsNone(config.productConfiguration('unknown'))
+        self.assertEqual(products.productConfiguration('lovely.remotetask'), {'autostart': 'site1@one, *@two'})
+        self.assertIsNone(products.productConfiguration('unknown'))
         config.load()
-        self.assertIsNone(config.productConfiguration('lovely.remotetask'))
+        self.assertIsNone(products.productConfiguration('lovely.remotetask'))
 
     def test_frozen(self):
         with self.assertRaises(AttributeError):
@@ -218,15 +220,15 @@ class ProductsTest(ConfigTestCase):
                       '<product-config lovely.remotetask>\n  autostart *@*\n  autostrat *@*\n</product-config>\n')
         self.assertEqual(str(caught.exception), f"{self.directory}/remotetask.conf, line 7: <product-config "
                          "lovely.remotetask>: 'autostrat' is not a known key; the known keys are: autostart")
-        self.assertIsNone(config.productConfiguration('other'))
+        self.assertIsNone(products.productConfiguration('other'))
 
     def test_settings_are_copied(self):
         settings = {'autostart': '*@*'}
-        config.setProductConfigurations({'Lovely.RemoteTask': settings})
+        products.setProductConfigurations({'Lovely.RemoteTask': settings})
         settings.clear()
-        self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': '*@*'})
-        config.productConfiguration('lovely.remotetask').clear()
-        self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': '*@*'})
+        self.assertEqual(products.productConfiguration('lovely.remotetask'), {'autostart': '*@*'})
+        products.productConfiguration('lovely.remotetask').clear()
+        self.assertEqual(products.productConfiguration('lovely.remotetask'), {'autostart': '*@*'})
 
 
 class ProductConfig:
@@ -242,7 +244,7 @@ class AppsetupTest(ConfigTestCase):
     def setUp(self):
         super().setUp()
         self.addCleanup(appsetup.restoreConfiguration, appsetup.saveConfiguration())
-        config.setProductConfigurations({'lovely.remotetask': {'autostart': '*@ours'}, 'another': {'key': 'ours'}})
+        products.setProductConfigurations({'lovely.remotetask': {'autostart': '*@ours'}, 'another': {'key': 'ours'}})
 
     def test_theirs(self):
         appsetup.setProductConfigurations([ProductConfig(
@@ -250,7 +252,7 @@ class AppsetupTest(ConfigTestCase):
             {'autostart': 'site1@TestTaskService1, site2@TestTaskService2,@RootTaskService'})])
         self.assertEqual(getAutostartServiceNames(),
                          ['site1@TestTaskService1', 'site2@TestTaskService2', '@RootTaskService'])
-        self.assertEqual(config.productConfiguration('another'), {'key': 'ours'})
+        self.assertEqual(products.productConfiguration('another'), {'key': 'ours'})
         appsetup.setProductConfigurations([])
         self.assertEqual(getAutostartServiceNames(), ['*@ours'])
 
@@ -261,20 +263,20 @@ class AppsetupTest(ConfigTestCase):
     def test_case(self):
         appsetup.setProductConfiguration('Lovely.RemoteTask', {'autostart': '*@theirs'})
         for name in 'lovely.remotetask', 'Lovely.RemoteTask':
-            self.assertEqual(config.productConfiguration(name), {'autostart': '*@theirs'})
+            self.assertEqual(products.productConfiguration(name), {'autostart': '*@theirs'})
         appsetup.setProductConfiguration('lovely.remotetask', {'autostart': '*@exactly'})
-        self.assertEqual(config.productConfiguration('lovely.remotetask'), {'autostart': '*@exactly'})
+        self.assertEqual(products.productConfiguration('lovely.remotetask'), {'autostart': '*@exactly'})
 
     def test_they_are_copied(self):
         appsetup.setProductConfiguration('lovely.remotetask', {'autostart': '*@theirs'})
-        config.productConfiguration('lovely.remotetask').clear()
+        products.productConfiguration('lovely.remotetask').clear()
         self.assertEqual(getAutostartServiceNames(), ['*@theirs'])
 
     def test_without_the_package(self):
         program = ('import sys; sys.modules["zope.app.appsetup"] = None\n'
-                   'from lovely.remotetask.config import settings as config\n'
+                   'from lovely.remotetask.config import products\n'
                    'from lovely.remotetask.service import getAutostartServiceNames\n'
-                   'config.setProductConfigurations({"lovely.remotetask": {"autostart": "*@ours"}})\n'
+                   'products.setProductConfigurations({"lovely.remotetask": {"autostart": "*@ours"}})\n'
                    'print(getAutostartServiceNames())\n')
         run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                              env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path))))
@@ -350,49 +352,49 @@ class ValuesTest(unittest.TestCase):
                                ('[::1]:65535', ('::1', 65535)),
                                ('localhost:1', ('localhost', 1)), ('tasks.example.org:99', ('tasks.example.org', 99))):
             with self.subTest(text):
-                self.assertEqual(config.address(text), expected)
+                self.assertEqual(sections.address(text), expected)
 
     def test_no_addresses(self):
         for text in ('', 'localhost', '99999', 'localhost:65536', 'localhost:http', 'localhost:', '::1', '::1:80',
                      'a b:80', '*:80', '-1', 'localhost:-1', 'http://localhost:80', '²', '[::g]:80'):
             with self.subTest(text):
                 with self.assertRaisesRegex(ValueError, 'is not an address'):
-                    config.address(text)
+                    sections.address(text)
 
     def test_times(self):
         for text, expected in (('20', 20.0), ('20s', 20.0), ('20 S', 20.0), ('500ms', 0.5), ('.5', 0.5), ('1.5m', 90.0),
                                ('2h', 7200.0), ('1d', 86400.0)):
             with self.subTest(text):
-                self.assertEqual(config.seconds(text), expected)
+                self.assertEqual(sections.seconds(text), expected)
 
     def test_no_times(self):
         for text in ('', 's', '0', '0ms', '-1', '1e3', 'nan', 'inf', '1w', '1m30s', '9' * 400):
             with self.subTest(text):
                 with self.assertRaisesRegex(ValueError, 'is not a time'):
-                    config.seconds(text)
+                    sections.seconds(text)
 
     def test_lease(self):
-        self.assertEqual(config.leaseSeconds('1000ms'), 1.0)
+        self.assertEqual(sections.leaseSeconds('1000ms'), 1.0)
         with self.assertRaisesRegex(ValueError, 'at least 1s'):
-            config.leaseSeconds('999ms')
+            sections.leaseSeconds('999ms')
 
     def test_counts(self):
-        self.assertEqual([config.threadCount('1'), config.threadCount('1000')], [1, 1000])
-        self.assertEqual(config.connectionCount('100000'), 100000)
+        self.assertEqual([sections.threadCount('1'), sections.threadCount('1000')], [1, 1000])
+        self.assertEqual(sections.connectionCount('100000'), 100000)
         for text, reason in (('0', 'from 1 to 1000'), ('1001', 'from 1 to 1000'), ('-3', 'from 1 to 1000'),
                              ('9' * 9999, 'from 1 to 1000'), ('4.0', 'whole number'), ('four', 'whole number'),
                              ('', 'whole number'), ('1_0', 'whole number')):
             with self.subTest(text[:10]):
                 with self.assertRaisesRegex(ValueError, reason):
-                    config.threadCount(text)
+                    sections.threadCount(text)
 
     def test_body_sizes(self):
-        self.assertEqual([config.bodySize(text) for text in ('1024', '1KB', '8 mb', '1GB')],
+        self.assertEqual([sections.bodySize(text) for text in ('1024', '1KB', '8 mb', '1GB')],
                          [1024, 1024, 8 * 1024**2, 1024**3])
         for text, reason in ('1023', 'out of range'), ('2GB', 'out of range'), ('8M', 'not a size'), ('', 'not a size'):
             with self.subTest(text):
                 with self.assertRaisesRegex(ValueError, reason):
-                    config.bodySize(text)
+                    sections.bodySize(text)
 
 
 class MistakesTest(ConfigTestCase):
@@ -488,9 +490,9 @@ class MistakesTest(ConfigTestCase):
         self.assertIn(f'{path}, line 1: ', str(caught.exception))
 
     def test_a_mistake_changes_no_products(self):
-        config.setProductConfigurations({'x': {'a': '1'}})
+        products.setProductConfigurations({'x': {'a': '1'}})
         self.check('<product-config y/>\nnonsense\n', 2, 'nonsense')
-        self.assertEqual(config.productConfiguration('x'), {'a': '1'})
+        self.assertEqual(products.productConfiguration('x'), {'a': '1'})
 
 
 class LoggingTest(ConfigTestCase):
@@ -557,7 +559,7 @@ class SchemaTest(unittest.TestCase):
         described = {}
         for key in schema.iter('key'):
             if key.get('attribute') in names:
-                convert = getattr(config, key.get('datatype').removeprefix('.'))
+                convert = getattr(sections, key.get('datatype').removeprefix('.'))
                 default = re.search(r'Default: (\w+)\.', key.findtext('description'))[1]
                 described[key.get('attribute')] = convert(default)
         self.assertEqual(set(described), {'bodySize', 'connections', 'waiting', 'requestTime', 'idleTime'})

@@ -21,7 +21,7 @@ from ZODB.DemoStorage import DemoStorage
 import lovely.remotetask
 from instance import Instance
 from lovely.remotetask import retry
-from lovely.remotetask.config import settings as config
+from lovely.remotetask.config import products
 from lovely.remotetask.schedules import calendar
 from lovely.remotetask.schedules import crontab
 from lovely.remotetask.schedules import misfire
@@ -119,7 +119,7 @@ def tearDown(test):
     sys.path[:] = test.path
     transaction.abort()
     zope.component.hooks.setSite(None)
-    config.setProductConfigurations({})
+    products.setProductConfigurations({})
     zope.component.testing.tearDown()
 
 

@@ -17,6 +17,7 @@ from zope.component import testing
 from lovely.remotetask import processor
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import StillRunning
+from lovely.remotetask.config import products
 from lovely.remotetask.config import settings as config
 from lovely.remotetask.config.autostart import getAutostartServiceNames
 from lovely.remotetask.config.autostart import splitPatterns
@@ -392,7 +393,7 @@ class TestConfiguration(unittest.TestCase):
 
     def setUp(self):
         directory = self.enterContext(tempfile.TemporaryDirectory())
-        self.addCleanup(config.setProductConfigurations, {})
+        self.addCleanup(products.setProductConfigurations, {})
         self.path = pathlib.Path(directory) / 'remotetask.conf'
 
     def load(self, section, line):

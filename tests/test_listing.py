@@ -72,11 +72,11 @@ class Tasks(unittest.TestCase):
         for name, function in (('echo', lambda input: input), ('fail', self.fail_), ('break', lambda input: 1 / 0),
                                ('flaky', self.flaky)):
             provideUtility(SimpleTask(function), name=name)
-        self.luck = random.Random(5)
+        self.rng = random.Random(5)
         self.service = TaskService()
 
     def flaky(self, input):
-        if self.luck.random() < 0.5:
+        if self.rng.random() < 0.5:
             raise OSError('try again')
 
     def fail_(self, input):
@@ -94,22 +94,22 @@ class Tasks(unittest.TestCase):
 class Walk:
     """Things that happen to jobs, one after the other and at random."""
 
-    def __init__(self, service, luck):
-        self.service, self.luck, self.now = service, luck, 1000.0
+    def __init__(self, service, rng):
+        self.service, self.rng, self.now = service, rng, 1000.0
         self.claims, self.recorded = [], []
 
     def step(self):
-        self.now += self.luck.choice((0, 0, 0.5, 3, 50))
+        self.now += self.rng.choice((0, 0, 0.5, 3, 50))
         names = [name for name in dir(self) if name.startswith('do')]
         with contextlib.suppress(WrongState, UnknownJob, ValueError):
-            getattr(self, self.luck.choice(names))()
+            getattr(self, self.rng.choice(names))()
 
     def any(self):
         jobids = list(self.service.jobs)
-        return self.luck.choice(jobids) if jobids else 1
+        return self.rng.choice(jobids) if jobids else 1
 
     def task(self):
-        return self.luck.choice(('echo', 'echo', 'fail', 'break'))
+        return self.rng.choice(('echo', 'echo', 'fail', 'break'))
 
     def doAdd(self):
         self.service.add(self.task(), now=self.now, retryPolicy=RetryPolicy(attempts=2, base=20))
@@ -118,22 +118,22 @@ class Walk:
         self.service.addMany([{'task': self.task(), 'startLater': later} for later in (True, False)], self.now)
 
     def doAddCronJob(self):
-        schedule = self.luck.choice(({'delay': 5}, {'delay': 50, 'newJobs': True}, {'minute': ()}, {'delay': 90}))
+        schedule = self.rng.choice(({'delay': 5}, {'delay': 50, 'newJobs': True}, {'minute': ()}, {'delay': 90}))
         self.service.addCronJob(self.task(), now=self.now, **schedule)
 
     def doStart(self):
         self.service.startJob(self.any())
 
     def doUpdate(self):
-        self.service.updateCronJob(self.any(), self.now, **self.luck.choice(
+        self.service.updateCronJob(self.any(), self.now, **self.rng.choice(
             ({'delay': 5}, {'minute': (1, 2)}, {'active': False}, {'active': True}, {'crontab': '* * * * *'})))
 
     def doUpdateByHand(self):
         jobid = self.any()
         if jobid in self.service.jobs and hasattr(self.service.jobs[jobid], 'update'):
-            self.service.jobs[jobid].update(delay=self.luck.choice((None, 7)))
+            self.service.jobs[jobid].update(delay=self.rng.choice((None, 7)))
             with contextlib.suppress(WrongState):
-                if self.luck.random() < 0.5:        # else without telling the service
+                if self.rng.random() < 0.5:        # else without telling the service
                     self.service.cancel(jobid, self.now)
             self.service.reschedule(jobid, self.now)
 
@@ -149,7 +149,7 @@ class Walk:
 
     def doRun(self):
         if self.claims:
-            jobid = self.claims.pop(self.luck.randrange(len(self.claims)))
+            jobid = self.claims.pop(self.rng.randrange(len(self.claims)))
             self.service.processNext(self.now, jobid)
 
     doRunOne = doRun
@@ -308,11 +308,11 @@ class TestEnds(Tasks):
         return self.service.jobs[jobid]
 
     def test_the_end_is_not_before_the_start(self):
-        luck = random.Random(5)
+        rng = random.Random(5)
         for _ in range(2000):
-            started = luck.choice((luck.uniform(0, 2e9), 1.7e9 + luck.random(),
-                                   luck.randrange(10 ** 9), -luck.random()))
-            job = self.run_(started, started + luck.choice((0, 1e-7, 1e-6, 3.3)))
+            started = rng.choice((rng.uniform(0, 2e9), 1.7e9 + rng.random(),
+                                   rng.randrange(10 ** 9), -rng.random()))
+            job = self.run_(started, started + rng.choice((0, 1e-7, 1e-6, 3.3)))
             self.assertLessEqual(job.started, job.completed)
             self.assertAlmostEqual(job.started, started, delta=1e-6)
             self.assertAlmostEqual(job.completed, started, delta=4)
@@ -654,15 +654,15 @@ class TestHosts(StorageCase):
             self.addCleanup(processor.stop, PATIENCE)
         logging.getLogger('lovely.remotetask').addHandler(handler := logging.NullHandler())
         self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
-        later, luck = [], random.Random(7)
+        later, rng = [], random.Random(7)
         for number in range(30):
             self.commit(lambda service: later.extend(service.addMany([
-                {'task': luck.choice(('echo', 'flaky', 'break', 'write')), 'input': number,
-                 'startLater': luck.random() < 0.3,
+                {'task': rng.choice(('echo', 'flaky', 'break', 'write')), 'input': number,
+                 'startLater': rng.random() < 0.3,
                  'retryPolicy': RetryPolicy(attempts=2, base=0.05), 'key': f'{number}-{n}'} for n in range(10)])))
             self.commit(lambda service: service.addCronJob('flaky', delay=0.05))
-            self.commit(lambda service: service.startJob(luck.choice(later)))
-            self.commit(self.cancelOne(luck.choice(later)))
+            self.commit(lambda service: service.startJob(rng.choice(later)))
+            self.commit(self.cancelOne(rng.choice(later)))
             self.looked()
         for jobid in later:
             self.commit(lambda service: service.startJob(jobid))

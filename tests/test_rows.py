@@ -491,17 +491,17 @@ class TestInterleavings(ProcessorCase):
     def refuse(self, input):
         raise TaskError('as asked')
 
-    def do(self, user, luck):
+    def do(self, user, rng):
         """Have a user do something in his transaction, if it can be done."""
         service, now, ids = user.service, self.now, list(user.service.jobs)
         # Everybody takes the first free id of a page: additions get into each other's way.
         service._v_nextid = next(jobid for jobid in itertools.count(ROWS) if jobid not in service.jobs)
-        verb = luck.choice(('add', 'add', 'addMany', 'run', 'run', 'claim', 'finish', 'cancel', 'retry', 'retryFailed',
+        verb = rng.choice(('add', 'add', 'addMany', 'run', 'run', 'claim', 'finish', 'cancel', 'retry', 'retryFailed',
                             'start', 'remove', 'remove'))
         if verb == 'add':
-            service.add(luck.choice(('echo', 'fail')), luck.randrange(9), startLater=luck.random() < 0.2, now=now)
+            service.add(rng.choice(('echo', 'fail')), rng.randrange(9), startLater=rng.random() < 0.2, now=now)
         elif verb == 'addMany':
-            service.addMany([{'task': luck.choice(('echo', 'fail')), 'input': number} for number in range(4)], now=now)
+            service.addMany([{'task': rng.choice(('echo', 'fail')), 'input': number} for number in range(4)], now=now)
         elif verb == 'run':
             service.processNext(now)
         elif verb == 'claim':
@@ -513,16 +513,16 @@ class TestInterleavings(ProcessorCase):
         elif verb == 'retryFailed':
             service.retryFailed(limit=2)
         elif verb == 'remove':
-            service.removeJobs(limit=luck.randrange(1, 6))
+            service.removeJobs(limit=rng.randrange(1, 6))
         elif ids:
             with contextlib.suppress(WrongState):
                 {'cancel': lambda jobid: service.cancel(jobid, now), 'retry': service.retry,
-                 'start': service.startJob}.get(verb, bool)(luck.choice(ids))
+                 'start': service.startJob}.get(verb, bool)(rng.choice(ids))
 
     def statusesOf(self, service):
         return {jobid: service.getStatus(jobid) for jobid in service.jobs}
 
-    def play(self, luck, steps):
+    def play(self, rng, steps):
         """Have users do what they like; return jobid -> status by what was committed, and the number of conflicts."""
         users = [User(self, self.db) for _ in range(3)]
         pending, expected, conflicts = dict.fromkeys(users), {}, 0
@@ -530,10 +530,10 @@ class TestInterleavings(ProcessorCase):
             user.claimed = None
         for _ in range(steps):
             self.now += 1
-            user = luck.choice(users)
+            user = rng.choice(users)
             if pending[user] is None:
                 before = self.statusesOf(user.begin().service)
-                self.do(user, luck)
+                self.do(user, rng)
                 pending[user] = before, self.statusesOf(user.service)
                 continue
             before, after = pending[user]

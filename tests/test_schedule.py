@@ -455,9 +455,9 @@ class TestNewJobs(ScheduleCase):
 
     def test_intervals_move_on(self):
         # Sums of such floats need not: a step that does not move on hangs the host.
-        luck = random.Random(12)
-        for delay in (0.1, 0.7, 1.1, 3.3, 33.3, 90.1, *(luck.uniform(0.1, 100) for _ in range(200))):
-            start = luck.uniform(1e9, 2e9)
+        rng = random.Random(12)
+        for delay in (0.1, 0.7, 1.1, 3.3, 33.3, 90.1, *(rng.uniform(0.1, 100) for _ in range(200))):
+            start = rng.uniform(1e9, 2e9)
             job = CronJob(1, 'run', None, delay=delay, newJobs=True, overlap=True, misfire=3)
             job.calledFor = time = start
             for count in range(1, 200):

@@ -20,7 +20,7 @@ from zope.interface.registry import Components
 from zope.processlifetime import DatabaseOpenedWithRoot
 from zope.schema import Int
 
-from lovely.remotetask.config.settings import setProductConfigurations
+from lovely.remotetask.config.products import setProductConfigurations
 from lovely.remotetask.config.zcml import loadSite
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.execution.command import CommandTask

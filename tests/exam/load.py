@@ -115,6 +115,6 @@ class Load:
                 self.errors.append(f'order {number}: {type(error).__name__}: {error}')
                 return None
 
-    def _run(self, luck):
-        while not self._over.wait(luck.expovariate(self.pace)):
-            self.add(self.work(luck))
+    def _run(self, rng):
+        while not self._over.wait(rng.expovariate(self.pace)):
+            self.add(self.work(rng))

@@ -51,45 +51,45 @@ RESCUE = 8
 
 # Work
 
-def short(luck):
+def short(rng):
     """Return an order of up to 50 ms that can't fail."""
-    return Order(luck.choice(['effect', 'effect', 'plain']), {'seconds': luck.uniform(0, 0.05)})
+    return Order(rng.choice(['effect', 'effect', 'plain']), {'seconds': rng.uniform(0, 0.05)})
 
 
-def anything(luck):
+def anything(rng):
     """Return an order of any kind: short and long, small and large, one that fails before it succeeds."""
-    draw = luck.random()
+    draw = rng.random()
     if draw < 0.05:
-        return Order('fails', {'failures': luck.choice([1, 2])})
+        return Order('fails', {'failures': rng.choice([1, 2])})
     if draw < 0.1:
-        return Order('effect', {'seconds': 0.01, 'payload': 'x' * luck.randrange(20_000)})
+        return Order('effect', {'seconds': 0.01, 'payload': 'x' * rng.randrange(20_000)})
     if draw < 0.2:
-        return Order(luck.choice(['effect', 'plain']), {'seconds': luck.uniform(0.2, 0.6)})
-    return short(luck)
+        return Order(rng.choice(['effect', 'plain']), {'seconds': rng.uniform(0.2, 0.6)})
+    return short(rng)
 
 
-def ending(luck):
+def ending(rng):
     """Return an order whose task cancels its own job, or any other one."""
-    if luck.random() < 0.5:
-        return anything(luck)
-    return Order('ends', {'seconds': luck.choice([0, 0, 0.01, 0.3]), 'commits': luck.random() < 0.5}, CANCELLED)
+    if rng.random() < 0.5:
+        return anything(rng)
+    return Order('ends', {'seconds': rng.choice([0, 0, 0.01, 0.3]), 'commits': rng.random() < 0.5}, CANCELLED)
 
 
-def tiring(luck):
+def tiring(rng):
     """Return an order that keeps hosts busy, of which few complete: one that fails often, is long, or conflicts."""
-    draw = luck.random()
+    draw = rng.random()
     if draw < 0.5:
-        return Order('again', {'failures': luck.randrange(10, 50), 'seconds': luck.uniform(0.05, 0.5)})
+        return Order('again', {'failures': rng.randrange(10, 50), 'seconds': rng.uniform(0.05, 0.5)})
     if draw < 0.8:
-        return Order(luck.choice(['effect', 'plain']), {'seconds': luck.uniform(0.5, 4) * LEASE})
-    return Order('conflict', {'seconds': luck.uniform(0, 0.3) * LEASE})
+        return Order(rng.choice(['effect', 'plain']), {'seconds': rng.uniform(0.5, 4) * LEASE})
+    return Order('conflict', {'seconds': rng.uniform(0, 0.3) * LEASE})
 
 
-def committing(luck):
+def committing(rng):
     """Return a short order, or at times one whose commit takes longer than the lease."""
-    if luck.random() < 0.005:
-        return Order('slow commit', {'vote': luck.uniform(0.5, 2) * LEASE, 'key': luck.choice('!~')})
-    return anything(luck)
+    if rng.random() < 0.005:
+        return Order('slow commit', {'vote': rng.uniform(0.5, 2) * LEASE, 'key': rng.choice('!~')})
+    return anything(rng)
 
 
 # The frame
@@ -125,7 +125,7 @@ class Trial:
 
     def __init__(self, scenario, deployment, load, seed, seconds):
         self.scenario, self.deployment, self.load, self.seed, self.seconds = scenario, deployment, load, seed, seconds
-        self.luck = random.Random(seed)
+        self.rng = random.Random(seed)
         self.faults = 0
         self.story = []                 # what was done, as texts with times
         self.losses = []                # when a process was lost, in UTC seconds, and its id
@@ -142,7 +142,7 @@ class Trial:
 
     def wait(self, least, most):
         """Wait for a random time, in seconds."""
-        time.sleep(self.luck.uniform(least, most))
+        time.sleep(self.rng.uniform(least, most))
 
     def waitUntil(self, condition, timeout):
         """Wait until the condition is true, `timeout` seconds at most; return whether it is."""
@@ -164,7 +164,7 @@ class Trial:
 
     def drawHost(self):
         """Return a host by chance."""
-        return self.luck.choice(self.deployment.hosts)
+        return self.rng.choice(self.deployment.hosts)
 
     # Faults
 
@@ -211,7 +211,7 @@ class Trial:
         jobids = list(self.load.accepted)
         if not jobids:
             return
-        jobid = jobids[-min(len(jobids), 1 + int(self.luck.expovariate(0.2)))]
+        jobid = jobids[-min(len(jobids), 1 + int(self.rng.expovariate(0.2)))]
         try:
             call(self.deployment.url, 'cancel', jobid)
             self.cancelled.add(jobid)
@@ -289,7 +289,7 @@ def stopped(trial):
                     else:
                         trial.violations.append(f'{host.name} was stopped for {RESCUE} leases, and {claims(host)} jobs '
                                                 f'still wait for it')
-            trial.waitUntil(lambda: not trial.goesOn, trial.luck.uniform(0, LEASE))
+            trial.waitUntil(lambda: not trial.goesOn, trial.rng.uniform(0, LEASE))
 
 
 @scenario(alive=True)
@@ -313,11 +313,11 @@ def postgres(trial):
     """PostgreSQL is restarted, crashes, and its backends are killed or terminated: nobody is charged for it."""
     server = trial.deployment.server
     faults = {'is restarted': server.restart, 'crashes': lambda: server.restart('immediate'),
-              'has a backend killed': lambda: server.killBackend(trial.luck.choice(server.backends())),
+              'has a backend killed': lambda: server.killBackend(trial.rng.choice(server.backends())),
               'terminates all backends': server.terminateBackends}
     while trial.goesOn:
         trial.wait(0.5, 3)
-        fault = trial.luck.choice(list(faults))
+        fault = trial.rng.choice(list(faults))
         trial.fault(f'PostgreSQL {fault}')
         faults[fault]()
     # After the loss of a backend it refuses all connections until it has recovered; who judges connects once.
@@ -352,7 +352,7 @@ def mixed(trial):
 
     while trial.goesOn:
         trial.wait(0.2, 1)
-        trial.luck.choice([lambda: trial.kill(trial.drawHost()), lambda: trial.terminate(trial.drawHost()), stop,
+        trial.rng.choice([lambda: trial.kill(trial.drawHost()), lambda: trial.terminate(trial.drawHost()), stop,
                            lambda: trial.kill(trial.deployment.frontend), trial.killZEO, trial.hangZEO,
                            trial.cancelOne])()
         trial.deployment.mend()
@@ -420,8 +420,8 @@ def poison(trial):
     while trial.goesOn:
         trial.deployment.mend()
         time.sleep(LOOK)
-        if trial.luck.random() < LOOK / POISON:
-            add(trial.luck.choice(['exit', 'crash']))
+        if trial.rng.random() < LOOK / POISON:
+            add(trial.rng.choice(['exit', 'crash']))
 
 
 @scenario(work=ending)
@@ -433,7 +433,7 @@ def own(trial):
 
     while trial.goesOn:
         trial.wait(0.5, 2)
-        trial.luck.choice([lambda: trial.kill(trial.drawHost()), stop])()
+        trial.rng.choice([lambda: trial.kill(trial.drawHost()), stop])()
         trial.deployment.mend()
 
 
@@ -499,7 +499,7 @@ class Schedules:
         jobids = [jobid for jobid in self.jobids if jobid != self.heart]
         if jobids:
             with contextlib.suppress(Unchanged, Unknown, xmlrpc.client.Fault):      # it has ended, or is no schedule
-                call(self.url, method, self.trial.luck.choice(jobids), *arguments)
+                call(self.url, method, self.trial.rng.choice(jobids), *arguments)
 
     def observe(self):
         """Note the jobs that were added, how the heart beats, and what memory the hosts use."""
@@ -548,17 +548,17 @@ def memoryOf(pid):
         return 0
 
 
-def drawSchedule(luck):
+def drawSchedule(rng):
     """Return options of a schedule of any kind, some of which are refused."""
-    options = {'newJobs': luck.random() < 0.8}
-    if luck.random() < 0.6:
-        options['delay'] = luck.choice([1e-9, 0.1, 0.1, 0.3, 0.7, 1.1, 3.3, luck.uniform(0.1, 5)])
+    options = {'newJobs': rng.random() < 0.8}
+    if rng.random() < 0.6:
+        options['delay'] = rng.choice([1e-9, 0.1, 0.1, 0.3, 0.7, 1.1, 3.3, rng.uniform(0.1, 5)])
     else:
-        options['crontab'] = luck.choice(['* * * * *', '*/2 18-23,0-6 * * *', '0 3 29 2 *', '@hourly'])
-        options['timeZone'] = luck.choice(['Europe/Berlin', 'Australia/Lord_Howe', 'UTC', 'localtime'])
+        options['crontab'] = rng.choice(['* * * * *', '*/2 18-23,0-6 * * *', '0 3 29 2 *', '@hourly'])
+        options['timeZone'] = rng.choice(['Europe/Berlin', 'Australia/Lord_Howe', 'UTC', 'localtime'])
     if options['newJobs']:
-        options['overlap'] = luck.random() < 0.5
-        options['misfire'] = luck.choice(['once', 'skip', 1, 3, 1000])
+        options['overlap'] = rng.random() < 0.5
+        options['misfire'] = rng.choice(['once', 'skip', 1, 3, 1000])
     return options
 
 
@@ -570,13 +570,13 @@ def schedules(trial):
         while trial.goesOn:
             trial.wait(0.1, 0.5)
             schedules.observe()
-            draw = trial.luck.random()
+            draw = trial.rng.random()
             if draw < 0.1 and len(schedules.jobids) < 20:
                 with contextlib.suppress(xmlrpc.client.Fault):
-                    schedules.add(**drawSchedule(trial.luck))
+                    schedules.add(**drawSchedule(trial.rng))
             elif draw < 0.4:
-                schedules.change(*trial.luck.choice([('cancel',), ('reschedule',), (
-                    'updateCronJob', {'delay': trial.luck.uniform(0.1, 2)}), ('updateCronJob', {'active': True})]))
+                schedules.change(*trial.rng.choice([('cancel',), ('reschedule',), (
+                    'updateCronJob', {'delay': trial.rng.uniform(0.1, 2)}), ('updateCronJob', {'active': True})]))
             elif draw < 0.5:
                 trial.kill(trial.drawHost())
         schedules.end()
@@ -660,12 +660,12 @@ def clocks(trial):
     with contextlib.closing(deployment.server.database()) as database:
         schedules = Schedules(trial, database)
         for _ in range(4):
-            schedules.add(delay=trial.luck.uniform(0.3, 3), newJobs=True, overlap=True)
+            schedules.add(delay=trial.rng.uniform(0.3, 3), newJobs=True, overlap=True)
         while trial.goesOn:
             trial.wait(0.5, 2)
             schedules.observe()
-            seconds = trial.luck.choice([0, 0, 30, 3600, 86400, 366 * 86400, 3660 * 86400])
-            seconds *= trial.luck.choice([1, -1])
+            seconds = trial.rng.choice([0, 0, 30, 3600, 86400, 366 * 86400, 3660 * 86400])
+            seconds *= trial.rng.choice([1, -1])
             host = trial.drawHost()
             trial.fault(f'the clock of {host.name} is off by {seconds} s')
             move(host, seconds)

@@ -24,10 +24,10 @@ def stall(storage, seconds):
 
 def main(host, port, seed):
     """Stall until the process is ended, and say so each time."""
-    luck, storage = random.Random(seed), ClientStorage((host, int(port)))
+    rng, storage = random.Random(seed), ClientStorage((host, int(port)))
     while True:
-        time.sleep(luck.uniform(0.2, 3) * LEASE)
-        seconds = luck.uniform(0.5, 6) * LEASE
+        time.sleep(rng.uniform(0.2, 3) * LEASE)
+        seconds = rng.uniform(0.5, 6) * LEASE
         stall(storage, seconds)
         print(f'{time.time():.3f} a client has stalled for {seconds:.1f} s', flush=True)
 

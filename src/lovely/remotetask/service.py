@@ -1,20 +1,14 @@
 """The task service: a few lines for each verb, over the rooms below."""
 # SPDX-License-Identifier: ZPL-2.1
-import atexit
 import contextlib
-import functools
 import importlib
 import itertools
-import math
 import sys
-import threading
-import time
 import weakref
 from collections.abc import Iterable
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-from typing import NamedTuple
 
 import transaction
 from BTrees.OOBTree import OOBTree
@@ -28,10 +22,6 @@ from zope.site.folder import rootFolder
 
 from lovely.remotetask import files
 from lovely.remotetask.common.checks import check
-from lovely.remotetask.common.checks import cut
-from lovely.remotetask.common.checks import isSpan
-from lovely.remotetask.common.checks import isText
-from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
 
@@ -47,11 +37,11 @@ from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.zopeapp import Item
 from lovely.remotetask.database.zopeapp import isApplication
-from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import started
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.tasks import checkJob
@@ -73,13 +63,20 @@ from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.retry import RetryPolicy
-from lovely.remotetask.retry import asPolicy
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.arguments import NewJob
+from lovely.remotetask.storage.arguments import checkedOptions
+from lovely.remotetask.storage.arguments import checkRange
+from lovely.remotetask.storage.arguments import checkRequest
+from lovely.remotetask.storage.arguments import checkSelection
+from lovely.remotetask.storage.arguments import naming
+from lovely.remotetask.storage.arguments import newJob
+from lovely.remotetask.storage.arguments import present
 from lovely.remotetask.storage.evolve import FIRST
 from lovely.remotetask.storage.evolve import GENERATION
 from lovely.remotetask.storage.evolve import tooOld
@@ -88,7 +85,6 @@ from lovely.remotetask.storage.index import Keys
 from lovely.remotetask.storage.index import StatusIndex
 from lovely.remotetask.storage.index import partsOf
 from lovely.remotetask.storage.queue import ReadyQueue
-from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.storage.shards import SHARDS
 from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.storage.shards import Shard
@@ -96,131 +92,15 @@ from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import Timetable
 
 
-#: What `startProcessing` has started in this process: (database, oid of the service) -> processor.
-_running: dict[Any, Any] = {}
-_runningLock = threading.Lock()
-
-#: The databases that are not closed before their processors have stopped.
-_watched: Any = weakref.WeakSet()
-
-#: Seconds that running jobs have when the process ends, or closes its database, after `startProcessing`.
-EXIT_TIME = 5.0
-
 #: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
 #: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
 _nextIds: Any = weakref.WeakKeyDictionary()
-
-#: Seconds that `stopProcessing` waits for a thread that has nothing to do any more.
-STOP_TIME = 1.0
 
 #: What each service has stored of its own; those of releases up to 0.5 had other things.
 STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts', 'stranded')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
-
-#: Characters at the most of an idempotency key, and of the id of an HTTP request.
-KEY_LENGTH, REQUEST_LENGTH = 200, 100
-
-
-class NewJob(NamedTuple):
-    """A job that is to be added: see `ITaskService.add`."""
-
-    task: str
-    input: Any = None
-    startLater: bool = False
-    retryPolicy: RetryPolicy | dict[str, Any] | None = None
-    timeLimit: float | None = None
-    key: str | None = None
-
-
-@functools.cache
-def _stopAtExit():
-    """Have what is still processed end in good order when the process does: what has not begun goes back at once."""
-    atexit.register(_stopAll)
-
-
-def _stopBeforeClose(db):
-    """Have the processors of a `ZODB.DB` end in good order before it is closed, as Zope does when it ends."""
-    def close():
-        _stopAll(db)
-        closeDatabase()
-
-    if db not in _watched:
-        _watched.add(db)
-        closeDatabase, db.close = db.close, close
-
-
-def _stopAll(db=None):
-    """Stop the processors of this process, or of one database, with EXIT_TIME for all of them together."""
-    end = time.monotonic() + EXIT_TIME
-    with _runningLock:
-        keys = [key for key in _running if db in (None, key[0])]
-        processors = [processor for processor in map(_running.pop, keys) if processor.running]
-    for processor in processors:
-        processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
-    for processor in processors:
-        processor.stop(max(0.0, end - time.monotonic()))
-
-
-def newJob(job):
-    """Return the `NewJob` for a dict; raise `ValueError`."""
-    if not isinstance(job, dict) or 'task' not in job or not job.keys() <= set(NewJob._fields):
-        raise ValueError(f'a dict is needed, with the key task, and no others than {", ".join(NewJob._fields)}')
-    return NewJob(**job)
-
-
-@contextlib.contextmanager
-def naming(place):
-    """Have a refusal of one job of many say which it is; the others of our family name what is wrong themselves."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise InvalidInput(error.field, f'{cut(error.reason, REASON_SIZE - 50)} ({place})') from error
-    except RemoteTaskError:
-        raise
-    except ValueError as error:
-        raise ValueError(f'{place}: {error}') from error
-
-
-def present(now):
-    """Return `now`, or what the clock says if it is None; in UTC seconds.  Raise `ValueError` for what is no time."""
-    if now is None:
-        return time.time()
-    check('now', now, isTime(now), 'a time in UTC seconds')
-    return now
-
-
-def checkedOptions(new):
-    """Return the `NewJob` with its policy as a `RetryPolicy`, which may have been a dict of its fields.
-
-    Raise `ValueError` that names what a job cannot be added with, of all but its task and input.
-    """
-    check('startLater', new.startLater, isinstance(new.startLater, bool), 'a bool')
-    check('timeLimit', new.timeLimit, new.timeLimit is None or isSpan(new.timeLimit), 'a number of seconds above 0')
-    check('key', new.key, new.key is None or isText(new.key, KEY_LENGTH), f'a text of 1 to {KEY_LENGTH} characters')
-    try:
-        return new._replace(retryPolicy=asPolicy(new.retryPolicy))
-    except ValueError as error:
-        raise ValueError(f'retryPolicy: {error}') from error
-
-
-def checkRange(start, size):
-    """Raise `ValueError` when these do not say which part of a list is meant."""
-    for name, value in (('start', start), ('size', size)):
-        check(name, value, isWhole(value, 0, (SHARDS << BITS) - 1), f'a number from 0 to {(SHARDS << BITS) - 1}')
-
-
-def checkRequest(request):
-    """Raise `ValueError` when that is no id of an HTTP request; None is for none."""
-    check('request', request, request is None or isText(request, REQUEST_LENGTH),
-          f'a text of 1 to {REQUEST_LENGTH} characters')
-
-
-def checkSelection(limit, before):
-    """Raise `ValueError` when these do not say which of the jobs that have ended are meant; None is for all."""
-    check('limit', limit, limit is None or isWhole(limit, 0, math.inf), 'a number of jobs, 0 or more')
-    check('before', before, before is None or isTime(before), 'a time in UTC seconds')
 
 
 @implementer(ITaskService)
@@ -648,33 +528,17 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         if self._p_jar is None or self._p_oid is None:
             raise RemoteTaskError('the service must be committed to a database before it can be processed')
-        db = self._p_jar.db()
-        with _runningLock:
-            before = _running.get((db, self._p_oid))
-            if before is not None and before.running:
-                return
-            factory = self.processorFactory or queryUtility(IProcessorFactory) or _defaultFactory()
-            processor = factory(db, pathOf(self), **self.processorArguments)
-            processor.start()
-            _stopAtExit()
-            _stopBeforeClose(db)
-            _running[db, self._p_oid] = processor
+        db, path = self._p_jar.db(), pathOf(self)
+        factory = self.processorFactory or queryUtility(IProcessorFactory) or _defaultFactory()
+        started.start(started.keyOf(self), lambda: factory(db, path, **self.processorArguments))
 
     def stopProcessing(self) -> None:
         """See `ITaskService`."""
-        if self._p_jar is None:
-            return
-        with _runningLock:
-            processor = _running.pop((self._p_jar.db(), self._p_oid), None)
-        if processor is not None:
-            processor.stop(wait=STOP_TIME)
+        started.stop(started.keyOf(self))
 
     def isProcessing(self) -> bool:
         """See `ITaskService`."""
-        if self._p_jar is None:
-            return False
-        processor = _running.get((self._p_jar.db(), self._p_oid))
-        return processor is not None and processor.running
+        return started.running(started.keyOf(self)) is not None
 
 
 def _defaultFactory():

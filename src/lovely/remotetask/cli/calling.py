@@ -23,7 +23,7 @@ from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import NotAuthorized
 from lovely.remotetask.client import NotConnected
 from lovely.remotetask.client.transport import ConnectionBroken
-from lovely.remotetask.config.settings import seconds
+from lovely.remotetask.config.sections import seconds
 from lovely.remotetask.xmlrpc import faults
 
 
@@ -68,7 +68,7 @@ def _adviceOn(error):
 class Seconds(click.ParamType):
     """A time, written as in the configuration file.
 
-    read -- what converts it: `settings.seconds`, or `settings.pauseSeconds` where it may be 0.
+    read -- what converts it: `sections.seconds`, or `sections.pauseSeconds` where it may be 0.
     """
 
     name = 'time'

@@ -19,7 +19,7 @@ from lovely.remotetask.cli.output import waitShowing
 from lovely.remotetask.client import JobCancelled
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import StillRunning
-from lovely.remotetask.config.settings import pauseSeconds
+from lovely.remotetask.config.sections import pauseSeconds
 from lovely.remotetask.statuses import CANCELLED
 from lovely.remotetask.statuses import COMPLETED
 from lovely.remotetask.statuses import CRONJOB

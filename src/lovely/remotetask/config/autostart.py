@@ -10,9 +10,9 @@ from zope.component.interfaces import ISite
 from zope.interface import implementer
 from zope.processlifetime import IDatabaseOpenedWithRoot
 
-from lovely.remotetask.config.settings import PRODUCT
-from lovely.remotetask.config.settings import checkProduct
-from lovely.remotetask.config.settings import productConfiguration
+from lovely.remotetask.config.products import PRODUCT
+from lovely.remotetask.config.products import checkProduct
+from lovely.remotetask.config.products import productConfiguration
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import localServices

@@ -1,7 +1,6 @@
 """The configuration file: reads and checks it, and says where a mistake is.
 
-`schema.xml` declares every key with its meaning, unit and default; the functions that it names convert and check the
-values, and are here.
+`schema.xml` declares every key with its meaning, unit and default.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import functools
@@ -9,13 +8,10 @@ import io
 import logging
 import os
 import pathlib
-import re
-import socket
 import sys
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
@@ -23,66 +19,19 @@ import ZConfig
 import ZConfig.datatypes
 import ZConfig.loader
 
-from lovely.remotetask.common.checks import cut
-from lovely.remotetask.common.checks import isPause
-from lovely.remotetask.config.limits import Limits
-from lovely.remotetask.database import zopeapp
+from lovely.remotetask.config.products import setProductConfigurations
+from lovely.remotetask.config.sections import FrontendSettings
+from lovely.remotetask.config.sections import ProcessorSettings
+from lovely.remotetask.config.sections import absolutePath
+from lovely.remotetask.config.sections import siteDefinition
 from lovely.remotetask.errors import ConfigurationError
-from lovely.remotetask.interfaces import CANCELLED
-from lovely.remotetask.interfaces import COMPLETED
-from lovely.remotetask.interfaces import ERROR
 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEFAULT_SITE = os.path.join(os.path.dirname(HERE), 'configure.zcml')
-#: The name of this package in configuration files, and the keys of its <product-config>.
-PRODUCT = 'lovely.remotetask'
-PRODUCT_KEYS = ('autostart',)
 LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s %(message)s'
 
 log = logging.getLogger('lovely.remotetask')
-
-
-@dataclass(frozen=True)
-class FrontendSettings:
-    """Where the XML-RPC server listens and what it puts up with."""
-
-    #: The pair of host and port; port 0 is any free one.
-    address: tuple
-    #: What a client can take of it.
-    limits: Limits
-    #: Seconds that a call waits for the database.
-    deadline: float
-    #: The absolute paths of the users file, the certificate and its key; None for none.
-    users: str | None
-    certificate: str | None
-    key: str | None
-    #: Whether other machines may reach it without users or without TLS.
-    allowInsecure: bool
-
-
-@dataclass(frozen=True)
-class ProcessorSettings:
-    """How a processing host is called and how it works."""
-
-    name: str
-    #: Jobs of one service that run at the same time.
-    threads: int
-    #: Seconds of silence after which others take the host for dead.
-    lease: float
-    #: Seconds between two looks at an idle database.
-    waitTime: float
-    #: Seconds that running jobs have to end when the process stops.
-    gracePeriod: float
-    #: Whether it may be the scheduler.
-    schedule: bool
-    #: Patterns of the names of tasks that the host takes; None for all.
-    tasks: tuple | None
-    #: Final status -> seconds for which jobs in it are kept.
-    keep: MappingProxyType
-    #: Seconds between two packs, None for no packs; and for which old states are kept.
-    packInterval: float | None
-    packKeep: float
 
 
 @dataclass(frozen=True)
@@ -186,55 +135,6 @@ def load(path=None):
     return configuration
 
 
-# The settings of packages, for code that is not handed the configuration: name -> dict.
-_products = {}
-
-
-def setProductConfigurations(mapping):
-    """Replace the settings of all packages; `mapping` is name -> dict of strings."""
-    settings = {name.lower(): dict(values) for name, values in mapping.items()}
-    _products.clear()
-    _products.update(settings)
-
-
-def productConfiguration(name):
-    """Return the settings of the package `name`, a dict of strings, or None when there are none.
-
-    In an application that has handed its own to zope.app.appsetup these come first, then those of Zope's zope.conf.
-    """
-    settings = _appsetupConfiguration(name)
-    if settings is None:
-        settings = zopeapp.productConfiguration(name)
-    if settings is None:
-        settings = _products.get(name.lower())
-    return None if settings is None else dict(settings)
-
-
-def checkProduct(name, settings):
-    """Raise `ValueError` that names the key when the settings of this package have one that it does not know.
-
-    name -- of the package; all others may have what they like.
-    settings -- a dict of strings.
-    """
-    unknown = sorted(settings.keys() - set(PRODUCT_KEYS)) if name.lower() == PRODUCT else ()
-    if unknown:
-        raise ValueError(f'<product-config {PRODUCT}>: {cut(unknown[0], 60)!r} is not a known key; the known keys are: '
-                         f'{", ".join(PRODUCT_KEYS)}')
-
-
-def _appsetupConfiguration(name):
-    """Return what zope.app.appsetup knows of a package; None when it knows nothing, or is not used."""
-    # A module that nobody has imported has been told nothing; importing it here would only take time.
-    product = sys.modules.get('zope.app.appsetup.product')
-    if product is None:
-        return None
-    settings = product.getProductConfiguration(name)
-    if settings is None:        # ZConfig writes names in lower case, who calls it from Python writes what he likes
-        known = {spelling.lower(): values for spelling, values in product.saveConfiguration().items()}
-        settings = known.get(name.lower())
-    return settings
-
-
 # Reading
 
 class _Lines:
@@ -280,7 +180,7 @@ def _loadSchema(directory):
     registry = ZConfig.datatypes.Registry()
     # Under their own names, so that the schema stays complete without this module's help.
     for convert in absolutePath, siteDefinition:
-        registry.register(f'lovely.remotetask.config.settings.{convert.__name__}',
+        registry.register(f'lovely.remotetask.config.sections.{convert.__name__}',
                           functools.partial(convert, directory=directory))
     return ZConfig.loader.SchemaLoader(registry).loadURL(os.path.join(HERE, 'schema.xml'))
 
@@ -379,152 +279,3 @@ def _describeServer(address):
         return address
     host, port = address
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
-
-
-# Datatypes: called with the text of a value, or with a section; a ValueError becomes a message with file and line.
-
-_UNITS = {'ms': 0.001, 's': 1.0, 'm': 60.0, 'h': 3600.0, 'd': 86400.0, '': 1.0}
-_TIME = re.compile(r'([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h|d|)')
-_toHost = ZConfig.datatypes.stock_datatypes['ipaddr-or-hostname']
-_toBytes = ZConfig.datatypes.stock_datatypes['byte-size']
-
-
-def seconds(text):
-    """Convert a time as in '500ms', '1.5m' or '20' to seconds, a float above 0."""
-    value = pauseSeconds(text)
-    if value == 0:
-        raise ValueError(f'{text!r} is not a time above 0')
-    return value
-
-
-def pauseSeconds(text):
-    """Convert a time, which may be no time at all, to seconds, a float of 0 or more."""
-    match = _TIME.fullmatch(text.strip().lower())
-    if match is None:
-        raise ValueError(f'{cut(text, 60)!r} is not a time: write a number with a unit (ms, s, m, h, d), as in 20s')
-    value = float(match[1]) * _UNITS[match[2]]
-    if not isPause(value):
-        raise ValueError(f'{cut(text, 60)!r} is not a time of a hundred years or less')
-    return value
-
-
-def leaseSeconds(text):
-    """Convert a time of one second or more to seconds, a float."""
-    value = seconds(text)
-    if value < 1:
-        raise ValueError(f'{text!r} is too short: a lease is at least 1s')
-    return value
-
-
-def address(text):
-    """Convert 'host:port', '[IPv6]:port' or a port alone to the pair of host and port; see schema.xml."""
-    if text.isascii() and text.isdigit():
-        host, port = '', text
-    else:
-        host, colon, port = text.rpartition(':')
-        if not colon:
-            raise ValueError(f'{text!r} is not an address: write host:port, or the port alone')
-        if host.startswith('[') and host.endswith(']'):
-            host = host[1:-1]
-        elif ':' in host:
-            raise ValueError(f'{text!r} is not an address: write an IPv6 address in brackets, as in [::1]:8080')
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise ValueError(f'{text!r} is not an address: the port has to be a number from 0 to 65535')
-    if not host:                                # never all interfaces, unless they are asked for by 0.0.0.0 or [::]
-        return '127.0.0.1', int(port)
-    try:
-        return _toHost(host), int(port)
-    except ValueError:
-        raise ValueError(f'{text!r} is not an address: {host!r} is not the name or the address of a host') from None
-
-
-def bodySize(text):
-    """Convert a size as in '8MB' to bytes, from 1 KB to 1 GB."""
-    try:
-        value = _toBytes(text.replace(' ', ''))
-    except ValueError:
-        raise ValueError(f'{text!r} is not a size: write a number with a unit (KB, MB, GB), as in 8MB') from None
-    if not 1024 <= value <= 1024**3:
-        raise ValueError(f'{text!r} is out of range: from 1KB to 1GB')
-    return value
-
-
-def connectionCount(text):
-    """Convert the number of connections, from 1 to 100000."""
-    return _count(text, 100000)
-
-
-def threadCount(text):
-    """Convert the number of threads, from 1 to 1000."""
-    return _count(text, 1000)
-
-
-def _count(text, maximum):
-    if not re.fullmatch('-?[0-9]+', text):
-        raise ValueError(f'{text!r} is not a whole number')
-    if not 1 <= int(text[:20]) <= maximum:      # Python refuses to convert a number of thousands of digits
-        raise ValueError(f'{text!r} is out of range: from 1 to {maximum}')
-    return int(text)
-
-
-def hostName(text):
-    """Check the name of a processing host: something, and nothing that would spoil a line of a log."""
-    if not text or not text.isprintable():
-        raise ValueError(f'{text!r} is not a name: give printable characters')
-    return text
-
-
-def absolutePath(text, directory='.'):
-    """Convert the path of a file to an absolute one; a relative one is relative to `directory`."""
-    if not text or '\0' in text:
-        raise ValueError(f'{text!r} is not the path of a file')
-    return os.path.abspath(os.path.join(directory, os.path.expanduser(text)))
-
-
-def siteDefinition(text, directory='.'):
-    """Convert the path of a ZCML file, which has to be there, as `absolutePath`."""
-    path = absolutePath(text, directory)
-    if not os.path.isfile(path):
-        raise ValueError(f'site-definition: there is no file {path}')
-    return path
-
-
-def frontendSettings(section):
-    """Convert a <frontend> section."""
-    if section.key is not None and section.certificate is None:
-        raise ValueError('there is a key, but no certificate that it belongs to')
-    # The keys that are limits have the names of these as their attributes, and the defaults of these.
-    given = {field.name: getattr(section, field.name, None) for field in fields(Limits)}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})
-    return FrontendSettings(section.address, limits, section.deadline, section.users, section.certificate, section.key,
-                            section.allow_insecure)
-
-
-def processorSettings(section):
-    """Convert a <processor> section."""
-    keep = {status: value for status, value in ((COMPLETED, section.keep_completed), (ERROR, section.keep_error),
-                                                (CANCELLED, section.keep_cancelled)) if value is not None}
-    name = socket.gethostname() if section.name is None else section.name
-    return ProcessorSettings(name, section.threads, section.lease, section.wait_time,
-                             section.grace_period, section.schedule, section.tasks, MappingProxyType(keep),
-                             section.pack_interval, section.pack_keep)
-
-
-@dataclass(frozen=True)
-class _ProductConfig:
-    name: str
-    mapping: dict
-
-
-def taskNames(text):
-    """Convert names of tasks, separated by commas or spaces, to a tuple of patterns."""
-    names = tuple(text.replace(',', ' ').split())
-    if not names:
-        raise ValueError('names of tasks are needed, such as "avi2*, echo"')
-    return names
-
-
-def productConfig(section):
-    """Convert a <product-config> section."""
-    checkProduct(section.getSectionName(), section.mapping)
-    return _ProductConfig(section.getSectionName(), dict(section.mapping))

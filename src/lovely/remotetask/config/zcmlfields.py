@@ -20,8 +20,8 @@ from zope.schema.interfaces import InvalidDottedName
 from zope.schema.interfaces import NotAnInterface
 
 from lovely.remotetask.common.checks import shown
-from lovely.remotetask.config.settings import pauseSeconds
-from lovely.remotetask.config.settings import seconds
+from lovely.remotetask.config.sections import pauseSeconds
+from lovely.remotetask.config.sections import seconds
 
 
 @implementer(IFromUnicode)

@@ -41,14 +41,14 @@ class ThreadConnection:
     isSeparate -- see `SharedClient.isSeparate`.
     """
 
-    def __init__(self, lender, poolSize):
+    def __init__(self, client, poolSize):
         """Open nothing yet.
 
-        lender -- the `SharedClient` of the `ZODB.DB`.
+        client -- the `SharedClient` of the `ZODB.DB`.
         poolSize -- how many connections the database has to have room for.
         """
-        self._lender, self._poolSize = lender, poolSize
-        self.connection, self.isCold, self.isSeparate = None, True, lender.isSeparate
+        self._client, self._poolSize = client, poolSize
+        self.connection, self.isCold, self.isSeparate = None, True, client.isSeparate
         self._opened = None                     # what the connection says of when it was opened
 
     @property
@@ -62,13 +62,13 @@ class ThreadConnection:
             self.close()
         if self.connection is None:
             try:
-                db = self._lender.acquire()
+                db = self._client.acquire()
                 try:
                     db.setPoolSize(max(db.getPoolSize(), self._poolSize))
                     self.connection, self.isCold = db.open(), True
                     self._opened = self.connection.opened
                 except BaseException:
-                    self._lender.release()
+                    self._client.release()
                     raise
             except Exception as error:          # each kind of storage has errors of its own
                 raise StorageError(f'the database cannot be opened: {error}') from error
@@ -93,7 +93,7 @@ class ThreadConnection:
             with contextlib.suppress(KeyError):
                 transaction.manager.unregisterSynch(connection)         # it is to hear of no other transaction
         try:
-            self._lender.release()
+            self._client.release()
         except Exception:
             log.debug('a client of the database could not be closed in order', exc_info=True)
 

@@ -2,21 +2,19 @@
 # SPDX-License-Identifier: ZPL-2.1
 import datetime
 import logging
-import threading
 
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.execution import started
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 
 
 log = logging.getLogger('m01.remote')
 
-#: What has been started in this process: (database, oid of the remote processor, kind) -> worker and start time.
-_started = {}
-_startedLock = threading.Lock()
+_TITLES = {'worker': 'Processor', 'scheduler': 'Scheduler'}
 
-#: Seconds that stopping waits for a thread that has nothing to do any more.
-STOP_TIME = 1.0
+# When what runs was started: key of `started` -> `datetime`.
+_since = {}
 
 
 def namesOf(jobQuery):
@@ -93,38 +91,25 @@ def start(remoteProcessor, kind, name, factory, arguments):
     name -- of its thread.
     factory, arguments -- what makes it of the remote processor, and keyword arguments for that.
     """
-    title = 'Processor' if kind == 'worker' else 'Scheduler'
-    with _startedLock:
-        if _running(remoteProcessor, kind) is not None:
-            log.info('%s %r already running', title, name)
-            return
-        worker = factory(remoteProcessor, **arguments)
-        worker.start()
-        worker.thread.name = name
-        _started[_keyOf(remoteProcessor, kind)] = worker, datetime.datetime.now(datetime.timezone.utc)
-    log.info('%s %r started', title, name)
+    title, key = _TITLES[kind], started.keyOf(remoteProcessor, kind)
+    if key is None:
+        raise ValueError('the remote processor must be committed to a database before it can be started')
+
+    if started.start(key, lambda: factory(remoteProcessor, **arguments)):
+        started.running(key).thread.name = name
+        _since[key] = datetime.datetime.now(datetime.timezone.utc)
+        log.info('%s %r started', title, name)
+    else:
+        log.info('%s %r already running', title, name)
 
 
 def stop(remoteProcessor, kind, name):
     """Stop the worker of that kind, if it runs in this process, and log that."""
-    with _startedLock:
-        started = _started.pop(_keyOf(remoteProcessor, kind), None)
-    if started is not None:
-        started[0].stop(wait=STOP_TIME)
-        log.info('%s %r stopped', 'Processor' if kind == 'worker' else 'Scheduler', name)
+    if started.stop(started.keyOf(remoteProcessor, kind)):
+        log.info('%s %r stopped', _TITLES[kind], name)
 
 
 def startedAt(remoteProcessor, kind):
     """Return when the worker of that kind was started in this process, a `datetime`; None when it does not run."""
-    started = _running(remoteProcessor, kind)
-    return None if started is None else started[1]
-
-
-def _keyOf(remoteProcessor, kind):
-    jar = remoteProcessor._p_jar
-    return None if jar is None else (jar.db(), remoteProcessor._p_oid, kind)
-
-
-def _running(remoteProcessor, kind):
-    started = _started.get(_keyOf(remoteProcessor, kind))
-    return started if started is not None and started[0].running else None
+    key = started.keyOf(remoteProcessor, kind)
+    return None if started.running(key) is None else _since.get(key)

@@ -342,6 +342,7 @@ class Cycle:
     def _noteFailure(self, error):
         """End a transaction that has failed, and note what that says about the next one."""
         self.session.tryAbort()
+        self.peers.noteFailure()
         # Most likely another host has claimed the same jobs: go elsewhere, in the queues and in each of them.
         self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
         # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.

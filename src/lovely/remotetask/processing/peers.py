@@ -34,6 +34,7 @@ class Peers:
         self.survey = Survey()
         self._liveness = hosts.LivenessMonitor(lease)
         self._watchedAt = self._surveyedAt = float('-inf')      # by the monotonic clock
+        self._hasWritten = False    # whether the last `watch` has changed anything in its transaction
         self._neighbours = []       # owners of those watched on this machine, whose end can be seen at once
 
     def wrote(self, moment):
@@ -55,7 +56,7 @@ class Peers:
         """
         if view.moment - self._watchedAt < self._interval:
             return []
-        self._watchedAt, self._neighbours, alive, messages = view.moment, [], 0, []
+        self._watchedAt, self._neighbours, alive, messages, self._hasWritten = view.moment, [], 0, [], False
         for name, ledger in self._others(view):
             state = self._liveness.stateOf(name, ledger, view.moment)
             if state == hosts.ALIVE:
@@ -66,9 +67,15 @@ class Peers:
                     break
             elif ledger.claimed or view.service.schedule.scheduler == name:
                 messages.append(self._takeOver(view, name, ledger, state))
+                self._hasWritten = True
         if self.mayBeScheduler and view.service.schedule.scheduler is None:
-            view.service.schedule.scheduler = view.name
+            view.service.schedule.scheduler, self._hasWritten = view.name, True
         return messages
+
+    def noteFailure(self):
+        """Note that the transaction of the last `watch` has failed: what that has changed is to be done again."""
+        if self._hasWritten:
+            self._watchedAt = float('-inf')
 
     def _others(self, view):
         """Yield names and ledgers of the other hosts, those that come after this one first."""

@@ -1,0 +1,93 @@
+"""Processors that run in threads of this process, next to the application: started, stopped, ended in good order.
+
+They end before the process does, and before their database is closed, as Zope closes it: what has not begun goes back
+to its queue at once then.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+import atexit
+import functools
+import threading
+import time
+import weakref
+
+
+#: Seconds that running jobs have when the process ends, or closes its database.
+EXIT_TIME = 5.0
+
+#: Seconds that `stop` waits for a thread that has nothing to do any more.
+STOP_TIME = 1.0
+
+# What has been started: key -> processor; the first part of a key is the database.
+_running = {}
+_lock = threading.Lock()
+
+# The databases that are not closed before their processors have stopped.
+_watched = weakref.WeakSet()
+
+
+def keyOf(obj, kind=None):
+    """Return the key for what processes a stored object; None for one that is in no database.
+
+    kind -- tells several processors of one object from each other.
+    """
+    return None if obj._p_jar is None or obj._p_oid is None else (obj._p_jar.db(), obj._p_oid, kind)
+
+
+def start(key, make):
+    """Start a processor unless there is one; return whether that was done.
+
+    key -- see `keyOf`.
+    make -- a callable that returns an `IProcessor` with a method `start`.
+    """
+    with _lock:
+        if running(key) is not None:
+            return False
+        processor = make()
+        processor.start()
+        _stopAtExit()
+        _stopBeforeClose(key[0])
+        _running[key] = processor
+        return True
+
+
+def stop(key):
+    """Have a processor stop, and return whether there was one: it claims nothing more, while running jobs go on."""
+    with _lock:
+        processor = _running.pop(key, None)
+    if processor is None:
+        return False
+    processor.stop(wait=STOP_TIME)
+    return True
+
+
+def running(key):
+    """Return the processor that runs for a key, or None."""
+    processor = _running.get(key)
+    return processor if processor is not None and processor.running else None
+
+
+@functools.cache
+def _stopAtExit():
+    atexit.register(stopAll)
+
+
+def _stopBeforeClose(db):
+    def close():
+        stopAll(db)
+        closeDatabase()
+
+    if db not in _watched:
+        _watched.add(db)
+        closeDatabase, db.close = db.close, close
+
+
+def stopAll(db=None):
+    """Stop the processors of this process, or of one `ZODB.DB`, with EXIT_TIME for all of them together."""
+    end = time.monotonic() + EXIT_TIME
+    with _lock:
+        keys = [key for key in _running if db in (None, key[0])]
+        processors = [processor for processor in map(_running.pop, keys) if processor.running]
+    for processor in processors:
+        processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
+    for processor in processors:
+        processor.stop(max(0.0, end - time.monotonic()))
