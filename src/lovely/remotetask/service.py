@@ -22,6 +22,8 @@ from zope.site.folder import rootFolder
 
 from lovely.remotetask import files
 from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isSpan
+from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
 
