@@ -442,7 +442,7 @@ oldest waiting   2024-02-29 12:30:01
 longest running  -
 failed lately    2 in the last hour, 1 failing schedule
 throughput       12.44 jobs per second
-unclaimable      2 jobs of big, 1 job of echo\\x9b
+unclaimable      2 jobs of big, 1 job of echo
 hosts            1 of 2 processing, paused
 ''', ''))
         code, output, errors = self.remotetask('statistics', '--json')

@@ -119,7 +119,7 @@ class FindingsTest(unittest.TestCase):
                 ({'unscheduled': 3}, (1, 'cannot handle 3 schedules')),
                 ({'stranded': 3}, (1, 'no host can run 3 jobs')),
                 ({'stranded': 3, 'unclaimable': {'echo': 1, 'a\nb': 2}},
-                 (1, 'no host takes 2 jobs of a\\nb, 1 job of echo'))):
+                 (1, 'no host takes 2 jobs of a b, 1 job of echo'))):
             with self.subTest(found):
                 self.assertEqual(self.problems(**found), [expected])
 

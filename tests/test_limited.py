@@ -1,9 +1,12 @@
 """Hosts that take some tasks only: they leave the jobs of other tasks to other hosts, and hold nobody up."""
 # SPDX-License-Identifier: ZPL-2.1
+import threading
 import unittest
 
+from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
 from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import Scheduler
 from test_processor import PATH
 from test_processor import ProcessorCase
 
@@ -71,6 +74,37 @@ class TestLimitedHosts(ProcessorCase):
         self.start(name='all')
         self.assertEqual(self.statuses(self.add('echo')), ['completed'])
         self.assertEqual(self.ran, ['avi2flv', 'echo'])
+
+    def awaitUnclaimable(self, expected):
+        """Wait until the statistics say this of tasks that nobody takes, woken by commits; return the statistics."""
+        wakeup = threading.Event()
+        notifierOf(self.db).subscribe(wakeup)
+        self.addCleanup(notifierOf(self.db).unsubscribe, wakeup)
+        while True:
+            self.manager.begin()
+            found = self.service.getStatistics()
+            if found['unclaimable'] == expected:
+                return found
+            self.assertTrue(wakeup.wait(20), found)
+            wakeup.clear()
+
+    def test_what_no_living_host_takes(self):
+        films = self.start(tasks=['avi2*'], name='films')
+        jobids = [self.add(name) for name in ('echo', 'avi2flv', 'echo')]
+        found = self.awaitUnclaimable({'echo': 2})
+        self.assertEqual((found['stranded'], found['retrying']), (2, 0))
+        self.assertEqual([host['tasks'] for host in found['hosts']], [['avi2*']])
+        self.statuses(jobids[1])
+        self.assertTrue(films.stop(20))
+        with self.assertNoLogs('lovely.remotetask', 'WARNING'):
+            self.factory = Scheduler                            # it runs nothing, so it takes nothing
+            self.start(name='scheduler')
+        self.awaitUnclaimable({'echo': 2})
+        self.factory = MultiProcessor
+        self.start(name='others', tasks=['echo'])
+        self.assertEqual(self.statuses(*jobids), ['completed'] * 3)
+        found = self.awaitUnclaimable({})
+        self.assertEqual(found['stranded'], 0)
 
 
 if __name__ == '__main__':

@@ -1121,7 +1121,7 @@ class TestClients(unittest.TestCase):
         self.addCleanup(relay.close)
         tasks = SeparateClient(lambda: DB(ClientStorage(relay.address, wait_timeout=20)), lambda db: db.close())
         self.addCleanup(tasks.close)
-        host = MultiProcessor(database.db, PATH, maxThreads=1, tasks=tasks)
+        host = MultiProcessor(database.db, PATH, maxThreads=1, taskClient=tasks)
         host.start()
         self.addCleanup(host.stop, 20)
         self.addCleanup(relay.passes.set)

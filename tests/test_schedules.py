@@ -17,6 +17,7 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import ready
 from lovely.remotetask.storage.index import Hosts
 from lovely.remotetask.storage.ledger import KEPT_FAILED_RUNS
 from lovely.remotetask.storage.ledger import Ledger
@@ -244,6 +245,15 @@ class FailedRunsTest(Tasks):
         self.service.process(3)
         self.assertEqual((self.service.getStatistics(3)['retrying'], self.service.getStatistics(3)['stranded']), (2, 0))
         self.assertEqual(job.attempt, 1)
+
+    def test_what_is_stranded_does_not_wait_for_an_attempt(self):
+        jobids = [self.service.add('echo', now=1), self.service.addCronJob('echo', minute=(0,), now=1)]
+        self.service.runNow(jobids[1], 2)
+        for jobid in jobids:
+            self.assertTrue(ready.dequeue(self.service, jobid))
+            ready.strand(self.service, self.service.jobs[jobid], 'a lacks it')
+        found = self.service.getStatistics(3)
+        self.assertEqual((found['retrying'], found['stranded'], found['unclaimable']), (0, 2, {'echo': 2}))
 
 
 class RunNowTest(Tasks):

@@ -342,7 +342,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(statistics, {
             'counts': {**dict.fromkeys(interfaces.STATUSES, 0), 'queued': 1}, 'hosts': [], 'oldestWaiting': 5.0,
             'throughput': 0.0, 'paused': False, 'failures': 0, 'failing': 0, 'longestRunning': None, 'nextTime': None,
-            'retrying': 0, 'stranded': 0, 'unscheduled': 0})
+            'retrying': 0, 'stranded': 0, 'unclaimable': {}, 'unscheduled': 0})
         for window in 0, -1.5, float('nan'):
             with self.assertRaisesRegex(BadArguments, 'getStatistics: window'):
                 call(self.service, 'getStatistics', window)
