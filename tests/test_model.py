@@ -389,9 +389,9 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room, a module or a package, knows only those above it here.
 ROOMS = '''
-    common interfaces errors encoding schedules database files retry job task demo
+    common interfaces errors filters encoding schedules database files retry job task demo
     storage execution config runzeo service processing processor
-    xmlrpc transport client testing bench cli
+    xmlrpc web transport client testing bench cli
     __init__ documents
 '''.split()
 
