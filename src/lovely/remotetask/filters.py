@@ -37,7 +37,8 @@ INPUT = 'input.'
 _TERM = re.compile(r'\s*(?:(?P<key>[A-Za-z]+(?:\.[^\s:"]+)?):)?(?:"(?P<quoted>[^"]*)"|(?P<plain>[^\s"]+))(?=\s|$)')
 _AGE = re.compile(r'(?P<number>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>[smhdw])')
 _SECONDS = {'s': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 7 * 86400}
-_DATES = ('%Y-%m-%d', '%Y-%m-%dT%H:%M', '%Y-%m-%dT%H:%M:%S', '%Y-%m-%d %H:%M', '%Y-%m-%d %H:%M:%S')
+_DATES = ('%Y-%m-%d', '%Y-%m-%dT%H:%M', '%Y-%m-%dT%H:%M:%S', '%Y-%m-%dT%H:%M:%S.%f', '%Y-%m-%d %H:%M',
+          '%Y-%m-%d %H:%M:%S')
 
 
 class Filter(NamedTuple):

@@ -12,6 +12,7 @@ import zope.component
 from zc.lockfile import LockError
 
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
 from lovely.remotetask.common.checks import isNumber
@@ -78,7 +79,7 @@ class Number(click.FloatRange):
 @click.command()
 @click.pass_obj
 def serve(configurationPath):
-    """Serve XML-RPC and process jobs, in one process.
+    """Serve XML-RPC and pages, and process jobs, in one process.
 
     The whole service for a start, and for whoever needs no more than one process.  Stops on Ctrl-C or SIGTERM: takes
     no more jobs, lets the running ones end, gives the others back; a second one ends it at once.
@@ -88,7 +89,7 @@ def serve(configurationPath):
       $ remotetask serve
       $ remotetask -C remotetask.conf serve
     """
-    _run(configurationPath, hasFrontend=True, hasProcessor=True)
+    _run(configurationPath, hasFrontend=True, hasProcessor=True, hasPages=True)
 
 
 @click.command()
@@ -138,6 +139,21 @@ def scheduler(configurationPath):
 
 
 @click.command()
+@click.pass_obj
+def web(configurationPath):
+    """Serve pages only, to look at a service and to operate it.
+
+    The database has to be one for many processes, as ZEO or RelStorage.  Where they listen, and who may see them,
+    stands in <web>; without it they are at http://127.0.0.1:8081/.  Stops on Ctrl-C or SIGTERM.
+
+    \b
+    Example:
+      $ remotetask -C remotetask.conf web
+    """
+    _run(configurationPath, hasFrontend=False, hasProcessor=False, hasPages=True)
+
+
+@click.command()
 @click.option('--days', type=Number(), default=0.0, show_default=True,
               help='For how many days what was replaced or removed is kept.')
 @click.pass_obj
@@ -161,7 +177,7 @@ def pack(configurationPath, days):
         click.echo(f'{before} bytes before, {database.db.getSize()} bytes after')
 
 
-COMMANDS = (serve, frontend, processor, scheduler, pack)
+COMMANDS = (serve, frontend, processor, scheduler, web, pack)
 
 
 # Running
@@ -184,7 +200,7 @@ class _GracePeriod:
         return max(0.0, self._end - time.monotonic())
 
 
-def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
+def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, hasPages=False):
     """Run the servers until the process is asked to stop."""
     reapAsProcessOne()
     keepFilesPrivate()
@@ -193,7 +209,7 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False):
         try:
             configuration = load(configurationPath)
             grace = _GracePeriod(configuration.processor.gracePeriod)
-            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace)
+            _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing, grace)
             _say('ready')
             error = signals.wait()
         except Interrupted:
@@ -214,7 +230,7 @@ def _say(line):
         log.info('nothing more is printed: the standard output is broken: %s', error)
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace):
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing, grace):
     """Start everything and say so.  What has to be closed goes to `closing`, which does it in the opposite order."""
     configuration.setUpLogging()
     _say(f'lovely.remotetask {VERSION}')
@@ -236,6 +252,10 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
         _startFrontend(configuration, database.beside.borrow() if hasProcessor else database.db, signals, closing,
                        grace)
+    if hasPages:
+        said = startPages(configuration, database.db, closing, grace, isAsked=not hasFrontend)
+        if said is not None:
+            _say(said)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
         _watchProcessors(processors, signals)

@@ -26,6 +26,7 @@ import ZConfig.loader
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isPause
 from lovely.remotetask.config.limits import Limits
+from lovely.remotetask.config.web import WebSettings
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
@@ -91,6 +92,8 @@ class Configuration:
     database: Any
     frontend: FrontendSettings
     processor: ProcessorSettings
+    #: None when the file has no such section; without a file there are pages.
+    web: WebSettings | None
     #: Name of a package -> dict of its settings.
     products: MappingProxyType
     #: Factories from ZConfig, for the event log and single loggers; empty for the default.
@@ -171,10 +174,16 @@ def load(path=None):
         database=_readDefaultDatabase(schema) if values.database is None else values.database,
         frontend=defaults.frontend if values.frontend is None else values.frontend,
         processor=defaults.processor if values.processor is None else values.processor,
+        web=defaultWeb() if path is None else values.web,
         products=MappingProxyType(products),
         loggers=tuple(factory for factory in (values.eventlog, *values.loggers) if factory is not None))
     setProductConfigurations(products)
     return configuration
+
+
+def defaultWeb():
+    """Return the `WebSettings` of an empty section."""
+    return _readText(_loadSchema(os.curdir), '<web/>').web
 
 
 # The settings of packages, for code that is not handed the configuration: name -> dict.
