@@ -236,14 +236,15 @@ class Jobs(SimpleXMLRPCServer):
     def getError(self, jobid):
         return 'the disk\nis \x9b1mfull' if self._find(jobid)[0] == 'fail' else 'None'
 
-    def getJobs(self, status, start, size):
+    def getJobs(self, status, start, size, filter=None, after=None):
         rows = [{'id': 1392637175, 'task': 'echo', 'status': 'completed', 'created': 1709209801.5,
                  'started': 1709209802.0, 'completed': 1709209803.9},
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
                  'completed': None}]
         found = [row for row in rows if status in (None, row['status'])]
         return {'jobs': found[start:start + size], 'total': len(found),
-                'counts': {'queued': 1, 'completed': 1, 'error': 0}}
+                'counts': {'queued': 1, 'completed': 1, 'error': 0}, 'looked': 2, 'cursor': None if after else '17-4',
+                'cut': False}
 
     def getJob(self, jobid):
         self._find(jobid)
@@ -393,6 +394,17 @@ id          task                status     created              started         
         self.assertEqual(output, 'id  task  status  created  started  completed\n\n'
                                  '0 of 1 jobs; in all: 1 queued, 1 completed\n')
         self.assertEqual(self.server.calls, [('getJobs', None, 0, 20), ('getJobs', 'completed', 1, 5)])
+
+    def test_jobs_by_a_filter(self):
+        output = self.remotetask('jobs', 'task:echo since:1h', '--size', '5')[1]
+        self.assertTrue(output.endswith('\n2 jobs fit, looked at 2 of 2; go on with --after 17-4\n'), output)
+        output = self.remotetask('jobs', '', '--after', '17-4')[1]
+        self.assertTrue(output.endswith('\n2 jobs fit, looked at 2 of 2\n'), output)
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 5, 'task:echo since:1h', None),
+                                             ('getJobs', None, 0, 20, '', '17-4')])
+        self.fails(2, '--after needs a filter', 'jobs', '--after', '17-4')
+        self.fails(2, 'a filter excludes --status and --start', 'jobs', 'x', '--status', 'error')
+        self.fails(2, 'a filter excludes --status and --start', 'jobs', 'x', '--start', '5')
 
     def test_job(self):
         self.remotetask('add', 'echo')

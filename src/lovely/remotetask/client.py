@@ -324,13 +324,20 @@ class Client:
         """Return all fields of a job, a dict.  Raise `errors.UnknownJob`."""
         return self.call('getJob', jobid)
 
-    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100) -> dict[str, Any]:
+    def getJobs(self, status: str | None = None, start: int = 0, size: int = 100, filter: str | None = None,
+                after: str | None = None) -> dict[str, Any]:
         """Return a dict: `jobs`, dicts, the newest first; `total`, how many there are; `counts`, the same by status.
 
         status -- only those.
         start, size -- which of them: 0 is the newest; at most 1000.
+        filter -- instead of `status` and `start`: what they have to fit, as 'status:error task:avi2* since:1h'.  Then
+            there are besides: `cursor`, None when there is no more; `looked`, how many jobs were looked at; `cut`,
+            whether that was enough before there were `size` that fit.
+        after -- with a filter: the `cursor` of the last answer, to go on.
         """
-        return self.call('getJobs', status, start, size)
+        if filter is None and after is None:
+            return self.call('getJobs', status, start, size)
+        return self.call('getJobs', status, start, size, filter, after)
 
     def getStatus(self, jobid: int) -> str:
         """Return the status of a job, one of `interfaces.STATUSES`.  Raise `errors.UnknownJob`."""

@@ -29,28 +29,40 @@ def tasks(client):
 
 
 @calling.command
+@click.argument('filter', metavar='[FILTER]', required=False)
+@click.option('--after', metavar='CURSOR', help='With a filter: go on where the last listing said that there is more.')
 @click.option('--status', type=click.Choice(STATUSES), metavar='STATUS',
               help=f'Only jobs in this status: {", ".join(STATUSES)}.')
 @click.option('--size', type=click.IntRange(1, LISTING_SIZE), default=20, show_default=True,
               help='How many jobs to list.')
 @click.option('--start', type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
               help='How many of the newest jobs to leave out.')
-def jobs(client, status, size, start):
+def jobs(client, filter, after, status, size, start):
     """List the jobs, newest first; times are UTC.
 
-    The last line says how many there are, listed or not.
+    The last line says how many there are, listed or not.  A filter has terms that all have to fit: status:, task: and
+    host: with wildcards, since: and before: with 30s, 5m, 1h, 2d or a date, id:, schedule:, input.NAME:, and words.
 
     \b
     Examples:
       $ remotetask jobs
       $ remotetask jobs --status error --size 100
       $ remotetask jobs --status 'start later'
+      $ remotetask jobs 'status:error task:avi2* since:1h input.film:Metropolis'
     """
-    listing = client.getJobs(status, start, size)
+    if after is not None and filter is None:
+        raise click.UsageError('--after needs a filter; "" is for all jobs')
+    if filter is not None and (status is not None or start):
+        raise click.UsageError('a filter excludes --status and --start: write status:error, and go on with --after')
+    listing = client.getJobs(status, start, size, filter, after)
     rows = [('id', 'task', 'status', 'created', 'started', 'completed')]
     rows += ((str(job['id']), oneLine(job['task']), oneLine(job['status']),
               *(asTime(job[name]) for name in ('created', 'started', 'completed'))) for job in listing['jobs'])
     printTable(rows)
+    if filter is not None:
+        more = f'; go on with --after {oneLine(listing["cursor"])}' if listing['cursor'] else ''
+        click.echo(f'\n{len(listing["jobs"])} jobs fit, looked at {listing["looked"]} of {listing["total"]}{more}')
+        return
     click.echo(f'\n{len(listing["jobs"])} of {listing["total"]} jobs; in all: {_counts(listing["counts"])}')
 
 

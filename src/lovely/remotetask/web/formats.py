@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isTime
+from lovely.remotetask.common.checks import shown
 
 
 #: Of a value that is shown: items of a dict or list, levels, nodes in all, and characters of a text, at the most.
@@ -78,6 +79,18 @@ def asSize(size):
         if size < 1024 or unit == 'GB':
             break
     return f'{size:.1f} {unit}'
+
+
+def brief(value, size):
+    """Return a value on one line, as JSON where it is that, cut to so many characters.
+
+    >>> brief({'film': 'M', 'year': None}, 20)
+    '{"film": "M", "ye...'
+    """
+    try:
+        return cut(json.dumps(value, ensure_ascii=False), size)
+    except (TypeError, ValueError, RecursionError):
+        return shown(value, size)
 
 
 class Node(NamedTuple):

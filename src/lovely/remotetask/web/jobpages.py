@@ -3,7 +3,6 @@
 from typing import Any
 from typing import NamedTuple
 
-from lovely.remotetask.common.checks import shown
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import siteManager
 from lovely.remotetask.execution.tasks import limitOf
@@ -77,7 +76,7 @@ def detailOf(context, job):
     if job.error:
         return job.error[:DETAIL]
     value = shownPart(context, job, 'input')
-    return '' if value.tree is None or value.tree.text == 'null' else shown(value.value, DETAIL)
+    return '' if value.tree is None or value.value is None else formats.brief(value.value, DETAIL)
 
 
 class Part(NamedTuple):

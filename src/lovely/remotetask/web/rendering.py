@@ -17,7 +17,7 @@ from lovely.remotetask.web import words
 HERE = pathlib.Path(__file__).parent
 
 #: The files that pages refer to, and their types.
-STATIC = {'pages.css': 'text/css', 'pages.js': 'text/javascript'}
+STATIC = {'icon.svg': 'image/svg+xml', 'pages.css': 'text/css', 'pages.js': 'text/javascript'}
 
 #: What a page says after a change: the word in its URL -> a sentence, with the number of jobs in it.
 SAID = {
@@ -81,4 +81,4 @@ def renderRefusal(title, message, home):
 
     home -- the URL of the first page.
     """
-    return _load['refusal'](title=title, message=message, home=home, css=f'{home}static/pages.css')
+    return _load['refusal'](title=title, message=message, home=home)

@@ -1,11 +1,14 @@
 """The table of methods that can be called: what each does, takes and gives."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import time
 from types import MappingProxyType
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
 from lovely.remotetask.files import StoredFile
+from lovely.remotetask.filters import parseFilter
+from lovely.remotetask.storage.search import search
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import UnknownMethod
@@ -353,18 +356,24 @@ def getJob(service, jobid):
     return detailsOf(service, service.jobs[jobid])
 
 
-def getJobs(service, status, start, size):
-    """getJobs(string status=nil, int start=0, int size=100) -> struct
+def getJobs(service, status, start, size, filter, after):
+    """getJobs(string status=nil, int start=0, int size=100, string filter=nil, string after=nil) -> struct
 
     The jobs, newest first: those from start (0 is the newest) on, size of them, at most 1000; only those in the status,
     if one is given.  The newest is the one that ended last, or, as long as it has not ended, was added last.
     The members are: array jobs, whose structs have id, task, status, and created, started, completed in seconds since
     1970 UTC as double, nil when it has not happened; int total, how many there are in all; and struct counts, how many
     there are in each status.
-    Faults: bad arguments for another status, start or size.
+    With a filter, as 'status:error task:avi2* since:1h input.film:Metropolis', only those that fit are given.  Then the
+    answer has besides: string cursor, with which as after the next call goes on where this one ended, nil when there is
+    no more; int looked, how many jobs were looked at; boolean cut, whether that was enough before there were size that
+    fit.  The total is still that of all jobs; status and start have to be left out, and size is 1 at least.
+    Faults: bad arguments for another status, start, size, filter or cursor.
     """
     if not 0 <= size <= LISTING_SIZE:
         raise BadArguments(f'getJobs: size must be 0 to {LISTING_SIZE}')
+    if filter is not None or after is not None:
+        return _searched(service, status, start, size, filter or '', after)
     if status is not None:
         _checkStatuses('getJobs', [status], interfaces.STATUSES)
     counts = service.countJobs()
@@ -372,6 +381,17 @@ def getJobs(service, status, start, size):
     with _refusing('getJobs'):
         jobs = service.getJobs(status, start, size if start < total else 0)     # nobody has to walk to the end of all
     return {'jobs': [summaryOf(service, job) for job in jobs], 'total': total, 'counts': counts}
+
+
+def _searched(service, status, start, size, filter, after):
+    if status is not None or start:
+        raise BadArguments('getJobs: with a filter neither status nor start can be given; write status:error, and go '
+                           'on with the cursor of the last answer')
+    with _refusing('getJobs'):
+        found = search(service, parseFilter(filter, time.time()), after, size)
+    counts = service.countJobs()
+    return {'jobs': [summaryOf(service, job) for job in found.jobs], 'total': sum(counts.values()), 'counts': counts,
+            'cursor': found.cursor, 'looked': found.looked, 'cut': found.isCut}
 
 
 def getStatistics(service):
@@ -431,7 +451,8 @@ METHODS = {
     'getProcessingHosts': Method(getProcessingHosts, READS, 'array'),
     'getJob': Method(getJob, READS, 'struct', (_JOBID,)),
     'getJobs': Method(getJobs, READS, 'struct', (
-        Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
+        Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100),
+        Argument('filter', (str,), None), Argument('after', (str,), None))),
     'getStatistics': Method(getStatistics, READS, 'struct'),
     # Their functions are those of the dispatcher.
     'listMethods': Method(None, NO_SERVICE, 'array'),
