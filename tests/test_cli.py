@@ -81,7 +81,7 @@ class HelpTest(unittest.TestCase):
 
     def test_every_command(self):
         self.assertEqual(set(main.remotetask.commands), {
-            'serve', 'frontend', 'processor', 'scheduler', 'web', 'pack', 'tasks', 'add', 'add-many', 'start',
+            'serve', 'frontend', 'processor', 'scheduler', 'web', 'health', 'pack', 'tasks', 'add', 'add-many', 'start',
             'schedule', 'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs',
             'statistics', 'start-processing', 'stop-processing', 'is-processing', 'bench', 'user'})
         for name, command in main.remotetask.commands.items():

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import doctest
 import html.parser
+import itertools
 import os
 import pathlib
 import re
@@ -19,9 +20,11 @@ import urllib.request
 import webob
 import zope.component.testing
 from persistent.TimeStamp import TimeStamp
+from prometheus_client.parser import text_string_to_metric_families
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import StorageError
 from zope.component import provideAdapter
 from zope.component import provideUtility
 from zope.interface import Interface
@@ -48,11 +51,13 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
 from lovely.remotetask.web import formats
 from lovely.remotetask.web import forms
+from lovely.remotetask.web import metrics
 from lovely.remotetask.web import scheduleforms
 from lovely.remotetask.web import words
 from lovely.remotetask.web.actions import VERBS
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.charts import Counter
+from lovely.remotetask.web.health import Readiness
 from lovely.remotetask.web.interfaces import IJobDetail
 from lovely.remotetask.web.server import Server
 from lovely.remotetask.xmlrpc.access import Caller
@@ -333,6 +338,7 @@ class TestPages(WebCase):
             folder.getSiteManager().registerUtility(other, ITaskService, 'other')
             jobid = other.add('echo', 'elsewhere', now=NOW)
         self.assertIn('?service=%2Fother', self.get('/').text)
+        self.assertNotIn('?service=%2FTaskService', self.get('/').text)
         self.assertNotIn(str(jobid), self.get('/jobs').text)
         page = self.get('/jobs?service=/other').text
         self.assertIn(f'/jobs/{jobid}?service=%2Fother', page)
@@ -753,6 +759,102 @@ class TestUsers(WebCase):
             application(self.db, self.directory + '/users', identify=identify)
         with self.assertRaises(ConfigurationError):
             application(self.db, self.directory + '/none')
+
+
+class TestHealth(WebCase):
+
+    def test_live_and_ready(self):
+        self.assertEqual(self.get('/live').json, {'problem': None})
+        self.assertEqual(self.get('/ready').json, {'problem': None})
+
+    def test_live_never_asks_the_database(self):
+        with unittest.mock.patch.object(self.db, 'open', side_effect=AssertionError):
+            self.get('/live')
+
+    def test_a_database_that_fails(self):
+        with unittest.mock.patch.object(self.db, 'open', side_effect=StorageError('away')):
+            with self.assertLogs('lovely.remotetask', 'WARNING'):
+                response = self.get('/ready', status=503)
+        self.assertEqual(response.json, {'problem': 'the database fails: StorageError'})
+
+    def test_a_database_that_does_not_answer(self):
+        """One look goes on, whoever asks, and nobody waits for long."""
+        opened, goOn, open = [], threading.Event(), self.db.open
+
+        def openLater(*arguments):
+            opened.append(None)
+            goOn.wait(60)
+            return open(*arguments)
+
+        readiness = Readiness(self.db, patience=0.05)
+        with unittest.mock.patch.object(self.db, 'open', openLater):
+            for _ in range(3):
+                self.assertEqual(readiness.problem(), 'the database does not answer')
+            self.assertEqual(len(opened), 1)
+            goOn.set()
+            patient = Readiness(self.db, patience=60)
+            self.assertIsNone(patient.problem())
+
+    def test_no_service(self):
+        with self.db.transaction() as connection:
+            del connection.root()['Application']
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            self.assertEqual(self.get('/ready', status=503).json['problem'], 'there is no task service in the database')
+
+    def test_data_of_another_release(self):
+        with self.service() as service:
+            service.generation = 99
+        self.assertIn('another release', self.get('/ready', status=503).json['problem'])
+
+
+class TestMetrics(WebCase):
+
+    users = USERS
+
+    def metrics(self, user='bob'):
+        """Return the metrics: name -> labels -> value, as Prometheus reads them."""
+        found = {}
+        for family in text_string_to_metric_families(self.get('/metrics', user).text):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+        return found
+
+    def test_what_the_database_says(self):
+        with self.service() as service:
+            service.addMany([{'task': 'fail'}] * 3, NOW - 50)
+            service.process(NOW - 40)
+            service.add('echo', now=NOW - 30)
+            service.addCronJob('echo', delay=5, now=NOW - 100)
+            scheduling.tick(service, NOW - 100)
+        found = self.metrics()
+        here = frozenset({('service', '/')})
+        self.assertEqual(found['remotetask_jobs'][here | {('status', 'error')}], 3)
+        self.assertEqual(len(found['remotetask_jobs']), len(STATUSES))
+        for name, value in (('oldest_ready_seconds', 30), ('schedules_late_seconds', 95), ('paused', 0), ('hosts', 0),
+                            ('jobs_per_second', 0.05)):
+            self.assertAlmostEqual(found['remotetask_' + name][here], value, 6, name)
+        self.assertGreater(found['remotetask_database_bytes'][frozenset()], 0)
+
+    def test_what_this_process_counts(self):
+        self.get('/', 'eve', status=401)
+        self.get('/', status=401)
+        self.get('/', 'bob')
+        found = self.metrics()
+        self.assertEqual(found['remotetask_logins_refused_total'], {frozenset(): 2})
+        self.assertEqual(found['remotetask_page_requests_total'], {
+            frozenset({('code', '401')}): 2, frozenset({('code', '200')}): 1})
+
+    def test_who_may_read_them(self):
+        self.get('/metrics', status=401)
+        self.get('/metrics', 'films', status=403)
+
+    def test_the_alerts_use_names_that_there_are(self):
+        text = (pathlib.Path(metrics.__file__).parent / 'alerts.yaml').read_text()
+        used = set(re.findall(r'remotetask_([a-z_]+)', text))
+        self.assertLessEqual(used, {*metrics.GAUGES, *metrics.DATABASE_GAUGES})
+        self.assertGreater(len(used), 5)
+        labels = {'service', 'instance', *itertools.chain(*(labels for _, labels in metrics.GAUGES.values()))}
+        self.assertLessEqual(set(re.findall(r'\$labels\.([a-z_]+)', text)), labels)
 
 
 class TestCharts(unittest.TestCase):

@@ -14,6 +14,7 @@ import sys
 import click
 
 from lovely.remotetask.cli import bench
+from lovely.remotetask.cli import health
 from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
 from lovely.remotetask.cli import service
@@ -65,7 +66,7 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*local.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
+for command in (*local.COMMANDS, *health.COMMANDS, *users.COMMANDS, *jobs.COMMANDS, *service.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

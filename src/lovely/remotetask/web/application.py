@@ -1,6 +1,7 @@
 """The WSGI application: which path leads where, and what each answer has in common."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import json
 import logging
 import math
 import re
@@ -25,6 +26,8 @@ from lovely.remotetask.web import servicepages
 from lovely.remotetask.web.charts import Counter
 from lovely.remotetask.web.context import DEFAULT
 from lovely.remotetask.web.context import Context
+from lovely.remotetask.web.health import Readiness
+from lovely.remotetask.web.metrics import Metrics
 from lovely.remotetask.web.rendering import STATIC
 from lovely.remotetask.web.rendering import Page
 from lovely.remotetask.web.rendering import render
@@ -111,7 +114,7 @@ class Application:
         clock -- returns UTC seconds.
         """
         self.db, self.guard, self.mask, self.clock = db, guard, tuple(mask), clock
-        self.counter = Counter()
+        self.counter, self.readiness, self.metrics = Counter(), Readiness(db), Metrics()
         db.setPoolSize(db.getPoolSize() + CONNECTIONS)
 
     def __call__(self, environ, start_response):
@@ -124,6 +127,7 @@ class Application:
         for name, value in HEADERS:
             response.headers[name] = value
         response.headers.setdefault('Cache-Control', 'no-store')
+        self.metrics.count('page_requests', str(response.status_int))
         return response(environ, start_response)
 
     def _answer(self, request):
@@ -134,14 +138,22 @@ class Application:
             raise Refused(400, 'the URL is not encoded in UTF-8') from None
         if request.method not in ('GET', 'HEAD', 'POST'):
             raise Refused(405, f'there is no {cut(request.method, 20)} here')
-        if (match := _STATIC.fullmatch(path)) is not None and request.method != 'POST':
-            return _static(match[1])
+        if request.method != 'POST':
+            if (match := _STATIC.fullmatch(path)) is not None:
+                return _static(match[1])
+            if path in ('/live', '/ready'):
+                return self._health(path)
         caller = self.guard.callerOf(request)
         request.environ['remotetask.user'] = caller.name        # for logs
+        return self._answerTo(caller, request, path)
+
+    def _answerTo(self, caller, request, path):
         if (match := _ACTION.fullmatch(path)) is not None and match[1] in actions.VERBS:
             if request.method != 'POST':
                 raise Refused(405, 'this is done by a button only')
             return self._change(request, caller, match[1])
+        if path == '/metrics' and request.method != 'POST':
+            return self._metrics(request, caller)
         for route in ROUTES:
             match = route.pattern.fullmatch(path)
             if match is not None:
@@ -149,6 +161,24 @@ class Application:
                     raise Refused(405, 'this page takes no form')
                 return self._show(request, caller, route.view, match.groups())
         raise Refused(404, 'there is no such page')
+
+    # For machines
+
+    def _health(self, path):
+        """Return whether this process lives, or whether it can do its work; anybody may know."""
+        problem = self.readiness.problem() if path == '/ready' else None
+        return webob.Response(json.dumps({'problem': problem}), content_type='application/json', charset='utf-8',
+                              status=200 if problem is None else 503)
+
+    def _metrics(self, request, caller):
+        now = self.clock()
+        with self._reading(None) as connection:
+            context = Context(request, {}, caller, connection, DEFAULT, now, None, self)
+            services = [(path, context._replace(path=path)) for path in context.services()]
+            for _, one in services:
+                one.allow('getStatistics')
+            text = self.metrics.text(connection, [(path, one.service) for path, one in services], now)
+        return webob.Response(text, content_type='text/plain', charset='utf-8')
 
     # Pages
 
@@ -251,6 +281,8 @@ class Application:
                     break
             else:
                 log.error('a page could not be made', exc_info=error)
+        if isinstance(error, (Unauthorized, Throttled)):
+            self.metrics.count('logins_refused')
         response = webob.Response(renderRefusal(title, message, request.script_name + '/'), status=status)
         if status == 401 and self.guard.asksForPassword:
             response.headers['WWW-Authenticate'] = 'Basic realm="remote tasks", charset="UTF-8"'

@@ -1,5 +1,6 @@
 """What a page is made from: the request, who asks, the service, the time, and how other pages are called."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import urllib.parse
 from typing import Any
 from typing import NamedTuple
@@ -85,9 +86,11 @@ class Context(NamedTuple):
 
     def services(self):
         """Return the paths of the services that the caller may see, sorted."""
-        found = {}
+        root, found = self.connection.root().get(ROOT_NAME), {}
+        with contextlib.suppress(UnknownService):
+            found[findService(root, DEFAULT)._p_oid] = DEFAULT
         for site, name, service in matching(self.connection, ['*@*']):
-            path = DEFAULT if site == 'root' and name == '' else f'/{name}' if site == 'root' else f'/{site}/{name}'
+            path = f'/{name}' if site == 'root' else f'/{site}/{name}'
             found[service._p_oid] = min(path, found.get(service._p_oid, path), key=len)
         patterns = self.caller.services
         return sorted(path for path in found.values()
