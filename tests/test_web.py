@@ -40,15 +40,23 @@ from zope.schema import TextLine
 
 from lovely.remotetask.common.masking import HIDDEN
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution import bulk
+from lovely.remotetask.execution.bulk import TASK
 from lovely.remotetask.files import LARGE
+from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
+from lovely.remotetask.testing import waitForJobs
+from lovely.remotetask.web import auditpages
+from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web import formats
 from lovely.remotetask.web import forms
 from lovely.remotetask.web import metrics
@@ -159,10 +167,10 @@ class WebCase(unittest.TestCase):
     def token(self, user=None):
         return self.application.guard.tokenOf(Caller(user, frozenset()))
 
-    def post(self, verb, user=None, status=303, form=None, query='', **fields):
+    def post(self, button, user=None, status=303, form=None, query='', **fields):
         """Return the response to pressing a button."""
         form = {'token': self.token(user), **fields} if form is None else form
-        response = self.request(f'/do/{verb}{query}', user, form).get_response(self.application)
+        response = self.request(f'/do/{button}{query}', user, form).get_response(self.application)
         self.assertEqual(response.status_int, status, response.text)
         return response
 
@@ -209,7 +217,8 @@ class TestPages(WebCase):
 
     def test_each_page_is_whole(self):
         jobid = self.add()['error']
-        for path in '/', '/jobs', f'/jobs/{jobid}', '/schedules', '/tasks', '/tasks/echo', '/tasks/a/b%20c', '/hosts':
+        for path in '/', '/jobs', f'/jobs/{jobid}', '/schedules', '/tasks', '/tasks/echo', '/tasks/a/b%20c', \
+                '/hosts', '/bulk?verb=cancel&filter=task:echo':
             with self.subTest(path):
                 response = self.get(path)
                 self.assertEqual(response.content_type, 'text/html')
@@ -609,6 +618,150 @@ class TestButtons(WebCase):
         self.assertEqual((len(calls), self.status(jobid)), (3, 'cancelled'))
 
 
+class TestBulk(WebCase):
+
+    def bulk(self, verb, filter, status=303, **fields):
+        """Ask for it, confirm it, and run the job; return its id."""
+        response = self.post('bulk', verb=verb, filter=filter, status=status, **fields)
+        if status != 303:
+            return response
+        return int(re.search(r'/jobs/(\d+)', response.location)[1])
+
+    def run_(self, jobid):
+        """Run a job as a processing host does, and return what it gave."""
+        with self.service() as service:
+            task, input = TASK, service.jobs[jobid].input
+            service.cancel(jobid, NOW)              # it is run here instead
+        with self.service() as service:
+            with unittest.mock.patch.object(TaskService, 'isCancelled', lambda self, jobid: False):
+                return task(service, jobid, input)
+
+    def test_all_that_fit(self):
+        with self.service() as service:
+            service.addMany([{'task': 'fail'}] * 450, NOW - 10)
+            service.process(NOW - 5)
+            waiting = service.addMany([{'task': 'echo'}] * 5, NOW - 10)
+        page = self.get('/bulk?verb=retry&filter=task:fail').text
+        self.assertRegex(page, r'<strong>450</strong> jobs that failed\s+fit <code>task:fail</code>')
+        self.assertIn('Type 450 to confirm it', page)
+        for typed in '', '45', '4500':
+            page = self.bulk('retry', 'task:fail', 400, expected='450', typed=typed).text
+            self.assertIn('Type 450, the number of jobs', page)
+        jobid = self.bulk('retry', 'task:fail', expected='450', typed='450')
+        self.assertIn('remotetask.bulk', self.get(f'/jobs/{jobid}').text)
+        later = self.do('add', 'fail', now=NOW + 5)
+        self.assertEqual(self.run_(jobid), {'changed': 450})
+        self.assertEqual(self.do('countJobs')['queued'], 456)
+        notes = [entry['description'] for entry in self.db.undoInfo(0, 20)]
+        self.assertIn(f'remotetask retry 200 jobs for job {jobid}: task:fail', notes)
+        jobid = self.bulk('cancel', 'status:queued task:fail', expected='50')
+        self.assertEqual(self.run_(jobid), {'changed': 450})
+        self.assertEqual(self.status(later), 'queued')
+        self.now += 60
+        jobid = self.bulk('remove', 'task:fail', expected='1')
+        self.assertEqual(self.run_(jobid)['changed'], 450)
+        counts = self.do('countJobs')
+        self.assertEqual((counts['queued'], counts['cancelled']), (6, 3))
+        self.assertEqual({self.status(jobid) for jobid in waiting}, {'queued'})
+
+    def test_a_real_host_runs_it(self):
+        with self.service() as service:
+            service.addMany([{'task': 'echo', 'startLater': True}] * 300, NOW)
+        self.now = time.time()
+        jobid = self.bulk('cancel', 'status:start-later', expected='5')
+        processor = MultiProcessor(self.db, ('TaskService',), name='one', waitTime=0.1)
+        processor.start()
+        self.addCleanup(processor.stop, 30)
+        with self.db.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            self.assertEqual(waitForJobs(service, [jobid], 60), ['completed'])
+            self.assertEqual(service.getResult(jobid), {'changed': 300})
+            self.assertEqual(service.countJobs()['cancelled'], 300)
+            connection.transaction_manager.abort()
+        self.assertIn('<tr id', self.get('/jobs?filter=host:one').text)
+        self.assertIn('>one<', self.get(f'/jobs/{jobid}').text)
+        hosts = self.get('/hosts').text
+        self.assertIn('<h2>one</h2>', hosts)
+        self.assertIn('>one<', self.get('/').text)
+
+    def test_conflicts_make_it_go_in_smaller_steps(self):
+        with self.service() as service:
+            jobids = service.addMany([{'task': 'echo', 'startLater': True}] * 30, NOW)
+        jobid, sizes, original = self.bulk('cancel', 'status:start-later', expected='30'), [], bulk.doChunk
+
+        def doChunk(service, own, input, after, size):
+            chunk = original(service, own, input, after, size)
+            sizes.append(size)
+            if len(sizes) < 4:
+                with self.service() as other:
+                    other.jobs[jobids[-1]].touch()
+            return chunk
+
+        with unittest.mock.patch.object(bulk, 'doChunk', doChunk):
+            self.assertEqual(self.run_(jobid), {'changed': 30})
+        self.assertEqual(sizes[:4], [200, 100, 50, 25])
+
+    def test_it_can_be_called_off(self):
+        self.do('addMany', [{'task': 'echo'}] * 5, NOW)
+        jobid = self.bulk('cancel', 'task:echo', expected='5')
+        self.post('cancel', jobid=str(jobid))
+        with self.service() as service:
+            self.assertEqual(TASK(service, jobid, service.jobs[jobid].input), {'changed': 0})
+
+    def test_nobody_else_can_add_it(self):
+        for add in (lambda service: service.add('remotetask.bulk', {}),
+                    lambda service: service.addMany([{'task': 'remotetask.bulk'}]),
+                    lambda service: service.addCronJob('remotetask.bulk', {}, delay=5)):
+            with self.assertRaises(UnknownTask), self.service() as service:
+                add(service)
+        self.post('add', task='remotetask.bulk', status=404)
+        self.bulk('explode', '', 400, expected='1')
+        jobid = self.bulk('retry', 'status:queued', expected='0')
+        self.assertEqual(self.run_(jobid), {'changed': 0})
+        self.bulk('cancel', 'state:x', 400, expected='1')
+        for expected in '', 'x', '-1', '9' * 20:
+            self.bulk('cancel', '', 400, expected=expected)
+        self.get('/bulk?verb=explode', status=400)
+        self.get('/bulk?verb=cancel&filter=state:x', status=400)
+
+    def test_counting_has_an_end(self):
+        with self.service() as service:
+            service.addMany([{'task': 'echo'}] * 30, NOW)
+        with self.service() as service:
+            self.assertEqual(bulkpages.countFitting(service, parseFilter('task:echo', NOW), 20), (20, False))
+            self.assertEqual(bulkpages.countFitting(service, parseFilter('task:echo', NOW), 40), (30, True))
+            self.assertEqual(bulkpages.countFitting(service, parseFilter('status:queued', NOW), 1), (30, True))
+
+
+class TestAudit(WebCase):
+
+    users = USERS
+
+    def test_who_did_what(self):
+        jobid = self.do('add', 'echo', now=NOW)
+        self.post('cancel', 'sue', jobid=str(jobid))
+        self.post('pause', 'ann')
+        self.now = time.time() + 60
+        page = self.get('/audit', 'bob').text
+        rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', page)
+        self.assertEqual(rows, [('ann', 'pause in /'), ('sue', f'cancel job {jobid} echo in /')])
+        self.assertNotIn('Go on looking', page)
+        self.get('/audit', 'films', status=403)
+        self.now = NOW
+        self.assertIn('No changes by users.', self.get('/audit', 'bob').text)
+
+    def test_of_many_transactions(self):
+        self.post('pause', 'ann')
+        for _ in range(5):
+            self.do('add', 'echo', now=NOW)
+        self.now = time.time() + 60
+        with unittest.mock.patch.object(auditpages, 'LOOKED_AT', 3):
+            page = self.get('/audit', 'bob').text
+            self.assertNotIn('<th scope="row">ann', page)
+            more = re.search(r'rel="next" href="([^"]+)"', page)[1]
+            self.assertIn('<th scope="row">ann', self.get(more, 'bob').text)
+
+
 class TestForgery(WebCase):
 
     def test_what_is_refused(self):
@@ -693,7 +846,7 @@ class TestUsers(WebCase):
         fields = {'jobid': str(cron), 'jobs': str(jobid), 'task': 'echo', 'input': '1', 'crontab': '* * * * *'}
         view, submit = dict.fromkeys(VERBS, 403), {}
         for verb in VERBS:
-            submit[verb] = 403 if verb in ('remove', 'removeMany', 'pause', 'resume') else None
+            submit[verb] = 403 if verb in ('remove', 'removeMany', 'bulk', 'pause', 'resume') else None
         for user, expected in ('bob', view), ('sue', submit):
             for verb, status in expected.items():
                 if status == 403:

@@ -217,6 +217,17 @@ class ITaskService(Interface):
         Raises what `add` raises, and changes nothing then.
         """
 
+    def addBulk(verb, filter, expected, user, now=None):
+        """Add a job that does something with all jobs that fit a filter now, a part at a time; return its id.
+
+        verb -- 'cancel', 'retry' or 'remove'; jobs that it cannot be done with are left as they are.
+        filter -- a text: see `filters`.
+        expected -- about how many jobs these are, for the progress.
+        user -- who wants it, a text: it is in the notes of the transactions.
+
+        Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb or filter.
+        """
+
     def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
                    now=None, request=None, **options):
         """Add an `ICronJob` and return its id.

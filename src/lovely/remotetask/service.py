@@ -43,10 +43,12 @@ from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.tasks import checkTask
 from lovely.remotetask.execution.tasks import findTasks
+from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -216,6 +218,14 @@ class TaskService(Contained, Persistent):
             news.append(new)
         inputs = [self._inputOf(new) for new in news]
         return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
+
+    def addBulk(self, verb: str, filter: str, expected: int, user: str, now: float | None = None) -> int:
+        """See `ITaskService`."""
+        now = present(now)
+        check('verb', verb, verb in bulk.VERBS, f'one of {", ".join(bulk.VERBS)}')
+        parseFilter(filter, now)
+        input = {'verb': verb, 'filter': filter, 'now': now, 'expected': expected, 'user': user}
+        return self._add(NewJob(bulk.NAME, input), self._toStore(input), now, None)
 
     def _checkNew(self, new, tasks):
         self._check(new.task, new.input, tasks)

@@ -8,12 +8,17 @@ from lovely.remotetask.common.checks import shown
 from lovely.remotetask.database.sites import siteManager
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution import bulk
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 
 
 #: Where a task asks to be run, by its attribute `isolation`: in a thread of the host, or in a process of its own.
 THREAD, PROCESS = 'thread', 'process'
+
+
+#: Tasks of our own: name -> task.  No job can be added for one by its name.
+OWN = {bulk.NAME: bulk.TASK}
 
 
 def findTasks(service):
@@ -30,7 +35,9 @@ def findTask(service, name):
 
 
 def queryTask(service, name):
-    """Return the task of that name, or None."""
+    """Return the task of that name, also one of our own, or None."""
+    if name in OWN:
+        return OWN[name]
     return siteManager(service).queryUtility(service.taskInterface, name=name)
 
 

@@ -93,7 +93,9 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
         found = dict(fetch(service, [jobid for (_, jobid), _ in chunk]))
         for entry, source in chunk:
             looked, last, job = looked + 1, entry, found[entry[1]]
-            if job is not None and fitsJob(job, source.host, filter, isWanted, hides):
+            # Where a queued job stands says about when it was added, but not exactly.
+            isRight = job is not None and (source.status != QUEUED or _isWithin(job, filter))
+            if isRight and fitsJob(job, source.host, filter, isWanted, hides):
                 jobs.append(job)
                 if len(jobs) == size:
                     break

@@ -11,6 +11,7 @@ from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.storage import cleanup
+from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web import forms
 from lovely.remotetask.web import jobpages
 from lovely.remotetask.web import servicepages
@@ -196,6 +197,19 @@ def _sent(context):
     return {name: context.field(name) for name in (*TEXTS, *FLAGS)}
 
 
+# All jobs that fit a filter
+
+def bulk(context):
+    """Add a job that does something with all jobs that fit a filter."""
+    context.allow('clean')
+    verb, text = context.field('verb'), context.field('filter').strip()
+    if not bulkpages.hasConfirmed(context.field('expected'), context.field('typed')):
+        return bulkpages.bulk(context, f'Type {context.field("expected")[:12]}, the number of jobs, to confirm it.')
+    jobid = context.service.addBulk(verb, text, int(context.field('expected')), context.caller.name or 'anybody',
+                                    context.now)
+    return Done(f'bulk {verb} by job {jobid}: {cut(text, 500)}', 'bulk', f'/jobs/{jobid}')
+
+
 # The service
 
 def pause(context):
@@ -226,6 +240,7 @@ VERBS = {
     'deactivate': Verb('updateCronJob', deactivate),
     'schedule': Verb('updateCronJob', schedule),
     'addSchedule': Verb('addCronJob', addSchedule),
+    'bulk': Verb('clean', bulk),
     'pause': Verb('stopProcessing', pause),
     'resume': Verb('startProcessing', resume),
 }

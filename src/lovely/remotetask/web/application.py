@@ -21,6 +21,8 @@ from lovely.remotetask.common.checks import cut
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
+from lovely.remotetask.web import auditpages
+from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web import jobpages
 from lovely.remotetask.web import servicepages
 from lovely.remotetask.web.charts import Counter
@@ -84,6 +86,8 @@ ROUTES = [Route(re.compile(pattern, re.DOTALL), view) for pattern, view in (
     (r'/tasks', servicepages.tasks),
     (r'/tasks/(.+)', servicepages.task),
     (r'/hosts', servicepages.hosts),
+    (r'/bulk', bulkpages.bulk),
+    (r'/audit', auditpages.changes),
 )]
 
 _ACTION = re.compile(r'/do/([A-Za-z]+)')
