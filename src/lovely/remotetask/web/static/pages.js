@@ -90,6 +90,7 @@
   }
 
   document.addEventListener('visibilitychange', next);
+  window.addEventListener('online', () => { pause = PAUSE; next(); });
 
   // The switch
 
