@@ -650,10 +650,10 @@ class ServerTestCase(CommandTestCase):
             file.write(text)
         return path
 
-    def start(self, command, text='', name='remotetask.conf'):
-        """Start a server with this configuration; the log goes to a file."""
+    def start(self, command, text='', name='remotetask.conf', frontend=''):
+        """Start a server with this configuration, and this of its frontend; the log goes to a file."""
         path = self.write(name, f'<eventlog>\n<logfile>\npath {self.directory}/{name}.log\n</logfile>\n</eventlog>\n'
-                                f'<frontend>\naddress 0\n</frontend>\n{text}')
+                                f'<frontend>\naddress 0\n{frontend}</frontend>\n{text}')
         process = start('-C', path, command, cwd=self.directory,
                         env=environment(PYTHONUNBUFFERED=''))      # what it prints has to come all the same
         self.addCleanup(process.stdout.close)

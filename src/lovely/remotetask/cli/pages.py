@@ -28,14 +28,17 @@ def startPages(configuration, db, closing, grace, isAsked):
     try:
         from lovely.remotetask.web.application import application
         from lovely.remotetask.web.server import Server
+        from lovely.remotetask.web.server import checkReach
     except ModuleNotFoundError as error:
         if isNeeded:
             raise CommandFailure(f'the pages are {MISSING} ({error})') from error
         return f'no pages: {MISSING}'
     users = settings.users or configuration.frontend.users
+    if not settings.allowInsecure:
+        checkReach(settings.address, users is not None)
     pages = application(db, users, mask=settings.mask)
     try:
-        server = Server(pages, settings.address, settings.threads, users is not None, settings.allowInsecure)
+        server = Server(pages, settings.address, settings.threads)
     except ConfigurationError as error:
         if isNeeded:
             raise CommandFailure(str(error)) from error

@@ -64,6 +64,8 @@ class Readiness:
 
 def lookAt(db):
     """Return what keeps the services of a database from being used, a sentence; None for nothing."""
+    if (ping := getattr(db.storage, 'ping', None)) is not None:
+        ping()                      # of ZEO; what follows may be answered by its cache
     manager = transaction.TransactionManager(explicit=True)
     with contextlib.closing(db.open(manager)) as connection:
         manager.begin()

@@ -205,10 +205,11 @@ def momentsOf(job, now):
               for index, failure in enumerate(attempts, 1)]
     if job.started is not None:
         found.append(('last run began', job.started, '', ''))
-    if job.completed is not None:
-        word = f'ended: {job.status}' if job.status in FINAL else 'last run ended'
-        found.append((word, job.completed, '', ''))
+    if job.completed is not None and job.status not in FINAL:
+        found.append(('last run ended', job.completed, '', ''))
     found.sort(key=lambda moment: moment[1])
+    if job.completed is not None and job.status in FINAL:
+        found.append((f'ended: {job.status}', job.completed, '', ''))       # its last failure is told a moment later
     for what, name in ('next attempt', 'retryAt'), ('next run', 'scheduledFor'):
         if job.status not in FINAL and getattr(job, name, None) is not None:
             found.append((what, getattr(job, name), '', ''))

@@ -28,17 +28,13 @@ UNLOGGED = ('/live', '/ready', '/metrics')
 class Server:
     """Listens from the beginning, answers from `start` on, until `stop`."""
 
-    def __init__(self, application, address, threads, hasUsers=False, allowInsecure=False):
-        """Raise `ConfigurationError` when the address cannot be used, or is open to others.
+    def __init__(self, application, address, threads):
+        """Raise `ConfigurationError` when the address cannot be used.
 
         application -- a WSGI callable.
         address -- the pair of host and port; port 0 is any free one.
         threads -- how many requests are answered at the same time.
-        hasUsers -- whether the application asks for users.
-        allowInsecure -- whether other machines may reach it all the same.
         """
-        if not allowInsecure:
-            _checkExposure(address, hasUsers)
         family = socket.AF_INET6 if ':' in address[0] else socket.AF_INET
         try:
             self._socket = socket.create_server(address, family=family)
@@ -78,7 +74,11 @@ class Server:
         return not self._thread.is_alive()
 
 
-def _checkExposure(address, hasUsers):
+def checkReach(address, hasUsers):
+    """Raise `ConfigurationError` if other machines could reach the pages at an address, a pair of host and port.
+
+    hasUsers -- whether they ask for users.
+    """
     try:
         checkExposure(address, hasUsers, hasCertificate=False)
     except ConfigurationError:
