@@ -187,6 +187,10 @@ class TestSearch(SearchCase):
         self.assertEqual(ids(self.find('', after=found.cursor, size=1).jobs), [jobids[19]])
         found = self.find('task:none', after=found.cursor, most=100)
         self.assertEqual(found, search.Found([], None, 20, False))
+        for number in range(100):
+            self.service.add('echo', number, now=100 + number)
+        found = self.find('task:none', patience=0)
+        self.assertEqual((found.jobs, found.looked, found.isCut), ([], search.CHUNK, True))
 
     def test_mistakes(self):
         for options, reason in (({'size': 0}, 'size: 0 is not a number from 1 to 1000'), ({'most': 0}, 'most: 0'),

@@ -59,6 +59,7 @@ from lovely.remotetask.web import auditpages
 from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web import formats
 from lovely.remotetask.web import forms
+from lovely.remotetask.web import jobpages
 from lovely.remotetask.web import metrics
 from lovely.remotetask.web import scheduleforms
 from lovely.remotetask.web import words
@@ -303,7 +304,8 @@ class TestPages(WebCase):
     def test_a_walk_that_was_cut_says_so(self):
         with self.service() as service:
             service.addMany([{'task': 'echo'}] * 5001, NOW)
-        page = self.get('/jobs?filter=task:fail').text
+        with unittest.mock.patch.object(jobpages, 'PATIENCE', 1e6):
+            page = self.get('/jobs?filter=task:fail').text
         self.assertIn('Looked at 5\u202f000 of 5\u202f001 jobs', re.sub(r'\s+(?=of|jobs)', ' ', page))
         self.assertIn('Go on looking', page)
 

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import math
 import re
+import time
 from collections import deque
 from typing import Any
 from typing import NamedTuple
@@ -61,7 +62,7 @@ class Source(NamedTuple):
     entries: Any                # an iterator
 
 
-def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret):
+def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret, patience=math.inf):
     """Return the next page of the jobs that fit a filter, a `Found`.
 
     filter -- a `filters.Filter`.
@@ -70,6 +71,7 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     most -- how many jobs to look at, at the most.
     isWanted -- called with the name of a task; returns whether its jobs may be found.  Default: all may.
     hides -- called with the name of a field; of those for which it returns true nothing is found by their values.
+    patience -- after how many seconds it ends, too; CHUNK jobs are looked at in any case.
 
     Pages lose no job: each begins behind the last entry of the one before, whatever was added meanwhile.  Raise
     `ValueError` for a cursor or a number that is none.
@@ -85,8 +87,8 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     since = (-math.inf if filter.since is None else math.ceil(filter.since * MICROSECONDS), 0)
     entries = heapq.merge(*(_tagged(source, since) for source in _sources(service, filter, below)),
                           key=lambda tagged: tagged[0], reverse=True)
-    jobs, looked, last = [], 0, None
-    while looked < most and len(jobs) < size:
+    jobs, looked, last, until = [], 0, None, time.monotonic() + patience
+    while looked < most and len(jobs) < size and (looked == 0 or time.monotonic() < until):
         chunk = list(itertools.islice(entries, min(CHUNK, most - looked)))
         if not chunk:
             return Found(jobs, None, looked, False)

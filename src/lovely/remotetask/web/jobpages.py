@@ -34,6 +34,9 @@ from lovely.remotetask.web.servicepages import LATE
 #: How many rows a page can have; the first is the default.
 SIZES = (50, 20, 100, 200)
 
+#: Seconds that a page spends on jobs that do not fit.
+PATIENCE = 0.04
+
 #: Characters of a detail in a list.
 DETAIL = 120
 
@@ -122,7 +125,7 @@ def jobs(context):
     try:
         filter = parseFilter(text, context.now)
         found = search(service, filter, context.parameter('after') or None, size,
-                       isWanted=context.wants if context.isLimited else None, hides=context.hidesAny())
+                       isWanted=context.wants if context.isLimited else None, hides=context.hidesAny(), patience=PATIENCE)
     except ValueError as error:
         mistake = str(error)
     total = counts and sum(count for status, count in counts.items()
