@@ -125,7 +125,8 @@ def jobs(context):
     try:
         filter = parseFilter(text, context.now)
         found = search(service, filter, context.parameter('after') or None, size,
-                       isWanted=context.wants if context.isLimited else None, hides=context.hidesAny(), patience=PATIENCE)
+                       isWanted=context.wants if context.isLimited else None, hides=context.hidesAny(),
+                       patience=PATIENCE)
     except ValueError as error:
         mistake = str(error)
     total = counts and sum(count for status, count in counts.items()
