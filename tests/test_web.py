@@ -5,6 +5,7 @@ import contextlib
 import doctest
 import html.parser
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -27,6 +28,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import StorageError
 from zope.component import provideAdapter
 from zope.component import provideUtility
+from zope.configuration import xmlconfig
 from zope.interface import Interface
 from zope.interface import implementer
 from zope.schema import Bool
@@ -465,6 +467,19 @@ class TestSecrets(WebCase):
         self.application = application(self.db, mask=('IB*',), clock=lambda: NOW)
         self.assertNotIn('DE00', self.get(f'/jobs/{jobid}').text)
         self.assertNotIn('DE00', self.get('/jobs').text)
+
+    def test_those_of_one_task(self):
+        xmlconfig.string('''
+            <configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
+              <include package="lovely.remotetask" file="meta.zcml" />
+              <remotetask:task name="pay" handler="lovely.remotetask.demo.echo" mask="iban b?c" />
+            </configure>''')
+        value = {'iban': 'DE00', 'bic': 'XXDE', 'sum': '17.50'}
+        for task, hidden in ('pay', True), ('echo', False):
+            page = self.get(f'/jobs/{self.do("add", task, value, now=NOW)}').text
+            self.assertEqual(('DE00' in page, 'XXDE' in page, '17.50' in page), (not hidden, not hidden, True), task)
+        for text in 'DE00', 'input.iban:DE00':          # also of other tasks: names are the same everywhere
+            self.assertNotIn('<tr id', self.get(f'/jobs?filter={text}').text)
 
     def test_large_values_are_not_loaded(self):
         jobid = self.do('add', 'echo', 'x' * (LARGE + 1), now=NOW)
@@ -1011,6 +1026,11 @@ class TestMetrics(WebCase):
         self.assertGreater(len(used), 5)
         labels = {'service', 'instance', *itertools.chain(*(labels for _, labels in metrics.GAUGES.values()))}
         self.assertLessEqual(set(re.findall(r'\$labels\.([a-z_]+)', text)), labels)
+
+    def test_the_dashboard_uses_names_that_there_are(self):
+        dashboard = json.loads((pathlib.Path(metrics.__file__).parent / 'grafana.json').read_text())
+        used = set(re.findall(r'remotetask_([a-z_]+)', json.dumps([panel['targets'] for panel in dashboard['panels']])))
+        self.assertEqual(used, {*metrics.GAUGES, *metrics.DATABASE_GAUGES})
 
 
 class TestCharts(unittest.TestCase):

@@ -50,6 +50,7 @@ class ITask(Interface):
     # memoryLimit -- bytes that the child process may use; default: None, as many as there are.
     # missing -- a method that returns what this host lacks to run the task, as a text, or None; the job then waits for
     #     a host that lacks nothing, as it does when the task itself is missing.
+    # mask -- more names of fields of the input and the output whose values pages hide, patterns of `fnmatch`: a tuple.
     # atMostOnce -- true to have the job end in ERROR, instead of being run again, when its host ends during a run.
 
     def __call__(service, jobid, input):

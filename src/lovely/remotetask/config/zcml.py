@@ -117,6 +117,9 @@ class IRunOptions(Interface):
     never_retry_on = Tokens(
         title='Never retry on', required=False, value_type=GlobalObject(),
         description='Those of them after which it does not.')
+    mask = Tokens(
+        title='Mask', required=False, value_type=TextLine(),
+        description='More names of fields of inputs and results that pages hide, with wildcards.')
 
 
 #: Attributes of `IRunOptions` -> fields of `RetryPolicy`.
@@ -124,7 +127,7 @@ _POLICY = {'attempts': 'attempts', 'retry_base': 'base', 'retry_factor': 'factor
            'retry_jitter': 'jitter', 'retry_on': 'retryOn', 'never_retry_on': 'neverRetryOn'}
 #: Attributes of the directives -> attributes of a task.
 _ATTRIBUTES = {'isolation': 'isolation', 'memory_limit': 'memoryLimit', 'time_limit': 'timeLimit',
-               'at_most_once': 'atMostOnce'}
+               'at_most_once': 'atMostOnce', 'mask': 'mask'}
 
 
 class ITaskDirective(IRunOptions):

@@ -100,7 +100,7 @@ class Context(NamedTuple):
 
     def hides(self, task):
         """Return a function that says of the name of a field whether its value is hidden, for jobs of a task."""
-        secrets, patterns = secretFields(task), self.application.mask
+        secrets, patterns = secretFields(task), (*self.application.mask, *(getattr(task, 'mask', None) or ()))
         return lambda name: name in secrets or isSecret(name, patterns)
 
     def shownValue(self, job, value):
