@@ -25,10 +25,10 @@ from lovely.remotetask.task import TaskError
 from lovely.remotetask.testing import waitForJobs
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.server import Server
-from test_web import MARKUP
-from test_web import PASSWORDS
-from test_web import USERS
-from test_web import IFilm
+from webcase import MARKUP
+from webcase import PASSWORDS
+from webcase import USERS
+from webcase import IFilm
 
 
 AXE = pathlib.Path(axe_playwright_python.__file__).parent / 'axe.min.js'

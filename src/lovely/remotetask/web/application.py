@@ -191,7 +191,8 @@ class Application:
         moment = None if at is None else parseTime(at)
         if at is not None and (moment is None or moment > now):
             raise Refused(400, f'at: {cut(at, 40)!r} is no time that was, as 2026-05-01T12:30 in UTC')
-        tag = f'{self.db.lastTransaction().hex()}-{int(now // STALE) if moment is None else "at"}-{hash(caller)}'
+        age = int(now // STALE) if moment is None else 'at'
+        tag = f'{self.db.lastTransaction().hex()}-{age}-{self.guard.tagOf(caller)}'
         if tag in request.if_none_match and 'If-None-Match' in request.headers:
             response = webob.Response(status=304)
         else:

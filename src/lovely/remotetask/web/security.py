@@ -83,6 +83,10 @@ class Guard:
         """Return the token that forms carry for this `Caller`, a text; it is good as long as this process lives."""
         return hmac.digest(self._key, repr(caller.name).encode(), 'sha256').hex()
 
+    def tagOf(self, caller):
+        """Return a text that is another for another `Caller`, or one with other rights, and tells nothing of him."""
+        return hmac.digest(self._key, repr(caller).encode(), 'sha256').hex()[:16]
+
     def checkChange(self, request, caller, token):
         """Raise `Forged`, and log it, unless a change comes from one of our pages, as this caller has it.
 
