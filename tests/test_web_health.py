@@ -24,6 +24,7 @@ from lovely.remotetask.service import install
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import metrics
+from lovely.remotetask.web.application import application
 from lovely.remotetask.web.charts import Counter
 from lovely.remotetask.web.health import Readiness
 from lovely.remotetask.web.server import Server
@@ -66,6 +67,28 @@ class TestHealth(WebCase):
             goOn.set()
             patient = Readiness(self.db, patience=60)
             self.assertIsNone(patient.problem())
+
+    def test_a_database_that_hangs_holds_up_the_pages_only(self):
+        goOn, waiting, open = threading.Event(), threading.Semaphore(0), self.db.open
+
+        def openLater(*arguments):
+            waiting.release()
+            goOn.wait(60)
+            return open(*arguments)
+
+        self.application = application(self.db, clock=lambda: NOW, concurrent=2)
+        threads = [threading.Thread(target=self.get, args=('/jobs',)) for _ in range(2)]
+        with unittest.mock.patch.object(self.db, 'open', openLater):
+            for thread in threads:
+                thread.start()
+                self.assertTrue(waiting.acquire(timeout=60))
+            self.assertIn('too many requests', self.get('/jobs', status=503).text)
+            self.get('/live')
+            self.get('/static/pages.css')
+            goOn.set()
+            for thread in threads:
+                thread.join(60)
+        self.get('/jobs')
 
     def test_no_service(self):
         with self.db.transaction() as connection:

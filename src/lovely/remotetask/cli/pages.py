@@ -5,6 +5,9 @@ from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.errors import ConfigurationError
 
 
+#: Threads besides those that can wait for the database: they answer whether the process lives.
+MORE_THREADS = 2
+
 #: What is said where the extra is not installed.
 MISSING = 'not installed: pip install "lovely.remotetask[web]"'
 
@@ -36,9 +39,9 @@ def startPages(configuration, db, closing, grace, isAsked):
     users = settings.users or configuration.frontend.users
     if not settings.allowInsecure:
         checkReach(settings.address, users is not None)
-    pages = application(db, users, mask=settings.mask)
+    pages = application(db, users, mask=settings.mask, concurrent=settings.threads)
     try:
-        server = Server(pages, settings.address, settings.threads)
+        server = Server(pages, settings.address, settings.threads + MORE_THREADS)
     except ConfigurationError as error:
         if isNeeded:
             raise CommandFailure(str(error)) from error

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -58,8 +59,8 @@ ATTEMPTS = 10
 #: What a user is called who was not asked.
 ANYBODY = 'anybody'
 
-#: Connections that pages have room for besides those that others of the process have.
-CONNECTIONS = 8
+#: Requests that use the database at the same time, by default; and seconds that another one waits for its turn.
+CONCURRENT, PERMIT_TIME = 8, 1.0
 
 
 class Refused(errors.RemoteTaskError):
@@ -109,17 +110,19 @@ REFUSALS = (
 class Application:
     """The pages of all task services of a database, as a WSGI callable: see `application`."""
 
-    def __init__(self, db, guard, mask, clock):
+    def __init__(self, db, guard, mask, clock, concurrent):
         """Change the database only by the verbs of `actions`.
 
         db -- the `ZODB.DB`.
         guard -- a `security.Guard`.
         mask -- more names of secrets, patterns of `fnmatch`.
         clock -- returns UTC seconds.
+        concurrent -- how many requests may use the database at the same time.
         """
+        self._permits = threading.BoundedSemaphore(concurrent)
         self.db, self.guard, self.mask, self.clock = db, guard, tuple(mask), clock
         self.counter, self.readiness, self.metrics = Counter(), Readiness(db), Metrics()
-        db.setPoolSize(db.getPoolSize() + CONNECTIONS)
+        db.setPoolSize(db.getPoolSize() + concurrent)
 
     def __call__(self, environ, start_response):
         """Answer a request, as WSGI has it."""
@@ -147,9 +150,15 @@ class Application:
                 return _static(match[1])
             if path in ('/live', '/ready'):
                 return self._health(path)
-        caller = self.guard.callerOf(request)
-        request.environ['remotetask.user'] = caller.name        # for logs
-        return self._answerTo(caller, request, path)
+        # Those who wait for a database that hangs must not keep the server from answering whether it lives.
+        if not self._permits.acquire(timeout=PERMIT_TIME):
+            raise Refused(503, 'too many requests are being answered, or the database does not answer: try again')
+        try:
+            caller = self.guard.callerOf(request)
+            request.environ['remotetask.user'] = caller.name        # for logs
+            return self._answerTo(caller, request, path)
+        finally:
+            self._permits.release()
 
     def _answerTo(self, caller, request, path):
         if (match := _ACTION.fullmatch(path)) is not None and match[1] in actions.VERBS:
@@ -298,7 +307,7 @@ class Application:
         return response
 
 
-def application(db, users=None, *, identify=None, mask=(), clock=time.time):
+def application(db, users=None, *, identify=None, mask=(), clock=time.time, concurrent=CONCURRENT):
     """Return the pages of all task services of a database, as a WSGI callable.
 
     It honours SCRIPT_NAME: an application can mount it anywhere.
@@ -310,12 +319,14 @@ def application(db, users=None, *, identify=None, mask=(), clock=time.time):
         `xmlrpc.access.Caller`, or raises `xmlrpc.access.Unauthorized`.
     mask -- more names of fields whose values are hidden, patterns of `fnmatch`; those of passwords and tokens are.
     clock -- returns UTC seconds.
+    concurrent -- how many requests may use the database at the same time, less than the server has threads: then
+        /live is answered also when the database hangs.
 
     With neither users nor identify only requests from this machine are answered, and may do everything.
 
     Raise `errors.ConfigurationError` for a users file that cannot be read or has a mistake.
     """
-    return Application(db, Guard(users, identify), mask, clock)
+    return Application(db, Guard(users, identify), mask, clock, concurrent)
 
 
 def noteChange(txn, name, path, note):

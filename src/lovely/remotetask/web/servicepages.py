@@ -37,6 +37,8 @@ class Host(NamedTuple):
     """A processing host."""
 
     about: dict                 # see `ITaskService.getProcessingHosts`
+    lease: float | None         # seconds
+    seen: float                 # when it wrote last, UTC seconds
     claims: list                # of `Claimed`, the running ones first
     more: int                   # claims that are not listed
 
@@ -79,7 +81,8 @@ def hostsOf(context):
         claims = [Claimed(job, jobid in ledger.started or jobid in ledger.progress, ledger.progress.get(jobid))
                   for jobid, job in fetch(service, jobids[:LISTED])
                   if job is not None and not isinstance(job, BrokenJob) and context.wants(job.task)]
-        found.append(Host(about, claims, max(0, len(jobids) - LISTED)))
+        found.append(Host(about, (ledger.owner or {}).get('lease'), ledger._p_mtime or context.now, claims,
+                          max(0, len(jobids) - LISTED)))
     return found
 
 
