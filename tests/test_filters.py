@@ -230,6 +230,15 @@ class TestPages(SearchCase):
                 with self.subTest(seed=seed, status=status):
                     self.assertEqual(sorted(self.pages(f'status:"{status}"', 3)), sorted(jobids))
 
+    def test_many_of_one_time(self):
+        jobids = []
+        for _ in range(3):                      # each begins at another id
+            self.service._goElsewhere()
+            jobids += self.service.addMany([{'task': 'echo'}] * 400, now=100)
+        for size in 7, 100, 1000:
+            with self.subTest(size=size):
+                self.assertEqual(sorted(self.pages('', size)), sorted(jobids))
+
     def test_nothing_is_lost_or_doubled_while_jobs_come_and_go(self):
         for seed in range(6):
             random.seed(seed)

@@ -10,14 +10,18 @@ import urllib.request
 
 import webob
 from persistent.TimeStamp import TimeStamp
+from ZODB.FileStorage import FileStorage
 from zope.component import provideAdapter
 from zope.interface import implementer
 
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.job import Job
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import formats
 from lovely.remotetask.web import forms
@@ -220,6 +224,45 @@ class TestPages(WebCase):
         provideAdapter(Detail, (IJob,), IJobDetail, name='echo')
         self.do('add', 'echo', 'M', now=NOW)
         self.assertIn('film &lt;b&gt;M', self.get('/jobs').text)
+
+
+class TestCost(WebCase):
+    """What a page loads is the same however many jobs are stored."""
+
+    def addEnded(self, count):
+        """Add jobs that have ended within a day, as a host writes them."""
+        with self.service() as service:
+            ledger = service.ledgers.setdefault('one', Ledger())
+            for number in range(count):
+                job = Job(service._newId(), 'echo', {'number': number}, NOW - 80_000)
+                status = 'error' if number % 10 == 0 else 'completed'
+                end = ledger.finish(job.id, status, NOW - 70_000 * (count - number) / count)
+                job.change(status=status, started=end - 1, completed=end)
+                job.store(ready.shardOf(service, job.id).pages)
+            service.addMany([{'task': 'echo'}] * count, NOW - 10)
+
+    def loads(self, path):
+        """Return how many records a process loads that has made the page before, and lost what it knew."""
+        self.get(path)
+        self.db.cacheMinimize()
+        original, loaded = FileStorage.loadBefore, []
+
+        def loadBefore(storage, oid, tid):
+            loaded.append(oid)
+            return original(storage, oid, tid)
+
+        with unittest.mock.patch.object(FileStorage, 'loadBefore', loadBefore):
+            self.get(path)
+        return len(loaded)
+
+    def test_constant(self):
+        paths = '/jobs', '/jobs?filter=status:error', '/jobs?filter=status:queued', '/schedules', '/tasks', '/hosts'
+        self.addEnded(1000)
+        few = {path: self.loads(path) for path in paths}
+        self.addEnded(9000)
+        for path in paths:
+            with self.subTest(path):
+                self.assertLess(self.loads(path), 1.5 * few[path] + 20)
 
 
 class TestWords(unittest.TestCase):

@@ -41,6 +41,9 @@ LOOKED_AT, MOST_LOOKED_AT = 5000, 100_000
 #: Jobs that are loaded together.
 CHUNK = 64
 
+#: Queued jobs of one time that are put into the order of their ids: those that were added together are in it already.
+TIES = 256
+
 # Microseconds and an id; of as many digits as the keys of a ledger have.
 _CURSOR = re.compile(r'(-?[0-9]{1,18})-([0-9]{1,10})')
 
@@ -203,10 +206,15 @@ def _queued(service, queue):
     """Yield the entries of a queue, the newest first.
 
     A job that is queued again is behind newer ones: it counts as what it stands by, see `queries`.  Entries of one time
-    come by their ids, so that a cursor is exact.
+    come by their ids, TIES of them together, so that a cursor is exact.  Each is below the one before.
     """
+    last = math.inf, 0
     for _, group in itertools.groupby(_falling(service, queue), key=lambda entry: entry[0]):
-        yield from sorted(group, reverse=True)
+        while some := list(itertools.islice(group, TIES)):
+            for moment, jobid in sorted(some, reverse=True):
+                moment = min(moment, last[0])
+                last = (moment, jobid) if (moment, jobid) < last else (moment - 1, jobid)
+                yield last
 
 
 def _falling(service, queue):
