@@ -30,6 +30,13 @@ CHUNK, LOOKED_AT = 200, 5000
 #: Conflicts in a row after which the run has failed; the job's retry policy then says what becomes of it.
 ATTEMPTS = 30
 
+#: How often it goes through all that fit: once, and once more to see that nothing was left, unless the clock is set
+#: back, when jobs that it retried fail again.
+PASSES = 20
+
+#: Characters of the note of a transaction.
+NOTE = 1000
+
 
 class Verb(NamedTuple):
     """What can be done with many jobs."""
@@ -79,35 +86,50 @@ class BulkTask:
 
         What is done is committed by and by: a run that is repeated goes on with what is left.
         """
-        oid, db = service._p_oid, service._p_jar.db()
-        after, changed = f'{microseconds(input["now"]) + 1}-0', 0
-        manager = transaction.TransactionManager(explicit=True)
-        with contextlib.closing(db.open(manager)) as connection:
-            size, failures = CHUNK, 0
-            while after is not None and not service.isCancelled(jobid):
-                manager.begin()
-                try:
-                    chunk = doChunk(connection.get(oid), jobid, input, after, size)
-                    txn = manager.get()
-                    txn.setUser(input['user'])
-                    txn.note(cut(f'remotetask {input["verb"]} {chunk.changed} jobs for job {jobid}: {input["filter"]}',
-                                 1000))
-                    manager.commit()
-                except TransientError:
-                    manager.abort()
-                    size, failures = max(1, size // 2), failures + 1
-                    if failures == ATTEMPTS:
-                        raise
-                    continue
-                except BaseException:
-                    manager.abort()
-                    raise
-                size, failures = min(CHUNK, 2 * size), 0
-                after, changed = chunk.after, changed + chunk.changed
-                expected = max(input['expected'], changed)
-                service.setProgress(jobid, changed / expected if expected else None,
-                                    f'{input["verb"]}: {changed} of about {expected} jobs')
+        manager, changed = transaction.TransactionManager(explicit=True), 0
+        with contextlib.closing(service._p_jar.db().open(manager)) as connection:
+            # Queued jobs change their order while others leave the queue: it is over when nothing more is found.
+            for _ in range(PASSES):
+                before = changed
+                for count in changes(service, connection, jobid, input):
+                    changed += count
+                    expected = max(input['expected'], changed)
+                    service.setProgress(jobid, changed / expected if expected else None,
+                                        f'{input["verb"]}: {changed} of about {expected} jobs')
+                if changed == before:
+                    break
         return {'changed': changed}
+
+
+def changes(service, connection, own, input):
+    """Go once through all jobs that are meant; yield how many each transaction has changed.
+
+    service -- of the running task.
+    connection -- to the same database, for the changes.
+    own -- the id of the job that does it: when that is cancelled it ends.
+    input -- see `BulkTask`.
+    """
+    manager, after = connection.transaction_manager, f'{microseconds(input["now"]) + 1}-0'
+    size, failures = CHUNK, 0
+    while after is not None and not service.isCancelled(own):
+        manager.begin()
+        try:
+            chunk = doChunk(connection.get(service._p_oid), own, input, after, size)
+            txn = manager.get()
+            txn.setUser(input['user'])
+            txn.note(cut(f'remotetask {input["verb"]} {chunk.changed} jobs for job {own}: {input["filter"]}', NOTE))
+            manager.commit()
+        except TransientError:
+            manager.abort()
+            size, failures = max(1, size // 2), failures + 1
+            if failures == ATTEMPTS:
+                raise
+            continue
+        except BaseException:
+            manager.abort()
+            raise
+        size, failures, after = min(CHUNK, 2 * size), 0, chunk.after
+        yield chunk.changed
 
 
 def doChunk(service, own, input, after, size):

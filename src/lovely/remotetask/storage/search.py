@@ -42,7 +42,7 @@ LOOKED_AT, MOST_LOOKED_AT = 5000, 100_000
 CHUNK = 64
 
 #: Queued jobs of one time that are put into the order of their ids: those that were added together are in it already.
-TIES = 256
+TIES = 1000
 
 # Microseconds and an id; of as many digits as the keys of a ledger have.
 _CURSOR = re.compile(r'(-?[0-9]{1,18})-([0-9]{1,10})')
@@ -76,8 +76,9 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     hides -- called with the name of a field; of those for which it returns true nothing is found by their values.
     patience -- after how many seconds it ends, too; CHUNK jobs are looked at in any case.
 
-    Pages lose no job: each begins behind the last entry of the one before, whatever was added meanwhile.  Raise
-    `ValueError` for a cursor or a number that is none.
+    Pages lose no job: each begins behind the last entry of the one before, whatever was added meanwhile.  (But of more
+    than TIES jobs that were added at one time, and queued again since, some when others leave the queue meanwhile.)
+    Raise `ValueError` for a cursor or a number that is none.
     """
     check('size', size, isWhole(size, 1, LARGEST), f'a number from 1 to {LARGEST}')
     check('most', most, isWhole(most, 1, MOST_LOOKED_AT), f'a number from 1 to {MOST_LOOKED_AT}')
