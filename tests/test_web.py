@@ -1,6 +1,7 @@
 """The pages: what they show, at any time, and what that costs."""
 # SPDX-License-Identifier: ZPL-2.1
 import doctest
+import io
 import re
 import time
 import unittest
@@ -12,8 +13,10 @@ import webob
 from persistent.TimeStamp import TimeStamp
 from ZODB.FileStorage import FileStorage
 from zope.component import provideAdapter
+from zope.component import provideUtility
 from zope.interface import implementer
 
+from lovely.remotetask.files import File
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.interfaces import ITaskService
@@ -142,6 +145,23 @@ class TestPages(WebCase):
         self.now += 60                          # durations on the page are another
         self.get('/jobs', If_None_Match=self.get('/jobs').headers['ETag'], status=304)
         self.get('/jobs', If_None_Match=tag)
+
+    def test_an_output_is_kept_as_a_file(self):
+        provideUtility(SimpleTask(lambda input: File(io.BytesIO(b'<b>' * input)) if input else {'a': 1}), name='film')
+        with self.service() as service:
+            jobids = [service.add('film', size, now=NOW) for size in (3, 0, 50_000)]
+            service.process(NOW)
+        response = self.get(f'/jobs/{jobids[0]}/output')
+        self.assertEqual((response.body, response.content_type, response.headers['X-Content-Type-Options']),
+                         (b'<b>' * 3, 'application/octet-stream', 'nosniff'))
+        self.assertTrue(response.headers['Content-Disposition'].startswith('attachment'))
+        for jobid, isFile in zip(jobids, (True, False, True)):
+            self.assertEqual(f'/jobs/{jobid}/output"' in self.get(f'/jobs/{jobid}').text, isFile)
+        self.assertEqual(len(self.get(f'/jobs/{jobids[2]}/output').body), 150_000)
+        self.get(f'/jobs/{jobids[1]}/output', status=404)
+        self.get('/jobs/77/output', status=404)
+        with unittest.mock.patch.object(jobpages, 'DOWNLOAD', 100):
+            self.assertIn('--output FILE', self.get(f'/jobs/{jobids[2]}/output', status=400).text)
 
     def test_pages_of_a_list(self):
         with self.service() as service:

@@ -67,6 +67,9 @@ class TestHealth(WebCase):
             goOn.set()
             patient = Readiness(self.db, patience=60)
             self.assertIsNone(patient.problem())
+            for thread in threading.enumerate():
+                if thread.name == 'remotetask-ready':
+                    thread.join(60)
 
     def test_a_database_that_hangs_holds_up_the_pages_only(self):
         goOn, waiting, open = threading.Event(), threading.Semaphore(0), self.db.open

@@ -260,6 +260,7 @@ class TestUsers(WebCase):
         self.assertIn(str(mine), self.get('/jobs', 'films').text)
         for jobid in other, cron:
             self.get(f'/jobs/{jobid}', 'films', status=404)
+            self.get(f'/jobs/{jobid}/output', 'films', status=404)
             for verb in 'cancel', 'retry', 'remove', 'start', 'run', 'deactivate', 'schedule':
                 with self.subTest(verb):
                     self.post(verb, 'films', status=404, jobid=str(jobid))

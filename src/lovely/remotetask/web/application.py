@@ -20,6 +20,7 @@ from ZODB.POSException import POSKeyError
 from lovely.remotetask import errors
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
 from lovely.remotetask.web import auditpages
@@ -76,13 +77,15 @@ class Route(NamedTuple):
     """A path and what answers it."""
 
     pattern: re.Pattern
-    view: Callable              # called with the `Context` and the pattern's groups, texts; returns a `Page`
+    view: Callable              # called with the `Context` and the pattern's groups, texts; returns a `Page`, or a
+    #                             `webob.Response`
 
 
 ROUTES = [Route(re.compile(pattern, re.DOTALL), view) for pattern, view in (
     (r'/', servicepages.overview),
     (r'/jobs', jobpages.jobs),
     (r'/jobs/([0-9]{1,10})', jobpages.job),
+    (r'/jobs/([0-9]{1,10})/output', jobpages.output),
     (r'/schedules', jobpages.schedules),
     (r'/tasks', servicepages.tasks),
     (r'/tasks/(.+)', servicepages.task),
@@ -101,7 +104,7 @@ REFUSALS = (
     (NotLocal, 403, 'Not from there'),
     (Forged, 403, 'Nothing was changed'),
     (NotAllowed, 403, 'Not allowed'),
-    ((errors.UnknownJob, errors.UnknownTask, errors.UnknownService), 404, 'Not found'),
+    ((errors.UnknownJob, errors.UnknownTask, errors.UnknownService, NoFile), 404, 'Not found'),
     (errors.WrongState, 409, 'Nothing was changed'),
     (errors.RemoteTaskError, 400, 'That makes no sense'),
 )
@@ -209,7 +212,8 @@ class Application:
                 context = Context(request, {}, caller, connection, _servicePath(request.GET), moment or now, at, self)
                 with _refusing(at):
                     page = view(context, *arguments)
-                response = webob.Response(render(page, context), status=page.status)
+                isPage = isinstance(page, Page)
+                response = webob.Response(render(page, context), status=page.status) if isPage else page
         response.etag = tag
         response.headers['Cache-Control'] = 'private, no-cache'
         response.headers['Vary'] = 'Authorization, Cookie'

@@ -3,6 +3,9 @@
 from typing import Any
 from typing import NamedTuple
 
+import webob
+
+from lovely.remotetask import files
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import siteManager
 from lovely.remotetask.execution.tasks import limitOf
@@ -36,6 +39,9 @@ SIZES = (50, 20, 100, 200)
 
 #: Seconds that a page spends on jobs that do not fit.
 PATIENCE = 0.04
+
+#: Bytes of an output that a browser gets.
+DOWNLOAD = 16 * 1024 * 1024
 
 #: Characters of a detail in a list.
 DETAIL = 120
@@ -157,6 +163,19 @@ def schedules(context):
                                            'input': 'null'})
 
 
+def output(context, jobid):
+    """Return the response with a job's output that is a file, bytes or text, to be kept as a file."""
+    one = context.job(jobid)
+    context.allow('getResultPart', one.id)
+    content = context.service.getResultPart(one.id, 0, DOWNLOAD + 1)
+    if len(content) > DOWNLOAD:
+        raise ValueError(f'the output has more than {formats.asSize(DOWNLOAD)}: '
+                         f'remotetask result {one.id} --output FILE gets it')
+    response = webob.Response(body=content, content_type='application/octet-stream')
+    response.headers['Content-Disposition'] = f'attachment; filename="job-{one.id}"'
+    return response
+
+
 class Moment(NamedTuple):
     """Something that happened to a job, or will."""
 
@@ -186,10 +205,21 @@ def job(context, jobid, text=None, mistake=''):
         'host': hostOf(service, one), 'progress': service.getProgress(one.id), 'key': service.keys.of(one.id),
         'why': words.whyItWaits(one, status, service.paused, threads, context.now),
         'isRunning': status == PROCESSING, 'input': shownPart(context, one, 'input'),
-        'output': shownPart(context, one, 'output'), 'policy': policyOf(one, task), 'limit': limitOf(one, task),
+        'output': shownPart(context, one, 'output'), 'isFile': _isFile(one),
+        'policy': policyOf(one, task), 'limit': limitOf(one, task),
         'isSchedule': isSchedule and status in (CRONJOB, DELAYED), 'history': one.history[::-1] if isSchedule else (),
         'text': text or (scheduleText(one) if isSchedule else {}), 'mistake': mistake,
         'isKnown': task is not None}, 400 if mistake else 200)
+
+
+def _isFile(job):
+    """Return whether a job's output can be kept as a file."""
+    try:
+        return files.part(job.stored('output'), 0, 1) is not None
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        return False
 
 
 def scheduleText(job):
