@@ -1,15 +1,19 @@
 """The pages: health, metrics, charts, and the server."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import itertools
 import json
 import pathlib
 import re
 import socket
+import subprocess
+import sys
 import threading
 import unittest
 import unittest.mock
 import urllib.parse
 import urllib.request
+from types import SimpleNamespace
 
 import zope.component.testing
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +22,9 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import StorageError
 from zope.component import provideUtility
 
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.pages import startPages
+from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.service import install
@@ -186,6 +193,30 @@ class TestCharts(unittest.TestCase):
         # What is past is not counted again; the last bins are.
         self.assertEqual([one.completed for one in again][:-3], [one.completed for one in bins][:-3])
         self.assertEqual(again[-1].completed, 0)
+
+
+class TestWithoutTheExtra(unittest.TestCase):
+    """WebOb, Chameleon and waitress need not be installed."""
+
+    def start(self, path, web, isAsked=False):
+        configuration = SimpleNamespace(path=path, web=web, frontend=SimpleNamespace(users=None))
+        with unittest.mock.patch.dict(sys.modules, {'lovely.remotetask.web.application': None}), \
+                contextlib.ExitStack() as closing:
+            return startPages(configuration, None, closing, None, isAsked)
+
+    def test_what_is_said(self):
+        self.assertIn('no pages: not installed: pip install', self.start(None, defaultWeb()))
+        self.assertIsNone(self.start('remotetask.conf', None))
+        for options in ('remotetask.conf', defaultWeb()), (None, defaultWeb(), True), ('remotetask.conf', None, True):
+            with self.subTest(options), self.assertRaisesRegex(CommandFailure, 'the pages are not installed: pip inst'):
+                self.start(*options)
+
+    def test_nothing_else_needs_it(self):
+        program = ('import sys\n'
+                   'sys.modules.update(dict.fromkeys(("webob", "chameleon", "waitress", "prometheus_client")))\n'
+                   'import lovely.remotetask.cli.main')
+        done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
 
 
 class TestServer(unittest.TestCase):
