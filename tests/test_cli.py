@@ -85,7 +85,7 @@ class HelpTest(unittest.TestCase):
 
     def test_every_command(self):
         self.assertEqual({name for name, command in main.remotetask.commands.items() if not command.hidden}, {
-            'init', 'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start',
+            'init', 'serve', 'frontend', 'processor', 'scheduler', 'web', 'health', 'pack', 'tasks', 'add', 'add-many', 'start',
             'schedule', 'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs',
             'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now', 'run-here',
             'check'})
@@ -266,14 +266,15 @@ class Jobs(SimpleXMLRPCServer):
     def getError(self, jobid):
         return 'the disk\nis \x9b1mfull' if self._find(jobid)[0] == 'fail' else 'None'
 
-    def getJobs(self, status, start, size, task, since):
+    def getJobs(self, status, start, size, task, since, filter=None, after=None):
         rows = [{'id': 1392637175, 'task': 'echo', 'status': 'completed', 'created': 1709209801.5,
                  'started': 1709209802.0, 'completed': 1709209803.9, 'host': 'alpha-1'},
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
                  'completed': None, 'host': None}]
         found = [row for row in rows if status in (None, row['status'])]
         return {'jobs': found[start:start + size], 'total': len(found),
-                'counts': {'queued': 1, 'completed': 1, 'error': 0}}
+                'counts': {'queued': 1, 'completed': 1, 'error': 0}, 'looked': 2, 'cursor': None if after else '17-4',
+                'cut': False}
 
     def getJob(self, jobid):
         self._find(jobid)
@@ -423,8 +424,20 @@ id          task                status     added       started     took   host
         code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
         self.assertEqual(output, 'id  task  status  added  started  took  host\n\n'
                                  '0 of 1 jobs; in all: 1 queued, 1 completed\n')
-        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20, None, None),
-                                             ('getJobs', 'completed', 1, 5, None, None)])
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20, None, None, None, None),
+                                             ('getJobs', 'completed', 1, 5, None, None, None, None)])
+
+    def test_jobs_by_a_filter(self):
+        output = self.remotetask('jobs', 'task:echo since:1h', '--size', '5')[1]
+        self.assertTrue(output.endswith('\n2 jobs fit, looked at 2 of 2; go on with --after 17-4\n'), output)
+        output = self.remotetask('jobs', '', '--after', '17-4')[1]
+        self.assertTrue(output.endswith('\n2 jobs fit, looked at 2 of 2\n'), output)
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 5, None, None, 'task:echo since:1h', None),
+                                             ('getJobs', None, 0, 20, None, None, '', '17-4')])
+        self.fails(2, '--after needs a filter', 'jobs', '--after', '17-4')
+        for option, value in (('--status', 'error'), ('--start', '5'), ('--task', 'echo'), ('--since', '1h')):
+            with self.subTest(option):
+                self.fails(2, 'a filter excludes --status, --start, --task and --since', 'jobs', 'x', option, value)
 
     def test_job(self):
         self.remotetask('add', 'echo')
@@ -673,10 +686,10 @@ class ServerTestCase(CommandTestCase):
             file.write(text)
         return path
 
-    def start(self, command, text='', name='remotetask.conf'):
-        """Start a server with this configuration; the log goes to a file."""
+    def start(self, command, text='', name='remotetask.conf', frontend=''):
+        """Start a server with this configuration, and this of its frontend; the log goes to a file."""
         path = self.write(name, f'<eventlog>\n<logfile>\npath {self.directory}/{name}.log\n</logfile>\n</eventlog>\n'
-                                f'<frontend>\naddress 0\n</frontend>\n{text}')
+                                f'<frontend>\naddress 0\n{frontend}</frontend>\n{text}')
         process = start('-C', path, command, cwd=self.directory,
                         env=environment(PYTHONUNBUFFERED=''))      # what it prints has to come all the same
         self.addCleanup(process.stdout.close)

@@ -173,6 +173,18 @@ class TestCalls(FrontendCase):
         self.assertEqual((job['id'], job['task'], job['status'], job['timeLimit']), (jobid, 'echo', 'queued', 60.0))
         self.assertEqual(self.client.getStatistics()['counts']['queued'], 1)
 
+    def test_filters(self):
+        jobids = self.client.addMany({'task': 'echo', 'input': {'number': number}} for number in range(5))
+        found = self.client.getJobs(filter='task:ec* input.number:[1-3]', size=2)
+        self.assertEqual([job['id'] for job in found['jobs']], jobids[3:1:-1])
+        found = self.client.getJobs(filter='task:ec* input.number:[1-3]', size=2, after=found['cursor'])
+        self.assertEqual(([job['id'] for job in found['jobs']], found['cursor']), ([jobids[1]], None))
+        for options in ({'filter': 'x:', 'after': 'y'}, {'filter': 'since:x'}, {'status': 'error', 'filter': ''},
+                        {'start': 1, 'filter': ''}, {'size': 0, 'filter': ''}, {'task': 'echo', 'filter': ''},
+                        {'since': 1.0, 'filter': ''}):
+            with self.subTest(options), self.assertRaisesRegex(faults.BadArguments, 'getJobs: '):
+                self.client.getJobs(**options)
+
     def test_large_results_come_in_parts(self):
         for size in 2 * PART_SIZE, 2 * PART_SIZE + 10, 10, 0:
             jobid = self.client.add('repeat', size)

@@ -38,6 +38,8 @@ class ITask(Interface):
     #     stopped, and does not affect other jobs when it crashes.
     # memoryLimit -- bytes that the child process may use; default: None, no limit.
     # atMostOnce -- if true, and the host ends during a run, the job ends in ERROR instead of running again.
+    # mask -- more names of fields of the input and the result whose values the pages hide: a list of patterns of
+    #     `fnmatch`.
     # missing -- a method that returns, as a text, what this host lacks to run the task, or None; the job then waits for
     #     a host that lacks nothing, just as when the task itself is missing.
 
@@ -209,6 +211,17 @@ class ITaskService(Interface):
         jobs -- a list of dicts with the key task, and optionally input, startLater, retryPolicy, timeLimit, key.
 
         Raise what `add` raises, changing nothing.
+        """
+
+    def addBulk(verb, filter, expected, user, now=None):
+        """Add a job that does something with all jobs that fit a filter now, a part at a time; return its id.
+
+        verb -- 'cancel', 'retry' or 'remove'; jobs that it cannot be done with are left as they are.
+        filter -- a text: see `filters`.
+        expected -- about how many jobs these are, for the progress.
+        user -- who wants it, a text: it is in the notes of the transactions.
+
+        Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb or filter.
         """
 
     def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,

@@ -37,6 +37,8 @@ class RunOptions(TypedDict, total=False):
     memoryLimit: int | None
     #: Whether a job whose host died is given up, instead of run again.
     atMostOnce: bool | None
+    #: More names of fields of inputs and results that the pages hide: patterns of `fnmatch`.
+    mask: tuple[str, ...] | list[str] | None
 
 
 class Options(RunOptions, total=False):
@@ -45,6 +47,10 @@ class Options(RunOptions, total=False):
     #: Interfaces whose fields the input and the result have to fit; see `ITask`.
     inputSchema: Any
     outputSchema: Any
+
+
+def _areTexts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) and one.strip() for one in value)
 
 
 def _isPolicy(value: Any) -> bool:
@@ -58,6 +64,7 @@ _RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
     'isolation': (lambda value: value in (THREAD, PROCESS), f'{THREAD!r} or {PROCESS!r}'),
     'memoryLimit': (lambda value: isWhole(value, 1, sys.maxsize), 'a number of bytes above 0'),
     'atMostOnce': (lambda value: isinstance(value, bool), 'True or False'),
+    'mask': (_areTexts, 'a list of names of fields'),
 }
 _SCHEMAS = ('inputSchema', 'outputSchema')
 #: The names of all options, in the order in which they are told.

@@ -43,12 +43,14 @@ from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution import started
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -168,6 +170,14 @@ class TaskService(Item, Contained, Persistent):
             news.append(new)
         inputs = [self._inputOf(new) for new in news]
         return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
+
+    def addBulk(self, verb: str, filter: str, expected: int, user: str, now: float | None = None) -> int:
+        """See `ITaskService`."""
+        now = present(now)
+        check('verb', verb, verb in bulk.VERBS, f'one of {", ".join(bulk.VERBS)}')
+        parseFilter(filter, now)
+        input = {'verb': verb, 'filter': filter, 'now': now, 'expected': expected, 'user': user}
+        return self._add(NewJob(bulk.NAME, input), self._toStore(input), now, None)
 
     def _checkedNew(self, new, tasks):
         """Return a `NewJob` that can be added; raise what `add` raises."""

@@ -14,6 +14,7 @@ from zc.lockfile import LockError
 
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
 from lovely.remotetask.cli.tables import counted
@@ -84,7 +85,7 @@ class Number(click.FloatRange):
 @click.command()
 @click.pass_obj
 def serve(configurationPath):
-    """Serve XML-RPC and process jobs, in one process.
+    """Serve XML-RPC and pages, and process jobs, in one process.
 
     Use this to start with, or if one process is enough.  Ctrl-C or SIGTERM stops it: it claims no more jobs, lets
     running jobs end, and releases the others.  A second Ctrl-C or SIGTERM ends it at once.
@@ -94,7 +95,7 @@ def serve(configurationPath):
       $ remotetask serve
       $ remotetask -C remotetask.conf serve
     """
-    _run(configurationPath, hasFrontend=True, hasProcessor=True)
+    _run(configurationPath, hasFrontend=True, hasProcessor=True, hasPages=True)
 
 
 @click.command()
@@ -147,6 +148,21 @@ def scheduler(configurationPath):
 
 
 @click.command()
+@click.pass_obj
+def web(configurationPath):
+    """Serve pages only, to look at a service and to operate it.
+
+    Needs a database for several processes: ZEO or RelStorage.  The section <web> says where the pages listen, and who
+    may see them; the default is http://127.0.0.1:8081/.  Ctrl-C or SIGTERM stops it.
+
+    \b
+    Example:
+      $ remotetask -C remotetask.conf web
+    """
+    _run(configurationPath, hasFrontend=False, hasProcessor=False, hasPages=True)
+
+
+@click.command()
 @click.option('--days', type=Number(), default=0.0, show_default=True,
               help='Keep replaced and removed data of the last N days.')
 @click.pass_obj
@@ -170,7 +186,7 @@ def pack(configurationPath, days):
         click.echo(f'{before} bytes before, {database.db.getSize()} bytes after')
 
 
-COMMANDS = (serve, frontend, processor, scheduler, pack)
+COMMANDS = (serve, frontend, processor, scheduler, web, pack)
 
 
 # Running
@@ -193,7 +209,7 @@ class _GracePeriod:
         return max(0.0, self._end - time.monotonic())
 
 
-def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, untilEmpty=False):
+def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, untilEmpty=False, hasPages=False):
     """Run the servers until the process is asked to stop."""
     reapAsProcessOne()
     keepFilesPrivate()
@@ -202,8 +218,8 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
         try:
             configuration = load(configurationPath)
             grace = _GracePeriod(configuration.processor.gracePeriod)
-            database = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace,
-                              processors)
+            database = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing,
+                              grace, processors)
             _say('ready')
             if untilEmpty:
                 burst = Burst(database.db, processors, signals.finish)
@@ -233,7 +249,7 @@ def _say(line):
         log.info('nothing more is printed: the standard output is broken: %s', error)
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, closing, grace, processors):
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing, grace, processors):
     """Start everything and say so; return the database, and put the processors into that list.
 
     What has to be closed goes to `closing`, which does it in the opposite order.
@@ -258,6 +274,10 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, signals, clo
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
         _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db, signals, closing,
                        grace)
+    if hasPages:
+        said = startPages(configuration, database.db, closing, grace, isAsked=not hasFrontend)
+        if said is not None:
+            _say(said)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
         _watchProcessors(processors, signals)

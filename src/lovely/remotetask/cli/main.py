@@ -15,6 +15,7 @@ import click
 
 from lovely.remotetask.cli import bench
 from lovely.remotetask.cli import check
+from lovely.remotetask.cli import health
 from lovely.remotetask.cli import init
 from lovely.remotetask.cli import jobs
 from lovely.remotetask.cli import local
@@ -73,8 +74,8 @@ def remotetask(context, config):
         context.exit(BAD_INPUT)
 
 
-for command in (*init.COMMANDS, *local.COMMANDS, *run_here.COMMANDS, *users.COMMANDS, *jobs.COMMANDS,
-                *schedules.COMMANDS, *service.COMMANDS, *check.COMMANDS, *bench.COMMANDS):
+for command in (*init.COMMANDS, *local.COMMANDS, *health.COMMANDS, *run_here.COMMANDS, *users.COMMANDS,
+                *jobs.COMMANDS, *schedules.COMMANDS, *service.COMMANDS, *check.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

@@ -49,6 +49,8 @@ def tasks(client):
 
 
 @calling.command
+@click.argument('filter', metavar='[FILTER]', required=False)
+@click.option('--after', metavar='CURSOR', help='With a filter: go on where the last listing said that there is more.')
 @click.option('--status', type=click.Choice(STATUSES), metavar='STATUS',
               help=f'Only jobs in this status: {", ".join(STATUSES)}.')
 @click.option('--task', metavar='NAME', help='Only jobs of this task; the newest 10,000 are looked at.')
@@ -60,12 +62,15 @@ def tasks(client):
 @click.option('--start', type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
               help='How many of the newest jobs to leave out.')
 @click.option('--json', 'raw', is_flag=True, help='Print JSON, as the front end gives it.')
-def jobs(client, status, task, since, size, start, raw):
+def jobs(client, filter, after, status, task, since, size, start, raw):
     """List the jobs, newest first; times are UTC.
 
     The columns: when it was added, when its last run began, how long that took or has been going on, and on which host.
     Those of schedules are next time, outcome of the last run, and failures.  The last line counts all jobs, including
     those not listed.
+
+    A filter has terms that must all fit: status:, task: and host: with wildcards, since: and before: with 30s, 5m, 1h,
+    2d or a date, id:, schedule:, input.NAME:, and words.
 
     \b
     Examples:
@@ -73,8 +78,14 @@ def jobs(client, status, task, since, size, start, raw):
       $ remotetask jobs --status error --size 100
       $ remotetask jobs --status 'start later'
       $ remotetask jobs --task avi2flv --since 2h --json
+      $ remotetask jobs 'status:error task:avi2* since:1h input.film:Metropolis'
     """
-    listing = client.getJobs(status, start, size, task, since)
+    if after is not None and filter is None:
+        raise click.UsageError('--after needs a filter; "" is for all jobs')
+    if filter is not None and (start or (status, task, since) != (None, None, None)):
+        raise click.UsageError('a filter excludes --status, --start, --task and --since: write status:error, and go on '
+                               'with --after')
+    listing = client.getJobs(status, start, size, task, since, filter, after)
     if raw:
         click.echo(asJson(listing))
         return
@@ -84,9 +95,18 @@ def jobs(client, status, task, since, size, start, raw):
                                         str(job['failures'])] for job in listing['jobs']])
     else:
         printTable(_JOB_COLUMNS, [_jobRow(job) for job in listing['jobs']])
+    click.echo('\n' + (_summary(listing) if filter is None else _found(listing)))
+
+
+def _summary(listing):
     count = counted(len(listing['jobs']), 'job') if listing['total'] is None else (
         f'{len(listing["jobs"])} of {listing["total"]} jobs')
-    click.echo('\n' + (count if listing['counts'] is None else f'{count}; in all: {_counts(listing["counts"])}'))
+    return count if listing['counts'] is None else f'{count}; in all: {_counts(listing["counts"])}'
+
+
+def _found(listing):
+    more = f'; go on with --after {oneLine(listing["cursor"])}' if listing['cursor'] else ''
+    return f'{len(listing["jobs"])} jobs fit, looked at {listing["looked"]} of {listing["total"]}{more}'
 
 
 def _jobRow(job):

@@ -172,15 +172,19 @@ class Client(RepeatingClient):
         return self.call('getJob', jobid)
 
     def getJobs(self, status: str | None = None, start: int = 0, size: int = 100, task: str | None = None,
-                since: float | None = None) -> dict[str, Any]:
+                since: float | None = None, filter: str | None = None, after: str | None = None) -> dict[str, Any]:
         """Return a dict: `jobs`, dicts, the newest first; `total`, how many there are; `counts`, the same by status.
 
         status -- only those.
         start, size -- which of them: 0 is the newest; at most 1000.
         task -- only those of this task; nothing is counted then.
         since -- only those that ended, or were added, since then, in UTC seconds; there is no `total` then.
+        filter -- instead of the others except `size`: what the jobs have to fit, as 'status:error task:avi2* since:1h'.
+            The dict then has also: `cursor`, None when there is no more; `looked`, how many jobs were looked at; `cut`,
+            whether the look ended before there were `size` that fit.
+        after -- with a filter: the `cursor` of the last answer, to go on.
         """
-        return self.call('getJobs', status, start, size, task, since)
+        return self.call('getJobs', status, start, size, task, since, filter, after)
 
     def getSchedules(self, task: str | None = None, start: int = 0, size: int = 100) -> dict[str, Any]:
         """Return a dict: `schedules`, dicts, the newest first; `total`, how many there are, None with a task.

@@ -24,6 +24,7 @@ from lovely.remotetask.config.sections import FrontendSettings
 from lovely.remotetask.config.sections import ProcessorSettings
 from lovely.remotetask.config.sections import absolutePath
 from lovely.remotetask.config.sections import siteDefinition
+from lovely.remotetask.config.web import WebSettings
 from lovely.remotetask.errors import ConfigurationError
 
 
@@ -46,6 +47,8 @@ class Configuration:
     database: Any
     frontend: FrontendSettings
     processor: ProcessorSettings
+    #: None when the file has no such section; without a file there are pages.
+    web: WebSettings | None
     #: Name of a package -> dict of its settings.
     products: MappingProxyType
     #: Factories from ZConfig, for the event log and single loggers; empty for the default.
@@ -129,10 +132,16 @@ def load(path=None):
         database=_readDefaultDatabase(schema) if values.database is None else values.database,
         frontend=defaults.frontend if values.frontend is None else values.frontend,
         processor=defaults.processor if values.processor is None else values.processor,
+        web=defaultWeb() if path is None else values.web,
         products=MappingProxyType(products),
         loggers=tuple(factory for factory in (values.eventlog, *values.loggers) if factory is not None))
     setProductConfigurations(products)
     return configuration
+
+
+def defaultWeb():
+    """Return the `WebSettings` of an empty section."""
+    return _readText(_loadSchema(os.curdir), '<web/>').web
 
 
 # Reading

@@ -96,7 +96,15 @@ _POLICY = {'attempts': 'attempts', 'retryBase': 'base', 'retryFactor': 'factor',
            'retryJitter': 'jitter', 'retryOn': 'retryOn', 'neverRetryOn': 'neverRetryOn'}
 
 
-class ITaskDirective(IRetryOptions):
+class IRunOptions(IRetryOptions):
+    """What functions and programs have in common."""
+
+    mask = Words(
+        title='Mask', required=False, value_type=Name(),
+        description='More names of fields of inputs and results that the pages hide; they may have wildcards.')
+
+
+class ITaskDirective(IRunOptions):
     """Offer a Python function or an ITask under a name."""
 
     name = Name(title='Name', description='What jobs call the task by.')
@@ -130,7 +138,7 @@ class ITasksDirective(Interface):
         description='The dotted name of the module, or of a package that imports them from modules in it.')
 
 
-class ICommandDirective(IRetryOptions):
+class ICommandDirective(IRunOptions):
     """Offer a program under a name; the values mean what they mean for `command.CommandTask`."""
 
     name = Name(title='Name', description='What jobs call the task by.')
@@ -286,8 +294,9 @@ def _register(context, name, made):
 
 def _options(attributes):
     """Return the options of a task that the attributes of a directive stand for."""
-    policy = {_POLICY[key]: tuple(value) if isinstance(value, list) else value      # zope.configuration makes lists
-              for key, value in attributes.items() if key in _POLICY}
+    attributes = {key: tuple(value) if isinstance(value, list) else value           # zope.configuration makes lists
+                  for key, value in attributes.items()}
+    policy = {_POLICY[key]: value for key, value in attributes.items() if key in _POLICY}
     options = {key: value for key, value in attributes.items() if key not in _POLICY}
     if policy:
         options['retryPolicy'] = RetryPolicy(**policy)

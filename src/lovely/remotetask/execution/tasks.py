@@ -13,6 +13,7 @@ from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.options import PROCESS
 from lovely.remotetask.options import THREAD
@@ -24,6 +25,10 @@ from lovely.remotetask.task import checkInput
 
 
 log = logging.getLogger('lovely.remotetask')
+
+
+#: Tasks of this package: name -> task.  Nobody can add a job for one by its name; see `ITaskService.addBulk`.
+OWN = {bulk.NAME: bulk.TASK}
 
 
 def findTasks(service):
@@ -40,7 +45,9 @@ def findTask(service, name):
 
 
 def queryTask(service, name):
-    """Return the task of that name, or None."""
+    """Return the task of that name, also one of our own, or None."""
+    if name in OWN:
+        return OWN[name]
     if service.ownTasks and (task := service.ownTasks.get(name)) is not None:
         return task
     return siteManager(service).queryUtility(service.taskInterface, name=name)

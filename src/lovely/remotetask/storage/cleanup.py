@@ -3,7 +3,9 @@
 import itertools
 import math
 
+from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import ERROR
+from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.storage.ledger import MICROSECONDS
@@ -71,10 +73,30 @@ def cleanLedger(service, ledger, statuses, limit, before=None):
     for status in statuses:
         entries = list(itertools.islice(ledger.finished[status].items(max=latest), limit - removed))
         for _, jobid in entries:
-            for gone in shardOf(service, jobid).pages.remove(jobid):
-                service.keys.remove(gone)
-                if gone != jobid:
-                    service.index.remove(gone)
+            _drop(service, jobid)
         forget(service, ledger, status, entries)
         removed += len(entries)
     return removed
+
+
+def _drop(service, jobid):
+    for gone in shardOf(service, jobid).pages.remove(jobid):
+        service.keys.remove(gone)
+        if gone != jobid:
+            service.index.remove(gone)
+
+
+def remove(service, job):
+    """Remove a job in a final status.
+
+    Raise `WrongState` for another, and for one whose end its host has not acknowledged yet.
+    """
+    if job.status not in FINAL or job.completed is None:
+        raise WrongState(job.id, job.status, 'remove')
+    key = round(job.completed * MICROSECONDS)
+    for ledger in ledgers(service):
+        if ledger.finished[job.status].get(key) == job.id:
+            forget(service, ledger, job.status, [(key, job.id)])
+            _drop(service, job.id)
+            return
+    raise WrongState(job.id, job.status, 'remove')

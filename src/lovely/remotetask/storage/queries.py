@@ -170,14 +170,15 @@ def _queued(service, queue):
 
     A job that is queued again is behind newer ones.  For the merge with other queues it counts as what it stands by.
     """
-    entries = _entriesOf(service, reversed(queue))
+    entries = entriesOf(service, reversed(queue))
     window = deque(itertools.islice(entries, WINDOW))
     while window:
         yield max(window)[0], window.popleft()[1]
         window.extend(itertools.islice(entries, 1))
 
 
-def _entriesOf(service, jobids):
+def entriesOf(service, jobids):
+    """Yield what stands for the queued jobs with these ids, in their order: see `entryOf`."""
     while chunk := list(itertools.islice(jobids, WINDOW)):
         for _, job in fetch(service, chunk):
             if job is not None and (job.status == QUEUED or isinstance(job, BrokenJob)):

@@ -91,7 +91,8 @@ METHODS = {
     'getJob': Method(READS, 'struct', (_JOBID,)),
     'getJobs': Method(READS, 'struct', (
         Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100),
-        Argument('task', (str,), None), Argument('since', (float, int), None))),
+        Argument('task', (str,), None), Argument('since', (float, int), None), Argument('filter', (str,), None),
+        Argument('after', (str,), None))),
     'getSchedules': Method(READS, 'struct', (
         Argument('task', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
     'getStatistics': Method(READS, 'struct', (Argument('window', (float, int), WINDOW_TIME),)),

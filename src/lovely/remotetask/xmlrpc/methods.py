@@ -4,10 +4,13 @@ The docstrings are what `system.methodHelp` answers.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import time
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
 from lovely.remotetask.database.storedfiles import StoredFile
+from lovely.remotetask.filters import parseFilter
+from lovely.remotetask.storage.search import search
 from lovely.remotetask.xmlrpc.calls import CRON_OPTIONS
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 from lovely.remotetask.xmlrpc.calls import PART_SIZE
@@ -379,8 +382,9 @@ def getJob(service, jobid):
     return detailsOf(service, service.jobs[jobid])
 
 
-def getJobs(service, status, start, size, task, since):
-    """getJobs(string status=nil, int start=0, int size=100, string task=nil, double since=nil) -> struct
+def getJobs(service, status, start, size, task, since, filter, after):
+    """getJobs(string status=nil, int start=0, int size=100, string task=nil, double since=nil, string filter=nil,
+    string after=nil) -> struct
 
     The jobs, newest first: those from start (0 is the newest) on, size of them, at most 1000; only those in the status,
     if one is given; only those of the task, for which the newest 10,000 are looked at; only those that ended since a
@@ -391,10 +395,20 @@ def getJobs(service, status, start, size, task, since):
     or was last); int total, how many there are in all, nil with a task or since; and struct counts, how many there are
     in each status, nil with a task.  A cron or delayed job has besides: double scheduledFor (its next call), string
     outcome and int failures: see getSchedules.
-    Faults: bad arguments for another status, start, size or since.
+    With a filter, as 'status:error task:avi2* since:1h input.film:Metropolis', only those that fit all its terms.  Then
+    the answer has besides: string cursor, nil when there is no more, else the after of the next call, which goes on
+    where this one ended; int looked, how many jobs were looked at; boolean cut, whether that ended before there were
+    size that fit.  The total is that of all jobs; status, start, task and since must be left out, and size is 1 or
+    more.
+    Faults: bad arguments for another status, start, size, since, filter or after.
     """
     if not 0 <= size <= LISTING_SIZE:
         raise BadArguments(f'getJobs: size must be 0 to {LISTING_SIZE}')
+    if filter is not None or after is not None:
+        if start or (status, task, since) != (None, None, None):
+            raise BadArguments('getJobs: a filter excludes status, start, task and since; write status:error, and go on '
+                               'with the cursor of the last answer')
+        return _searched(service, size, filter or '', after)
     if status is not None:
         _checkStatuses('getJobs', [status], interfaces.STATUSES)
     counts, total = service.countJobs() if task is None else None, None
@@ -405,6 +419,14 @@ def getJobs(service, status, start, size, task, since):
     with _refusing('getJobs'):
         jobs = service.getJobs(status, start, size, task, since)
     return {'jobs': [summaryOf(service, job) for job in jobs], 'total': total, 'counts': counts}
+
+
+def _searched(service, size, filter, after):
+    with _refusing('getJobs'):
+        found = search(service, parseFilter(filter, time.time()), after, size)
+    counts = service.countJobs()
+    return {'jobs': [summaryOf(service, job) for job in found.jobs], 'total': sum(counts.values()), 'counts': counts,
+            'cursor': found.cursor, 'looked': found.looked, 'cut': found.isCut}
 
 
 def getStatistics(service, window):

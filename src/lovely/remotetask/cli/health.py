@@ -1,0 +1,61 @@
+"""The command that says by its exit code whether a process is well: for containers and supervisors."""
+# SPDX-License-Identifier: ZPL-2.1
+import http.client
+import json
+import urllib.error
+import urllib.request
+
+import click
+
+from lovely.remotetask.cli.calling import Seconds
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.config.settings import defaultWeb
+from lovely.remotetask.config.settings import load
+
+
+#: Bytes of an answer that are read.
+SIZE = 10_000
+
+
+@click.command()
+@click.option('--ready', is_flag=True, help='Ask whether it can do its work, too: whether the database answers.')
+@click.option('--url', metavar='URL', help='Where the pages are.  Default: what <web> of the configuration file says.')
+@click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='5s', show_default=True,
+              help='How long to wait for an answer.')
+@click.pass_obj
+def health(configurationPath, ready, url, answer_timeout):
+    """Say whether the pages are well; exit code 1 if not.
+
+    \b
+    Examples:
+      $ remotetask health
+      alive
+      $ remotetask health --ready --url http://127.0.0.1:8081/
+      ready
+    """
+    if url is None:
+        host, port = ((load(configurationPath).web if configurationPath else None) or defaultWeb()).address
+        url = f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
+    elif not url.startswith(('http://', 'https://')):
+        raise click.BadParameter('it begins with http:// or https://', param_hint="'--url'")
+    where = url.rstrip('/') + ('/ready' if ready else '/live')
+    try:
+        with urllib.request.urlopen(where, timeout=answer_timeout) as answer:
+            answer.read(SIZE)
+    except urllib.error.HTTPError as error:
+        raise CommandFailure(f'not {"ready" if ready else "alive"}: {_problem(error)}') from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise CommandFailure(f'no answer from {where}: {getattr(error, "reason", None) or error}') from error
+    click.echo('ready' if ready else 'alive')
+
+
+def _problem(error):
+    """Return what the body of an answer says, or else its status."""
+    try:
+        return oneLine(str(json.loads(error.read(SIZE))['problem']))
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return f'HTTP status {error.code}'
+
+
+COMMANDS = (health,)

@@ -1,0 +1,52 @@
+"""Starting the pages, where the extra of the package that they need is installed."""
+# SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.config.settings import defaultWeb
+from lovely.remotetask.errors import ConfigurationError
+
+
+#: Threads besides those that can wait for the database: they answer whether the process lives.
+MORE_THREADS = 2
+
+#: What is said where the extra is not installed.
+MISSING = 'not installed: pip install "lovely.remotetask[web]"'
+
+
+def startPages(configuration, db, closing, grace, isAsked):
+    """Start the pages, and return what is to be said of them, a line; None when there are to be none.
+
+    configuration -- the `config.settings.Configuration`.
+    db -- the `ZODB.DB`.
+    closing -- an `ExitStack` for what has to be stopped.
+    grace -- its `left()` is how many seconds that may take.
+    isAsked -- whether the user asked for the pages by the command; else by <web>, or without a configuration file not
+        at all: then they may be missing.
+
+    Raise `CommandFailure` when they cannot be started, or `ConfigurationError`.
+    """
+    settings = configuration.web or (defaultWeb() if isAsked else None)
+    if settings is None:
+        return None
+    isNeeded = isAsked or configuration.path is not None
+    try:
+        from lovely.remotetask.web.application import application
+        from lovely.remotetask.web.server import Server
+        from lovely.remotetask.web.server import checkReach
+    except ModuleNotFoundError as error:
+        if isNeeded:
+            raise CommandFailure(f'the pages are {MISSING} ({error})') from error
+        return f'no pages: {MISSING}'
+    users = settings.users or configuration.frontend.users
+    if not settings.allowInsecure:
+        checkReach(settings.address, users is not None)
+    pages = application(db, users, mask=settings.mask, concurrent=settings.threads)
+    try:
+        server = Server(pages, settings.address, settings.threads + MORE_THREADS)
+    except ConfigurationError as error:
+        if isNeeded:
+            raise CommandFailure(str(error)) from error
+        return f'no pages: {error}'
+    closing.callback(lambda: server.stop(grace.left()))
+    server.start()
+    host, port = server.address
+    return f'pages: http://[{host}]:{port}/' if ':' in host else f'pages: http://{host}:{port}/'

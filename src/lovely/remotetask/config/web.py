@@ -1,0 +1,25 @@
+"""The section <web> of the configuration file: where the pages are, and who may see them."""
+# SPDX-License-Identifier: ZPL-2.1
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """Where the pages listen, and what they hide."""
+
+    #: The pair of host and port; port 0 is any free one.
+    address: tuple
+    #: The absolute path of the users file; None for that of the frontend.
+    users: str | None
+    #: How many requests are answered at the same time.
+    threads: int
+    #: More names of fields whose values are hidden: patterns of `fnmatch`.
+    mask: tuple
+    #: Whether other machines may reach it without users, or without a proxy that speaks TLS.
+    allowInsecure: bool
+
+
+def webSettings(section):
+    """Convert a <web> section."""
+    return WebSettings(section.address, section.users, section.threads, tuple(section.mask.split()),
+                       section.allow_insecure)

@@ -1,0 +1,288 @@
+"""Jobs that fit a filter, newest first, page by page: by the indexes that there are, and by a walk that has an end."""
+# SPDX-License-Identifier: ZPL-2.1
+import heapq
+import itertools
+import math
+import re
+import time
+from collections import deque
+from typing import Any
+from typing import NamedTuple
+
+from lovely.remotetask import filters
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.masking import isSecret
+from lovely.remotetask.common.masking import masked
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.files import LARGE
+from lovely.remotetask.files import StoredFile
+from lovely.remotetask.files import valueOf
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import PROCESSING
+from lovely.remotetask.interfaces import QUEUED
+from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.storage import queries
+from lovely.remotetask.storage.index import RETRY
+from lovely.remotetask.storage.index import entryOf
+from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ready import fetch
+from lovely.remotetask.storage.ready import queues
+
+
+#: Jobs of one page, by default and at the most.
+SIZE, LARGEST = 50, 1000
+
+#: Jobs that are looked at for one page, by default and at the most.
+LOOKED_AT, MOST_LOOKED_AT = 5000, 100_000
+
+#: Jobs that are loaded together.
+CHUNK = 64
+
+#: Queued jobs of one time that are put into the order of their ids: those that were added together are in it already.
+TIES = 1000
+
+# Microseconds and an id; of as many digits as the keys of a ledger have.
+_CURSOR = re.compile(r'(-?[0-9]{1,18})-([0-9]{1,10})')
+
+
+class Found(NamedTuple):
+    """A page of jobs that fit a filter."""
+
+    jobs: list                  # `IJob`s, newest first
+    cursor: str | None          # where the next page begins; None when there is none
+    looked: int                 # how many jobs were looked at for this page
+    isCut: bool                 # whether it ended because that was enough: there may be more that fit
+
+
+class Source(NamedTuple):
+    """Entries of some jobs, newest first: pairs of microseconds and id, all below a cursor."""
+
+    status: str
+    host: str | None            # who ran them; None when no host did, or nobody knows
+    entries: Any                # an iterator
+
+
+def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret, patience=math.inf):
+    """Return the next page of the jobs that fit a filter, a `Found`.
+
+    filter -- a `filters.Filter`.
+    after -- the `cursor` of the page before; None for the first one.
+    size -- of the page.
+    most -- how many jobs to look at, at the most.
+    isWanted -- called with the name of a task; returns whether its jobs may be found.  Default: all may.
+    hides -- called with the name of a field; of those for which it returns true nothing is found by their values.
+    patience -- after how many seconds it ends, too; CHUNK jobs are looked at in any case.
+
+    Pages lose no job: each begins behind the last entry of the one before, whatever was added meanwhile.  (But of more
+    than TIES jobs that were added at one time, and queued again since, some when others leave the queue meanwhile.)
+    Raise `ValueError` for a cursor or a number that is none.
+    """
+    check('size', size, isWhole(size, 1, LARGEST), f'a number from 1 to {LARGEST}')
+    check('most', most, isWhole(most, 1, MOST_LOOKED_AT), f'a number from 1 to {MOST_LOOKED_AT}')
+    below = parseCursor(after)
+    service.checkGeneration()
+    if filter.jobid is not None:
+        return _one(service, filter, below, isWanted, hides)
+    if filter.before is not None:
+        below = min(below, (math.ceil(filter.before * MICROSECONDS), 0))
+    since = (-math.inf if filter.since is None else math.ceil(filter.since * MICROSECONDS), 0)
+    entries = heapq.merge(*(_tagged(source, since) for source in _sources(service, filter, below)),
+                          key=lambda tagged: tagged[0], reverse=True)
+    jobs, looked, last, until = [], 0, None, time.monotonic() + patience
+    while looked < most and len(jobs) < size and (looked == 0 or time.monotonic() < until):
+        chunk = list(itertools.islice(entries, min(CHUNK, most - looked)))
+        if not chunk:
+            return Found(jobs, None, looked, False)
+        found = dict(fetch(service, [jobid for (_, jobid), _ in chunk]))
+        for entry, source in chunk:
+            looked, last, job = looked + 1, entry, found[entry[1]]
+            # Where a queued job stands says about when it was added, but not exactly.
+            isRight = job is not None and (source.status != QUEUED or _isWithin(job, filter))
+            if isRight and fitsJob(job, source.host, filter, isWanted, hides):
+                jobs.append(job)
+                if len(jobs) == size:
+                    break
+    return Found(jobs, f'{last[0]}-{last[1]}', looked, len(jobs) < size)
+
+
+def parseCursor(text):
+    """Return the pair that a cursor stands for: what comes next is below it.  Raise `ValueError` for another text."""
+    if text is None:
+        return math.inf, 0
+    match = _CURSOR.fullmatch(text)
+    if match is None or int(match[2]) >= 2 ** 31:
+        raise ValueError(f'cursor: {text[:40]!r} is none')
+    return int(match[1]), int(match[2])
+
+
+def _one(service, filter, below, isWanted, hides):
+    """Return the page for a filter that names a job."""
+    job = service.jobs.get(filter.jobid) if below[0] == math.inf else None
+    if job is None or not _isWithin(job, filter):
+        return Found([], None, 0 if job is None else 1, False)
+    status = service.getStatus(job.id)
+    isRight = not filter.statuses or status in filter.statuses
+    fit = isRight and fitsJob(job, hostOf(service, job), filter, isWanted, hides)
+    return Found([job] if fit else [], None, 1, False)
+
+
+def _isWithin(job, filter):
+    moment = job.completed if job.status in FINAL and job.completed is not None else job.created
+    return (filter.since is None or moment >= filter.since) and (filter.before is None or moment < filter.before)
+
+
+# Where jobs are found
+
+def _tagged(source, since):
+    return ((entry, source) for entry in itertools.takewhile(lambda entry: entry >= since, source.entries))
+
+
+def _sources(service, filter, below):
+    """Yield the `Source`s that may have jobs that fit."""
+    for status in filter.statuses or STATUSES:
+        if status in FINAL:
+            yield from _ended(service, status, filter.host, below)
+        elif status == PROCESSING:
+            yield from _claimed(service, QUEUED, status, filter.host, below)
+        elif status == QUEUED:
+            for queue in queues(service):
+                yield Source(status, None, (entry for entry in _queued(service, queue) if entry < below))
+            yield Source(status, None, _descending(service.register.entries(RETRY), below))
+        else:
+            yield Source(status, None, _descending(service.register.entries(status), below))
+
+
+def _ended(service, status, host, below):
+    """Yield the sources of jobs that have ended, those of hosts whose names fit a pattern."""
+    for name, ledger in service.ledgers.items():
+        if filters.fits(name, host):
+            yield Source(status, name, _times(ledger.finished[status], below))
+    for shard in service.shards:
+        yield Source(status, None, _times(shard.ledger.finished[status], below))
+    if status == COMPLETED:
+        yield from _claimed(service, COMPLETED, status, host, below)
+
+
+def _claimed(service, stored, status, host, below):
+    """Yield the sources of jobs that are claimed, and whose stored status is a certain one."""
+    named = [(None, shard.ledger) for shard in service.shards] + list(service.ledgers.items())
+    for name, ledger in named:
+        if name is not None and not filters.fits(name, host):
+            continue
+        runs = dict(ledger.claimed.items())
+        jobs = [job for jobid, job in fetch(service, list(runs))
+                if job is not None and job.status == stored and job.run == runs[jobid]]
+        entries = [(round(job.completed * MICROSECONDS), job.id) if stored == COMPLETED else entryOf(job)
+                   for job in jobs]
+        yield Source(status, name, iter(sorted((entry for entry in entries if entry < below), reverse=True)))
+
+
+def _times(finished, below):
+    """Yield the entries of a tree of time to id below a cursor, the newest first."""
+    try:
+        key = finished.maxKey() if below[0] == math.inf else finished.maxKey(below[0])
+        while True:
+            if (key, finished[key]) < below:
+                yield key, finished[key]
+            key = finished.maxKey(key - 1)
+    except ValueError:          # there is none
+        return
+
+
+def _descending(entries, below):
+    """Yield the entries of a tree set below a cursor, the newest first."""
+    try:
+        entry = entries.maxKey() if below[0] == math.inf else entries.maxKey((below[0], below[1] - 1))
+        while True:
+            yield entry
+            entry = entries.maxKey((entry[0], entry[1] - 1))
+    except ValueError:
+        return
+
+
+def _queued(service, queue):
+    """Yield the entries of a queue, the newest first.
+
+    A job that is queued again is behind newer ones: it counts as what it stands by, see `queries`.  Entries of one time
+    come by their ids, TIES of them together, so that a cursor is exact.  Each is below the one before.
+    """
+    last = math.inf, 0
+    for _, group in itertools.groupby(_falling(service, queue), key=lambda entry: entry[0]):
+        while some := list(itertools.islice(group, TIES)):
+            for moment, jobid in sorted(some, reverse=True):
+                moment = min(moment, last[0])
+                last = (moment, jobid) if (moment, jobid) < last else (moment - 1, jobid)
+                yield last
+
+
+def _falling(service, queue):
+    entries, latest = queries.entriesOf(service, reversed(queue)), math.inf
+    window = deque(itertools.islice(entries, queries.WINDOW))
+    while window:
+        latest = min(latest, max(window)[0])
+        yield latest, window.popleft()[1]
+        window.extend(itertools.islice(entries, 1))
+
+
+def hostOf(service, job):
+    """Return the name of the host that runs a job, or ran it last; None when nobody knows."""
+    for name, ledger in service.ledgers.items():
+        if ledger.claimed.get(job.id) == job.run:
+            return name
+        if job.status in FINAL and job.completed is not None \
+                and ledger.finished[job.status].get(round(job.completed * MICROSECONDS)) == job.id:
+            return name
+    failures = job.errors
+    return failures[-1].host or None if failures else None
+
+
+# Whether a job fits
+
+def fitsJob(job, host, filter, isWanted=None, hides=isSecret):
+    """Return whether a job, which has the right status and time, fits all else that a filter says.
+
+    host -- the name of who ran it, None when that is not known from where it was found.
+
+    The other arguments are those of `search`.
+    """
+    if isinstance(job, BrokenJob):
+        return filter._replace(statuses=(), since=None, before=None) == filters.Filter() and isWanted is None
+    return ((isWanted is None or isWanted(job.task)) and filters.fits(job.task, filter.task)
+            and (filter.schedule is None or job.schedule == filter.schedule)
+            and (filter.host is None or _fitsHost(job, host, filter.host))
+            and (not filter.fields and not filter.words or _fitsInput(job, filter, hides)))
+
+
+def _fitsHost(job, host, pattern):
+    if host is None:
+        failures = job.errors
+        host = failures[-1].host if failures else ''
+    return bool(host) and filters.fits(host, pattern)
+
+
+def _fitsInput(job, filter, hides):
+    value = inputOf(job)
+    for path, pattern in filter.fields:
+        isThere, found = filters.valueAt(value, path)
+        if not isThere or any(map(hides, path)) or not filters.fits(filters.asText(masked(found, hides)), pattern):
+            return False
+    if not filter.words:
+        return True
+    text = ' '.join((str(job.id), job.task, job.error or '', repr(masked(value, hides)))).lower()
+    return all(word in text for word in filter.words)
+
+
+def inputOf(job):
+    """Return the input of a job, to be looked at; None for one that is large, a file, or cannot be loaded."""
+    try:
+        stored = job.stored('input')
+        if isinstance(stored, StoredFile) and stored.size > LARGE:
+            return None
+        return valueOf(stored)
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        return None

@@ -1,0 +1,396 @@
+"""The WSGI application: which path leads where, and what each answer has in common."""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import json
+import logging
+import math
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+from typing import NamedTuple
+
+import transaction
+import webob
+from persistent.TimeStamp import TimeStamp
+from transaction.interfaces import TransientError
+from ZODB.POSException import POSKeyError
+
+from lovely.remotetask import errors
+from lovely.remotetask.common.checks import cut
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.files import NoFile
+from lovely.remotetask.filters import parseTime
+from lovely.remotetask.web import actions
+from lovely.remotetask.web import auditpages
+from lovely.remotetask.web import bulkpages
+from lovely.remotetask.web import jobpages
+from lovely.remotetask.web import servicepages
+from lovely.remotetask.web.charts import Counter
+from lovely.remotetask.web.context import DEFAULT
+from lovely.remotetask.web.context import Context
+from lovely.remotetask.web.health import Readiness
+from lovely.remotetask.web.metrics import Metrics
+from lovely.remotetask.web.rendering import STATIC
+from lovely.remotetask.web.rendering import Page
+from lovely.remotetask.web.rendering import render
+from lovely.remotetask.web.rendering import renderRefusal
+from lovely.remotetask.web.rendering import static
+from lovely.remotetask.web.security import HEADERS
+from lovely.remotetask.web.security import Forged
+from lovely.remotetask.web.security import Guard
+from lovely.remotetask.web.security import NotLocal
+from lovely.remotetask.xmlrpc.access import Throttled
+from lovely.remotetask.xmlrpc.access import Unauthorized
+from lovely.remotetask.xmlrpc.faults import NotAllowed
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Bytes of a form, and fields in it, at the most.
+FORM_SIZE, FORM_FIELDS = 1024 * 1024, 2000
+
+#: Seconds for which a page stays as it is while nothing is committed: durations on it are that old at the most.
+STALE = 30
+
+#: How often a change is tried that meets conflicts.
+ATTEMPTS = 10
+
+#: What a user is called who was not asked.
+ANYBODY = 'anybody'
+
+#: Requests that use the database at the same time, by default; and seconds that another one waits for its turn.
+CONCURRENT, PERMIT_TIME = 8, 1.0
+
+
+class Refused(errors.RemoteTaskError):
+    """The request makes no sense to the pages; the message says why."""
+
+    def __init__(self, status, message):
+        """`status` is of HTTP."""
+        super().__init__(message)
+        self.status = status
+
+
+class Route(NamedTuple):
+    """A path and what answers it."""
+
+    pattern: re.Pattern
+    view: Callable              # called with the `Context` and the pattern's groups, texts; returns a `Page`, or a
+    #                             `webob.Response`
+
+
+ROUTES = [Route(re.compile(pattern, re.DOTALL), view) for pattern, view in (
+    (r'/', servicepages.overview),
+    (r'/jobs', jobpages.jobs),
+    (r'/jobs/([0-9]{1,10})', jobpages.job),
+    (r'/jobs/([0-9]{1,10})/output', jobpages.output),
+    (r'/schedules', jobpages.schedules),
+    (r'/tasks', servicepages.tasks),
+    (r'/tasks/(.+)', servicepages.task),
+    (r'/hosts', servicepages.hosts),
+    (r'/bulk', bulkpages.bulk),
+    (r'/audit', auditpages.changes),
+)]
+
+_ACTION = re.compile(r'/do/([A-Za-z]+)')
+_STATIC = re.compile(r'/static/([a-z.]+)')
+
+#: Exceptions, the status of HTTP that they stand for, and the title of the page that says so.
+REFUSALS = (
+    (Unauthorized, 401, 'Who are you?'),
+    (Throttled, 429, 'Too many passwords'),
+    (NotLocal, 403, 'Not from there'),
+    (Forged, 403, 'Nothing was changed'),
+    (NotAllowed, 403, 'Not allowed'),
+    ((errors.UnknownJob, errors.UnknownTask, errors.UnknownService, NoFile), 404, 'Not found'),
+    (errors.WrongState, 409, 'Nothing was changed'),
+    (errors.RemoteTaskError, 400, 'That makes no sense'),
+)
+
+
+class Application:
+    """The pages of all task services of a database, as a WSGI callable: see `application`."""
+
+    def __init__(self, db, guard, mask, clock, concurrent):
+        """Change the database only by the verbs of `actions`.
+
+        db -- the `ZODB.DB`.
+        guard -- a `security.Guard`.
+        mask -- more names of secrets, patterns of `fnmatch`.
+        clock -- returns UTC seconds.
+        concurrent -- how many requests may use the database at the same time.
+        """
+        self._permits = threading.BoundedSemaphore(concurrent)
+        self.db, self.guard, self.mask, self.clock = db, guard, tuple(mask), clock
+        self.counter, self.readiness, self.metrics = Counter(), Readiness(db), Metrics()
+        db.setPoolSize(db.getPoolSize() + concurrent)
+
+    def __call__(self, environ, start_response):
+        """Answer a request, as WSGI has it."""
+        request = webob.Request(environ)
+        try:
+            response = self._answer(request)
+        except Exception as error:
+            response = self._refusal(request, error)
+        for name, value in HEADERS:
+            response.headers[name] = value
+        response.headers.setdefault('Cache-Control', 'no-store')
+        self.metrics.count('page_requests', str(response.status_int))
+        return response(environ, start_response)
+
+    def _answer(self, request):
+        try:
+            path = request.path_info or '/'
+            request.GET.items()
+        except UnicodeDecodeError:
+            raise Refused(400, 'the URL is not encoded in UTF-8') from None
+        if request.method not in ('GET', 'HEAD', 'POST'):
+            raise Refused(405, f'there is no {cut(request.method, 20)} here')
+        if request.method != 'POST':
+            if (match := _STATIC.fullmatch(path)) is not None:
+                return _static(match[1])
+            if path in ('/live', '/ready'):
+                return self._health(path)
+        # Those who wait for a database that hangs must not keep the server from answering whether it lives.
+        if not self._permits.acquire(timeout=PERMIT_TIME):
+            raise Refused(503, 'too many requests are being answered, or the database does not answer: try again')
+        try:
+            caller = self.guard.callerOf(request)
+            request.environ['remotetask.user'] = caller.name        # for logs
+            return self._answerTo(caller, request, path)
+        finally:
+            self._permits.release()
+
+    def _answerTo(self, caller, request, path):
+        if (match := _ACTION.fullmatch(path)) is not None and match[1] in actions.VERBS:
+            if request.method != 'POST':
+                raise Refused(405, 'this is done by a button only')
+            return self._change(request, caller, match[1])
+        if path == '/metrics' and request.method != 'POST':
+            return self._metrics(request, caller)
+        for route in ROUTES:
+            match = route.pattern.fullmatch(path)
+            if match is not None:
+                if request.method == 'POST':
+                    raise Refused(405, 'this page takes no form')
+                return self._show(request, caller, route.view, match.groups())
+        raise Refused(404, 'there is no such page')
+
+    # For machines
+
+    def _health(self, path):
+        """Return whether this process lives, or whether it can do its work; anybody may know."""
+        problem = self.readiness.problem() if path == '/ready' else None
+        return webob.Response(json.dumps({'problem': problem}), content_type='application/json', charset='utf-8',
+                              status=200 if problem is None else 503)
+
+    def _metrics(self, request, caller):
+        now = self.clock()
+        with self._reading(None) as connection:
+            context = Context(request, {}, caller, connection, DEFAULT, now, None, self)
+            services = [(path, context._replace(path=path)) for path in context.services()]
+            for _, one in services:
+                one.allow('getStatistics')
+            text = self.metrics.text(connection, [(path, one.service) for path, one in services], now)
+        return webob.Response(text, content_type='text/plain', charset='utf-8')
+
+    # Pages
+
+    def _show(self, request, caller, view, arguments):
+        now, at = self.clock(), request.GET.get('at') or None
+        moment = None if at is None else parseTime(at)
+        if at is not None and (moment is None or moment > now):
+            raise Refused(400, f'at: {cut(at, 40)!r} is no time that was, as 2026-05-01T12:30 in UTC')
+        age = int(now // STALE) if moment is None else 'at'
+        tag = f'{self.db.lastTransaction().hex()}-{age}-{self.guard.tagOf(caller)}'
+        if tag in request.if_none_match and 'If-None-Match' in request.headers:
+            response = webob.Response(status=304)
+        else:
+            with self._reading(moment) as connection:
+                context = Context(request, {}, caller, connection, _servicePath(request.GET), moment or now, at, self)
+                with _refusing(at):
+                    page = view(context, *arguments)
+                isPage = isinstance(page, Page)
+                response = webob.Response(render(page, context), status=page.status) if isPage else page
+        response.etag = tag
+        response.headers['Cache-Control'] = 'private, no-cache'
+        response.headers['Vary'] = 'Authorization, Cookie'
+        return response
+
+    @contextlib.contextmanager
+    def _reading(self, moment):
+        """Give a connection to look at: of the database as it is, or as it was at a time in UTC seconds."""
+        manager = transaction.TransactionManager(explicit=True)
+        try:
+            connection = self.db.open(manager, **({} if moment is None else {'at': _timestamp(moment)}))
+        except ValueError:
+            raise Refused(400, 'at: the database has no state of that time yet') from None
+        with contextlib.closing(connection):
+            manager.begin()
+            try:
+                yield connection
+            finally:
+                manager.abort()
+
+    # Changes
+
+    def _change(self, request, caller, verb):
+        form = _form(request)
+        self.guard.checkChange(request, caller, form.get('token', [None])[0])
+        manager = transaction.TransactionManager(explicit=True)
+        with contextlib.closing(self.db.open(manager)) as connection:
+            context = Context(request, form, caller, connection, _servicePath(request.GET), self.clock(), None, self)
+            for number in range(1, ATTEMPTS + 1):
+                manager.begin()
+                try:
+                    done = self._carryOut(context, verb, manager)
+                    break
+                except TransientError:
+                    manager.abort()
+                    if number == ATTEMPTS:
+                        raise
+                except BaseException:
+                    manager.abort()
+                    raise
+        if isinstance(done, webob.Response):
+            return done
+        log.info('user %s at %s: %s in %s', ascii(caller.name or ANYBODY), caller.address or '-', ascii(done.note),
+                 ascii(context.path))
+        return webob.Response(status=303, location=self._next(context, done))
+
+    def _carryOut(self, context, verb, manager):
+        """Do what a verb says, and commit it; return `actions.Done`, or the response that says what is wrong."""
+        with _refusing(None):
+            done = actions.carryOut(context, verb)
+        if isinstance(done, Page):
+            response = webob.Response(render(done, context), status=done.status)
+            manager.abort()
+            return response
+        noteChange(manager.get(), context.caller.name or ANYBODY, context.path, done.note)
+        manager.commit()
+        return done
+
+    def _next(self, context, done):
+        """Return the URL of the page that is shown after a change: the one where the button was, or another."""
+        query = {'said': done.said, 'count': done.count}
+        back = context.field('back')
+        if done.path is None and re.fullmatch(r'/(?![/\\])[\x21-\x7e]*', back) and '\\' not in back:
+            parts = urllib.parse.urlsplit(back)
+            query = {**dict(urllib.parse.parse_qsl(parts.query)), **query}
+            return context.url(urllib.parse.unquote(parts.path), **query)
+        return context.url(done.path or '/', **query)
+
+    # What goes wrong
+
+    def _refusal(self, request, error):
+        """Return the response for an exception."""
+        status, title, message = 500, 'Something went wrong', 'The log of the process that serves this page says more.'
+        if isinstance(error, Refused):
+            status, title, message = error.status, 'Not like that', str(error)
+        elif isDatabaseError(error) or isinstance(error, TransientError):
+            status, title, message = 503, 'Try again', 'The database does not answer, or was too busy.'
+            log.warning('a page could not be made: %s: %s', type(error).__name__, error)
+        else:
+            for family, *found in REFUSALS:
+                if isinstance(error, family):
+                    status, title, message = *found, str(error)
+                    break
+            else:
+                log.error('a page could not be made', exc_info=error)
+        if isinstance(error, (Unauthorized, Throttled)):
+            self.metrics.count('logins_refused')
+        response = webob.Response(renderRefusal(title, message, request.script_name + '/'), status=status)
+        if status == 401 and self.guard.asksForPassword:
+            response.headers['WWW-Authenticate'] = 'Basic realm="remote tasks", charset="UTF-8"'
+        if status == 405:
+            response.headers['Allow'] = 'GET, HEAD, POST'
+        if isinstance(error, Throttled):
+            response.headers['Retry-After'] = str(math.ceil(error.retryAfter))
+        return response
+
+
+def application(db, users=None, *, identify=None, mask=(), clock=time.time, concurrent=CONCURRENT):
+    """Return the pages of all task services of a database, as a WSGI callable.
+
+    It honours SCRIPT_NAME: an application can mount it anywhere.
+
+    db -- the `ZODB.DB`.
+    users -- the path of a users file, as "remotetask user add" makes it, or a `config.users.Users`: who may do what.
+        Users say who they are by HTTP Basic authentication.
+    identify -- instead, of an application with a log-in of its own: called with the WSGI environ, it returns a
+        `xmlrpc.access.Caller`, or raises `xmlrpc.access.Unauthorized`.
+    mask -- more names of fields whose values are hidden, patterns of `fnmatch`; those of passwords and tokens are.
+    clock -- returns UTC seconds.
+    concurrent -- how many requests may use the database at the same time, less than the server has threads: then
+        /live is answered also when the database hangs.
+
+    With neither users nor identify only requests from this machine are answered, and may do everything.
+
+    Raise `errors.ConfigurationError` for a users file that cannot be read or has a mistake.
+    """
+    return Application(db, Guard(users, identify), mask, clock, concurrent)
+
+
+def noteChange(txn, name, path, note):
+    """Have a transaction say who did what: shown by the page of changes, and by the undo page of Zope.
+
+    name -- of the user, a text.
+    path -- of the service.
+    note -- the verb, and what it was for.
+    """
+    txn.setUser(name)
+    txn.note(f'remotetask {note} in {path}')
+
+
+@contextlib.contextmanager
+def _refusing(at):
+    """Make what a view or a verb raises for values that make no sense a refusal.
+
+    at -- the time that the page is of, as the URL has it; None for the present.
+    """
+    try:
+        yield
+    except errors.RemoteTaskError:
+        raise
+    except ValueError as error:
+        raise Refused(400, str(error)) from error
+    except POSKeyError:
+        if at is None:
+            raise
+        raise Refused(404, 'at: of that time there is nothing in the database any more, or nothing yet') from None
+
+
+def _servicePath(query):
+    return '/' + query.get('service', DEFAULT).strip('/')
+
+
+def _timestamp(moment):
+    """Return the id that a transaction at a time in UTC seconds would have."""
+    year, month, day, hour, minute, *_ = time.gmtime(moment)
+    return TimeStamp(year, month, day, hour, minute, moment % 60).raw()
+
+
+def _form(request):
+    """Return the fields of the form of a request: name -> list of texts.  Raise `Refused`."""
+    if request.content_type != 'application/x-www-form-urlencoded':
+        raise Refused(415, 'a form is needed, as a page of ours has it')
+    if request.content_length is None or request.content_length > FORM_SIZE:
+        raise Refused(413, f'a form has {FORM_SIZE} bytes at the most, and says how many')
+    body = request.body_file.read(request.content_length)
+    try:
+        return urllib.parse.parse_qs(body.decode('utf-8'), keep_blank_values=True, errors='strict',
+                                     max_num_fields=FORM_FIELDS)
+    except ValueError:
+        raise Refused(400, 'the form cannot be read, or has too many fields') from None
+
+
+def _static(name):
+    if name not in STATIC:
+        raise Refused(404, 'there is no such file')
+    content, version = static(name)
+    response = webob.Response(body=content, content_type=STATIC[name], charset='utf-8', etag=version,
+                              conditional_response=True)
+    response.headers['Cache-Control'] = 'public, max-age=31536000, immutable'
+    return response

@@ -1,0 +1,14 @@
+"""What an application can add to the pages."""
+# SPDX-License-Identifier: ZPL-2.1
+from zope.interface import Interface
+
+
+class IJobDetail(Interface):
+    """What lists say of a job besides: an adapter of an `IJob`, registered under the name of its task.
+
+    The text of `str` is shown, the first hundred characters or so; markup in it is shown as it is written.  Without an
+    adapter the first words of the error are shown, or of the input.
+    """
+
+    def __str__():
+        """Return the text."""

@@ -1,0 +1,278 @@
+"""Filters of jobs: the grammar and its errors, what fits, and pages that lose nothing."""
+# SPDX-License-Identifier: ZPL-2.1
+import doctest
+import random
+import unittest
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies
+from zope.component import provideUtility
+
+from lovely.remotetask import filters
+from lovely.remotetask.common import masking
+from lovely.remotetask.common.masking import HIDDEN
+from lovely.remotetask.common.masking import isSecret
+from lovely.remotetask.common.masking import masked
+from lovely.remotetask.files import LARGE
+from lovely.remotetask.filters import Filter
+from lovely.remotetask.filters import parseFilter
+from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import search
+from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.task import SimpleTask
+from test_listing import Tasks
+from test_listing import Walk
+from test_listing import ids
+
+
+NOW = 1_780_000_000.0
+
+
+class TestGrammar(unittest.TestCase):
+
+    def test_terms(self):
+        for text, expected in (
+                ('', Filter()),
+                ('  ', Filter()),
+                ('status:error', Filter(('error',))),
+                ('status:error,cancelled,error', Filter(('error', 'cancelled'))),
+                ('status:start-later', Filter(('start later',))),
+                ('status:"start later"', Filter(('start later',))),
+                ('task:avi2* host:p-?', Filter(task='avi2*', host='p-?')),
+                ('since:1h before:90s', Filter(since=NOW - 3600, before=NOW - 90)),
+                ('since:1.5d', Filter(since=NOW - 129600)),
+                ('since:2026-05-01', Filter(since=1777593600.0)),
+                ('since:2026-05-01T12:30 before:2026-05-01T12:30:01Z', Filter(since=1777638600.0, before=1777638601.0)),
+                ('before:"2026-05-01 12:30"', Filter(before=1777638600.0)),
+                ('id:7 schedule:8', Filter(jobid=7, schedule=8)),
+                ('input.film:Metropolis input.a.0.b:"x y"',
+                 Filter(fields=((('film',), 'Metropolis'), (('a', '0', 'b'), 'x y')))),
+                ('No "such File" http', Filter(words=('no', 'such file', 'http'))),
+                ('"a:b"', Filter(words=('a:b',)))):
+            with self.subTest(text):
+                self.assertEqual(parseFilter(text, NOW), expected)
+
+    def test_mistakes(self):
+        for text, reason in (
+                ('state:error', "there is no 'state:'; there are status:, task:, host:, since:, before:, id:, "
+                                'schedule:, input.NAME:'),
+                ('status:done', "status: 'done' is none of queued, processing"),
+                ('status:', 'there is nothing behind status:'),
+                ('status:""', 'there is nothing behind status:'),
+                ('task:a task:b', 'task: stands there twice'),
+                ('since:yesterday', "since: 'yesterday' is no time; write how long ago"),
+                ('since:2026-02-30', "is no time"),
+                ('since:999999999w', "is no time"),
+                ('since:1h before:2h', 'since: is not earlier than before:'),
+                ('id:0', "id: '0' is not the id of a job"),
+                ('id:99999999999', 'is not the id of a job'),
+                ('id:²', 'is not the id of a job'),
+                ('"a', 'a quotation mark is missing'),
+                ('a"b', 'a quotation mark is missing, or stands within a word'),
+                ('x ' * 21, 'it has more than 20 terms'),
+                ('x' * 1001, 'it has 1001 characters, 1000 are the most')):
+            with self.subTest(text[:20]):
+                with self.assertRaises(ValueError) as caught:
+                    parseFilter(text, NOW)
+                self.assertIn(reason, str(caught.exception))
+                self.assertTrue(str(caught.exception).startswith('filter: '))
+
+    @given(strategies.text(strategies.sampled_from('ab:."\\ *[?]-0919\t\nä²') | strategies.characters(), max_size=40))
+    @settings(max_examples=300, deadline=None)
+    def test_any_text(self, text):
+        try:
+            found = parseFilter(text, NOW)
+        except ValueError as error:
+            self.assertTrue(str(error).startswith('filter: '), error)
+        else:
+            self.assertIsInstance(found, Filter)
+
+    def test_indexed(self):
+        for text, isIndexed in (('', True), ('status:error since:1h before:1m', True), ('id:1', True),
+                                ('task:echo', False), ('x', False), ('input.a:1', False), ('host:a', False)):
+            with self.subTest(text):
+                self.assertEqual(parseFilter(text, NOW).isIndexed, isIndexed)
+
+
+class TestMasking(unittest.TestCase):
+
+    def test_names(self):
+        for name in 'password', 'dbPassword', 'PASSWORD', 'api_key', 'x-api-key', 'authToken', 'Authorization':
+            self.assertTrue(isSecret(name), name)
+        for name in 'keyboard', 'passenger', 'film', 'monkey', 'tokenizer', 'key', '':
+            self.assertFalse(isSecret(name), name)
+        self.assertTrue(isSecret('iban', ('IBA?',)))
+
+    def test_values(self):
+        value = {'a': [{'token': {'deep': 1}}, ('x', {'password': 1})], 1: 2}
+        self.assertEqual(masked(value, isSecret), {'a': [{'token': HIDDEN}, ('x', {'password': HIDDEN})], 1: 2})
+        deep = []
+        for _ in range(300):
+            deep = [deep]
+        self.assertIn(HIDDEN, str(masked(deep, isSecret)))
+
+
+class SearchCase(Tasks):
+
+    def find(self, text, **options):
+        return search.search(self.service, parseFilter(text, 1000), **options)
+
+    def assertFound(self, text, jobids, **options):
+        self.assertEqual(ids(self.find(text, **options).jobs), jobids, text)
+
+
+class TestSearch(SearchCase):
+
+    def test_terms(self):
+        service = self.service
+        for name in 'films', 'song':
+            provideUtility(SimpleTask(lambda input: input), name=name)
+        first = service.add('films', {'film': 'Metropolis', 'year': 1927, 'tags': ['a', 'b'], 'mute': True}, now=100)
+        second = service.add('song', {'film': 'M', 'password': 'Geheim'}, now=200)
+        service.process(300)
+        failed = service.add('fail', 'An Input', now=400)
+        service.process(410)
+        third = service.add('films', now=500)
+        for text, expected in (
+                ('', [third, failed, second, first]),
+                ('status:completed', [second, first]),
+                ('status:error,queued', [third, failed]),
+                ('task:film*', [third, first]),
+                ('task:film* status:completed', [first]),
+                ('since:1970-01-01T00:06', [third, failed]),
+                ('before:1970-01-01T00:06:50', [second, first]),
+                ('since:1970-01-01T00:06:50 before:1970-01-01T00:06:51', [failed]),
+                ('input.film:Metropolis', [first]),
+                ('input.film:M*', [second, first]),
+                ('input.year:1927', [first]),
+                ('input.tags.1:b', [first]),
+                ('input.tags.2:*', []),
+                ('input.mute:true', [first]),
+                ('input.film.title:*', []),
+                ('metropolis', [first]),
+                ('AS ASKED', [failed]),
+                ('an "input"', [failed]),
+                (f'id:{first}', [first]),
+                (f'id:{first} task:song', []),
+                (f'id:{first} status:queued', []),
+                (f'id:{first} since:1970-01-01T00:06', []),
+                ('id:77', [])):
+            self.assertFound(text, expected)
+        with self.subTest('secrets are not found by their values'):
+            for text in 'geheim', 'input.password:Geheim', 'input.password:*':
+                self.assertFound(text, [])
+            self.assertFound('input.film:M', [], hides=lambda name: name == 'film')
+        with self.subTest('those of some tasks'):
+            self.assertFound('', [second], isWanted=lambda task: task == 'song')
+            self.assertFound(f'id:{first}', [], isWanted=lambda task: task == 'song')
+
+    def test_large_input(self):
+        jobid = self.service.add('echo', {'text': 'x' * (LARGE + 1), 'film': 'M'}, now=0)
+        self.assertFound('input.film:M', [jobid])               # in no database it is as it was given
+        self.assertFound('task:echo', [jobid])
+
+    def test_a_broken_job(self):
+        jobid = self.service.add('echo', now=0)
+        self.service.shards[jobid >> BITS].pages.put(jobid, b'no row')
+        self.assertFound('', [jobid])
+        for text in 'task:*', 'x', 'input.a:*', 'host:*':
+            self.assertFound(text, [])
+
+    def test_a_walk_has_an_end(self):
+        jobids = [self.service.add('echo', number, now=number) for number in range(30)]
+        found = self.find('task:none', most=10)
+        self.assertEqual((found.jobs, found.looked, found.isCut), ([], 10, True))
+        self.assertEqual(ids(self.find('', after=found.cursor, size=1).jobs), [jobids[19]])
+        found = self.find('task:none', after=found.cursor, most=100)
+        self.assertEqual(found, search.Found([], None, 20, False))
+        for number in range(100):
+            self.service.add('echo', number, now=100 + number)
+        found = self.find('task:none', patience=0)
+        self.assertEqual((found.jobs, found.looked, found.isCut), ([], search.CHUNK, True))
+
+    def test_mistakes(self):
+        for options, reason in (({'size': 0}, 'size: 0 is not a number from 1 to 1000'), ({'most': 0}, 'most: 0'),
+                                ({'after': 'x'}, "cursor: 'x' is none"), ({'after': '1-'}, 'is none'),
+                                ({'after': '9' * 20 + '-1'}, 'is none'), ({'after': '1-4294967296'}, 'is none')):
+            with self.subTest(options), self.assertRaisesRegex(ValueError, reason):
+                self.find('', **options)
+
+
+class TestPages(SearchCase):
+
+    def pages(self, text, size, between=lambda: None, **options):
+        """Return the ids of all pages; `between` is called after each."""
+        jobids, after = [], None
+        for _ in range(10_000):
+            found = self.find(text, after=after, size=size, **options)
+            jobids += ids(found.jobs)
+            after = found.cursor
+            if after is None:
+                return jobids
+            between()
+        self.fail('there is no last page')
+
+    def test_they_are_all_that_there_are(self):
+        for seed in range(6):
+            random.seed(seed)                   # ids are random
+            self.service = TaskService()
+            walk = Walk(self.service, random.Random(seed))
+            for _ in range(250):
+                walk.step()
+            listed = self.service.getJobs(None, 0, 10_000)
+            for size, most in (1, 100), (7, 3), (1000, 1000):
+                with self.subTest(seed=seed, size=size, most=most):
+                    self.assertEqual(sorted(self.pages('', size, most=most)), sorted(ids(listed)))
+            for status in STATUSES:
+                jobids = ids(self.service.getJobs(status, 0, 10_000))
+                with self.subTest(seed=seed, status=status):
+                    self.assertEqual(sorted(self.pages(f'status:"{status}"', 3)), sorted(jobids))
+
+    def test_many_of_one_time(self):
+        jobids = []
+        for _ in range(3):                      # each begins at another id
+            self.service._goElsewhere()
+            jobids += self.service.addMany([{'task': 'echo'}] * 400, now=100)
+        for size in 7, 100, 1000:
+            with self.subTest(size=size):
+                self.assertEqual(sorted(self.pages('', size)), sorted(jobids))
+
+    def test_nothing_is_lost_or_doubled_while_jobs_come_and_go(self):
+        for seed in range(6):
+            random.seed(seed)
+            luck = random.Random(seed)
+            self.service = service = TaskService()
+            # Many of one time, as `addMany` adds them: their order is that of the ids.
+            jobids = service.addMany([{'task': luck.choice(('echo', 'fail'))}] * 120, now=100)
+            service.claimNextJob(100)
+            for _ in range(40):
+                service.processNext(luck.choice((200, 300)))
+            claimable = set(jobids)
+
+            def between(service=service, luck=luck):
+                service.add('echo', now=400)
+                for _ in range(luck.randrange(3)):
+                    service.claimNextJob(400)
+
+            before = {status: set(ids(service.getJobs(status, 0, 10_000))) for status in STATUSES}
+            seen = self.pages('', luck.randrange(1, 9), between)
+            with self.subTest(seed=seed):
+                self.assertEqual(len(seen), len(set(seen)))
+                # What has ended is exact; of what waits only those may be missing that were claimed meanwhile, which
+                # an earlier page would have had.
+                ended = before['completed'] | before['error']
+                self.assertLessEqual(ended, set(seen))
+                gone = claimable - set(seen)
+                self.assertTrue(all(service.getStatus(jobid) == 'processing' for jobid in gone), gone)
+
+
+def load_tests(loader, tests, pattern):
+    for module in (filters, masking):
+        tests.addTest(doctest.DocTestSuite(module))
+    return tests
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,152 @@
+"""The pages as users start them: within serve, as a process of their own over ZEO, asked by remotetask health."""
+# SPDX-License-Identifier: ZPL-2.1
+import base64
+import os
+import socket
+import subprocess
+import sys
+import unittest
+import urllib.error
+import urllib.request
+
+from lovely.remotetask.client import Client
+from test_cli import PATIENCE
+from test_cli import ServerTestCase
+from test_cli import environment
+from test_users import HASH
+from test_users import PASSWORD
+
+
+WEB = '<web>\naddress 0\n</web>\n'
+
+
+class WebProcessCase(ServerTestCase):
+
+    def pages(self, lines):
+        """Return the URL of the pages that a server has printed."""
+        found = [line.removeprefix('pages: ') for line in lines if line.startswith('pages: ')]
+        self.assertEqual(len(found), 1, lines)
+        return found[0]
+
+    def read(self, url, **headers):
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.read().decode()
+
+    def health(self, *arguments):
+        """Run the command; return exit code, standard and error output."""
+        done = subprocess.run([sys.executable, '-m', 'lovely.remotetask.cli.main', *arguments], text=True,
+                              capture_output=True, env=environment(), timeout=PATIENCE)
+        return done.returncode, done.stdout, done.stderr
+
+
+class TestServe(WebProcessCase):
+
+    level = 2
+
+    def test_pages_beside_the_frontend(self):
+        process = self.start('serve', WEB + self.processorSection('one'))
+        url = self.pages(self.untilReady(process))
+        with Client(self.url) as client:
+            jobid = client.add('echo', {'film': 'Metropolis'})
+            client.wait(jobid, PATIENCE)
+        self.assertIn('Metropolis', self.read(f'{url}jobs/{jobid}'))
+        self.assertIn('>one<', self.read(url))
+        self.assertIn('remotetask_hosts{service="/"} 1.0', self.read(f'{url}metrics'))
+        for arguments, said in ((), 'alive\n'), (('--ready',), 'ready\n'):
+            self.assertEqual(self.health('health', '--url', url, *arguments), (0, said, ''))
+        self.stop(process)
+        code, output, errors = self.health('health', '--url', url)
+        self.assertEqual((code, output), (1, ''))
+        self.assertRegex(errors, r'\Aremotetask: no answer from http://127\.0\.0\.1:[0-9]+/live: [^\n]+\n\Z')
+
+    def test_none_are_wanted(self):
+        lines = self.untilReady(self.start('serve', self.processorSection('one')))
+        self.assertEqual([line for line in lines if 'pages' in line], [])
+
+    def test_the_address_is_taken(self):
+        with socket.create_server(('127.0.0.1', 0)) as taken:
+            port = taken.getsockname()[1]
+            self.refuses(1, f'the pages cannot listen at 127.0.0.1:{port}: Address already in use', 'serve',
+                         f'<web>\naddress {port}\n</web>\n')
+
+    def test_others_can_reach_it(self):
+        self.refuses(2, 'the pages would be open to other machines at 0.0.0.0:0', 'serve',
+                     '<web>\naddress 0.0.0.0:0\n</web>\n')
+
+    def test_the_users_are_those_of_the_frontend(self):
+        self.write('users', f'ann:{HASH}:view:*:*\n')
+        os.chmod(os.path.join(self.directory, 'users'), 0o600)
+        process = self.start('serve', WEB, frontend='users users\n')
+        url = self.pages(self.untilReady(process))
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.read(url)
+        self.assertEqual(caught.exception.code, 401)
+
+
+class TestWeb(WebProcessCase):
+
+    level = 2
+
+    def test_a_process_of_its_own(self):
+        database = self.zeoProcess()
+        self.untilReady(self.start('frontend', database, 'frontend.conf'))
+        web = self.start('web', database + WEB, 'web.conf')
+        url = self.pages(self.untilReady(web))
+        with Client(self.url) as client:
+            jobid = client.add('echo', 'over ZEO', startLater=True)
+        self.assertIn(f'"/jobs/{jobid}"', self.read(f'{url}jobs'))
+        page = self.read(f'{url}jobs/{jobid}')
+        token = page.partition('name="token" value="')[2].partition('"')[0]
+        request = urllib.request.Request(f'{url}do/start', f'token={token}&jobid={jobid}'.encode(),
+                                         {'Origin': url.rstrip('/')})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            self.assertIn('The job was started.', answer.read().decode())
+        with Client(self.url) as client:
+            self.assertEqual(client.getStatus(jobid), 'queued')
+        self.assertIn(f'start job {jobid} echo', self.read(f'{url}audit'))
+        self.stop(web)
+
+    def test_a_database_that_is_away(self):
+        database = self.zeoProcess()
+        web = self.start('web', database + WEB, 'web.conf')
+        url = self.pages(self.untilReady(web))
+        self.assertEqual(self.health('health', '--ready', '--url', url)[0], 0)
+        self.server.kill()
+        self.server.wait()
+        code, output, errors = self.health('health', '--ready', '--url', url)
+        self.assertEqual((code, output), (1, ''))
+        self.assertRegex(errors, r'\Aremotetask: not ready: the database [^\n]+\n\Z')
+        self.assertEqual(self.health('health', '--url', url), (0, 'alive\n', ''))
+
+    def zeoProcess(self):
+        """Start a database server that can be killed, and return the configuration of its clients."""
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            port = free.getsockname()[1]
+        self.server = subprocess.Popen(
+            [sys.executable, '-m', 'lovely.remotetask.runzeo', '-a', f'127.0.0.1:{port}', '-f',
+             os.path.join(self.directory, 'zeo.fs')], env=environment(), cwd=self.directory,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(self.server.wait)
+        self.addCleanup(self.server.kill)
+        return f'<zodb>\n<zeoclient>\nserver 127.0.0.1:{port}\n</zeoclient>\n</zodb>\n'
+
+    def test_who_is_asked(self):
+        self.write('users', f'ann:{HASH}:view:*:*\n')
+        os.chmod(os.path.join(self.directory, 'users'), 0o600)
+        web = self.start('web', '<web>\naddress 0\nusers users\n</web>\n', 'web.conf')
+        url = self.pages(self.untilReady(web))
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.read(url)
+        self.assertEqual(caught.exception.code, 401)
+        pair = base64.b64encode(f'ann:{PASSWORD}'.encode()).decode()
+        self.assertIn('user ann', self.read(url, Authorization=f'Basic {pair}'))
+        self.assertEqual(self.health('health', '--url', url)[0], 0)
+
+    def test_health_of_what_is_no_page(self):
+        self.assertEqual(self.health('health', '--url', 'ftp://x/')[0], 2)
+        self.assertEqual(self.health('health', '--url', 'http://')[0], 1)
+
+
+if __name__ == '__main__':
+    unittest.main()
