@@ -15,8 +15,8 @@ from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.files import LARGE
-from lovely.remotetask.files import StoredFile
 from lovely.remotetask.files import valueOf
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
@@ -150,9 +150,9 @@ def _sources(service, filter, below):
         elif status == QUEUED:
             for queue in queues(service):
                 yield Source(status, None, (entry for entry in _queued(service, queue) if entry < below))
-            yield Source(status, None, _descending(service.register.entries(RETRY), below))
+            yield Source(status, None, _descending(service.index.entries(RETRY), below))
         else:
-            yield Source(status, None, _descending(service.register.entries(status), below))
+            yield Source(status, None, _descending(service.index.entries(status), below))
 
 
 def _ended(service, status, host, below):

@@ -214,14 +214,14 @@ def bulk(context):
 
 def pause(context):
     """Have all hosts take no more jobs."""
-    context.allow('stopProcessing')
+    context.allow('pause')
     context.service.pause()
     return Done('pause', 'pause')
 
 
 def resume(context):
     """Have all hosts take jobs again."""
-    context.allow('startProcessing')
+    context.allow('resume')
     context.service.resume()
     return Done('resume', 'resume')
 
@@ -241,8 +241,8 @@ VERBS = {
     'schedule': Verb('updateCronJob', schedule),
     'addSchedule': Verb('addCronJob', addSchedule),
     'bulk': Verb('clean', bulk),
-    'pause': Verb('stopProcessing', pause),
-    'resume': Verb('startProcessing', resume),
+    'pause': Verb('pause', pause),
+    'resume': Verb('resume', resume),
 }
 
 

@@ -8,10 +8,10 @@ import webob
 from lovely.remotetask import files
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import siteManager
+from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.files import LARGE
-from lovely.remotetask.files import StoredFile
 from lovely.remotetask.files import valueOf
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.filters import quoted
@@ -23,7 +23,7 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.job import SCHEDULE
 from lovely.remotetask.job import BrokenJob
-from lovely.remotetask.schedules.cron import RANGES
+from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.storage.search import Found
 from lovely.remotetask.storage.search import hostOf
 from lovely.remotetask.storage.search import search

@@ -1,8 +1,8 @@
 """The form of a schedule: texts of its fields, and the arguments that they stand for.  Pure."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.common.checks import shown
-from lovely.remotetask.config.settings import pauseSeconds
-from lovely.remotetask.schedules.cron import RANGES
+from lovely.remotetask.config.sections import pauseSeconds
+from lovely.remotetask.schedules.fields import RANGES
 
 
 #: Fields of the calendar, and what they are called.

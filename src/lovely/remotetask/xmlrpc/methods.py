@@ -406,8 +406,8 @@ def getJobs(service, status, start, size, task, since, filter, after):
         raise BadArguments(f'getJobs: size must be 0 to {LISTING_SIZE}')
     if filter is not None or after is not None:
         if start or (status, task, since) != (None, None, None):
-            raise BadArguments('getJobs: a filter excludes status, start, task and since; write status:error, and go on '
-                               'with the cursor of the last answer')
+            raise BadArguments('getJobs: a filter excludes status, start, task and since; write status:error, and go '
+                               'on with the cursor of the last answer')
         return _searched(service, size, filter or '', after)
     if status is not None:
         _checkStatuses('getJobs', [status], interfaces.STATUSES)
