@@ -14,7 +14,7 @@ from lovely.remotetask.common import masking
 from lovely.remotetask.common.masking import HIDDEN
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
-from lovely.remotetask.files import LARGE
+from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.filters import Filter
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import STATUSES

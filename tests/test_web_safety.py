@@ -13,13 +13,13 @@ from zope.component import provideUtility
 from zope.configuration import xmlconfig
 
 from lovely.remotetask.common.masking import HIDDEN
+from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.errors import ConfigurationError
-from lovely.remotetask.files import LARGE
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
 from lovely.remotetask.web.actions import VERBS
 from lovely.remotetask.web.application import application
-from lovely.remotetask.xmlrpc.access import Caller
+from lovely.remotetask.xmlrpc.access import Principal
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from webcase import MARKUP
 from webcase import NOW
@@ -281,7 +281,7 @@ class TestUsers(WebCase):
         def identify(environ):
             if environ.get('REMOTE_USER') is None:
                 raise Unauthorized('log in first')
-            return Caller(environ['REMOTE_USER'], frozenset(('view',)))
+            return Principal(environ['REMOTE_USER'], frozenset(('view',)))
 
         self.application = application(self.db, identify=identify, clock=lambda: NOW)
         self.assertNotIn('WWW-Authenticate', self.get('/', status=401).headers)

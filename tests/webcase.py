@@ -26,7 +26,7 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
 from lovely.remotetask.web.application import application
-from lovely.remotetask.xmlrpc.access import Caller
+from lovely.remotetask.xmlrpc.access import Principal
 from test_users import HASH
 from test_users import OTHER_HASH
 from test_users import OTHER_PASSWORD
@@ -122,7 +122,7 @@ class WebCase(unittest.TestCase):
         return response
 
     def token(self, user=None):
-        return self.application.guard.tokenOf(Caller(user, frozenset()))
+        return self.application.guard.tokenOf(Principal(user, frozenset()))
 
     def post(self, button, user=None, status=303, form=None, query='', **fields):
         """Return the response to pressing a button."""

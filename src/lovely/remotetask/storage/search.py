@@ -15,9 +15,9 @@ from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.database.storedfiles import StoredFile
-from lovely.remotetask.files import LARGE
-from lovely.remotetask.files import valueOf
+from lovely.remotetask.database.storedfiles import valueOf
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import PROCESSING

@@ -320,7 +320,7 @@ def application(db, users=None, *, identify=None, mask=(), clock=time.time, conc
     users -- the path of a users file, as "remotetask user add" makes it, or a `config.users.Users`: who may do what.
         Users say who they are by HTTP Basic authentication.
     identify -- instead, of an application with a log-in of its own: called with the WSGI environ, it returns a
-        `xmlrpc.access.Caller`, or raises `xmlrpc.access.Unauthorized`.
+        `xmlrpc.access.Principal`, or raises `xmlrpc.access.Unauthorized`.
     mask -- more names of fields whose values are hidden, patterns of `fnmatch`; those of passwords and tokens are.
     clock -- returns UTC seconds.
     concurrent -- how many requests may use the database at the same time, less than the server has threads: then

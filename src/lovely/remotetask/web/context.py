@@ -14,7 +14,7 @@ from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownService
-from lovely.remotetask.xmlrpc.methods import METHODS
+from lovely.remotetask.xmlrpc.calls import METHODS
 from lovely.remotetask.xmlrpc.signature import Argument
 
 
@@ -29,7 +29,7 @@ class Context(NamedTuple):
 
     request: Any                # `webob.Request`
     form: dict                  # of a POST: name -> list of texts
-    caller: Any                 # `xmlrpc.access.Caller`
+    caller: Any                 # `xmlrpc.access.Principal`
     connection: Any             # of the database; of a page as of an earlier time as it was then
     path: str                   # of the service
     now: float                  # UTC seconds: the present, or the time that the page is of

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import webob
 
-from lovely.remotetask import files
+from lovely.remotetask.database import storedfiles
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import siteManager
+from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.database.storedfiles import StoredFile
+from lovely.remotetask.database.storedfiles import valueOf
 from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
-from lovely.remotetask.files import LARGE
-from lovely.remotetask.files import valueOf
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.filters import quoted
 from lovely.remotetask.interfaces import CRONJOB
@@ -215,7 +215,7 @@ def job(context, jobid, text=None, mistake=''):
 def _isFile(job):
     """Return whether a job's output can be kept as a file."""
     try:
-        return files.part(job.stored('output'), 0, 1) is not None
+        return storedfiles.part(job.stored('output'), 0, 1) is not None
     except Exception as error:
         if isDatabaseError(error):
             raise

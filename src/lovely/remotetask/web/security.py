@@ -9,7 +9,7 @@ import urllib.parse
 from lovely.remotetask.config.users import NAME_LENGTH
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.xmlrpc.access import Doorkeeper
+from lovely.remotetask.xmlrpc.access import Authenticator
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -45,9 +45,9 @@ class Guard:
     def __init__(self, users=None, identify=None):
         """Set one of the two, or none: then only this machine itself is answered, and may do everything.
 
-        users -- the path of a users file, a `config.users.Users`, or a `xmlrpc.access.Doorkeeper`.
+        users -- the path of a users file, a `config.users.Users`, or a `xmlrpc.access.Authenticator`.
         identify -- of an application with a log-in of its own: called with the WSGI environ, it returns a
-            `xmlrpc.access.Caller`, or raises `xmlrpc.access.Unauthorized`.
+            `xmlrpc.access.Principal`, or raises `xmlrpc.access.Unauthorized`.
 
         Raise `errors.ConfigurationError` for a file that cannot be read or has a mistake, ValueError for both.
         """
@@ -56,7 +56,7 @@ class Guard:
         self._isOpen = users is None and identify is None
         if isinstance(users, str):
             users = Users(users)
-        self._doorkeeper = users if isinstance(users, Doorkeeper) else Doorkeeper(users)
+        self._authenticator = users if isinstance(users, Authenticator) else Authenticator(users)
         self._identify = identify
         self._key = secrets.token_bytes(32)
 
@@ -66,7 +66,7 @@ class Guard:
         return not self._isOpen and self._identify is None
 
     def callerOf(self, request):
-        """Return the `xmlrpc.access.Caller` of a `webob.Request`.
+        """Return the `xmlrpc.access.Principal` of a `webob.Request`.
 
         Raise `xmlrpc.access.Unauthorized` or `xmlrpc.access.Throttled`, or `NotLocal`.
         """
@@ -77,14 +77,14 @@ class Guard:
             log.warning('refused %s: the pages have no users, and answer this machine only', address)
             raise NotLocal('there are no users: the pages answer only requests from this machine, to localhost or '
                            '127.0.0.1, that come by no proxy')
-        return self._doorkeeper.identify(request.headers.get('Authorization'), address)
+        return self._authenticator.authenticate(request.headers.get('Authorization'), address)
 
     def tokenOf(self, caller):
-        """Return the token that forms carry for this `Caller`, a text; it is good as long as this process lives."""
+        """Return the token that forms carry for this `Principal`, a text; it is good as long as this process lives."""
         return hmac.digest(self._key, repr(caller.name).encode(), 'sha256').hex()
 
     def tagOf(self, caller):
-        """Return a text that is another for another `Caller`, or one with other rights, and tells nothing of him."""
+        """Return a text that is another for another `Principal`, or one with other rights, and tells nothing of him."""
         return hmac.digest(self._key, repr(caller).encode(), 'sha256').hex()[:16]
 
     def checkChange(self, request, caller, token):
