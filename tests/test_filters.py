@@ -242,22 +242,22 @@ class TestPages(SearchCase):
     def test_nothing_is_lost_or_doubled_while_jobs_come_and_go(self):
         for seed in range(6):
             random.seed(seed)
-            luck = random.Random(seed)
+            draw = random.Random(seed)
             self.service = service = TaskService()
             # Many of one time, as `addMany` adds them: their order is that of the ids.
-            jobids = service.addMany([{'task': luck.choice(('echo', 'fail'))}] * 120, now=100)
+            jobids = service.addMany([{'task': draw.choice(('echo', 'fail'))}] * 120, now=100)
             service.claimNextJob(100)
             for _ in range(40):
-                service.processNext(luck.choice((200, 300)))
+                service.processNext(draw.choice((200, 300)))
             claimable = set(jobids)
 
-            def between(service=service, luck=luck):
+            def between(service=service, draw=draw):
                 service.add('echo', now=400)
-                for _ in range(luck.randrange(3)):
+                for _ in range(draw.randrange(3)):
                     service.claimNextJob(400)
 
             before = {status: set(ids(service.getJobs(status, 0, 10_000))) for status in STATUSES}
-            seen = self.pages('', luck.randrange(1, 9), between)
+            seen = self.pages('', draw.randrange(1, 9), between)
             with self.subTest(seed=seed):
                 self.assertEqual(len(seen), len(set(seen)))
                 # What has ended is exact; of what waits only those may be missing that were claimed meanwhile, which

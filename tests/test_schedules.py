@@ -112,7 +112,7 @@ class WhereTest(unittest.TestCase):
         self.assertEqual((run.host, run.isRunning, job['status']), ('alpha', True, 'processing'))
         self.assertGreaterEqual(run.started, job['created'] - 0.1)
         self.assertEqual((job['host'], job['started']), ('alpha', run.started))
-        listed, = methods.getJobs(self.service, 'processing', 0, 10, None, None)['jobs']
+        listed, = methods.getJobs(self.service, 'processing', 0, 10, None, None, None, None)['jobs']
         self.assertEqual((listed['host'], listed['started']), ('alpha', run.started))
         self.assertEqual(self.service.getStatistics()['longestRunning'], run.started)
         self.go.set()
@@ -181,7 +181,7 @@ class FailedRunsTest(Tasks):
         found = self.service.getStatistics(3 * HOUR + 2, window=HOUR)
         self.assertEqual((found['failures'], found['failing'], found['nextTime']), (1, 1, 4 * HOUR))
         self.assertEqual(self.service.getStatistics(3 * HOUR + 2, window=2.5 * HOUR)['failures'], 3)
-        listed, = methods.getJobs(self.service, 'cronjob', 0, 10, None, None)['jobs']
+        listed, = methods.getJobs(self.service, 'cronjob', 0, 10, None, None, None, None)['jobs']
         self.assertEqual((listed['outcome'], listed['failures'], listed['scheduledFor']), ('error', 3, 4 * HOUR))
         self.failing = False
         self.service.process(4 * HOUR)
@@ -375,7 +375,7 @@ class ListsTest(Tasks):
 
     def test_what_is_told_to_those_who_see_one_task_only(self):
         self.service.add('echo')
-        answer = methods.getJobs(self.service, None, 0, 10, 'echo', None)
+        answer = methods.getJobs(self.service, None, 0, 10, 'echo', None, None, None)
         self.assertEqual((len(answer['jobs']), answer['total'], answer['counts']), (1, None, None))
         self.service.addCronJob('echo', now=0)
         answer = methods.getSchedules(self.service, 'echo', 0, 10)

@@ -118,6 +118,8 @@ OPTIONS = {
     'isolation': (('thread', 'process'), (('prcess', "'prcess' is not 'thread' or 'process'"),)),
     'memoryLimit': ((1,), ((0, '0 is not a number of bytes'), ('1GB', "'1GB' is not"))),
     'atMostOnce': ((True, False), ((1, '1 is not True or False'), ('no', "'no' is not"))),
+    'mask': ((('iban', '*_pin'), ['iban'], ()), (('iban', "'iban' is not a list of names"), ((1,), 'is not a list'),
+                                                 ([''], 'is not a list'))),
 }
 
 
