@@ -313,7 +313,7 @@ class TestButtons(BrowserCase):
         page.get_by_role('button', name='Resume').click()
         self.assertSaid(page, 'The schedule is active.')
         page.get_by_role('button', name='Run now').click()
-        self.assertSaid(page, 'A job was added, to run now.')
+        self.assertSaid(page, 'It runs now.')
 
     def test_without_javascript(self):
         jobids = self.do('addMany', [{'task': 'echo'}] * 2 + [{'task': 'fail'}])

@@ -24,6 +24,8 @@ from lovely.remotetask.job import Job
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import formats
@@ -207,6 +209,19 @@ class TestPages(WebCase):
         self.assertIn('<progress max="1" value="0.25"', page)
         self.assertIn('25%', page)
         self.assertIn('first &lt;b>pass', page.replace('&gt;', '>'))
+
+    def test_since_when_a_job_runs(self):
+        with self.service() as service:
+            jobid = service.add('echo', now=NOW - 100)
+            service.claimNextJob(NOW - 90)
+            ledger = transitions.claimant(service, service.jobs[jobid])
+            ledger.mark(jobid, LONG, NOW - 75)
+        self.assertIn('1 min 15 s', self.get('/jobs').text)
+        self.assertIn('this run began', self.get(f'/jobs/{jobid}').text)
+        with self.service() as service:
+            service.processNext(NOW, jobid)
+            self.assertEqual(service.getStatus(jobid), 'completed')
+        self.assertNotIn('this run began', self.get(f'/jobs/{jobid}').text)
 
     def test_late_schedules(self):
         with self.service() as service:

@@ -135,11 +135,19 @@ class TestButtons(WebCase):
                     self.assertIn(f'value="{next(iter(fields.values()))}"', page)
         with self.service() as service:
             self.assertEqual(service.jobs[jobid].minute, (0, 30))
-        response = self.post('run', jobid=str(jobid))
-        added = int(re.search(r'/jobs/(\d+)', response.location)[1])
+
+    def test_a_schedule_runs_now(self):
+        jobid = self.do('addCronJob', 'echo', 'x', hour=[8], now=NOW)
+        self.assertIn(f'/jobs/{jobid}?', self.post('run', jobid=str(jobid)).location)
+        with self.service() as service:
+            self.assertTrue(service.jobs[jobid].pending)
+        self.post('run', jobid=str(jobid), status=409)
+        jobid = self.do('addCronJob', 'echo', 'x', hour=[8], newJobs=True, now=NOW)
+        added = int(re.search(r'/jobs/(\d+)', self.post('run', jobid=str(jobid)).location)[1])
         with self.service() as service:
             self.assertEqual((service.jobs[added].input, service.jobs[added].schedule, service.getStatus(added)),
                              ('x', jobid, 'queued'))
+        self.post('run', jobid=str(self.do('add', 'echo')), status=409)
 
     def test_who_did_what_is_in_the_database(self):
         jobid = self.do('add', 'echo', now=NOW)

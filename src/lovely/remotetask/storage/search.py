@@ -229,14 +229,8 @@ def _falling(service, queue):
 
 def hostOf(service, job):
     """Return the name of the host that runs a job, or ran it last; None when nobody knows."""
-    for name, ledger in service.ledgers.items():
-        if ledger.claimed.get(job.id) == job.run:
-            return name
-        if job.status in FINAL and job.completed is not None \
-                and ledger.finished[job.status].get(round(job.completed * MICROSECONDS)) == job.id:
-            return name
     failures = job.errors
-    return failures[-1].host or None if failures else None
+    return queries.placeOf(service, job).host or (failures[-1].host or None if failures else None)
 
 
 # Whether a job fits

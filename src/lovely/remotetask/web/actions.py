@@ -9,7 +9,6 @@ from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.interfaces import FINAL
-from lovely.remotetask.interfaces import ICronJob
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web import forms
@@ -138,14 +137,10 @@ def add(context):
 
 
 def run(context):
-    """Add a job with the task and the input of a schedule, to run now."""
-    schedule, service = _job(context), context.service
-    if not ICronJob.providedBy(schedule):
-        raise WrongState(schedule.id, service.getStatus(schedule.id), 'run')
-    context.allow('add', schedule.task)
-    jobid = service.add(schedule.task, schedule.input, now=context.now)
-    service.jobs[jobid].schedule = schedule.id
-    return Done(f'run {_label(schedule)} as job {jobid}', 'run', f'/jobs/{jobid}')
+    """Have a job that waits for a time run now: a schedule, or one that waits for its next attempt."""
+    job = _job(context)
+    jobid = context.service.runNow(job.id, context.now)
+    return Done(f'run {_label(job)} as job {jobid}', 'run', f'/jobs/{jobid}')
 
 
 # Schedules
@@ -235,7 +230,7 @@ VERBS = {
     'retryMany': Verb('retry', retryMany),
     'removeMany': Verb('clean', removeMany),
     'add': Verb('add', add),
-    'run': Verb('updateCronJob', run),
+    'run': Verb('runNow', run),
     'activate': Verb('updateCronJob', activate),
     'deactivate': Verb('updateCronJob', deactivate),
     'schedule': Verb('updateCronJob', schedule),

@@ -53,7 +53,7 @@ class Row(NamedTuple):
     job: Any
     status: str
     detail: str
-    seconds: float | None       # that its last run took
+    seconds: float | None       # that its last run took, or the one that goes on has taken
     canCancel: bool
     canRetry: bool
     canRemove: bool
@@ -68,9 +68,17 @@ def rowOf(context, job):
     """Return the `Row` of a job."""
     status = statusOf(context.service, job)
     isBroken = isinstance(job, BrokenJob)
-    seconds = None if job.started is None or job.completed is None else job.completed - job.started
+    seconds = _spent(context, job, status)
     return Row(job, status, detailOf(context, job), seconds, status not in FINAL, status == 'error' and not isBroken,
                status in FINAL and not isBroken)
+
+
+def _spent(context, job, status):
+    """Return how many seconds the last run of a job took, or the one that goes on has taken; None when nobody knows."""
+    if status == PROCESSING:
+        began = context.service.getRun(job.id).started
+        return None if began is None else max(0.0, context.now - began)
+    return None if job.started is None or job.completed is None else job.completed - job.started
 
 
 def detailOf(context, job):
@@ -201,7 +209,7 @@ def job(context, jobid, text=None, mistake=''):
     task = service.getAvailableTasks().get(one.task)
     isSchedule = ICronJob.providedBy(one)
     return Page('job', f'Job {one.id}', {
-        'job': one, 'status': status, 'row': rowOf(context, one), 'moments': momentsOf(one, context.now),
+        'job': one, 'status': status, 'row': rowOf(context, one), 'moments': momentsOf(one, service.getRun(one.id)),
         'host': hostOf(service, one), 'progress': service.getProgress(one.id), 'key': service.keys.of(one.id),
         'why': words.whyItWaits(one, status, service.paused, threads, context.now),
         'isRunning': status == PROCESSING, 'input': shownPart(context, one, 'input'),
@@ -230,15 +238,20 @@ def scheduleText(job):
             for name, value in ((name, getattr(job, name)) for name in SCHEDULE)}
 
 
-def momentsOf(job, now):
-    """Return what happened to a job, a list of `Moment`s, the oldest first."""
+def momentsOf(job, place):
+    """Return what happened to a job, a list of `Moment`s, the oldest first.
+
+    place -- the `queries.Place` of its run.
+    """
     found = [('added', job.created, '', '')]
     attempts = job.errors
     number = max(0, job.attempt - len(attempts))
     found += [(f'attempt {number + index} failed', failure.time, failure.host, failure.message)
               for index, failure in enumerate(attempts, 1)]
-    if job.started is not None:
-        found.append(('last run began', job.started, '', ''))
+    if place.isRunning and place.started is not None:
+        found.append(('this run began', place.started, place.host or '', ''))
+    elif job.started is not None:
+        found.append(('last run began', job.started, place.host or '', ''))
     if job.completed is not None and job.status not in FINAL:
         found.append(('last run ended', job.completed, '', ''))
     found.sort(key=lambda moment: moment[1])

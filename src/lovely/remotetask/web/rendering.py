@@ -30,7 +30,7 @@ SAID = {
     'removeMany': 'Jobs removed: {count}.',
     'none': 'No jobs were selected.',
     'add': 'The job was added.',
-    'run': 'A job was added, to run now.',
+    'run': 'It runs now.',
     'pause': 'Processing is paused: running jobs end, and no more are taken.',
     'resume': 'Processing goes on.',
     'activate': 'The schedule is active.',

@@ -30,6 +30,7 @@ class Claimed(NamedTuple):
 
     job: Any
     isRunning: bool             # whether it is known to run, for a while or with some progress
+    started: float | None       # when its run began, UTC seconds; None when it has not, or only just now
     progress: tuple | None      # fraction or None, message
 
 
@@ -78,7 +79,8 @@ def hostsOf(context):
     for about in sorted(service.getProcessingHosts(context.now), key=lambda about: about['name']):
         ledger = service.ledgers[about['name']]
         jobids = sorted(ledger.claimed, key=lambda jobid: (jobid not in ledger.progress, jobid not in ledger.started))
-        claims = [Claimed(job, jobid in ledger.started or jobid in ledger.progress, ledger.progress.get(jobid))
+        claims = [Claimed(job, jobid in ledger.started or jobid in ledger.progress, ledger.beganAt(jobid),
+                          ledger.progress.get(jobid))
                   for jobid, job in fetch(service, jobids[:LISTED])
                   if job is not None and not isinstance(job, BrokenJob) and context.wants(job.task)]
         found.append(Host(about, (ledger.owner or {}).get('lease'), ledger._p_mtime or context.now, claims,
