@@ -1,10 +1,6 @@
-"""The pages mounted in an application of Pyramid, which has an environment of its own, as applications have.
-
-Pyramid 2.1 imports `pkg_resources`, which newer setuptools do not have: so it is not in the environment of the tests.
-"""
+"""The pages mounted in an application of Pyramid, which is a process of its own."""
 # SPDX-License-Identifier: ZPL-2.1
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -14,8 +10,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-
-PYTHON = pathlib.Path(__file__).parent.parent / '.venv' / 'pyramid' / 'bin' / 'python'
 
 #: Seconds after which what should have happened long ago makes a test fail.
 PATIENCE = 60
@@ -59,12 +53,11 @@ class TestPyramid(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        self.assertTrue(PYTHON.exists(), f'there is no {PYTHON}: the command in README.txt makes it')
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         self.process = subprocess.Popen(
-            [PYTHON, '-c', PROGRAM, directory.name + '/Data.fs'], text=True, stdin=subprocess.PIPE,
+            [sys.executable, '-c', PROGRAM, directory.name + '/Data.fs'], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': path})
         self.addCleanup(self.process.stdout.close)
         self.addCleanup(self.process.wait, PATIENCE)
