@@ -19,6 +19,7 @@ from zope.component import provideUtility
 from zope.component import testing
 
 from lovely.remotetask import job
+from lovely.remotetask.encoding import rowcheck
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
@@ -734,9 +735,9 @@ class TestEveryStatus(unittest.TestCase):
         free = {'input', 'output', 'errors'}
         settable = {name for kind in (job.Job, job.CronJob) for name, value in vars(kind).items()
                     if isinstance(value, property) and value.fset is not None}
-        self.assertLessEqual(settable - free - set(rows.Row._fields), set(job.RIGHT_MORE))
+        self.assertLessEqual(settable - free - set(rows.Row._fields), set(rowcheck.RIGHT_MORE))
         for status in STATUSES:
-            self.assertEqual(job.RIGHT['status'](status), status != 'processing')
+            self.assertEqual(rowcheck.RIGHT['status'](status), status != 'processing')
 
 
 if __name__ == '__main__':

@@ -26,8 +26,8 @@ from lovely.remotetask.execution import run
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
-from lovely.remotetask.storage import arguments
 from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.arguments import KEY_LENGTH
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import faults
@@ -253,7 +253,7 @@ class TestDocument(unittest.TestCase):
             'jobs that a call of cleanSome removes': calls.LISTING_SIZE,
             'ids in a call of waitFor': calls.WAITING_SIZE,
             'seconds that it waits': calls.WAITING_TIME,
-            'characters of a key': arguments.KEY_LENGTH,
+            'characters of a key': KEY_LENGTH,
             'characters of the name of a user': users.NAME_LENGTH,
             'characters of the message of a progress': 1000,
             'characters of an error, and of its traceback': run.KEPT_TRACEBACK,
