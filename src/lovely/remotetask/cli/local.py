@@ -14,6 +14,7 @@ from zc.lockfile import LockError
 
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.grace import GracePeriod
 from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
@@ -191,24 +192,6 @@ COMMANDS = (serve, frontend, processor, scheduler, web, pack)
 
 # Running
 
-class _GracePeriod:
-    """The time to stop in, for all that stops together; it begins when somebody asks what is left of it."""
-
-    def __init__(self, seconds):
-        self.seconds = seconds
-        self._end = None
-
-    def end(self):
-        """Have it be over."""
-        self._end = time.monotonic()
-
-    def left(self):
-        """Return the seconds that are left, 0 at least."""
-        if self._end is None:
-            self._end = time.monotonic() + self.seconds
-        return max(0.0, self._end - time.monotonic())
-
-
 def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, untilEmpty=False, hasPages=False):
     """Run the servers until the process is asked to stop."""
     reapAsProcessOne()
@@ -217,7 +200,7 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
     with contextlib.ExitStack() as closing:
         try:
             configuration = load(configurationPath)
-            grace = _GracePeriod(configuration.processor.gracePeriod)
+            grace = GracePeriod(configuration.processor.gracePeriod)
             database = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing,
                               grace, processors)
             _say('ready')
