@@ -429,9 +429,9 @@ id          task                status     added       started     took   host
 
     def test_jobs_by_a_filter(self):
         output = self.remotetask('jobs', 'task:echo since:1h', '--size', '5')[1]
-        self.assertTrue(output.endswith('\n2 jobs fit, looked at 2 of 2; go on with --after 17-4\n'), output)
+        self.assertTrue(output.endswith('\n2 jobs found, looked at 2 of 2; go on with --after 17-4\n'), output)
         output = self.remotetask('jobs', '', '--after', '17-4')[1]
-        self.assertTrue(output.endswith('\n2 jobs fit, looked at 2 of 2\n'), output)
+        self.assertTrue(output.endswith('\n2 jobs found, looked at 2 of 2\n'), output)
         self.assertEqual(self.server.calls, [('getJobs', None, 0, 5, None, None, 'task:echo since:1h', None),
                                              ('getJobs', None, 0, 20, None, None, '', '17-4')])
         self.fails(2, '--after needs a filter', 'jobs', '--after', '17-4')

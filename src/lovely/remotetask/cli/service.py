@@ -106,7 +106,7 @@ def _summary(listing):
 
 def _found(listing):
     more = f'; go on with --after {oneLine(listing["cursor"])}' if listing['cursor'] else ''
-    return f'{len(listing["jobs"])} jobs fit, looked at {listing["looked"]} of {listing["total"]}{more}'
+    return f'{counted(len(listing["jobs"]), "job")} found, looked at {listing["looked"]} of {listing["total"]}{more}'
 
 
 def _jobRow(job):
