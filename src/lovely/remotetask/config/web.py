@@ -9,7 +9,7 @@ class WebSettings:
 
     #: The pair of host and port; port 0 is any free one.
     address: tuple
-    #: The absolute path of the users file; None for that of the frontend.
+    #: The absolute path of the users file; None for that of the front end.
     users: str | None
     #: How many requests are answered at the same time.
     threads: int
