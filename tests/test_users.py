@@ -1,5 +1,6 @@
 """The users file: its format, its mistakes, its changes while it is used, and the commands that write it."""
 # SPDX-License-Identifier: ZPL-2.1
+import base64
 import io
 import os
 import pty
@@ -15,6 +16,7 @@ import unittest
 import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
+from lovely.remotetask.client import Client
 from lovely.remotetask.config import users
 from lovely.remotetask.config.users import User
 from lovely.remotetask.errors import ConfigurationError
@@ -422,6 +424,84 @@ class TestUsage(FileCase, CommandTestCase):
         users.addUser(self.path, User('ann', HASH, 'view'))
         self.type(PASSWORD.encode())
         self.fails(1, 'there is a user ann already', 'user', 'add', 'ann', *file)
+
+    def done(self, *arguments):
+        self.assertEqual(self.remotetask('user', *arguments, '--file', self.path), (0, '', ''))
+
+    def test_password(self):
+        before = User('ann', HASH, 'submit', ('a*', 'b'), ('/site1/*',))
+        users.addUser(self.path, User('bob', HASH, 'view'))
+        users.addUser(self.path, before)
+        self.type(OTHER_PASSWORD.encode())
+        self.done('password', 'ann')
+        found = users.Users(self.path)
+        self.assertIsNone(found.verify('ann', PASSWORD, 0))
+        self.assertEqual(found.verify('ann', OTHER_PASSWORD, 0)._replace(hash=HASH), before)
+        self.assertEqual(users.readUsers(self.path)['bob'], User('bob', HASH, 'view'))
+        secret = self.secret(f'{PASSWORD}\n')
+        self.done('password', 'ann', '--password-file', secret)
+        self.assertEqual(users.Users(self.path).verify('ann', PASSWORD, 0).role, 'submit')
+        text = self.read()
+        os.chmod(secret, 0o640)
+        for code, reason, *arguments in ((1, 'there is no user eve', 'eve'),
+                                         (2, 'chmod 600 it', 'ann', '--password-file', secret)):
+            self.fails(code, reason, 'user', 'password', *arguments, '--file', self.path)
+        self.type(b'short')
+        self.fails(2, '8 to 72 bytes', 'user', 'password', 'ann', '--file', self.path)
+        self.assertEqual(self.read(), text)
+
+    def secret(self, text):
+        """Write a file that only we may read; return its path."""
+        path = os.path.join(self.directory, 'secret')
+        with open(path, 'w', opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(text)
+        return path
+
+    def test_change(self):
+        users.addUser(self.path, User('ann', HASH, 'view', ('a*',), ('/site1/*',)))
+        for arguments, expected in (
+                (['--role', 'manage'], User('ann', HASH, 'manage', ('a*',), ('/site1/*',))),
+                (['--task', 'b', '--task', 'c?'], User('ann', HASH, 'manage', ('b', 'c?'), ('/site1/*',))),
+                (['--all-services', '--role', 'submit'], User('ann', HASH, 'submit', ('b', 'c?'))),
+                (['--all-tasks', '--service', '/'], User('ann', HASH, 'submit', ('*',), ('/',)))):
+            with self.subTest(arguments):
+                self.done('change', 'ann', *arguments)
+                self.assertEqual(users.readUsers(self.path), {'ann': expected})
+        text = self.read()
+        for code, reason, *arguments in ((1, 'there is no user eve', 'eve', '--role', 'view'),
+                                         (2, 'say what to change', 'ann'),
+                                         (2, 'exclude each other', 'ann', '--task', 'a', '--all-tasks'),
+                                         (2, 'exclude each other', 'ann', '--service', 'a', '--all-services'),
+                                         (2, "'a,b' is not a pattern", 'ann', '--role', 'view', '--task', 'a,b'),
+                                         (2, "'root'", 'ann', '--role', 'root')):
+            self.fails(code, reason, 'user', 'change', *arguments, '--file', self.path)
+        self.assertEqual(self.read(), text)
+
+    def test_password_file_of_a_client(self):
+        self.addCleanup(os.environ.pop, 'REMOTETASK_PASSWORD_FILE', None)
+
+        def headerFor(url):
+            with Client(url) as client:
+                return client._connections._headers.get('Authorization')
+
+        def basic(text):
+            return 'Basic ' + base64.b64encode(text.encode()).decode()
+
+        os.environ['REMOTETASK_PASSWORD_FILE'] = secret = self.secret(f'{OTHER_PASSWORD}:\r\nmore')
+        for user, expected in (('ann@', basic(f'ann:{OTHER_PASSWORD}:')), ('ann:pw@', basic('ann:pw')), ('', None),
+                               ('ann:@', basic('ann:'))):
+            with self.subTest(user):
+                self.assertEqual(headerFor(f'http://{user}127.0.0.1:1/'), expected)
+        for text, mode, reason in (('', 0o600, 'no password in its first line'), (PASSWORD, 0o640, 'chmod 600 it'),
+                                   (PASSWORD, 0o604, 'chmod 600 it'), ('x' * 1025, 0o600, 'more than 1024 bytes')):
+            with self.subTest(reason, mode=mode):
+                self.secret(text)
+                os.chmod(secret, mode)
+                self.fails(2, reason, 'tasks', '--url', 'http://ann@127.0.0.1:1/')
+                os.chmod(secret, 0o600)
+        os.environ['REMOTETASK_PASSWORD_FILE'] = self.directory + '/missing'
+        self.fails(2, 'cannot read the password file', 'tasks', '--url', 'http://ann@127.0.0.1:1/')
+        self.assertEqual(headerFor('http://ann:pw@127.0.0.1:1/'), basic('ann:pw'))
 
 
 if __name__ == '__main__':

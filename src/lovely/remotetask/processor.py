@@ -29,6 +29,7 @@ from lovely.remotetask.processing.fence import touched
 from lovely.remotetask.processing.in_flight import InFlight
 from lovely.remotetask.processing.lifecycle import Lifecycle
 from lovely.remotetask.processing.load_sharing import WARM
+from lovely.remotetask.processing.notices import Notices
 from lovely.remotetask.processing.ownership import ATTEMPTS
 from lovely.remotetask.processing.ownership import LeaseLost
 from lovely.remotetask.processing.session import Session
@@ -104,9 +105,10 @@ class MultiProcessor:
         self.inFlight = InFlight(self._wake, monotonic)
         self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic,
                            tasks)
-        self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, clock)
-        self.loop = ClaimLoop(self.cycle, self.inFlight, self._lifecycle, self._pool, self._wakeup, self._settings,
-                              clock, monotonic)
+        self._notices = Notices(self.servicePath, clock)
+        self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, self._notices, clock)
+        self.loop = ClaimLoop(self.cycle, self.inFlight, self._lifecycle, self._pool, self._notices, self._wakeup,
+                              self._settings, clock, monotonic)
 
     @property
     def name(self):
@@ -210,6 +212,7 @@ class MultiProcessor:
             self.inFlight.close()
             self._giveUp()
             self._pool.join(LAST_JOIN if isIdle else 0.1)
+            self._notices.close()
             notifierOf(self.db).unsubscribe(self._wakeup)
             self.cycle.close()
             self._lifecycle.end()

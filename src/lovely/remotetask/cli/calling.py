@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import re
 import ssl
 import time
@@ -22,6 +23,7 @@ from lovely.remotetask.client import Client
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import NotAuthorized
 from lovely.remotetask.client import NotConnected
+from lovely.remotetask.client.transport import PASSWORD_FILE
 from lovely.remotetask.client.transport import ConnectionBroken
 from lovely.remotetask.config.sections import seconds
 from lovely.remotetask.xmlrpc import faults
@@ -44,13 +46,22 @@ def failureOf(error, url=''):
     scheme, _, rest = url.partition('://')
     if isinstance(error, NotAuthorized):
         if '@' in rest:
-            return CommandFailure(f'{error}; there is no such user, or the password in the URL is wrong')
+            return CommandFailure(f'{error}; there is no such user, or {_reasonOf(rest)}')
         return CommandFailure(f'{error}; put user and password into the URL, {scheme or "http"}://USER:PASSWORD@HOST/')
     if isinstance(error, ConnectionBroken) and scheme.lower() == 'http':
         return CommandFailure(f'{error}; if the front end speaks TLS, the URL begins with https://')
     if isinstance(error, JobFailed):
         return CommandFailure(str(error), JOB_FAILED)
     return CommandFailure(str(error), BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILURE)
+
+
+def _reasonOf(rest):
+    """Return why a password was refused, for what follows :// in a URL with a user."""
+    if ':' in rest.rpartition('@')[0]:
+        return 'the password in the URL is wrong'
+    if os.environ.get(PASSWORD_FILE):
+        return f'the password in the file that {PASSWORD_FILE} names is wrong'
+    return f'there is no password: put it into the URL, or into a file that {PASSWORD_FILE} names'
 
 
 def _adviceOn(error):
@@ -172,7 +183,8 @@ def command(function, kind=click.Command):
     @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
                   show_envvar=True,
                   help='The URL of the front end.  The path names the task service.  If it has '
-                       'users: https://USER:PASSWORD@example.org/.')
+                       'users: https://USER:PASSWORD@example.org/, or https://USER@example.org/ and the password in '
+                       'the file that REMOTETASK_PASSWORD_FILE names.')
     @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='60s', show_default=True,
                   help='How long to wait for an answer, even if the front end is busy or restarting: 20s, 1.5m; '
                        'without a unit in seconds.')
@@ -181,6 +193,8 @@ def command(function, kind=click.Command):
         try:
             client = Client(url, answer_timeout)
         except ValueError as error:
+            if str(error).startswith(PASSWORD_FILE):
+                raise CommandFailure(str(error), BAD_INPUT) from error
             raise click.BadParameter(str(error), param_hint="'--url'") from error
         with client:
             try:

@@ -9,10 +9,12 @@ from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.tables import Column
 from lovely.remotetask.cli.tables import printTable
+from lovely.remotetask.common.passwordfile import readPassword
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import ROLES
 from lovely.remotetask.config.users import User
 from lovely.remotetask.config.users import addUser
+from lovely.remotetask.config.users import changeUser
 from lovely.remotetask.config.users import checkUser
 from lovely.remotetask.config.users import hashPassword
 from lovely.remotetask.config.users import readUsers
@@ -28,7 +30,8 @@ def user(context):
     """Manage the users who may call the front end.
 
     The users file is --file, or "users" in the section <frontend> of the configuration.  A running front end sees a
-    change at once.  Clients put the user and the password into the URL.
+    change at once.  Clients put the user and the password into the URL, or the password into the file that
+    REMOTETASK_PASSWORD_FILE names.
 
     \b
     Example:
@@ -65,6 +68,10 @@ def _command(name):
     return decorate
 
 
+_passwordFile = click.option('--password-file', metavar='FILE',
+                             help='A file whose first line is the password; only you may read it.')
+
+
 @_command('add')
 @click.argument('name')
 @click.option('--role', type=click.Choice(ROLES), default='view', show_default=True,
@@ -76,11 +83,13 @@ def _command(name):
               help='Only task services whose paths match, for example /site1/*; / is the default service; can be '
                    'repeated.')
 @click.option('--replace', is_flag=True,
-              help='Replace the user of that name, for example to change the password or the role.')
-def add(path, name, role, tasks, services, replace):
+              help='Replace the user of that name, with all that is said of it.')
+@_passwordFile
+def add(path, name, role, tasks, services, replace, password_file):
     """Add the user NAME, and ask for a password.
 
-    Without a terminal, the password is the first line of the standard input.  It must have 8 to 72 bytes.
+    Without a terminal, the password is the first line of the standard input.  It must have 8 to 72 bytes.  To change a
+    user, see "user password" and "user change".
 
     \b
     Examples:
@@ -89,7 +98,56 @@ def add(path, name, role, tasks, services, replace):
     """
     user = User(name, '', role, tasks, services)
     checkUser(user)                     # before the password is typed
-    addUser(path, user._replace(hash=hashPassword(_password())), replace)
+    addUser(path, user._replace(hash=hashPassword(_password(password_file))), replace)
+
+
+@_command('password')
+@click.argument('name')
+@_passwordFile
+def password(path, name, password_file):
+    """Change the password of the user NAME, and nothing else.
+
+    It asks for the password.  Without a terminal, the password is the first line of the standard input.  It must have 8
+    to 72 bytes.
+
+    \b
+    Examples:
+      $ remotetask -C remotetask.conf user password ann
+      $ remotetask user password films --file users --password-file new-password
+    """
+    if name not in readUsers(path):     # before the password is typed
+        raise CommandFailure(f'there is no user {name}')
+    changeUser(path, name, hash=hashPassword(_password(password_file)))
+
+
+@_command('change')
+@click.argument('name')
+@click.option('--role', type=click.Choice(ROLES), help='The new role, as in "user add".')
+@click.option('--task', 'tasks', metavar='PATTERN', multiple=True,
+              help='From now on only jobs of tasks whose names match; can be repeated.')
+@click.option('--all-tasks', is_flag=True, help='From now on jobs of all tasks.')
+@click.option('--service', 'services', metavar='PATTERN', multiple=True,
+              help='From now on only task services whose paths match; can be repeated.')
+@click.option('--all-services', is_flag=True, help='From now on all task services.')
+def change(path, name, role, tasks, all_tasks, services, all_services):
+    """Change the role, the tasks or the services of the user NAME.
+
+    What is not given stays as it is; so does the password, for which there is "user password".
+
+    \b
+    Examples:
+      $ remotetask -C remotetask.conf user change ann --role submit
+      $ remotetask -C remotetask.conf user change films --task 'avi2*' --task mp4 --all-services
+    """
+    for option, patterns, isLifted in ('task', tasks, all_tasks), ('service', services, all_services):
+        if patterns and isLifted:
+            raise click.UsageError(f'--{option} and --all-{option}s exclude each other')
+    changes = {'role': role, 'tasks': ('*',) if all_tasks else tasks, 'services': ('*',) if all_services else services}
+    changes = {field: value for field, value in changes.items() if value}
+    if not changes:
+        raise click.UsageError('say what to change: --role, --task, --all-tasks, --service or --all-services; for the '
+                               'password there is "user password"')
+    changeUser(path, name, **changes)
 
 
 @_command('remove')
@@ -122,8 +180,10 @@ def show(path):
 COMMANDS = (user,)
 
 
-def _password():
-    """Return a password; raise ValueError."""
+def _password(path):
+    """Return a password, from the file at the path if there is one; raise ValueError."""
+    if path is not None:
+        return readPassword(path)
     if sys.stdin.isatty():
         return click.prompt('Password', hide_input=True, confirmation_prompt=True)
     line = sys.stdin.buffer.readline()

@@ -87,11 +87,13 @@ class RepeatingClient:
         """Nothing is connected yet.
 
         url -- of the front end, http or https; its path names the service, as in http://127.0.0.1:8080/site1/films.
-            A user and a password may stand before the host: https://USER:PASSWORD@HOST/.
+            A user and a password may stand before the host: https://USER:PASSWORD@HOST/.  If there is a user
+            without a password, the password is the first line of the file that `transport.PASSWORD_FILE` names in the
+            environment; it is read now.
         timeout -- seconds that a call may take, repetitions included.
         context -- an `ssl.SSLContext` for https; default: one that trusts whom the system trusts.
 
-        Raise `ValueError` for what is no URL, or no time above 0.
+        Raise `ValueError` for what is no URL, or no time above 0, or a password file that is of no use.
         """
         check('timeout', timeout, isSpan(timeout), 'a number of seconds above 0')
         self._connections = ConnectionPool(url, context)

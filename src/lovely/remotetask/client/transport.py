@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import http.client
+import os
 import socket
 import ssl
 import threading
@@ -14,9 +15,12 @@ from xml.parsers.expat import ExpatError
 
 from lovely.remotetask import errors
 from lovely.remotetask.common.keepalive import keepAlive
+from lovely.remotetask.common.passwordfile import readPassword
 from lovely.remotetask.xmlrpc import faults
 
 
+#: The variable of the environment that names a file with the password.
+PASSWORD_FILE = 'REMOTETASK_PASSWORD_FILE'
 #: Bytes of an answer at most: the largest result that a front end gives, with each character written as an entity.
 ANSWER_SIZE = 256 * 1024 * 1024
 #: Seconds for which a connection that is not in use is kept: later on, a proxy or a firewall may have forgotten it.
@@ -103,7 +107,10 @@ class HttpError(errors.RemoteTaskError):
 
 
 class NotAuthorized(HttpError):
-    """The front end knows no such user, or the password is another; both stand in the URL, before the host."""
+    """The front end knows no such user, or the password is another.
+
+    Both stand in the URL, before the host, unless the password is in the file that `PASSWORD_FILE` names.
+    """
 
 
 def _left(until: float) -> float:
@@ -121,6 +128,18 @@ def _reason(error: BaseException) -> str:
 def _retryAfter(response: http.client.HTTPResponse) -> float | None:
     value = response.getheader('Retry-After') or ''
     return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
+
+
+def _credentials(user: str) -> bytes:
+    """Return user and password of a URL, or with the password from the file if the URL has none; raise ValueError."""
+    path = os.environ.get(PASSWORD_FILE)
+    credentials = urllib.parse.unquote_to_bytes(user)
+    if ':' in user or not path:
+        return credentials
+    try:
+        return credentials + b':' + readPassword(path).encode('utf-8')
+    except ValueError as error:
+        raise ValueError(f'{PASSWORD_FILE}: {error}') from error
 
 
 class ConnectionPool:
@@ -142,8 +161,7 @@ class ConnectionPool:
         self._target = urllib.parse.urlunsplit(('', '', parts.path or '/', parts.query, ''))
         self._headers = {'Content-Type': 'text/xml', 'User-Agent': 'lovely.remotetask'}
         if user:
-            credentials = base64.b64encode(urllib.parse.unquote_to_bytes(user))
-            self._headers['Authorization'] = f'Basic {credentials.decode("ascii")}'
+            self._headers['Authorization'] = f'Basic {base64.b64encode(_credentials(user)).decode("ascii")}'
         self._address = parts.hostname or '', parts.port
         self._context = None if parts.scheme == 'http' else context or ssl.create_default_context()
         self._lock = threading.Lock()           # guards the two that follow

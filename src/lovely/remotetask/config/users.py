@@ -253,7 +253,7 @@ def addUser(path, user, replace=False):
     replaced, `ConfigurationError` when the file cannot be read or written or has a mistake.
     """
     checkUser(user)
-    line = ':'.join((user.name, user.hash, user.role, ','.join(user.tasks), ','.join(user.services)))
+    line = _lineOf(user)
 
     def add(lines, index):
         if index is None:
@@ -263,6 +263,25 @@ def addUser(path, user, replace=False):
         return lines[:index] + [line] + lines[index + 1:]
 
     _edit(path, user.name, add)
+
+
+def changeUser(path, name, **changes):
+    """Change fields of the user of a name, and leave the others as they are.
+
+    path -- of the users file.
+    changes -- new values of `User.hash`, `role`, `tasks` or `services`.
+
+    Raise ValueError for what `checkUser` refuses, `RemoteTaskError` if there is no such user, `ConfigurationError` as
+    `addUser`.
+    """
+    def change(lines, index):
+        if index is None:
+            raise RemoteTaskError(f'there is no user {name}')
+        user = _parseLine(lines[index])._replace(**changes)
+        checkUser(user)
+        return lines[:index] + [_lineOf(user)] + lines[index + 1:]
+
+    _edit(path, name, change)
 
 
 def removeUser(path, name):
@@ -276,6 +295,10 @@ def removeUser(path, name):
         return lines[:index] + lines[index + 1:]
 
     _edit(path, name, remove)
+
+
+def _lineOf(user):
+    return ':'.join((user.name, user.hash, user.role, ','.join(user.tasks), ','.join(user.services)))
 
 
 def _edit(path, name, change):

@@ -64,15 +64,17 @@ class ClaimLoop:
     inFlight -- the `InFlight`.
     lifecycle -- the `Lifecycle`.
     pool -- the `WorkerPool`.
+    notices -- the `Notices`.
     wakeup -- the event that the notifier of the database sets; its `interest` is a set that is replaced as a whole, by
         this thread alone (see `database.CommitNotifier.subscribe`).
     settings -- the `Settings`.
     clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
     """
 
-    def __init__(self, cycle, inFlight, lifecycle, pool, wakeup, settings, clock, monotonic):
+    def __init__(self, cycle, inFlight, lifecycle, pool, notices, wakeup, settings, clock, monotonic):
         self.cycle, self.wakeup, self.clock, self.monotonic = cycle, wakeup, clock, monotonic
         self._inFlight, self._lifecycle, self._pool, self._settings = inFlight, lifecycle, pool, settings
+        self._notices = notices
         self.reports = []               # that have been taken, but are not settled yet
         self.failures = 0               # iterations that have failed in a row
         self.givenBack = 0              # claims that were given back at the end
@@ -124,6 +126,8 @@ class ClaimLoop:
         work = self._work(load, seen)
         result = self.cycle.iterate(work)
         self.reports = unseen
+        self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
+                              self.cycle.name)
         if seen:
             notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
         self._handOut(work, result)
@@ -183,6 +187,7 @@ class ClaimLoop:
         self._inFlight.interrupt(result.unwanted, 'the job has been cancelled, or is run elsewhere')
         if result.lost:
             self._inFlight.drop(result.lost, 'others took this processing host for silent, and run the job')
+        self._notices.claimed(result.claims)
         self._inFlight.add(result.claims, self._ledgerTid())
         if result.state.paused and self._return() or not mayClaim(self.failures):
             self.wakeup.set()

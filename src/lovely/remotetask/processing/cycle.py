@@ -154,7 +154,7 @@ class Cycle:
         view = self._begin(work)
         lost = self._checkOwner(view)
         published = self._publish(view, work)
-        self._report(view, work)
+        outcomes = self._report(view, work)
         unwanted = self._unwanted(view, work.snapshot)
         messages = self._watchPeers(view)
         scheduled = self._schedule(view)
@@ -163,8 +163,8 @@ class Cycle:
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view)
-        return Result(state, claims, unwanted, lost, self._isReclaimed, messages + scheduled.messages, isWritten,
-                      beatAt)
+        return Result(state, claims, unwanted, lost, outcomes, self._isReclaimed, messages + scheduled.messages,
+                      isWritten, beatAt)
 
     # The steps
 
@@ -193,14 +193,19 @@ class Cycle:
         return published
 
     def _report(self, view, work):
-        """Settle what has ended, and put on record what runs."""
+        """Settle what has ended, and put on record what runs; return the `Outcome`s that are on their jobs."""
+        outcomes = []
         for report in work.reports:
-            transitions.acknowledge(view.service, view.ledger, report, view.now)
+            if transitions.acknowledge(view.service, view.ledger, report, view.now):
+                outcomes.append(report)
+            elif isinstance(report, transitions.Recorded) and report.outcome is not None:
+                outcomes.append(report.outcome)
         for jobid, seconds in work.snapshot.long:
             view.ledger.mark(jobid, LONG, view.now - seconds)
         for jobid, progress in work.snapshot.progress:
             if jobid in view.ledger.claimed:
                 view.ledger.progress[jobid] = progress
+        return outcomes
 
     def _unwanted(self, view, snapshot):
         """Return those of the watched runs that are not wanted any more."""

@@ -67,6 +67,7 @@ class Result:
     claims: list                # `Claim`s to run
     unwanted: list              # of `Snapshot.watched` those whose runs are not wanted any more
     lost: list                  # pairs of id and run, of the claims that were found to be lost
+    outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
     messages: Sequence = ()     # lines for the log, with their arguments
     isWritten: bool = False     # whether there was something to commit

@@ -257,8 +257,9 @@ class Worker:
         A task may cancel its own job, or change its schedule so that this run is over: that counts then, and not the
         output.
         """
-        job = service.jobs.get(claim.jobid)
+        job, told = service.jobs.get(claim.jobid), None
         if transitions.holds(job, claim):
+            told = outcome._replace(output=None)
             transitions.record(service, job, outcome, service.hosts.numberOf(self.name))
         else:
             try:
@@ -276,8 +277,9 @@ class Worker:
             final = TaskError(f'what the task gives cannot be stored: {messageOf(error)}')
             final.__cause__ = error
             return failed(claim, final, outcome.started, outcome.ended, self.name)
-        return self._recorded(connection, claim)
+        return self._recorded(connection, claim, told)
 
-    def _recorded(self, connection, claim):
+    def _recorded(self, connection, claim, outcome=None):
         # The ledger's client has to see as much before the claim is closed.
-        return Recorded(claim.jobid, claim.run, connection.db().lastTransaction() if self._client.isSeparate else b'')
+        tid = connection.db().lastTransaction() if self._client.isSeparate else b''
+        return Recorded(claim.jobid, claim.run, tid, outcome)

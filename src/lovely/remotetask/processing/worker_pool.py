@@ -26,12 +26,13 @@ class WorkerPool:
     inFlight -- an `InFlight`.
     makeWorker -- returns a `Worker` for the thread that calls it.
     mayRest -- returns whether a thread that has had nothing to do for long gives its client of the database back.
+    notices -- the `Notices`.
     clock -- returns UTC seconds.
     """
 
-    def __init__(self, inFlight, makeWorker, mayRest, clock):
+    def __init__(self, inFlight, makeWorker, mayRest, notices, clock):
         self._inFlight, self._makeWorker, self._mayRest, self._clock = inFlight, makeWorker, mayRest, clock
-        self._threads = []
+        self._notices, self._threads = notices, []
 
     @property
     def threads(self):
@@ -84,6 +85,7 @@ class WorkerPool:
         """Return the report of a run.  No exception ends the thread."""
         with running(execution.control):
             try:
+                self._notices.started(execution.claim, worker.name)
                 return worker.run(execution.claim, isStale, execution)
             except BaseException as error:
                 return failed(execution.claim, error, self._clock(), self._clock(), worker.name)

@@ -81,6 +81,7 @@ class Recorded(NamedTuple):
     jobid: int
     run: int
     tid: bytes = b''        # the transaction that says so, or a later one: whoever closes the claim has to see it
+    outcome: Outcome | None = None          # what the run itself has committed, without the output
 
 
 def claimOn(job):
@@ -167,19 +168,21 @@ def charge(job, failure):
 def acknowledge(service, ledger, report, now):
     """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job.
 
+    Return whether it is an `Outcome` that was entered on the job.
+
     now -- UTC seconds.
     """
     if ledger.claimed.get(report.jobid) != report.run:
-        return              # entered before: by a commit whose answer was lost, or by a rescuer
+        return False        # entered before: by a commit whose answer was lost, or by a rescuer
     job = service.jobs.get(report.jobid)
     if isinstance(report, Returned):
         release(service, ledger, report.jobid, now, started=False)
-        return
+        return False
     if isinstance(report, Recorded) and holds(job, report):
         # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
         attempts = (job.retryPolicy or DEFAULT).attempts
         interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
-        return
+        return False
     ledger.release(report.jobid)
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
@@ -189,8 +192,10 @@ def acknowledge(service, ledger, report, now):
             finish(job, ledger, job.status, job.completed)
         elif report.status == ERROR:
             ledger.failRun(job.id, report.ended)
+        return True
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
+    return False
 
 
 def interrupted(service, ledger, job, failure, attempts, now, suspect=False):

@@ -1,0 +1,133 @@
+"""Tells subscribers what becomes of the runs of a host, in a thread of its own: nobody else waits for a subscriber."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import queue
+import threading
+
+import transaction
+import zope.event
+from zope.component import getGlobalSiteManager
+from zope.component.event import dispatch
+from zope.interface import implementedBy
+
+from lovely.remotetask.events import JobCompleted
+from lovely.remotetask.events import JobFailed
+from lovely.remotetask.events import JobRetried
+from lovely.remotetask.events import JobStarted
+from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import QUEUED
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Events that wait for slow subscribers at the most; what comes then is dropped, and logged.
+WAITING_EVENTS = 10000
+
+#: Seconds that subscribers have for the last events when the host stops: less than `processor.GIVE_BACK`.
+LAST_EVENTS = 1.5
+
+
+def isHeard(kind):
+    """Return whether somebody subscribes to events of a class."""
+    if any(subscriber is not dispatch for subscriber in zope.event.subscribers):
+        return True
+    return bool(getGlobalSiteManager().adapters.subscriptions([implementedBy(kind)], None))
+
+
+class Notices:
+    """Makes events of what the threads of a host report, if somebody subscribes.
+
+    `_lock` guards `_thread`, `_isClosed` and `_dropped`.  `_claims` belongs to the thread that keeps the ledger.
+
+    servicePath -- of the service, a tuple of names.
+    clock -- returns UTC seconds.
+    """
+
+    def __init__(self, servicePath, clock):
+        self._servicePath, self._clock = servicePath, clock
+        self._claims = {}               # (id, run) -> `Claim`, of those that have not been settled
+        self._events = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread = None             # that notifies; made when there is something to tell
+        self._isClosed = False
+        self._dropped = 0
+
+    # For the thread that runs a job
+
+    def started(self, claim, host):
+        """Tell that a run begins: of this `Claim`, on the host of that name."""
+        if isHeard(JobStarted):
+            self._put(self._event(JobStarted, claim, host, self._clock()))
+
+    # For the thread that keeps the ledger
+
+    def claimed(self, claims):
+        """Note the `Claim`s that have been committed, whose ends will be told."""
+        for claim in claims:
+            self._claims[claim.jobid, claim.run] = claim
+
+    def settled(self, tokens, outcomes, host):
+        """Tell the ends of runs, and forget the claims that are closed.
+
+        tokens -- pairs of id and run, of all claims that have been closed.
+        outcomes -- the `Outcome`s that have been committed.
+        host -- the name of this host.
+        """
+        closed = {token: self._claims.pop(token, None) for token in tokens}
+        for outcome in outcomes:
+            claim = closed.get((outcome.jobid, outcome.run))
+            if claim is not None:
+                self._ended(claim, outcome, host)
+
+    def _ended(self, claim, outcome, host):
+        kind = {COMPLETED: JobCompleted, QUEUED: JobRetried}.get(outcome.status, JobFailed)
+        if not isHeard(kind):
+            return
+        more = {'duration': max(0.0, outcome.ended - outcome.started)}
+        if outcome.failure is not None:
+            more.update(error=outcome.failure.message, traceback=outcome.failure.traceback or '')
+        if kind is JobRetried:
+            more['retryAt'] = outcome.retryAt
+        self._put(self._event(kind, claim, host, outcome.started, **more))
+
+    def _event(self, kind, claim, host, started, **more):
+        return kind(jobid=claim.jobid, task=claim.task, attempt=claim.attempt + 1, host=host,
+                    servicePath=self._servicePath, request=claim.request, started=started, **more)
+
+    def _put(self, event):
+        with self._lock:
+            if self._isClosed:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._notify, name='remotetask-events', daemon=True)
+                self._thread.start()
+            if self._events.qsize() < WAITING_EVENTS:
+                self._events.put(event)
+                return
+            self._dropped += 1
+            isFirst = self._dropped == 1
+        if isFirst:
+            log.error('events are dropped: their subscribers are too slow, %d are waiting', WAITING_EVENTS)
+
+    def close(self, timeout=LAST_EVENTS):
+        """Tell what is left, for `timeout` seconds at the most, and take no more."""
+        with self._lock:
+            self._isClosed, thread = True, self._thread
+        if thread is None:
+            return
+        self._events.put(None)
+        thread.join(timeout)
+        if thread.is_alive():               # the event that is being told counts, the None at the end does not
+            log.error('the host stops, and does not wait for subscribers: %d events may not reach them',
+                      self._events.qsize())
+
+    # The thread that notifies
+
+    def _notify(self):
+        while (event := self._events.get()) is not None:
+            try:
+                zope.event.notify(event)
+            except Exception:
+                log.exception('a subscriber to %s failed, of job %d', type(event).__name__, event.jobid)
+            finally:
+                transaction.abort()         # if the subscriber has left one
