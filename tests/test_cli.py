@@ -89,7 +89,7 @@ class HelpTest(unittest.TestCase):
             'init', 'serve', 'frontend', 'processor', 'scheduler', 'pack', 'tasks', 'add', 'add-many', 'start',
             'schedule', 'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs',
             'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now', 'run-here',
-            'check', 'service'})
+            'check', 'service', 'export', 'import'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])

@@ -13,14 +13,13 @@ from lovely.remotetask.application import removeService
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.local import DEFAULT_AUTOSTART
+from lovely.remotetask.cli.site import makeRoot
 from lovely.remotetask.cli.site import opened
 from lovely.remotetask.cli.tables import Column
 from lovely.remotetask.cli.tables import printTable
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.database import zopeapp
-from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.transactions import transact
-from lovely.remotetask.service import install
 from lovely.remotetask.statuses import FINAL
 
 
@@ -56,7 +55,7 @@ def _command(name):
         @functools.wraps(function)
         def command(configurationPath, **arguments):
             with opened(configurationPath) as db:
-                _checkIsMade(db)
+                makeRoot(db)
                 manager = transaction.TransactionManager(explicit=True)
                 with contextlib.closing(db.open(manager)) as connection:
                     try:
@@ -68,17 +67,6 @@ def _command(name):
         return command
 
     return decorate
-
-
-def _checkIsMade(db):
-    """Make the root folder of an empty database; but not the application object of Zope, which Zope makes itself."""
-    with db.transaction() as connection:
-        isEmpty = checkedRoot(connection) is None
-    if isEmpty and zopeapp.isRunning():
-        raise CommandFailure('the database is empty, and the site definition loads Zope: start Zope with this database '
-                             'first, which makes its application object')
-    if isEmpty:
-        install(db)
 
 
 @_command('add')

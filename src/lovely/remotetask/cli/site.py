@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 
+from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.local import openDatabase
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.database.sites import checkedRoot
+from lovely.remotetask.database.zopeapp import isRunning
+from lovely.remotetask.service import install
 
 
 @contextlib.contextmanager
@@ -22,3 +26,17 @@ def opened(configurationPath):
     with contextlib.closing(openDatabase(configuration)) as database:
         loadSite(configuration.siteDefinition)
         yield database.db
+
+
+def makeRoot(db):
+    """Make the root folder of an empty database, and its default service, as a server does; `db` is a `ZODB.DB`.
+
+    Raise `CommandFailure` when the site definition loads Zope, which makes its application object itself.
+    """
+    with db.transaction() as connection:
+        isEmpty = checkedRoot(connection) is None
+    if isEmpty and isRunning():
+        raise CommandFailure('the database is empty, and the site definition loads Zope: start Zope with this database '
+                             'first, which makes its application object')
+    if isEmpty:
+        install(db)
