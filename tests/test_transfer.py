@@ -7,8 +7,10 @@ import json
 import os
 import pathlib
 import sys
+import time
 import unittest
 import unittest.mock
+import xmlrpc.client
 
 import transaction
 from ZODB.DB import DB
@@ -27,6 +29,9 @@ from lovely.remotetask.service import install
 from lovely.remotetask.storage import portable
 from lovely.remotetask.storage import transfer
 from lovely.remotetask.task import SimpleTask
+from test_cli import PATIENCE
+from test_cli import ServerTestCase
+from test_cli import start
 from test_services import DatabaseCase
 
 
@@ -383,6 +388,37 @@ class TestCommands(DatabaseCase):
         self.fails(1, 'cannot be written', 'export', os.path.join(self.directory, 'none', 'jobs'))
         with contextlib.suppress(FileNotFoundError):
             self.fail(os.stat(self.file))
+
+
+class TestBesideServers(ServerTestCase):
+    """The commands while a server has the database open, over ZEO."""
+
+    level = 2
+
+    def command(self, *arguments):
+        """Run a command in a process of its own; return exit code, standard and error output."""
+        process = start('-C', os.path.join(self.directory, 'remotetask.conf'), *arguments, cwd=self.directory)
+        output, errors = process.communicate(timeout=PATIENCE)
+        return process.returncode, output, errors
+
+    def test_a_server_runs_what_is_imported(self):
+        # It looks for jobs each minute: what is imported must wake it.
+        server = self.start('serve', self.zeo() + '<processor>\nname alpha\nwait-time 60\n</processor>\n')
+        self.untilReady(server)
+        now = time.time()
+        entries = [{'id': 5, 'task': 'echo', 'status': 'delayed', 'created': now, 'scheduledFor': now + 1,
+                    'schedule': {'delay': 3600}},
+                   {'id': 6, 'task': 'echo', 'status': 'queued', 'created': now, 'input': {'$tuple': [1]}}]
+        path = self.write('jobs', '\n'.join(map(json.dumps, entries)))
+        self.assertEqual(self.command('import', path), (0, '', 'imported 2 jobs\n'))
+        with xmlrpc.client.ServerProxy(self.url, allow_none=True) as proxy:
+            self.assertEqual(proxy.waitFor([5, 6], 30, False), ['completed', 'completed'])
+        self.assertEqual(self.command('export', '-'), (0, '', 'exported 0 jobs\n'))
+        code, output, errors = self.command('service', 'remove', '/TaskService')
+        self.assertEqual((code, output), (1, ''))
+        self.assertIn('is processed by alpha; stop these first', errors)
+        self.assertEqual(self.command('service', 'list')[1].splitlines()[1].split(), ['/TaskService', '0', 'alpha'])
+        self.stop(server)
 
 
 if __name__ == '__main__':

@@ -352,7 +352,8 @@ class TestSetup(ZopeCase):
 
     def command(self, *arguments):
         """Run a command on the database; return its exit code and what it says."""
-        self.zope.write('host.conf', PROCESSOR_CONF.format(directory=self.zope.directory, database=self.zope.zeo.config))
+        self.zope.write('host.conf', PROCESSOR_CONF.format(directory=self.zope.directory,
+                                                           database=self.zope.zeo.config))
         return self.zope.ended(self.zope.process('-m', 'lovely.remotetask.cli.main', '-C', 'host.conf', *arguments))
 
     def test_by_the_command(self):
@@ -371,7 +372,8 @@ class TestSetup(ZopeCase):
         self.assertRegex(self.command('service', 'list')[1], r'(?m)^/cellar/Wine +0 +-')
         self.assertEqual(self.zope.script("""
             from lovely.remotetask.application import getService
-            print('>>>', json.dumps(['/'.join(getService(app, '/cellar/Wine').getPhysicalPath()), app.cellar.objectIds()]))
+            service = getService(app, '/cellar/Wine')
+            print('>>>', json.dumps(['/'.join(service.getPhysicalPath()), app.cellar.objectIds()]))
             """), ['/cellar/Wine', ['Wine']])
         self.assertEqual(self.command('service', 'remove', '/cellar/Wine')[0], 0)
         self.assertNotIn('/cellar/Wine', self.command('service', 'list')[1])

@@ -111,7 +111,7 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
         left = sum(count for status, count in service.countJobs().items() if status not in FINAL)
         if left:
             raise RemoteTaskError(f'the task service at {path} has jobs that have not ended, {left} of them')
-        hosts = sorted(host.name for host in service.getProcessingHosts())
+        hosts = sorted(host['name'] for host in service.getProcessingHosts())
         if hosts:
             raise RemoteTaskError(f'the task service at {path} is processed by {", ".join(hosts)}; stop these first')
     parent, manager = service.__parent__, siteManager(service.__parent__)

@@ -133,7 +133,7 @@ def show(connection):
     for site, name, one in matching(connection, [DEFAULT_AUTOSTART]):
         path = f'/{name}' if site == 'root' else f'/{site}/{name}'
         left = sum(count for status, count in one.countJobs().items() if status not in FINAL)
-        hosts = ', '.join(sorted(host.name for host in one.getProcessingHosts())) or '-'
+        hosts = ', '.join(sorted(host['name'] for host in one.getProcessingHosts())) or '-'
         rows.append([path, str(left), hosts])
     return lambda: printTable(_COLUMNS, sorted(rows))
 
