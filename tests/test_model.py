@@ -389,8 +389,8 @@ class TestContracts(unittest.TestCase):
 
 #: From the bottom up: a room, a module or a package, knows only those above it here.
 ROOMS = '''
-    common statuses interfaces errors events filters schedules encoding files database retry job functions options task demo
-    storage execution config runzeo service processing processor application m01 p01
+    common statuses interfaces errors events filters schedules encoding files database retry job functions options
+    task demo storage execution config runzeo service processing processor application m01 p01
     xmlrpc web client testing bench skeleton cli
     __init__ __main__ documents
 '''.split()
