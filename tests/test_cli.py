@@ -26,6 +26,7 @@ import ZEO
 from click.testing import CliRunner
 
 from lovely.remotetask.cli import main
+from lovely.remotetask.cli import services
 from lovely.remotetask.cli import users
 from lovely.remotetask.xmlrpc import faults
 
@@ -88,7 +89,7 @@ class HelpTest(unittest.TestCase):
             'init', 'serve', 'frontend', 'processor', 'scheduler', 'web', 'health', 'pack', 'tasks', 'add', 'add-many',
             'start', 'schedule', 'status', 'job', 'progress', 'result', 'error', 'retry', 'cancel', 'clean', 'jobs',
             'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now', 'run-here',
-            'check'})
+            'check', 'service', 'export', 'import'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -103,7 +104,8 @@ class HelpTest(unittest.TestCase):
                 self.assertNotIn('...', command.get_short_help_str(60))
 
     def test_the_examples_are_commands(self):
-        for command in main.remotetask, *main.remotetask.commands.values(), *users.user.commands.values():
+        for command in (main.remotetask, *main.remotetask.commands.values(), *users.user.commands.values(),
+                        *services.service.commands.values()):
             examples = re.findall(r'\$ remotetask (.*)', command.help)
             self.assertTrue(examples, command.name)
             for example in examples:

@@ -12,6 +12,7 @@ import uuid
 from zope.testrunner.layer import UnitTests
 
 from instance import LONG
+from instance import PROCESSOR_CONF
 from instance import Instance
 from lovely.remotetask.client import Client
 from lovely.remotetask.service import install
@@ -348,6 +349,39 @@ class TestSetup(ZopeCase):
     """How a service comes into a site, and what Zope's own containers do with it."""
 
     layer = Layer('setup')
+
+    def command(self, *arguments):
+        """Run a command on the database; return its exit code and what it says."""
+        self.zope.write('host.conf', PROCESSOR_CONF.format(directory=self.zope.directory,
+                                                           database=self.zope.zeo.config))
+        return self.zope.ended(self.zope.process('-m', 'lovely.remotetask.cli.main', '-C', 'host.conf', *arguments))
+
+    def test_by_the_command(self):
+        code, said = self.command('service', 'add', '/cellar/Wine', '--site')
+        self.assertEqual(code, 2, said)
+        self.assertIn('there is no folder /cellar; make it in Zope', said)
+        self.zope.script("""
+            import transaction
+            from OFS.Folder import Folder
+            app._setObject('cellar', Folder('cellar'))
+            transaction.commit()
+            """)
+        code, said = self.command('service', 'add', '/cellar/Wine')
+        self.assertIn('/cellar is no site; --site makes it one', said)
+        self.assertEqual(self.command('service', 'add', '/cellar/Wine', '--site')[0], 0)
+        self.assertRegex(self.command('service', 'list')[1], r'(?m)^/cellar/Wine +0 +-')
+        self.assertEqual(self.zope.script("""
+            from lovely.remotetask.application import getService
+            service = getService(app, '/cellar/Wine')
+            print('>>>', json.dumps(['/'.join(service.getPhysicalPath()), app.cellar.objectIds()]))
+            """), ['/cellar/Wine', ['Wine']])
+        self.assertEqual(self.command('service', 'remove', '/cellar/Wine')[0], 0)
+        self.assertNotIn('/cellar/Wine', self.command('service', 'list')[1])
+        self.zope.script("""
+            import transaction
+            app._delObject('cellar')
+            transaction.commit()
+            """)
 
     def test_by_the_function(self):
         self.assertEqual(self.zope.script("""

@@ -1,4 +1,4 @@
-"""What an application calls: it finds the task service of its database, or adds one to a folder."""
+"""What an application calls: it finds the task service of its database, adds one to a folder, or removes one."""
 # SPDX-License-Identifier: ZPL-2.1
 import sys
 from collections.abc import Callable
@@ -16,7 +16,9 @@ from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import nearestSite
+from lovely.remotetask.database.sites import siteManager
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import TaskService
@@ -92,6 +94,31 @@ def addService(folder: Any, id: str = DEFAULT_SERVICE, name: str = '',
     for one in names:
         folder.getSiteManager().registerUtility(service, ITaskService, one)
     return service
+
+
+def removeService(root: Any, path: str, force: bool = False) -> None:
+    """Remove a task service with all its jobs; the caller commits.
+
+    root -- the root folder of the database.
+    path -- as for `getService`.
+    force -- whether to remove it although it has jobs that have not ended, or a processing host is at work on it.
+
+    Raise, with nothing changed, `UnknownService` when there is none at that path, and `RemoteTaskError` when the
+    service is still needed.
+    """
+    service: Any = findService(root, path)
+    if not force:
+        left = sum(count for status, count in service.countJobs().items() if status not in FINAL)
+        if left:
+            raise RemoteTaskError(f'the task service at {path} has jobs that have not ended, {left} of them')
+        hosts = sorted(host['name'] for host in service.getProcessingHosts())
+        if hosts:
+            raise RemoteTaskError(f'the task service at {path} is processed by {", ".join(hosts)}; stop these first')
+    parent, manager = service.__parent__, siteManager(service.__parent__)
+    for name, registered in localServices(nearestSite(parent)).items():
+        if registered is service:
+            manager.unregisterUtility(service, ITaskService, name)
+    del parent[service.__name__]
 
 
 def _makeSite(folder: Any, isZopes: bool) -> None:

@@ -22,6 +22,8 @@ from lovely.remotetask.cli import local
 from lovely.remotetask.cli import run_here
 from lovely.remotetask.cli import schedules
 from lovely.remotetask.cli import service
+from lovely.remotetask.cli import services
+from lovely.remotetask.cli import transfer
 from lovely.remotetask.cli import users
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import FAILURE
@@ -46,8 +48,9 @@ log = logging.getLogger(__name__)
 def remotetask(context, config):
     """Durable remote tasks: jobs in a ZODB, added over XML-RPC.
 
-    serve, frontend, processor and scheduler are servers.  The servers and pack, bench and user read a configuration
-    file.  All other commands are clients: they call a front end and need no configuration file.
+    serve, frontend, processor and scheduler are servers.  The servers and pack, bench, export, import, service and
+    user read a configuration file.  All other commands are clients: they call a front end and need no configuration
+    file.
 
     \b
     To try it, in two terminals:
@@ -75,7 +78,8 @@ def remotetask(context, config):
 
 
 for command in (*init.COMMANDS, *local.COMMANDS, *health.COMMANDS, *run_here.COMMANDS, *users.COMMANDS,
-                *jobs.COMMANDS, *schedules.COMMANDS, *service.COMMANDS, *check.COMMANDS, *bench.COMMANDS):
+                *jobs.COMMANDS, *schedules.COMMANDS, *service.COMMANDS, *services.COMMANDS, *transfer.COMMANDS,
+                *check.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 
