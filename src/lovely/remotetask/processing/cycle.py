@@ -194,18 +194,13 @@ class Cycle:
 
     def _report(self, view, work):
         """Settle what has ended, and put on record what runs; return the `Outcome`s that are on their jobs."""
-        outcomes = []
-        for report in work.reports:
-            if transitions.acknowledge(view.service, view.ledger, report, view.now):
-                outcomes.append(report)
-            elif isinstance(report, transitions.Recorded) and report.outcome is not None:
-                outcomes.append(report.outcome)
+        outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now) for report in work.reports]
         for jobid, seconds in work.snapshot.long:
             view.ledger.mark(jobid, LONG, view.now - seconds)
         for jobid, progress in work.snapshot.progress:
             if jobid in view.ledger.claimed:
                 view.ledger.progress[jobid] = progress
-        return outcomes
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def _unwanted(self, view, snapshot):
         """Return those of the watched runs that are not wanted any more."""

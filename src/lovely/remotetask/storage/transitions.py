@@ -168,21 +168,22 @@ def charge(job, failure):
 def acknowledge(service, ledger, report, now):
     """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job.
 
-    Return whether it is an `Outcome` that was entered on the job.
+    Return the `Outcome` that is on the job because of this very run, or None.
 
     now -- UTC seconds.
     """
     if ledger.claimed.get(report.jobid) != report.run:
-        return False        # entered before: by a commit whose answer was lost, or by a rescuer
+        # Entered before: by a commit whose answer was lost, or by a rescuer.
+        return getattr(report, 'outcome', None)
     job = service.jobs.get(report.jobid)
     if isinstance(report, Returned):
         release(service, ledger, report.jobid, now, started=False)
-        return False
+        return None
     if isinstance(report, Recorded) and holds(job, report):
         # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
         attempts = (job.retryPolicy or DEFAULT).attempts
         interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
-        return False
+        return None
     ledger.release(report.jobid)
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
@@ -192,10 +193,10 @@ def acknowledge(service, ledger, report, now):
             finish(job, ledger, job.status, job.completed)
         elif report.status == ERROR:
             ledger.failRun(job.id, report.ended)
-        return True
+        return report
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
-    return False
+    return getattr(report, 'outcome', None)
 
 
 def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
