@@ -160,6 +160,33 @@ class TestJobs(TransferCase):
         self.assertEqual((done.new, done.wasThere, len(self.target.jobs)), (there, True, 1))
 
 
+class TestSnapshot(TransferCase):
+
+    def test_the_jobs_are_those_of_one_moment(self):
+        added = [self.source.add('echo', number, now=NOW) for number in range(2 * transfer.CHUNK + 1)]
+        self.source._p_jar.transaction_manager.commit()
+        found = transfer.exported(self.source, LIMIT)
+        first = next(found)
+        with self.source._p_jar.db().transaction() as connection:
+            service = getService(connection)
+            for jobid in added:
+                service.cancel(jobid)
+            service.removeJobs()
+            service.add('echo', 'later', now=NOW)
+        self.assertEqual([first.jobid, *(one.jobid for one in found)], added)
+
+    def test_the_memory_does_not_grow(self):
+        jar = self.source._p_jar
+        for number in range(3 * transfer.CHUNK):
+            self.source.add('echo', ['x' * 900, 'y' * 900, number], now=NOW)        # each in a record of its own
+        jar.transaction_manager.commit()
+        jar.db().setCacheSize(10)
+        jar.cacheMinimize()
+        counts = [jar._cache.cache_non_ghost_count for one in transfer.exported(self.source, LIMIT)]
+        self.assertEqual(len(counts), 3 * transfer.CHUNK)
+        self.assertLess(max(counts[transfer.CHUNK:]), max(counts[:transfer.CHUNK]) + transfer.CHUNK // 2)
+
+
 class TestSchedules(TransferCase):
 
     def test_each_kind(self):
@@ -409,10 +436,11 @@ class TestBesideServers(ServerTestCase):
         entries = [{'id': 5, 'task': 'echo', 'status': 'delayed', 'created': now, 'scheduledFor': now + 1,
                     'schedule': {'delay': 3600}},
                    {'id': 6, 'task': 'echo', 'status': 'queued', 'created': now, 'input': {'$tuple': [1]}}]
-        path = self.write('jobs', '\n'.join(map(json.dumps, entries)))
-        self.assertEqual(self.command('import', path), (0, '', 'imported 2 jobs\n'))
-        with xmlrpc.client.ServerProxy(self.url, allow_none=True) as proxy:
-            self.assertEqual(proxy.waitFor([5, 6], 30, False), ['completed', 'completed'])
+        with xmlrpc.client.ServerProxy(self.url) as proxy:
+            for entry in entries:
+                path = self.write('jobs', json.dumps(entry))
+                self.assertEqual(self.command('import', path), (0, '', 'imported 1 job\n'))
+                self.assertEqual(proxy.waitFor([entry['id']], 30.0, False), ['completed'])
         self.assertEqual(self.command('export', '-'), (0, '', 'exported 0 jobs\n'))
         code, output, errors = self.command('service', 'remove', '/TaskService')
         self.assertEqual((code, output), (1, ''))
