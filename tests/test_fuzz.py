@@ -562,6 +562,9 @@ class TestRoundTrips(FuzzCase):
         self.given, _ = pair
         jobid = self.call('add', 'give')
         self.assertTrue(self.processor.processNext())
+        complaints, self.complaints[:] = list(self.complaints), ()
+        complaint, = complaints
+        self.assertRegex(complaint.getMessage(), rf'\Ajob {jobid} \(give, request [^)]+\) failed: ')
         self.assertEqual(self.call('getStatus', jobid), 'error')
         self.assertIsNone(self.call('getResult', jobid))
         self.assertRegex(self.call('getError', jobid), '^what the task gives cannot be stored: ')

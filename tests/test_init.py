@@ -144,7 +144,7 @@ class TestReadme(ServingTestCase):
     def test_it(self):
         section = re.search('\nYour first task\n=+\n(.*?)\n\n\n', README.read_text(), re.DOTALL)[1]
         blocks = re.findall(r'::\n\n((?:    .*\n|\n)+)', section)
-        init, module, add = (re.sub('(?m)^    ', '', block) for block in blocks)
+        init, module, add, *_ = (re.sub('(?m)^    ', '', block) for block in blocks)
         port = freePort()
         url = f'http://127.0.0.1:{port}/'
         said = self.shell(f'{ours(init.strip())} --port {port}')
