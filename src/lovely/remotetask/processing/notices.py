@@ -37,7 +37,8 @@ def isHeard(kind):
 class Notices:
     """Makes events of what the threads of a host report, if somebody subscribes.
 
-    `_lock` guards `_thread`, `_isClosed` and `_dropped`.  `_claims` belongs to the thread that keeps the ledger.
+    `_lock` guards `_thread`, `_isClosed` and `_dropped`.  `_claims` belongs to the thread that keeps the ledger.  That
+    thread replaces `_heard` as a whole, once for many jobs: to ask for subscribers takes longer than an empty job.
 
     servicePath -- of the service, a tuple of names.
     clock -- returns UTC seconds.
@@ -45,6 +46,7 @@ class Notices:
 
     def __init__(self, servicePath, clock):
         self._servicePath, self._clock = servicePath, clock
+        self._heard = frozenset()       # the classes of events that somebody subscribes to
         self._claims = {}               # (id, run) -> `Claim`, of those that have not been settled
         self._events = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -56,13 +58,15 @@ class Notices:
 
     def started(self, claim, host):
         """Tell that a run begins: of this `Claim`, on the host of that name."""
-        if isHeard(JobStarted):
+        if JobStarted in self._heard:
             self._put(self._event(JobStarted, claim, host, self._clock()))
 
     # For the thread that keeps the ledger
 
     def claimed(self, claims):
-        """Note the `Claim`s that have been committed, whose ends will be told."""
+        """Note the `Claim`s that have been committed, whose ends will be told; before they are run."""
+        if claims:
+            self._listen()
         for claim in claims:
             self._claims[claim.jobid, claim.run] = claim
 
@@ -73,15 +77,19 @@ class Notices:
         outcomes -- the `Outcome`s that have been committed.
         host -- the name of this host.
         """
+        self._listen()
         closed = {token: self._claims.pop(token, None) for token in tokens}
         for outcome in outcomes:
             claim = closed.get((outcome.jobid, outcome.run))
             if claim is not None:
                 self._ended(claim, outcome, host)
 
+    def _listen(self):
+        self._heard = frozenset(filter(isHeard, (JobStarted, JobCompleted, JobRetried, JobFailed)))
+
     def _ended(self, claim, outcome, host):
         kind = {COMPLETED: JobCompleted, QUEUED: JobRetried}.get(outcome.status, JobFailed)
-        if not isHeard(kind):
+        if kind not in self._heard:
             return
         more = {'duration': max(0.0, outcome.ended - outcome.started)}
         if outcome.failure is not None:

@@ -72,6 +72,8 @@ def checkedOptions(new):
     check('startLater', new.startLater, isinstance(new.startLater, bool), 'a bool')
     check('timeLimit', new.timeLimit, new.timeLimit is None or isSpan(new.timeLimit), 'a number of seconds above 0')
     check('key', new.key, new.key is None or isText(new.key, KEY_LENGTH), f'a text of 1 to {KEY_LENGTH} characters')
+    if new.retryPolicy is None:
+        return new
     try:
         return new._replace(retryPolicy=asPolicy(new.retryPolicy))
     except ValueError as error:
