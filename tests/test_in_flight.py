@@ -8,7 +8,7 @@ from lovely.remotetask.processing.contention import SERIALIZED_RUNS
 from lovely.remotetask.processing.in_flight import BATCH
 from lovely.remotetask.processing.in_flight import ENDED
 from lovely.remotetask.processing.in_flight import LONG_AFTER
-from lovely.remotetask.processing.in_flight import WAITING_LOOK
+from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.in_flight import InFlight
 from lovely.remotetask.processing.iteration import Snapshot
 from lovely.remotetask.storage.transitions import Claim
@@ -243,10 +243,10 @@ class TestQueues(unittest.TestCase):
         self.makeAverage(BATCH / 4)
         jobids = self.add(12)
         begun = self.take(0).claim.jobid
-        self.assertEqual(self.inFlight.nextMoment(), self.now + min(WAITING_LOOK, LONG_AFTER))
-        self.assertEqual(self.inFlight.withdraw(WAITING_LOOK), [])
-        self.now += WAITING_LOOK * 1.01
-        claims = self.inFlight.withdraw(WAITING_LOOK)
+        self.assertEqual(self.inFlight.nextMoment(), self.now + min(STALE_AFTER, LONG_AFTER))
+        self.assertEqual(self.inFlight.withdraw(STALE_AFTER), [])
+        self.now += STALE_AFTER * 1.01
+        claims = self.inFlight.withdraw(STALE_AFTER)
         self.assertEqual([begun, *(claim.jobid for claim in claims)], jobids)
         self.assertEqual((self.held(), self.inFlight.withdraw()), ([[], [], []], []))
 

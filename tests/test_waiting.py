@@ -355,8 +355,8 @@ class TestOverZEO(ServerCase):
             findService(connection.root()[ROOT_NAME], '/').cancel(jobid)
 
     def test_callers_are_woken_by_commits(self):
-        self.addCleanup(setattr, waiting, 'LOOK', waiting.LOOK)
-        waiting.LOOK = 10 * WAIT
+        self.addCleanup(setattr, waiting, 'POLL_INTERVAL', waiting.POLL_INTERVAL)
+        waiting.POLL_INTERVAL = 10 * WAIT
         callers = [inThread(self.proxy().waitFor, self.jobids[:count], WAIT) for count in (1, 2, 3)]
         self.waitUntil(lambda: self.gateway.statistics()['watchedJobs'] == 3)
         for jobid, (thread, outcome) in zip(self.jobids, callers):

@@ -65,8 +65,8 @@ class TestWatcher(WakeupCase):
 
     def setUp(self):
         super().setUp()
-        self.addCleanup(setattr, waiting, 'LOOK', waiting.LOOK)
-        waiting.LOOK = NEVER
+        self.addCleanup(setattr, waiting, 'POLL_INTERVAL', waiting.POLL_INTERVAL)
+        waiting.POLL_INTERVAL = NEVER
         self.looks, self.looked, self.during = 0, threading.Semaphore(0), []
         self.watcher = waiting.JobWatcher(self.own, self.resolve)
         self.watcher.start()

@@ -23,7 +23,7 @@ LEASE = 2
 PATIENCE = 90
 
 #: Seconds between two looks at a process.
-LOOK = 0.1
+POLL_INTERVAL = 0.1
 
 #: How many lines of each log are shown.
 SHOWN = 60
@@ -170,7 +170,7 @@ class Deployment:
             self.mend()
             if time.monotonic() > until:
                 raise AssertionError(f'the deployment does not start:\n{self.logs}')
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
 
     @property
     def logs(self):

@@ -22,7 +22,7 @@ from lovely.remotetask.processing.in_flight import LONG_AFTER
 PATIENCE = 90
 
 #: Seconds between two looks when nobody commits.
-LOOK = 0.5
+POLL_INTERVAL = 0.5
 
 #: How many violations are told.
 TOLD = 20
@@ -82,7 +82,7 @@ def acknowledge(deployment, database, timeout):
                 found = left(serviceOf(root))
             if not found or time.monotonic() > until:
                 return found
-            wakeup.wait(LOOK)
+            wakeup.wait(POLL_INTERVAL)
     finally:
         notifierOf(database).unsubscribe(wakeup)
 

@@ -40,7 +40,7 @@ from lovely.remotetask.xmlrpc.faults import WRONG_STATE
 RATE = 60
 
 #: Seconds between two looks at the database, or at processes that may have ended.
-LOOK = 0.1
+POLL_INTERVAL = 0.1
 
 #: Seconds between two poisonous jobs, on average.
 POISON = 30
@@ -150,7 +150,7 @@ class Trial:
         while not condition():
             if time.monotonic() > until:
                 return False
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
         return True
 
     def tell(self, text):
@@ -419,8 +419,8 @@ def poison(trial):
     add('crash')
     while trial.goesOn:
         trial.deployment.mend()
-        time.sleep(LOOK)
-        if trial.rng.random() < LOOK / POISON:
+        time.sleep(POLL_INTERVAL)
+        if trial.rng.random() < POLL_INTERVAL / POISON:
             add(trial.rng.choice(['exit', 'crash']))
 
 
@@ -456,7 +456,7 @@ def stalled(trial):
                      trial.deployment.directory)
     with contextlib.closing(client):
         while trial.goesOn:
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
         trial.faults += len(client.said)
         for line in client.said:
             trial.tell(line.rstrip())

@@ -94,7 +94,7 @@ class File:
             raise Unreadable(self._source, error.strerror) from error
 
     def _fill(self, stored: Any) -> None:
-        """Have a `StoredFile`, new and with its blob if it has one, hold what this is."""
+        """Fill a new `StoredFile`, with its blob if it has one."""
         if self._move and self.path is not None and stored.blob is not None:
             self.open().close()
             stored.take(self.path)

@@ -160,7 +160,7 @@ class Job:
         self._write(rows.written(self.row))
 
     def store(self, pages):
-        """Have the job stored in the `Pages`, where it becomes part of the transaction."""
+        """Store the job in the `Pages`, where it becomes part of the transaction."""
         loose, self._pages = self._pages, pages
         self._page = pages.put(self.id, self._data)
         for name in rows.VALUES:

@@ -58,8 +58,8 @@ THREAD_STARTUP_WAIT = 0.05
 class MultiProcessor:
     """Processes the jobs of one service in several threads: see `IProcessor`.
 
-    One thread, the one that calls this, keeps the ledger (see `claimloop`); `maxThreads` others run jobs (see
-    `workerpool`).  What they share is in an `InFlight` and a `Lifecycle`, each with a lock of its own.
+    One thread, the one that calls this, keeps the ledger (see `processing.claim_loop`); `maxThreads` others run jobs
+    (see `processing.worker_pool`).  What they share is in an `InFlight` and a `Lifecycle`, each with a lock of its own.
 
     A job that does not write to the database gives its outcome to the claim loop, which commits many together.  One
     that does is completed in its own transaction: what it wrote and its completion are committed together or not at
@@ -218,7 +218,7 @@ class MultiProcessor:
             self._lifecycle.end()
 
     def _wake(self):
-        """Have the claim loop look.  Any thread may call this."""
+        """Wake the claim loop.  Any thread may call this."""
         if not self._wakeup.is_set():           # which is cheaper
             self._wakeup.set()
 

@@ -257,7 +257,7 @@ class TaskService(Item, Contained, Persistent):
         return jobid
 
     def _goElsewhere(self):
-        """Have the next job not follow on the last one."""
+        """Choose the next id at random, not after the last one."""
         self._v_nextid = None
         if self._p_jar is not None:
             _nextIds.get(self._p_jar, {}).pop(self._p_oid, None)

@@ -15,8 +15,8 @@ from zope.site.folder import Folder
 
 from lovely.remotetask.bench.client import addJobs
 from lovely.remotetask.bench.settings import BATCH
-from lovely.remotetask.bench.settings import LOOK
-from lovely.remotetask.bench.settings import POLL
+from lovely.remotetask.bench.settings import CHECK_INTERVAL
+from lovely.remotetask.bench.settings import POLL_INTERVAL
 from lovely.remotetask.bench.settings import BenchError
 from lovely.remotetask.bench.tasks import BOARD
 from lovely.remotetask.database.notifications import notifierOf
@@ -107,7 +107,7 @@ class BenchDatabase:
         self._atRoot(lambda root: root.__delitem__(folder))
 
     def board(self, count):
-        """Have objects on the board for the numbers up to `count`, that one included."""
+        """Put objects on the board for the numbers up to `count`, that one included."""
         def fill(service):
             board = getattr(service.__parent__, BOARD)
             for number in range(count + 1):
@@ -138,12 +138,12 @@ class BenchDatabase:
         self.change(empty)
 
     def pause(self):
-        """Have the hosts claim nothing, and wait until they have nothing claimed."""
+        """Pause the hosts, and wait until they have nothing claimed."""
         self.change(lambda service: service.pause())
         self.waitFor(lambda service: not any(ledger.claimed for ledger in service.ledgers.values()))
 
     def resume(self):
-        """Have the hosts go on."""
+        """Resume the hosts."""
         self.change(lambda service: service.resume())
 
     # What is stored
@@ -188,7 +188,7 @@ class BenchDatabase:
         Return what the function returned.  Raise `BenchError` when nothing happens, or what `check` raises.
         """
         timeout = 60 + self._settings.seconds if timeout is None else timeout
-        wait = LOOK if self.tells else POLL
+        wait = CHECK_INTERVAL if self.tells else POLL_INTERVAL
         manager = transaction.TransactionManager(explicit=True)
         seen, since = None, time.monotonic()
         with self.wakeup() as wakeup, contextlib.closing(self.db.open(manager)) as connection:

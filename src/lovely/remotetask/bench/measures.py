@@ -11,8 +11,8 @@ import transaction
 
 from lovely.remotetask.bench.client import addJobs
 from lovely.remotetask.bench.database import completed
-from lovely.remotetask.bench.settings import LOOK
-from lovely.remotetask.bench.settings import POLL
+from lovely.remotetask.bench.settings import CHECK_INTERVAL
+from lovely.remotetask.bench.settings import POLL_INTERVAL
 from lovely.remotetask.bench.settings import THREADS
 from lovely.remotetask.bench.stage import Cost
 from lovely.remotetask.database.sites import ROOT_NAME
@@ -247,7 +247,7 @@ def latency(stage):
     stage.hosts(1)
     stage.database.resume()
     times, end = [], time.monotonic() + ENOUGH
-    look = LOOK if stage.database.tells else POLL
+    look = CHECK_INTERVAL if stage.database.tells else POLL_INTERVAL
     manager = transaction.TransactionManager(explicit=True)
     with stage.database.wakeup() as wakeup, contextlib.closing(stage.database.db.open(manager)) as connection:
         task, input = stage.settings.job

@@ -12,7 +12,7 @@ BATCH = 500
 THREADS = 4
 
 #: Seconds between two looks at a database that says when something was committed, and at one that does not.
-LOOK, POLL = 0.5, 0.005
+CHECK_INTERVAL, POLL_INTERVAL = 0.5, 0.005
 
 #: The name of the bench's service in its folder, and how those folders begin.
 SERVICE, FOLDER = 'bench', 'remotetask-bench-'

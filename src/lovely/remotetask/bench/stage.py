@@ -125,7 +125,7 @@ class Stage:
                                  endOf(''.join(process.said)) + endOf(self._directory.log(process.name)))
 
     def hosts(self, count):
-        """See to it that so many processing hosts run, and none else."""
+        """Start or stop processing hosts until so many run."""
         self._stopFrontend()
         self.database.open()
         while len(self._hosts) > count:
@@ -208,7 +208,7 @@ class Stage:
                 client.close()
 
     def order(self, clients, orders):
-        """Have each client carry out its order, all from the same moment on.
+        """Let each client carry out its order, all from the same moment on.
 
         Return the seconds from the first beginning to the last end, the list of the answers, and the `Cost`.
         """

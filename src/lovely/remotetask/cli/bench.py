@@ -157,7 +157,7 @@ def _progress():
 
 @contextlib.contextmanager
 def _interruptedByTerm():
-    """Have SIGTERM do what Ctrl-C does, so that it is cleaned up then, too."""
+    """Make SIGTERM do what Ctrl-C does, so that the bench cleans up then, too."""
     def interrupt(number, frame):
         raise KeyboardInterrupt()
     try:

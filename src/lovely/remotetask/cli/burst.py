@@ -34,7 +34,7 @@ class Burst:
     """
 
     #: Seconds between two looks.
-    LOOK = 0.1
+    POLL_INTERVAL = 0.1
 
     def __init__(self, db, processors, finish):
         self._db, self._processors, self._finish, self._began = db, processors, finish, time.time()
@@ -57,7 +57,7 @@ class Burst:
                 if not isDatabaseError(error):
                     raise
                 # The processors wait for the database, too.
-            pause.wait(self.LOOK)
+            pause.wait(self.POLL_INTERVAL)
 
     def _isLeft(self, processor):
         with opened(self._db, processor.servicePath) as service:

@@ -12,7 +12,7 @@ class GracePeriod:
         self._end = None
 
     def end(self):
-        """Have it be over."""
+        """End it now."""
         self._end = time.monotonic()
 
     def left(self):

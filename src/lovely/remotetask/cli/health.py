@@ -25,7 +25,7 @@ SIZE = 10_000
               help='How long to wait for an answer.')
 @click.pass_obj
 def health(configurationPath, ready, url, answer_timeout):
-    """Say whether the pages are well; exit code 1 if not.
+    """Check whether the pages are well; exit code 1 if not.
 
     \b
     Examples:

@@ -369,7 +369,7 @@ def _warnOfWhatIsMissing():
 
 
 def _watchProcessors(processors, signals):
-    """Have the process end when one of its processors does so by itself: whoever watches it starts it anew."""
+    """End the process when one of its processors ends by itself: its supervisor starts it anew."""
     def watch(one):
         one.thread.join()
         if one.running is False and not one.isStopping:

@@ -49,7 +49,7 @@ _FAILURES = (Column('failed'), Column('host', 6, 1), Column('message', 10))
 NOBODY = 3.0
 
 #: Seconds between two looks at the progress of a job that is waited for.
-LOOK = 0.5
+POLL_INTERVAL = 0.5
 
 
 def printPairs(pairs):
@@ -144,7 +144,7 @@ def waitShowing(client, jobid, timeout, isResultWanted=True):
         tellAt = time.monotonic() + NOBODY
         while True:
             try:
-                return wait(jobid, max(0.0, min(LOOK, until - time.monotonic())))
+                return wait(jobid, max(0.0, min(POLL_INTERVAL, until - time.monotonic())))
             except StillRunning as error:
                 if time.monotonic() >= until:
                     raise StillRunning(error.statuses, timeout) from None
@@ -183,7 +183,7 @@ def _waitForEnd(client, jobid, timeout):
 
 
 def _tellIfNobody(client, status):
-    """Say so when a job waits and no host processes the service."""
+    """Print a line when a job waits and no host processes the service."""
     if status not in (QUEUED, DELAYED, CRONJOB):
         return
     with contextlib.suppress(errors.RemoteTaskError):           # the user may not ask that

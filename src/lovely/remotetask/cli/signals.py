@@ -71,7 +71,7 @@ class Signals:
             raise Interrupted()
 
     def begin(self):
-        """Say that there is something to be stopped in order from now on.  Raise `Interrupted` as `check`."""
+        """Note that from now on there is something to stop in order.  Raise `Interrupted` as `check`."""
         self._hasBegun = True
         self.check()
 

@@ -360,9 +360,9 @@ class Client(RepeatingClient):
         return self.call('isProcessing')
 
     def pause(self) -> bool:
-        """Have all hosts take no more jobs of the service, until `resume`; running ones end.  Return True."""
+        """Pause the service on all hosts until `resume`; running jobs go on to their end.  Return True."""
         return self.call('pause')
 
     def resume(self) -> bool:
-        """Have all hosts take jobs of the service, after `pause`.  Return True."""
+        """Resume the service on all hosts, after `pause`.  Return True."""
         return self.call('resume')

@@ -77,7 +77,7 @@ def isUnchanged(connection):
 
 
 def resizeCache(connection, size):
-    """Have the cache of a connection keep so many objects, and return how many it kept; None for leaving it as it is.
+    """Set how many objects the cache of a connection keeps, and return how many it kept; None leaves it as it is.
 
     The public `DB.setCacheSize` is for all connections.
     """
@@ -96,7 +96,7 @@ _OF_FILE_STORAGE = ('_abort', '_file', '_file_name', '_files', '_pos')
 
 
 def cleanUpFailures(storage):
-    """Have a `FileStorage` forget a transaction that it could not write entirely, so that it goes on when it can again.
+    """Make a `FileStorage` forget a transaction that it could not write entirely, so that it goes on when it can again.
 
     Its public methods do not know where the file ends that it has written in part.
     """
@@ -125,7 +125,7 @@ def cleanUpFailures(storage):
 # ZEO
 
 def forgetNewIds(storage):
-    """Have a `ClientStorage` forget the ids that it has in store for new objects.
+    """Make a `ClientStorage` forget the ids that it has in store for new objects.
 
     A server that was killed does not know of them, and gives them to others, too.  There is no public way.
     """

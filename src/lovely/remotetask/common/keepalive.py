@@ -15,7 +15,7 @@ _OPTIONS = (('TCP_KEEPIDLE', IDLE), ('TCP_KEEPINTVL', INTERVAL), ('TCP_KEEPCNT',
 
 
 def keepAlive(connection, unconfirmed=None):
-    """Have a connection break, with `TimeoutError`, when the other end has not been heard of for VANISHED seconds.
+    """Make a connection break, with `TimeoutError`, when the other end has not been heard of for VANISHED seconds.
 
     connection -- a socket; one that is not of TCP is left alone.
     unconfirmed -- seconds that what was sent may stay unconfirmed, where the system can count them; default: as long

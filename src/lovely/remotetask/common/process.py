@@ -42,7 +42,7 @@ def openStandardDescriptors():
 
 
 def discard(stream):
-    """Have a text stream of the process write to /dev/null from now on, as when nobody reads it any more."""
+    """Make a text stream of the process write to /dev/null from now on, as when nobody reads it any more."""
     with contextlib.suppress(OSError):          # it is no file at all
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())
@@ -133,7 +133,7 @@ def reapAsProcessOne():
 
 
 def _ownTheTerminal():
-    """Have what is typed at the terminal, as Ctrl-C, reach this process alone, and not by process 1 once more."""
+    """Make Ctrl-C at the terminal reach this process alone, and not once more by process 1."""
     os.setpgid(0, 0)
     previous = signal.signal(signal.SIGTTOU, signal.SIG_IGN)            # or asking for the terminal would stop us
     with contextlib.suppress(OSError):                                  # there is no terminal

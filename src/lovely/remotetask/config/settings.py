@@ -80,7 +80,7 @@ class Configuration:
 
 
 def _escapeWhatCannotBeEncoded(handler):
-    """Have a handler write `\\u20ac` for a character that its file has no bytes for, instead of losing the line."""
+    """Make a handler write `\\u20ac` for a character that its file has no bytes for, instead of losing the line."""
     if isinstance(handler, logging.FileHandler):
         handler.errors = 'backslashreplace'             # for when it is opened anew
     if isinstance(getattr(handler, 'stream', None), io.TextIOWrapper):
@@ -266,7 +266,7 @@ def _readDefaultDatabase(schema):
 # Where the data is
 
 def describeStorage(storage):
-    """Say in words where a storage keeps its data; `storage` is a storage section, as `ZODB.config` has them."""
+    """Return in words where a storage keeps its data; `storage` is a storage section, as `ZODB.config` has them."""
     section = storage.config
     kind = section.getSectionType()
     if kind == 'filestorage':

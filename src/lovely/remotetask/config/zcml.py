@@ -178,7 +178,7 @@ ITaskAttributes, ITasksAttributes, ICommandAttributes = map(
 
 
 def _directive(schema):
-    """Have a directive raise `ValueError` for attributes that are missing, or not in its schema."""
+    """Make a directive raise `ValueError` for attributes that are missing, or not in its schema."""
     fields = getFields(schema)
 
     def decorate(handler):
@@ -281,7 +281,7 @@ def command(_context, name, command, directory=None, text=(), timeout=3600.0, re
 
 
 def checkZope(_context):
-    """Have Zope start with no database that is not its own; for `configure.zcml`."""
+    """Refuse to start Zope with a database that is not its own; for `configure.zcml`."""
     _context.action(discriminator=('remotetask:checkZope',), callable=checkDatabase)
 
 
@@ -338,7 +338,7 @@ def placeOf(info):
 
 
 def _findModulesIn(directory):
-    """Have modules in a directory be found, after all others: none of Python or a library is replaced by one of them.
+    """Let Python find the modules in a directory, after all others: they replace none of Python or a library.
 
     A directory of a package is left alone; its modules are found as those of the package.
     """

@@ -20,7 +20,7 @@ class CommitNotifier:
         self._lock = threading.Lock()
 
     def subscribe(self, wakeup):
-        """Have `wakeup`, a `threading.Event`, set after each commit; until `unsubscribe`, or until it is forgotten.
+        """Set `wakeup`, a `threading.Event`, after each commit; until `unsubscribe`, or until it is forgotten.
 
         A wakeup may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
         those to one of these objects set it then, or all.  If it also has a method `note`, that is called before, with

@@ -13,7 +13,7 @@ from lovely.remotetask.common.internals import cleanUpFailures
 from lovely.remotetask.database.connections import SeparateClient
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.notifications import notifierOf
-from lovely.remotetask.database.zeo import LAST_LOOK
+from lovely.remotetask.database.zeo import CLOSE_TIME
 from lovely.remotetask.database.zeo import Watchdog
 from lovely.remotetask.database.zeo import guard
 from lovely.remotetask.database.zeo import leaveIfSilent
@@ -85,7 +85,7 @@ def closeDatabase(db):
         return
     try:
         if isinstance(storage, ClientStorage):
-            leaveIfSilent(storage, LAST_LOOK, threading.Event())
+            leaveIfSilent(storage, CLOSE_TIME, threading.Event())
             storage.close()                 # first: what still waits for the server ends, and nothing more will wait
         db.close()
     except NoTransaction:                   # a connection was left open, as by a thread that was given up

@@ -20,7 +20,7 @@ PACKED = 'lovely.remotetask.packed'
 NEW = 100_000
 
 #: Seconds between two looks at whether it is time to pack.
-LOOK = 60.0
+CHECK_INTERVAL = 60.0
 
 
 def claimPack(db, now, interval):
@@ -62,7 +62,7 @@ class Packer:
         self._thread.start()
 
     def stop(self, timeout=None):
-        """Have it end; wait for that, `timeout` seconds at most, because a pack may take long.  Twice is fine."""
+        """Ask it to end, and wait for that, `timeout` seconds at most, because a pack may take long.  Twice is fine."""
         self._stopped.set()
         self._thread.join(timeout)
 
@@ -77,7 +77,7 @@ class Packer:
                     log.debug('the database is away: it will be packed later', exc_info=True)
                 else:
                     log.exception('the database could not be packed')
-            if self._stopped.wait(min(LOOK, self._interval)):
+            if self._stopped.wait(min(CHECK_INTERVAL, self._interval)):
                 return
 
 

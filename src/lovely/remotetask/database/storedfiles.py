@@ -67,7 +67,7 @@ class StoredFile(Persistent):
             return file.read(size)
 
     def write(self, write: Callable[[Any], object]) -> None:
-        """Have the function write all there is to a binary file object."""
+        """Let a function write the content, to a binary file object."""
         if self.blob is None:
             with io.BytesIO() as target:
                 write(target)
@@ -79,7 +79,7 @@ class StoredFile(Persistent):
                 self.size = target.tell()
 
     def take(self, path: str) -> None:
-        """Have the file at a path become all there is; it is not there any more then."""
+        """Move the file at a path here, as the content."""
         self.size = os.path.getsize(path)
         rename_or_copy_blob(path, self.blob._p_blob_uncommitted, chmod=False)
 

@@ -18,13 +18,13 @@ from lovely.remotetask.database.failures import DatabaseReplaced
 log = logging.getLogger('lovely.remotetask')
 
 
-#: Seconds between two looks at a ZEO server, and after which one that does not answer is taken to hang.  All its
+#: Seconds between two pings of a ZEO server, and after which one that does not answer is taken to hang.  All its
 #: clients wait while it resolves a large conflict or writes to a slow disk: that must not look like hanging.
-LOOK = 2.0
-HANG = 10
+PING_INTERVAL = 2.0
+ANSWER_TIME = 10
 
 #: Seconds that a ZEO server has to answer before its client is closed.
-LAST_LOOK = 2
+CLOSE_TIME = 2
 
 
 # ZEO's client waits for an answer as long as it takes: nothing but the end of the connection ends that.
@@ -79,13 +79,13 @@ class Watchdog:
     What waits for the server fails with `ClientDisconnected` then, and is tried again as after a crash of the server.
     """
 
-    def __init__(self, storage, look=LOOK, hang=HANG):
+    def __init__(self, storage, interval=PING_INTERVAL, answerTime=ANSWER_TIME):
         """Start to watch.
 
         storage -- a `ClientStorage`.
-        look, hang -- see `LOOK` and `HANG`, seconds; the second is a whole number.
+        interval, answerTime -- see `PING_INTERVAL` and `ANSWER_TIME`, seconds; the second is a whole number.
         """
-        self._storage, self._look, self._hang = storage, look, hang
+        self._storage, self._interval, self._answerTime = storage, interval, answerTime
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name='remotetask-watchdog', daemon=True)
         self._thread.start()
@@ -96,17 +96,17 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self):
-        while not self._stopped.wait(self._look):
-            if leaveIfSilent(self._storage, self._hang, self._stopped):
+        while not self._stopped.wait(self._interval):
+            if leaveIfSilent(self._storage, self._answerTime, self._stopped):
                 log.warning('the database server %s has not answered for %d seconds: connecting to it anew',
-                            self._storage.getName(), self._hang)
+                            self._storage.getName(), self._answerTime)
 
 
 # After a reconnection ZEO's client keeps what it has in store, but for what the server says has changed since.  That is
 # wrong when the server has another history: a backup was put in place, say.  ZEO notices only a server that is behind.
 
 def guard(storage, fail):
-    """Have a ZEO client look, at each reconnection, whether the server has the transaction that it has seen last.
+    """Make a ZEO client check, at each reconnection, whether the server has the transaction that it has seen last.
 
     A server that has not is never used: `fail` is called with `DatabaseReplaced`, in ZEO's I/O thread.  The connections
     are kept alive, see `keepAlive`.

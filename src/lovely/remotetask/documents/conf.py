@@ -38,5 +38,5 @@ def _listArguments(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    """Have Sphinx call what is above."""
+    """Register what is above with Sphinx."""
     app.connect('autodoc-process-docstring', _listArguments)

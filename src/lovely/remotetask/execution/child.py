@@ -71,7 +71,7 @@ def checkIsolated(task):
 
 
 def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None, label=None):
-    """Have a new Python process call a task, and return what it returned, or raise what it raised.
+    """Call a task in a new Python process; return what it returned, or raise what it raised.
 
     task -- an `ITask` that can be pickled: by the name of its function or class, which the child imports.  It is
         called with a `ChildService`, as the child has no database, and finds its `Control` by `control.current`.
@@ -214,7 +214,7 @@ class ChildService:
         return False
 
     def setProgress(self, jobid, fraction, message=''):
-        """Say how far the run is; see `Control.report`."""
+        """Report how far the run is; see `Control.report`."""
         self._control.report(fraction, message)
 
     def __getattr__(self, name):

@@ -67,7 +67,7 @@ class Control:
             raise Interrupted(self.reason)
 
     def report(self, fraction, message=''):
-        """Say how far the run is: a number from 0 to 1, or None if nobody knows, and a text.  Raise `ValueError`."""
+        """Report how far the run is: a number from 0 to 1, or None if nobody knows, and a text.  Raise `ValueError`."""
         check('progress', fraction, fraction is None or isNumber(fraction, 0, 1), 'a number from 0 to 1')
         check('message', message, isinstance(message, str), 'a text')
         self.progress = None if fraction is None else float(fraction), message[:1000]

@@ -71,7 +71,7 @@ class Group:
                 resource.close()
 
     def watch(self, file, callback, events=selectors.EVENT_READ):
-        """Have `callback(file)` called by `follow` and `drain` whenever the file is ready for one of the events."""
+        """Let `follow` and `drain` call `callback(file)` whenever the file is ready for one of the events."""
         self._selector.register(file, events, callback)
 
     def ignore(self, file):

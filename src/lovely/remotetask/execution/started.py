@@ -51,7 +51,7 @@ def start(key, make):
 
 
 def stop(key):
-    """Have a processor stop, and return whether there was one: it claims nothing more, while running jobs go on."""
+    """Stop a processor, and return whether there was one: it claims nothing more, while running jobs go on."""
     with _lock:
         processor = _running.pop(key, None)
     if processor is None:

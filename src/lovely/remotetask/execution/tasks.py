@@ -124,5 +124,5 @@ def checkJob(name, task, input):
 
 
 def isIsolated(task):
-    """Say whether a task asks to run in a child process, which keeps its time limit itself."""
+    """Return whether a task asks to run in a child process, which keeps its time limit itself."""
     return getattr(task, 'isolation', THREAD) == PROCESS

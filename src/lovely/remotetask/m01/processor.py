@@ -81,7 +81,7 @@ class ScheduleService(TaskService):
     _waking = None          # the id of that job
 
     def arrange(self):
-        """Have the job due when the next item is: to be called when that may have changed."""
+        """Make the job due when the next item is.  Call this when that may have changed."""
         nextTime = self.__parent__._scheduler.nextTime()
         if nextTime is None:
             return

@@ -18,7 +18,7 @@ from lovely.remotetask.processing.claim_strategy import demand
 from lovely.remotetask.processing.claim_strategy import headStart
 from lovely.remotetask.processing.claim_strategy import mayClaim
 from lovely.remotetask.processing.cycle import CLEANED
-from lovely.remotetask.processing.in_flight import WAITING_LOOK
+from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processing.load_sharing import HELD_UP
 from lovely.remotetask.processing.ownership import LeaseLost
@@ -30,7 +30,7 @@ from lovely.remotetask.storage.transitions import Returned
 log = logging.getLogger('lovely.remotetask')
 
 #: Seconds between two looks for jobs to be removed, and between two transactions when there are many.
-CLEAN_LOOK, CLEAN_PAUSE = 10.0, 0.1
+CLEAN_INTERVAL, CLEAN_PAUSE = 10.0, 0.1
 
 #: Seconds between two iterations of an idle host that is told of the commits of others.
 TOLD = 5.0
@@ -39,7 +39,7 @@ TOLD = 5.0
 LEAST_WAIT = 0.01
 
 #: Seconds between two looks of an idle host at others on its machine: so soon it sees that one of them died.
-NEIGHBOUR_LOOK = 0.4
+NEIGHBOUR_INTERVAL = 0.4
 
 #: After so many conflicts in a row the pause grows, as after other failures: it claims other jobs, and need not wait
 #: long for these.
@@ -135,10 +135,10 @@ class ClaimLoop:
     def _returnStale(self, load):
         """Give back what has waited for long: jobs take longer than was thought, and other hosts may be free."""
         isHeldUp = self.cycle.state.isQuick and self._busyFor(load) >= HELD_UP
-        self._return(None if isHeldUp else WAITING_LOOK)
+        self._return(None if isHeldUp else STALE_AFTER)
 
     def _return(self, age=None):
-        """Have the claims on jobs that have not begun returned by the next iteration; return whether there are any.
+        """Let the next iteration return the claims on jobs that have not begun; return whether there are any.
 
         age -- see `InFlight.withdraw`.
         """
@@ -211,7 +211,7 @@ class ClaimLoop:
             if not isDatabaseError(error):
                 raise
             removed = CLEANED                   # most likely a conflict: go on where it ended
-        self._cleanAt = self.monotonic() + (CLEAN_PAUSE if removed >= CLEANED else CLEAN_LOOK)
+        self._cleanAt = self.monotonic() + (CLEAN_PAUSE if removed >= CLEANED else CLEAN_INTERVAL)
 
     # The end
 
@@ -268,7 +268,7 @@ class ClaimLoop:
     def _wait(self, event, seconds):
         """Wait for an event, but no longer than until a host of this machine ends; return whether it came."""
         while True:
-            wait = min(seconds, NEIGHBOUR_LOOK) if self.cycle.peers.hasNeighbours else seconds
+            wait = min(seconds, NEIGHBOUR_INTERVAL) if self.cycle.peers.hasNeighbours else seconds
             if event.wait(wait):
                 return True
             seconds -= wait

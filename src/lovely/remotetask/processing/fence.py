@@ -14,7 +14,7 @@ from lovely.remotetask.storage import transitions
 
 
 def confirm(connection, servicePath, claim):
-    """Have the current transaction of a connection fail at its commit unless the job still waits for this very run.
+    """Make the current transaction of a connection fail at its commit unless the job still waits for this very run.
 
     connection -- of the thread that runs the job.
     servicePath -- a tuple of names from the root folder down to the service.

@@ -34,7 +34,7 @@ from lovely.remotetask.storage.ledger import Ledger
 log = logging.getLogger('lovely.remotetask')
 
 #: Seconds between two looks at whether the run is still wanted.
-LOOK = 1.0
+CHECK_INTERVAL = 1.0
 
 #: Seconds after which a host on another machine may take this one for dead when it is silent.
 LEASE = 30.0
@@ -137,7 +137,7 @@ class HandRun:
 
     def _keepAlive(self, claim):
         """Write the heartbeat, and have the run end when it is not wanted any more."""
-        while not self._ended.wait(LOOK):
+        while not self._ended.wait(CHECK_INTERVAL):
             try:
                 moment = self.monotonic()
                 isWanted, hasBeaten = self._transact(lambda service: self._look(service, claim))
@@ -163,7 +163,7 @@ class HandRun:
 
 
 def _prepare(service, jobid, now):
-    """Have a job wait for its turn, whatever it has waited for; return the id of the job that does."""
+    """Queue a job, whatever it has waited for; return the id of the job that is queued."""
     job = service.jobs[jobid]
     if transitions.claimed(service, job):
         raise WrongState(jobid, 'being run', 'run')

@@ -13,7 +13,7 @@ from lovely.remotetask.processing.iteration import Snapshot
 LONG_AFTER = 1.0
 
 #: Seconds after which claims that no thread has taken are looked at.
-WAITING_LOOK = 0.5
+STALE_AFTER = 0.5
 
 #: Seconds between two writes of progress.
 PROGRESS_PAUSE = 1.0
@@ -111,7 +111,7 @@ class InFlight:
     # For the thread that keeps the ledger
 
     def add(self, claims, tid):
-        """Have the claims run as soon as a thread is free; `tid` is of a transaction in which they can be seen."""
+        """Add claims, to be run as soon as a thread is free; `tid` is of a transaction in which they can be seen."""
         moment = self._monotonic()
         with self._lock:
             self._waiting.extend(Waiting(claim, tid, moment) for claim in claims)
@@ -236,7 +236,7 @@ class InFlight:
             moments = [self._shownAt + PROGRESS_PAUSE] if self._hasProgress else []
             since = self._waitingSince()
             if since is not None:
-                moments.append(since + WAITING_LOOK)
+                moments.append(since + STALE_AFTER)
             for execution in self._executions:
                 if execution.unwanted:
                     continue
@@ -260,7 +260,7 @@ class InFlight:
             return frozenset(self._unstarted)
 
     def close(self):
-        """Have the threads end when they have nothing to run any more."""
+        """Tell the threads to end when they have nothing to run any more."""
         with self._lock:
             self._closed = True
             self._unstarted.update(claim.jobid for claim in self._withdraw())
@@ -345,7 +345,7 @@ class InFlight:
         self._wake()
 
     def report(self, report):
-        """Have a report settled that is not a run's own."""
+        """Add a report that is not a run's own."""
         with self._lock:
             self._reports.append(report)
 

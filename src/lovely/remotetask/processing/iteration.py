@@ -54,7 +54,7 @@ class State:
     freeBefore: int = 0                 # how many of those had a free thread when jobs were seen to wait
     position: Position = field(default_factory=Position)
     yielding: Yielding = field(default_factory=Yielding)
-    slowerSince: float | None = None    # see `sharing.Publication`
+    slowerSince: float | None = None    # see `load_sharing.Publication`
     isScheduler: bool = False           # whether this host was the scheduler
     handedAt: float = float('-inf')     # when it gave that role to another host, by the monotonic clock
 

@@ -43,7 +43,7 @@ class Session:
         return self.service()
 
     def transact(self, function, attempts=1):
-        """Return what a function makes of the service, in a transaction; see `database.transact`."""
+        """Return what a function makes of the service, in a transaction; see `transactions.transact`."""
         self.open()
         return transact(self.manager, lambda: function(self.service()), attempts)
 

@@ -45,7 +45,7 @@ def newJob(job):
 
 @contextlib.contextmanager
 def naming(place):
-    """Have a refusal of one job of many say which it is; the others of our family name what is wrong themselves."""
+    """Add the place to what refuses one job of many; the other errors of our family name it themselves."""
     try:
         yield
     except InvalidInput as error:

@@ -45,7 +45,7 @@ def failed(service, task=None, before=None):
 
 
 def reopen(service, job):
-    """Have a job that ended in ERROR run again, with all its attempts; what went wrong stays on it."""
+    """Queue a job that ended in ERROR again, with all its attempts; what went wrong stays on it."""
     key = round(job.completed * MICROSECONDS)
     for ledger in ledgers(service):
         if ledger.finished[ERROR].get(key) == job.id:

@@ -14,7 +14,7 @@ from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.storage.ledger import MICROSECONDS
 
 
-#: Parts of the register that are no status: queued jobs that wait for their next attempt or for a host that has their
+#: Parts of the index that are no status: queued jobs that wait for their next attempt or for a host that has their
 #: task, and cron jobs of which a run is queued or going on, so that their ids are in queues and ledgers as well.
 RETRY, PENDING = 'retry', 'pending'
 
@@ -30,7 +30,7 @@ def entryOf(job):
 
 
 def partsOf(job):
-    """Return the parts of the register that a job belongs to."""
+    """Return the parts of the index that a job belongs to."""
     if job.status == QUEUED:
         return () if job.retryAt is None and not job.stranded else (RETRY,)
     if job.status == CRONJOB:
@@ -40,7 +40,7 @@ def partsOf(job):
 
 
 class StatusIndex(Persistent):
-    """Jobs that wait for something else than their turn: those are in no queue and in no ledger.
+    """Index by status of the jobs that are in no queue and in no ledger.
 
     Everybody writes it, and what they write is merged.  A job that is added, claimed and completed is never in here.
     """

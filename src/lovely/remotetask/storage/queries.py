@@ -187,13 +187,13 @@ def entriesOf(service, jobids):
 
 def counts(service):
     """Return how many jobs there are in each status: see `ITaskService.countJobs`."""
-    register, claimed = service.index, [job.status for job in _claimed(service)]
+    index, claimed = service.index, [job.status for job in _claimed(service)]
     found = {status: sum(ledger.tally[status] for ledger in ledgers(service)) for status in FINAL}
-    found.update((status, register.count(status)) for status in (STARTLATER, DELAYED, CRONJOB))
+    found.update((status, index.count(status)) for status in (STARTLATER, DELAYED, CRONJOB))
     found[PROCESSING] = claimed.count(QUEUED)
     found[COMPLETED] += claimed.count(COMPLETED)
-    schedules = register.count(PENDING) - claimed.count(CRONJOB)        # which are in the queues
-    found[QUEUED] = waiting(service) - schedules + register.count(RETRY)
+    schedules = index.count(PENDING) - claimed.count(CRONJOB)        # which are in the queues
+    found[QUEUED] = waiting(service) - schedules + index.count(RETRY)
     return {status: found[status] for status in STATUSES}
 
 

@@ -1,4 +1,4 @@
-"""Where jobs wait for their turn: queues of ids over the shards of a service, and jobs that no host can run yet.
+"""Where jobs wait: queues of ids over the shards of a service, and jobs that no host can run yet.
 
 Functions over a service's parts.  Each works in the caller's transaction and commits nothing.
 """
@@ -65,9 +65,7 @@ def unstrand(service, jobid):
 
 
 def place(service, job):
-    """See to it that a job is found by its status; to be called when it comes to wait for something else than its turn,
-    or does not any more.
-    """
+    """Update the status index.  Call this whenever a job enters or leaves one of the statuses in `index.PARTS`."""
     service.index.place(job)
 
 
@@ -77,7 +75,7 @@ def queues(service):
 
 
 def isWaiting(service):
-    """Say whether an id is ready to be claimed."""
+    """Return whether an id is ready to be claimed."""
     return any(queues(service))
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger('lovely.remotetask')
 #: rest to the next one: claims and heartbeats wait for it.
 LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
 
-#: Parts of the register that wait for a time.
+#: Parts of the index that wait for a time.
 LOOKED_AT = CRONJOB, DELAYED, RETRY
 
 
@@ -229,7 +229,7 @@ def _call(service, job, now):
 
 
 def runNow(service, job, now):
-    """Have a job that waits for a time run at once; its schedule goes on as it would have.
+    """Queue a job that waits for a time at once; its schedule goes on as it would have.
 
     job -- in CRONJOB or DELAYED, or one that waits for its next attempt.
     now -- UTC seconds.

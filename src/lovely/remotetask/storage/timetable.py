@@ -24,7 +24,7 @@ class Seen(Persistent):
     """The latest time that a scheduler has entered jobs at, to see whether the clock has been set back since."""
 
     latest = None           # UTC seconds; up to a second behind, so that it is not written all the time
-    part = None             # of the register: where the jobs are looked at again after that
+    part = None             # of the status index: where the jobs are looked at again after that
     entry = None            # the last one of that part which was looked at
 
 

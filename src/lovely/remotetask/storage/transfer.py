@@ -260,7 +260,7 @@ def _failures(errors):
 
 
 def _placed(service, job, entry):
-    """Have a job that was stored wait for what it waits for."""
+    """Enter a job that was stored where it waits: in a queue, the inbox or the status index."""
     place(service, job)
     if job.status == STARTLATER:
         return

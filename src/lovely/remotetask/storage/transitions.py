@@ -94,7 +94,7 @@ def claimOn(job):
 
 
 def holds(job, claim):
-    """Say whether the job (None: it is gone) still waits for the end of this very run."""
+    """Return whether the job (None: it is gone) still waits for the end of this very run."""
     if job is None:
         return False
     row = job.row
@@ -261,7 +261,7 @@ def claimant(service, job):
 
 
 def claimed(service, job):
-    """Say whether some ledger claims the job."""
+    """Return whether some ledger claims the job."""
     return claimant(service, job) is not None
 
 

@@ -12,7 +12,7 @@ from lovely.remotetask.interfaces import FINAL
 
 
 #: Seconds between two looks at jobs in a database that does not tell what others commit.
-LOOK = 0.5
+POLL_INTERVAL = 0.5
 
 
 class Clock:
@@ -116,7 +116,7 @@ def waitForJobs(service, jobids, timeout=20.0):
             if left <= 0:
                 raise TimeoutError(f'after {timeout:g} seconds have not ended: ' + ', '.join(
                     f'job {jobid} ({status})' for jobid, status in zip(jobids, statuses) if status not in FINAL))
-            wakeup.wait(min(left, LOOK))
+            wakeup.wait(min(left, POLL_INTERVAL))
             wakeup.clear()
     finally:
         notifier.unsubscribe(wakeup)

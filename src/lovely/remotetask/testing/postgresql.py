@@ -116,7 +116,7 @@ class TemporaryPostgreSQL:
         os.kill(pid, signal.SIGKILL)
 
     def terminateBackends(self):
-        """Have the server end all connections, as an administrator would; return how many."""
+        """End all connections at the server, as an administrator would; return how many."""
         return len(self._query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
                                "'client backend' AND pid <> pg_backend_pid()"))
 

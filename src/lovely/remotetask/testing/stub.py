@@ -28,13 +28,13 @@ class TaskServiceStub(TaskService):
         return self._lastId
 
     def startProcessing(self):
-        """Have `isProcessing` say True."""
+        """Make `isProcessing` return True."""
         self._processing = True
 
     def stopProcessing(self):
-        """Have `isProcessing` say False."""
+        """Make `isProcessing` return False."""
         self._processing = False
 
     def isProcessing(self):
-        """Say which of the two was called last."""
+        """Return True when `startProcessing` was called last."""
         return self._processing

@@ -57,7 +57,7 @@ def cancel(context):
 
 
 def retry(context):
-    """Have a job that failed run again."""
+    """Queue a job that failed again."""
     job = _job(context)
     context.service.retry(job.id)
     return Done(f'retry {_label(job)}', 'retry')
@@ -106,7 +106,7 @@ def cancelMany(context):
 
 
 def retryMany(context):
-    """Have those of the selected jobs run again that failed."""
+    """Queue those of the selected jobs again that failed."""
     return _many(context, 'retry', lambda job: jobpages.rowOf(context, job).canRetry,
                  lambda job: context.service.retry(job.id))
 
@@ -137,7 +137,7 @@ def add(context):
 
 
 def run(context):
-    """Have a job that waits for a time run now: a schedule, or one that waits for its next attempt."""
+    """Run a job now that waits for a time: a schedule, or a job that waits for its next attempt."""
     job = _job(context)
     jobid = context.service.runNow(job.id, context.now)
     return Done(f'run {_label(job)} as job {jobid}', 'run', f'/jobs/{jobid}')
@@ -146,7 +146,7 @@ def run(context):
 # Schedules
 
 def activate(context):
-    """Have a schedule that was paused go on."""
+    """Resume a schedule that was paused."""
     return _setActive(context, True, 'activate')
 
 
@@ -208,14 +208,14 @@ def bulk(context):
 # The service
 
 def pause(context):
-    """Have all hosts take no more jobs."""
+    """Pause the service on all hosts."""
     context.allow('pause')
     context.service.pause()
     return Done('pause', 'pause')
 
 
 def resume(context):
-    """Have all hosts take jobs again."""
+    """Resume the service on all hosts."""
     context.allow('resume')
     context.service.resume()
     return Done('resume', 'resume')

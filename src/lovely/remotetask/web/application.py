@@ -334,7 +334,7 @@ def application(db, users=None, *, identify=None, mask=(), clock=time.time, conc
 
 
 def noteChange(txn, name, path, note):
-    """Have a transaction say who did what: shown by the page of changes, and by the undo page of Zope.
+    """Note in a transaction who did what: shown by the page of changes, and by the undo page of Zope.
 
     name -- of the user, a text.
     path -- of the service.

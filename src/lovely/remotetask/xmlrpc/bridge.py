@@ -6,7 +6,7 @@ from collections import deque
 
 
 # Seconds between two looks for calls whose time is over, while there are calls.
-_LOOK = 0.1
+_CHECK_INTERVAL = 0.1
 
 
 class Bridge:
@@ -36,7 +36,7 @@ class Bridge:
         call.add_done_callback(self._end)
         self._calls.add(call)
         if self._timer is None:
-            self._timer = self._loop.call_later(_LOOK, self._giveUp)
+            self._timer = self._loop.call_later(_CHECK_INTERVAL, self._giveUp)
         if not self._flushesSoon and self._gateway.needsFlush:
             # The calls of all requests that have come together are flushed together.
             self._flushesSoon = True
@@ -71,7 +71,7 @@ class Bridge:
             for call in [call for call in self._calls if call.deadline <= now and not call.done()]:
                 self._gateway.giveUp(call)
         finally:                                # whatever happens, the other calls have deadlines, too
-            self._timer = self._loop.call_later(_LOOK, self._giveUp) if self._calls else None
+            self._timer = self._loop.call_later(_CHECK_INTERVAL, self._giveUp) if self._calls else None
 
     def _flushCalls(self):
         self._flushesSoon = False

@@ -136,7 +136,7 @@ class Gateway:
         return not (watches or any(thread.is_alive() for thread in threads))
 
     def watch(self, wait):
-        """Have a `waiting.Wait` woken when its jobs have ended, or might have; until `forget`.  Waits for nothing."""
+        """Wake a `waiting.Wait` when its jobs have ended, or might have; until `forget`.  Does not block."""
         self._watcher.watch(wait)
 
     def forget(self, wait):
@@ -177,7 +177,7 @@ class Gateway:
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
     def read(self, path, function, serialize=plain):
-        """Have a function called with the service at a path; what it changes is thrown away.  Return a `Call`.
+        """Call a function with the service at a path; what it changes is thrown away.  Return a `Call`.
 
         path -- the path of a URL.
         function -- called with the service; once more after each conflict.
@@ -196,7 +196,7 @@ class Gateway:
         return read
 
     def write(self, path, function, serialize=plain):
-        """Have a function called with the service at a path, and its changes committed.  Return a `Call`.
+        """Call a function with the service at a path, and commit its changes.  Return a `Call`.
 
         path, serialize -- as for `read`.
         function -- called with the service in the writer's thread, again if its transaction has to be repeated.  When
@@ -220,7 +220,7 @@ class Gateway:
         return bool(self._waitingReads or self._waiting and not (self._isGathering and self._hasFewer))
 
     def flush(self):
-        """Have the calls run that wait, as far as there are threads for them.  Waits for nothing.
+        """Start the calls that wait, as far as there are threads for them.  Does not block.
 
         Return the seconds after which this is to be called again, or None if nothing waits.
         """

@@ -64,7 +64,7 @@ class Call:
             return self._state == _RUNNING
 
     def add_done_callback(self, function):
-        """Have a function called with the call when it is done, in whichever thread; at once if it is already."""
+        """Call a function with this call when it is done, in any thread; at once if it is done already."""
         with self._lock:
             isDone = self.done()
             if not isDone:

@@ -46,7 +46,7 @@ class ReadManager:
         self._changed.append(connection)
 
     def begin(self):
-        """Have the connections see what was committed until now."""
+        """Make the connections see what was committed until now."""
         for connection in self._connections:
             connection.newTransaction(self)
 

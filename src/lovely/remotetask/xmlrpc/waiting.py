@@ -20,7 +20,7 @@ logger = logging.getLogger('lovely.remotetask')
 #: Jobs that are watched at a time at most.
 JOBS = 100_000
 #: Seconds between two looks, whether something was heard or not: not every storage tells of commits.
-LOOK = 1.0
+POLL_INTERVAL = 1.0
 #: Seconds that it rests between two looks, and as long as the last one took: commits can come in floods.
 REST = 0.005
 #: Seconds after which a look that does not end means that the database is away.
@@ -110,7 +110,7 @@ class JobWatcher:
         return self._thread is None or not self._thread.is_alive()
 
     def watch(self, wait):
-        """Have a `Wait` woken, once or more often, at once if need be; until `forget`."""
+        """Wake a `Wait`, once or more often, at once if need be; until `forget`."""
         self._order(self._add, wait)
 
     def forget(self, wait):
@@ -154,7 +154,7 @@ class JobWatcher:
                     notifier.unsubscribe(self._wakeup)
                     self._close()               # what others commit would pile up in it
                 self._stopping.wait(max(REST, time.monotonic() - began))
-                if not self._wakeup.wait(LOOK if self._waits else None):
+                if not self._wakeup.wait(POLL_INTERVAL if self._waits else None):
                     self._wakeup.note(None)
         finally:
             notifier.unsubscribe(self._wakeup)
