@@ -31,13 +31,19 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.execution import tasks
 from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.execution.control import Control
+from lovely.remotetask.execution.inline import claimNext
+from lovely.remotetask.job import Failure
 from lovely.remotetask.processing import claim_loop as claimloop
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import DEFAULT
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import cleanup
+from lovely.remotetask.storage import ready
+from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.transitions import Claim
+from lovely.remotetask.storage.transitions import Outcome
+from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import access
 from lovely.remotetask.xmlrpc import calls
@@ -248,6 +254,36 @@ class TestService(ServiceCase):
             self.assertRefused('^progress: ', self.service.setProgress, jobid, value)
         for value in None, 0, False, b'':
             self.assertRefused('^message: ', self.service.setProgress, jobid, 0, value)
+
+
+class TestEnds(ProcessorCase):
+    """A job is found in its ledger by its end, however that was written down."""
+
+    def ended(self, status, when, count=3):
+        """Return jobs that have recorded the same end themselves, before their claims were closed."""
+        self.provide('echo', lambda input: input)
+        jobs = []
+        for _ in range(count):
+            self.service.add('echo')
+            claim = claimNext(self.service, 0)
+            job = self.service.jobs[claim.jobid]
+            failure = Failure(when, 'no') if status == 'error' else None
+            transitions.record(self.service, job, Outcome(job.id, job.run, status, when, when, failure=failure))
+            ledger = ready.shardOf(self.service, job.id).ledger
+            transitions.acknowledge(self.service, ledger, Recorded(job.id, claim.run), when)
+            jobs.append(job)
+        return jobs
+
+    def test_each_can_be_removed_or_run_again(self):
+        for number in range(60):
+            when = 1795000000 + number * 0.0123457
+            for job in self.ended('completed', when):
+                cleanup.remove(self.service, job)
+            for job in self.ended('error', when):
+                self.service.retry(job.id)
+                self.service.cancel(job.id, when + 1)
+                cleanup.remove(self.service, job)
+        self.assertEqual((len(self.service.jobs), set(self.service.countJobs().values())), (0, {0}))
 
 
 class TestTask(ServiceCase):

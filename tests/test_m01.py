@@ -201,6 +201,35 @@ class TestJobs(RemoteProcessorCase):
         self.assertTrue(self.rp.processNextJob())
         self.assertEqual(self.rp.getJobStatus(jobid), 'error')
 
+    def test_a_long_retryDelay(self):
+        self.rp.addJobFactory('daily', BrokenJob({'retryDelay': 86400}))
+        jobid = self.rp.addJob('daily')
+        with self.assertRaises(m01.JobFailed):
+            self.rp.processNextJob(callTime=at(1))
+        self.assertEqual(self.rp.jobs[jobid].retryTime, at(2))
+
+    def test_more_failures_than_are_kept(self):
+        self.rp.addJobFactory('often', BrokenJob({'maxRetries': 14, 'retryDelay': 0}))
+        jobid = self.rp.addJob('often')
+        self.rp.processJobs()
+        job = self.rp.jobs[jobid]
+        self.assertEqual((job.status, job.retryCounter, len(job.errors)), ('error', 14, 10))
+
+    def test_a_factory_that_cannot_be_loaded_holds_up_no_other(self):
+        class Gone(m01.Job):
+            pass
+
+        Gone.__module__ = __name__
+        globals()['Gone'] = Gone
+        self.rp.addJobFactory('gone', Gone())
+        transaction.commit()
+        del globals()['Gone']
+        manager = transaction.TransactionManager()
+        rp = self.open(manager)['films']
+        rp.addJob('echo', 1)
+        rp.processJobs()
+        self.assertEqual([job.output for job in rp.jobs.values()], [1])
+
     def test_retryTime_of_a_job_that_waits_for_no_retry(self):
         job = self.rp.jobs[self.rp.addJob('echo')]
         with self.assertRaises(ValueError):
@@ -541,6 +570,10 @@ class TestP01(RemoteProcessorCase):
 
     def test_items(self):
         self.rp.addJob('refused', P01RefusedJob())
+        delay = p01.Delay('refused', 10, startTime=0)
+        self.rp.addScheduler(delay)
+        self.assertEqual([self.rp.scheduleNextJob(now) is None for now in (9, 10, 19, 20)], [True, False, True, False])
+        self.rp.scheduler.remove(delay.__name__)
         item = p01.Cron('refused', minute=(30,), startTime=0)
         self.assertTrue(item.active)
         self.assertEqual([item.getNextCallTime(now) for now in (0, 1800, 1801)], [1800, 1800, 5400])

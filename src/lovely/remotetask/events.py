@@ -79,30 +79,36 @@ class JobStarted(JobEvent):
     """See `IJobStarted`."""
 
 
-@implementer(IJobCompleted)
 @dataclass(frozen=True, kw_only=True)
-class JobCompleted(JobEvent):
-    """See `IJobCompleted`."""
+class RunEnded(JobEvent):
+    """What the events have that tell an end; see `IRunEnded`."""
 
     duration: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed(RunEnded):
+    """What the events have that tell a failure; see `IRunFailed`."""
+
+    error: str
+    traceback: str
+
+
+@implementer(IJobCompleted)
+@dataclass(frozen=True, kw_only=True)
+class JobCompleted(RunEnded):
+    """See `IJobCompleted`."""
 
 
 @implementer(IJobFailed)
 @dataclass(frozen=True, kw_only=True)
-class JobFailed(JobEvent):
+class JobFailed(RunFailed):
     """See `IJobFailed`."""
-
-    duration: float
-    error: str
-    traceback: str
 
 
 @implementer(IJobRetried)
 @dataclass(frozen=True, kw_only=True)
-class JobRetried(JobEvent):
+class JobRetried(RunFailed):
     """See `IJobRetried`."""
 
-    duration: float
-    error: str
-    traceback: str
     retryAt: float

@@ -30,7 +30,7 @@ class Job(m01.Job):
 class _Item:
     """An item whose times are UTC seconds for its callers."""
 
-    active = True
+    active, retryDelay = True, 0
 
     def getNextCallTime(self, callTime):
         """Return the stored time of the next call in UTC seconds, or None; if it has come, store the next one."""

@@ -145,7 +145,7 @@ class TaskService(Item, Contained, Persistent):
 
     def getAvailableTasks(self) -> dict[str, Any]:
         """See `ITaskService`."""
-        return findTasks(self)
+        return dict(findTasks(self))
 
     # Adding
 

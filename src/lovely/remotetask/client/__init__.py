@@ -49,14 +49,10 @@ WAIT_STEP = 25.0
 SHORT_WAIT_STEP = 1.0
 
 
-def _checkTimeout(timeout: Any, isRight: bool, expected: str) -> None:
-    if not isRight:
-        raise faults.BadArguments(f'timeout: {shown(timeout)} is not {expected}')
-
-
 def _waitingTime(timeout: float) -> float:
     """Return for how many seconds to wait at the most; raise `BadArguments` for what is no number of 0 or more."""
-    _checkTimeout(timeout, isNumber(timeout, 0, math.inf), 'a number of seconds, 0 or more')
+    if not isNumber(timeout, 0, math.inf):
+        raise faults.BadArguments(f'timeout: {shown(timeout)} is not a number of seconds, 0 or more')
     return min(timeout, LONGEST)
 
 

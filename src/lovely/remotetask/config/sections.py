@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from dataclasses import fields
 from types import MappingProxyType
 
-import ZConfig
 import ZConfig.datatypes
-import ZConfig.loader
 
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isPause

@@ -50,13 +50,16 @@ def _tupleOf(isRight):
     return lambda value: type(value) is tuple and all(map(isRight, value))
 
 
+# The statuses that a row may have: that a job is being processed its ledger says.
+_STORED = frozenset(STATUSES) - {PROCESSING}
+
 _isCount = _isOfRange(0, 2 ** 31 - 1)
 
 #: What the fields of a row have to be that our code relies on, and what is in its `more`.
 RIGHT = {
     'kind': lambda value: value in (JOB, CRON_JOB),
     'created': isTime,
-    'status': lambda value: value in STATUSES and value != PROCESSING,
+    'status': lambda value: value in _STORED,
     **dict.fromkeys(('run', 'attempt', 'host'), _isCount),
     **dict.fromkeys(('started', 'completed'), _orNone(isTime)),
 }
@@ -73,9 +76,6 @@ RIGHT_MORE = {
     'history': _tupleOf(lambda run: type(run) is tuple and 2 <= len(run) <= len(Run._fields)),
     **{name: _tupleOf(_isOfRange(*limits)) for name, limits in RANGES.items()},
 }
-
-
-_STORED = frozenset(STATUSES) - {PROCESSING}
 
 
 def faultOf(row):

@@ -1,7 +1,6 @@
 """Claiming and running a job in the caller's own thread and transaction."""
 # SPDX-License-Identifier: ZPL-2.1
 import functools
-import random
 
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongState
@@ -43,18 +42,21 @@ def processNext(service, now, jobid=None):
     The arguments, and what is raised, are those of `claimNext`.
     """
     claim = claimNext(service, now, jobid)
-    if claim is None:
-        return False
+    if claim is not None:
+        _run(service, claim, now)
+    return claim is not None
+
+
+def _run(service, claim, now):
     manager = None if service._p_jar is None else service._p_jar.transaction_manager
     before = manager and manager.get()
     savepoint = before and before.savepoint(optimistic=True)
-    outcome = execute(service, claim, lambda: now, draw=random.random)
+    outcome = execute(service, claim, lambda: now)
     if manager is not None and manager.get() is not before:
         _claimAgain(service, claim, now)
     elif outcome.status != COMPLETED and savepoint is not None and savepoint.valid:
         savepoint.rollback()
     transitions.acknowledge(service, ready.shardOf(service, claim.jobid).ledger, outcome, now)
-    return True
 
 
 def processAll(service, now, tasks=None):
@@ -70,7 +72,7 @@ def processAll(service, now, tasks=None):
                                   'jobs are processed in; commit after each one, by processNext, or let a processing '
                                   'host run them')
         seen.add((claim.jobid, claim.run, claim.attempt))
-        processNext(service, now, claim.jobid)
+        _run(service, claim, now)
 
 
 def _claimAgain(service, claim, now):

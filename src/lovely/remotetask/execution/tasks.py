@@ -1,5 +1,6 @@
 """Which tasks there are, and how each asks to be run."""
 # SPDX-License-Identifier: ZPL-2.1
+import collections
 import fnmatch
 import logging
 
@@ -33,7 +34,7 @@ OWN = {bulk.NAME: bulk.TASK}
 
 def findTasks(service):
     """Return the tasks that jobs of the service can name: name -> task.  Its own tasks come first."""
-    return {**dict(siteManager(service).getUtilitiesFor(service.taskInterface)), **service.ownTasks}
+    return collections.ChainMap(service.ownTasks, dict(siteManager(service).getUtilitiesFor(service.taskInterface)))
 
 
 def findTask(service, name):
@@ -48,7 +49,7 @@ def queryTask(service, name):
     """Return the task of that name, also one of our own, or None."""
     if name in OWN:
         return OWN[name]
-    if service.ownTasks and (task := service.ownTasks.get(name)) is not None:
+    if (task := service.ownTasks.get(name)) is not None:
         return task
     return siteManager(service).queryUtility(service.taskInterface, name=name)
 

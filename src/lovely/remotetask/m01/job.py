@@ -91,25 +91,28 @@ class Job(Persistent):
         """See `IJob`."""
         raise NotImplementedError(f'{type(self).__name__} has no __call__')
 
-    def bound(self, service, record):
-        """Return the job that a `lovely.remotetask.job.Job` of a service has the rest of."""
+    def bound(self, service, record, input):
+        """Return a copy of this factory as a job: with that input, unless it is None, and all else from the record.
+
+        record -- the `lovely.remotetask.job.Job` of the service.
+        """
         job = copy.copy(self)
         job._v_service, job._v_record = service, record
-        if record.input is not None:
-            job.input = record.input
+        if input is not None:
+            job.input = input
         return job
 
     @property
     def retryPolicy(self):
         """The `RetryPolicy` of its jobs."""
-        return RetryPolicy(attempts=self.maxRetries, base=self.retryDelay, factor=1, jitter=0)
+        return RetryPolicy(attempts=self.maxRetries, base=self.retryDelay, factor=1, cap=self.retryDelay, jitter=0)
 
     id = property(lambda self: None if self._v_record is None else str(self._v_record.id))
     __name__ = id
     status = property(lambda self: self._v_record and self._v_service.getStatus(self._v_record.id))
     output = property(lambda self: self._v_record and self._v_record.output)
     errors = property(lambda self: [JobError(failure) for failure in self._v_record.errors] if self._v_record else [])
-    retryCounter = property(lambda self: len(self._v_record.errors) if self._v_record else 0)
+    retryCounter = property(lambda self: self._v_record.attempt if self._v_record else 0)
     created = property(lambda self: self._v_record and timeOf(self._v_record.created))
     queued = created
     started = property(lambda self: self._v_record and timeOf(self._v_record.started))
@@ -151,4 +154,4 @@ class FactoryTask:
 
     def __call__(self, service, jobid, input):
         """Return what the job makes of its input."""
-        return self.factory.bound(service, service.jobs[jobid])(service.__parent__)
+        return self.factory.bound(service, service.jobs[jobid], input)(service.__parent__)

@@ -17,10 +17,7 @@ from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.inline import claimNext
 from lovely.remotetask.execution.inline import processAll
-from lovely.remotetask.interfaces import CANCELLED
-from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import DELAYED
-from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
@@ -119,7 +116,7 @@ class Jobs(Mapping):
     def __getitem__(self, jobid):
         service = self._processor.service
         record = service.jobs[self._processor._number(jobid)]
-        return self._processor._factoryOf(record).bound(service, record)
+        return self._processor._factoryOf(record).bound(service, record, record.input)
 
     def __iter__(self):
         return map(str, self._processor.service.jobs)
@@ -219,7 +216,7 @@ class RemoteProcessor(Persistent, Contained):
 
     def removeJobs(self, stati=None):
         """See `IRemoteProcessor`."""
-        stati = (CANCELLED, COMPLETED, ERROR) if stati is None else (stati,) if isinstance(stati, str) else tuple(stati)
+        stati = FINAL if stati is None else (stati,) if isinstance(stati, str) else tuple(stati)
         for status in stati:
             if status not in FINAL:
                 raise ValueError(f'only jobs that are {", ".join(FINAL)} can be removed, not {status!r}')
@@ -238,7 +235,7 @@ class RemoteProcessor(Persistent, Contained):
         job = self.pullNextJob(jobQuery, callTime)
         if job is None:
             return False
-        self._process(job.id, _present(callTime))
+        self._process(job.id, callTime)
         job = self._jobs[job.id]
         if job.status == QUEUED and job.errors:
             raise JobFailed(job.errors[-1])
@@ -249,10 +246,10 @@ class RemoteProcessor(Persistent, Contained):
         status = self.getJobStatus(jobid)
         if status != PROCESSING:
             raise TypeError(f'job {jobid} is {status}: only one that pullNextJob has given can be processed')
-        self._process(jobid, _present(callTime))
+        self._process(jobid, callTime)
 
     def _process(self, jobid, callTime):
-        self.service.processNext(secondsOf(callTime), self._number(jobid))
+        self.service.processNext(secondsOf(_present(callTime)), self._number(jobid))
 
     def processJobs(self, jobQuery=None, callTime=None):
         """See `IRemoteProcessor`."""
@@ -283,8 +280,10 @@ class RemoteProcessor(Persistent, Contained):
 
     def reScheduleItems(self, callTime=None):
         """See `IRemoteProcessor`."""
+        callTime = _present(callTime)
         for item in self._scheduler.values():
-            self.reScheduleItem(item, callTime)
+            item.schedule(callTime)
+        self.schedules.arrange()
 
     # In threads
 

@@ -178,13 +178,18 @@ class SchedulerItems(Persistent, Mapping):
 
     def pullNextSchedulerItem(self, callTime):
         """See `ISchedulerItems`."""
-        due = [(item.dueTime, name) for name, item in self.items() if item.dueTime is not None]
-        if not due or min(due)[0] > callTime:
+        item = self._next()
+        if item is None or item.dueTime > callTime:
             return None
-        item = self[min(due)[1]]
         item.pulled(callTime)
         return item
 
     def nextTime(self):
         """Return when an item may be pulled next, or None."""
-        return min((item.dueTime for item in self.values() if item.dueTime is not None), default=None)
+        item = self._next()
+        return item and item.dueTime
+
+    def _next(self):
+        """Return the item that is due first, or None."""
+        waiting = (item for item in self.values() if item.dueTime is not None)
+        return min(waiting, key=lambda item: (item.dueTime, item.__name__), default=None)

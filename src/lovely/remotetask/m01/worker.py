@@ -1,10 +1,10 @@
 """Workers of a remote processor: processors of its services, in threads with the names that m01.remote gives them."""
 # SPDX-License-Identifier: ZPL-2.1
-import datetime
 import logging
 
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.execution import started
+from lovely.remotetask.m01.job import timeOf
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 
@@ -12,9 +12,6 @@ from lovely.remotetask.processor import SimpleProcessor
 log = logging.getLogger('m01.remote')
 
 _TITLES = {'worker': 'Processor', 'scheduler': 'Scheduler'}
-
-# When what runs was started: key of `started` -> `datetime`.
-_since = {}
 
 
 def namesOf(jobQuery):
@@ -97,7 +94,6 @@ def start(remoteProcessor, kind, name, factory, arguments):
 
     if started.start(key, lambda: factory(remoteProcessor, **arguments)):
         started.running(key).thread.name = name
-        _since[key] = datetime.datetime.now(datetime.timezone.utc)
         log.info('%s %r started', title, name)
     else:
         log.info('%s %r already running', title, name)
@@ -111,5 +107,5 @@ def stop(remoteProcessor, kind, name):
 
 def startedAt(remoteProcessor, kind):
     """Return when the worker of that kind was started in this process, a `datetime`; None when it does not run."""
-    key = started.keyOf(remoteProcessor, kind)
-    return None if started.running(key) is None else _since.get(key)
+    worker = started.running(started.keyOf(remoteProcessor, kind))
+    return None if worker is None else timeOf(worker.cycle.owner['since'])

@@ -77,6 +77,8 @@ class Notices:
         outcomes -- the `Outcome`s that have been committed.
         host -- the name of this host.
         """
+        if not tokens:
+            return
         self._listen()
         closed = {token: self._claims.pop(token, None) for token in tokens}
         for outcome in outcomes:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import socket
-import threading
+import time
 
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.processing import rescue
@@ -83,7 +83,7 @@ class Ownership:
         Return the serial of the ledger if nothing is heard of that host, or None if there is none.  Raise `NameTaken`
         if it is heard of.
         """
-        pause, until, heard = threading.Event(), None, None
+        until = heard = None
         while self.name is not None:
             owner, serial = session.transact(self._lastOwner)
             if owner is None or hosts.isGone(owner) is not None:
@@ -96,7 +96,7 @@ class Ownership:
                 raise self._nameTaken(owner)
             if monotonic() > until:
                 return heard
-            pause.wait(POLL_INTERVAL)
+            time.sleep(POLL_INTERVAL)
         return None
 
     def _lastOwner(self, service):

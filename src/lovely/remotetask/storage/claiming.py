@@ -30,11 +30,9 @@ def claimStranded(service, count, now, lacks, ledger=None):
         if len(claims) < count and jobids and not lacks(task):
             for jobid, job in fetch(service, list(itertools.islice(jobids, count - len(claims)))):
                 unstrand(service, jobid)
-                if isinstance(job, BrokenJob):
-                    endBroken(service, job, now, waited=True)
-                elif job is not None:
+                if job is not None and not isinstance(job, BrokenJob):
                     place(service, job)
-                    claims += _claim(service, job, now, ledger, lacks)
+                claims += _claim(service, job, now, ledger, lacks)
     return claims
 
 

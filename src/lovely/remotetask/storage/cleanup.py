@@ -9,6 +9,7 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.ready import enqueue
 from lovely.remotetask.storage.ready import fetch
 from lovely.remotetask.storage.ready import ledgers
@@ -46,7 +47,7 @@ def failed(service, task=None, before=None):
 
 def reopen(service, job):
     """Queue a job that ended in ERROR again, with all its attempts; what went wrong stays on it."""
-    key = round(job.completed * MICROSECONDS)
+    key = microseconds(job.completed)
     for ledger in ledgers(service):
         if ledger.finished[ERROR].get(key) == job.id:
             forget(service, ledger, ERROR, [(key, job.id)])
@@ -93,7 +94,7 @@ def remove(service, job):
     """
     if job.status not in FINAL or job.completed is None:
         raise WrongState(job.id, job.status, 'remove')
-    key = round(job.completed * MICROSECONDS)
+    key = microseconds(job.completed)
     for ledger in ledgers(service):
         if ledger.finished[job.status].get(key) == job.id:
             forget(service, ledger, job.status, [(key, job.id)])

@@ -86,10 +86,8 @@ def livingHosts(service, now):
     found = []
     for name, ledger in service.ledgers.items():
         owner = ledger.owner
-        if owner is None or isGone(owner):
-            continue
-        seen = ledger._p_mtime or now
-        if isGone(owner) is None and now - seen > owner.get('lease', 30.0):
+        gone = isGone(owner)
+        if gone or gone is None and now - (ledger._p_mtime or now) > owner.get('lease', 30.0):
             continue
         threads = owner.get('threads', 1)
         found.append({'name': name, 'machine': owner['machine'].partition('/')[0], 'pid': owner['pid'],

@@ -11,7 +11,7 @@ from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
-from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 
 
 #: Parts of the index that are no status: queued jobs that wait for their next attempt or for a host that has their
@@ -26,7 +26,7 @@ PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING, FAILING)
 
 def entryOf(job):
     """Return what stands for a job in lists, the newest last: when it was added, in microseconds, and its id."""
-    return round(job.created * MICROSECONDS), job.id
+    return microseconds(job.created), job.id
 
 
 def partsOf(job):

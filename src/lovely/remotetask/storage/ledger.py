@@ -23,7 +23,7 @@ LONG, ALONE, ONCE = 1, 2, 3
 
 def microseconds(time):
     """Return a time in UTC seconds as the key that it has in a ledger: in whole microseconds."""
-    return int(time * MICROSECONDS)
+    return round(time * MICROSECONDS)
 
 
 def _put(tree, key, jobid):

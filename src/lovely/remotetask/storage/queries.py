@@ -123,7 +123,7 @@ def _sources(service, status):
     if status in FINAL:
         sources = [_ended(ledger.finished[status]) for ledger in ledgers(service)]
         if status == COMPLETED:
-            sources.append(sorted(((int(job.completed * MICROSECONDS), job.id) for job in _claimed(service)
+            sources.append(sorted(((microseconds(job.completed), job.id) for job in _claimed(service)
                                    if job.status == COMPLETED), reverse=True))
         return sources
     if status == QUEUED:

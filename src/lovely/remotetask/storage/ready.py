@@ -3,6 +3,7 @@
 Functions over a service's parts.  Each works in the caller's transaction and commits nothing.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import itertools
 import logging
 
 from BTrees.IIBTree import IITreeSet
@@ -45,7 +46,7 @@ def strand(service, job, reason):
         service.stranded[job.task] = IITreeSet()
     isFirst = not service.stranded[job.task]
     service.stranded[job.task].insert(job.id)
-    job.stranded, job.error = True, f'waits for a processing host that can run it: {reason}'
+    job.change(stranded=True, error=f'waits for a processing host that can run it: {reason}')
     place(service, job)
     service._p_changed = True               # wakes the other hosts
     level = logging.WARNING if isFirst and not isinstance(reason, Declined) else logging.DEBUG
@@ -59,7 +60,7 @@ def unstrand(service, jobid):
             jobids.remove(jobid)
             job = service.jobs.get(jobid)
             if job is not None and not isinstance(job, BrokenJob):
-                job.stranded, job.error = False, None
+                job.change(stranded=None, error=None)
             return True
     return False
 
@@ -122,15 +123,10 @@ def fetch(service, jobids):
 
 def oldestShard(service):
     """Return the number of the shard whose first id is that of the job that was added first; None: all are empty."""
-    oldest = None
-    for number, shard in enumerate(service.shards):
-        for jobid in shard.ready:
-            (_, job), = fetch(service, [jobid])
-            created = (job.created if job is not None else 0, jobid)
-            if oldest is None or created < oldest[0]:
-                oldest = created, number
-            break
-    return oldest and oldest[1]
+    firsts = {jobid: number for number, shard in enumerate(service.shards)
+              for jobid in itertools.islice(shard.ready, 1)}
+    ages = [(0 if job is None else job.created, jobid) for jobid, job in fetch(service, list(firsts))]
+    return firsts[min(ages)[1]] if ages else None
 
 
 def ledgers(service):

@@ -15,6 +15,7 @@ from lovely.remotetask.job import Job
 from lovely.remotetask.job import Run
 from lovely.remotetask.storage.index import RETRY
 from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.ready import enqueue
 from lovely.remotetask.storage.ready import fetch
 from lovely.remotetask.storage.ready import place
@@ -164,7 +165,7 @@ def _lookAgain(service, now):
 def _keyOf(job, now):
     """Return the key of a job in the calendar, its next time in microseconds, or None.  Raise whatever happens."""
     when = job.timeOfNextRun(now)
-    return None if when is None else round(when * MICROSECONDS)
+    return None if when is None else microseconds(when)
 
 
 def _keyOrAside(service, job, now):
@@ -202,10 +203,10 @@ def _call(service, job, now):
     """Do what a job waits for: its time has come."""
     due = job.due / MICROSECONDS
     if job.retryAt is not None:
-        job.due = job.retryAt = None
+        job.change(due=None, retryAt=None)
         _queue(service, job)
     elif job.status != CRONJOB:
-        job.calledFor, job.status, job.due = due, QUEUED, None
+        job.change(calledFor=due, status=QUEUED, due=None)
         _queue(service, job)
     elif not job.active:
         job.due = None

@@ -28,6 +28,7 @@ from lovely.remotetask.storage import queries
 from lovely.remotetask.storage.index import RETRY
 from lovely.remotetask.storage.index import entryOf
 from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.ready import fetch
 from lovely.remotetask.storage.ready import queues
 
@@ -175,7 +176,7 @@ def _claimed(service, stored, status, host, below):
         runs = dict(ledger.claimed.items())
         jobs = [job for jobid, job in fetch(service, list(runs))
                 if job is not None and job.status == stored and job.run == runs[jobid]]
-        entries = [(round(job.completed * MICROSECONDS), job.id) if stored == COMPLETED else entryOf(job)
+        entries = [(microseconds(job.completed), job.id) if stored == COMPLETED else entryOf(job)
                    for job in jobs]
         yield Source(status, name, iter(sorted((entry for entry in entries if entry < below), reverse=True)))
 

@@ -7,6 +7,7 @@ from BTrees.OOBTree import OOTreeSet
 from persistent import Persistent
 
 from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.queue import ReadyQueue
 
 
@@ -62,7 +63,7 @@ class Timetable(Persistent):
 
     def due(self, now):
         """Yield the pairs of time and id that are due at `now`, stale or not, oldest first."""
-        return iter(self.entries.keys(max=(round(now * MICROSECONDS), TOP)))
+        return iter(self.entries.keys(max=(microseconds(now), TOP)))
 
     def asideToTry(self, now, limit):
         """Return up to `limit` ids of jobs that are set aside: each of them comes once in RETRY seconds."""

@@ -25,7 +25,7 @@ from lovely.remotetask.storage.arguments import NewJob
 from lovely.remotetask.storage.arguments import checkedOptions
 from lovely.remotetask.storage.arguments import checkRequest
 from lovely.remotetask.storage.index import RETRY
-from lovely.remotetask.storage.ledger import MICROSECONDS
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.portable import NotPortable
 from lovely.remotetask.storage.portable import fromJSON
 from lovely.remotetask.storage.portable import policyFromJSON
@@ -245,7 +245,7 @@ def _fill(job, entry, new):
             setattr(job, name, entry[name])
     job.retryPolicy = new.retryPolicy
     if entry.get('scheduledFor') is not None and job.active and not job.pending and job.retryAt is None:
-        job.due = round(entry['scheduledFor'] * MICROSECONDS)
+        job.due = microseconds(entry['scheduledFor'])
     if 'errors' in entry:
         job.errors = _failures(entry['errors'])
 

@@ -134,9 +134,10 @@ def record(service, job, outcome, host=0):
 
     host -- the number of the host where the run was; 0 for none.
     """
-    # In whole microseconds, as the time of the end will be; and the clock may have been set back meanwhile.
+    # In whole microseconds, as a ledger has them; and the clock may have been set back meanwhile.
     started = None if outcome.started is None else microseconds(outcome.started) / MICROSECONDS
-    ended = outcome.ended if started is None else max(outcome.ended, started)
+    ended = microseconds(outcome.ended) / MICROSECONDS
+    ended = ended if started is None else max(ended, started)
     if outcome.failure is not None:
         charge(job, outcome.failure)
     changes = {'started': started, 'completed': ended, 'host': host, 'suspect': None}       # its host lives
@@ -195,7 +196,11 @@ def acknowledge(service, ledger, report, now):
             ledger.failRun(job.id, report.ended)
         return report
     elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
-        ledger.finish(job.id, job.status, job.completed)        # whoever cancels enters that by himself
+        # Whoever cancels enters that himself.  Others may have ended in the same microsecond: the job says by which key
+        # it is found.
+        completed = ledger.finish(job.id, job.status, job.completed)
+        if completed != job.completed:
+            job.change(completed=completed)
     return getattr(report, 'outcome', None)
 
 
