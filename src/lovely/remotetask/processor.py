@@ -70,7 +70,7 @@ class MultiProcessor:
     waitTime -- seconds between two looks at an idle database; 0 for as few as make sense.
     maxThreads -- how many jobs run at a time; 0 for none.
     name -- the name of the processing host, kept over restarts; None for one that is free on this machine.
-    lease -- seconds after which it may be taken for dead when it is silent.
+    lease -- seconds after which it may be taken for lost when it is silent.
     schedule -- whether it may become the scheduler, which one processor at a time is.
     keep -- final status -> seconds for which jobs in it are kept; one that is not there: for ever.
     taskClient -- a `SharedClient` of the database that the tasks see (see `Database.taskClient`); default: of `db`.

@@ -1,4 +1,4 @@
-"""The task service: a few lines for each verb, over the rooms below."""
+"""The task service: a few lines for each verb, over the packages below."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import importlib

@@ -23,7 +23,7 @@ def asDict(results, settings, title, embedded, version, now=None):
     """Return all that is to be kept of a run, for JSON.
 
     results -- a `measures.Results`.
-    settings -- a `stage.Settings`.
+    settings -- a `settings.Settings`.
     title -- says what the database was.
     embedded -- whether one process alone could open it.
     version -- of the package.

@@ -43,7 +43,7 @@ class ProcessorSettings:
     name: str
     #: Jobs of one service that run at the same time.
     threads: int
-    #: Seconds of silence after which others take the host for dead.
+    #: Seconds of silence after which others take the host for lost.
     lease: float
     #: Seconds between two looks at an idle database.
     waitTime: float

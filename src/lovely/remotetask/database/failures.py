@@ -12,7 +12,7 @@ STORAGES = ('ZEO', 'relstorage')
 #: Modules that call the storage of a database that is in use; wrappers of all kinds may stand between.
 CALLERS = ('ZODB.Connection', 'ZODB.DB', 'ZODB.blob', 'ZODB.mvccadapter', 'ZODB.serialize')
 
-#: Seconds that a ZEO server may have gone on without a client that connects again: it has to look through all of them.
+#: Seconds for which a client may have been away from its ZEO server, which looks through all transactions since then.
 AWAY = 3600
 
 

@@ -50,7 +50,7 @@ class CommitNotifier:
 
 
 class _Listener:
-    """Stands between a storage and its database: passes on what other clients have committed, and rings."""
+    """Stands between a storage and its database: passes on the commits of other clients, and wakes subscribers."""
 
     def __init__(self, target, notifier, storage):
         self._target, self._notifier, self._storage = target, notifier, storage

@@ -15,7 +15,7 @@ log = logging.getLogger('lovely.remotetask')
 def lastTransaction(db):
     """Return the id of the last transaction of a `ZODB.DB`, without waiting for one that is being committed.
 
-    `FileStorage.lastTransaction` waits until the disk has confirmed that, with all its callers.
+    `FileStorage.lastTransaction` waits, and so do all its callers, until the disk has confirmed that commit.
     """
     tid = lastWritten(db.storage) if isinstance(db.storage, FileStorage) else None
     return db.lastTransaction() if tid is None else tid

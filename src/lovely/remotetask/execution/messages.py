@@ -5,7 +5,7 @@ from lovely.remotetask.errors import TaskError
 
 
 def messageOf(error):
-    """Return what an exception says, as text: that of our own family its sentence, any other its class as well."""
+    """Return what an exception says, as text; its class comes before that unless it is a `TaskError` or `Retry`."""
     try:
         text = str(error)
     except Exception:                           # of somebody's own class

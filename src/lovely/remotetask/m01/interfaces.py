@@ -92,11 +92,14 @@ class ISchedulerItems(Interface):
 class IRemoteProcessor(Interface):
     """Adds jobs by the names of stored factories, and has them processed and scheduled.
 
-    The methods work in the caller's transaction and never commit it.  Ids are texts; `KeyError` is raised for one that
-    is none.  `callTime` is a `datetime` with a time zone; default: the present.
+    The methods work in the caller's transaction and never commit it.  Ids are texts; `KeyError` is raised for an
+    id of no job.  `callTime` is a `datetime` with a time zone; default: the present.
     """
 
     service = Attribute('The `ITaskService` that has the jobs.')
+    jobs = Attribute('The jobs, a mapping: id -> `IJob`.')
+    jobFactories = Attribute('The factories, a mapping: name -> `IJob`.')
+    scheduler = Attribute('The `ISchedulerItems`.')
 
     def addJobFactory(name, job):
         """Register a job as the factory of that name; it replaces the one before."""
@@ -117,7 +120,7 @@ class IRemoteProcessor(Interface):
         """Return the list of the job's `JobError`s."""
 
     def cancelJob(jobid):
-        """Cancel a job that has not ended; nothing happens to any other, nor for an id that is none."""
+        """Cancel a job that has not ended.  Nothing happens for one that has, or for an id of no job."""
 
     def removeJobs(stati=None):
         """Remove jobs that have ended; return status -> how many, of those that there were.

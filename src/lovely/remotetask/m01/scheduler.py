@@ -48,7 +48,7 @@ class SchedulerItem(Persistent):
 
     def __setattr__(self, name, value):
         if name in ('nextCallTime', 'retryTime'):
-            secondsOf(value)                # which refuses what is none
+            secondsOf(value)                # raises `ValueError` for what is no time
         super().__setattr__(name, value)
 
     def timeAfter(self, callTime):
@@ -60,7 +60,7 @@ class SchedulerItem(Persistent):
         return self.advance(callTime)
 
     def advance(self, callTime):
-        """Do what `getNextCallTime` does."""
+        """See `ISchedulerItem.getNextCallTime`; that of p01 is in seconds, so all else here calls this."""
         stored = self.nextCallTime
         if not self.active:
             following = stored = None

@@ -66,7 +66,7 @@ class ClaimLoop:
     pool -- the `WorkerPool`.
     notices -- the `Notices`.
     wakeup -- the event that the notifier of the database sets; its `interest` is a set that is replaced as a whole, by
-        this thread alone (see `database.CommitNotifier.subscribe`).
+        this thread alone (see `notifications.CommitNotifier.subscribe`).
     settings -- the `Settings`.
     clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
     """
@@ -109,7 +109,7 @@ class ClaimLoop:
         """Do all that is to be done between two waits; return whether that was the last time."""
         self._endOverdue()
         self.iterate()
-        if self._isFinished():
+        if self._leaveIfDone():
             return True
         if self._lifecycle.isRunning and self._settings.keep:
             self._clean()
@@ -215,10 +215,10 @@ class ClaimLoop:
 
     # The end
 
-    def _isFinished(self):
-        """Return whether the host is to stop, and nothing runs any more, or the time for that is over.
+    def _leaveIfDone(self):
+        """If the host is to stop, and nothing runs any more or the time is over, return its claims to the queues.
 
-        Then what it has claimed is given back.
+        Return whether that was done.
         """
         if self._lifecycle.isRunning or self.reports and not self._lifecycle.isLate:
             return False

@@ -72,7 +72,7 @@ class Cycle:
     db -- a `ZODB.DB`; over ZEO best one that no task uses.
     path -- the path of the service, a tuple of names.
     name -- the name of the ledger; None for one made of the machine's name and a number.
-    lease -- seconds after which a silent host is taken for dead by those on other machines.
+    lease -- seconds after which a silent host is taken for lost by those on other machines.
     threads -- how many threads run jobs, for the record; 0 for a host that only schedules.
     schedule -- whether this host may become the scheduler.
     ordered -- whether jobs are claimed in the order in which they were added, whatever their shards.
@@ -82,9 +82,9 @@ class Cycle:
     def __init__(self, db, path, name=None, lease=30.0, threads=1, schedule=True, ordered=False,
                  clock=time.time, monotonic=time.monotonic, tasks=None):
         self.lease, self.threads, self.ordered, self.clock, self.monotonic = lease, threads, ordered, clock, monotonic
-        about = {} if tasks is None else {'tasks': tuple(tasks)}
-        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule, **about)
         self._tasks = None if tasks is None else tuple(tasks)
+        about = {} if tasks is None else {'tasks': self._tasks}
+        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule, **about)
         self.ownership = Ownership(name, owner, lease)
         self.peers = Peers(lease, schedule)
         self.session = Session(db, path)

@@ -36,7 +36,7 @@ log = logging.getLogger('lovely.remotetask')
 #: Seconds between two looks at whether the run is still wanted.
 CHECK_INTERVAL = 1.0
 
-#: Seconds after which a host on another machine may take this one for dead when it is silent.
+#: Seconds after which a host on another machine may take this one for lost when it is silent.
 LEASE = 30.0
 
 #: Runs by hand that may go on at a time on a machine.

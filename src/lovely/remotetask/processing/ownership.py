@@ -20,7 +20,7 @@ ATTEMPTS = 10
 
 
 class LeaseLost(Exception):
-    """The ledger has another owner now: this host was taken for dead.  It must stop and write nothing."""
+    """The ledger has another owner now: this host was taken for lost.  It must stop and write nothing."""
 
 
 class Ownership:

@@ -1,2 +1,2 @@
-"""What is in the database: queues, claims, schedules, and what each transaction does to them.  No thread, no clock."""
+"""What is in the database: queues, claims, schedules, and what each transaction does to them.  No thread."""
 # SPDX-License-Identifier: ZPL-2.1

@@ -40,7 +40,7 @@ def _put(tree, key, jobid):
 class Ledger(Persistent):
     """The claims of one processing host, and the jobs that it brought to their end.
 
-    Only its owner writes it, but for a rescuer when the owner is dead, and for `clean`.  So no counter and no index
+    Only its owner writes it; so do a rescuer when the owner is lost, and `storage.cleanup`.  So no counter and no index
     is shared by the hosts: sums over all ledgers are made by whoever asks.
     """
 

@@ -38,7 +38,7 @@ class Declined(str):
 
 
 def strand(service, job, reason):
-    """Set a ready job aside because this host lacks what its task needs; the next host that has it takes the job.
+    """Strand a ready job: keep it out of the queues until a host takes it that has what its task needs.
 
     reason -- a text, for people; see `tasks.lacking`.
     """

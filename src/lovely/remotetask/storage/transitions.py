@@ -176,10 +176,10 @@ def acknowledge(service, ledger, report, now):
     if ledger.claimed.get(report.jobid) != report.run:
         # Entered before: by a commit whose answer was lost, or by a rescuer.
         return getattr(report, 'outcome', None)
-    job = service.jobs.get(report.jobid)
     if isinstance(report, Returned):
         release(service, ledger, report.jobid, now, started=False)
         return None
+    job = service.jobs.get(report.jobid)
     if isinstance(report, Recorded) and holds(job, report):
         # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
         attempts = (job.retryPolicy or DEFAULT).attempts
