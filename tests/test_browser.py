@@ -1,6 +1,5 @@
 """The pages in a real browser: Chromium, as Debian has it, driven by Playwright; and axe-core, which finds barriers."""
 # SPDX-License-Identifier: ZPL-2.1
-import contextlib
 import os
 import pathlib
 import re
@@ -29,6 +28,7 @@ from webcase import MARKUP
 from webcase import PASSWORDS
 from webcase import USERS
 from webcase import IFilm
+from webcase import ServiceCase
 
 
 AXE = pathlib.Path(axe_playwright_python.__file__).parent / 'axe.min.js'
@@ -65,7 +65,7 @@ class Wait(SimpleTask):
         return input
 
 
-class BrowserCase(unittest.TestCase):
+class BrowserCase(ServiceCase):
     """A browser, and pages of a service that one host processes."""
 
     level = 2
@@ -108,17 +108,6 @@ class BrowserCase(unittest.TestCase):
         processor.start()
         self.addCleanup(processor.stop, 30)
         self.addCleanup(self.goOn.set)
-
-    @contextlib.contextmanager
-    def service(self):
-        """Give the service, and commit what is done to it."""
-        with self.db.transaction() as connection:
-            yield connection.root()['Application']['TaskService']
-
-    def do(self, name, *arguments, **options):
-        """Call a method of the service, and return what it returns."""
-        with self.service() as service:
-            return getattr(service, name)(*arguments, **options)
 
     def open(self, path, answer=True, **options):
         """Return a page in a browser of its own.

@@ -46,6 +46,21 @@ films:{OTHER_HASH}:manage:film*:*
 PASSWORDS = {'ann': PASSWORD, 'sue': PASSWORD, 'bob': OTHER_PASSWORD, 'films': OTHER_PASSWORD}
 
 
+class ServiceCase(unittest.TestCase):
+    """Has a database `db` with a service."""
+
+    @contextlib.contextmanager
+    def service(self):
+        """Give the service, and commit what is done to it."""
+        with self.db.transaction() as connection:
+            yield connection.root()['Application']['TaskService']
+
+    def do(self, name, *arguments, **options):
+        """Call a method of the service, and return what it returns."""
+        with self.service() as service:
+            return getattr(service, name)(*arguments, **options)
+
+
 class IFilm(Interface):
     """What a film needs."""
 
@@ -60,7 +75,7 @@ class IFilm(Interface):
     more = Dict(title='More', required=False)
 
 
-class WebCase(unittest.TestCase):
+class WebCase(ServiceCase):
     """A database, tasks, users, a clock, and browsers."""
 
     users = None
@@ -86,17 +101,6 @@ class WebCase(unittest.TestCase):
 
     def fail_(self, input):
         raise TaskError('as asked')
-
-    @contextlib.contextmanager
-    def service(self):
-        """Give the service, and commit what is done to it."""
-        with self.db.transaction() as connection:
-            yield connection.root()['Application']['TaskService']
-
-    def do(self, name, *arguments, **options):
-        """Call a method of the service, and return what it returns."""
-        with self.service() as service:
-            return getattr(service, name)(*arguments, **options)
 
     def request(self, path, user=None, form=None, **headers):
         """Return a request as a browser of this machine sends it; names of headers have _ for -."""

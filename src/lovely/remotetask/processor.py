@@ -32,7 +32,7 @@ from lovely.remotetask.processing.load_sharing import WARM
 from lovely.remotetask.processing.notices import Notices
 from lovely.remotetask.processing.ownership import ATTEMPTS
 from lovely.remotetask.processing.ownership import LeaseLost
-from lovely.remotetask.processing.session import Session
+from lovely.remotetask.processing.session import once
 from lovely.remotetask.processing.worker import Worker
 from lovely.remotetask.processing.worker_pool import LAST_JOIN
 from lovely.remotetask.processing.worker_pool import WorkerPool
@@ -261,11 +261,7 @@ class MultiProcessor:
 
     def _once(self, function):
         """Return what the function makes of the service, in a transaction of its own."""
-        session = Session(self.db, self.servicePath)
-        try:
-            return session.transact(function, ATTEMPTS)
-        finally:
-            session.close(self.name)
+        return once(self.db, self.servicePath, function, ATTEMPTS, self.name)
 
 
 class Scheduler(MultiProcessor):

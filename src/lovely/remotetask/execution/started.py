@@ -34,20 +34,20 @@ def keyOf(obj, kind=None):
 
 
 def start(key, make):
-    """Start a processor unless there is one; return whether that was done.
+    """Start a processor unless there is one, and return it; None when there is one.
 
     key -- see `keyOf`.
     make -- a callable that returns an `IProcessor` with a method `start`.
     """
     with _lock:
         if running(key) is not None:
-            return False
+            return None
         processor = make()
         processor.start()
         _stopAtExit()
         _stopBeforeClose(key[0])
         _running[key] = processor
-        return True
+        return processor
 
 
 def stop(key):

@@ -88,15 +88,11 @@ def start(remoteProcessor, kind, name, factory, arguments):
     name -- of its thread.
     factory, arguments -- what makes it of the remote processor, and keyword arguments for that.
     """
-    title, key = _TITLES[kind], started.keyOf(remoteProcessor, kind)
-    if key is None:
-        raise ValueError('the remote processor must be committed to a database before it can be started')
-
-    if started.start(key, lambda: factory(remoteProcessor, **arguments)):
-        started.running(key).thread.name = name
-        log.info('%s %r started', title, name)
-    else:
-        log.info('%s %r already running', title, name)
+    _arguments(remoteProcessor, remoteProcessor.service)            # raises when it is in no database
+    worker = started.start(started.keyOf(remoteProcessor, kind), lambda: factory(remoteProcessor, **arguments))
+    if worker is not None:
+        worker.thread.name = name
+    log.info('%s %r %s', _TITLES[kind], name, 'already running' if worker is None else 'started')
 
 
 def stop(remoteProcessor, kind, name):

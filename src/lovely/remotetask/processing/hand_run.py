@@ -15,7 +15,7 @@ from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.ownership import ATTEMPTS
-from lovely.remotetask.processing.session import Session
+from lovely.remotetask.processing.session import once
 from lovely.remotetask.processing.worker import Worker
 from lovely.remotetask.statuses import CRONJOB
 from lovely.remotetask.statuses import DELAYED
@@ -96,11 +96,7 @@ class HandRun:
 
     def _transact(self, function):
         """Return what the function makes of the service, in a transaction of its own."""
-        session = Session(self.db, self.path)
-        try:
-            return session.transact(function, ATTEMPTS)
-        finally:
-            session.close(self.name)
+        return once(self.db, self.path, function, ATTEMPTS, self.name)
 
     def _take(self, service, jobid):
         """Take a free ledger, and claim the job there; return the `Claim`."""
@@ -120,8 +116,8 @@ class HandRun:
         ledger.owner, ledger.number = self._owner, service.hosts.add(self.name)
         ready.place(service, job)
         ledger.claim(jobid, job.run)
-        once = getattr(queryTask(service, job.task), 'atMostOnce', False)
-        ledger.mark(jobid, ONCE if once else LONG, now)
+        isOnce = getattr(queryTask(service, job.task), 'atMostOnce', False)
+        ledger.mark(jobid, ONCE if isOnce else LONG, now)
         return transitions.claimOn(job)
 
     def _leave(self, service, claim, report):
@@ -180,9 +176,7 @@ def _prepare(service, jobid, now):
 
 def _freeName(service):
     """Return a name that no living process has; it is used again, so that there are not many."""
-    for number in range(1, MOST + 1):
-        name = f'{socket.gethostname()}-by-hand-{number}'
-        ledger = service.ledgers.get(name)
-        if ledger is None or hosts.isGone(ledger.owner):
-            return name
+    name = hosts.freeName(service, (f'{socket.gethostname()}-by-hand-{number}' for number in range(1, MOST + 1)))
+    if name is not None:
+        return name
     raise RemoteTaskError(f'{MOST} jobs are run by hand on this machine already')

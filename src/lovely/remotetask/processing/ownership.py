@@ -142,5 +142,5 @@ class Ownership:
 
 def _freeName(service):
     """Return the first name of this machine that no host has which may live."""
-    names = (f'{socket.gethostname()}-{number}' for number in range(1, len(service.ledgers) + 2))
-    return next(name for name in names if name not in service.ledgers or hosts.isGone(service.ledgers[name].owner))
+    numbers = range(1, len(service.ledgers) + 2)
+    return hosts.freeName(service, (f'{socket.gethostname()}-{number}' for number in numbers))

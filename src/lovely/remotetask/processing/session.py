@@ -69,3 +69,15 @@ class Session:
         except Exception as error:          # it refuses to with changes that could not be aborted, too
             self._replace()
             log.warning('processing host %s: its connection to the database is given up: %s', name, error)
+
+
+def once(db, path, function, attempts, name):
+    """Return what a function makes of a service, in a transaction of its own, over a session that is closed then.
+
+    The arguments are those of `Session`, `Session.transact` and `Session.close`.
+    """
+    session = Session(db, path)
+    try:
+        return session.transact(function, attempts)
+    finally:
+        session.close(name)

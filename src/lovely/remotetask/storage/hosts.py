@@ -78,6 +78,12 @@ def isGone(owner):
     return None if '' in (start, owner['started']) else True
 
 
+def freeName(service, names):
+    """Return the first of these names of ledgers that no host has which may live; None when each is taken."""
+    ledgers = service.ledgers
+    return next((name for name in names if name not in ledgers or isGone(ledgers[name].owner)), None)
+
+
 def livingHosts(service, now):
     """Return what is known of the living processors of a service: see `ITaskService.getProcessingHosts`.
 
