@@ -81,6 +81,14 @@ def _policyOf(value):
     return value if isinstance(value, RetryPolicy) else None
 
 
+def _encoded(value):
+    """Return what a row has of a value, an `Encoded` or any other: bytes, None, or BESIDE."""
+    if value is None:
+        return None
+    encoded = value if isinstance(value, rows.Encoded) else rows.encode(value)
+    return rows.BESIDE if encoded is None else bytes(encoded)
+
+
 @implementer(IJob)
 class Job:
     """See `IJob`.  A view of the row that says what the job is: what is set here is written there at once.
@@ -100,9 +108,11 @@ class Job:
         """Make a new job, which is in no database; `created` is in UTC seconds."""
         self.id, self._pages, self._data = id, rows.LooseRow(), None
         self._page = self._pages.page(id)
-        self._write(rows.Row(0, self.kind, rows.fitting('task', task), rows.fitting('created', created), status))
-        if input is not None:
-            self.input = input
+        encoded = _encoded(input)
+        if encoded is rows.BESIDE:
+            self._pages.putValue('input', id, input)
+        self._write(rows.Row(0, self.kind, rows.fitting('task', task), rows.fitting('created', created), status,
+                             input=encoded))
 
     @classmethod
     def at(cls, pages, id, page, data):
@@ -179,15 +189,12 @@ class Job:
 
         A value comes as `storedfiles.toStore` has given it.
         """
-        if value is None:
-            return None
-        encoded = value if isinstance(value, rows.Encoded) else rows.encode(value)
-        if encoded is None:
+        encoded = _encoded(value)
+        if encoded is rows.BESIDE:
             # First the row: when that meets a conflict nothing of the value, as a blob, has been stored.
             self.touch()
             self._pages.putValue(name, self.id, value)
-            return rows.BESIDE
-        return bytes(encoded)
+        return encoded
 
     @property
     def input(self):

@@ -41,12 +41,12 @@ from lovely.remotetask.database.zopeapp import Item
 from lovely.remotetask.database.zopeapp import isApplication
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution import started
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.tasks import AddableTasks
 from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.execution.tasks import takes
@@ -155,19 +155,18 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         new, now = NewJob(task, input, startLater, retryPolicy, timeLimit, key), present(now)
         checkRequest(request)
-        new = self._checkedNew(new, findTasks(self))
+        new = self._checkedNew(new, AddableTasks(self))
         return self._add(new, self._inputOf(new), now, request)
 
     def addMany(self, jobs: Iterable[dict[str, Any]], now: float | None = None,
                 request: str | None = None) -> list[int]:
         """See `ITaskService`."""
-        tasks, news, now = findTasks(self), [], present(now)
+        tasks, news, now = AddableTasks(self), [], present(now)
         checkRequest(request)
         check('jobs', jobs, hasattr(jobs, '__iter__'), 'a list of dicts')
-        for number, job in enumerate(jobs):
-            with naming(f'jobs[{number}]'):
-                new = self._checkedNew(newJob(job), tasks)
-            news.append(new)
+        with naming(lambda: f'jobs[{len(news)}]'):
+            for job in jobs:
+                news.append(self._checkedNew(newJob(job), tasks))       # noqa: PERF401 - its length is the place
         inputs = [self._inputOf(new) for new in news]
         return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
 
@@ -181,7 +180,7 @@ class TaskService(Item, Contained, Persistent):
 
     def _checkedNew(self, new, tasks):
         """Return a `NewJob` that can be added; raise what `add` raises."""
-        self._check(new.task, new.input, tasks)
+        checkJob(tasks, new.task, new.input)
         new = checkedOptions(new)
         if new.key is not None:
             self.checkGeneration()
@@ -223,7 +222,7 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         now = present(now)
         checkRequest(request)
-        self._check(task, input, findTasks(self))
+        checkJob(AddableTasks(self), task, input)
         job = CronJob(self._newId(), task, None, minute, hour, dayOfMonth, month, dayOfWeek, delay, now, **options)
         self._checkSchedule(job, now)
         job.input = self._toStore(input)
@@ -234,11 +233,6 @@ class TaskService(Item, Contained, Persistent):
         self.schedule.inbox.put(job.id)
         self._wake()
         return job.id
-
-    def _check(self, name, input, tasks):
-        if not isinstance(name, str) or name not in tasks:
-            raise UnknownTask(name, tasks)
-        checkJob(name, tasks[name], input)
 
     def _toStore(self, input):
         try:

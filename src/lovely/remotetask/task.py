@@ -183,7 +183,7 @@ def checkFields(schema: Any, value: Any) -> None:
     A schema without fields accepts anything, dict or not.  Keys that are no fields are refused; a field that is not
     required may be missing or None.  The schema's invariants see the values as attributes.
     """
-    fields = zope.schema.getFields(schema)
+    fields = {} if schema is Interface else zope.schema.getFields(schema)
     if not fields:
         return
     if not isinstance(value, dict):

@@ -26,9 +26,8 @@ from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
-from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution.tasks import AddableTasks
 from lovely.remotetask.execution.tasks import checkJob
-from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.storage import transfer
 from lovely.remotetask.storage.ready import ledgers
 
@@ -194,10 +193,10 @@ def _importBatch(connection, path, batch, schedules):
     """Import a batch in the current transaction; return the `transfer.Imported`.  Raise `CommandFailure`."""
     service = atPath(connection.root()[ROOT_NAME], path)
     service.checkGeneration()
-    tasks, found, done, now = findTasks(service), dict(schedules), [], time.time()
+    tasks, found, done, now = AddableTasks(service), dict(schedules), [], time.time()
     for number, line in batch:
         try:
-            one = transfer.imported(service, _parsed(line), found, functools.partial(_check, tasks), now)
+            one = transfer.imported(service, _parsed(line), found, functools.partial(checkJob, tasks), now)
         except (ValueError, RemoteTaskError, RecursionError) as error:
             where = f'; nothing from line {batch.first} on is imported, and all before is' if batch.first > 1 else ''
             raise CommandFailure(f'line {number}: {error}{where}', BAD_INPUT) from error
@@ -205,12 +204,6 @@ def _importBatch(connection, path, batch, schedules):
             found[one.old] = one.new
         done.append(one)
     return done
-
-
-def _check(tasks, name, input):
-    if name not in tasks:
-        raise UnknownTask(name, tasks)
-    checkJob(name, tasks[name], input)
 
 
 def _parsed(line):

@@ -63,15 +63,16 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
     clock -- returns UTC seconds.
     host -- the name of the processing host, for the record.
     draw -- returns random numbers from 0 to 1.
-    task -- its task; None: it has to be looked up.
+    task -- its task, which has been checked; None: it has to be looked up and checked.
 
     The output is as it is to be stored: what is large has been written to a blob in the current transaction.
     No task can make this raise; conflicts and other errors of the database are raised, for the run to be repeated.
     """
     started, examine = clock(), getattr(current(), 'examine', None)
     try:
-        task = findTask(service, claim.task) if task is None else task
-        checkTask(claim.task, task)
+        if task is None:
+            task = findTask(service, claim.task)
+            checkTask(claim.task, task)
         input = inputOf(service, claim)
         if isIsolated(task) and examine is None:
             output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),

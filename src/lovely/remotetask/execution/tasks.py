@@ -54,6 +54,24 @@ def queryTask(service, name):
     return siteManager(service).queryUtility(service.taskInterface, name=name)
 
 
+class AddableTasks(dict):
+    """The tasks that jobs of a service can be added for, each looked up and checked when it is first asked for.
+
+    `tasks[name]` raises `UnknownTask`, and `TaskError` for a task that cannot be run.
+    """
+
+    def __init__(self, service):
+        self.service = service
+
+    def __missing__(self, name):
+        task = None if name in OWN else queryTask(self.service, name)
+        if task is None:
+            raise UnknownTask(name, findTasks(self.service))
+        checkTask(name, task)
+        self[name] = task
+        return task
+
+
 def takes(patterns, name):
     """Return whether a task's name fits one of the patterns, texts in which `*` stands for anything; None fits all."""
     return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -104,15 +122,18 @@ def checkTask(name, task):
         raise TaskError(f'the task {name!r} cannot be run: {wrong}')
 
 
-def checkJob(name, task, input):
-    """Raise what forbids to add a job for a task: `TaskError`, or `InvalidInput`.
+def checkJob(tasks, name, input):
+    """Raise what forbids to add a job: `UnknownTask`, `TaskError`, or `InvalidInput`.
 
+    tasks -- the `AddableTasks` of the service.
     name -- what the task is registered as.
 
     Whatever else its schema's constraints or its own `checkInput` raise is a mistake in them, not of the caller's: that
     is logged, and `TaskError` says so.
     """
-    checkTask(name, task)
+    if not isinstance(name, str):
+        raise UnknownTask(name, findTasks(tasks.service))
+    task = tasks[name]
     try:
         checkInput(task, input)
     except RemoteTaskError:

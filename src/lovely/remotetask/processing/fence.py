@@ -41,14 +41,13 @@ def _job(connection, servicePath, claim):
 
 def touched(txn):
     """Return whether anything would happen if the transaction were committed."""
-    return bool(resourcesOf(txn)) or any(True for _ in txn.getBeforeCommitHooks()) \
-        or any(True for _ in txn.getAfterCommitHooks())
+    return bool(resourcesOf(txn) or [*txn.getBeforeCommitHooks()] or [*txn.getAfterCommitHooks()])
 
 
 def marked(txn):
     """Return whether something was left on a transaction that another run would meet, or that waits for its abort."""
-    return bool(txn.description or txn.user or txn.extension or hasData(txn)) \
-        or any(True for _ in txn.getBeforeAbortHooks()) or any(True for _ in txn.getAfterAbortHooks())
+    return bool(txn.description or txn.user or txn.extension or hasData(txn)
+                or [*txn.getBeforeAbortHooks()] or [*txn.getAfterAbortHooks()])
 
 
 class Fence:

@@ -32,6 +32,7 @@ from lovely.remotetask.execution.tasks import limitOf
 from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.options import whatIsWrong
 from lovely.remotetask.processing.fence import Fence
 from lovely.remotetask.processing.fence import confirm
 from lovely.remotetask.processing.fence import marked
@@ -73,7 +74,7 @@ class View(NamedTuple):
     site: Any               # that of the service
     tid: bytes              # the last transaction that the database knew when this one began
     began: float            # by the monotonic clock
-    tasks: dict             # name -> task, of those that have been looked up
+    tasks: dict             # name -> task, of those that have been looked up and can be run
 
 
 class Worker:
@@ -212,9 +213,11 @@ class Worker:
 
     def _rules(self, view, claim):
         """Return the retry policy and the time limit of a claim."""
-        if claim.task not in view.tasks:
-            view.tasks[claim.task] = queryTask(view.service, claim.task)
-        task = view.tasks[claim.task]
+        task = view.tasks.get(claim.task)
+        if task is None:
+            task = queryTask(view.service, claim.task)
+            if task is not None and whatIsWrong(task) is None:
+                view.tasks[claim.task] = task
         return policyOf(claim, task), None if isIsolated(task) else limitOf(claim, task)
 
     def _awaitTransaction(self, connection, tid):

@@ -36,24 +36,30 @@ class NewJob(NamedTuple):
     key: str | None = None
 
 
+_NEW = frozenset(NewJob._fields)
+
+
 def newJob(job):
     """Return the `NewJob` for a dict; raise `ValueError`."""
-    if not isinstance(job, dict) or 'task' not in job or not job.keys() <= set(NewJob._fields):
+    if not isinstance(job, dict) or 'task' not in job or not job.keys() <= _NEW:
         raise ValueError(f'a dict is needed, with the key task, and no others than {", ".join(NewJob._fields)}')
     return NewJob(**job)
 
 
 @contextlib.contextmanager
 def naming(place):
-    """Add the place to what refuses one job of many; the other errors of our family name it themselves."""
+    """Add the place to what refuses one job of many; the other errors of our family name it themselves.
+
+    place -- a callable that returns the text.
+    """
     try:
         yield
     except InvalidInput as error:
-        raise InvalidInput(error.field, f'{cut(error.reason, REASON_SIZE - 50)} ({place})') from error
+        raise InvalidInput(error.field, f'{cut(error.reason, REASON_SIZE - 50)} ({place()})') from error
     except RemoteTaskError:
         raise
     except ValueError as error:
-        raise ValueError(f'{place}: {error}') from error
+        raise ValueError(f'{place()}: {error}') from error
 
 
 def present(now):

@@ -98,10 +98,13 @@ def claimSuspect(service, now, ledger=None, lacks=lambda name: None):
 def _claim(service, job, now, ledger, lacks):
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
-    elif job is not None and job.status in (QUEUED, CRONJOB):
-        if reason := lacks(job.task):
+    elif job is not None:
+        claim = claimOn(job)
+        if job.row.status not in (QUEUED, CRONJOB):
+            return []
+        if reason := lacks(claim.task):
             strand(service, job, reason)
             return []
-        (shardOf(service, job.id).ledger if ledger is None else ledger).claim(job.id, job.run)
-        return [claimOn(job)]
+        (shardOf(service, job.id).ledger if ledger is None else ledger).claim(claim.jobid, claim.run)
+        return [claim]
     return []

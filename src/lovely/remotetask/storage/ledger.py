@@ -81,9 +81,10 @@ class Ledger(Persistent):
 
     def release(self, jobid):
         """Forget a claim; return whether there was one."""
-        if jobid not in self.claimed:
+        claimed = self.claimed
+        if jobid not in claimed:
             return False
-        del self.claimed[jobid]
+        del claimed[jobid]
         for tree in self.started, self.began, self.progress:
             if jobid in tree:
                 del tree[jobid]

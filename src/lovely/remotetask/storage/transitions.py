@@ -126,7 +126,10 @@ def endBroken(service, job, now, waited=False):
 
 def finish(job, ledger, status, when):
     """Enter the end of a job in a ledger, at `when` in UTC seconds, and the time on the job: never before its start."""
-    job.completed = ledger.finish(job.id, status, when if job.started is None else max(when, job.started))
+    row = job.row
+    completed = ledger.finish(job.id, status, when if row.started is None else max(when, row.started))
+    if completed != row.completed:
+        job.change(completed=completed)
 
 
 def record(service, job, outcome, host=0):
@@ -140,22 +143,25 @@ def record(service, job, outcome, host=0):
     ended = ended if started is None else max(ended, started)
     if outcome.failure is not None:
         charge(job, outcome.failure)
-    changes = {'started': started, 'completed': ended, 'host': host, 'suspect': None}       # its host lives
+    changes = {'started': started, 'completed': ended, 'host': host}
+    row = job.row
+    if row.more is not None:
+        changes['suspect'] = None                       # its host lives
     if outcome.status == QUEUED:
         changes['retryAt'] = outcome.retryAt
     else:
         changes['output'] = job.put('output', outcome.output)
         changes['error'] = outcome.failure and outcome.failure.message
-        if job.status != CRONJOB:
+        if row.status != CRONJOB:
             job.change(status=outcome.status, **changes)
             return
         changes['attempt'] = 0
         calledFor = job.calledFor if job.askedFor is None else job.askedFor
         job.history = job.historyWith(Run(calledFor, job.id, outcome.status, started, ended, changes['error']))
         changes['askedFor'] = None
-    if job.status == CRONJOB:
+    if row.status == CRONJOB:
         changes['pending'] = None
-    job.change(run=job.run + 1, **changes)
+    job.change(run=row.run + 1, **changes)
     place(service, job)
     service.schedule.inbox.put(job.id)
 
@@ -190,8 +196,9 @@ def acknowledge(service, ledger, report, now):
         endBroken(service, job, now, waited=True)
     elif isinstance(report, Outcome) and holds(job, report):
         record(service, job, report, ledger.number)
-        if job.status in FINAL:
-            finish(job, ledger, job.status, job.completed)
+        row = job.row
+        if row.status in FINAL:
+            finish(job, ledger, row.status, row.completed)
         elif report.status == ERROR:
             ledger.failRun(job.id, report.ended)
         return report
