@@ -177,7 +177,7 @@ class TestCharts(unittest.TestCase):
         install(self.db)
 
     def test_bins(self):
-        counter = Counter()
+        counter = Counter(monotonic=lambda: 0.0)
         with self.db.transaction() as connection:
             service = connection.root()['Application']['TaskService']
             for moment in 1000, 1010, 1300, 4000:
@@ -193,6 +193,13 @@ class TestCharts(unittest.TestCase):
         # What is past is not counted again; the last bins are.
         self.assertEqual([one.completed for one in again][:-3], [one.completed for one in bins][:-3])
         self.assertEqual(again[-1].completed, 0)
+
+    def test_bins_without_time(self):
+        """The last bin is counted in any case; those that there was no time for are counted by the next pages."""
+        counter = Counter(monotonic=iter(range(1000)).__next__)
+        with self.db.transaction() as connection:
+            bins = counter.bins(connection.root()['Application']['TaskService'], 4000, 60, 3)
+        self.assertEqual([one is None for one in bins], [True, True, False])
 
 
 class TestWithoutTheExtra(unittest.TestCase):

@@ -219,7 +219,8 @@ class Cycle:
         isScheduler = schedule.scheduler == view.name
         if self.state.isScheduler and not isScheduler:
             handedAt = view.moment
-        hasMore = isScheduler and scheduling.tick(view.service, view.now)
+        hasMore = isScheduler and scheduling.tick(view.service, view.now, patience=scheduling.ENOUGH,
+                                                  monotonic=self.monotonic)
         if isScheduler and schedule.aside and view.moment - handedAt >= HANDOVER:
             messages = self.peers.handOver(view)
         return Scheduling(isScheduler, hasMore, handedAt, messages)

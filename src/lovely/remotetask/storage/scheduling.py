@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
 import logging
+import math
 import time
 
 from lovely.remotetask.database.failures import isDatabaseError
@@ -27,45 +28,59 @@ from lovely.remotetask.storage.transitions import endBroken
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which it leaves the
-#: rest to the next one: claims and heartbeats wait for it.
+#: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which a processing
+#: host leaves the rest to the next one: claims and heartbeats wait for it.
 LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
 
 #: Parts of the index that wait for a time.
 LOOKED_AT = CRONJOB, DELAYED, RETRY
 
 
-def tick(service, now, limit=LIMIT):  # noqa: C901
+def tick(service, now, limit=LIMIT, patience=math.inf, monotonic=time.monotonic):
     """Move ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
 
-    limit -- of each how many at the most; and no more when ENOUGH seconds are over.
+    limit -- of each how many at the most.
+    patience -- after how many seconds, by the clock `monotonic`, it leaves the rest to the next one; CHUNK of each are
+        moved in any case.
 
     Return whether there may be more to move.
     """
-    timetable, until = service.schedule, time.monotonic() + ENOUGH
+    timetable, until = service.schedule, monotonic() + patience
     _retryAside(service, timetable.asideToTry(now, CHUNK), now)
-    more = _lookAgain(service, now) or timetable.isTryingAside
+    hasMore = _lookAgain(service, now) or timetable.isTryingAside
     while limit > 0:
-        moved = timetable.inbox.pull(CHUNK) if timetable.inbox else []
-        for _, job in fetch(service, moved):
-            if isinstance(job, BrokenJob):
-                endBroken(service, job, now)
-            elif isScheduled(job):
-                _enter(service, job, now)
-        due = timetable.takeDue(now, CHUNK)
-        for (key, _), (_, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
-            if isinstance(job, BrokenJob):
-                endBroken(service, job, now)
-            elif isScheduled(job) and job.due == key:
-                _call(service, job, now)
-        if not moved and not due:
-            return more
+        moved = _enterChunk(service, now) + _callChunk(service, now)
+        if not moved:
+            return hasMore
         if timetable.seen.latest is None or now >= timetable.seen.latest + 1:
             timetable.seen.latest = now
-        if time.monotonic() > until:
+        if monotonic() > until:
             break
-        limit -= len(moved) + len(due)
+        limit -= moved
     return True
+
+
+def _enterChunk(service, now):
+    """Move a chunk of the inbox to the calendar; return how many ids have left the inbox."""
+    inbox = service.schedule.inbox
+    moved = inbox.pull(CHUNK) if inbox else []
+    for _, job in fetch(service, moved):
+        if isinstance(job, BrokenJob):
+            endBroken(service, job, now)
+        elif isScheduled(job):
+            _enter(service, job, now)
+    return len(moved)
+
+
+def _callChunk(service, now):
+    """Queue a chunk of the jobs that are due; return how many entries have left the calendar."""
+    due = service.schedule.takeDue(now, CHUNK)
+    for (key, _), (_, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
+        if isinstance(job, BrokenJob):
+            endBroken(service, job, now)
+        elif isScheduled(job) and job.due == key:
+            _call(service, job, now)
+    return len(due)
 
 
 def isScheduled(job):

@@ -36,9 +36,13 @@ class Bin(NamedTuple):
 
 
 class Counter:
-    """Counts the jobs that ended, and remembers what does not change."""
+    """Counts the jobs that ended, and remembers what does not change.
 
-    def __init__(self):
+    monotonic -- returns seconds of the monotonic clock.
+    """
+
+    def __init__(self, monotonic=time.monotonic):
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._known = OrderedDict()         # (oid of the service, seconds, start) -> Bin
 
@@ -49,13 +53,13 @@ class Counter:
         seconds, count -- of a bin, and how many there are; the last one is not over.
         keep -- whether to remember them: not those of a page as of an earlier time.
         """
-        until, last = time.monotonic() + ENOUGH, int(now // seconds) * seconds
+        until, last = self._monotonic() + ENOUGH, int(now // seconds) * seconds
         starts, found = [last - seconds * number for number in range(count)], []
         for start in starts:                # the newest first
             key = service._p_oid, seconds, start
             with self._lock:
                 known = self._known.get(key)
-            if known is None and (time.monotonic() < until or start == last):
+            if known is None and (self._monotonic() < until or start == last):
                 known = counted(service, start, start + seconds)
                 if keep and start + seconds < now - SETTLED:
                     with self._lock:
