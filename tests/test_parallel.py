@@ -1,0 +1,73 @@
+"""Tests side by side, on a run of its own."""
+# SPDX-License-Identifier: ZPL-2.1
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+
+HERE = pathlib.Path(__file__).parent
+
+RUN = '''
+import os
+import sys
+import parallel
+import timelimit
+import zope.testrunner
+parallel.start(sys.argv)
+timelimit.start(2.0)
+directory = os.path.dirname(os.path.abspath(__file__))
+if __name__ == '__main__':
+    sys.exit(zope.testrunner.run(['--path', directory, '--tests-pattern', '^test_']))
+'''
+
+GOOD = '''
+import os
+import sys
+import unittest
+
+class Good(unittest.TestCase):
+
+    def test_its_process_has_no_other_module(self):
+        self.assertFalse({'test_failing', 'test_hanging', 'test_dying'} & set(sys.modules))
+'''
+FAILING = 'import unittest\n\nclass Failing(unittest.TestCase):\n\n    def test_it(self):\n        self.fail("as asked")\n'
+HANGING = ('import threading, unittest\n\nclass Hanging(unittest.TestCase):\n\n'
+           '    def test_it(self):\n        threading.Event().wait()\n')
+DYING = 'import os, unittest\n\nclass Dying(unittest.TestCase):\n\n    def test_it(self):\n        os._exit(0)\n'
+
+
+class TestParallel(unittest.TestCase):
+
+    level = 2
+
+    def run_(self, **modules):
+        """Run modules of tests side by side, name -> text; return the status and what was written."""
+        with tempfile.TemporaryDirectory() as directory:
+            pathlib.Path(directory, 'run.py').write_text(RUN)
+            for name, text in modules.items():
+                pathlib.Path(directory, f'test_{name}.py').write_text(text)
+            ended = subprocess.run([sys.executable, 'run.py', '-j2'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   text=True, timeout=120, cwd=directory,
+                                   env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(HERE), *sys.path])})
+        return ended.returncode, ended.stdout
+
+    def test_all_are_run(self):
+        status, said = self.run_(good=GOOD, other=GOOD.replace('Good', 'Other'))
+        self.assertIn('Total: 2 tests, 0 failures, 0 errors and 0 skipped', said)
+        self.assertEqual(status, 0)
+
+    def test_what_fails_is_shown(self):
+        status, said = self.run_(good=GOOD, failing=FAILING, hanging=HANGING)
+        self.assertIn('AssertionError: as asked', said)
+        self.assertIn('TimeIsUp: the test took longer than 2 seconds', said)
+        self.assertIn('Total: 3 tests, 1 failures, 1 errors and 0 skipped', said)
+        self.assertEqual(status, 1)
+
+    def test_a_process_that_dies_is_a_failure(self):
+        status, said = self.run_(good=GOOD, dying=DYING)
+        self.assertIn('Could not communicate with subprocess!', said)
+        self.assertIn('Total: 1 tests, 0 failures, 1 errors and 0 skipped', said)
+        self.assertEqual(status, 1)
