@@ -24,7 +24,6 @@ if __name__ == '__main__':
 '''
 
 GOOD = '''
-import os
 import sys
 import unittest
 
@@ -33,10 +32,17 @@ class Good(unittest.TestCase):
     def test_its_process_has_no_other_module(self):
         self.assertFalse({'test_failing', 'test_hanging', 'test_dying'} & set(sys.modules))
 '''
-FAILING = 'import unittest\n\nclass Failing(unittest.TestCase):\n\n    def test_it(self):\n        self.fail("as asked")\n'
-HANGING = ('import threading, unittest\n\nclass Hanging(unittest.TestCase):\n\n'
-           '    def test_it(self):\n        threading.Event().wait()\n')
-DYING = 'import os, unittest\n\nclass Dying(unittest.TestCase):\n\n    def test_it(self):\n        os._exit(0)\n'
+ONE = '''
+import os
+import threading
+import unittest
+
+class One(unittest.TestCase):
+
+    def test_it(self):
+        %s
+'''
+FAILING, HANGING, DYING = ONE % 'self.fail("as asked")', ONE % 'threading.Event().wait()', ONE % 'os._exit(0)'
 
 
 class TestParallel(unittest.TestCase):

@@ -76,6 +76,7 @@ class IJob(Interface):
     output = Attribute('What the task returned, in the same form; None before.')
     schedule = Attribute('The id of the `ICronJob` that added it; None if a caller did.')
     request = Attribute('The id of the HTTP request that added it, a short text; None if there was none.')
+    traceparent = Attribute('The trace context, by W3C, of the span that added it; None if none was recorded.')
     error = Attribute('Why it ended in ERROR, as text; or why it waits: no host has its task, or the scheduler cannot '
                       'handle its schedule.  None otherwise.')
     errors = Attribute('The failures of its attempts, oldest first: a tuple of `job.Failure`.')

@@ -140,6 +140,7 @@ class Job:
     suspect = more('suspect', False)        # whether a host ended after it had claimed this job
     timeLimit = more('timeLimit')           # its own time limit in seconds; None for that of its task
     request = more('request')               # the id of the HTTP request that added it
+    traceparent = more('traceparent')       # the trace context of the span that added it, if that was recorded
     # Its own `RetryPolicy`; None for that of its task, also when it is of a class that is missing here.
     retryPolicy = more('retryPolicy', read=lambda encoded: _policyOf(rows.decodeObject(encoded)),
                        write=rows.encodeObject)

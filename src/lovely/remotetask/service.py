@@ -21,6 +21,7 @@ from zope.site import LocalSiteManager
 from zope.site.folder import rootFolder
 
 from lovely.remotetask import files
+from lovely.remotetask.common import tracing
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isTime
@@ -156,19 +157,27 @@ class TaskService(Item, Contained, Persistent):
         new, now = NewJob(task, input, startLater, retryPolicy, timeLimit, key), present(now)
         checkRequest(request)
         new = self._checkedNew(new, AddableTasks(self))
-        return self._add(new, self._inputOf(new), now, request)
+        with tracing.sending(task, self.__name__) as sending:
+            jobid = self._add(new, self._inputOf(new), now, request, sending.traceparent)
+            sending.added([jobid])
+        return jobid
 
     def addMany(self, jobs: Iterable[dict[str, Any]], now: float | None = None,
                 request: str | None = None) -> list[int]:
         """See `ITaskService`."""
-        tasks, news, now = AddableTasks(self), [], present(now)
+        news: list[NewJob] = []
+        tasks, now = AddableTasks(self), present(now)
         checkRequest(request)
         check('jobs', jobs, hasattr(jobs, '__iter__'), 'a list of dicts')
         with naming(lambda: f'jobs[{len(news)}]'):
             for job in jobs:
                 news.append(self._checkedNew(newJob(job), tasks))       # noqa: PERF401 - its length is the place
         inputs = [self._inputOf(new) for new in news]
-        return [self._add(new, input, now, request) for new, input in zip(news, inputs)]
+        names = {new.task for new in news}
+        with tracing.sending(names.pop() if len(names) == 1 else None, self.__name__) as sending:
+            jobids = [self._add(new, input, now, request, sending.traceparent) for new, input in zip(news, inputs)]
+            sending.added(jobids)
+        return jobids
 
     def addBulk(self, verb: str, filter: str, expected: int, user: str, now: float | None = None) -> int:
         """See `ITaskService`."""
@@ -197,13 +206,14 @@ class TaskService(Item, Contained, Persistent):
         """Return the input as it is to be stored; nothing when there is such a job already."""
         return self._toStore(new.input) if self._jobOf(new) is None else None
 
-    def _add(self, new, input, now, request):
+    def _add(self, new, input, now, request, traceparent=None):
         """Add a job that has been checked; return its id."""
         jobid = self._jobOf(new)
         if jobid is not None:
             return jobid
         job = Job(self._newId(), new.task, input, now, STARTLATER if new.startLater else QUEUED)
-        for name, value in (('retryPolicy', new.retryPolicy), ('timeLimit', new.timeLimit), ('request', request)):
+        for name, value in (('retryPolicy', new.retryPolicy), ('timeLimit', new.timeLimit), ('request', request),
+                            ('traceparent', traceparent)):
             if value is not None:
                 setattr(job, name, value)
         self._store(job)
@@ -228,6 +238,10 @@ class TaskService(Item, Contained, Persistent):
         job.input = self._toStore(input)
         if request is not None:
             job.request = request
+        with tracing.sending(task, self.__name__) as sending:
+            if sending.traceparent is not None:
+                job.traceparent = sending.traceparent
+            sending.added([job.id])
         self._store(job)
         ready.place(self, job)
         self.schedule.inbox.put(job.id)

@@ -14,6 +14,7 @@ from typing import Any
 from xml.parsers.expat import ExpatError
 
 from lovely.remotetask import errors
+from lovely.remotetask.common import tracing
 from lovely.remotetask.common.keepalive import keepAlive
 from lovely.remotetask.common.passwordfile import readPassword
 from lovely.remotetask.xmlrpc import faults
@@ -228,7 +229,9 @@ class ConnectionPool:
         try:
             sock.settimeout(_left(until))
             with contextlib.suppress(ConnectionError):      # who refuses a request may not read it to its end
-                connection.request('POST', self._target, body, self._headers)
+                traceparent = tracing.injected()
+                headers = self._headers if traceparent is None else {**self._headers, 'traceparent': traceparent}
+                connection.request('POST', self._target, body, headers)
             response = connection.getresponse()
             self.answered = True
             if response.status == 200:

@@ -68,7 +68,7 @@ RIGHT_MORE = {
     **dict.fromkeys(('retryAt', 'calledFor', 'askedFor', 'madeUpTo'), isTime),
     **dict.fromkeys(('schedule', 'lastJob'), _isCount),
     **dict.fromkeys(('stranded', 'suspect', 'eitherDay', 'newJobs', 'overlap', 'active', 'pending'), _isA(bool)),
-    **dict.fromkeys(('request', 'crontab', 'timeZone'), _isA(str)),
+    **dict.fromkeys(('request', 'traceparent', 'crontab', 'timeZone'), _isA(str)),
     'timeLimit': isSpan,
     'delay': isPause,
     'retryPolicy': _isA(bytes),

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from zope.interface.interface import InterfaceClass
 from zope.schema import Field
 
+from lovely.remotetask.common import tracing
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import shown
 from lovely.remotetask.errors import InvalidInput
@@ -304,7 +305,7 @@ def _execute(executable, arguments, directory, timeout, target=None):
     started, control = time.monotonic(), current()
     try:
         with (Group(executable, arguments, cwd=directory, stdout=target or subprocess.PIPE,
-                    stderr=subprocess.PIPE) as group,
+                    stderr=subprocess.PIPE, env=_environment()) as group,
               nullcontext() if control is None else control.stoppedBy(group.end)):
             ends = [_End(group, pipe) for pipe in (group.process.stdout, group.process.stderr)]
             expired = not group.run(timeout)
@@ -316,6 +317,12 @@ def _execute(executable, arguments, directory, timeout, target=None):
         raise TaskError(f'the program {arguments[0]!r} cannot be started: {error.strerror}') from error
     output, error = (_readable(end.kept) for end in ends)
     return {'status': group.status, 'expired': expired, 'duration': duration, 'output': output, 'error': error}
+
+
+def _environment():
+    """Return the environment of a program; None for ours.  A span that is recorded is in it, as its parent."""
+    traceparent = tracing.injected()
+    return None if traceparent is None else {**os.environ, 'TRACEPARENT': traceparent}
 
 
 def _readable(data):

@@ -6,6 +6,7 @@ import traceback
 
 from ZODB.broken import Broken
 
+from lovely.remotetask.common import tracing
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.database.failures import isDatabaseError
@@ -68,6 +69,13 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
     The output is as it is to be stored: what is large has been written to a blob in the current transaction.
     No task can make this raise; conflicts and other errors of the database are raised, for the run to be repeated.
     """
+    if not tracing.isRecording():
+        return _execute(service, claim, clock, host, draw, task)
+    with tracing.processing(claim, service.__name__, host):
+        return _execute(service, claim, clock, host, draw, task)
+
+
+def _execute(service, claim, clock, host, draw, task):
     started, examine = clock(), getattr(current(), 'examine', None)
     try:
         if task is None:
@@ -89,6 +97,7 @@ def execute(service, claim, clock, host='', draw=random.random, task=None):
             raise
         if examine is not None:
             examine(error)
+        tracing.noteError(error)
         return failed(claim, error, started, clock(), host, policyOf(claim, task), draw())
     return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
 

@@ -288,7 +288,7 @@ def _newJob(service, schedule, when, now):
     if last is not None and last.status not in FINAL and not schedule.overlap:
         return None
     job = Job(newId(service.shards), schedule.task, ownCopy(schedule.stored('input')), now)
-    job.schedule = schedule.id
+    job.change(schedule=schedule.id, traceparent=schedule.traceparent)
     return job, schedule.historyWith(Run(when, job.id))
 
 

@@ -47,6 +47,7 @@ class Claim(NamedTuple):
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None          # seconds
     request: str | None = None              # the id of the HTTP request that added the job
+    traceparent: str | None = None          # the trace context of the span that added the job
 
     @property
     def label(self):
@@ -90,7 +91,7 @@ def claimOn(job):
     if row.more is None:
         return Claim(job.id, row.run, row.attempt, row.task, row.input)
     return Claim(job.id, row.run, row.attempt, row.task, row.input, job.suspect, job.retryPolicy, job.timeLimit,
-                 job.request)
+                 job.request, job.traceparent)
 
 
 def holds(job, claim):

@@ -8,6 +8,7 @@ from xmlrpc.server import SimpleXMLRPCDispatcher
 from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
 
+from lovely.remotetask.common import tracing
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.statuses import areFinal
 from lovely.remotetask.xmlrpc import calls
@@ -83,7 +84,7 @@ class Dispatcher(SimpleXMLRPCDispatcher):
     async def respond(self, request, data, charset):
         """Carry out a call; return its response, bytes of XML, and a summary of the call for the log.
 
-        request -- has `requestId`, `path` and `principal`, and the methods `parse` and `waitForJobs` of
+        request -- has `requestId`, `traceparent`, `path` and `principal`, and the methods `parse` and `waitForJobs` of
             `handler.RequestHandler`.
         data -- the body of the request, bytes.
         charset -- the parameter of that name of its media type, None if it has none.
@@ -122,8 +123,14 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             return dumpResponse(await self._repeat(request, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
+        call = functools.partial(self._call, function, arguments, request.traceparent if method.traced else None)
         run = self._gateway.write if method.access == WRITES else self._gateway.read
-        return await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
+        return await self._result(run(request.path, call, dumpResponse))
+
+    @staticmethod
+    def _call(function, arguments, traceparent, service):
+        with tracing.calledWith(traceparent):
+            return function(service, *arguments)
 
     async def _repeat(self, request, function, arguments):
         """Call the function in one transaction after another until it does less than it might; return the sum."""

@@ -69,6 +69,11 @@ class RequestHandler(Connection):
         self._version, self._isLast = (1, 1), False
 
     @property
+    def traceparent(self):
+        """The trace context of the caller, as it was sent; None if there is none."""
+        return self.headers.get('traceparent')
+
+    @property
     def bytesHeld(self):
         """How many bytes of a request, or of a response that is not taken, are in memory."""
         decoded = 0 if self._decoder is None else len(self._decoder.body)
