@@ -389,6 +389,9 @@ class TestQueries(RemoteProcessorCase):
         for query in ({'status': 'queued'}, {'jobName': 'echo', 'active': True}):
             with self.assertRaisesRegex(ValueError, 'jobName only'):
                 self.rp.processNextJob(query)
+        for query in 'echo', 7, {'jobName': 7}, {'jobName': []}, {'jobName': [7]}:
+            with self.subTest(query=query), self.assertRaisesRegex(ValueError, 'jobQuery: '):
+                self.rp.processNextJob(query)
         self.assertEqual(self.statuses(), ['queued'])
 
 

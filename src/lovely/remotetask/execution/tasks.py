@@ -58,7 +58,8 @@ def queryTask(service, name):
 
 def takes(patterns, name):
     """Return whether a task's name fits one of the patterns, texts in which `*` stands for anything; None fits all."""
-    return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    # A name may have a bracket or a question mark, which stand for more in a pattern.
+    return patterns is None or name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def checkPatterns(patterns):
