@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: ZPL-2.1
 import os
 import pathlib
+import select
+import signal
 import sys
 import tempfile
 import threading
@@ -322,6 +324,29 @@ class TestClose(unittest.TestCase):
             self.db.close()
         self.assertIs(self.processor.running, False)
         self.assertEqual(self.job(), ('queued', 0))
+
+
+class TestFork(DatabaseTestCase):
+
+    def test_a_process_that_is_forked_has_no_processors(self):
+        self.install()
+        service = getService(self.connection)
+        service.startProcessing()
+        self.addCleanup(service.stopProcessing)
+        reading, writing = os.pipe()
+        with started._lock:                     # as a thread may hold it that is not in the child
+            child = os.fork()
+            if not child:
+                started.stopAll()               # as at its exit: without threads nothing would ever end
+                os.write(writing, b'none' if started.running(started.keyOf(service)) is None else b'one')
+                os._exit(0)
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        os.close(writing)
+        self.addCleanup(os.close, reading)
+        self.assertTrue(select.select([reading], [], [], PATIENCE)[0], 'the child hangs')
+        self.assertEqual(os.read(reading, 100), b'none')
+        self.assertTrue(service.isProcessing())
 
 
 class TestStartEvent(DatabaseTestCase):
