@@ -5,6 +5,7 @@ import datetime
 import logging
 import os
 import pathlib
+import pickle
 import signal
 import tempfile
 import threading
@@ -329,6 +330,14 @@ class TestJobs(RemoteProcessorCase):
             self.assertEqual(error.message.partition('\n')[0], 'An error: no film')
             self.assertEqual(error, f'[{error.created.isoformat(timespec="microseconds")}] {error.message}')
             self.assertIn('raise ', error.traceback)
+
+    def test_an_error_can_be_stored(self):
+        jobid = self.rp.addJob('refused')
+        self.rp.processJobs()
+        error, = self.rp.getJobErrors(jobid)
+        again = pickle.loads(pickle.dumps(error))
+        self.assertEqual((type(again), again, vars(again)), (type(error), error, vars(error)))
+        self.assertEqual(again.message, 'An error: no film')
 
     def test_an_error_that_says_nothing_says_what_it_is(self):
         self.rp.addJobFactory('silent', SilentJob({'maxRetries': 1}))

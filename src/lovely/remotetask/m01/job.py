@@ -67,6 +67,14 @@ class JobError(str):
         self.created, self.message, self.traceback = created, message, failure.traceback
         return self
 
+    def __reduce__(self):
+        return _remade, (type(self), str(self)), vars(self)
+
+
+def _remade(kind, text):
+    """Return the copy of a `JobError`, before it has its attributes."""
+    return str.__new__(kind, text)
+
 
 @implementer(IJob)
 class Job(Persistent):
