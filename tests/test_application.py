@@ -16,6 +16,7 @@ from persistent import Persistent
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import ConflictError
 from zope.component import getUtility
 from zope.component import hooks
 from zope.component import provideHandler
@@ -29,6 +30,7 @@ from zope.site.folder import Folder
 
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
+from lovely.remotetask.application import removeService
 from lovely.remotetask.client import Client
 from lovely.remotetask.config import products
 from lovely.remotetask.config.autostart import servicePaths
@@ -181,6 +183,39 @@ def makeOld(service):
         del service.__dict__[name]
     service.__dict__.update(jobs=OOBTree(), _queue=OOBTree(), _scheduledJobs=OOBTree())
     service._p_changed = True
+
+
+class TestRemoveService(DatabaseTestCase):
+
+    def conflict(self, add, removesFirst):
+        """Remove the service while somebody else adds a job; the second one to commit meets a conflict."""
+        self.install()
+        other = self.open()
+        add(getService(other))
+        removeService(self.connection.root()['Application'], '/')
+        managers = [self.connection.transaction_manager, other.transaction_manager]
+        first, second = managers if removesFirst else reversed(managers)
+        first.commit()
+        self.assertRaises(ConflictError, second.commit)
+        second.abort()
+
+    def setUp(self):
+        super().setUp()
+        provideUtility(SimpleTask(lambda input: input), ITask, name='echo')
+
+    def test_a_job_that_was_added_meanwhile_is_not_lost(self):
+        self.conflict(lambda service: service.add('echo'), False)
+        self.assertRaisesRegex(RemoteTaskError, 'not ended, 1 of them', removeService,
+                               self.connection.root()['Application'], '/')
+
+    def test_a_job_that_is_added_afterwards_is_refused(self):
+        self.conflict(lambda service: service.add('echo'), True)
+
+    def test_a_schedule_that_was_added_meanwhile_is_not_lost(self):
+        self.conflict(lambda service: service.addCronJob('echo', minute=[0]), False)
+
+    def test_a_schedule_that_is_added_afterwards_is_refused(self):
+        self.conflict(lambda service: service.addCronJob('echo', minute=[0]), True)
 
 
 class Gone(Persistent):
