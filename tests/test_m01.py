@@ -25,10 +25,13 @@ from zope.lifecycleevent import ObjectModifiedEvent
 
 from lovely.remotetask import m01
 from lovely.remotetask import p01
+from lovely.remotetask.application import removeService
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import Failure
@@ -372,6 +375,25 @@ class TestJobs(RemoteProcessorCase):
             with self.assertRaisesRegex(RemoteTaskError, 'again and again'):
                 process()
             transaction.abort()
+
+    def test_it_is_removed_as_any_other_service(self):
+        jobid = self.rp.addJob('echo')
+        with self.assertRaisesRegex(RemoteTaskError, 'not ended'):
+            removeService(self.root, '/films')
+        self.rp.cancelJob(jobid)
+        removeService(self.root, '/films')
+        self.assertNotIn('films', self.root)
+        self.assertRaises(UnknownService, findService, self.root, '/films')
+        self.assertRaisesRegex(ValueError, 'processor: ', m01.addProcessor, self.root, 'films', None)
+        m01.addProcessor(self.root, 'films', m01.RemoteProcessor())
+
+    def test_what_was_only_taken_out_of_its_folder_gets_no_jobs(self):
+        del self.root['films']
+        self.assertRaises(UnknownService, findService, self.root, '/films')
+        self.assertEqual(sorted(localServices(self.root)), ['', 'TaskService'])
+        del self.root['TaskService']
+        self.assertRaises(UnknownService, findService, self.root, '/')
+        self.assertEqual(localServices(self.root), {})
 
     def test_its_service_is_found_as_any_other(self):
         service = findService(self.root, '/films')

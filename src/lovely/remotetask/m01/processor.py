@@ -159,6 +159,12 @@ class RemoteProcessor(Persistent, Contained):
             return getattr(self, name)
         raise KeyError(name)
 
+    def __delitem__(self, name):
+        """Take the remote processor out of its folder: without its services it is of no use."""
+        if name not in ('service', 'schedules'):
+            raise KeyError(name)
+        del self.__parent__[self.__name__]
+
     def __repr__(self):
         return f'<{type(self).__name__} {self.__name__!r}>'
 
@@ -364,8 +370,12 @@ def addProcessor(site, name, processor):
     """Put a remote processor into a site, and register its service there by the same name.
 
     So the front end, the command line and the processing hosts find it as they find any service.
+    `application.removeService` removes it.
 
     site -- a folder that is a site.
+
+    Raise, with nothing changed, `ValueError` for what is no remote processor, and what the folder raises for the name.
     """
+    check('processor', processor, IRemoteProcessor.providedBy(processor), 'a remote processor')
     site[name] = processor
     site.getSiteManager().registerUtility(processor.service, ITaskService, name)
