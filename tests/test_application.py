@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: ZPL-2.1
 import os
 import pathlib
+import select
+import signal
 import sys
 import tempfile
 import threading
@@ -14,6 +16,7 @@ from persistent import Persistent
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import ConflictError
 from zope.component import getUtility
 from zope.component import hooks
 from zope.component import provideHandler
@@ -27,6 +30,7 @@ from zope.site.folder import Folder
 
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
+from lovely.remotetask.application import removeService
 from lovely.remotetask.client import Client
 from lovely.remotetask.config import products
 from lovely.remotetask.config.autostart import servicePaths
@@ -181,6 +185,39 @@ def makeOld(service):
     service._p_changed = True
 
 
+class TestRemoveService(DatabaseTestCase):
+
+    def conflict(self, add, removesFirst):
+        """Remove the service while somebody else adds a job; the second one to commit meets a conflict."""
+        self.install()
+        other = self.open()
+        add(getService(other))
+        removeService(self.connection.root()['Application'], '/')
+        managers = [self.connection.transaction_manager, other.transaction_manager]
+        first, second = managers if removesFirst else reversed(managers)
+        first.commit()
+        self.assertRaises(ConflictError, second.commit)
+        second.abort()
+
+    def setUp(self):
+        super().setUp()
+        provideUtility(SimpleTask(lambda input: input), ITask, name='echo')
+
+    def test_a_job_that_was_added_meanwhile_is_not_lost(self):
+        self.conflict(lambda service: service.add('echo'), False)
+        self.assertRaisesRegex(RemoteTaskError, 'not ended, 1 of them', removeService,
+                               self.connection.root()['Application'], '/')
+
+    def test_a_job_that_is_added_afterwards_is_refused(self):
+        self.conflict(lambda service: service.add('echo'), True)
+
+    def test_a_schedule_that_was_added_meanwhile_is_not_lost(self):
+        self.conflict(lambda service: service.addCronJob('echo', minute=[0]), False)
+
+    def test_a_schedule_that_is_added_afterwards_is_refused(self):
+        self.conflict(lambda service: service.addCronJob('echo', minute=[0]), True)
+
+
 class Gone(Persistent):
     """Stands for a root folder whose class is not installed."""
 
@@ -322,6 +359,29 @@ class TestClose(unittest.TestCase):
             self.db.close()
         self.assertIs(self.processor.running, False)
         self.assertEqual(self.job(), ('queued', 0))
+
+
+class TestFork(DatabaseTestCase):
+
+    def test_a_process_that_is_forked_has_no_processors(self):
+        self.install()
+        service = getService(self.connection)
+        service.startProcessing()
+        self.addCleanup(service.stopProcessing)
+        reading, writing = os.pipe()
+        with started._lock:                     # as a thread may hold it that is not in the child
+            child = os.fork()
+            if not child:
+                started.stopAll()               # as at its exit: without threads nothing would ever end
+                os.write(writing, b'none' if started.running(started.keyOf(service)) is None else b'one')
+                os._exit(0)
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        os.close(writing)
+        self.addCleanup(os.close, reading)
+        self.assertTrue(select.select([reading], [], [], PATIENCE)[0], 'the child hangs')
+        self.assertEqual(os.read(reading, 100), b'none')
+        self.assertTrue(service.isProcessing())
 
 
 class TestStartEvent(DatabaseTestCase):

@@ -1,12 +1,15 @@
 """The client: against a front end, and against servers that break off, are busy, or are something else."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import copy
 import datetime
 import io
 import json
 import os
 import pickle
+import select
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -21,6 +24,7 @@ from zope.component import provideUtility
 
 from lovely.remotetask import client as clientModule
 from lovely.remotetask import errors
+from lovely.remotetask import files
 from lovely.remotetask.client import BadAnswer
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import ConnectionBroken
@@ -507,6 +511,8 @@ class Script:
                         self.arrived.set()
                         if answer is None:
                             self._ended.wait(WAIT)
+                        elif callable(answer):
+                            answer(connection, self._ended)
                         else:
                             connection.sendall(answer)
 
@@ -681,6 +687,34 @@ class TestRepetition(ScriptCase):
         with self.assertRaises((NoAnswer, ConnectionBroken)):
             client.getStatus(1)
 
+    def test_headers_that_drip(self):
+        def drip(connection, ended):
+            with contextlib.suppress(OSError):
+                connection.sendall(b'HTTP/1.1 200 OK\r\n')
+                while not ended.wait(0.02):
+                    connection.sendall(b'X: a\r\n')             # more than 100 of them would be a `BadAnswer`
+
+        client = self.script([drip], timeout=0.1)
+        with self.assertRaises(NoAnswer):
+            client.getStatus(1)
+
+    def test_a_process_that_is_forked_takes_a_connection_of_its_own(self):
+        client = self.script([ok('queued'), ok('processing')], [ok('completed')])
+        client.getStatus(1)
+        reading, writing = os.pipe()
+        with client._connections._lock:         # as a thread may hold it that is not in the child
+            child = os.fork()
+            if not child:
+                os.write(writing, client.getStatus(1).encode())
+                os._exit(0)
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        self.addCleanup(os.close, reading)
+        os.close(writing)
+        self.assertEqual(client.getStatus(1), 'processing')
+        self.assertTrue(select.select([reading], [], [], WAIT)[0], 'the child hangs')
+        self.assertEqual(os.read(reading, 100), b'completed')
+
     def test_waiting_has_its_own_time(self):
         client = self.script([ok(['queued'])], timeout=WAIT)
         self.assertEqual(client.waitFor([1], 5, any=True), ['queued'])
@@ -811,6 +845,28 @@ class TestRemoteFault(unittest.TestCase):
                 self.assertEqual((str(error), error.code), ('it is so', entry.code))
                 copy = pickle.loads(pickle.dumps(error))
                 self.assertEqual((type(copy), str(copy), copy.code), (type(error), str(error), error.code))
+
+    def test_all_exceptions_can_be_pickled_and_copied(self):
+        """So a pool of processes can raise them, and they can be stored."""
+        made = [errors.RemoteTaskError('text'), errors.InvalidInput('field', 'is wrong'), errors.UnknownTask('a', 'b'),
+                errors.UnknownJob(5), errors.UnknownService('/a'), errors.WrongState(5, 'error', 'cancel'),
+                TaskError('no film'), errors.Retry(5, 'later'), errors.TimeLimitExceeded(5), errors.HostDied('a', 30),
+                errors.NameTaken('a', 'pid 1'), errors.ConfigurationError('line 1'), JobFailed(5, 'no film'),
+                JobCancelled(5), StillRunning({5: 'queued'}, 1.5), NotConnected('http://a', 'refused', True),
+                ConnectionBroken('http://a', 'reset'), NoAnswer('http://a', 60), BadAnswer('http://a', 'HTTP', 'x'),
+                HttpError('http://a', 503, 'Busy', 5.0), NotAuthorized('http://a', 401, 'Unauthorized'),
+                remoteFault(faults.UNKNOWN_JOB, 'there is no job 5'), faults.BadArguments('add: it is so'),
+                faults.ResultTooLarge(5), faults.UnknownMethod('ad'), faults.Stopping(), faults.OutcomeUnknown(),
+                faults.DatabaseUnavailable(), faults.WrongArity('add: it is so'), faults.ParseError('it is so'),
+                faults.WrongType('add: it is so'), faults.NotAllowed('it is so'), files.NoFile(5, 'queued')]
+        classes = {one for module in (errors, clientModule, faults) for one in vars(module).values()
+                   if isinstance(one, type) and issubclass(one, errors.RemoteTaskError)}
+        self.assertEqual({one for one in classes if one not in map(type, made)} - {RemoteFault}, set())
+        for error in made:
+            for again in pickle.loads(pickle.dumps(error)), copy.copy(error):
+                with self.subTest(error=error):
+                    self.assertEqual((type(again), str(again), again.args, vars(again)),
+                                     (type(error), str(error), error.args, vars(error)))
 
     def test_unknown_code(self):
         self.assertIs(type(remoteFault(4711, 'it is so')), RemoteFault)

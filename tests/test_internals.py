@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 import threading
 import unittest
+import warnings
 from xmlrpc.client import Unmarshaller
 from xmlrpc.client import gzip_decode
 
@@ -165,6 +166,10 @@ class TestReleases(unittest.TestCase):
                     self.assertTrue(callable(getattr(server.client.protocol, name)))
                 self.assertTrue(callable(server.client.protocol.sm_protocol.transport.abort))
                 self.assertFalse(leaveIfSilent(storage, 20, threading.Event()))
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter('always')
+                self.assertFalse(leaveIfSilent(storage, 20, threading.Event()))         # it is closed
+            self.assertEqual(said, [])
 
 
 class TestUndocumented(unittest.TestCase):
@@ -221,14 +226,14 @@ class TestLack(unittest.TestCase):
 
     def test_another_ZEO_is_not_watched(self):
         class Server:
-            """Has no `call`."""
+            """Has no `loop`."""
 
         class Storage:
             _server = Server()
 
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
             self.assertFalse(leaveIfSilent(Storage(), 1, threading.Event()))
-        self.assertIn('call is missing in the installed release', logs.output[0])
+        self.assertIn('loop is missing in the installed release', logs.output[0])
 
     def test_whether_a_run_has_written_has_to_be_known(self):
         with self.assertRaises(AttributeError):

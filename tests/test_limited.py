@@ -7,6 +7,8 @@ from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
+from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.storage.claiming import IN_VAIN
 from test_processor import PATH
 from test_processor import ProcessorCase
 
@@ -16,6 +18,7 @@ class TestPatterns(unittest.TestCase):
     def test_what_they_fit(self):
         for patterns, name, expected in (
             (None, 'echo', True), (('echo',), 'echo', True), (('echo',), 'Echo', False), (('echo',), 'echo2', False),
+            (('film [HD]',), 'film [HD]', True),
             (('avi2*', 'echo'), 'avi2flv', True), (('avi2*', 'echo'), 'mov2flv', False), (('*',), 'echo', True),
         ):
             with self.subTest(patterns=patterns, name=name):
@@ -49,6 +52,16 @@ class TestLimitedHosts(ProcessorCase):
             self.start(tasks=('echo',), name='others')
             self.assertEqual(set(self.statuses(*others, *more)), {'completed'})
         self.assertEqual(len(self.ran), 60)
+
+    def test_many_jobs_of_others_in_front_do_not_hold_up_a_host(self):
+        for factory in MultiProcessor, SimpleProcessor:
+            with self.subTest(factory=factory):
+                self.service.addMany([{'task': 'echo'}] * (2 * IN_VAIN + 100))
+                mine = self.add('avi2flv')
+                self.factory = factory
+                processor = self.start(tasks=['avi2*'], waitTime=100, lease=1000)       # longer than anybody waits here
+                self.assertEqual(self.statuses(mine), ['completed'])
+                self.assertTrue(processor.stop(20))
 
     def test_jobs_that_were_left_do_not_run_twice(self):
         self.start(tasks=['avi2*'], name='films')

@@ -5,6 +5,7 @@ import datetime
 import logging
 import os
 import pathlib
+import pickle
 import signal
 import tempfile
 import threading
@@ -24,9 +25,14 @@ from zope.lifecycleevent import ObjectModifiedEvent
 
 from lovely.remotetask import m01
 from lovely.remotetask import p01
+from lovely.remotetask.application import removeService
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.errors import UnknownService
+from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import Failure
 from lovely.remotetask.m01 import interfaces
@@ -70,6 +76,25 @@ class NameJob(m01.Job):
         return remoteProcessor.__name__
 
 
+class UntimelyItem(m01.Delay):
+
+    def timeAfter(self, callTime):
+        raise KeyError('no time')
+
+
+class ListJob(m01.Job):
+
+    def __call__(self, remoteProcessor):
+        self.found.append(self.input)
+        return self.found
+
+
+class SilentJob(m01.Job):
+
+    def __call__(self, remoteProcessor):
+        raise StopIteration
+
+
 class AbortingJob(m01.Job):
 
     def __call__(self, remoteProcessor):
@@ -107,6 +132,25 @@ class RemoteProcessorCase(unittest.TestCase):
 
     def statuses(self):
         return sorted(job.status for job in self.rp.jobs.values())
+
+    def vanish(self, base, *more):
+        """Return an object whose class is gone when the transaction is committed and `vanished` was called.
+
+        more -- arguments of its class.
+        """
+        class Gone(base):
+            pass
+
+        Gone.__module__ = __name__
+        globals()['Gone'] = Gone
+        return Gone(*more)
+
+    def vanished(self):
+        """Commit, and return the remote processor from a connection that lacks the class."""
+        transaction.commit()
+        del globals()['Gone']
+        self.manager = transaction.TransactionManager()
+        return self.open(self.manager)['films']
 
 
 class TestJobs(RemoteProcessorCase):
@@ -216,19 +260,62 @@ class TestJobs(RemoteProcessorCase):
         self.assertEqual((job.status, job.retryCounter, len(job.errors)), ('error', 14, 10))
 
     def test_a_factory_that_cannot_be_loaded_holds_up_no_other(self):
-        class Gone(m01.Job):
-            pass
+        self.rp.addJobFactory('gone', self.vanish(m01.Job))
+        gone, echo = self.rp.addJob('gone'), self.rp.addJob('echo', 1)
+        rp = self.vanished()
+        self.assertEqual(rp.jobs[gone].jobName, 'gone')
+        with self.assertRaisesRegex(TaskError, 'lacks the class test_m01.Gone'):
+            rp.addJob('gone')
+        worker = m01.SimpleJobWorker(rp)
+        worker.start()
+        self.addCleanup(worker.stop, PATIENCE)
+        self.assertEqual(waitForJobs(rp.service, [int(echo)], PATIENCE), ['completed'])
+        self.manager.begin()
+        self.assertEqual(rp.getJobStatus(gone), 'queued')               # for a process that has the class
+        self.assertIn('lacks the class test_m01.Gone', rp.service.getError(int(gone)))
 
-        Gone.__module__ = __name__
-        globals()['Gone'] = Gone
-        self.rp.addJobFactory('gone', Gone())
-        transaction.commit()
-        del globals()['Gone']
-        manager = transaction.TransactionManager()
-        rp = self.open(manager)['films']
-        rp.addJob('echo', 1)
+    def test_a_factory_that_cannot_be_loaded_by_hand(self):
+        self.rp.addJobFactory('gone', self.vanish(m01.Job))
+        gone, echo = self.rp.addJob('gone'), self.rp.addJob('echo', 1)
+        rp = self.vanished()
+        self.assertIn('gone', rp.service.getAvailableTasks())
         rp.processJobs()
-        self.assertEqual([job.output for job in rp.jobs.values()], [1])
+        self.assertEqual(rp.getJobResult(echo), 1)
+        self.assertIn('lacks the class test_m01.Gone', rp.getJobErrors(gone)[0])
+
+    def test_a_factory_that_is_no_good_any_more_holds_up_no_other(self):
+        for data in {'maxRetries': 0}, {'maxRetries': None}, {'retryDelay': -1}, {'retryDelay': 'x'}:
+            with self.subTest(data=data):
+                bad, echo = self.rp.addJob('broken'), self.rp.addJob('echo', 1)
+                vars(self.rp.jobFactories['broken']).update(data)       # as another release of the class may have it
+                self.rp.processJobs()
+                self.assertIn('retryPolicy', self.rp.getJobErrors(bad)[0])
+                self.assertEqual(self.rp.getJobResult(echo), 1)
+                self.rp.addJobFactory('broken', BrokenJob())
+
+    def test_what_is_no_factory(self):
+        for name, job, what in (
+            (None, EchoJob(), 'name: '), (7, EchoJob(), 'name: '), ('', EchoJob(), 'name: '), ('new', None, 'job: '),
+            ('new', EchoJob, 'job: '), ('new', 'text', 'job: '), ('new', EchoJob({'maxRetries': 0}), 'job: .*attempts'),
+            ('new', EchoJob({'retryDelay': -1}), 'job: .*base'), ('new', EchoJob({'inputSchema': 7}), 'job: .*Schema'),
+        ):
+            with self.subTest(name=name, job=job), self.assertRaisesRegex(ValueError, what):
+                self.rp.addJobFactory(name, job)
+        self.assertEqual(sorted(self.rp.jobFactories), ['aborting', 'broken', 'echo', 'name', 'refused'])
+        for name in None, 7, ('echo',):
+            self.assertRaises(UnknownTask, self.rp.addJob, name)
+
+    def test_a_factory_with_two_names(self):
+        self.rp.addJobFactory('second', self.rp.jobFactories['echo'])
+        self.assertEqual([self.rp.jobs[self.rp.addJob(name)].jobName for name in ('echo', 'second')],
+                         ['echo', 'second'])
+
+    def test_a_job_changes_no_list_of_its_factory(self):
+        self.rp.addJobFactory('list', ListJob({'found': []}))
+        jobids = [self.rp.addJob('list', number) for number in range(2)]
+        self.rp.processJobs()
+        self.assertEqual([self.rp.getJobResult(jobid) for jobid in jobids], [[0], [1]])
+        self.assertEqual(self.rp.jobFactories['list'].found, [])
 
     def test_retryTime_of_a_job_that_waits_for_no_retry(self):
         job = self.rp.jobs[self.rp.addJob('echo')]
@@ -246,6 +333,20 @@ class TestJobs(RemoteProcessorCase):
             self.assertEqual(error.message.partition('\n')[0], 'An error: no film')
             self.assertEqual(error, f'[{error.created.isoformat(timespec="microseconds")}] {error.message}')
             self.assertIn('raise ', error.traceback)
+
+    def test_an_error_can_be_stored(self):
+        jobid = self.rp.addJob('refused')
+        self.rp.processJobs()
+        error, = self.rp.getJobErrors(jobid)
+        again = pickle.loads(pickle.dumps(error))
+        self.assertEqual((type(again), again, vars(again)), (type(error), error, vars(error)))
+        self.assertEqual(again.message, 'An error: no film')
+
+    def test_an_error_that_says_nothing_says_what_it_is(self):
+        self.rp.addJobFactory('silent', SilentJob({'maxRetries': 1}))
+        jobid = self.rp.addJob('silent')
+        self.rp.processJobs()
+        self.assertEqual(self.rp.getJobErrors(jobid)[0].message, 'StopIteration')
 
     def test_an_error_without_a_traceback(self):
         self.assertEqual(m01.JobError(Failure(0, 'the host: ended')),
@@ -275,6 +376,25 @@ class TestJobs(RemoteProcessorCase):
                 process()
             transaction.abort()
 
+    def test_it_is_removed_as_any_other_service(self):
+        jobid = self.rp.addJob('echo')
+        with self.assertRaisesRegex(RemoteTaskError, 'not ended'):
+            removeService(self.root, '/films')
+        self.rp.cancelJob(jobid)
+        removeService(self.root, '/films')
+        self.assertNotIn('films', self.root)
+        self.assertRaises(UnknownService, findService, self.root, '/films')
+        self.assertRaisesRegex(ValueError, 'processor: ', m01.addProcessor, self.root, 'films', None)
+        m01.addProcessor(self.root, 'films', m01.RemoteProcessor())
+
+    def test_what_was_only_taken_out_of_its_folder_gets_no_jobs(self):
+        del self.root['films']
+        self.assertRaises(UnknownService, findService, self.root, '/films')
+        self.assertEqual(sorted(localServices(self.root)), ['', 'TaskService'])
+        del self.root['TaskService']
+        self.assertRaises(UnknownService, findService, self.root, '/')
+        self.assertEqual(localServices(self.root), {})
+
     def test_its_service_is_found_as_any_other(self):
         service = findService(self.root, '/films')
         self.assertIs(service, self.rp.service)
@@ -299,6 +419,9 @@ class TestQueries(RemoteProcessorCase):
         self.rp.addJob('echo')
         for query in ({'status': 'queued'}, {'jobName': 'echo', 'active': True}):
             with self.assertRaisesRegex(ValueError, 'jobName only'):
+                self.rp.processNextJob(query)
+        for query in 'echo', 7, {'jobName': 7}, {'jobName': []}, {'jobName': [7]}:
+            with self.subTest(query=query), self.assertRaisesRegex(ValueError, 'jobQuery: '):
                 self.rp.processNextJob(query)
         self.assertEqual(self.statuses(), ['queued'])
 
@@ -361,7 +484,9 @@ class TestItems(unittest.TestCase):
     def test_what_is_refused(self):
         for make in (lambda: m01.Delay(delay=-1), lambda: m01.Delay(delay='10'), lambda: m01.Delay(wait=1),
                      lambda: m01.Cron({'minutes': [1]}), lambda: m01.Delay(nextCallTime=datetime.datetime(2026, 1, 1)),
-                     lambda: m01.Delay(retryTime=5)):
+                     lambda: m01.Delay(retryTime=5), lambda: m01.Delay(retryDelay=-1),
+                     lambda: m01.Cron(retryDelay='x'), lambda: m01.Delay(retryDelay=float('inf')),
+                     lambda: m01.Delay(jobName=5)):
             self.assertRaises(ValueError, make)
 
 
@@ -406,6 +531,51 @@ class TestScheduling(RemoteProcessorCase):
         self.assertEqual([line for line in self.lines if line.startswith('ERROR')],
                          ["ERROR <Delay '1' for: 'ehco'> adds no job: task 'ehco' is not registered; the registered "
                           'tasks are: aborting, broken, echo, name, refused'])
+
+    def test_an_item_that_cannot_be_loaded_holds_up_no_other(self):
+        self.rp.addScheduler(self.vanish(m01.Delay, {'jobName': 'echo', 'active': True, 'nextCallTime': PAST}))
+        self.item()
+        rp = self.vanished()
+        self.assertIsNotNone(rp.scheduleNextJob(at(2)))
+        self.assertIsNone(rp.scheduleNextJob(at(2)))
+        rp.reScheduleItems(at(3))
+        rp.scheduler.remove('1')
+
+    def test_an_item_that_fails_holds_up_no_other(self):
+        self.rp.addJobFactory('gone', self.vanish(m01.Job))
+        self.rp.addScheduler(m01.Delay(jobName='gone', delay=5, active=True, nextCallTime=PAST))
+        self.rp.addScheduler(UntimelyItem(jobName='echo', active=True, nextCallTime=PAST))
+        self.item()
+        rp = self.vanished()
+        self.assertEqual([rp.scheduleNextJob(at(2)) is None for _ in range(3)], [False, False, True])
+        said = [line for line in self.lines if line.startswith('ERROR')]
+        self.assertIn('lacks the class test_m01.Gone', said[0])
+        self.assertIn('has no time any more', said[1])
+
+    def test_a_time_that_is_more_than_ten_years_away(self):
+        item = m01.Cron(jobName='echo', active=True, month=[2], dayOfMonth=[29], dayOfWeek=[0])
+        self.rp.addScheduler(item)
+        self.assertGreater(item.nextCallTime.year, 2040)
+        self.rp.addScheduler(m01.Delay(jobName='echo', active=True, delay=10,
+                                       nextCallTime=datetime.datetime.max.replace(tzinfo=UTC)))
+        self.assertEqual(self.rp.schedules.countJobs()['delayed'], 1)
+
+    def test_when_the_clock_is_set_back_an_item_does_not_wait_for_the_old_time(self):
+        item, chosen = self.item(), self.item()
+        self.rp.scheduleNextJob(at(1, month=6))
+        chosen.nextCallTime = at(1, month=6)                # by somebody who means it
+        self.rp.scheduler.lookAgain(at(1, month=2))
+        self.assertEqual((item.nextCallTime, item.retryTime), (at(1, second=10, month=2), None))
+        self.assertEqual(chosen.nextCallTime, at(1, month=6))
+
+    def test_an_item_belongs_to_one_processor(self):
+        item = self.item()
+        for wrong in item, 'text', m01.Delay, None:
+            with self.subTest(item=wrong), self.assertRaisesRegex(ValueError, 'item: '):
+                self.rp.addScheduler(wrong)
+        self.assertEqual(len(self.rp.scheduler), 1)
+        self.rp.scheduler.remove(item.__name__)
+        self.assertEqual(self.rp.addScheduler(item), '2')
 
     def test_an_inactive_item_is_not_pulled_until_it_is_active(self):
         item = self.item(active=False)

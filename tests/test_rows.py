@@ -92,6 +92,22 @@ prove = settings(max_examples=100, derandomize=True, database=None, deadline=Non
                  suppress_health_check=list(HealthCheck))
 
 
+class TestWrites(unittest.TestCase):
+    """How often a row is written: each time it is packed anew."""
+
+    def test_a_schedule_is_changed_by_one_write(self):
+        job = CronJob(1, 'echo', None, minute=(1,), newJobs=True)
+        self.assertLessEqual(job.row.writes, 3)
+        before = job.row.writes
+        job.adopt(job.changed(crontab='0 3 * * *', timeZone='Asia/Tokyo', overlap=True))
+        self.assertEqual((job.row.writes, job.hour, job.overlap, job.timeZone), (before + 1, (3,), True, 'Asia/Tokyo'))
+        job.update(delay=60)
+        self.assertEqual((job.row.writes, job.hour, job.delay, job.status), (before + 2, (), 60, 'cronjob'))
+        with self.assertRaises(ValueError):
+            job.update(delay=60, minute=(1,))
+        self.assertEqual(job.row.writes, before + 2)
+
+
 class User:
     """Somebody with a connection of his own, who sees the service as it was when his transaction began."""
 

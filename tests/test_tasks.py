@@ -6,6 +6,7 @@ import pickle
 import unittest
 
 import transaction
+from ZODB.broken import find_global
 from ZODB.DB import DB
 from ZODB.MappingStorage import MappingStorage
 from zope.component import hooks
@@ -23,6 +24,7 @@ from zope.schema import Int
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.options import NAMES
 from lovely.remotetask.retry import RetryPolicy
@@ -383,6 +385,27 @@ class TestAdd(PlacelessSetup, unittest.TestCase):
         with self.assertRaises(InvalidInput):
             film.add({'rate': 'fast'})
         self.assertEqual(len(self.service.jobs), 0)
+
+class TestLacking(unittest.TestCase):
+    """What a host lacks holds up no job of another task, whatever becomes of the task that is asked."""
+
+    def lacking(self, task):
+        service = TaskService()
+        service.ownTasks = {'film': task}
+        return lacking(service, 'host', 'film')
+
+    def test_a_task_that_lacks_nothing(self):
+        self.assertIsNone(self.lacking(SimpleTask(alone)))
+
+    def test_a_missing_that_fails(self):
+        film = SimpleTask(alone)
+        film.missing = lambda: 1 / 0
+        self.assertIn("host lacks what 'film' needs, which its method missing cannot say: ZeroDivisionError",
+                      self.lacking(film))
+
+    def test_a_task_from_the_database_whose_class_is_gone(self):
+        self.assertEqual(self.lacking(find_global('films', 'Film')()), 'host lacks the class films.Film')
+
 
 if __name__ == '__main__':
     unittest.main()

@@ -22,6 +22,7 @@ from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage.ready import close
 
 
 def getService(context: Any, path: str = '/') -> TaskService:
@@ -115,6 +116,7 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
         if hosts:
             raise RemoteTaskError(f'the task service at {path} is processed by {", ".join(hosts)}; stop these first')
     parent, manager = service.__parent__, siteManager(service.__parent__)
+    close(service)              # what others add meanwhile is not to be lost with it
     for name, registered in localServices(nearestSite(parent)).items():
         if registered is service:
             manager.unregisterUtility(service, ITaskService, name)

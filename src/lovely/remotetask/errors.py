@@ -19,6 +19,16 @@ class RemoteTaskError(Exception):
     def __str__(self) -> str:                  # KeyError's own would show the repr of the message
         return str(self.args[0]) if self.args else ''
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what copies and pickles make it of: its attributes.  They do not call `__init__`."""
+        return _remade, (type(self), self.args), vars(self)
+
+
+def _remade(kind: type[RemoteTaskError], args: tuple[Any, ...]) -> RemoteTaskError:
+    error = kind.__new__(kind, *args)
+    error.args = args                           # `OSError.__new__` leaves these to `__init__`
+    return error
+
 
 class InvalidInput(RemoteTaskError, ValueError):
     """The input does not fit the task; correct the named field, and add the job again."""
@@ -78,9 +88,6 @@ class Retry(RemoteTaskError):
         super().__init__(reason)
         self.after, self.reason = after, reason
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.after, self.reason)
-
 
 class TimeLimitExceeded(RemoteTaskError):
     """The run took longer than its time limit; raise the limit of the task or the job, or give it less work."""
@@ -88,9 +95,6 @@ class TimeLimitExceeded(RemoteTaskError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f'the run took longer than its time limit of {seconds:g} s')
         self.seconds = seconds
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.seconds,)
 
 
 class HostDied(RemoteTaskError):
@@ -110,9 +114,6 @@ class HostDied(RemoteTaskError):
                              'job was running: it hung or was stopped, or its database was away, or a task kept the '
                              "GIL (a task with isolation='process' does not)")
         self.host, self.silent = host, silent
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.host, self.silent)
 
 
 class NameTaken(RemoteTaskError):

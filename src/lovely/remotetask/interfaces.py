@@ -453,7 +453,11 @@ class ITaskService(Interface):
         """Stop that thread, without waiting for it.  Do nothing if there is none."""
 
     def isProcessing():
-        """Return whether a thread of this process processes this service's jobs."""
+        """Return whether `startProcessing` has started a thread of this process that processes this service's jobs.
+
+        Whether any host does, in whatever process, `getProcessingHosts` says.  So does `isProcessing` of XML-RPC, of a
+        `Client` and of the command line: who calls these knows no process but the hosts'.
+        """
 
 
 class IProcessorFactory(Interface):

@@ -61,6 +61,12 @@ def field(name):
     return property(lambda self: get(self.row), lambda self, value: self.change(**{name: value}))
 
 
+class _More(property):
+    """See `more`."""
+
+    toRow = None            # makes of a value what the row has of it
+
+
 def more(name, default=None, read=None, write=None):
     """Return the property for what few jobs have: None and the default are not stored.
 
@@ -70,11 +76,12 @@ def more(name, default=None, read=None, write=None):
         stored = (self.row.more or {}).get(name)
         return default if stored is None else stored if read is None else read(stored)
 
-    def put(self, value):
-        stored = None if value is None or value == default else value if write is None else write(value)
-        self.change(**{name: stored})
+    def toRow(value):
+        return None if value is None or value == default else value if write is None else write(value)
 
-    return property(get, put)
+    found = _More(get, lambda self, value: self.change(**{name: toRow(value)}))
+    found.toRow = toRow
+    return found
 
 
 def _policyOf(value):
@@ -159,8 +166,13 @@ class Job:
         self._data, self._row = rows.pack(row), row
         self._page[self.id] = self._data
 
+    def assign(self, **values):
+        """Set several attributes by one write, to the values that they are to have here."""
+        makers = {name: getattr(getattr(type(self), name), 'toRow', None) for name in values}
+        self.change(**{name: value if makers[name] is None else makers[name](value) for name, value in values.items()})
+
     def change(self, **changes):
-        """Set several attributes by one write; nothing is written when all of them are as they were."""
+        """Set several attributes by one write, to what the row has of them; none if they have these values."""
         row = self.row
         new = rows.changed(row, changes)
         if new is not row:
@@ -295,9 +307,9 @@ class CronJob(Job):
         for name, value in (('newJobs', newJobs), ('overlap', overlap), ('active', active)):
             if not isinstance(value, bool):
                 raise ValueError(f'{name}: {value!r} is not a bool')
-            setattr(self, name, value)
         if overlap and not newJobs:
             raise ValueError('overlap: only a schedule that adds new jobs can have several of them at a time')
+        self.assign(newJobs=newJobs, overlap=overlap, active=active)
         self.update(hour, minute, dayOfMonth, month, dayOfWeek, delay, **schedule)
 
     def update(self, hour=(), minute=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, crontab=None,
@@ -317,10 +329,9 @@ class CronJob(Job):
                    misfire=self.misfire if misfire is None else checkMisfire(misfire))
         if delay is not None and not self.newJobs and new['misfire'] != ONCE:
             raise ValueError('misfire: a delayed job runs once, however late')
-        for name, value in new.items():
-            setattr(self, name, value)
         if self.status in (CRONJOB, DELAYED):
-            self.status = DELAYED if delay is not None and not self.newJobs else CRONJOB
+            new['status'] = DELAYED if delay is not None and not self.newJobs else CRONJOB
+        self.assign(**new)
 
     def changed(self, **changes):
         """Return another job, of this id but not in a database, whose schedule is this one with some changes.
@@ -342,8 +353,7 @@ class CronJob(Job):
 
     def adopt(self, other):
         """Take over the schedule of another job; the service does not know yet, as after `update`."""
-        for name in (*SCHEDULE, 'eitherDay', 'status'):
-            setattr(self, name, getattr(other, name))
+        self.assign(**{name: getattr(other, name) for name in (*SCHEDULE, 'eitherDay', 'status')})
 
     @property
     def scheduledFor(self):

@@ -18,6 +18,7 @@ _SITE = """\
   <remotetask:task name="bench-noop" handler="lovely.remotetask.bench.tasks.noop" />
   <remotetask:task name="bench-sleep" handler="lovely.remotetask.bench.tasks.sleep" />
   <remotetask:task name="bench-write" handler="lovely.remotetask.bench.tasks.write" />
+  <remotetask:task name="bench-elsewhere" handler="lovely.remotetask.bench.tasks.elsewhere" />
 </configure>
 """
 

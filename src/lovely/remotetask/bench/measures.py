@@ -375,6 +375,19 @@ def idle(stage):
     stage.database.pause()
 
 
+def limited(stage):
+    """Jobs for other hosts in front of a single one: what it costs a host to leave them, until that one is done."""
+    stage.hosts(1)
+    jobs, name = stage.settings.jobs, 'leave to other hosts'
+    for _ in stage.settings.rounds():
+        stage.database.add([('bench-elsewhere', None)] * jobs)
+        stage.database.add([stage.settings.job])                    # the ids of one client count on: it is the last
+        drained = _drain(stage, 1)
+        yield Value(name, jobs / drained.seconds, 'jobs/s', HIGHER)
+        yield from _spent(name, drained.cost, jobs)
+        yield from _stored(name, drained.cost, jobs)
+
+
 def memory(stage):
     """The most memory that each kind of process has had, all measurements together; see `run`."""
     return ()
@@ -382,7 +395,7 @@ def memory(stage):
 
 #: Name -> measure, in the order in which they are made.
 MEASURES = {'add': adding, 'bulk': bulk, 'drain': draining, 'mixed': mixed, 'latency': latency, 'xmlrpc': xmlrpc,
-            'same': same, 'different': different, 'busy': busy, 'idle': idle, 'memory': memory}
+            'same': same, 'different': different, 'busy': busy, 'idle': idle, 'limited': limited, 'memory': memory}
 
 #: Those that are made with jobs waiting behind.
 QUEUED = ('add', 'bulk', 'drain')

@@ -37,3 +37,20 @@ class Write:
 
 
 write = Write()
+
+
+@implementer(ITask)
+class Elsewhere:
+    """A task that no host of the measurement can run."""
+
+    inputSchema = outputSchema = Interface
+
+    def missing(self):
+        """Return what they all lack."""
+        return 'another host'
+
+    def __call__(self, service, jobid, input):
+        raise NotImplementedError
+
+
+elsewhere = Elsewhere()

@@ -13,7 +13,8 @@ from lovely.remotetask.cli.local import Number
 
 
 #: The names that --only takes, in the order in which they are measured.
-NAMES = ('add', 'bulk', 'drain', 'mixed', 'latency', 'xmlrpc', 'same', 'different', 'busy', 'idle', 'memory')
+NAMES = ('add', 'bulk', 'drain', 'mixed', 'latency', 'xmlrpc', 'same', 'different', 'busy', 'idle',
+         'limited', 'memory')
 
 
 def _toCounts(context, parameter, values):

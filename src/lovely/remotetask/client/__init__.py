@@ -352,7 +352,10 @@ class Client(RepeatingClient):
         return self.call('getProcessingHosts')
 
     def isProcessing(self) -> bool:
-        """Return whether any host takes jobs of the service."""
+        """Return whether any host takes jobs of the service.
+
+        In a process that has the database open, `ITaskService.isProcessing` is about the threads of that process.
+        """
         return self.call('isProcessing')
 
     def pause(self) -> bool:

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: ZPL-2.1
 import base64
 import contextlib
+import functools
 import http.client
+import io
 import os
 import socket
 import ssl
 import threading
 import time
 import urllib.parse
+import weakref
 import xmlrpc.client
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -143,6 +146,46 @@ def _credentials(user: str) -> bytes:
         raise ValueError(f'{PASSWORD_FILE}: {error}') from error
 
 
+class _Reader(io.RawIOBase):
+    """Reads what comes over a socket until a time, by time.monotonic, however slowly it comes."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock, self._file, self._until = sock, sock.makefile('rb', buffering=0), until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._until))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that has to be there by a time."""
+
+    def __init__(self, sock: socket.socket, until: float, **arguments: Any) -> None:
+        super().__init__(sock, **arguments)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Reader(sock, until))
+
+
+# The pools of this process.
+_pools: weakref.WeakSet['ConnectionPool'] = weakref.WeakSet()
+
+
+def _leaveToParent() -> None:
+    """Give the connections up in a process that was forked: the other process goes on with them."""
+    for pool in list(_pools):
+        pool.forget()
+
+
+os.register_at_fork(after_in_child=_leaveToParent)
+
+
 class ConnectionPool:
     """Where requests go: posts them over connections that are kept, one for each thread that is waiting."""
 
@@ -169,6 +212,13 @@ class ConnectionPool:
         # A connection, and when it was used last; the latest is at the end.
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._closed = False
+        _pools.add(self)
+
+    def forget(self) -> None:
+        """Give up the connections, in a process that was forked: no thread of it has the lock."""
+        self._lock = threading.Lock()
+        while self._idle:
+            self._idle.pop()[0].close()         # the other process has it open
 
     @property
     def idleConnections(self) -> int:
@@ -232,10 +282,11 @@ class ConnectionPool:
                 traceparent = tracing.injected()
                 headers = self._headers if traceparent is None else {**self._headers, 'traceparent': traceparent}
                 connection.request('POST', self._target, body, headers)
+            connection.response_class = functools.partial(_Response, until=until)   # type: ignore[assignment]
             response = connection.getresponse()
             self.answered = True
             if response.status == 200:
-                return self._read(response, sock, until)
+                return self._read(response)
         except BadAnswer:
             raise
         except TimeoutError as error:
@@ -260,12 +311,11 @@ class ConnectionPool:
             raise NotConnected(self.url, _reason(error), isinstance(error, ConnectionRefusedError)) from error
         keepAlive(connection.sock, CONFIRM_TIME)
 
-    def _read(self, response: http.client.HTTPResponse, sock: socket.socket, until: float) -> Any:
+    def _read(self, response: http.client.HTTPResponse) -> Any:
         parser, unmarshaller = xmlrpc.client.getparser(use_builtin_types=True)
         allowed, length = ANSWER_SIZE, response.length      # None for one that is not announced
         try:
             while length != 0:
-                sock.settimeout(_left(until))
                 chunk = response.read1(min(length or _CHUNK_SIZE, _CHUNK_SIZE))
                 if not chunk:
                     break

@@ -70,10 +70,18 @@ def atPath(root, path):
 
 
 def localServices(site):
-    """Return the task services that are registered in the site itself, not acquired: name -> service."""
+    """Return the task services that are registered in the site itself, not acquired: name -> service.
+
+    Those that were taken out of their folder, and have stayed registered, are none.
+    """
     return {registration.name: registration.component
             for registration in site.getSiteManager().registeredUtilities()
-            if registration.provided.isOrExtends(ITaskService)}
+            if registration.provided.isOrExtends(ITaskService) and not _isGone(registration.component)}
+
+
+def _isGone(service):
+    """Return whether a service is in no folder any more: nobody would process its jobs."""
+    return nearestSite(service) is None and getattr(service, 'zopePath', None) is None
 
 
 def findService(root, path):
@@ -87,6 +95,7 @@ def findService(root, path):
     try:
         site = atPath(root, folders)
         # The usual case, far cheaper than to look at all registrations.
-        return site.getSiteManager().utilities.registered((), ITaskService, name) or localServices(site)[name]
+        service = site.getSiteManager().utilities.registered((), ITaskService, name)
+        return localServices(site)[name] if service is None or _isGone(service) else service
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
         raise UnknownService(path) from None

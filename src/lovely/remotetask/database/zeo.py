@@ -46,6 +46,8 @@ def leaveIfSilent(storage, seconds, stopped):
     if server is None:
         return False
     try:
+        if server.loop.is_closed():         # so is the storage: ZEO would drop the call, which Python warns of
+            return False
         # A call that the server's loop answers.  `storage.ping()` would wait for that, and before for a connection.
         answer = server.call('ping', wait=False, timeout=0)
         # Second by second, so that those do not count in which this process itself was stopped.

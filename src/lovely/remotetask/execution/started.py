@@ -1,11 +1,12 @@
 """Processors that run in threads of this process, next to the application: started, stopped, ended in good order.
 
 They end before the process does, and before their database is closed, as Zope closes it: what has not begun goes back
-to its queue at once then.
+to its queue at once then.  A process that is forked has none of them, as it has none of the threads.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import atexit
 import functools
+import os
 import threading
 import time
 import weakref
@@ -23,6 +24,16 @@ _lock = threading.Lock()
 
 # The databases that are not closed before their processors have stopped.
 _watched = weakref.WeakSet()
+
+
+def _forget():
+    """Forget all, in a process that was forked; the lock may have been held by a thread that is not here."""
+    global _lock
+    _lock = threading.Lock()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def keyOf(obj, kind=None):

@@ -4,6 +4,8 @@ import collections
 import fnmatch
 import logging
 
+from ZODB.broken import Broken
+
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isSpan
@@ -74,7 +76,8 @@ class AddableTasks(dict):
 
 def takes(patterns, name):
     """Return whether a task's name fits one of the patterns, texts in which `*` stands for anything; None fits all."""
-    return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    # A name may have a bracket or a question mark, which stand for more in a pattern.
+    return patterns is None or name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def checkPatterns(patterns):
@@ -93,9 +96,28 @@ def lacking(service, host, name, patterns=None):
     if not takes(patterns, name):
         return Declined(f'{host} does not take the task {name!r}')
     task = queryTask(service, name)
-    missing = getattr(task, 'missing', None)
-    what = f'the task {name!r}' if task is None else missing and missing()
+    what = f'the task {name!r}' if task is None else missingOf(name, task)
     return f'{host} lacks {what}' if what else None
+
+
+def missingOf(name, task):
+    """Return what this host lacks to run a task, as text, or None.
+
+    A `missing` of the task that fails is a mistake in it: no other job is to wait for that.
+    """
+    missing = getattr(task, 'missing', None)
+    try:
+        return missingClass(task) if missing is None else missing()
+    except Exception as error:
+        if isDatabaseError(error):
+            raise
+        return f'what {name!r} needs, which its method missing cannot say: {messageOf(error)}'
+
+
+def missingClass(loaded):
+    """Return the class of an object from the database, as text, if this process lacks it; else None."""
+    kind = type(loaded)
+    return f'the class {kind.__module__}.{kind.__name__}' if isinstance(loaded, Broken) else None
 
 
 def policyOf(job, task):

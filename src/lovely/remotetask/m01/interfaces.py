@@ -80,7 +80,10 @@ class ISchedulerItems(Interface):
     """The scheduler items of a remote processor, a mapping: name -> `ISchedulerItem`."""
 
     def add(item):
-        """Add an item, have it scheduled, and return its name."""
+        """Add an item, have it scheduled, and return its name.
+
+        Raise `ValueError` for what is no item, or belongs to a remote processor already.
+        """
 
     def remove(name):
         """Remove an item; raise `KeyError` when there is none of that name."""
@@ -102,13 +105,19 @@ class IRemoteProcessor(Interface):
     scheduler = Attribute('The `ISchedulerItems`.')
 
     def addJobFactory(name, job):
-        """Register a job as the factory of that name; it replaces the one before."""
+        """Register a job as the factory of that name; it replaces the one before.
+
+        Raise `ValueError` for what is no name, no job, or a job that could not be run.
+        """
 
     def getJobFactory(name):
         """Return the factory, or None."""
 
     def addJob(name, input=None):
-        """Add a job, and return its id; raise `ValueError` when there is no such factory."""
+        """Add a job, and return its id.
+
+        Raise `ValueError` when there is no such factory, `errors.TaskError` when its class is missing here.
+        """
 
     def getJobStatus(jobid):
         """Return the status."""

@@ -8,12 +8,13 @@ from persistent import Persistent
 from zope.interface import Interface
 from zope.interface import implementer
 
+from lovely.remotetask.encoding.plain import ownCopy
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execution.tasks import missingClass
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.m01.interfaces import IJob
-from lovely.remotetask.retry import RetryPolicy
 
 
 UTC = datetime.timezone.utc
@@ -61,10 +62,18 @@ class JobError(str):
         created, message = timeOf(failure.time), failure.message
         # The service puts the name of the class before the message of any exception that is not a `TaskError`.
         if re.search(rf'^([\w.]+\.)?{re.escape(message.partition(chr(10))[0])}', failure.traceback, re.MULTILINE):
-            message = message.partition(': ')[2]
+            message = message.partition(': ')[2] or message         # some say nothing but what they are
         self = super().__new__(cls, f'[{created.isoformat(timespec="microseconds")}] {message}')
         self.created, self.message, self.traceback = created, message, failure.traceback
         return self
+
+    def __reduce__(self):
+        return _remade, (type(self), str(self)), vars(self)
+
+
+def _remade(kind, text):
+    """Return the copy of a `JobError`, before it has its attributes."""
+    return str.__new__(kind, text)
 
 
 @implementer(IJob)
@@ -97,6 +106,9 @@ class Job(Persistent):
         record -- the `lovely.remotetask.job.Job` of the service.
         """
         job = copy.copy(self)
+        for name, value in vars(job).items():           # a list of the factory is not to be changed by a job
+            setattr(job, name, ownCopy(value))
+        job.jobName = record.task                       # the factory may have several names
         job._v_service, job._v_record = service, record
         if input is not None:
             job.input = input
@@ -104,8 +116,8 @@ class Job(Persistent):
 
     @property
     def retryPolicy(self):
-        """The `RetryPolicy` of its jobs."""
-        return RetryPolicy(attempts=self.maxRetries, base=self.retryDelay, factor=1, cap=self.retryDelay, jitter=0)
+        """The retry policy of its jobs, a dict: whoever asks for it says what is wrong with it."""
+        return {'attempts': self.maxRetries, 'base': self.retryDelay, 'factor': 1, 'cap': self.retryDelay, 'jitter': 0}
 
     id = property(lambda self: None if self._v_record is None else str(self._v_record.id))
     __name__ = id
@@ -143,15 +155,22 @@ class Job(Persistent):
 
 @implementer(ITask)
 class FactoryTask:
-    """A factory as the task of its name.
+    """A factory as the task of its name.  It can be made of any object: what is no good is said when a job is to run.
 
     service -- from the connection of the running thread; its `__parent__` is the remote processor.
     """
 
     def __init__(self, factory):
-        self.factory, self.retryPolicy = factory, factory.retryPolicy
-        self.inputSchema, self.outputSchema = factory.inputSchema, factory.outputSchema
+        self.factory, self.retryPolicy = factory, getattr(factory, 'retryPolicy', None)
+        self.inputSchema = getattr(factory, 'inputSchema', Interface)
+        self.outputSchema = getattr(factory, 'outputSchema', Interface)
+
+    def missing(self):
+        """Return the class that is missing here, as text, or None.  See `interfaces.ITask`."""
+        return missingClass(self.factory)
 
     def __call__(self, service, jobid, input):
         """Return what the job makes of its input."""
+        if missing := self.missing():
+            raise TaskError(f'the factory cannot be loaded: this process lacks {missing}')
         return self.factory.bound(service, service.jobs[jobid], input)(service.__parent__)

@@ -8,15 +8,20 @@ from types import MappingProxyType
 
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from ZODB.broken import Broken
 from zope.container.contained import Contained
 from zope.interface import Interface
 from zope.interface import implementer
 
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.inline import claimNext
 from lovely.remotetask.execution.inline import processAll
+from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import PROCESSING
@@ -24,6 +29,7 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.m01.interfaces import IJob
 from lovely.remotetask.m01.interfaces import IRemoteProcessor
 from lovely.remotetask.m01.job import UTC
 from lovely.remotetask.m01.job import FactoryTask
@@ -38,8 +44,10 @@ from lovely.remotetask.m01.worker import namesOf
 from lovely.remotetask.m01.worker import start
 from lovely.remotetask.m01.worker import startedAt
 from lovely.remotetask.m01.worker import stop
+from lovely.remotetask.options import whatIsWrong
 from lovely.remotetask.retry import MOST_ATTEMPTS
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.schedules.fields import LONGEST
 from lovely.remotetask.service import TaskService
 
 
@@ -56,7 +64,9 @@ class ScheduleTask:
     def __call__(self, service, jobid, input):
         """See `ITask`."""
         service._waking = None          # it is the job that is running now
-        while service.__parent__.scheduleNextJob() is not None:
+        processor, callTime = service.__parent__, _present(None)
+        processor.scheduler.lookAgain(callTime)
+        while processor.scheduleNextJob(callTime) is not None:          # each item once: this is one transaction
             pass
         service.arrange()
 
@@ -82,7 +92,7 @@ class ScheduleService(TaskService):
         nextTime = self.__parent__._scheduler.nextTime()
         if nextTime is None:
             return
-        delay = max(0.0, (nextTime - _present(None)).total_seconds())
+        delay = min(max(0.0, (nextTime - _present(None)).total_seconds()), LONGEST)
         job = None if self._waking is None else self.jobs.get(self._waking)
         if job is not None and job.status == DELAYED and not isinstance(job, BrokenJob):
             self.updateCronJob(job.id, delay=delay)
@@ -149,6 +159,12 @@ class RemoteProcessor(Persistent, Contained):
             return getattr(self, name)
         raise KeyError(name)
 
+    def __delitem__(self, name):
+        """Take the remote processor out of its folder: without its services it is of no use."""
+        if name not in ('service', 'schedules'):
+            raise KeyError(name)
+        del self.__parent__[self.__name__]
+
     def __repr__(self):
         return f'<{type(self).__name__} {self.__name__!r}>'
 
@@ -164,6 +180,10 @@ class RemoteProcessor(Persistent, Contained):
 
     def addJobFactory(self, name, job):
         """See `IRemoteProcessor`."""
+        check('name', name, isinstance(name, str) and name != '', 'a name')
+        check('job', job, IJob.providedBy(job), 'a job: an instance of a class of jobs')
+        if wrong := whatIsWrong(FactoryTask(job)):
+            raise ValueError(f'job: it could not be run: {wrong}')
         job.jobName = name
         self._jobFactories[name] = job
 
@@ -172,9 +192,9 @@ class RemoteProcessor(Persistent, Contained):
         return self._jobFactories.get(name)
 
     def _factoryOf(self, record):
-        """Return the factory of a job, or what stands for one that was removed."""
+        """Return the factory of a job, or what stands for one that was removed, or whose class is missing here."""
         found = self._jobFactories.get(record.task)
-        if found is None:
+        if found is None or isinstance(found, Broken):
             found = self.jobClass()
             found.jobName = record.task
         return found
@@ -184,9 +204,12 @@ class RemoteProcessor(Persistent, Contained):
         return self._addJob(name, input)
 
     def _addJob(self, name, input):
-        if name not in self._jobFactories:
+        factory = self._jobFactories.get(name) if isinstance(name, str) else None
+        if factory is None:
             raise UnknownTask(name, self._jobFactories)
-        return str(self.service.add(name, self._jobFactories[name].input if input is None else input))
+        if missing := FactoryTask(factory).missing():
+            raise TaskError(f'the factory {name!r} cannot be loaded: this process lacks {missing}')
+        return str(self.service.add(name, factory.input if input is None else input))
 
     def _number(self, jobid):
         """Return the service's own id."""
@@ -269,8 +292,10 @@ class RemoteProcessor(Persistent, Contained):
         while (item := self._scheduler.pullNextSchedulerItem(callTime)) is not None:
             try:
                 return self._addJob(item.jobName, item.input)
-            except ValueError as error:         # the others are not to wait for this one
-                log.error('%r adds no job: %s', item, error)
+            except Exception as error:          # the others are not to wait for this one
+                if isDatabaseError(error):
+                    raise
+                log.error('%r adds no job: %s', item, error if isinstance(error, ValueError) else messageOf(error))
         return None
 
     def reScheduleItem(self, item, callTime=None):
@@ -281,7 +306,7 @@ class RemoteProcessor(Persistent, Contained):
     def reScheduleItems(self, callTime=None):
         """See `IRemoteProcessor`."""
         callTime = _present(callTime)
-        for item in self._scheduler.values():
+        for item in self._scheduler.loaded():
             item.schedule(callTime)
         self.schedules.arrange()
 
@@ -345,8 +370,12 @@ def addProcessor(site, name, processor):
     """Put a remote processor into a site, and register its service there by the same name.
 
     So the front end, the command line and the processing hosts find it as they find any service.
+    `application.removeService` removes it.
 
     site -- a folder that is a site.
+
+    Raise, with nothing changed, `ValueError` for what is no remote processor, and what the folder raises for the name.
     """
+    check('processor', processor, IRemoteProcessor.providedBy(processor), 'a remote processor')
     site[name] = processor
     site.getSiteManager().registerUtility(processor.service, ITaskService, name)

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from ZODB.broken import Broken
 from zope.component import adapter
 from zope.interface import implementer
 from zope.lifecycleevent.interfaces import IObjectModifiedEvent
 
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.m01.interfaces import ICron
 from lovely.remotetask.m01.interfaces import IDelay
 from lovely.remotetask.m01.interfaces import ISchedulerItem
@@ -17,9 +20,11 @@ from lovely.remotetask.m01.interfaces import ISchedulerItems
 from lovely.remotetask.m01.job import secondsOf
 from lovely.remotetask.m01.job import timeOf
 from lovely.remotetask.schedules.calendar import nextTime
+from lovely.remotetask.schedules.fields import LONGEST
 from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.schedules.fields import checkDelay
 from lovely.remotetask.schedules.fields import checkFields
+from lovely.remotetask.storage.timetable import SET_BACK
 
 
 log = logging.getLogger('m01.remote')
@@ -35,6 +40,7 @@ class SchedulerItem(Persistent):
     jobName = input = nextCallTime = retryTime = None
     title = description = ''
     active, retryDelay = False, 300
+    _reckonedAt = None          # when `nextCallTime` was computed
 
     #: What a dict may name.
     names = ('jobName', 'title', 'description', 'input', 'active', 'retryDelay', 'nextCallTime', 'retryTime')
@@ -49,6 +55,10 @@ class SchedulerItem(Persistent):
     def __setattr__(self, name, value):
         if name in ('nextCallTime', 'retryTime'):
             secondsOf(value)                # raises `ValueError` for what is no time
+        elif name == 'retryDelay':
+            check(name, value, isNumber(value, 0, LONGEST), f'a number of seconds from 0 to {LONGEST}')
+        elif name == 'jobName':
+            check(name, value, value is None or isinstance(value, str), 'the name of a factory')
         super().__setattr__(name, value)
 
     def timeAfter(self, callTime):
@@ -69,7 +79,7 @@ class SchedulerItem(Persistent):
         else:
             return stored
         if self.nextCallTime != following:
-            self.nextCallTime = following
+            self.nextCallTime, self._reckonedAt = following, callTime
         return stored
 
     def schedule(self, callTime):
@@ -80,7 +90,15 @@ class SchedulerItem(Persistent):
     def pulled(self, callTime):
         """Note that it was pulled."""
         self.retryTime = callTime + datetime.timedelta(seconds=self.retryDelay)
-        self.advance(callTime)
+        try:
+            self.advance(callTime)
+        except Exception:                   # of somebody's own class; the other items are not to wait for this one
+            log.exception('%r has no time any more', self)
+            self.nextCallTime = None
+
+    def isAhead(self, callTime):
+        """Return whether its next call was computed at a time that has yet to come: the clock has been set back."""
+        return self._reckonedAt is not None and self._reckonedAt > callTime + datetime.timedelta(seconds=SET_BACK)
 
     @property
     def dueTime(self):
@@ -165,6 +183,9 @@ class SchedulerItems(Persistent, Mapping):
 
     def add(self, item):
         """See `ISchedulerItems`."""
+        check('item', item, isinstance(item, SchedulerItem), 'a scheduler item')
+        if item.__parent__ is not None:
+            raise ValueError(f'item: {item!r} belongs to a remote processor already')
         self._last += 1
         item.__parent__, item.__name__ = self, str(self._last)
         self._items[item.__name__] = item
@@ -174,7 +195,19 @@ class SchedulerItems(Persistent, Mapping):
 
     def remove(self, name):
         """See `ISchedulerItems`."""
-        del self._items[name]
+        item = self._items.pop(name)
+        if not isinstance(item, Broken):
+            item.__parent__ = item.__name__ = None
+
+    def loaded(self):
+        """Yield the items without those whose class is missing here."""
+        return (item for item in self.values() if not isinstance(item, Broken))
+
+    def lookAgain(self, callTime):
+        """Compute the next calls anew if the clock has been set back."""
+        for item in self.loaded():
+            if item.isAhead(callTime):
+                item.schedule(callTime)
 
     def pullNextSchedulerItem(self, callTime):
         """See `ISchedulerItems`."""
@@ -191,5 +224,5 @@ class SchedulerItems(Persistent, Mapping):
 
     def _next(self):
         """Return the item that is due first, or None."""
-        waiting = (item for item in self.values() if item.dueTime is not None)
+        waiting = (item for item in self.loaded() if item.dueTime is not None)
         return min(waiting, key=lambda item: (item.dueTime, item.__name__), default=None)

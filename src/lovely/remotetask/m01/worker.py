@@ -1,7 +1,9 @@
 """Workers of a remote processor: processors of its services, in threads with the names that m01.remote gives them."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
+from collections.abc import Mapping
 
+from lovely.remotetask.common.checks import check
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.execution import started
 from lovely.remotetask.m01.job import timeOf
@@ -21,11 +23,15 @@ def namesOf(jobQuery):
     """
     if not jobQuery:
         return None
+    check('jobQuery', jobQuery, isinstance(jobQuery, Mapping), "a dict, as {'jobName': 'convert'}")
     if set(jobQuery) != {'jobName'}:
         raise ValueError(f'jobQuery: jobs can be chosen by jobName only, not by {", ".join(sorted(set(jobQuery)))}; '
                          'a remote processor of its own separates what else is to be kept apart')
     names = jobQuery['jobName']
-    return (names,) if isinstance(names, str) else tuple(names)
+    names = [names] if isinstance(names, str) else names
+    areNames = isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
+    check('jobQuery', jobQuery, areNames, 'a dict with the name of a factory, or a list of names')
+    return tuple(names)
 
 
 def _arguments(remoteProcessor, service):

@@ -189,7 +189,7 @@ class ClaimLoop:
             self._inFlight.drop(result.lost, 'others took this processing host for silent, and run the job')
         self._notices.claimed(result.claims)
         self._inFlight.add(result.claims, self._ledgerTid())
-        if result.state.paused and self._return() or not mayClaim(self.failures):
+        if result.state.paused and self._return() or not mayClaim(self.failures) or result.state.hasMore:
             self.wakeup.set()
 
     def _endOverdue(self):

@@ -93,6 +93,7 @@ class Decision:
     freeBefore: int | None = None       # hosts of higher priority that have a free thread; None for unknown
     isSpared: bool = False              # whether these do what there is, so that this host may sleep
     yielding: Yielding = field(default_factory=Yielding)
+    isCut: bool = False                 # whether so many of the ids that were taken are not for it that it left off
 
 
 def demand(threads, unwanted, duration, claimed, isOrdered=False):

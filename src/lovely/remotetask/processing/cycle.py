@@ -231,24 +231,25 @@ class Cycle:
         if want <= 0:
             return [], self._decisionOf(Position(self.state.position.shard))
         lacks = functools.cache(functools.partial(lacking, view.service, view.name, patterns=self._tasks))
-        claims = self._claimSuspect(view, lacks)
+        allowance = claiming.Allowance()
+        claims = self._claimSuspect(view, lacks, allowance)
         claims += claiming.claimStranded(view.service, want - len(claims), view.now, lacks, view.ledger)
         if self.ordered:
-            claims = claims or claiming.claimOldest(view.service, view.now, view.ledger, lacks)
-            return claims, self._decisionOf(Position())
+            claims = claims or claiming.claimOldest(view.service, view.now, view.ledger, lacks, allowance)
+            return claims, dataclasses.replace(self._decisionOf(Position()), isCut=allowance.isSpent)
         decision = self._decide(view, want - len(claims))
         found, shard = claiming.claim(view.service, decision.count, decision.position.shard, view.now, view.ledger,
-                                      decision.position.skip, lacks)
-        return claims + found, dataclasses.replace(decision, position=Position(shard))
+                                      decision.position.skip, lacks, allowance)
+        return claims + found, dataclasses.replace(decision, position=Position(shard), isCut=allowance.isSpent)
 
     def _decisionOf(self, position):
         return Decision(0, position, yielding=self.state.yielding)
 
-    def _claimSuspect(self, view, lacks):
+    def _claimSuspect(self, view, lacks, allowance):
         """Claim one suspect if there is none in flight: if it ends its host, one knows which one did."""
         if ALONE in view.ledger.started.values():
             return []
-        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks)
+        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks, allowance)
 
     def _decide(self, view, want):
         """Return the `Decision` of the claim strategy."""
@@ -298,7 +299,8 @@ class Cycle:
             nextTime = view.now if scheduled.hasMore else service.schedule.nextTime()
         return State(nextTime, service.paused, ready.interest(service, view.ledger, not decision.isSpared),
                      bool(rateOf(view.ledger.owner)), decision.isSpared, freeBefore, decision.position,
-                     decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt)
+                     decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt,
+                     decision.isCut)
 
     def _commit(self, view):
         """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None."""

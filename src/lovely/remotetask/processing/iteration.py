@@ -57,6 +57,7 @@ class State:
     slowerSince: float | None = None    # see `load_sharing.Publication`
     isScheduler: bool = False           # whether this host was the scheduler
     handedAt: float = float('-inf')     # when it gave that role to another host, by the monotonic clock
+    hasMore: bool = False               # whether it left off among jobs that are not for it: there may be more to claim
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,20 @@ from lovely.remotetask.storage.transitions import claimOn
 from lovely.remotetask.storage.transitions import endBroken
 
 
-#: Ids that one transaction takes out of the queues in vain, because their jobs are gone or broken.
+#: Ids that one transaction takes out of the queues in vain: their jobs are gone or broken, or for other hosts.
 IN_VAIN = 1000
+
+
+class Allowance:
+    """How many more ids a transaction may take out of the queues in vain."""
+
+    def __init__(self, left=IN_VAIN):
+        self.left = left
+
+    @property
+    def isSpent(self):
+        """Whether the search has ended before the queues did: there may be more to claim."""
+        return self.left <= 0
 
 
 def claimStranded(service, count, now, lacks, ledger=None):
@@ -36,7 +48,7 @@ def claimStranded(service, count, now, lacks, ledger=None):
     return claims
 
 
-def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: None):
+def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: None, allowance=None):
     """Claim up to `count` jobs and return a list of `Claim`s and the number of the shard to go on with.
 
     now -- UTC seconds.
@@ -45,17 +57,16 @@ def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: No
     ledger -- where the claims are noted; default: in the ledger of the job's shard.
     skip -- how many ids are passed over first; see `ReadyQueue.pull`.
     lacks -- a function that returns why this host cannot run the task of a name; see `tasks.lacking`.
-
-    Ids of jobs that are gone or broken do not count; up to `IN_VAIN` of them are looked at.
+    allowance -- the `Allowance` for ids of jobs that cannot be claimed; they do not count.
     """
-    claims, vain = [], 0
-    while len(claims) < count and vain < IN_VAIN:
+    claims, allowance = [], Allowance() if allowance is None else allowance
+    while len(claims) < count and not allowance.isSpent:
         pulled, start = _pull(service, count - len(claims), start, skip)
         found = []
         for _, job in fetch(service, pulled):
             found += _claim(service, job, now, ledger, lacks)
         claims += found
-        vain += len(pulled) - len(found)
+        allowance.left -= len(pulled) - len(found)
         if len(found) == len(pulled):
             break
     return claims, start
@@ -76,23 +87,32 @@ def _pull(service, count, start, skip):
     return pulled, start % SHARDS
 
 
-def claimOldest(service, now, ledger=None, lacks=lambda name: None):
-    """Claim the job that was added first; return a list of one `Claim`, or of none.  The arguments are as for `claim`.
+def claimOldest(service, now, ledger=None, lacks=lambda name: None, allowance=None):
+    """Claim the job that was added first; return a list of one `Claim`, or of none.
+
+    The arguments are as for `claim`; without an allowance the queues are looked through to their end.
     """
-    claims = []
-    while not claims and (shard := oldestShard(service)) is not None:
-        for _, job in fetch(service, service.shards[shard].ready.pull()):
-            claims += _claim(service, job, now, ledger, lacks)
-    return claims
+    def pulled():
+        shard = oldestShard(service)
+        return [] if shard is None else service.shards[shard].ready.pull()
+
+    return _claimOne(service, pulled, now, ledger, lacks, allowance)
 
 
-def claimSuspect(service, now, ledger=None, lacks=lambda name: None):
-    """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claim`."""
-    claims = []
-    while not claims and service.suspects:
-        (_, job), = fetch(service, service.suspects.pull())
-        claims += _claim(service, job, now, ledger, lacks)
-    return claims
+def claimSuspect(service, now, ledger=None, lacks=lambda name: None, allowance=None):
+    """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claimOldest`."""
+    return _claimOne(service, service.suspects.pull, now, ledger, lacks, allowance)
+
+
+def _claimOne(service, pull, now, ledger, lacks, allowance):
+    """Claim the first job that can be claimed of those whose ids `pull` returns, one at a time."""
+    while (allowance is None or not allowance.isSpent) and (jobids := pull()):
+        (_, job), = fetch(service, jobids)
+        if claims := _claim(service, job, now, ledger, lacks):
+            return claims
+        if allowance is not None:
+            allowance.left -= 1
+    return []
 
 
 def _claim(service, job, now, ledger, lacks):

@@ -70,6 +70,10 @@ class ReadyQueue(Persistent):
             self._buckets = tuple(bucket for bucket in self._buckets if bucket not in emptied)
         return pulled
 
+    def close(self):
+        """Take no id from whoever does not know of this: such a put and this conflict."""
+        self.last.closed = True
+
     def remove(self, jobid):
         """Remove an id; return whether it was there.  Looks through all buckets, and writes one."""
         for bucket in self._buckets:

@@ -75,6 +75,12 @@ def queues(service):
     return service.suspects, *(shard.ready for shard in service.shards)
 
 
+def close(service):
+    """Let nobody add a job that is to run who does not know of this: of two such transactions one conflicts."""
+    for queue in (*queues(service), service.schedule.inbox):
+        queue.close()
+
+
 def isWaiting(service):
     """Return whether an id is ready to be claimed."""
     return any(queues(service))

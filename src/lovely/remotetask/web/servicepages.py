@@ -8,6 +8,7 @@ import zope.schema
 from zope.interface import Interface
 
 from lovely.remotetask.errors import UnknownTask
+from lovely.remotetask.execution.tasks import missingOf
 from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -104,10 +105,9 @@ def describe(name, task):
     """Return what is `Described` of a task."""
     fields = zope.schema.getFieldNamesInOrder(getattr(task, 'inputSchema', None) or Interface)
     document = (getattr(task, 'func', None) or type(task)).__doc__ or ''
-    missing = getattr(task, 'missing', None)
     return Described(name, document.strip().partition('\n')[0][:200], fields, policyOf(_NoJob, task),
                      getattr(task, 'timeLimit', None), getattr(task, 'isolation', None) or 'thread',
-                     missing() if missing is not None else None)
+                     missingOf(name, task))
 
 
 class _NoJob:

@@ -345,7 +345,7 @@ def startProcessing(service):
 def isProcessing(service):
     """isProcessing() -> boolean
 
-    Whether any processing host takes jobs of the service.
+    Whether any processing host takes jobs of the service, in whatever process.
     """
     return any(host['processing'] for host in service.getProcessingHosts())
 
