@@ -5,9 +5,11 @@ import hashlib
 import io
 import os
 import pathlib
+import signal
 import threading
 import unittest
 from unittest import mock
+from urllib.parse import urlsplit
 
 import transaction
 from ZODB.FileStorage import FileStorage
@@ -16,6 +18,7 @@ from zope.component import provideUtility
 from zope.interface import Interface
 from zope.schema import Int
 
+from deployment import DeploymentCase
 from lovely.remotetask import errors
 from lovely.remotetask.cli import main
 from lovely.remotetask.client import Client
@@ -38,8 +41,14 @@ from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.results import plain
+from test_ffmpeg import SITE
+from test_ffmpeg import makeFilm
+from test_ffmpeg import probe
 from test_files import PATH
+from test_files import TASKS
 from test_files import BlobCase
+from test_files import bytesOf
+from test_files import peakMemory
 from test_files import sizeInChild
 from test_xmlrpc_server import WAIT
 from test_xmlrpc_server import ServerCase
@@ -519,6 +528,74 @@ class TestCommandLine(ClientCase):
             self.assertIn(sentence, printed)
         with self.db.transaction() as connection:
             self.assertEqual(len(connection.root()['/'].jobs), 0)
+
+
+class Pausing(io.BytesIO):
+    """A file that has something done before a certain part is read."""
+
+    def __init__(self, data, part, function):
+        super().__init__(data)
+        self.part, self.function = part, function
+
+    def read(self, size=-1):
+        if self.tell() == self.part * CHUNK:
+            self.function()
+        return super().read(size)
+
+
+class TestProcesses(DeploymentCase):
+    """A client without a database, a front end and a host with a cache of its own for blobs, a database server."""
+
+    level = 2
+
+    hostNames = 'host',
+    handlers = {'measure': 'measure'}
+    tasks = TASKS
+
+    def prepareDatabase(self):
+        site = SITE.read_text().replace('</configure>', '<remotetask:task name="measure" handler="tasks.measure" />\n'
+                                                        '</configure>')
+        self.write('site.zcml', site)
+
+    def databaseOf(self, name):
+        return super().databaseOf(name).replace('shared-blob-dir yes', '').replace(
+            f'blob-dir {self.directory}/blobs', f'blob-dir {self.directory}/cache-{name}')
+
+    def restart(self):
+        """Kill the front end, and start one at the same address."""
+        self.frontend.end(signal.SIGKILL)
+        path = self.directory / 'frontend.conf'
+        path.write_text(path.read_text().replace('address 127.0.0.1:0', f'address {urlsplit(self.url).netloc}'))
+        self.start('-m', 'lovely.remotetask.cli.main', '-C', str(path), 'frontend').waitFor('ready')
+
+    def test_the_first_example(self):
+        film, flash = self.directory / 'film.avi', self.directory / 'film.flv'
+        makeFilm(film)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = main.run(['add', '--url', self.url, 'avi2flv', '--file', f'source={film}',
+                             '--wait', '--timeout', '60', '--output', str(flash)])
+        self.assertEqual(code, 0, said.getvalue())
+        self.assertEqual(probe(flash), ('flv', ['audio', 'video']))
+
+    def test_a_front_end_that_is_killed_meanwhile(self):
+        data = bytesOf(5 * CHUNK + 5)
+        with Client(self.url, 60) as client:
+            jobid = client.add('measure', File(Pausing(data, 3, self.restart)))
+            self.assertEqual(client.wait(jobid, 60), hashlib.md5(data).hexdigest())
+
+    @unittest.skipUnless(os.path.exists('/proc/self/status'), 'there is no /proc')
+    def test_memory(self):
+        with Client(self.url, 60) as client:
+            client.wait(client.add('measure', File(io.BytesIO(bytesOf(3 * CHUNK)))), 60)
+            processes = [self.frontend, *self.hosts, self.server]
+            before = [peakMemory(process) for process in processes]
+            path = self.directory / 'film'
+            with open(path, 'wb') as file:
+                for _ in range(60):
+                    file.write(bytesOf(CHUNK))
+            self.assertTrue(client.wait(client.add('measure', File(path)), 60))
+        growth = [(peakMemory(process) - start) // CHUNK for process, start in zip(processes, before)]
+        self.assertLess(max(growth), 30, growth)
 
 
 if __name__ == '__main__':
