@@ -543,6 +543,7 @@ class Pausing(io.BytesIO):
         return super().read(size)
 
 
+@unittest.skipUnless(os.path.exists('/proc/self/status'), 'there is no /proc')
 class TestProcesses(DeploymentCase):
     """A client without a database, a front end and a host with a cache of its own for blobs, a database server."""
 
@@ -568,7 +569,30 @@ class TestProcesses(DeploymentCase):
         path.write_text(path.read_text().replace('address 127.0.0.1:0', f'address {urlsplit(self.url).netloc}'))
         self.start('-m', 'lovely.remotetask.cli.main', '-C', str(path), 'frontend').waitFor('ready')
 
-    def test_the_first_example(self):
+    def test_from_another_machine(self):
+        with Client(self.url, 60) as client:
+            self.checkMemory(client)
+            self.checkFirstExample()
+            # A front end that is killed meanwhile, and started anew.
+            data = bytesOf(5 * CHUNK + 5)
+            jobid = client.add('measure', File(Pausing(data, 3, self.restart)))
+            self.assertEqual(client.wait(jobid, 60), hashlib.md5(data).hexdigest())
+
+    def checkMemory(self, client):
+        """Send a file, and see that it is in nobody's memory."""
+        client.wait(client.add('measure', File(io.BytesIO(bytesOf(3 * CHUNK)))), 60)
+        processes = [self.frontend, *self.hosts, self.server]
+        before = [peakMemory(process) for process in processes]
+        path = self.directory / 'film'
+        with open(path, 'wb') as file:
+            for number in range(60):
+                file.write(bytesOf(CHUNK, number))
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        self.assertEqual(client.wait(client.add('measure', File(path, move=True)), 60), digest)
+        growth = [(peakMemory(process) - start) // CHUNK for process, start in zip(processes, before)]
+        self.assertLess(max(growth), 30, growth)
+
+    def checkFirstExample(self):
         film, flash = self.directory / 'film.avi', self.directory / 'film.flv'
         makeFilm(film)
         with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -576,26 +600,6 @@ class TestProcesses(DeploymentCase):
                              '--wait', '--timeout', '60', '--output', str(flash)])
         self.assertEqual(code, 0, said.getvalue())
         self.assertEqual(probe(flash), ('flv', ['audio', 'video']))
-
-    def test_a_front_end_that_is_killed_meanwhile(self):
-        data = bytesOf(5 * CHUNK + 5)
-        with Client(self.url, 60) as client:
-            jobid = client.add('measure', File(Pausing(data, 3, self.restart)))
-            self.assertEqual(client.wait(jobid, 60), hashlib.md5(data).hexdigest())
-
-    @unittest.skipUnless(os.path.exists('/proc/self/status'), 'there is no /proc')
-    def test_memory(self):
-        with Client(self.url, 60) as client:
-            client.wait(client.add('measure', File(io.BytesIO(bytesOf(3 * CHUNK)))), 60)
-            processes = [self.frontend, *self.hosts, self.server]
-            before = [peakMemory(process) for process in processes]
-            path = self.directory / 'film'
-            with open(path, 'wb') as file:
-                for _ in range(60):
-                    file.write(bytesOf(CHUNK))
-            self.assertTrue(client.wait(client.add('measure', File(path)), 60))
-        growth = [(peakMemory(process) - start) // CHUNK for process, start in zip(processes, before)]
-        self.assertLess(max(growth), 30, growth)
 
 
 if __name__ == '__main__':
