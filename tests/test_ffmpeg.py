@@ -1,4 +1,4 @@
-"""A film goes through the example task of zcml/site.zcml, with the real ffmpeg."""
+"""A film goes through the example tasks of zcml/site.zcml, with the real ffmpeg."""
 # SPDX-License-Identifier: ZPL-2.1
 import json
 import pathlib
@@ -14,6 +14,7 @@ from zope.interface.registry import Components
 from lovely.remotetask.config.zcml import loadSite
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.files import File
 from lovely.remotetask.interfaces import ITask
 
 
@@ -55,7 +56,19 @@ class TestFFmpeg(unittest.TestCase):
         self.media = top / 'var' / 'media'
         self.media.mkdir(parents=True)
         loadSite(shutil.copy(SITE, top / 'zcml'))
-        self.task = getUtility(ITask, 'avi2flv')
+        self.task = getUtility(ITask, 'avi2flv in media')
+
+    def test_a_film_that_is_sent(self):
+        task = getUtility(ITask, 'avi2flv')
+        makeFilm(self.media / 'a.avi')
+        with self.assertRaisesRegex(InvalidInput, "field 'source': must be a file"):
+            task.checkInput({'source': 'a.avi'})
+        input = {'source': File(self.media / 'a.avi')}
+        task.checkInput(input)
+        with task(None, 1, input)._source as flash:
+            (self.media / 'a.flv').write_bytes(flash.read())
+        self.assertEqual(probe(self.media / 'a.flv'), ('flv', ['audio', 'video']))
+        self.assertEqual(probe(self.media / 'a.avi'), ('avi', ['audio', 'video']))
 
     def test_film(self):
         makeFilm(self.media / 'a.avi')

@@ -90,7 +90,7 @@ class TestMypy(LintCase):
     def test_it_finds_nothing(self):
         status, said = self.run_(*MYPY, self.cache)
         self.assertEqual(status, 0, said)
-        self.assertIn('14 source files', said)
+        self.assertIn('15 source files', said)
 
     def test_it_would_find_something(self):
         path = self.written("from lovely.remotetask.client import Client\n"

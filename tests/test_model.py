@@ -34,6 +34,7 @@ from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import uploads
 from lovely.remotetask.storage.queue import ReadyQueue
 from lovely.remotetask.storage.shards import Jobs
 from lovely.remotetask.task import SimpleTask
@@ -375,12 +376,13 @@ class TestContracts(unittest.TestCase):
                 service.addCronJob('echo', minute=[0], now=0)
                 service.addCronJob('echo', delay=10, now=0)
                 service.processNext()
+                uploads.append(service, None, uploads.begin(service, None, 0), 0, b'a part', 0)
             found = storedNames(storage)
         self.assertEqual(found, set('''
             database.storedfiles.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy
             service.TaskService storage.index.Hosts storage.index.Keys storage.index.StatusIndex storage.ledger.Ledger
             storage.pages.Pages storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
-            storage.timetable.Seen storage.timetable.Timetable
+            storage.timetable.Seen storage.timetable.Timetable storage.uploads.Upload
             '''.split()))
 
     def test_jobs_never_merge(self):

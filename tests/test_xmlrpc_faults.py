@@ -23,6 +23,7 @@ from lovely.remotetask.config.users import User
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.config.users import addUser
 from lovely.remotetask.config.users import hashPassword
+from lovely.remotetask.storage.uploads import USER_SIZE
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.access import Authenticator
@@ -140,6 +141,9 @@ class TestEachCode(ServerCase):
                 (faults.INVALID_INPUT, "input field 'rats': there is no such field; the fields are rate",
                  'add', ('film', {'rats': 5})),
                 (faults.TASK_ERROR, 'the film is already known', 'add', ('choosy',)),
+                (faults.UNKNOWN_UPLOAD, str(errors.UnknownUpload('nope')), 'putUpload', ('nope', 0, b'x')),
+                (faults.TOO_MANY_UPLOADS, f'uploads with 0 bytes wait for their jobs, and they may have {USER_SIZE}',
+                 'addUpload', ('choosy', USER_SIZE + 1.0)),
                 (faults.RESULT_TOO_LARGE, str(faults.ResultTooLarge(RESULT_SIZE)), 'getResult', (large,))):
             self.assertTold(code, sentence, getattr(proxy, method), *arguments)
         self.assertTold(faults.UNKNOWN_SERVICE, "there is no task service at '/nope'", self.proxy('/nope').cancel, 1)

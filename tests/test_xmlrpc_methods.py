@@ -276,6 +276,8 @@ class TestMethods(unittest.TestCase):
         self.assertEqual({self.service.jobs[jobid].request for jobid in jobids}, {'r'})
         self.assertEqual({name for name, method in calls.METHODS.items() if method.traced},
                          {'add', 'addMany', 'addCronJob'})
+        self.assertEqual({name for name, method in calls.METHODS.items() if method.owned},
+                         {'add', 'addMany', 'addCronJob', 'addUpload', 'putUpload', 'dropUpload'})
 
     def test_get_job(self):
         provideUtility(SimpleTask(lambda input: 1 / 0), name='square')
@@ -397,12 +399,14 @@ class TestIntrospection(unittest.TestCase):
         once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
         self.assertEqual(once, {
             'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'runNow', 'startJob', 'cancel', 'clean',
-            'cleanSome', 'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing'})
+            'cleanSome', 'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing', 'addUpload',
+            'putUpload', 'dropUpload'})
 
     def test_every_method_is_in_the_contract(self):
         names = {name for name, method in calls.METHODS.items()
                  if method.access != signature.NO_SERVICE and method.alias is None}
-        self.assertEqual(names - {'getJob', 'cleanSome', 'waitFor'} - set(interfaces.ITaskService), set())
+        remote = {'getJob', 'cleanSome', 'waitFor', 'addUpload', 'putUpload', 'dropUpload'}
+        self.assertEqual(names - remote - set(interfaces.ITaskService), set())
 
 
 if __name__ == '__main__':

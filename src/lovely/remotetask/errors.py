@@ -66,6 +66,19 @@ class UnknownService(RemoteTaskError, LookupError):
         self.path = path
 
 
+class UnknownUpload(RemoteTaskError, LookupError):
+    """There is no upload with that id: it is another user's, a job has taken it, or it was dropped; send it again."""
+
+    def __init__(self, upload: Any) -> None:
+        super().__init__(f'there is no upload {shown(upload)}: a job has taken it, or it was dropped, or it waited for '
+                         f'a job for too long')
+        self.upload = upload
+
+
+class TooManyUploads(RemoteTaskError):
+    """There is no room for another file, or for more of one; drop uploads that no job will take."""
+
+
 class WrongState(RemoteTaskError, ValueError):
     """The status of the job does not allow this; check the status first."""
 

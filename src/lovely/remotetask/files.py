@@ -1,18 +1,23 @@
 """Files to be handed over: what a task returns, or what a job is added with; `storedfiles` stores them."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import io
 import os
 import shutil
 import stat
+import tempfile
+from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 from typing import BinaryIO
 from typing import Self
 
+from lovely.remotetask.encoding.plain import PLAIN_DEPTH
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
 
 
-#: Bytes that are copied at a time, and characters that are encoded.
+#: Bytes that are copied at a time, or that a part of a file has, and characters that are encoded.
 CHUNK = 1024 * 1024
 
 
@@ -101,6 +106,10 @@ class File:
             return
         with self.open() as source:
             stored.write(lambda target: shutil.copyfileobj(source, target, CHUNK))
+        self.giveAway()
+
+    def giveAway(self) -> None:
+        """Remove the file, or close the file object, if it is to be moved: it has been copied."""
         if self._move:
             os.remove(self._source) if isinstance(self._source, str) else self._source.close()
 
@@ -126,3 +135,35 @@ class _Lent:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def exchanged(value: Any, wanted: type, function: Callable[[Any], Any], depth: int = PLAIN_DEPTH) -> Any:
+    """Return the value with what the function makes of each instance of a class in it; itself when there is none.
+
+    value -- plain containers are looked into, no deeper than `depth`.
+    wanted -- the class; instances of its subclasses stay as they are.
+    """
+    kind = type(value)
+    if kind is wanted:
+        return function(value)
+    if depth and kind in (list, tuple):
+        members = [exchanged(item, wanted, function, depth - 1) for item in value]
+        return value if all(new is old for new, old in zip(members, value)) else kind(members)
+    if depth and kind is dict:
+        items = {key: exchanged(item, wanted, function, depth - 1) for key, item in value.items()}
+        return value if all(items[key] is item for key, item in value.items()) else items
+    return value
+
+
+@contextlib.contextmanager
+def copied(file: Any, name: str = 'file') -> Iterator[str]:
+    """Copy a file for the time of the context, whose value is the path of the copy.
+
+    file -- a `File`, or a `StoredFile`.
+    name -- of the copy, which has a directory of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix='remotetask-', ignore_cleanup_errors=True) as directory:
+        path = os.path.join(directory, name)
+        with file.open() as source, open(path, 'xb') as target:
+            shutil.copyfileobj(source, target, CHUNK)
+        yield path

@@ -102,7 +102,7 @@ from lovely.remotetask.storage.timetable import Timetable
 _nextIds: Any = weakref.WeakKeyDictionary()
 
 #: What each service has stored of its own; those of releases up to 0.5 had other things.
-STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts', 'stranded')
+STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts', 'stranded', 'uploads')
 
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
@@ -131,6 +131,7 @@ class TaskService(Item, Contained, Persistent):
         self.keys = Keys()
         self.hosts = Hosts()
         self.stranded = OOBTree()               # see `ready.strand`
+        self.uploads = OOBTree()                # (name of a user, or '', and id) -> `uploads.Upload`
         self.generation = GENERATION
 
     def __getattr__(self, name):

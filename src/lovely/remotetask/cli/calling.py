@@ -20,11 +20,13 @@ from lovely.remotetask.cli.failure import FAILURE
 from lovely.remotetask.cli.failure import JOB_FAILED
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.client import Client
+from lovely.remotetask.client import File
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import NotAuthorized
 from lovely.remotetask.client import NotConnected
 from lovely.remotetask.client.transport import PASSWORD_FILE
 from lovely.remotetask.client.transport import ConnectionBroken
+from lovely.remotetask.common.checks import shown
 from lovely.remotetask.config.sections import seconds
 from lovely.remotetask.xmlrpc import faults
 
@@ -143,6 +145,52 @@ class Json(click.ParamType):
             return parseJson(click.get_text_stream('stdin').read() if value == '-' else value)
         except ValueError as error:
             self.fail(str(error), parameter, context)
+
+
+class FileAt(click.ParamType):
+    """A file, and the place of it in the input: NAME=PATH.  Converted to a pair of a list of names and a `File`."""
+
+    name = 'file'
+
+    def convert(self, value, parameter, context):
+        name, equals, path = value.partition('=')
+        if not equals:
+            name, path = '', value
+        try:
+            file = File(click.get_binary_stream('stdin') if path == '-' else path)
+            file.open().close()
+        except (ValueError, errors.RemoteTaskError) as error:
+            self.fail(str(error), parameter, context)
+        return name.split('.') if name else [], file
+
+
+def withFiles(input, files):
+    """Return the input with files at their places, pairs as `FileAt` gives them; raise `click.BadParameter`."""
+    for names, file in files:
+        try:
+            input = _placed(input, names, file)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="'--file'") from error
+    return input
+
+
+def _placed(input, names, file):
+    """Return the input with a file at a place; raise `ValueError` when there is no such place, or something is there.
+
+    names -- from the outside in: the keys of objects, which are made where they are missing, and the numbers of items.
+    """
+    if not names:
+        if input is not None:
+            raise ValueError('there is an input already: name the field of it that is to have the file, NAME=PATH')
+        return file
+    name, rest = names[0], names[1:]
+    if isinstance(input, list):
+        if not name.isdecimal() or int(name) >= len(input):
+            raise ValueError(f'there is no item {name!r} in a list of {len(input)}')
+        return [_placed(item, rest, file) if number == int(name) else item for number, item in enumerate(input)]
+    if not isinstance(input, (dict, type(None))):
+        raise ValueError(f'there is no {name!r} in {shown(input)}')
+    return {**(input or {}), name: _placed((input or {}).get(name), rest, file)}
 
 
 class JobId(click.ParamType):

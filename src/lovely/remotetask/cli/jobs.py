@@ -30,6 +30,9 @@ from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 @calling.command
 @click.argument('task')
 @click.argument('input', metavar='[JSON]', type=calling.Json(), required=False)
+@click.option('--file', 'files', metavar='NAME=PATH', type=calling.FileAt(), multiple=True,
+              help='Send this file as the field NAME of the input, or without "NAME=" as the whole input.  NAME may be '
+                   'film.source or films.0, as in filters.  The PATH - is the standard input.  Can be repeated.')
 @click.option('--wait', is_flag=True,
               help='Wait until the job has ended, and print its result as JSON instead of its id.')
 @click.option('--timeout', metavar='TIME', type=calling.Seconds(pauseSeconds),
@@ -42,7 +45,7 @@ from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
               help='Add no job if a job of TASK with this key exists; print the id, or the result, of that one.')
 @click.option('--time-limit', metavar='TIME', type=calling.Seconds(),
               help='How long a run of the job may take.  Default: the limit of the task.')
-def add(client, task, input, wait, timeout, output, later, key, time_limit):
+def add(client, task, input, files, wait, timeout, output, later, key, time_limit):
     """Add a job for TASK and print its id.
 
     JSON is the input of the task.  The default is null; - reads the input from the standard input.  With --wait, the id
@@ -55,7 +58,7 @@ def add(client, task, input, wait, timeout, output, later, key, time_limit):
       $ remotetask add echo '[1, 2]' --wait --timeout 10s
       [1, 2]
       $ remotetask add echo - < input.json
-      $ remotetask add avi2flv '"film.avi"' --wait --output film.flv
+      $ remotetask add avi2flv --file source=film.avi --wait --output film.flv
       $ remotetask add echo --key 'order 7' --time-limit 5m
 
     \b
@@ -68,7 +71,7 @@ def add(client, task, input, wait, timeout, output, later, key, time_limit):
     for name, value in (('--timeout', timeout), ('--output', output)):
         if value is not None and not wait:
             raise click.UsageError(f'{name} needs --wait')
-    jobid = client.add(task, input, later, key, time_limit)
+    jobid = client.add(task, calling.withFiles(input, files), later, key, time_limit)
     if not wait:
         click.echo(jobid)
         return

@@ -17,6 +17,7 @@ from lovely.remotetask.client.outcomes import JobFailed
 from lovely.remotetask.client.outcomes import Outcome
 from lovely.remotetask.client.outcomes import StillRunning
 from lovely.remotetask.client.repetition import RepeatingClient
+from lovely.remotetask.client.sending import Sending
 from lovely.remotetask.client.transport import BadAnswer
 from lovely.remotetask.client.transport import ConnectionBroken
 from lovely.remotetask.client.transport import HttpError
@@ -27,6 +28,7 @@ from lovely.remotetask.client.transport import RemoteFault
 from lovely.remotetask.common.checks import LONGEST
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.common.checks import shown
+from lovely.remotetask.files import File
 from lovely.remotetask.statuses import CANCELLED
 from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.statuses import FINAL
@@ -37,8 +39,8 @@ from lovely.remotetask.xmlrpc.calls import PART_SIZE
 from lovely.remotetask.xmlrpc.calls import WAITING_SIZE
 
 
-# All that goes wrong is part of the public face of this module.
-__all__ = ['BadAnswer', 'Client', 'ConnectionBroken', 'HttpError', 'JobCancelled', 'JobFailed', 'NoAnswer',
+# All that goes wrong is part of the public face of this module, and so is what a caller hands over.
+__all__ = ['BadAnswer', 'Client', 'ConnectionBroken', 'File', 'HttpError', 'JobCancelled', 'JobFailed', 'NoAnswer',
            'NotAuthorized', 'NotConnected', 'Outcome', 'RemoteFault', 'StillRunning']
 
 
@@ -61,6 +63,11 @@ def _listOf(status: str | Iterable[str]) -> list[str]:
     return [status] if isinstance(status, str) else list(status)
 
 
+def _keyOr(key: str | None) -> str:
+    """Return the key of a job, a new one if there is none."""
+    return str(uuid.uuid4()) if key is None else key
+
+
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -81,16 +88,22 @@ class Client(RepeatingClient):
 
         task -- its name.
         input -- of what XML-RPC can carry: None, bool, int of 32 bits, float, str, bytes, datetime, lists, dicts.
+            A `File` may stand anywhere in it: it is sent before, in parts, and the task gets a file there.
         startLater -- whether it waits for `startJob`.
         key -- a text: as long as there is a job of the task that was added with it, its id is returned and no other is
             added.
         timeLimit -- seconds that a run may take.
         retryPolicy -- a dict of fields of `retry.RetryPolicy`.
 
-        Raise `errors.UnknownTask`, `errors.InvalidInput`.
+        Raise `errors.UnknownTask`, `errors.InvalidInput`; for files also `files.Unreadable`, `errors.TooManyUploads`.
         """
-        options = _given(key=str(uuid.uuid4()) if key is None else key, timeLimit=timeLimit, retryPolicy=retryPolicy)
-        return self._call('add', (task, input, startLater, options), True)
+        with Sending(self._repeated) as sending:
+            input, uploads = sending.send(task, input)
+            options = _given(key=_keyOr(key), timeLimit=timeLimit, retryPolicy=retryPolicy, uploads=uploads)
+            return self._call('add', (task, input, startLater, options), True)
+
+    def _repeated(self, method: str, *arguments: Any) -> Any:
+        return self._call(method, arguments, True)
 
     def addMany(self, jobs: Iterable[dict[str, Any]]) -> list[int]:
         """Add jobs, all or none, and return the list of their ids.
@@ -103,8 +116,13 @@ class Client(RepeatingClient):
         for number, job in enumerate(jobs):
             if not isinstance(job, dict):
                 raise faults.BadArguments(f'addMany: jobs[{number}]: a dict is needed, not {type(job).__name__}')
-        jobs = [dict(job, key=str(uuid.uuid4()) if job.get('key') is None else job['key']) for job in jobs]
-        return self._call('addMany', (jobs,), True)
+        with Sending(self._repeated) as sending:
+            jobs = [dict(job, key=_keyOr(job.get('key'))) for job in jobs]
+            for job in jobs:
+                if 'input' in job:
+                    job['input'], uploads = sending.send(job.get('task'), job['input'])
+                    job.update(_given(uploads=uploads))
+            return self._call('addMany', (jobs,), True)
 
     def addCronJob(self, task: str, input: Any = None, minute: Iterable[int] = (), hour: Iterable[int] = (),
                    dayOfMonth: Iterable[int] = (), month: Iterable[int] = (), dayOfWeek: Iterable[int] = (),
@@ -118,7 +136,10 @@ class Client(RepeatingClient):
         Raise `errors.UnknownTask`, `errors.InvalidInput`, `xmlrpc.faults.BadArguments`.
         """
         calendar = [list(field) for field in (minute, hour, dayOfMonth, month, dayOfWeek)]
-        return self._call('addCronJob', (task, input, *calendar, delay, options), False)
+        with Sending(self._repeated) as sending:
+            input, uploads = sending.send(task, input)
+            options.update(_given(uploads=uploads))
+            return self._call('addCronJob', (task, input, *calendar, delay, options), False)
 
     # Changing jobs; unless it is said otherwise they return True
 

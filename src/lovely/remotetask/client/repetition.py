@@ -18,6 +18,7 @@ from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.calls import METHODS
 from lovely.remotetask.xmlrpc.wire import dumpCall
+from lovely.remotetask.xmlrpc.wire import misfit
 
 
 #: Seconds that a call may take, all its repetitions included.
@@ -57,6 +58,17 @@ def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool)
             error.code in _NOTHING_CHANGED or repeatable and error.code == faults.OUTCOME_UNKNOWN):
         return pause
     return None
+
+
+def bodyOf(method: str, arguments: tuple[Any, ...]) -> bytes:
+    """Return the body of the request for a call.  Raise `BadArguments` that names what XML-RPC cannot carry."""
+    try:
+        return dumpCall(method, arguments)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        names = [argument.name for argument in METHODS[method].arguments] if method in METHODS else []
+        names += [f'argument {number}' for number in range(len(names) + 1, len(arguments) + 1)]
+        reason = next(filter(None, map(misfit, arguments, names)), error)
+        raise faults.BadArguments(f'{method}: the arguments cannot be sent: {reason}') from error
 
 
 class RepeatingClient:
@@ -127,10 +139,7 @@ class RepeatingClient:
         repeatable -- whether it may be carried out twice.
         more -- seconds that it may take above `timeout`.
         """
-        try:
-            body = dumpCall(method, arguments)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise faults.BadArguments(f'{method}: the arguments cannot be sent: {error}') from error
+        body = bodyOf(method, arguments)
         seconds = self.timeout + more
         until = time.monotonic() + seconds
         for attempt in itertools.count():

@@ -33,6 +33,8 @@ IDLE_TIME = 30.0
 CONFIRM_TIME = 30.0
 # What is read at a time.
 _CHUNK_SIZE = 64 * 1024
+# Bytes that are read of the reason for a refusal.
+_SENTENCE_SIZE = 1000
 
 # What xmlrpc.client raises for what is no answer.
 _NO_XMLRPC = (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError, ArithmeticError)
@@ -104,9 +106,13 @@ class HttpError(errors.RemoteTaskError):
     502 and 504 are of a proxy that got no answer from the front end: whether the call was carried out is unknown.
     """
 
-    def __init__(self, url: str, status: int, reason: str, retryAfter: float | None = None) -> None:
-        """`retryAfter` is the number of seconds after which the server wants to see it again; None: it does not say."""
-        super().__init__(f'{url} answers with HTTP status {status} {reason}')
+    def __init__(self, url: str, status: int, reason: str, retryAfter: float | None = None, said: str = '') -> None:
+        """Make one.
+
+        retryAfter -- the number of seconds after which the server wants to see it again; None: it does not say.
+        said -- what a front end says of its reasons, a sentence or nothing.
+        """
+        super().__init__(f'{url} answers with HTTP status {status} {reason}{said and ": "}{said}')
         self.status, self.retryAfter = status, retryAfter
 
 
@@ -132,6 +138,17 @@ def _reason(error: BaseException) -> str:
 def _retryAfter(response: http.client.HTTPResponse) -> float | None:
     value = response.getheader('Retry-After') or ''
     return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
+
+
+def _sentence(response: http.client.HTTPResponse) -> str:
+    """Return why a front end refuses a request, if it says so."""
+    if response.getheader('X-Request-ID') is None or response.status == 401:        # of which more is known here
+        return ''
+    try:
+        text = response.read(_SENTENCE_SIZE).decode('utf-8').strip().rstrip('.')
+    except (OSError, http.client.HTTPException, ValueError):
+        return ''
+    return text if text.isprintable() else ''
 
 
 def _credentials(user: str) -> bytes:
@@ -301,7 +318,7 @@ class ConnectionPool:
         except OSError as error:
             raise ConnectionBroken(self.url, _reason(error)) from error
         kind = NotAuthorized if response.status == 401 else HttpError
-        raise kind(self.url, response.status, response.reason, _retryAfter(response))
+        raise kind(self.url, response.status, response.reason, _retryAfter(response), _sentence(response))
 
     def _connect(self, connection: http.client.HTTPConnection, until: float) -> None:
         connection.timeout = _left(until)

@@ -67,6 +67,14 @@ def lastWritten(storage):
     return _get(storage, '_ltid', 'threads wait for the commits of others, to the disk, before they begin a job')
 
 
+def storageOf(connection):
+    """Return the storage that a connection reads from.
+
+    There is no public way to open a blob when the transaction is over, as `Blob.open` does: the name is needed.
+    """
+    return connection._storage
+
+
 def isUnchanged(connection):
     """Return whether a connection takes part in no transaction: then it has no changes.
 

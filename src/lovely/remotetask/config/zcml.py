@@ -149,6 +149,9 @@ class ICommandDirective(IRunOptions):
     text = Words(
         title='Text', required=False, value_type=FieldName(),
         description='The fields that are no paths.')
+    files = Words(
+        title='Files', required=False, value_type=FieldName(),
+        description='The fields that have to be files, as clients send them.')
     timeout = Seconds(
         title='Timeout', required=False, default=3600.0,
         description='How long the program may run: seconds, or with a unit as 90s, 10m, 2h.')
@@ -272,9 +275,9 @@ def _fileOf(module):
 
 
 @_directive(ICommandDirective)
-def command(_context, name, command, directory=None, text=(), timeout=3600.0, result=REPORT, **attributes):
+def command(_context, name, command, directory=None, text=(), timeout=3600.0, result=REPORT, files=(), **attributes):
     """Register a task made of a program; see `ICommandDirective`."""
-    made = CommandTask(command, directory, text, timeout, result)
+    made = CommandTask(command, directory, text, timeout, result, files)
     for option, value in readOptions(_options(attributes)).items():
         setattr(made, option, value)
     _register(_context, name, made)

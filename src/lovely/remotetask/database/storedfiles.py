@@ -1,6 +1,7 @@
 """Files as they are stored: what is too large for a row or a record is in a blob of its own, and read from there."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import functools
 import io
 import os
 import pickle
@@ -16,7 +17,8 @@ from ZODB.interfaces import BlobError
 from ZODB.interfaces import IBlobStorage
 from ZODB.utils import mktemp
 
-from lovely.remotetask.encoding.plain import PLAIN_DEPTH
+from lovely.remotetask.common.internals import storageOf
+from lovely.remotetask.database.joinedfiles import joined
 from lovely.remotetask.encoding.plain import NotPlain
 from lovely.remotetask.encoding.plain import TooDeep
 from lovely.remotetask.encoding.plain import checkNesting
@@ -24,6 +26,8 @@ from lovely.remotetask.encoding.plain import plainCopy
 from lovely.remotetask.files import CHUNK
 from lovely.remotetask.files import File
 from lovely.remotetask.files import NotStorable
+from lovely.remotetask.files import copied
+from lovely.remotetask.files import exchanged
 
 
 #: Inputs and outputs above this size go to a blob: bytes, characters of text, and some bytes for each other value.
@@ -47,11 +51,14 @@ class StoredFile(Persistent):
 
     blob: Any = None        # the `Blob`; None where the database has no place for blobs, then `data` holds all of it
     data = b''
+    parts: Any = None       # of one that came in parts, instead of these two: where each begins -> a `StoredFile`
     kind = FILE
     size = 0
 
     def open(self) -> BinaryIO:
         """Return a binary file object to read from; it outlives the transaction, once the job is committed."""
+        if self.parts is not None:
+            return joined([(start, part.opener()) for start, part in self.parts.items()], self.size)
         if self.blob is None:
             return io.BytesIO(self.data)
         self.blob._p_activate()
@@ -62,9 +69,26 @@ class StoredFile(Persistent):
 
     def read(self, start: int = 0, size: int = -1) -> bytes:
         """Return `size` bytes from `start` on, or what there is; all by default."""
+        if self.parts is not None:
+            return self._readParts(start, self.size if size < 0 else min(self.size, start + size))
         with self.open() as file:
             file.seek(start)
             return file.read(size)
+
+    def _readParts(self, start: int, end: int) -> bytes:
+        if start >= end:
+            return b''
+        found = [part.read(max(0, start - begin), end - max(start, begin))
+                 for begin, part in self.parts.items(self.parts.maxKey(start), end, excludemax=True)]
+        return b''.join(found)
+
+    def opener(self) -> Callable[[], BinaryIO]:
+        """Return a function that opens the file, also when the transaction is over, once the job is committed."""
+        if self.blob is None:
+            return functools.partial(io.BytesIO, self.data)
+        self.blob._p_activate()
+        storage = storageOf(self.blob._p_jar)
+        return functools.partial(storage.openCommittedBlobFile, self.blob._p_oid, self.blob._p_serial)
 
     def write(self, write: Callable[[Any], object]) -> None:
         """Let a function write the content, to a binary file object."""
@@ -114,7 +138,7 @@ def toStore(value: Any, jar: Any) -> Any:
         raise NotStorable(str(error)) from None
     if not _isSpecial(value):
         return value
-    kept = _exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))
+    kept = exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))
     if kept is not value or not _takesBlobs(jar):
         return kept
     if type(value) is bytes:
@@ -128,14 +152,39 @@ def toStore(value: Any, jar: Any) -> Any:
     return _newFile(PICKLE, lambda stored: stored.write(lambda target: pickle.dump(value, target, _PROTOCOL)), jar)
 
 
+def newPart(data: bytes, jar: Any) -> StoredFile:
+    """Return a `StoredFile` of some bytes, to be a part of another one.
+
+    jar -- the connection; None outside a database.
+    """
+    return _newFile(FILE, lambda stored: stored.write(lambda target: target.write(data)), jar)
+
+
+def ofParts(parts: Any, size: int) -> StoredFile:
+    """Return the `StoredFile` of all the parts; of one it is that one.
+
+    parts -- an `LOBTree`: where each begins -> a `StoredFile`.
+    size -- of all of them, in bytes.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    stored = StoredFile()
+    if parts:
+        stored.parts, stored.size = parts, size
+    return stored
+
+
 def valueOf(stored: Any) -> Any:
     """Return the value that `toStore` has made this of."""
     return stored.value if isinstance(stored, StoredFile) else stored
 
 
-def portable(value: Any) -> Any:
-    """Return the value as a process without the database can have it: with a `File` for each `StoredFile`."""
-    return _exchanged(value, StoredFile, _unstored)
+def portable(value: Any, stack: contextlib.ExitStack) -> Any:
+    """Return the value as a process without the database can have it: with a `File` for each `StoredFile`.
+
+    stack -- removes, at its end, copies that were made for this.
+    """
+    return exchanged(value, StoredFile, lambda stored: _unstored(stored, stack))
 
 
 def part(stored: Any, start: int, size: int) -> bytes | None:
@@ -175,20 +224,6 @@ def _isSpecial(value: Any) -> bool:
     return False
 
 
-def _exchanged(value: Any, wanted: type, function: Callable[[Any], Any], depth: int = PLAIN_DEPTH) -> Any:
-    """Return the value with what the function makes of each instance of a class in it; itself when there is none."""
-    kind = type(value)
-    if kind is wanted:
-        return function(value)
-    if depth and kind in (list, tuple):
-        members = [_exchanged(item, wanted, function, depth - 1) for item in value]
-        return value if all(new is old for new, old in zip(members, value)) else kind(members)
-    if depth and kind is dict:
-        items = {key: _exchanged(item, wanted, function, depth - 1) for key, item in value.items()}
-        return value if all(items[key] is item for key, item in value.items()) else items
-    return value
-
-
 def _takesBlobs(jar: Any) -> bool:
     """Return whether there is a place for blobs in a connection's database."""
     storage: Any = None if jar is None else jar.db().storage
@@ -200,7 +235,7 @@ def _takesBlobs(jar: Any) -> bool:
         return False
 
 
-def _newFile(kind: str, fill: Callable[['StoredFile'], None], jar: Any) -> 'StoredFile':
+def _newFile(kind: str, fill: Callable[[StoredFile], None], jar: Any) -> StoredFile:
     stored = StoredFile()
     stored.kind = kind
     if _takesBlobs(jar):
@@ -231,7 +266,9 @@ def _encode(text: str, target: BinaryIO) -> None:
         target.write(text[start:start + CHUNK].encode('utf-8', 'surrogatepass'))
 
 
-def _unstored(stored: 'StoredFile') -> File:
+def _unstored(stored: StoredFile, stack: contextlib.ExitStack) -> File:
+    if stored.parts is not None:
+        return File(stack.enter_context(copied(stored)))
     if stored.blob is not None:
         stored.blob._p_activate()
         try:

@@ -1,5 +1,6 @@
 """Tasks made of programs: a command with places for the fields of the input, run without a shell."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import errno
 import math
 import os
@@ -10,7 +11,6 @@ import string
 import subprocess
 import tempfile
 import time
-from contextlib import nullcontext
 
 from zope.interface import Interface
 from zope.interface import implementer
@@ -20,12 +20,14 @@ from zope.schema import Field
 from lovely.remotetask.common import tracing
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import shown
+from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.execution.group import Group
 from lovely.remotetask.execution.group import signalName
 from lovely.remotetask.files import File
+from lovely.remotetask.files import copied
 from lovely.remotetask.interfaces import ICheckedTask
 from lovely.remotetask.task import checkFields
 
@@ -60,26 +62,27 @@ class CommandTask:
     text -- names of the fields that are no paths: an iterable, or one text with spaces between.  They are passed as
         they are, so one that begins with `-` may be taken for an option: write `-- {field}` or `--option={field}`
         where that matters.
+    files -- names of the fields that have to be files; others may be.  In the template nothing but literal text may
+        stand beside one, up to the next `=`, `:`, `,` or blank.
     timeout -- seconds that the program may run; `float('inf')` for any.
     result -- 'report', the default, or 'file'.
 
-    The input is a dict whose keys are exactly the fields, its values texts or finite numbers.  The result is a dict,
-    the report: `status`, the exit status 0; `duration` in seconds; `output` and `error`, the ends of what the program
-    wrote.  Or it is a file (see `files.File`): all that the program wrote to its standard output, never in memory.  Any
-    other exit, death by a signal, and the time limit raise `TaskError`: a program is not run again by itself.  It ends,
-    with all that it started, when its job is cancelled and when its processing host dies.
+    The input is a dict whose keys are exactly the fields, its values texts, finite numbers or files (see `files.File`).
+    Of a file the program gets a copy, which is removed afterwards: the field stands for its path, whatever the
+    directory is.  The result is a dict, the report: `status`, the exit status 0; `duration` in seconds; `output` and
+    `error`, the ends of what the program wrote.  Or it is a file: all that the program wrote to its standard output,
+    never in memory.  Any other exit, death by a signal, and the time limit raise `TaskError`: a program is not run
+    again by itself.  It ends, with all that it started, when its job is cancelled and when its processing host dies.
 
     Raise `ValueError` that says what is wrong with the template or another argument.
     """
 
     outputSchema = Interface
 
-    def __init__(self, command, directory=None, text=(), timeout=3600.0, result=REPORT):
+    def __init__(self, command, directory=None, text=(), timeout=3600.0, result=REPORT, files=()):
         words = _parse(command)
         fields = dict.fromkeys(field for word in words for segment in word for _, field in segment if field)
-        text = frozenset(text.split() if isinstance(text, str) else text)
-        if unknown := sorted(text.difference(fields)):
-            raise ValueError(f'text names {", ".join(map(repr, unknown))}, which the command {command!r} does not have')
+        text, files = (_named(option, names, fields, command) for option, names in (('text', text), ('files', files)))
         if not (isSpan(timeout) or timeout == math.inf):
             raise ValueError(f'the timeout must be more than 0 seconds, not {shown(timeout)}')
         if directory is not None and not directory:
@@ -90,7 +93,8 @@ class CommandTask:
         self.directory = None if directory is None else os.path.abspath(directory)
         self.program = _program(words[0], command)
         self.words, self.fields = words[1:], tuple(fields)
-        self.paths = frozenset() if directory is None else frozenset(fields) - text
+        self.files = files
+        self.paths = frozenset() if directory is None else frozenset(fields) - text - files
         for segment in (segment for word in words for segment in word):
             if any(field in self.paths for _, field in segment) and os.path.isabs(segment[0][0]):
                 raise ValueError(f'command {command!r}: the path field after {segment[0][0]!r} would lead out of the '
@@ -132,17 +136,31 @@ class CommandTask:
         except InvalidInput as error:
             raise TaskError(str(error)) from error
         executable = os.path.abspath(executable)        # a relative PATH entry is not relative to the directory
-        if self.directory is not None:
-            return self._run(executable, arguments, self.directory)
-        with tempfile.TemporaryDirectory(prefix='remotetask-', ignore_cleanup_errors=True) as directory:
+        with contextlib.ExitStack() as stack:
+            copies = {field: stack.enter_context(copied(input[field], field)) for field in self._files(input)}
+            if copies:
+                arguments = self._arguments(input, copies)
+            directory = self.directory or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix='remotetask-', ignore_cleanup_errors=True))
             return self._run(executable, arguments, directory)
 
-    def _arguments(self, input):
-        """Return the arguments for this input, the program not among them; raise `InvalidInput`."""
+    def _files(self, input):
+        """Return the fields that have a file in this input."""
+        return [field for field in self.fields if isinstance(input[field], (File, StoredFile))]
+
+    def _arguments(self, input, copies=None):
+        """Return the arguments for this input, the program not among them; raise `InvalidInput`.
+
+        copies -- field that has a file -> the path of its copy; None as long as there are none.
+        """
         if not self.fields and input not in (None, {}):
             raise InvalidInput('', 'this command has no fields')
         checkFields(self.inputSchema, input)
-        values = {field: _asText(field, input[field]) for field in self.fields}
+        copies = dict.fromkeys(self._files(input), '') if copies is None else copies
+        for field in self.fields:
+            if field in self.files and field not in copies:
+                raise InvalidInput(field, 'must be a file')
+        values = {field: copies[field] if field in copies else _asText(field, input[field]) for field in self.fields}
         for field in self.fields:
             # A number gets no prefix (`scale=-1:720`), but is checked: it may be the name of a link all the same.
             if field in self.paths and isinstance(input[field], str):
@@ -151,10 +169,16 @@ class CommandTask:
                 if not _PLAIN.match(values[field]):
                     _checkPath(self.directory, field, values[field])
                     values[field] = './' + values[field]
-        return [''.join(self._fill(segment, values) for segment in word) for word in self.words]
+        return [''.join(self._fill(segment, values, copies) for segment in word) for word in self.words]
 
-    def _fill(self, segment, values):
+    def _fill(self, segment, values, copies):
         """Return the text of a segment; check all in it that the program may take for a path."""
+        fields = [field for _, field in segment if field]
+        if files := [field for field in fields if field in copies]:
+            if len(fields) > 1:                 # which could lead from the copy to any other file
+                raise InvalidInput(files[0], f'is a file, and stands beside another field in the command '
+                                             f'{self.command!r}')
+            return ''.join(literal + values.get(field, '') for literal, field in segment)
         filled, starts = '', []
         for literal, field in segment:
             filled += literal
@@ -191,6 +215,14 @@ class CommandTask:
 
 
 # The template
+
+def _named(option, names, fields, command):
+    """Return the names of fields that an option has, as a set; raise `ValueError` for others."""
+    names = frozenset(names.split() if isinstance(names, str) else names)
+    if unknown := sorted(names.difference(fields)):
+        raise ValueError(f'{option} names {", ".join(map(repr, unknown))}, which the command {command!r} does not have')
+    return names
+
 
 def _parse(command):
     """Return the words of the template, each a list of segments, each a list of (literal text, field or None)."""
@@ -243,7 +275,7 @@ def _program(word, command):
 def _asText(field, value):
     """Return the argument for a value; raise `InvalidInput` when no argument can be made of it."""
     if type(value) not in (str, int, float):        # exact: a bool is an int, a subclass may say anything
-        raise InvalidInput(field, f'must be a text or a number, not {type(value).__name__}')
+        raise InvalidInput(field, f'must be a text, a number or a file, not {type(value).__name__}')
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidInput(field, 'must be a finite number')
     try:
@@ -306,7 +338,7 @@ def _execute(executable, arguments, directory, timeout, target=None):
     try:
         with (Group(executable, arguments, cwd=directory, stdout=target or subprocess.PIPE,
                     stderr=subprocess.PIPE, env=_environment()) as group,
-              nullcontext() if control is None else control.stoppedBy(group.end)):
+              contextlib.nullcontext() if control is None else control.stoppedBy(group.end)):
             ends = [_End(group, pipe) for pipe in (group.process.stdout, group.process.stderr)]
             expired = not group.run(timeout)
             duration = time.monotonic() - started

@@ -1,5 +1,6 @@
 """One run of a job: call its task, look at what it gives, and decide what follows."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import random
 import traceback
@@ -83,8 +84,9 @@ def _execute(service, claim, clock, host, draw, task):
             checkTask(claim.task, task)
         input = inputOf(service, claim)
         if isIsolated(task) and examine is None:
-            output = runInChild(task, claim.jobid, portable(input), current(), limitOf(claim, task),
-                                getattr(task, 'memoryLimit', None), claim.label)
+            with contextlib.ExitStack() as copies:
+                output = runInChild(task, claim.jobid, portable(input, copies), current(), limitOf(claim, task),
+                                    getattr(task, 'memoryLimit', None), claim.label)
         else:
             output = callTask(task, wrapped(service), claim.jobid, input)
         checkOutput(task, output)

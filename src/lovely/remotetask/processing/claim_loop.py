@@ -29,7 +29,7 @@ from lovely.remotetask.storage.transitions import Returned
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Seconds between two looks for jobs to be removed, and between two transactions when there are many.
+#: Seconds between two looks for jobs and uploads to be removed, and between two transactions when there are many.
 CLEAN_INTERVAL, CLEAN_PAUSE = 10.0, 0.1
 
 #: Seconds between two iterations of an idle host that is told of the commits of others.
@@ -111,9 +111,14 @@ class ClaimLoop:
         self.iterate()
         if self._leaveIfDone():
             return True
-        if self._lifecycle.isRunning and self._settings.keep:
+        if self._cleans:
             self._clean()
         return False
+
+    @property
+    def _cleans(self):
+        """Whether there may be something to be removed: by each host what it ended, uploads by the scheduler."""
+        return self._lifecycle.isRunning and bool(self._settings.keep or self.cycle.state.isScheduler)
 
     # One iteration
 
@@ -202,7 +207,7 @@ class ClaimLoop:
                                          execution.policy, random.random()))
 
     def _clean(self):
-        """Remove jobs that are old enough: a few at a time, so that nobody waits for it."""
+        """Remove jobs and uploads that are old enough: a few at a time, so that nobody waits for it."""
         if self.monotonic() < self._cleanAt:
             return
         try:
@@ -302,6 +307,6 @@ class ClaimLoop:
             waits.append(HELD_UP - self._busyFor(self._inFlight.load(self._settings.threads)))
         if (nextMoment := self._inFlight.nextMoment()) is not None:
             waits.append(nextMoment - moment)
-        if self._settings.keep and self._lifecycle.isRunning:
+        if self._cleans:
             waits.append(self._cleanAt - moment)
         return waits

@@ -36,6 +36,7 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage import uploads
 from lovely.remotetask.storage.evolve import evolve
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
@@ -368,7 +369,7 @@ class Cycle:
         self._noteCommit(moment)
 
     def clean(self, keep):
-        """Remove some of the jobs that ended long ago, in a transaction of its own; return how many.
+        """Remove some of the jobs that ended long ago, and old uploads, in a transaction of its own; return how many.
 
         keep -- status -> seconds for which jobs in it are kept.
 
@@ -380,6 +381,7 @@ class Cycle:
             if service.schedule.scheduler == self.name:
                 ledgers += (shard.ledger for shard in service.shards)
                 ledgers += (ledger for ledger in service.ledgers.values() if hosts.isGone(ledger.owner))
+                removed += uploads.expire(service, now, CLEANED)
             for ledger in ledgers:
                 for status, seconds in keep.items():
                     removed += cleanup.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)

@@ -45,7 +45,7 @@ HASHES, QUEUE = max(1, (os.cpu_count() or 1) // 2), 32
 PROOFS = HASHES + QUEUE + 1
 
 #: What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
-ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing'))
+ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing', 'putUpload', 'dropUpload'))
 
 
 class Unauthorized(errors.RemoteTaskError):

@@ -23,7 +23,7 @@ BATCH = 500
 #: Jobs that one call of `getJobs` gives at most, and one of `addMany` adds.
 LISTING_SIZE = 1000
 
-#: Bytes of a result that one call of `getResultPart` gives at most.
+#: Bytes of a result that one call of `getResultPart` gives at most, and of a file that one of `putUpload` brings.
 PART_SIZE = 1024 * 1024
 
 #: Jobs that one call of `waitFor` waits for at most, and seconds.
@@ -41,12 +41,13 @@ RESULT_SIZE = 32 * 1024 * 1024
 SENTENCE_SIZE = 2000
 
 #: Members of the last argument of `addCronJob`.
-CRON_OPTIONS = ('active', 'crontab', 'misfire', 'newJobs', 'overlap', 'timeZone')
+CRON_OPTIONS = ('active', 'crontab', 'misfire', 'newJobs', 'overlap', 'timeZone', 'uploads')
 
 _TASK = Argument('task', (str,))
 _INPUT = Argument('input', (), None)
 _JOBID = Argument('jobid', (int,))
 _NAME = Argument('name', (str,))
+_UPLOAD = Argument('upload', (str,))
 _OPTIONS = Argument('options', (dict,), MappingProxyType({}))
 
 
@@ -57,13 +58,17 @@ def _calendarField(name):
 METHODS = {
     'getAvailableTasks': Method(READS, 'array'),
     'add': Method(WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False), _OPTIONS),
-                  role='submit', traced=True),
+                  role='submit', traced=True, owned=True),
     'addMany': Method(WRITES, 'array', (Argument('jobs', (list,), items=(dict,)),),
-                      role='submit', traced=True),
+                      role='submit', traced=True, owned=True),
     'addCronJob': Method(WRITES, 'int', (
         _TASK, _INPUT, _calendarField('minute'), _calendarField('hour'), _calendarField('dayOfMonth'),
         _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None),
-        _OPTIONS), role='submit', traced=True),
+        _OPTIONS), role='submit', traced=True, owned=True),
+    'addUpload': Method(WRITES, 'string', (_TASK, Argument('size', (float, int), None)), role='submit', owned=True),
+    'putUpload': Method(WRITES, 'double', (_UPLOAD, Argument('start', (float, int)), Argument('data', (bytes,))),
+                        role='submit', owned=True),
+    'dropUpload': Method(WRITES, 'boolean', (_UPLOAD,), role='submit', owned=True),
     'updateCronJob': Method(WRITES, 'boolean', (_JOBID, Argument('changes', (dict,))), role='submit'),
     'reschedule': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'runNow': Method(WRITES, 'int', (_JOBID,), role='submit'),

@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 from lovely.remotetask.xmlrpc.head import HEADER
 from lovely.remotetask.xmlrpc.head import HTTPException
+from lovely.remotetask.xmlrpc.head import bodyTooLarge
 
 
 #: Bytes of the line before a chunk, or of a trailer.
@@ -63,7 +64,7 @@ class ChunkedDecoder:
         self._count(len(found[2] or b''))
         self._left = int(found[1], 16)
         if len(self.body) + self._left > self._limit:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {self._limit} bytes')
+            raise bodyTooLarge(self._limit)
         self._step = ChunkedDecoder._readData if self._left else ChunkedDecoder._readTrailer
         return position + len(line) + len(_LINE_END)
 

@@ -123,6 +123,8 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             return dumpResponse(await self._repeat(request, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
+        if method.owned:
+            arguments.append(request.principal.name)
         call = functools.partial(self._call, function, arguments, request.traceparent if method.traced else None)
         run = self._gateway.write if method.access == WRITES else self._gateway.read
         return await self._result(run(request.path, call, dumpResponse))

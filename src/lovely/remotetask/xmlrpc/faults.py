@@ -91,6 +91,8 @@ HOST_DIED = 111
 TIME_LIMIT = 112
 WRONG_ARITY = 114
 WRONG_TYPE = 115
+UNKNOWN_UPLOAD = 116
+TOO_MANY_UPLOADS = 117
 NOT_ALLOWED = 120
 DATABASE_UNAVAILABLE = 201
 OUTCOME_UNKNOWN = 202
@@ -117,6 +119,8 @@ TABLE = (
     Entry(RETRY, errors.Retry),
     Entry(HOST_DIED, errors.HostDied),
     Entry(TIME_LIMIT, errors.TimeLimitExceeded),
+    Entry(UNKNOWN_UPLOAD, errors.UnknownUpload),
+    Entry(TOO_MANY_UPLOADS, errors.TooManyUploads),
     Entry(NOT_ALLOWED, NotAllowed),
     Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable),
     Entry(OUTCOME_UNKNOWN, OutcomeUnknown),

@@ -35,6 +35,12 @@ class HTTPException(Exception):
         self.status, self.reason, self.headers = status, reason, headers
 
 
+def bodyTooLarge(limit):
+    """Return the `HTTPException` for a body of more bytes than the limit."""
+    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                         f'The body may have {limit} bytes (max-body-size); putUpload takes files in parts')
+
+
 class Headers(dict):
     """Name in lower case -> value, text of the characters of Latin 1; of several with one name, joined by commas."""
 
@@ -109,7 +115,7 @@ class Head(NamedTuple):
         if not _LENGTH.fullmatch(length):
             raise HTTPException(HTTPStatus.BAD_REQUEST, 'The Content-Length is not one number')
         if int(length) > limit:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'The body may have {limit} bytes')
+            raise bodyTooLarge(limit)
         return int(length)
 
     def _checkCoding(self, length):

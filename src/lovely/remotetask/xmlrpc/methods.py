@@ -10,6 +10,7 @@ from lovely.remotetask import errors
 from lovely.remotetask import interfaces
 from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.filters import parseFilter
+from lovely.remotetask.storage import uploads
 from lovely.remotetask.storage.search import search
 from lovely.remotetask.xmlrpc.calls import CRON_OPTIONS
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
@@ -19,6 +20,7 @@ from lovely.remotetask.xmlrpc.calls import WAITING_SIZE
 from lovely.remotetask.xmlrpc.calls import WAITING_TIME
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
+from lovely.remotetask.xmlrpc.placing import Placing
 from lovely.remotetask.xmlrpc.structs import detailsOf
 from lovely.remotetask.xmlrpc.structs import progressOf
 from lovely.remotetask.xmlrpc.structs import readJob
@@ -57,7 +59,7 @@ def _refusing(method):
         raise BadArguments(f'{method}: {error}') from error
 
 
-def add(service, task, input, startLater, options, request=None):
+def add(service, task, input, startLater, options, request=None, user=None):
     """add(string task, mixed input=nil, boolean startLater=false, struct options={}) -> int
 
     Add a job that calls the task with the input, and return its id.  With startLater true it waits for startJob.
@@ -65,33 +67,42 @@ def add(service, task, input, startLater, options, request=None):
     its id is returned and nothing is added, so that a call can be repeated; double timeLimit, the seconds that a run
     may take; struct retryPolicy, with any of int attempts (runs in all), double base (seconds before the second run),
     factor (how much longer each further pause is), cap (seconds that a pause has at most), jitter (0 to 1: how large a
-    part of a pause is random).
-    Faults: unknown task, invalid input, bad arguments for other options.
+    part of a pause is random); array uploads, ids of addUpload, each of which stands as a string somewhere in the
+    input: the task gets the file there.
+    Faults: unknown task, invalid input, bad arguments for other options, unknown upload.
     """
     with _refusing('add'):
-        return service.add(task, input, startLater, request=request, **readOptions(options))
+        placing = Placing(service, user)
+        job = placing.filled({'task': task, 'input': input, 'startLater': startLater, **readOptions(options)})
+        jobid = service.add(request=request, **job)
+        placing.end()
+    return jobid
 
 
-def addMany(service, jobs, request=None):
+def addMany(service, jobs, request=None, user=None):
     """addMany(array jobs) -> array of int
 
     Add up to 1000 jobs, all or none, and return their ids in the same order.  Each is a struct with string task, and
-    maybe mixed input, boolean startLater, string key, double timeLimit, struct retryPolicy: see add.
+    maybe mixed input, boolean startLater, string key, double timeLimit, struct retryPolicy, array uploads: see add.
     Faults: those of add.
     """
     if len(jobs) > LISTING_SIZE:
         raise BadArguments(f'addMany: {LISTING_SIZE} jobs can be added at a time, {len(jobs)} were given')
     with _refusing('addMany'):
-        return service.addMany([_readNumbered(number, struct) for number, struct in enumerate(jobs)], request=request)
+        placing = Placing(service, user)
+        jobids = service.addMany([_readNumbered(number, struct, placing) for number, struct in enumerate(jobs)],
+                                 request=request)
+        placing.end()
+    return jobids
 
 
-def _readNumbered(number, struct):
+def _readNumbered(number, struct, placing):
     with _refusing(f'jobs[{number}]'):
-        return readJob(struct)
+        return placing.filled(readJob(struct))
 
 
 def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek, delay, options,
-               request=None):
+               request=None, user=None):
     """addCronJob(string task, mixed input=nil, array minute=[], array hour=[], array dayOfMonth=[], array month=[],
                   array dayOfWeek=[], double delay=nil, struct options={}) -> int
 
@@ -101,13 +112,62 @@ def addCronJob(service, task, input, minute, hour, dayOfMonth, month, dayOfWeek,
     'Europe/Berlin', default 'UTC'; misfire, what to do about times that came while nothing ran: 'once', the default,
     'skip', or a number of runs at most; boolean newJobs, whether it adds a new job at each time (with a delay of 0.1
     or more: again and again) instead of running itself; boolean overlap, whether it adds one while the last has not
-    ended; boolean active, default true.
-    Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits.
+    ended; boolean active, default true; array uploads, see add.
+    Faults: unknown task, invalid input, bad arguments for a schedule that is out of range or never fits, unknown
+    upload.
     """
     with _refusing('addCronJob'):
         refuseOthers('option', options, CRON_OPTIONS)
-        return service.addCronJob(task, input, tuple(minute), tuple(hour), tuple(dayOfMonth), tuple(month),
-                                  tuple(dayOfWeek), delay, request=request, **options)
+        placing = Placing(service, user)
+        job = placing.filled({'task': task, 'input': input, **options})
+        jobid = service.addCronJob(minute=tuple(minute), hour=tuple(hour), dayOfMonth=tuple(dayOfMonth),
+                                   month=tuple(month), dayOfWeek=tuple(dayOfWeek), delay=delay, request=request, **job)
+        placing.end()
+    return jobid
+
+
+def addUpload(service, task, size, user=None):
+    """addUpload(string task, double size=nil) -> string
+
+    Begin to send a file for a job of the task; return the id of the upload, which putUpload and add take.  The size is
+    the number of bytes that are to come, if that is known: then it is told at once whether there is room for them, and
+    no job takes the file before all of them are there.  An upload belongs to the user who began it.  One that no job
+    has taken within a day of its last part is dropped.
+    Faults: unknown task, bad arguments for another size, too many uploads.
+    """
+    if size is not None:
+        _checkBytes('addUpload', 'size', size)
+    tasks = service.getAvailableTasks()
+    if task not in tasks:
+        raise errors.UnknownTask(task, tasks)
+    return uploads.begin(service, user, time.time(), None if size is None else int(size))
+
+
+def putUpload(service, upload, start, data, user=None):
+    """putUpload(string upload, double start, base64 data) -> double
+
+    Send the next part of a file, 1 to 1048576 bytes; return how many bytes have come.  It starts where the last one
+    ended, the first one at 0; the start is a whole number, int or double.  A part that has come may come once more, so
+    that the call can be repeated.
+    Faults: unknown upload, bad arguments for another start or size, too many uploads.
+    """
+    _checkBytes('putUpload', 'start', start)
+    with _refusing('putUpload'):
+        return float(uploads.append(service, user, upload, int(start), data, time.time()))
+
+
+def dropUpload(service, upload, user=None):
+    """dropUpload(string upload) -> boolean
+
+    Drop an upload that no job is going to take.  False when there is none with that id.
+    """
+    return uploads.drop(service, user, upload)
+
+
+def _checkBytes(method, name, value):
+    """Raise `BadArguments` for what is no number of bytes; a double stands for one that no int of 32 bits can."""
+    if not 0 <= value < 2**53 or value != int(value):
+        raise BadArguments(f'{method}: {name} must be a whole number, and not negative')
 
 
 def updateCronJob(service, jobid, changes):
@@ -284,8 +344,7 @@ def getResultPart(service, jobid, start, size):
     1 to 1048576; less at its end, and nothing behind it.  The start is a whole number, int or double.
     Faults: unknown job, bad arguments for another start or size, refused for any other result or none.
     """
-    if not 0 <= start < 2**53 or start != int(start):
-        raise BadArguments('getResultPart: start must be a whole number, and not negative')
+    _checkBytes('getResultPart', 'start', start)
     if not 1 <= size <= PART_SIZE:
         raise BadArguments(f'getResultPart: size must be 1 to {PART_SIZE}')
     return service.getResultPart(jobid, int(start), size)
@@ -451,7 +510,7 @@ def getStatistics(service, window):
 #: The name of a method -> its function, which is called with the service and the checked arguments.  Those that need no
 #: service are functions of the dispatcher.
 FUNCTIONS = {function.__name__: function for function in (
-    getAvailableTasks, add, addMany, addCronJob, updateCronJob, reschedule, runNow, startJob, cancel, clean, cleanSome,
-    retry, retryFailed, getProgress, getStatus, waitFor, getResult, getResultPart, getError, hasJobsWaiting, pause,
-    resume, stopProcessing, startProcessing, isProcessing, getProcessingHosts, getJob, getJobs, getSchedules,
-    getStatistics)}
+    getAvailableTasks, add, addMany, addCronJob, addUpload, putUpload, dropUpload, updateCronJob, reschedule, runNow,
+    startJob, cancel, clean, cleanSome, retry, retryFailed, getProgress, getStatus, waitFor, getResult, getResultPart,
+    getError, hasJobsWaiting, pause, resume, stopProcessing, startProcessing, isProcessing, getProcessingHosts, getJob,
+    getJobs, getSchedules, getStatistics)}

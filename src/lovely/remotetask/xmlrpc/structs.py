@@ -28,7 +28,7 @@ CRON_FIELDS = SCHEDULE + ('eitherDay', 'scheduledFor', 'calledFor', 'lastJob')
 POLICY = ('attempts', 'base', 'factor', 'cap', 'jitter')
 
 #: Options of a job that is added.
-OPTIONS = ('key', 'timeLimit', 'retryPolicy')
+OPTIONS = ('key', 'timeLimit', 'retryPolicy', 'uploads')
 
 
 def summaryOf(service, job):
@@ -88,7 +88,7 @@ def _small(job, name):
 
 
 def readOptions(options):
-    """Return the arguments of `ITaskService.add` that the struct of options of a job stands for.
+    """Return the arguments of `ITaskService.add` that the struct of options of a job stands for, and its uploads.
 
     Raise `BadArguments`; values out of range are left to the service.
     """
@@ -99,7 +99,7 @@ def readOptions(options):
 
 
 def readJob(struct):
-    """Return an item of `ITaskService.addMany` for the struct of a job.  Raise `BadArguments`."""
+    """Return an item of `ITaskService.addMany`, and its uploads, for the struct of a job.  Raise `BadArguments`."""
     refuseOthers('member', struct, ('task', 'input', 'startLater') + OPTIONS)
     task, startLater = struct.get('task'), struct.get('startLater')
     if type(task) is not str:

@@ -3,11 +3,14 @@
 import re
 from datetime import datetime
 from datetime import timezone
+from xmlrpc.client import WRAPPERS
 from xmlrpc.client import Fault
 from xmlrpc.client import Marshaller
 from xmlrpc.client import dumps
 from xmlrpc.client import escape
 
+from lovely.remotetask.common.checks import shown
+from lovely.remotetask.xmlrpc.calls import NESTING
 from lovely.remotetask.xmlrpc.calls import SENTENCE_SIZE
 
 
@@ -31,7 +34,11 @@ def _encode(text):
 
 
 class _CallMarshaller(Marshaller):
-    """Keeps the moment that a datetime means: the standard library leaves out its zone and what is below a second."""
+    """Loses nothing of a value that it takes.
+
+    It keeps the moment that a datetime means: the standard library leaves out its zone and what is below a second.  And
+    it refuses objects, as open files, of which the standard library would send the attributes instead.
+    """
 
     dispatch = dict(Marshaller.dispatch)
 
@@ -43,6 +50,13 @@ class _CallMarshaller(Marshaller):
         write(f'<value><dateTime.iso8601>{text}{zone}</dateTime.iso8601></value>\n')
 
     dispatch[datetime] = dump_datetime
+
+    def dump_instance(self, value, write):
+        if type(value) not in WRAPPERS:
+            raise TypeError(f'cannot marshal {type(value)} objects')
+        super().dump_instance(value, write)
+
+    dispatch['_arbitrary_instance'] = dump_instance
 
 
 def dumpCall(method, arguments):
@@ -56,6 +70,38 @@ def dumpCall(method, arguments):
     params = _CallMarshaller('utf-8', allow_none=True).dumps(arguments)
     return _encode(f"<?xml version='1.0'?>\n<methodCall>\n<methodName>{escape(method)}</methodName>\n{params}"
                    '</methodCall>\n')
+
+
+def misfit(value, place, depth=NESTING):
+    """Return what of a value cannot be sent: a sentence that names its place; None if all of it can.
+
+    value -- an argument of a call.
+    place -- what it is called.
+    """
+    kind = type(value)
+    if kind not in (dict, list, tuple):
+        return _misfitOf(value, place)
+    if not depth:
+        return f'{place} is nested more than {NESTING} deep'
+    for key, item in value.items() if kind is dict else enumerate(value):
+        if kind is dict and type(key) is not str:
+            return f'{place}: the key {shown(key)} is no str'
+        if (found := misfit(item, f'{place}[{shown(key)}]', depth - 1)) is not None:
+            return found
+    return None
+
+
+def _misfitOf(value, place):
+    """Return a sentence about a value that is no container, or None."""
+    try:
+        _encode(_CallMarshaller('utf-8', allow_none=True).dumps((value,)))
+        return None
+    except OverflowError:
+        return f'{place} is {shown(value)}, and an int of XML-RPC has 32 bits'
+    except Exception:
+        what = shown(value) if isinstance(value, str) else f'of the type {type(value).__name__}'
+        hint = '; hand over File(...) of lovely.remotetask.client' if hasattr(value, 'read') else ''
+        return f'{place} is {what}, which XML-RPC cannot carry{hint}'
 
 
 def dumpPlain(value):
