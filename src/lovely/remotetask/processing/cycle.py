@@ -35,6 +35,7 @@ from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.evolve import evolve
 from lovely.remotetask.storage.ledger import ALONE
@@ -194,7 +195,10 @@ class Cycle:
 
     def _report(self, view, work):
         """Settle what has ended, and put on record what runs; return the `Outcome`s that are on their jobs."""
-        outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now) for report in work.reports]
+        ends = []
+        outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now, ends)
+                    for report in work.reports]
+        tallies.enter(view.ledger, ends)
         for jobid, seconds in work.snapshot.long:
             view.ledger.mark(jobid, LONG, view.now - seconds)
         for jobid, progress in work.snapshot.progress:
