@@ -758,8 +758,8 @@ class ServerTestCase(CommandTestCase):
         self.addCleanup(stop)
         return f'<zodb>\n<zeoclient>\nserver {host}:{port}\n</zeoclient>\n</zodb>\n'
 
-    def processorSection(self, name):
-        return f'<processor>\nname {name}\nthreads 2\nwait-time 100ms\n</processor>\n'
+    def processorSection(self, name, more=''):
+        return f'<processor>\nname {name}\nthreads 2\nwait-time 100ms\n{more}</processor>\n'
 
 
 class ServeTest(ServerTestCase):

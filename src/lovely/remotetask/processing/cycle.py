@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.processing.claim_strategy import Decision
@@ -204,7 +205,11 @@ class Cycle:
         for jobid, progress in work.snapshot.progress:
             if jobid in view.ledger.claimed:
                 view.ledger.progress[jobid] = progress
-        return [outcome for outcome in outcomes if outcome is not None]
+        found = [outcome for outcome in outcomes if outcome is not None]
+        if len(found) < len(outcomes):
+            counts.add('late_outcomes', number=sum(outcome is None and isinstance(report, transitions.Outcome)
+                                                   for report, outcome in zip(work.reports, outcomes)))
+        return found
 
     def _unwanted(self, view, snapshot):
         """Return those of the watched runs that are not wanted any more."""
@@ -312,7 +317,9 @@ class Cycle:
             self.session.manager.abort()
             return False, None
         isBeat = bool(view.ledger._p_changed)
+        began = self.monotonic()
         self.session.manager.commit()
+        counts.observe('commit_seconds', 'cycle', seconds=self.monotonic() - began)
         return True, view.moment if isBeat else None
 
     # What follows
@@ -351,6 +358,8 @@ class Cycle:
         self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
         # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
         self._isContended = isinstance(error, ConflictError)
+        if not isinstance(error, LeaseLost):
+            counts.add('conflicts' if self._isContended else 'database_failures', 'cycle')
         self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost))
 
     # Transactions of their own

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from BTrees.OOBTree import OOBTree
 
+from lovely.remotetask.common.counts import BOUNDS
+from lovely.remotetask.common.counts import OTHER
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
@@ -25,12 +27,10 @@ OUTCOMES = (COMPLETED, ERROR, CANCELLED, RETRIED, LOST)
 #: What else an `Outcome` can have as its status, in the order of OUTCOMES.
 _FAILED = (ERROR, CANCELLED, QUEUED)
 
-#: Seconds: the upper bounds of the classes that durations are counted in; one more class is for what takes longer.
-BOUNDS = (.005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 _CLASSES = len(BOUNDS) + 1
 
-#: Tasks that a ledger tells apart, and what the others are counted as.
-NAMED, OTHER = 200, 'other'
+#: Tasks that a ledger tells apart; the others are counted as OTHER.
+NAMED = 200
 
 #: Tasks in the record of the ledger itself; when there are more, all go to a tree below it.
 RECENT = 8

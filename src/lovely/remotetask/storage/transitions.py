@@ -9,6 +9,7 @@ import logging
 from typing import Any
 from typing import NamedTuple
 
+from lovely.remotetask.common.counts import OTHER
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
@@ -29,7 +30,6 @@ from lovely.remotetask.storage.ready import place
 from lovely.remotetask.storage.ready import readySince
 from lovely.remotetask.storage.ready import shardOf
 from lovely.remotetask.storage.tallies import LOST
-from lovely.remotetask.storage.tallies import OTHER
 from lovely.remotetask.storage.tallies import count
 from lovely.remotetask.storage.tallies import enter
 

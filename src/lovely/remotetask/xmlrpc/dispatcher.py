@@ -11,6 +11,7 @@ from ZODB.POSException import StorageError
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.statuses import areFinal
 from lovely.remotetask.xmlrpc import calls
+from lovely.remotetask.xmlrpc import counting
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
@@ -123,7 +124,9 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         if method.traced:
             arguments.append(request.requestId)
         run = self._gateway.write if method.access == WRITES else self._gateway.read
-        return await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
+        response = await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
+        counting.noteAdded(request.path, name, arguments)
+        return response
 
     async def _repeat(self, request, function, arguments):
         """Call the function in one transaction after another until it does less than it might; return the sum."""
