@@ -191,7 +191,7 @@ class Jobs(SimpleXMLRPCServer):
         self.left = 0                       # jobs to clean
         for function in (self.getAvailableTasks, self.add, self.addMany, self.startJob, self.cancel, self.getStatus,
                          self.getResult, self.getError, self.getJob, self.getJobs, self.getStatistics,
-                         self.getProgress, self.waitFor, self.cleanSome, self.addCronJob):
+                         self.getTaskStatistics, self.getProgress, self.waitFor, self.cleanSome, self.addCronJob):
             self.register_function(function)
 
     def _dispatch(self, method, params):
@@ -282,6 +282,12 @@ class Jobs(SimpleXMLRPCServer):
         self._find(jobid)
         return {'id': jobid, 'task': 'echo\x9b', 'created': 0.0, 'started': None, 'input': ['ü', b'x']}
 
+    def getTaskStatistics(self, task=None):
+        never = dict.fromkeys(('meanRun', 'p95Run', 'meanWait', 'p95Wait', 'failureRate'))
+        return {'echo\x9b': {'completed': 1508, 'error': 2, 'cancelled': 0, 'retried': 11, 'lost': 2.0 ** 32,
+                             'failureRate': 0.0013, 'meanRun': 0.25, 'p95Run': 61.0, 'meanWait': 0.0, 'p95Wait': 0.005},
+                'fail': {'completed': 0, 'error': 0, 'cancelled': 1, 'retried': 0, 'lost': 0, **never}}
+
     def getStatistics(self, window=3600):
         host = {'name': 'one', 'machine': 'alpha', 'pid': 1, 'threads': 4, 'since': 0.0, 'jobs': 3, 'processing': True,
                 'scheduling': True}
@@ -309,6 +315,14 @@ class ClientTest(ClientTestCase):
 
     def test_tasks(self):
         self.assertEqual(self.remotetask('tasks'), (0, 'echo\ntwi 1mce\n', ''))
+        code, output, errors = self.remotetask('tasks', '--statistics')
+        self.assertEqual([line.split() for line in output.splitlines()], [
+            ['task', 'completed', 'error', 'cancelled', 'retried', 'lost', 'failed', 'run', 'p95', 'wait', 'p95'],
+            ['echo', '1508', '2', '0', '11', '4294967296', '0.1', '%', '0.25s', '1m01s', '0.00s', '0.01s'],
+            ['fail', '0', '0', '1', '0', '0', '-', '-', '-', '-', '-']])
+        code, output, errors = self.remotetask('tasks', '--statistics', '--json')
+        self.assertEqual((code, json.loads(output), errors), (0, self.server.getTaskStatistics(), ''))
+        self.fails(2, '--json is for --statistics', 'tasks', '--json')
 
     def test_add(self):
         self.assertEqual(self.remotetask('add', 'echo'), (0, '1\n', ''))
@@ -744,8 +758,8 @@ class ServerTestCase(CommandTestCase):
         self.addCleanup(stop)
         return f'<zodb>\n<zeoclient>\nserver {host}:{port}\n</zeoclient>\n</zodb>\n'
 
-    def processorSection(self, name):
-        return f'<processor>\nname {name}\nthreads 2\nwait-time 100ms\n</processor>\n'
+    def processorSection(self, name, more=''):
+        return f'<processor>\nname {name}\nthreads 2\nwait-time 100ms\n{more}</processor>\n'
 
 
 class ServeTest(ServerTestCase):

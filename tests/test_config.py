@@ -49,6 +49,7 @@ site-definition zcml/site.zcml
   certificate /certificate.pem
   key ../key.pem
   allow-insecure on
+  metrics-address 9464
 </frontend>
 
 <processor>
@@ -63,6 +64,8 @@ site-definition zcml/site.zcml
   keep-cancelled 1m
   pack-interval 1d
   pack-keep 2h
+  metrics-address 0.0.0.0:9465
+  allow-insecure on
 </processor>
 
 <eventlog>
@@ -115,10 +118,11 @@ class DefaultsTest(ConfigTestCase):
                          os.path.join(os.path.dirname(os.path.abspath(lovely.remotetask.__file__)), 'configure.zcml'))
         self.assertEqual(configuration.frontend, sections.FrontendSettings(
             address=('127.0.0.1', 8080), limits=Limits(), deadline=10.0, users=None, certificate=None, key=None,
-            allowInsecure=False))
+            allowInsecure=False, metricsAddress=None))
         self.assertEqual(configuration.processor, sections.ProcessorSettings(
             name=socket.gethostname(), threads=4, lease=30.0, waitTime=1.0, gracePeriod=20.0,
-            schedule=True, tasks=None, keep={}, packInterval=None, packKeep=3600.0))
+            schedule=True, tasks=None, keep={}, packInterval=None, packKeep=3600.0,
+            metricsAddress=None, allowInsecure=False))
         self.assertEqual(configuration.product('lovely.remotetask'), {})
         self.assertEqual(configuration.databaseDescription, f'FileStorage {self.directory}/var/Data.fs')
 
@@ -177,12 +181,13 @@ class FullTest(ConfigTestCase):
         self.assertEqual(self.configuration.frontend, sections.FrontendSettings(
             address=('0.0.0.0', 9000), deadline=2.5, users=os.path.join(self.directory, 'etc', 'users'),
             limits=Limits(bodySize=512 * 1024, connections=7, waiting=8, requestTime=90.0, idleTime=7200.0),
-            certificate='/certificate.pem', key=os.path.join(self.directory, 'key.pem'), allowInsecure=True))
+            certificate='/certificate.pem', key=os.path.join(self.directory, 'key.pem'), allowInsecure=True,
+            metricsAddress=('127.0.0.1', 9464)))
         self.assertEqual(self.configuration.processor, sections.ProcessorSettings(
             name='Host One', threads=16, lease=45.0, waitTime=0.25, gracePeriod=86400.0,
             schedule=False, tasks=('avi2*', 'echo'), keep={'completed': 30 * 86400.0, 'cancelled': 60.0},
             packInterval=86400.0,
-            packKeep=7200.0))
+            packKeep=7200.0, metricsAddress=('0.0.0.0', 9465), allowInsecure=True))
 
     def test_database(self):
         self.assertEqual(self.configuration.databaseDescription, f'FileStorage {self.root}/Data.fs')

@@ -164,7 +164,7 @@ class User:
         self.job(place).change(run=self.job(place).run + 1, suspect=True)
 
     def retry(self, place):
-        cleanup.reopen(self.service, self.job(place))
+        cleanup.reopen(self.service, self.job(place), 0)
 
     def remove(self, *places):
         for place in places:

@@ -76,6 +76,18 @@ class TestPages(WebCase):
         self.assertIn('at 08:00, Monday to Friday, UTC', self.get('/schedules').text)
         self.assertIn('as asked', self.get(f'/jobs/{jobids["error"]}').text)
 
+    def test_how_the_runs_of_tasks_fared(self):
+        with self.service() as service:
+            service.addMany([{'task': 'fail'}] * 3 + [{'task': 'echo'}], NOW - 20)
+            service.process(NOW - 18)
+        page = self.get('/tasks').text
+        self.assertIn('has not run yet', page)
+        self.assertRegex(page, r'(?s)/tasks/fail">.*?>0</td><td class="number">3</td><td class="number">100.0 %</td>\s*'
+                               r'<td class="number">0 ms, 5 ms</td><td class="number">2 s, 2.4 s</td>')
+        self.assertIn('<dt>Waiting before</dt><dd>2 s on average, up to 2.4 s for 95 of 100</dd>',
+                      self.get('/tasks/fail').text)
+        self.assertIn('It has not run yet.', self.get('/tasks/film').text)
+
     def test_each_page_is_whole(self):
         jobid = self.add()['error']
         for path in '/', '/jobs', f'/jobs/{jobid}', '/schedules', '/tasks', '/tasks/echo', '/tasks/a/b%20c', \

@@ -23,7 +23,13 @@ from ZODB.POSException import StorageError
 from zope.component import provideUtility
 
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.pages import startMetrics
 from lovely.remotetask.cli.pages import startPages
+from lovely.remotetask.common.counts import COUNTERS
+from lovely.remotetask.common.counts import DURATIONS
+from lovely.remotetask.common.counts import MOST
+from lovely.remotetask.common.counts import Counts
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import STATUSES
@@ -34,11 +40,17 @@ from lovely.remotetask.web import metrics
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.charts import Counter
 from lovely.remotetask.web.health import Readiness
+from lovely.remotetask.web.processmetrics import ProcessMetrics
 from lovely.remotetask.web.server import Server
 from lovely.remotetask.web.server import checkReach
+from lovely.remotetask.xmlrpc import counting
 from webcase import NOW
 from webcase import USERS
 from webcase import WebCase
+
+
+#: All there is: tables of name -> what it is, and its labels.
+TABLES = metrics.GAUGES, metrics.TASK_COUNTERS, metrics.TASK_DURATIONS, COUNTERS, DURATIONS
 
 
 class TestHealth(WebCase):
@@ -140,14 +152,37 @@ class TestMetrics(WebCase):
             self.assertAlmostEqual(found['remotetask_' + name][here], value, 6, name)
         self.assertGreater(found['remotetask_database_bytes'][frozenset()], 0)
 
+    def test_what_is_counted_of_tasks(self):
+        with self.service() as service:
+            service.addMany([{'task': 'fail'}] * 3 + [{'task': 'echo'}], NOW - 50)
+            service.process(NOW - 40)
+        found = self.metrics()
+        fail, echo = ({('service', '/'), ('task', task)} for task in ('fail', 'echo'))
+        self.assertEqual(found['remotetask_jobs_finished_total'][frozenset({*fail, ('status', 'error')})], 3)
+        self.assertEqual(found['remotetask_jobs_finished_total'][frozenset({*echo, ('status', 'completed')})], 1)
+        self.assertEqual(found['remotetask_runs_lost_total'][frozenset(fail)], 0)
+        self.assertEqual(found['remotetask_job_wait_seconds_sum'][frozenset(fail)], 30)
+        self.assertEqual(found['remotetask_job_wait_seconds_count'][frozenset(fail)], 3)
+        waits = {dict(labels)['le']: value for labels, value in found['remotetask_job_wait_seconds_bucket'].items()
+                 if fail < labels}
+        self.assertEqual((len(waits), waits['5.0'], waits['10.0'], waits['+Inf']), (17, 0, 3, 3))
+
     def test_what_this_process_counts(self):
+        before = self.metrics()
         self.get('/', 'eve', status=401)
         self.get('/', status=401)
         self.get('/', 'bob')
+        counts.add('conflicts', 'task', number=2)
         found = self.metrics()
-        self.assertEqual(found['remotetask_logins_refused_total'], {frozenset(): 2})
-        self.assertEqual(found['remotetask_page_requests_total'], {
-            frozenset({('code', '401')}): 2, frozenset({('code', '200')}): 1})
+
+        def more(name, label, value):
+            labels = frozenset({(label, value)})
+            return found[name][labels] - before.get(name, {}).get(labels, 0)
+        self.assertEqual(more('remotetask_logins_refused_total', 'at', 'pages'), 2)
+        self.assertEqual(more('remotetask_page_requests_total', 'code', '401'), 2)
+        self.assertEqual(more('remotetask_page_requests_total', 'code', '200'), 2)       # the metrics, and the page
+        self.assertEqual(more('remotetask_conflicts_total', 'where', 'task'), 2)
+        self.assertGreater(found['process_resident_memory_bytes'][frozenset()], 0)
 
     def test_who_may_read_them(self):
         self.get('/metrics', status=401)
@@ -156,15 +191,102 @@ class TestMetrics(WebCase):
     def test_the_alerts_use_names_that_there_are(self):
         text = (pathlib.Path(metrics.__file__).parent / 'alerts.yaml').read_text()
         used = set(re.findall(r'remotetask_([a-z_]+)', text))
-        self.assertLessEqual(used, {*metrics.GAUGES, *metrics.DATABASE_GAUGES})
+        self.assertLessEqual(used, self.names())
         self.assertGreater(len(used), 5)
-        labels = {'service', 'instance', *itertools.chain(*(labels for _, labels in metrics.GAUGES.values()))}
+        labels = {'service', 'instance', *itertools.chain(*(labels for table in TABLES
+                                                            for _, labels in table.values()))}
         self.assertLessEqual(set(re.findall(r'\$labels\.([a-z_]+)', text)), labels)
 
     def test_the_dashboard_uses_names_that_there_are(self):
         dashboard = json.loads((pathlib.Path(metrics.__file__).parent / 'grafana.json').read_text())
         used = set(re.findall(r'remotetask_([a-z_]+)', json.dumps([panel['targets'] for panel in dashboard['panels']])))
-        self.assertEqual(used, {*metrics.GAUGES, *metrics.DATABASE_GAUGES})
+        self.assertLessEqual(used, self.names())
+        # Each is there, a histogram in one of its parts.
+        shown = {re.sub('_(total|sum|count|bucket)$', '', name) for name in used}
+        self.assertEqual(shown, {*itertools.chain(*TABLES), *metrics.DATABASE_GAUGES})
+
+    def names(self):
+        """Return the names of all series."""
+        found = {*metrics.GAUGES, *metrics.DATABASE_GAUGES, *(f'{name}_total' for name in metrics.TASK_COUNTERS),
+                 *(f'{name}_total' for name in COUNTERS)}
+        return found | {f'{name}_{part}' for name in (*metrics.TASK_DURATIONS, *DURATIONS)
+                        for part in ('sum', 'count', 'bucket')}
+
+    def test_no_two_processes_tell_the_same(self):
+        names = [*itertools.chain(*TABLES), *metrics.DATABASE_GAUGES]
+        self.assertEqual(len(names), len(set(names)))
+
+
+class TestCounts(unittest.TestCase):
+    """What a process counts of itself."""
+
+    def test_labels_are_bounded(self):
+        counted = Counts()
+        for number in range(MOST + 100):
+            counted.add('xmlrpc_jobs_added', '/', f'task {number}')
+            counted.observe('commit_seconds', f'place {number}', seconds=0.3)
+        counted.add('xmlrpc_jobs_added', '/', 'task 7', number=5)
+        numbers, durations = counted.numbers()['xmlrpc_jobs_added'], counted.durations()['commit_seconds']
+        self.assertEqual((len(numbers), numbers['other', 'other'], numbers['/', 'task 7']), (MOST + 1, 100, 6))
+        self.assertEqual((len(durations), sum(durations['other',][1])), (MOST + 1, 100))
+
+    def test_threads_lose_nothing(self):
+        counted = Counts()
+
+        def count():
+            for _ in range(2000):
+                counted.add('late_outcomes')
+                counted.observe('commit_seconds', 'task', seconds=0.25)
+
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual(counted.numbers()['late_outcomes'], {(): 8000})
+        self.assertEqual(counted.durations()['commit_seconds']['task',], (2000.0, (0,) * 5 + (8000,) + (0,) * 11))
+
+    def test_what_a_call_counts(self):
+        before = counts.numbers()
+        for summary in 'add', 'add:3', 'evil:name:-32601', '-:-32700':
+            counting.noteCall(summary, 0.01)
+        counting.noteAdded('/', 'addMany', [[{'task': 'echo'}, {'task': 'echo'}, {'task': 'fail'}]])
+        counting.noteAdded('/', 'add', ['echo', None])
+        counting.noteAdded('/', 'cancel', [17])
+        after = counts.numbers()
+        more = {name: {labels: number - before[name].get(labels, 0) for labels, number in series.items()
+                       if number != before[name].get(labels, 0)} for name, series in after.items()}
+        self.assertEqual(more['xmlrpc_requests'], {('add', 'ok'): 1, ('add', '3'): 1, ('other', '-32601'): 1,
+                                                   ('other', '-32700'): 1})
+        self.assertEqual(more['xmlrpc_jobs_added'], {('/', 'echo'): 3, ('/', 'fail'): 1})
+
+
+class TestProcessMetrics(WebCase):
+    """The metrics of a process that has no pages."""
+
+    users = USERS
+
+    def setUp(self):
+        super().setUp()
+        self.application = ProcessMetrics(self.directory + '/users')
+
+    def test_what_they_tell(self):
+        response = self.get('/metrics', 'bob')
+        self.assertEqual(response.content_type, 'text/plain')
+        found = {family.name for family in text_string_to_metric_families(response.text)}
+        self.assertLessEqual({'remotetask_' + name for name in (*COUNTERS, *DURATIONS)}, found)
+        self.assertIn('process_cpu_seconds', found)
+        self.assertFalse({name for name in found if name.startswith('remotetask_job')})
+
+    def test_who_may_read_them(self):
+        self.assertIn('WWW-Authenticate', self.get('/metrics', status=401).headers)
+        self.get('/metrics', 'eve', status=401)
+        self.get('/metrics', 'films', status=403)
+        self.get('/', 'bob', status=404)
+        self.assertEqual(self.request('/metrics', 'bob', form={}).get_response(self.application).status_int, 405)
+        self.application = ProcessMetrics()
+        self.get('/metrics')
+        self.get('/metrics', X_Forwarded_For='192.0.2.1', status=403)
 
 
 class TestCharts(unittest.TestCase):
@@ -217,6 +339,15 @@ class TestWithoutTheExtra(unittest.TestCase):
         for options in ('remotetask.conf', defaultWeb()), (None, defaultWeb(), True), ('remotetask.conf', None, True):
             with self.subTest(options), self.assertRaisesRegex(CommandFailure, 'the pages are not installed: pip inst'):
                 self.start(*options)
+
+    def test_a_host_whose_metrics_are_wanted(self):
+        settings = SimpleNamespace(metricsAddress=None, allowInsecure=False)
+        self.assertIsNone(startMetrics('processor', settings, None, None, None))
+        settings.metricsAddress = '127.0.0.1', 0
+        with unittest.mock.patch.dict(sys.modules, {'lovely.remotetask.web.processmetrics': None}), \
+                self.assertRaisesRegex(CommandFailure, '^<processor> has a metrics-address, and the metrics are not '
+                                                       'installed: pip install "lovely.remotetask.web."'):
+            startMetrics('processor', settings, None, None, None)
 
     def test_nothing_else_needs_it(self):
         program = ('import sys\n'

@@ -86,6 +86,43 @@ class TestServe(WebProcessCase):
         self.assertEqual(caught.exception.code, 401)
 
 
+class TestMetrics(WebProcessCase):
+
+    level = 2
+
+    def metrics(self, lines):
+        """Return what a server tells at the address that it has printed."""
+        found = [line.removeprefix('metrics: ') for line in lines if line.startswith('metrics: ')]
+        self.assertEqual(len(found), 1, lines)
+        return lambda: self.read(found[0])
+
+    def test_a_front_end_and_a_host(self):
+        database = self.zeo()
+        frontend = self.metrics(self.untilReady(self.start('frontend', database, 'frontend.conf',
+                                                           frontend='metrics-address 0\n')))
+        host = self.metrics(self.untilReady(self.start('processor', database + self.processorSection(
+            'one', 'metrics-address 0\n'), 'processor.conf')))
+        with Client(self.url) as client:
+            jobid = client.add('echo', 'Metropolis')
+            client.wait(jobid, PATIENCE)
+            self.assertEqual(client.getTaskStatistics()['echo']['completed'], 1)
+        told = frontend()
+        for line in ('remotetask_xmlrpc_requests_total{code="ok",method="add"} 1.0',
+                     'remotetask_xmlrpc_jobs_added_total{service="/",task="echo"} 1.0',
+                     'remotetask_commit_seconds_count{where="frontend"} 1.0'):
+            self.assertIn(line, told)
+        self.assertRegex(host(), r'remotetask_commit_seconds_count{where="cycle"} [2-9]')
+
+    def test_the_address_is_taken_or_open(self):
+        with socket.create_server(('127.0.0.1', 0)) as taken:
+            port = taken.getsockname()[1]
+            self.refuses(1, f'the metrics cannot listen at 127.0.0.1:{port}: Address already in use', 'serve',
+                         self.processorSection('one', f'metrics-address {port}\n'))
+        self.refuses(2, 'the metrics would be open to other machines at 0.0.0.0:0, and speak no TLS: listen on '
+                        '127.0.0.1, or add "allow-insecure on" to <processor>', 'serve',
+                     self.processorSection('one', 'metrics-address 0.0.0.0:0\n'))
+
+
 class TestWeb(WebProcessCase):
 
     level = 2

@@ -12,6 +12,7 @@ from lovely.remotetask import interfaces
 from lovely.remotetask.job import Run
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import tallies
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import methods
@@ -348,6 +349,26 @@ class TestMethods(unittest.TestCase):
         for window in 0, -1.5, float('nan'):
             with self.assertRaisesRegex(BadArguments, 'getStatistics: window'):
                 call(self.service, 'getStatistics', window)
+
+    def test_get_task_statistics(self):
+        self.service.add('echo', [], now=5.0)
+        self.service.process(7.0)
+        self.service.cancel(self.service.add('square', now=5.0), 8.0)
+        found = call(self.service, 'getTaskStatistics')
+        self.assertEqual(found['echo'], {
+            'completed': 1, 'error': 0, 'cancelled': 0, 'retried': 0, 'lost': 0, 'failureRate': 0.0,
+            'runSeconds': 0.0, 'meanRun': 0.0, 'p95Run': 0.00475, 'waitSeconds': 2.0, 'meanWait': 2.0,
+            'p95Wait': 2.425})
+        self.assertEqual((found['square']['cancelled'], found['square']['meanRun'], found['square']['failureRate']),
+                         (1, None, None))
+        self.assertEqual(list(call(self.service, 'getTaskStatistics', 'square')), ['square'])
+        self.assertEqual(call(self.service, 'getTaskStatistics', 'none'), {})
+
+    def test_counts_that_are_no_ints_of_xmlrpc(self):
+        ledger = self.service.shards[0].ledger
+        tallies.count(ledger, 'echo', 'lost')
+        ledger.tasks['echo'] = tuple(2 ** 31 * number for number in ledger.tasks['echo'])
+        self.assertIs(type(call(self.service, 'getTaskStatistics')['echo']['lost']), float)
 
 
 class TestIntrospection(unittest.TestCase):

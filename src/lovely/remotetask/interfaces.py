@@ -237,7 +237,7 @@ class ITaskService(Interface):
         Raise what `add` raises, and `ValueError` for a schedule that is out of range or has no time at all.
         """
 
-    def startJob(jobid):
+    def startJob(jobid, now=None):
         """Queue a job in STARTLATER and return True; return False for a job in another status."""
 
     def reschedule(jobid, now=None):
@@ -291,13 +291,13 @@ class ITaskService(Interface):
         Raise `ValueError` for another status or a wrong number, removing nothing.
         """
 
-    def retry(jobid):
+    def retry(jobid, now=None):
         """Run a job that ended in ERROR again, with all its attempts.  It keeps its earlier failures.
 
         Raise `errors.UnknownJob`, or `errors.WrongState`.
         """
 
-    def retryFailed(task=None, limit=None, before=None):
+    def retryFailed(task=None, limit=None, before=None, now=None):
         """Retry the jobs in ERROR, of one task or of all; return how many.
 
         task -- the name of a task; default: any.
@@ -374,8 +374,9 @@ class ITaskService(Interface):
 
         counts -- what `countJobs` returns.
         hosts -- what `getProcessingHosts` returns.
-        oldestWaiting -- when the longest waiting job was added or, if it is scheduled, was due; in UTC seconds, None if
-            no job waits.  Jobs that wait for their next attempt do not count.
+        oldestWaiting -- since when the longest waiting job could have run: when it was added, or else was due, was
+            started by hand, or its next attempt was due; in UTC seconds, None if no job waits.  Jobs that wait for
+            their next attempt do not count.
         throughput -- jobs per second that ended in COMPLETED or ERROR in the last minute; the last thousand jobs of
             each host are counted.
         longestRunning -- when the longest run that goes on began, in UTC seconds; None if none has taken a second.
@@ -390,6 +391,22 @@ class ITaskService(Interface):
         paused -- whether processing is paused.
 
         Raise `ValueError` when `window` is no number of seconds above 0.
+        """
+
+    def getTaskStatistics():
+        """Return a dict: name of a task -> how its runs fared since the service was made, a `tallies.Tally`.
+
+        outcomes -- a dict of numbers: `completed`, `error` and `cancelled` jobs; `retried` runs, which failed and were
+            tried again; `lost` claims, whose host was lost.  Each run of a cron job counts as a job.
+        run -- how long runs took, also those that failed: a `tallies.Durations`, with `seconds` in all, `count`, `mean`
+            and `quantile`.  Lost runs and runs of cancelled jobs are left out.
+        wait -- the same for how long these jobs were ready before the run began.
+        failureRate -- which part of the jobs ended in an error, from 0 to 1; None if no job has ended.
+
+        The numbers are exact, whatever becomes of hosts, and never decrease; removed jobs stay in them.  A task is
+        there from the end of its first run on.  More than 200 tasks of a host are counted together, as `other`, and so
+        are jobs that cannot be loaded.
+        The cost grows with the number of hosts and of tasks, but not with the number of jobs.
         """
 
     def isCancelled(jobid):

@@ -142,6 +142,7 @@ class Job:
     run = field('run')              # how many claims on it have ended without ending the job: part of a claim's token
     due = more('due')               # its key in the timetable's calendar, in microseconds; of another one it is stale
     retryAt = more('retryAt')       # UTC seconds: do not run it before, whatever else is said
+    readySince = more('readySince')     # UTC seconds; None: since it was added.  Stale while it waits for a time
     schedule = more('schedule')     # id of the cron job that added it
     stranded = more('stranded', False)      # whether it waits for a host that has its task: see `ready.strand`
     suspect = more('suspect', False)        # whether a host ended after it had claimed this job

@@ -73,6 +73,7 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.arguments import NewJob
 from lovely.remotetask.storage.arguments import checkedOptions
@@ -295,12 +296,12 @@ class TaskService(Item, Contained, Persistent):
         else:
             self._goElsewhere()             # somebody writes the same places
 
-    def startJob(self, jobid: int) -> bool:
+    def startJob(self, jobid: int, now: float | None = None) -> bool:
         """See `ITaskService`."""
-        job = self.jobs[jobid]
+        job, now = self.jobs[jobid], present(now)
         if job.status != STARTLATER:
             return False
-        job.status = QUEUED
+        job.change(status=QUEUED, readySince=now)
         ready.place(self, job)
         self._enqueue(job)
         return True
@@ -365,6 +366,7 @@ class TaskService(Item, Contained, Persistent):
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
         transitions.finish(job, shard.ledger, CANCELLED, now)
+        tallies.count(shard.ledger, job.task, CANCELLED)
         if waited:
             ready.place(self, job)
 
@@ -383,21 +385,23 @@ class TaskService(Item, Contained, Persistent):
         limit = sys.maxsize if limit is None else min(limit, sys.maxsize)
         return cleanup.clean(self, set(status), limit, before)
 
-    def retry(self, jobid: int) -> None:
+    def retry(self, jobid: int, now: float | None = None) -> None:
         """See `ITaskService`."""
-        job = self.jobs[jobid]
+        job, now = self.jobs[jobid], present(now)
         if job.status != ERROR or isinstance(job, BrokenJob):
             raise WrongState(jobid, self.getStatus(jobid), 'retry')
-        cleanup.reopen(self, job)
+        cleanup.reopen(self, job, now)
         self._wake()
 
-    def retryFailed(self, task: str | None = None, limit: int | None = None, before: float | None = None) -> int:
+    def retryFailed(self, task: str | None = None, limit: int | None = None, before: float | None = None,
+                    now: float | None = None) -> int:
         """See `ITaskService`."""
+        now = present(now)
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         checkSelection(limit, before)
         count = 0
         for job in itertools.islice(cleanup.failed(self, task, before), limit and min(limit, sys.maxsize)):
-            cleanup.reopen(self, job)
+            cleanup.reopen(self, job, now)
             count += 1
         if count:
             self._wake()
@@ -471,6 +475,11 @@ class TaskService(Item, Contained, Persistent):
         self.checkGeneration()
         found = queries.statistics(self, present(now), window)
         return {**found, 'unclaimable': queries.unclaimable(self, found['hosts'], takes)}
+
+    def getTaskStatistics(self) -> dict[str, tallies.Tally]:
+        """See `ITaskService`."""
+        self.checkGeneration()
+        return tallies.tallies(ready.ledgers(self))
 
     def checkGeneration(self):
         """Raise `RemoteTaskError` when the data is that of another release."""

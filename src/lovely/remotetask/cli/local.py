@@ -15,7 +15,9 @@ from zc.lockfile import LockError
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.grace import GracePeriod
+from lovely.remotetask.cli.pages import startMetrics
 from lovely.remotetask.cli.pages import startPages
+from lovely.remotetask.cli.pages import urlOf
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
 from lovely.remotetask.cli.tables import counted
@@ -261,6 +263,11 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
         said = startPages(configuration, database.db, closing, grace, isAsked=not hasFrontend)
         if said is not None:
             _say(said)
+    for section, isThere in ('frontend', hasFrontend), ('processor', hasProcessor and not schedulesOnly):
+        said = startMetrics(section, getattr(configuration, section), configuration.frontend.users, closing,
+                            grace) if isThere else None
+        if said is not None:
+            _say(said)
     if hasProcessor:
         _startProcessors(configuration, database, schedulesOnly, processors)
         _watchProcessors(processors, signals)
@@ -323,12 +330,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
             signals.fail(error)
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()
-    _say(f'listening on {_url("https" if certificate else "http", server.address)}')
-
-
-def _url(scheme, address):
-    host, port = address
-    return f'{scheme}://[{host}]:{port}/' if ':' in host else f'{scheme}://{host}:{port}/'
+    _say(f'listening on {urlOf(server.address, "https" if certificate else "http")}')
 
 
 def _startProcessors(configuration, database, schedulesOnly, processors):

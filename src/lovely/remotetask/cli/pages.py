@@ -1,4 +1,4 @@
-"""Starting the pages, where the extra of the package that they need is installed."""
+"""Starting the pages and metrics, where the extra of the package that they need is installed."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.config.settings import defaultWeb
@@ -7,6 +7,9 @@ from lovely.remotetask.errors import ConfigurationError
 
 #: Threads besides those that can wait for the database: they answer whether the process lives.
 MORE_THREADS = 2
+
+#: Requests for the metrics of a process without pages that are answered at a time.
+METRICS_THREADS = 2
 
 #: What is said where the extra is not installed.
 MISSING = 'not installed: pip install "lovely.remotetask[web]"'
@@ -48,5 +51,39 @@ def startPages(configuration, db, closing, grace, isAsked):
         return f'no pages: {error}'
     closing.callback(lambda: server.stop(grace.left()))
     server.start()
-    host, port = server.address
-    return f'pages: http://[{host}]:{port}/' if ':' in host else f'pages: http://{host}:{port}/'
+    return f'pages: {urlOf(server.address)}'
+
+
+def startMetrics(section, settings, users, closing, grace):
+    """Start to answer /metrics where the configuration says so; return what is to be said of it, a line, or None.
+
+    section -- the name of the section that says so.
+    settings -- its settings.
+    users -- the path of the users file, or None.
+    closing, grace -- as for `startPages`.
+
+    Raise `CommandFailure` when they cannot be started, or `ConfigurationError`.
+    """
+    if settings.metricsAddress is None:
+        return None
+    try:
+        from lovely.remotetask.web.processmetrics import ProcessMetrics
+        from lovely.remotetask.web.processmetrics import checkReach
+        from lovely.remotetask.web.server import Server
+    except ModuleNotFoundError as error:
+        raise CommandFailure(f'<{section}> has a metrics-address, and the metrics are {MISSING} ({error})') from error
+    if not settings.allowInsecure:
+        checkReach(settings.metricsAddress, users is not None, section)
+    try:
+        server = Server(ProcessMetrics(users), settings.metricsAddress, METRICS_THREADS, 'the metrics')
+    except ConfigurationError as error:
+        raise CommandFailure(str(error)) from error
+    closing.callback(lambda: server.stop(grace.left()))
+    server.start()
+    return f'metrics: {urlOf(server.address)}metrics'
+
+
+def urlOf(address, scheme='http'):
+    """Return the URL of a server at an address, a pair of host and port."""
+    host, port = address
+    return f'{scheme}://[{host}]:{port}/' if ':' in host else f'{scheme}://{host}:{port}/'

@@ -30,22 +30,53 @@ _JOB_COLUMNS = (Column('id'), Column('task', 8), Column('status'), Column('added
                 Column('started', dispensable=1), Column('took', dispensable=2), Column('host', 6, 3))
 _SCHEDULE_COLUMNS = (Column('id'), Column('task', 8), Column('status', dispensable=3), Column('next', dispensable=1),
                      Column('outcome'), Column('failures', dispensable=2))
+_OUTCOMES = 'completed', 'error', 'cancelled', 'retried', 'lost'
+_TASK_COLUMNS = (Column('task', 8), Column('completed'), Column('error'), Column('cancelled', dispensable=6),
+                 Column('retried', dispensable=5), Column('lost', dispensable=4), Column('failed', dispensable=1),
+                 Column('run'), Column('p95', dispensable=2), Column('wait', dispensable=3),
+                 Column('p95', dispensable=3))
 _HOST_COLUMNS = (Column('host', 8), Column('machine', 6, 4), Column('pid', dispensable=2),
                  Column('threads', dispensable=5), Column('jobs', dispensable=1), Column('since', dispensable=3),
                  Column('state', 10))
 
 
 @calling.command
-def tasks(client):
+@click.option('--statistics', 'isAsked', is_flag=True,
+              help='Print how the runs of each task that has run fared, since the service was made.')
+@click.option('--json', 'raw', is_flag=True, help='With --statistics: print the JSON that the front end returns.')
+def tasks(client, isAsked, raw):
     """Print the names of the tasks, one per line.
 
+    With --statistics, the columns are: jobs that were completed, ended in an error, and were cancelled; runs that
+    failed and were tried again; claims that were lost with their host; which part of the jobs failed; how long a run
+    took on average, and how long 95 of 100 took at most; the same for how long jobs were ready before.
+
     \b
-    Example:
+    Examples:
       $ remotetask tasks
       echo
+      $ remotetask tasks --statistics
+      task  completed  error  cancelled  retried  lost  failed  run    p95    wait   p95
+      echo  1508       2      0          11       0     0.1 %   0.25s  0.90s  0.01s  0.02s
     """
-    for name in client.getAvailableTasks():
-        click.echo(oneLine(name))
+    if raw and not isAsked:
+        raise click.UsageError('--json is for --statistics')
+    if not isAsked:
+        for name in client.getAvailableTasks():
+            click.echo(oneLine(name))
+        return
+    found = client.getTaskStatistics()
+    if raw:
+        click.echo(asJson(found))
+        return
+    printTable(_TASK_COLUMNS, [_taskRow(name, figures) for name, figures in found.items()])
+
+
+def _taskRow(name, figures):
+    rate = figures['failureRate']
+    return [oneLine(name), *(f'{figures[outcome]:.0f}' for outcome in _OUTCOMES),
+            '-' if rate is None else f'{100 * rate:.1f} %',
+            *(duration(figures[each]) for each in ('meanRun', 'p95Run', 'meanWait', 'p95Wait'))]
 
 
 @calling.command

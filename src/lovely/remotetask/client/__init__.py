@@ -368,6 +368,17 @@ class Client(RepeatingClient):
         """
         return self.call('getStatistics', window)
 
+    def getTaskStatistics(self, task: str | None = None) -> dict[str, Any]:
+        """Return how the runs of each task fared since the service was made: name -> dict.
+
+        task -- the name of one; default: all that have run.
+
+        `completed`, `error`, `cancelled`, `retried` and `lost` are numbers, as `ITaskService.getTaskStatistics` has
+        them; `failureRate` is from 0 to 1; `runSeconds`, `meanRun`, `p95Run`, `waitSeconds`, `meanWait` and `p95Wait`
+        are seconds.  What is not known is None.
+        """
+        return self.call('getTaskStatistics', task)
+
     def getProcessingHosts(self) -> list[dict[str, Any]]:
         """Return where the service is processed, a dict for each host: `name`, `machine`, `processing` and others."""
         return self.call('getProcessingHosts')

@@ -34,6 +34,8 @@ class FrontendSettings:
     key: str | None
     #: Whether other machines may reach it without users or without TLS.
     allowInsecure: bool
+    #: Where this process tells its metrics, the pair of host and port; None for nowhere.
+    metricsAddress: tuple | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class ProcessorSettings:
     #: Seconds between two packs, None for no packs; and for which old states are kept.
     packInterval: float | None
     packKeep: float
+    #: Where this process tells its metrics, the pair of host and port; None for nowhere.
+    metricsAddress: tuple | None
+    #: Whether other machines may reach that.
+    allowInsecure: bool
 
 
 # Called with the text of a value, or with a section; a ValueError becomes a message with file and line.
@@ -176,7 +182,7 @@ def frontendSettings(section):
     given = {field.name: getattr(section, field.name, None) for field in fields(Limits)}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
     return FrontendSettings(section.address, limits, section.deadline, section.users, section.certificate, section.key,
-                            section.allow_insecure)
+                            section.allow_insecure, section.metrics_address)
 
 
 def processorSettings(section):
@@ -186,7 +192,8 @@ def processorSettings(section):
     name = socket.gethostname() if section.name is None else section.name
     return ProcessorSettings(name, section.threads, section.lease, section.wait_time,
                              section.grace_period, section.schedule, section.tasks, MappingProxyType(keep),
-                             section.pack_interval, section.pack_keep)
+                             section.pack_interval, section.pack_keep, section.metrics_address,
+                             section.allow_insecure)
 
 
 @dataclass(frozen=True)

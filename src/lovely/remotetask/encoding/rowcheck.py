@@ -65,7 +65,7 @@ RIGHT = {
 }
 RIGHT_MORE = {
     'due': _isOfRange(EARLIEST * 1_000_000, LATEST * 1_000_000),
-    **dict.fromkeys(('retryAt', 'calledFor', 'askedFor', 'madeUpTo'), isTime),
+    **dict.fromkeys(('retryAt', 'readySince', 'calledFor', 'askedFor', 'madeUpTo'), isTime),
     **dict.fromkeys(('schedule', 'lastJob'), _isCount),
     **dict.fromkeys(('stranded', 'suspect', 'eitherDay', 'newJobs', 'overlap', 'active', 'pending'), _isA(bool)),
     **dict.fromkeys(('request', 'traceparent', 'crontab', 'timeZone'), _isA(str)),

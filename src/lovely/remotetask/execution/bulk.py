@@ -48,7 +48,7 @@ class Verb(NamedTuple):
 VERBS = {
     'cancel': Verb(tuple(status for status in STATUSES if status not in FINAL),
                    lambda service, job, now: service.cancel(job.id, now)),
-    'retry': Verb((ERROR,), lambda service, job, now: service.retry(job.id)),
+    'retry': Verb((ERROR,), lambda service, job, now: service.retry(job.id, now)),
     'remove': Verb(FINAL, lambda service, job, now: cleanup.remove(service, job)),
 }
 

@@ -9,6 +9,7 @@ from dataclasses import field
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import RemoteTaskError
@@ -260,7 +261,9 @@ class ClaimLoop:
 
     def _backOff(self, error):
         isShort = isinstance(error, ConflictError) and self.failures < CONFLICTS
-        time.sleep(min(pause(0 if isShort else self.failures, random.random()), self.cycle.lease / 6))
+        wait = min(pause(0 if isShort else self.failures, random.random()), self.cycle.lease / 6)
+        counts.add('database_wait_seconds', 'cycle', number=wait)
+        time.sleep(wait)
 
     # Waiting
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.processing.claim_strategy import Decision
@@ -35,6 +36,7 @@ from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage import uploads
 from lovely.remotetask.storage.evolve import evolve
@@ -195,13 +197,20 @@ class Cycle:
 
     def _report(self, view, work):
         """Settle what has ended, and put on record what runs; return the `Outcome`s that are on their jobs."""
-        outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now) for report in work.reports]
+        ends = []
+        outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now, ends)
+                    for report in work.reports]
+        tallies.enter(view.ledger, ends)
         for jobid, seconds in work.snapshot.long:
             view.ledger.mark(jobid, LONG, view.now - seconds)
         for jobid, progress in work.snapshot.progress:
             if jobid in view.ledger.claimed:
                 view.ledger.progress[jobid] = progress
-        return [outcome for outcome in outcomes if outcome is not None]
+        found = [outcome for outcome in outcomes if outcome is not None]
+        if len(found) < len(outcomes):
+            counts.add('late_outcomes', number=sum(outcome is None and isinstance(report, transitions.Outcome)
+                                                   for report, outcome in zip(work.reports, outcomes)))
+        return found
 
     def _unwanted(self, view, snapshot):
         """Return those of the watched runs that are not wanted any more."""
@@ -312,7 +321,9 @@ class Cycle:
             self.session.manager.abort()
             return False, None
         isBeat = bool(view.ledger._p_changed)
+        began = self.monotonic()
         self.session.manager.commit()
+        counts.observe('commit_seconds', 'cycle', seconds=self.monotonic() - began)
         return True, view.moment if isBeat else None
 
     # What follows
@@ -351,6 +362,8 @@ class Cycle:
         self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
         # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
         self._isContended = isinstance(error, ConflictError)
+        if not isinstance(error, LeaseLost):
+            counts.add('conflicts' if self._isContended else 'database_failures', 'cycle')
         self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost))
 
     # Transactions of their own

@@ -164,9 +164,9 @@ def _prepare(service, jobid, now):
     if transitions.claimed(service, job):
         raise WrongState(jobid, 'being run', 'run')
     if job.status == STARTLATER:
-        service.startJob(jobid)
+        service.startJob(jobid, now)
     elif job.status == ERROR:
-        service.retry(jobid)
+        service.retry(jobid, now)
     elif job.status == DELAYED or job.retryAt is not None or job.status == CRONJOB and not job.pending:
         return service.runNow(jobid, now)
     elif job.status not in (QUEUED, CRONJOB):

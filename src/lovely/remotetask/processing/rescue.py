@@ -24,6 +24,8 @@ from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.job import Failure
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.tallies import LOST
+from lovely.remotetask.storage.tallies import count
 from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.storage.transitions import holds
 from lovely.remotetask.storage.transitions import interrupted
@@ -52,6 +54,9 @@ def rescue(service, name, now, silent=None):
         if mark == ONCE or mark is not None and culprit in (None, jobid):
             _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
         else:
+            job = service.jobs.get(jobid)
+            if holds(job, Recorded(jobid, ledger.claimed[jobid])):
+                count(ledger, job.task, LOST)
             release(service, ledger, jobid, now, suspect=culprit is None)
     return len(jobids)
 

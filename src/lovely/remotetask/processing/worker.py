@@ -14,6 +14,7 @@ from ZODB.POSException import StorageError
 from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.failures import isDatabaseError
@@ -146,7 +147,9 @@ class Worker:
                 if not isDatabaseError(error):
                     return failed(claim, error, self.clock(), self.clock(), self.name)
                 failures += 1
-                if execution is not None and isinstance(error, ConflictError):
+                isConflict = isinstance(error, ConflictError)
+                counts.add('conflicts' if isConflict else 'database_failures', 'task')
+                if execution is not None and isConflict:
                     execution.countConflict()
                     if self._isSerialized(claim.task):
                         failures = max(failures, FAR)       # another host is writing: let it write several times
@@ -157,7 +160,9 @@ class Worker:
             isStale = True
             if not self._mayWait():
                 return Recorded(claim.jobid, claim.run - 1)         # no claim has this number: nothing is entered
-            time.sleep(pause(failures, random.random()))
+            wait = pause(failures, random.random())
+            counts.add('database_wait_seconds', 'task', number=wait)
+            time.sleep(wait)
 
     def _tellRepeated(self, claim, failures, error):
         control = current()
@@ -271,8 +276,10 @@ class Worker:
                 log.info('%s was ended: %s', claim.label, error)
                 return self._recorded(connection, claim)
         self._fence.open()
+        began = self.monotonic()
         try:
             transaction.commit()
+            counts.observe('commit_seconds', 'task', seconds=self.monotonic() - began)
         except Exception as error:
             if isDatabaseError(error) or transaction.get().isRetryableError(error):
                 raise Repeat(messageOf(error)) from error

@@ -45,13 +45,16 @@ def failed(service, task=None, before=None):
                     yield job
 
 
-def reopen(service, job):
-    """Queue a job that ended in ERROR again, with all its attempts; what went wrong stays on it."""
+def reopen(service, job, now):
+    """Queue a job that ended in ERROR again, with all its attempts; what went wrong stays on it.
+
+    now -- UTC seconds.
+    """
     key = microseconds(job.completed)
     for ledger in ledgers(service):
         if ledger.finished[ERROR].get(key) == job.id:
             forget(service, ledger, ERROR, [(key, job.id)])
-    job.change(status=QUEUED, error=None, completed=None, attempt=0, run=job.run + 1)
+    job.change(status=QUEUED, error=None, completed=None, attempt=0, run=job.run + 1, readySince=now)
     enqueue(service, job)
 
 

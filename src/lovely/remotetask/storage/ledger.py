@@ -64,6 +64,8 @@ class Ledger(Persistent):
         self.failedRuns = LLBTree()
         #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
         self.tally = dict.fromkeys(FINAL, 0)
+        #: task -> how its runs fared here: see `tallies`.  Few tasks are here, the others in the tree; None for none.
+        self.tasks, self.olderTasks = {}, None
 
     @property
     def claimed(self):

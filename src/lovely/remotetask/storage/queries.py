@@ -27,6 +27,7 @@ from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.ready import fetch
 from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import queues
+from lovely.remotetask.storage.ready import readySince
 from lovely.remotetask.storage.ready import waiting
 from lovely.remotetask.storage.transitions import claimant
 
@@ -244,16 +245,11 @@ def _oldestWaiting(service):
         jobs = (job for jobid in queue for _, job in fetch(service, [jobid]))
         first = next((job for job in jobs if job is not None and not isinstance(job, BrokenJob)), None)
         if first is not None:
-            times.append(_since(first))
+            times.append(readySince(first.row))
     for jobids in service.stranded.values():
         jobs = fetch(service, list(itertools.islice(jobids, ENOUGH)))
-        times += (_since(job) for _, job in jobs if job is not None and not isinstance(job, BrokenJob))
+        times += (readySince(job.row) for _, job in jobs if job is not None and not isinstance(job, BrokenJob))
     return min(times, default=None)
-
-
-def _since(job):
-    calledFor = getattr(job, 'calledFor', None)
-    return job.created if calledFor is None else calledFor
 
 
 def _throughput(service, now):

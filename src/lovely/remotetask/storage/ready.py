@@ -21,6 +21,14 @@ def shardOf(service, jobid):
     return service.shards[jobid >> BITS]
 
 
+def readySince(row):
+    """Return since when a job can be run, in UTC seconds: since it was added, if nothing else is on its row.
+
+    A job that waited for a time, for its next attempt or for somebody is ready from the end of that on.
+    """
+    return row.created if row.more is None else row.more.get('readySince', row.created)
+
+
 def enqueue(service, job):
     """Make a job ready to be claimed, for the run that it has the number of now."""
     (service.suspects if job.suspect else shardOf(service, job.id).ready).put(job.id, job.run)

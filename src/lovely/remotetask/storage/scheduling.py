@@ -219,10 +219,10 @@ def _call(service, job, now):
     due = job.due / MICROSECONDS
     if job.retryAt is not None:
         job.change(due=None, retryAt=None)
-        _queue(service, job)
+        _queue(service, job, due)
     elif job.status != CRONJOB:
         job.change(calledFor=due, status=QUEUED, due=None)
-        _queue(service, job)
+        _queue(service, job, due)
     elif not job.active:
         job.due = None
     else:
@@ -237,7 +237,7 @@ def _call(service, job, now):
             job.madeUpTo = now
         job.due, job.calledFor = None, due if when is None else when
         if when is not None and not job.newJobs:
-            _queue(service, job)
+            _queue(service, job, due)
             return
         if added is not None:
             _add(service, job, *added)
@@ -266,13 +266,12 @@ def runNow(service, job, now):
     elif job.retryAt is None:
         job.askedFor = now
     job.change(due=None, retryAt=None)          # an entry of the calendar is stale now
-    _queue(service, job)
+    _queue(service, job, now)
     return job.id
 
 
-def _queue(service, job):
-    if job.status == CRONJOB:
-        job.pending = True
+def _queue(service, job, since):
+    job.change(readySince=since, **({'pending': True} if job.status == CRONJOB else {}))
     place(service, job)
     enqueue(service, job)
 

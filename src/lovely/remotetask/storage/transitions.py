@@ -9,6 +9,7 @@ import logging
 from typing import Any
 from typing import NamedTuple
 
+from lovely.remotetask.common.counts import OTHER
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
@@ -26,7 +27,11 @@ from lovely.remotetask.storage.ready import dequeue
 from lovely.remotetask.storage.ready import enqueue
 from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import place
+from lovely.remotetask.storage.ready import readySince
 from lovely.remotetask.storage.ready import shardOf
+from lovely.remotetask.storage.tallies import LOST
+from lovely.remotetask.storage.tallies import count
+from lovely.remotetask.storage.tallies import enter
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -122,6 +127,7 @@ def endBroken(service, job, now, waited=False):
             jobids.remove(jobid)
     if waited:
         ledger.finish(jobid, ERROR, now)
+        count(ledger, OTHER, ERROR)
     return waited
 
 
@@ -173,13 +179,18 @@ def charge(job, failure):
     job.attempt += 1
 
 
-def acknowledge(service, ledger, report, now):
+def acknowledge(service, ledger, report, now, ends=None):
     """Enter the end of a claim, an `Outcome`, `Recorded` or `Returned`, in the ledger that holds it, and on the job.
 
     Return the `Outcome` that is on the job because of this very run, or None.
 
     now -- UTC seconds.
+    ends -- a list, to which what is to be counted of the run is added: see `tallies.enter`.  Default: it is counted.
     """
+    if ends is None:
+        done = acknowledge(service, ledger, report, now, found := [])
+        enter(ledger, found)
+        return done
     if ledger.claimed.get(report.jobid) != report.run:
         # Entered before: by a commit whose answer was lost, or by a rescuer.
         return getattr(report, 'outcome', None)
@@ -196,6 +207,7 @@ def acknowledge(service, ledger, report, now):
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
     elif isinstance(report, Outcome) and holds(job, report):
+        _note(ends, job.row, report.status, report.started, report.ended)
         record(service, job, report, ledger.number)
         row = job.row
         if row.status in FINAL:
@@ -203,13 +215,34 @@ def acknowledge(service, ledger, report, now):
         elif report.status == ERROR:
             ledger.failRun(job.id, report.ended)
         return report
-    elif job is not None and job.run == report.run and job.status in FINAL and job.status != CANCELLED:
+    elif job is not None:
+        _close(ledger, job, report, ends)
+    return getattr(report, 'outcome', None)
+
+
+def _note(ends, row, status, started, ended):
+    """Add what `tallies.enter` takes of a run to a list; the row is that of its job."""
+    if started is not None:
+        since = row.created if row.more is None else readySince(row)        # each job comes by here
+        ends.append((row.task, status, started - since, ended - started))
+
+
+def _close(ledger, job, report, ends):
+    """Enter the end of a run that is on its job already: by its own transaction, or because others ended the job."""
+    outcome = getattr(report, 'outcome', None)
+    if outcome is not None:
+        _note(ends, job.row, outcome.status, outcome.started, outcome.ended)
+    elif isinstance(report, Recorded) and job.status == CRONJOB and job.run == report.run + 1 and job.history:
+        last = job.history[-1]              # its host ended before it could report
+        _note(ends, job.row, last.status, last.started, last.completed)
+    if job.run == report.run and job.status in FINAL and job.status != CANCELLED:
+        if outcome is None:
+            _note(ends, job.row, job.status, job.started, job.completed)
         # Whoever cancels enters that himself.  Others may have ended in the same microsecond: the job says by which key
         # it is found.
         completed = ledger.finish(job.id, job.status, job.completed)
         if completed != job.completed:
             job.change(completed=completed)
-    return getattr(report, 'outcome', None)
 
 
 def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
@@ -220,11 +253,13 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     suspect -- see `release`.
     """
     label = claimOn(job).label
+    count(ledger, job.task, LOST)
     if job.attempt + 1 >= attempts:
         _tell(service, logging.ERROR, '%s failed: %s', label, line(failure.message))
         began = ledger.beganAt(job.id)
         started = began if began is not None else now if job.started is None else job.started
-        acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
+        count(ledger, job.task, ERROR)
+        acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now, ends=[])
     else:
         _tell(service, logging.WARNING, '%s failed, and is queued again: %s', label, line(failure.message))
         charge(job, failure)

@@ -59,14 +59,14 @@ def cancel(context):
 def retry(context):
     """Queue a job that failed again."""
     job = _job(context)
-    context.service.retry(job.id)
+    context.service.retry(job.id, context.now)
     return Done(f'retry {_label(job)}', 'retry')
 
 
 def start(context):
     """Start a job that waits for that."""
     job = _job(context)
-    if not context.service.startJob(job.id):
+    if not context.service.startJob(job.id, context.now):
         raise WrongState(job.id, context.service.getStatus(job.id), 'start')
     return Done(f'start {_label(job)}', 'start')
 
@@ -108,7 +108,7 @@ def cancelMany(context):
 def retryMany(context):
     """Queue those of the selected jobs again that failed."""
     return _many(context, 'retry', lambda job: jobpages.rowOf(context, job).canRetry,
-                 lambda job: context.service.retry(job.id))
+                 lambda job: context.service.retry(job.id, context.now))
 
 
 def removeMany(context):

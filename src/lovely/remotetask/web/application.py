@@ -19,6 +19,7 @@ from ZODB.POSException import POSKeyError
 
 from lovely.remotetask import errors
 from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
@@ -26,12 +27,13 @@ from lovely.remotetask.web import actions
 from lovely.remotetask.web import auditpages
 from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web import jobpages
+from lovely.remotetask.web import metrics
+from lovely.remotetask.web import processmetrics
 from lovely.remotetask.web import servicepages
 from lovely.remotetask.web.charts import Counter
 from lovely.remotetask.web.context import DEFAULT
 from lovely.remotetask.web.context import Context
 from lovely.remotetask.web.health import Readiness
-from lovely.remotetask.web.metrics import Metrics
 from lovely.remotetask.web.rendering import STATIC
 from lovely.remotetask.web.rendering import Page
 from lovely.remotetask.web.rendering import render
@@ -124,7 +126,7 @@ class Application:
         """
         self._permits = threading.BoundedSemaphore(concurrent)
         self.db, self.guard, self.mask, self.clock = db, guard, tuple(mask), clock
-        self.counter, self.readiness, self.metrics = Counter(), Readiness(db), Metrics()
+        self.counter, self.readiness = Counter(), Readiness(db)
         db.setPoolSize(db.getPoolSize() + concurrent)
 
     def __call__(self, environ, start_response):
@@ -137,7 +139,7 @@ class Application:
         for name, value in HEADERS:
             response.headers[name] = value
         response.headers.setdefault('Cache-Control', 'no-store')
-        self.metrics.count('page_requests', str(response.status_int))
+        counts.add('page_requests', str(response.status_int))
         return response(environ, start_response)
 
     def _answer(self, request):
@@ -193,7 +195,8 @@ class Application:
             services = [(path, context._replace(path=path)) for path in context.services()]
             for _, one in services:
                 one.allow('getStatistics')
-            text = self.metrics.text(connection, [(path, one.service) for path, one in services], now)
+            found = metrics.families(connection, [(path, one.service) for path, one in services], now)
+            text = metrics.textOf([*found, *processmetrics.families()])
         return webob.Response(text, content_type='text/plain', charset='utf-8')
 
     # Pages
@@ -300,7 +303,7 @@ class Application:
             else:
                 log.error('a page could not be made', exc_info=error)
         if isinstance(error, (Unauthorized, Throttled)):
-            self.metrics.count('logins_refused')
+            counts.add('logins_refused', 'pages')
         response = webob.Response(renderRefusal(title, message, request.script_name + '/'), status=status)
         if status == 401 and self.guard.asksForPassword:
             response.headers['WWW-Authenticate'] = 'Basic realm="remote tasks", charset="UTF-8"'

@@ -57,6 +57,25 @@ def asSpan(seconds):
     raise AssertionError(seconds)
 
 
+def asPercent(part):
+    """Return a part, from 0 to 1, in percent; '' for None.
+
+    >>> asPercent(0.0042), asPercent(None)
+    ('0.4 %', '')
+    """
+    return '' if part is None else f'{100 * part:.1f} %'
+
+
+def asMeanAndMost(durations):
+    """Return the mean of `tallies.Durations`, and what 95 of 100 did not exceed; '' when there are none.
+
+    >>> from lovely.remotetask.storage.tallies import Durations
+    >>> asMeanAndMost(Durations(0.4, (0, 0, 0, 0, 10)))
+    '40 ms, 98 ms'
+    """
+    return f'{asSpan(durations.mean)}, {asSpan(durations.quantile(0.95))}' if durations.count else ''
+
+
 def asNumber(number):
     """Return an int with thin groups of three digits.
 

@@ -1,20 +1,26 @@
 """Numbers for Prometheus: what the counters and indexes of the database say, the same from whichever process tells it.
 
 Nothing here scans jobs.  Labels are bounded: no id, no key, no user; hosts are labels of what concerns hosts only.
+What one process counts of itself is in `processmetrics`, under other names.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import importlib.metadata
 import itertools
 import platform
 
-from prometheus_client import CollectorRegistry
-from prometheus_client import Counter
 from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.core import InfoMetricFamily
+from prometheus_client.utils import floatToGoString
 
+from lovely.remotetask.common.counts import BOUNDS
 from lovely.remotetask.database.packing import PACKED
+from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.storage.ready import fetch
+from lovely.remotetask.storage.tallies import LOST
+from lovely.remotetask.storage.tallies import RETRIED
 
 
 #: The type of what `text` returns.
@@ -40,35 +46,23 @@ DATABASE_GAUGES = {
     'database_bytes': 'How large the database is',
     'last_pack_seconds': 'How long ago the database was packed by one of our processes',
 }
-#: What this process counts.
-COUNTERS = {
-    'page_requests': ('Requests for pages that were answered', ('code',)),
-    'logins_refused': ('Requests for pages with a wrong password, or none', ()),
+#: What the database counts, exactly and for ever: see `ITaskService.getTaskStatistics`.
+TASK_COUNTERS = {
+    'jobs_finished': ('Jobs that ended, and runs of cron jobs', ('task', 'status')),
+    'runs_retried': ('Runs that failed and were tried again', ('task',)),
+    'runs_lost': ('Claims that were lost with their host', ('task',)),
+}
+#: The same of durations.
+TASK_DURATIONS = {
+    'job_run_seconds': ('How long runs took', ('task',)),
+    'job_wait_seconds': ('For how long jobs were ready before their runs', ('task',)),
 }
 PREFIX = 'remotetask_'
 
 
-class Metrics:
-    """What is told of a database and its services, and what this process has counted."""
-
-    def __init__(self):
-        self._registry = CollectorRegistry()
-        self._counters = {name: Counter(PREFIX + name, text, labels, registry=self._registry)
-                          for name, (text, labels) in COUNTERS.items()}
-
-    def count(self, name, *labels):
-        """Count one more of `COUNTERS`."""
-        counter = self._counters[name]
-        (counter.labels(*labels) if labels else counter).inc()
-
-    def text(self, connection, services, now):
-        """Return what Prometheus reads, bytes.
-
-        connection -- of the database.
-        services -- of it, pairs of path and `ITaskService`.
-        now -- UTC seconds.
-        """
-        return generate_latest(_Families(families(connection, services, now))) + generate_latest(self._registry)
+def textOf(families):
+    """Return what Prometheus reads, bytes, for metric families."""
+    return generate_latest(_Families(families))
 
 
 class _Families:
@@ -82,7 +76,12 @@ class _Families:
 
 
 def families(connection, services, now):
-    """Return the metric families of the database; arguments as for `Metrics.text`."""
+    """Return the metric families of a database.
+
+    connection -- of the database.
+    services -- of it, pairs of path and `ITaskService`.
+    now -- UTC seconds.
+    """
     gauges = {name: GaugeMetricFamily(PREFIX + name, text, labels=('service', *labels))
               for name, (text, labels) in GAUGES.items()}
     for path, service in services:
@@ -90,7 +89,7 @@ def families(connection, services, now):
             gauges[name].add_metric((path, *labels), value)
     db, last = connection.db(), connection.root().get(PACKED)
     values = {'database_bytes': db.getSize(), 'last_pack_seconds': None if last is None else max(0.0, now - last)}
-    found = list(gauges.values())
+    found = [*gauges.values(), *taskFamilies(services)]
     found += [GaugeMetricFamily(PREFIX + name, DATABASE_GAUGES[name], value=value)
               for name, value in values.items() if value is not None]
     try:
@@ -99,6 +98,31 @@ def families(connection, services, now):
         version = 'unreleased'
     build = {'version': version, 'python': platform.python_version()}
     return [*found, InfoMetricFamily(PREFIX + 'build', 'What runs here', value=build)]
+
+
+def taskFamilies(services):
+    """Return the metric families of the tasks of services."""
+    counters = {name: CounterMetricFamily(PREFIX + name, text, labels=('service', *labels))
+                for name, (text, labels) in TASK_COUNTERS.items()}
+    durations = {name: HistogramMetricFamily(PREFIX + name, text, labels=('service', *labels))
+                 for name, (text, labels) in TASK_DURATIONS.items()}
+    for path, service in services:
+        for task, tally in service.getTaskStatistics().items():
+            for status in FINAL:
+                counters['jobs_finished'].add_metric((path, task, status), tally.outcomes[status])
+            counters['runs_retried'].add_metric((path, task), tally.outcomes[RETRIED])
+            counters['runs_lost'].add_metric((path, task), tally.outcomes[LOST])
+            for name, found in (('job_run_seconds', tally.run), ('job_wait_seconds', tally.wait)):
+                durations[name].add_metric((path, task), buckets(found.classes), found.seconds)
+    return [*counters.values(), *durations.values()]
+
+
+def buckets(classes):
+    """Return the buckets of a histogram as Prometheus has them, pairs of the upper bound and of all up to there.
+
+    classes -- how many there were in each class of `counts.BOUNDS`, and above the last one.
+    """
+    return list(zip([*map(floatToGoString, BOUNDS), '+Inf'], itertools.accumulate(classes)))
 
 
 def measured(service, now):

@@ -28,18 +28,19 @@ UNLOGGED = ('/live', '/ready', '/metrics')
 class Server:
     """Listens from the beginning, answers from `start` on, until `stop`."""
 
-    def __init__(self, application, address, threads):
+    def __init__(self, application, address, threads, name='the pages'):
         """Raise `ConfigurationError` when the address cannot be used.
 
         application -- a WSGI callable.
         address -- the pair of host and port; port 0 is any free one.
         threads -- how many requests are answered at the same time.
+        name -- what it serves, for messages.
         """
         family = socket.AF_INET6 if ':' in address[0] else socket.AF_INET
         try:
             self._socket = socket.create_server(address, family=family)
         except (OSError, UnicodeError) as error:
-            raise ConfigurationError(f'the pages cannot listen at {address[0]}:{address[1]}: '
+            raise ConfigurationError(f'{name} cannot listen at {address[0]}:{address[1]}: '
                                      f'{getattr(error, "strerror", None) or error}') from error
         self.address = self._socket.getsockname()[:2]
         self._map, self._stopping = {}, threading.Event()

@@ -120,7 +120,13 @@ def tasks(context):
     """Return the page of all tasks."""
     context.allow('getAvailableTasks')
     found = sorted((name, task) for name, task in context.service.getAvailableTasks().items() if context.wants(name))
-    return Page('tasks', 'Tasks', {'tasks': [describe(name, task) for name, task in found]})
+    return Page('tasks', 'Tasks', {'tasks': [describe(name, task) for name, task in found],
+                                   'tallies': talliesOf(context)})
+
+
+def talliesOf(context):
+    """Return how the runs of those tasks fared that the caller may know of: name -> `tallies.Tally`."""
+    return {name: tally for name, tally in context.service.getTaskStatistics().items() if context.wants(name)}
 
 
 def task(context, name, form=None):
@@ -134,4 +140,5 @@ def task(context, name, form=None):
         raise UnknownTask(name, available)
     task = available[name]
     form = form or forms.formOf(task)
-    return Page('task', f'Task {name}', {'task': describe(name, task), 'form': form}, 400 if form.hasMistakes else 200)
+    return Page('task', f'Task {name}', {'task': describe(name, task), 'form': form,
+                                          'tally': talliesOf(context).get(name)}, 400 if form.hasMistakes else 200)

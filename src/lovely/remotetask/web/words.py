@@ -11,6 +11,10 @@ _DAYS = ('Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Su
 _MONTHS = ('January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November',
            'December')
 
+#: What is counted of a task: name -> what it is called.
+OUTCOMES = (('completed', 'Completed'), ('error', 'Ended in an error'), ('cancelled', 'Cancelled'),
+            ('retried', 'Runs that failed and were tried again'), ('lost', 'Lost with a host'))
+
 
 def ofSchedule(job):
     """Return in words when a cron job or a delayed job runs.

@@ -101,6 +101,7 @@ METHODS = {
     'getSchedules': Method(READS, 'struct', (
         Argument('task', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100))),
     'getStatistics': Method(READS, 'struct', (Argument('window', (float, int), WINDOW_TIME),)),
+    'getTaskStatistics': Method(READS, 'struct', (Argument('task', (str,), None),)),
     # Of the front end itself.
     'listMethods': Method(NO_SERVICE, 'array'),
     'methodHelp': Method(NO_SERVICE, 'string', (_NAME,)),

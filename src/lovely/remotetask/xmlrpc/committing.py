@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: ZPL-2.1
 import functools
 import logging
+import time
 
 from transaction import TransactionManager
 from transaction.interfaces import TransientError
 
 from lovely.remotetask import errors
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -99,7 +101,9 @@ class Committer:
             manager.begin()
             outcomes = [(write, *self._run(connection, write)) for write in writes]
             manager.get().join(sentinel)
+            began = time.monotonic()
             manager.commit()
+            counts.observe('commit_seconds', 'frontend', seconds=time.monotonic() - began)
         except BaseException as error:
             try:
                 manager.abort()

@@ -12,6 +12,7 @@ from lovely.remotetask.common import tracing
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.statuses import areFinal
 from lovely.remotetask.xmlrpc import calls
+from lovely.remotetask.xmlrpc import counting
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
@@ -127,7 +128,9 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             arguments.append(request.principal.name)
         call = functools.partial(self._call, function, arguments, request.traceparent if method.traced else None)
         run = self._gateway.write if method.access == WRITES else self._gateway.read
-        return await self._result(run(request.path, call, dumpResponse))
+        response = await self._result(run(request.path, call, dumpResponse))
+        counting.noteAdded(request.path, name, arguments)
+        return response
 
     @staticmethod
     def _call(function, arguments, traceparent, service):

@@ -6,7 +6,9 @@ import logging
 import secrets
 from http import HTTPStatus
 
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.xmlrpc import accesslog
+from lovely.remotetask.xmlrpc import counting
 from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.body import parseEncoded
@@ -170,10 +172,12 @@ class RequestHandler(Connection):
                 LARGE_BODY + 1 if isCompressed else bodyLength, self.frontend.limits):
             await permits.acquire(seconds)
             self._permits.append(permits)
+        began = self.loop.time()
         try:
             response, call = await self.frontend.dispatcher.respond(self, self._takeBody(bodyLength), charset)
         finally:
             self._release()
+        counting.noteCall(call, self.loop.time() - began)
         self._log(HTTPStatus.OK, response, call)
         response = self._responseHead(HTTPStatus.OK, 'text/xml', response) + response
         await self._send(response)
@@ -242,9 +246,11 @@ class RequestHandler(Connection):
                 self.principal = await self.loop.run_in_executor(
                     self.frontend.hashers, authenticator.authenticate, *arguments)
         except Unauthorized as error:
+            counts.add('logins_refused', 'xmlrpc')
             raise HTTPException(HTTPStatus.UNAUTHORIZED, str(error),
                                 ('WWW-Authenticate', 'Basic realm="lovely.remotetask"')) from None
         except Throttled as error:
+            counts.add('logins_refused', 'xmlrpc')
             raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error),
                                 ('Retry-After', str(error.retryAfter))) from None
 
@@ -349,6 +355,7 @@ class RequestHandler(Connection):
         """Log and count a `head.HTTPException`; return the response, bytes."""
         self._isLast = True
         self.frontend.connections.noteRefusal(error)
+        counts.add('xmlrpc_refusals', str(error.status.value))
         body = f'{error.reason}.\n'.encode()
         self._log(error.status, body, '-', error.reason)
         head = self._responseHead(error.status, 'text/plain', body, *error.headers)

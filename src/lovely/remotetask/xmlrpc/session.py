@@ -7,6 +7,7 @@ import time
 from transaction.interfaces import TransientError
 from ZODB.POSException import StorageError
 
+from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 
@@ -120,6 +121,9 @@ class Session:
                 if attempt >= min(limit, self._attempts):
                     raise DatabaseUnavailable() from error
                 logger.debug('attempt %d failed: %s', attempt, error)
+                counts.add('conflicts' if isConflict else 'database_failures', 'frontend')
             # Not all who conflicted come back at the same time.
-            time.sleep(delay * random.uniform(0.5, 1.5))
+            wait = delay * random.uniform(0.5, 1.5)
+            counts.add('database_wait_seconds', 'frontend', number=wait)
+            time.sleep(wait)
             delay = min(2 * delay, _LONGEST_DELAY)

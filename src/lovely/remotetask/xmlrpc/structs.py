@@ -126,6 +126,15 @@ def readSchedule(struct):
     return {name: tuple(value) if name in RANGES and type(value) is list else value for name, value in struct.items()}
 
 
+def figuresOf(tally):
+    """Return the struct for a `tallies.Tally`."""
+    struct = {name: count if count < 2 ** 31 else float(count) for name, count in tally.outcomes.items()}
+    for name, durations in (('Run', tally.run), ('Wait', tally.wait)):
+        struct |= {f'{name.lower()}Seconds': durations.seconds, f'mean{name}': durations.mean,
+                   f'p95{name}': durations.quantile(0.95)}
+    return {**struct, 'failureRate': tally.failureRate}
+
+
 def refuseOthers(kind, given, names):
     """Raise `BadArguments` when a name is given that is none of the names of this kind."""
     for name in given:
