@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -21,40 +22,15 @@ from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.gateway import Gateway
+from servers import PATIENCE
+from servers import PostgreSQL
+from servers import PostgreSQLCase
+from servers import emptyPostgreSQL
 from test_away import CountingCase
 
 
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
-
 #: What a call may meet while the database is away.
 EXPECTED = (DatabaseUnavailable, OutcomeUnknown)
-
-
-class PostgreSQLCase(unittest.TestCase):
-
-    def setUp(self):
-        # RelStorage logs each connection that it has lost.
-        logging.getLogger('relstorage').addHandler(handler := logging.NullHandler())
-        self.addCleanup(logging.getLogger('relstorage').removeHandler, handler)
-        logging.getLogger('relstorage').propagate = False
-        self.addCleanup(setattr, logging.getLogger('relstorage'), 'propagate', True)
-        self.server = self.enterContext(temporaryPostgreSQL())
-
-    @property
-    def faults(self):
-        """The faults, by name."""
-        return {'restart': self.server.restart, 'crash': lambda: self.server.restart('immediate'),
-                'kill': lambda: self.server.killBackend(self.server.backends()[-1]),
-                'terminate': self.server.terminateBackends}
-
-    def waitUntil(self, condition, what):
-        """Return the condition's value as soon as it is true."""
-        until = time.monotonic() + PATIENCE
-        while not (value := condition()):
-            self.assertLess(time.monotonic(), until, f'in vain waited for {what}')
-            time.sleep(0.01)
-        return value
 
 
 class ServerTest(PostgreSQLCase):
@@ -95,10 +71,12 @@ class ServerTest(PostgreSQLCase):
 
     def test_a_server_that_does_not_start_says_why(self):
         self.server.stop()
-        with open(f'{self.server.directory}/server/data/postgresql.conf', 'a') as file:
+        path = f'{self.server.directory}/server/data/postgresql.auto.conf'
+        with open(path, 'w') as file:
             file.write('nonsense = 1\n')
         with self.assertRaisesRegex(AssertionError, 'nonsense'):
             self.server.start()
+        os.remove(path)
 
 
 class GatewayTest(PostgreSQLCase):
@@ -262,7 +240,8 @@ class ProcessesTest(CountingCase):
 
     level = 2
 
-    temporaryServer = staticmethod(temporaryPostgreSQL)
+    layer = PostgreSQL
+    temporaryServer = staticmethod(emptyPostgreSQL)
 
     def test_restarts_and_ended_backends_under_load(self):
         server = self.server

@@ -104,10 +104,17 @@ class TemporaryPostgreSQL:
         self.stop(mode)
         self.start()
 
+    def clear(self):
+        """Make the database anew, which ends all connections to it: nothing is in it then, not even tables."""
+        self._closeDatabases()
+        for statement in 'DROP DATABASE postgres WITH (FORCE)', 'CREATE DATABASE postgres':
+            self._execute(statement, 'template1')
+        shutil.rmtree(os.path.join(self.directory, 'blobs'), ignore_errors=True)
+
     def backends(self):
         """Return the process ids of the backends of all clients; there is one for each connection."""
-        return [pid for pid, in self._query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
-                                            "AND pid <> pg_backend_pid()")]
+        return [pid for pid, in self._execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                                              "AND pid <> pg_backend_pid()")]
 
     def killBackend(self, pid):
         """Kill one backend by SIGKILL, as the system does when memory is short.  The server ends all others then, and
@@ -117,23 +124,26 @@ class TemporaryPostgreSQL:
 
     def terminateBackends(self):
         """End all connections at the server, as an administrator would; return how many."""
-        return len(self._query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
-                               "'client backend' AND pid <> pg_backend_pid()"))
+        return len(self._execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
+                                 "'client backend' AND pid <> pg_backend_pid()"))
 
     def close(self):
         """Close the databases, and have the server end.  Twice is fine."""
-        while self._databases:
-            closeDatabase(self._databases.pop())
+        self._closeDatabases()
         self.stop('immediate')
 
-    def _query(self, statement):
+    def _closeDatabases(self):
+        while self._databases:
+            closeDatabase(self._databases.pop())
+
+    def _execute(self, statement, database='postgres'):
         import psycopg2
-        connected = psycopg2.connect(host=self._server, dbname='postgres', user='remotetask')
+        connected = psycopg2.connect(host=self._server, dbname=database, user='remotetask')
         with contextlib.closing(connected) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)
-                return cursor.fetchall()
+                return cursor.fetchall() if cursor.description else []
 
     def _run(self, program, *arguments):
         """Run a program of PostgreSQL.  Raise an AssertionError with what it has said when it fails."""
