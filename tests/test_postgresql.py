@@ -3,14 +3,24 @@
 import contextlib
 import logging
 import os
+import queue
 import signal
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg2
+from persistent.mapping import PersistentMapping
+from ZODB.config import databaseFromString
+from ZODB.POSException import ConflictError
+from ZODB.POSException import StorageError
 from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
@@ -199,6 +209,166 @@ class GatewayTest(PostgreSQLCase):
         with contextlib.suppress(*EXPECTED):
             self.ask(self.gateway.write('/', lambda service: service.cancel(jobid)))
             return True
+
+
+class Wakeup(threading.Event):
+    """Notes of what it is woken."""
+
+    interest = ()
+
+    def __init__(self):
+        super().__init__()
+        self.notes = queue.SimpleQueue()
+        self.note = self.notes.put
+
+
+class ListenerTest(PostgreSQLCase):
+    """One process hears of the commits of others: `own` of those to `other`."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.other = self.server.database()
+        with self.other.transaction() as connection:
+            connection.root()['many'] = [PersistentMapping() for _ in range(5000)]
+            connection.root()['one'] = connection.root()['many'][0]
+        self.own, self.wakeup = self.server.database(), Wakeup()
+        self.oid = self.commit(lambda root: root['one'])._p_oid
+        self.notifier = notifierOf(self.own)
+
+    def listen(self):
+        """Begin to hear of commits to one object, and return when that is so."""
+        self.notifier.subscribe(self.wakeup)
+        self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+        self.assertTrue(self.notifier.hearsOthers)
+        self.wakeup.interest = {self.oid}
+
+    def commit(self, change, db=None):
+        """Call `change` with the root object in a transaction of the other process; return what it returns."""
+        with (db or self.other).transaction() as connection:
+            return change(connection.root())
+
+    def mark(self, root):
+        root['one']['number'] = time.monotonic()
+
+    def heard(self):
+        """Return the next note, and that there is no second one."""
+        note = self.wakeup.notes.get(timeout=PATIENCE)
+        self.commit(self.mark)
+        self.assertEqual(self.wakeup.notes.get(timeout=PATIENCE), {self.oid})
+        return note
+
+    def test_commits_of_others_to_an_object(self):
+        self.listen()
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+        self.commit(lambda root: root['many'][1].update(number=1))     # of no interest
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+
+    def test_commits_without_history(self):
+        self.server.clear()
+        config = self.server.config.replace('<relstorage>', '<relstorage>\nkeep-history false')
+        self.other, self.own = databaseFromString(config), databaseFromString(config)
+        for db in self.other, self.own:
+            self.addCleanup(closeDatabase, db)
+        with self.other.transaction() as connection:
+            connection.root()['one'] = PersistentMapping()
+        self.oid, self.notifier = self.commit(lambda root: root['one'])._p_oid, notifierOf(self.own)
+        self.test_a_commit_of_more_objects_than_a_notification_can_name(4000)
+        self.assertEqual(self.heard(), {self.oid})
+
+    def test_a_commit_of_more_objects_than_a_notification_can_name(self, count=5000):
+        self.listen()
+        self.commit(lambda root: root.update(more=[PersistentMapping() for _ in range(count)]))
+        self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+        self.commit(self.mark)
+
+    def test_commits_of_this_process_and_aborted_ones(self):
+        self.listen()
+        self.commit(self.mark, self.own)
+        with contextlib.suppress(ZeroDivisionError), self.other.transaction() as connection:
+            self.mark(connection.root())
+            connection.add(PersistentMapping())
+            raise ZeroDivisionError
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+
+    def test_faults(self):
+        self.listen()
+        for name, fault in {**self.faults, 'away': lambda: (self.server.stop(), self.server.start())}.items():
+            with self.subTest(name), self.assertLogs('lovely.remotetask', 'INFO') as logs:
+                fault()
+                for _ in range(2):              # look at everything: nothing is heard, then something again
+                    self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+                self.assertTrue(self.notifier.hearsOthers)
+                self.assertEqual([record.levelname for record in logs.records], ['WARNING', 'INFO'])
+                self.waitUntil(self.isAnswered, 'the other process')
+                self.assertEqual(self.heard(), {self.oid})
+
+    def isAnswered(self):
+        with contextlib.suppress(psycopg2.Error, StorageError, ConflictError):
+            self.commit(self.mark)
+            return True
+
+    def test_a_role_that_may_not_make_a_trigger(self):
+        self.server._execute('CREATE ROLE guest LOGIN')
+        self.addCleanup(self.server._execute, 'DROP OWNED BY guest; DROP ROLE guest')
+        for table in 'ALL TABLES', 'ALL SEQUENCES':
+            self.server._execute(f'GRANT ALL ON {table} IN SCHEMA public TO guest')
+        config = self.server.config.replace('<relstorage>', '<relstorage>\ncreate-schema false')
+        self.own = databaseFromString(config.replace("user='remotetask'", "user='guest'"))
+        self.addCleanup(closeDatabase, self.own)
+        self.notifier = notifierOf(self.own)
+        with self.assertLogs('lovely.remotetask', 'INFO') as logs:
+            self.notifier.subscribe(self.wakeup)
+            self.waitUntil(lambda: logs.output, 'a warning')
+            self.assertIn('InsufficientPrivilege', logs.output[0])
+            self.assertFalse(self.notifier.hearsOthers)
+            notifierOf(self.other).subscribe(mine := threading.Event())     # its role makes the trigger
+            self.assertTrue(mine.wait(PATIENCE))
+            self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+        self.wakeup.interest = {self.oid}
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+        self.assertEqual(len(logs.output), 2)
+
+    def test_a_closed_database_is_not_listened_to(self):
+        def listeners():
+            return len(self.server._execute("SELECT pid FROM pg_stat_activity "
+                                            "WHERE application_name LIKE 'remotetask%'"))
+
+        self.listen()
+        self.assertEqual(listeners(), 1)
+        closeDatabase(self.own)
+        self.waitUntil(lambda: not listeners(), 'the end of the connection')
+        self.assertNotIn('remotetask-listener', [thread.name for thread in threading.enumerate()])
+
+
+class FirstStartTest(PostgreSQLCase):
+
+    level = 2
+
+    def test_ten_processes_that_find_an_empty_database(self):
+        for history in 'true', 'false':
+            with self.subTest(history):
+                self.server.clear()
+                config = self.server.config.replace('<relstorage>', f'<relstorage>\nkeep-history {history}')
+                start, databases = threading.Barrier(10), []
+
+                def open():
+                    start.wait(PATIENCE)
+                    databases.append(Database(lambda: databaseFromString(config)))
+
+                with ThreadPoolExecutor(10) as threads:
+                    for done in [threads.submit(open) for _ in range(10)]:
+                        done.result()
+                install(databases[0].db)
+                for database in databases:
+                    with database.db.transaction() as connection:
+                        self.assertIn(ROOT_NAME, connection.root())
+                    database.close()
 
 
 class PackerTest(PostgreSQLCase):
