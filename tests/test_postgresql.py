@@ -36,6 +36,7 @@ from servers import PATIENCE
 from servers import PostgreSQL
 from servers import PostgreSQLCase
 from servers import emptyPostgreSQL
+from servers import replicatedPostgreSQL
 from test_away import CountingCase
 
 
@@ -430,6 +431,30 @@ class ProcessesTest(CountingCase):
             fault()
             self.waitUntil(lambda: self.call('add', 'count', 'after')[0], 'an answer')
             self.waitForAll()
+        for process in self.processes:
+            self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
+
+
+class FailOverTest(CountingCase):
+    """The server dies under a front end and two hosts, and its standby takes its place."""
+
+    level = 2
+    temporaryServer = staticmethod(replicatedPostgreSQL)
+
+    def databaseOf(self, name):
+        return self.server.standby.config
+
+    def prepareDatabase(self):
+        super().prepareDatabase()
+        self.db = databaseFromString(self.databaseOf(''))
+        self.addCleanup(closeDatabase, self.db)
+
+    def failOver(self):
+        self.server.stop('immediate')
+        self.server.standby.promote()
+
+    def test_under_load(self):
+        self.checkUnderLoad([self.failOver])
         for process in self.processes:
             self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
 

@@ -31,7 +31,7 @@ _RELSTORAGE_CONF = """\
     blob-dir {directory}/blobs
     <postgresql>
       driver psycopg2
-      dsn host='{directory}/server' dbname='postgres' user='remotetask'
+      dsn host='{host}' dbname='postgres' user='remotetask'
     </postgresql>
   </relstorage>
 </zodb>
@@ -59,7 +59,7 @@ class TemporaryPostgreSQL:
     @property
     def config(self):
         """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
-        return _RELSTORAGE_CONF.format(directory=self.directory.replace('$', '$$'))
+        return self._configFor(self._server)
 
     @property
     def said(self):
@@ -84,7 +84,7 @@ class TemporaryPostgreSQL:
             os.mkdir(self._server, 0o700)
             if self._user:
                 os.chown(self._server, self._user.pw_uid, self._user.pw_gid)
-            self._run('initdb', '-U', 'remotetask', '-A', 'trust', '-E', 'UTF8', '--locale=C', '-N')
+            self._make()
         self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'),
                   '-o', _POSTGRESQL_OPTIONS.format(directory=self._server), 'start')
         self.isRunning = True
@@ -131,6 +131,12 @@ class TemporaryPostgreSQL:
         """Close the databases, and have the server end.  Twice is fine."""
         self._closeDatabases()
         self.stop('immediate')
+
+    def _configFor(self, host):
+        return _RELSTORAGE_CONF.format(directory=self.directory.replace('$', '$$'), host=host.replace('$', '$$'))
+
+    def _make(self):
+        self._run('initdb', '-U', 'remotetask', '-A', 'trust', '-E', 'UTF8', '--locale=C', '-N')
 
     def _closeDatabases(self):
         while self._databases:
