@@ -99,8 +99,12 @@ def closeDatabase(db):
             leaveIfSilent(client, CLOSE_TIME, threading.Event())
             client.close()                 # first: what still waits for the server ends, and nothing more will wait
         db.close()
+        return
     except NoTransaction:                   # a connection was left open, as by a thread that was given up
-        storage.close()
+        pass
     except Exception as error:
         log.warning('the database could not be closed in order: %s: %s', type(error).__name__, error)
+    try:
         storage.close()
+    except Exception:                       # each of its connections may be lost
+        log.debug('the storage could not be closed in order', exc_info=True)

@@ -99,6 +99,10 @@ class TemporaryPostgreSQL:
             self._run('pg_ctl', '-w', '-m', mode, 'stop')
             self.isRunning = False
 
+    def kill(self):
+        """End the server like a crash."""
+        self.stop('immediate')
+
     def restart(self, mode='fast'):
         """Stop the server, start it, and return when it accepts connections.  For the argument see `stop`."""
         self.stop(mode)
