@@ -2,14 +2,25 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
+import os
+import queue
 import signal
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg2
+from persistent.mapping import PersistentMapping
+from ZODB.config import databaseFromString
+from ZODB.POSException import ConflictError
+from ZODB.POSException import StorageError
 from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.opening import Database
+from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
@@ -21,40 +32,16 @@ from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.gateway import Gateway
+from servers import PATIENCE
+from servers import PostgreSQL
+from servers import PostgreSQLCase
+from servers import emptyPostgreSQL
+from servers import replicatedPostgreSQL
 from test_away import CountingCase
 
 
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
-
 #: What a call may meet while the database is away.
 EXPECTED = (DatabaseUnavailable, OutcomeUnknown)
-
-
-class PostgreSQLCase(unittest.TestCase):
-
-    def setUp(self):
-        # RelStorage logs each connection that it has lost.
-        logging.getLogger('relstorage').addHandler(handler := logging.NullHandler())
-        self.addCleanup(logging.getLogger('relstorage').removeHandler, handler)
-        logging.getLogger('relstorage').propagate = False
-        self.addCleanup(setattr, logging.getLogger('relstorage'), 'propagate', True)
-        self.server = self.enterContext(temporaryPostgreSQL())
-
-    @property
-    def faults(self):
-        """The faults, by name."""
-        return {'restart': self.server.restart, 'crash': lambda: self.server.restart('immediate'),
-                'kill': lambda: self.server.killBackend(self.server.backends()[-1]),
-                'terminate': self.server.terminateBackends}
-
-    def waitUntil(self, condition, what):
-        """Return the condition's value as soon as it is true."""
-        until = time.monotonic() + PATIENCE
-        while not (value := condition()):
-            self.assertLess(time.monotonic(), until, f'in vain waited for {what}')
-            time.sleep(0.01)
-        return value
 
 
 class ServerTest(PostgreSQLCase):
@@ -95,10 +82,12 @@ class ServerTest(PostgreSQLCase):
 
     def test_a_server_that_does_not_start_says_why(self):
         self.server.stop()
-        with open(f'{self.server.directory}/server/data/postgresql.conf', 'a') as file:
+        path = f'{self.server.directory}/server/data/postgresql.auto.conf'
+        with open(path, 'w') as file:
             file.write('nonsense = 1\n')
         with self.assertRaisesRegex(AssertionError, 'nonsense'):
             self.server.start()
+        os.remove(path)
 
 
 class GatewayTest(PostgreSQLCase):
@@ -223,6 +212,166 @@ class GatewayTest(PostgreSQLCase):
             return True
 
 
+class Wakeup(threading.Event):
+    """Notes of what it is woken."""
+
+    interest = ()
+
+    def __init__(self):
+        super().__init__()
+        self.notes = queue.SimpleQueue()
+        self.note = self.notes.put
+
+
+class ListenerTest(PostgreSQLCase):
+    """One process hears of the commits of others: `own` of those to `other`."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.other = self.server.database()
+        with self.other.transaction() as connection:
+            connection.root()['many'] = [PersistentMapping() for _ in range(5000)]
+            connection.root()['one'] = connection.root()['many'][0]
+        self.own, self.wakeup = self.server.database(), Wakeup()
+        self.oid = self.commit(lambda root: root['one'])._p_oid
+        self.notifier = notifierOf(self.own)
+
+    def listen(self):
+        """Begin to hear of commits to one object, and return when that is so."""
+        self.notifier.subscribe(self.wakeup)
+        self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+        self.assertTrue(self.notifier.hearsOthers)
+        self.wakeup.interest = {self.oid}
+
+    def commit(self, change, db=None):
+        """Call `change` with the root object in a transaction of the other process; return what it returns."""
+        with (db or self.other).transaction() as connection:
+            return change(connection.root())
+
+    def mark(self, root):
+        root['one']['number'] = time.monotonic()
+
+    def heard(self):
+        """Return the next note, and that there is no second one."""
+        note = self.wakeup.notes.get(timeout=PATIENCE)
+        self.commit(self.mark)
+        self.assertEqual(self.wakeup.notes.get(timeout=PATIENCE), {self.oid})
+        return note
+
+    def test_commits_of_others_to_an_object(self):
+        self.listen()
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+        self.commit(lambda root: root['many'][1].update(number=1))     # of no interest
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+
+    def test_commits_without_history(self):
+        self.server.clear()
+        config = self.server.config.replace('<relstorage>', '<relstorage>\nkeep-history false')
+        self.other, self.own = databaseFromString(config), databaseFromString(config)
+        for db in self.other, self.own:
+            self.addCleanup(closeDatabase, db)
+        with self.other.transaction() as connection:
+            connection.root()['one'] = PersistentMapping()
+        self.oid, self.notifier = self.commit(lambda root: root['one'])._p_oid, notifierOf(self.own)
+        self.test_a_commit_of_more_objects_than_a_notification_can_name(4000)
+        self.assertEqual(self.heard(), {self.oid})
+
+    def test_a_commit_of_more_objects_than_a_notification_can_name(self, count=5000):
+        self.listen()
+        self.commit(lambda root: root.update(more=[PersistentMapping() for _ in range(count)]))
+        self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+        self.commit(self.mark)
+
+    def test_commits_of_this_process_and_aborted_ones(self):
+        self.listen()
+        self.commit(self.mark, self.own)
+        with contextlib.suppress(ZeroDivisionError), self.other.transaction() as connection:
+            self.mark(connection.root())
+            connection.add(PersistentMapping())
+            raise ZeroDivisionError
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+
+    def test_faults(self):
+        self.listen()
+        for name, fault in {**self.faults, 'away': lambda: (self.server.stop(), self.server.start())}.items():
+            with self.subTest(name), self.assertLogs('lovely.remotetask', 'INFO') as logs:
+                fault()
+                for _ in range(2):              # look at everything: nothing is heard, then something again
+                    self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+                self.assertTrue(self.notifier.hearsOthers)
+                self.assertEqual([record.levelname for record in logs.records], ['WARNING', 'INFO'])
+                self.waitUntil(self.isAnswered, 'the other process')
+                self.assertEqual(self.heard(), {self.oid})
+
+    def isAnswered(self):
+        with contextlib.suppress(psycopg2.Error, StorageError, ConflictError):
+            self.commit(self.mark)
+            return True
+
+    def test_a_role_that_may_not_make_a_trigger(self):
+        self.server._execute('CREATE ROLE guest LOGIN')
+        self.addCleanup(self.server._execute, 'DROP OWNED BY guest; DROP ROLE guest')
+        for table in 'ALL TABLES', 'ALL SEQUENCES':
+            self.server._execute(f'GRANT ALL ON {table} IN SCHEMA public TO guest')
+        config = self.server.config.replace('<relstorage>', '<relstorage>\ncreate-schema false')
+        self.own = databaseFromString(config.replace("user='remotetask'", "user='guest'"))
+        self.addCleanup(closeDatabase, self.own)
+        self.notifier = notifierOf(self.own)
+        with self.assertLogs('lovely.remotetask', 'INFO') as logs:
+            self.notifier.subscribe(self.wakeup)
+            self.waitUntil(lambda: logs.output, 'a warning')
+            self.assertIn('InsufficientPrivilege', logs.output[0])
+            self.assertFalse(self.notifier.hearsOthers)
+            notifierOf(self.other).subscribe(mine := threading.Event())     # its role makes the trigger
+            self.assertTrue(mine.wait(PATIENCE))
+            self.assertIsNone(self.wakeup.notes.get(timeout=PATIENCE))
+        self.wakeup.interest = {self.oid}
+        self.commit(self.mark)
+        self.assertEqual(self.heard(), {self.oid})
+        self.assertEqual(len(logs.output), 2)
+
+    def test_a_closed_database_is_not_listened_to(self):
+        def listeners():
+            return len(self.server._execute("SELECT pid FROM pg_stat_activity "
+                                            "WHERE application_name LIKE 'remotetask%'"))
+
+        self.listen()
+        self.assertEqual(listeners(), 1)
+        closeDatabase(self.own)
+        self.waitUntil(lambda: not listeners(), 'the end of the connection')
+        self.assertNotIn('remotetask-listener', [thread.name for thread in threading.enumerate()])
+
+
+class FirstStartTest(PostgreSQLCase):
+
+    level = 2
+
+    def test_ten_processes_that_find_an_empty_database(self):
+        for history in 'true', 'false':
+            with self.subTest(history):
+                self.server.clear()
+                config = self.server.config.replace('<relstorage>', f'<relstorage>\nkeep-history {history}')
+                start, databases = threading.Barrier(10), []
+
+                def open():
+                    start.wait(PATIENCE)
+                    databases.append(Database(lambda: databaseFromString(config)))
+
+                with ThreadPoolExecutor(10) as threads:
+                    for done in [threads.submit(open) for _ in range(10)]:
+                        done.result()
+                install(databases[0].db)
+                for database in databases:
+                    with database.db.transaction() as connection:
+                        self.assertIn(ROOT_NAME, connection.root())
+                    database.close()
+
+
 class PackerTest(PostgreSQLCase):
 
     level = 2
@@ -262,7 +411,8 @@ class ProcessesTest(CountingCase):
 
     level = 2
 
-    temporaryServer = staticmethod(temporaryPostgreSQL)
+    layer = PostgreSQL
+    temporaryServer = staticmethod(emptyPostgreSQL)
 
     def test_restarts_and_ended_backends_under_load(self):
         server = self.server
@@ -281,6 +431,30 @@ class ProcessesTest(CountingCase):
             fault()
             self.waitUntil(lambda: self.call('add', 'count', 'after')[0], 'an answer')
             self.waitForAll()
+        for process in self.processes:
+            self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
+
+
+class FailOverTest(CountingCase):
+    """The server dies under a front end and two hosts, and its standby takes its place."""
+
+    level = 2
+    temporaryServer = staticmethod(replicatedPostgreSQL)
+
+    def databaseOf(self, name):
+        return self.server.standby.config
+
+    def prepareDatabase(self):
+        super().prepareDatabase()
+        self.db = databaseFromString(self.databaseOf(''))
+        self.addCleanup(closeDatabase, self.db)
+
+    def failOver(self):
+        self.server.stop('immediate')
+        self.server.standby.promote()
+
+    def test_under_load(self):
+        self.checkUnderLoad([self.failOver])
         for process in self.processes:
             self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
 

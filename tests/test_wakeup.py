@@ -7,6 +7,8 @@ looks are longer here than a test takes, and looks are counted.
 import threading
 import unittest
 
+from zc.zlibstorage import ZlibStorage
+from ZODB.DB import DB
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -22,6 +24,8 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import waiting
+from servers import PostgreSQL
+from servers import emptyPostgreSQL
 from test_processor import PATH
 from test_xmlrpc_gateway import GatewayCase
 
@@ -33,18 +37,28 @@ PATIENCE, NEVER = 30, 3600.0
 class WakeupCase(unittest.TestCase):
     """Two clients of a database server: `own` is the one that hears of the commits of `other`."""
 
+    temporaryServer = staticmethod(temporaryZEO)
+
     def setUp(self):
         self.addCleanup(testing.tearDown)
         provideUtility(SimpleTask(lambda input: input), name='echo')
-        self.zeo = self.enterContext(temporaryZEO())
+        self.server = self.enterContext(self.temporaryServer())
         self.other = self.open()
         install(self.other)
         self.own = self.open()
 
     def open(self):
-        database = Database(self.zeo.database)
+        """Return a new `ZODB.DB`, as soon as it hears of the commits of others."""
+        database, heard = Database(self.openOnce), threading.Event()
         self.addCleanup(database.close)
+        notifierOf(database.db).subscribe(heard)
+        while not notifierOf(database.db).hearsOthers:
+            self.assertTrue(heard.wait(PATIENCE))
+            heard.clear()
         return database.db
+
+    def openOnce(self):
+        return self.server.database()
 
     def commit(self, change):
         """Call `change` with the service in a transaction of the other client; return what it returns."""
@@ -233,6 +247,31 @@ class TestHost(WakeupCase):
         self.assertTrue(started.wait(PATIENCE))
         self.assertTrue(self.turns.acquire(timeout=PATIENCE))
         self.assertFalse(probe.is_set())
+
+
+class PostgreSQLMixin:
+    """The same with PostgreSQL."""
+
+    level = 2
+    layer = PostgreSQL
+    temporaryServer = staticmethod(emptyPostgreSQL)
+
+
+class TestWatcherOfPostgreSQL(PostgreSQLMixin, TestWatcher):
+    pass
+
+
+class TestHostOfPostgreSQL(PostgreSQLMixin, TestHost):
+    pass
+
+
+class TestWatcherOfWrapped(TestWatcher):
+    """The same with storages that compress records."""
+
+    level = 2
+
+    def openOnce(self):
+        return DB(ZlibStorage(self.server.storage()))
 
 
 class TestGateway(GatewayCase):

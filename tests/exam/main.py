@@ -5,6 +5,7 @@ import random
 import sys
 
 from exam.scenarios import SCENARIOS
+from exam.scenarios import STORAGES
 from exam.scenarios import run
 
 
@@ -28,13 +29,15 @@ def main(arguments=None):
     parser.add_argument('--seed', help='repeats the faults of an earlier run; default: a new one')
     parser.add_argument('--scenario', action='append', choices=SCENARIOS, metavar='NAME',
                         help=f'can be repeated; default: all of {", ".join(SCENARIOS)}')
+    parser.add_argument('--storage', choices=STORAGES, default='zeo', help='what the scenarios run on, but for those '
+                        'that need the other one; default: zeo')
     options = parser.parse_args(arguments)
     seed = options.seed or str(random.randrange(1_000_000))
     print(f'seed {seed}', flush=True)
     verdicts = []
     for name in options.scenario or SCENARIOS:
         print(f'{name}: {SCENARIOS[name].run.__doc__}', flush=True)
-        verdicts.append(run(name, seed, options.minutes * 60))
+        verdicts.append(run(name, seed, options.minutes * 60, options.storage))
         if verdicts[-1].violations:
             print(verdicts[-1].report, flush=True)
     print(table(verdicts))

@@ -105,7 +105,11 @@ class Scenario(NamedTuple):
     once: bool = False          # no outside effect is repeated either
     uncharged: bool = False     # no attempt is charged but for what a task does
     alive: bool = False         # no host is lost, and none is said to be
-    server: Callable = temporaryZEO
+    storage: str | None = None  # which of `STORAGES` it needs; None for any
+
+
+#: How to run the database server, by the name of the storage.
+STORAGES = {'zeo': temporaryZEO, 'postgresql': temporaryPostgreSQL}
 
 
 #: By name, in the order in which they are run.
@@ -192,14 +196,14 @@ class Trial:
         program.signal(signal.SIGCONT)
         self.tell(f'{program.name} goes on')
 
-    def killZEO(self):
+    def killServer(self):
         """Kill the database server, and start it again after a random time."""
         self.fault('the database server is killed')
         self.deployment.server.kill()
         self.wait(0.1, 1)
         self.deployment.server.start()
 
-    def hangZEO(self, least=1.0, most=4.0):
+    def hangServer(self, least=1.0, most=4.0):
         """Stop the database server, and have it go on after a random time."""
         self.fault('the database server hangs')
         os.kill(self.deployment.server.pid, signal.SIGSTOP)
@@ -225,15 +229,17 @@ class Trial:
                 raise
 
 
-def run(name, seed, seconds):
+def run(name, seed, seconds, storage='zeo'):
     """Run a scenario and return the `Verdict`.
 
     seed -- a text; the same seed draws the same faults.
     seconds -- for how long there are load and faults.
+    storage -- which of `STORAGES` the deployment has, unless the scenario needs another one.
     """
     scenario = SCENARIOS[name]
+    storage = scenario.storage or storage
     orders = int(scenario.rate * seconds * 1.1) + 100
-    with deployment(scenario.hosts, orders, scenario.server) as made:
+    with deployment(scenario.hosts, orders, STORAGES[storage]) as made:
         clients = Load(made, scenario.work, seed, orders, scenario.rate)
         trial = Trial(scenario, made, clients, seed, seconds)
         clients.start()
@@ -292,23 +298,23 @@ def stopped(trial):
             trial.waitUntil(lambda: not trial.goesOn, trial.rng.uniform(0, LEASE))
 
 
-@scenario(alive=True)
+@scenario(alive=True, storage='zeo')
 def zeo(trial):
     """The database server is killed and started again."""
     while trial.goesOn:
         trial.wait(1, 3)
-        trial.killZEO()
+        trial.killServer()
 
 
-@scenario(alive=True)
+@scenario(alive=True, storage='zeo')
 def hang(trial):
     """The database server hangs."""
     while trial.goesOn:
         trial.wait(0.5, 2)
-        trial.hangZEO()
+        trial.hangServer()
 
 
-@scenario(server=temporaryPostgreSQL, uncharged=True)
+@scenario(storage='postgresql', uncharged=True)
 def postgres(trial):
     """PostgreSQL is restarted, crashes, and its backends are killed or terminated: nobody is charged for it."""
     server = trial.deployment.server
@@ -353,7 +359,7 @@ def mixed(trial):
     while trial.goesOn:
         trial.wait(0.2, 1)
         trial.rng.choice([lambda: trial.kill(trial.drawHost()), lambda: trial.terminate(trial.drawHost()), stop,
-                           lambda: trial.kill(trial.deployment.frontend), trial.killZEO, trial.hangZEO,
+                           lambda: trial.kill(trial.deployment.frontend), trial.killServer, trial.hangServer,
                            trial.cancelOne])()
         trial.deployment.mend()
 
@@ -449,7 +455,7 @@ def retries(trial):
     trial.tell(f'{len(trial.cancelled)} jobs were cancelled')
 
 
-@scenario(rate=RATE / 3, work=committing, once=True, uncharged=True, alive=True)
+@scenario(rate=RATE / 3, work=committing, once=True, uncharged=True, alive=True, storage='zeo')
 def stalled(trial):
     """A client stalls after its vote, longer than the lease, again and again, and so do tasks: all hosts live."""
     client = Process(['-m', 'exam.staller', *map(str, trial.deployment.server.address), trial.seed],

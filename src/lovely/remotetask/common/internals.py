@@ -130,6 +130,16 @@ def cleanUpFailures(storage):
     storage._abort = abortAndForget
 
 
+# RelStorage
+
+def sqlAdapterOf(storage):
+    """Return what a `RelStorage` speaks with its database by, an `IRelStorageAdapter`; None where that is missing.
+
+    Of it are used: `schema.database_type` and `connmanager`, an `IConnectionManager`.  There is no public way to it.
+    """
+    return _get(storage, '_adapter', 'commits of other processes are noticed by polling only')
+
+
 # ZEO
 
 def forgetNewIds(storage):

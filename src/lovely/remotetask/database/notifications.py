@@ -3,10 +3,11 @@
 import threading
 import weakref
 
-from ZEO.ClientStorage import ClientStorage
-
 from lovely.remotetask.common.internals import adapterOf
 from lovely.remotetask.common.internals import forgetNewIds
+from lovely.remotetask.database.postgresql import CommitListener
+from lovely.remotetask.database.storages import clientOf
+from lovely.remotetask.database.storages import postgresqlOf
 
 
 class CommitNotifier:
@@ -14,6 +15,9 @@ class CommitNotifier:
 
     #: Whether commits of other processes are told of.
     hearsOthers = False
+
+    #: The `CommitListener` that hears of them, started for the first who wants to be woken; None where there is none.
+    listener = None
 
     def __init__(self):
         self._wakeups = weakref.WeakSet()
@@ -28,6 +32,8 @@ class CommitNotifier:
         """
         with self._lock:
             self._wakeups.add(wakeup)
+        if self.listener is not None:
+            self.listener.start()
 
     def unsubscribe(self, wakeup):
         """Leave `wakeup` alone from now on."""
@@ -76,16 +82,32 @@ def notifierOf(db):
     """Return the `CommitNotifier` of a `ZODB.DB`, making it at the first call.
 
     A ZEO client is listened to from then on.  `ZODB.DB` has registered its MVCC adapter with the storage, and a
-    storage has one database: so the listener takes the adapter's place and hands everything on.  (Where there is no
-    adapter, or on a storage that tells nothing of the commits of others, like RelStorage, processors look every
-    `waitTime` seconds.)
+    storage has one database: so `_Listener` takes the adapter's place and hands everything on.  PostgreSQL is listened
+    to once somebody wants to be woken.  (Where there is no adapter, or on a storage that tells nothing of the commits
+    of others, processors look every `waitTime` seconds.)
     """
     with _notifiersLock:
         notifier = _notifiers.get(db)
         if notifier is None:
-            notifier = _notifiers[db] = CommitNotifier()
-            adapter = adapterOf(db) if isinstance(db.storage, ClientStorage) else None
-            if adapter is not None:
-                db.storage.registerDB(_Listener(adapter, notifier, db.storage))
-                notifier.hearsOthers = True
+            notifier = _notifiers[db] = _makeNotifier(db)
         return notifier
+
+
+def _makeNotifier(db):
+    notifier, client, postgresql = CommitNotifier(), clientOf(db), postgresqlOf(db)
+    adapter = None if client is None else adapterOf(db)
+    if adapter is not None:
+        db.storage.registerDB(_Listener(adapter, notifier, client))
+        notifier.hearsOthers = True
+    if postgresql is not None:
+        notifier.listener = CommitListener(postgresql.connmanager, notifier)
+        weakref.finalize(db, notifier.listener.stop)
+    return notifier
+
+
+def stopListening(db):
+    """Hear no longer of the commits of others to a `ZODB.DB` that is about to be closed."""
+    with _notifiersLock:
+        notifier = _notifiers.get(db)
+    if notifier is not None and notifier.listener is not None:
+        notifier.listener.close()

@@ -1,18 +1,22 @@
 """Opening the object database, safely for those that come first or connect again, and closing it."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
+import random
 import threading
 import time
 
 from transaction.interfaces import NoTransaction
-from ZEO.ClientStorage import ClientStorage
-from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask.common.internals import cleanUpFailures
 from lovely.remotetask.database.connections import SeparateClient
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.notifications import stopListening
+from lovely.remotetask.database.postgresql import isRaced
+from lovely.remotetask.database.storages import clientOf
+from lovely.remotetask.database.storages import fileOf
+from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.zeo import CLOSE_TIME
 from lovely.remotetask.database.zeo import Watchdog
 from lovely.remotetask.database.zeo import guard
@@ -22,8 +26,8 @@ from lovely.remotetask.database.zeo import leaveIfSilent
 log = logging.getLogger('lovely.remotetask')
 
 
-#: How often opening is tried when others open the same new database.
-OPENINGS = 10
+#: How often opening is tried when others open the same new database, and seconds between two tries, at the most.
+OPENINGS, OPENING_PAUSE = 20, 0.5
 
 
 class Database:
@@ -44,27 +48,33 @@ class Database:
         self._openOnce, self._fail = open, fail
         self._watchdogs = {}
         self.db = self._open()
-        isClient = isinstance(self.db.storage, ClientStorage)
+        isClient = clientOf(self.db) is not None
         self.taskClient = SeparateClient(self._open, self._shut) if isClient else SharedClient(self.db)
+        if (silence := silenceOf(self.db)) is not None:
+            log.info('%s: commits of other processes are noticed by looking every "wait-time", and a server that hangs '
+                     'is not noticed: %s', self.db.storage.getName(), silence)
 
     def _open(self):
-        # Whoever opens an empty database first makes its root object; the others of a new deployment, which do so
-        # at the same time, meet a conflict.
+        db = self._openNew()
+        client, file = clientOf(db), fileOf(db)
+        if client is not None:
+            notifierOf(db)                       # whose listener makes reconnecting safe
+            guard(client, self._fail)
+            self._watchdogs[db] = Watchdog(client)
+        elif file is not None:
+            cleanUpFailures(file)
+        return db
+
+    def _openNew(self):
+        # Whoever opens an empty database first makes its root object, and its tables; the others of a new deployment,
+        # which do so at the same time, meet a conflict.
         for failures in range(OPENINGS):
             try:
-                db = self._openOnce()
-                break
-            except ConflictError:
-                if failures == OPENINGS - 1:
+                return self._openOnce()
+            except Exception as error:
+                if failures == OPENINGS - 1 or not (isinstance(error, ConflictError) or isRaced(error)):
                     raise
-                time.sleep(0.1)
-        if isinstance(db.storage, ClientStorage):
-            notifierOf(db)                       # whose listener makes reconnecting safe
-            guard(db.storage, self._fail)
-            self._watchdogs[db] = Watchdog(db.storage)
-        elif isinstance(db.storage, FileStorage):
-            cleanUpFailures(db.storage)
-        return db
+                time.sleep(random.uniform(0, OPENING_PAUSE))
 
     def _shut(self, db):
         if db in self._watchdogs:
@@ -83,13 +93,18 @@ def closeDatabase(db):
     storage = getattr(db, 'storage', None)
     if storage is None:                     # closed already
         return
+    stopListening(db)
     try:
-        if isinstance(storage, ClientStorage):
-            leaveIfSilent(storage, CLOSE_TIME, threading.Event())
-            storage.close()                 # first: what still waits for the server ends, and nothing more will wait
+        if (client := clientOf(db)) is not None:
+            leaveIfSilent(client, CLOSE_TIME, threading.Event())
+            client.close()                 # first: what still waits for the server ends, and nothing more will wait
         db.close()
+        return
     except NoTransaction:                   # a connection was left open, as by a thread that was given up
-        storage.close()
+        pass
     except Exception as error:
         log.warning('the database could not be closed in order: %s: %s', type(error).__name__, error)
+    try:
         storage.close()
+    except Exception:                       # each of its connections may be lost
+        log.debug('the storage could not be closed in order', exc_info=True)

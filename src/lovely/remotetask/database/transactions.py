@@ -4,9 +4,9 @@ import logging
 
 from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
-from ZODB.FileStorage import FileStorage
 
 from lovely.remotetask.common.internals import lastWritten
+from lovely.remotetask.database.storages import fileOf
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -17,7 +17,8 @@ def lastTransaction(db):
 
     `FileStorage.lastTransaction` waits, and so do all its callers, until the disk has confirmed that commit.
     """
-    tid = lastWritten(db.storage) if isinstance(db.storage, FileStorage) else None
+    file = fileOf(db)
+    tid = None if file is None else lastWritten(file)
     return db.lastTransaction() if tid is None else tid
 
 

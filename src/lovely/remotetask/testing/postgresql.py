@@ -31,7 +31,7 @@ _RELSTORAGE_CONF = """\
     blob-dir {directory}/blobs
     <postgresql>
       driver psycopg2
-      dsn host='{directory}/server' dbname='postgres' user='remotetask'
+      dsn host='{host}' dbname='postgres' user='remotetask'
     </postgresql>
   </relstorage>
 </zodb>
@@ -59,7 +59,7 @@ class TemporaryPostgreSQL:
     @property
     def config(self):
         """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
-        return _RELSTORAGE_CONF.format(directory=self.directory.replace('$', '$$'))
+        return self._configFor(self._server)
 
     @property
     def said(self):
@@ -84,7 +84,7 @@ class TemporaryPostgreSQL:
             os.mkdir(self._server, 0o700)
             if self._user:
                 os.chown(self._server, self._user.pw_uid, self._user.pw_gid)
-            self._run('initdb', '-U', 'remotetask', '-A', 'trust', '-E', 'UTF8', '--locale=C', '-N')
+            self._make()
         self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'),
                   '-o', _POSTGRESQL_OPTIONS.format(directory=self._server), 'start')
         self.isRunning = True
@@ -99,15 +99,26 @@ class TemporaryPostgreSQL:
             self._run('pg_ctl', '-w', '-m', mode, 'stop')
             self.isRunning = False
 
+    def kill(self):
+        """End the server like a crash."""
+        self.stop('immediate')
+
     def restart(self, mode='fast'):
         """Stop the server, start it, and return when it accepts connections.  For the argument see `stop`."""
         self.stop(mode)
         self.start()
 
+    def clear(self):
+        """Make the database anew, which ends all connections to it: nothing is in it then, not even tables."""
+        self._closeDatabases()
+        for statement in 'DROP DATABASE postgres WITH (FORCE)', 'CREATE DATABASE postgres':
+            self._execute(statement, 'template1')
+        shutil.rmtree(os.path.join(self.directory, 'blobs'), ignore_errors=True)
+
     def backends(self):
         """Return the process ids of the backends of all clients; there is one for each connection."""
-        return [pid for pid, in self._query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
-                                            "AND pid <> pg_backend_pid()")]
+        return [pid for pid, in self._execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                                              "AND pid <> pg_backend_pid()")]
 
     def killBackend(self, pid):
         """Kill one backend by SIGKILL, as the system does when memory is short.  The server ends all others then, and
@@ -117,23 +128,32 @@ class TemporaryPostgreSQL:
 
     def terminateBackends(self):
         """End all connections at the server, as an administrator would; return how many."""
-        return len(self._query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
-                               "'client backend' AND pid <> pg_backend_pid()"))
+        return len(self._execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
+                                 "'client backend' AND pid <> pg_backend_pid()"))
 
     def close(self):
         """Close the databases, and have the server end.  Twice is fine."""
-        while self._databases:
-            closeDatabase(self._databases.pop())
+        self._closeDatabases()
         self.stop('immediate')
 
-    def _query(self, statement):
+    def _configFor(self, host):
+        return _RELSTORAGE_CONF.format(directory=self.directory.replace('$', '$$'), host=host.replace('$', '$$'))
+
+    def _make(self):
+        self._run('initdb', '-U', 'remotetask', '-A', 'trust', '-E', 'UTF8', '--locale=C', '-N')
+
+    def _closeDatabases(self):
+        while self._databases:
+            closeDatabase(self._databases.pop())
+
+    def _execute(self, statement, database='postgres'):
         import psycopg2
-        connected = psycopg2.connect(host=self._server, dbname='postgres', user='remotetask')
+        connected = psycopg2.connect(host=self._server, dbname=database, user='remotetask')
         with contextlib.closing(connected) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)
-                return cursor.fetchall()
+                return cursor.fetchall() if cursor.description else []
 
     def _run(self, program, *arguments):
         """Run a program of PostgreSQL.  Raise an AssertionError with what it has said when it fails."""

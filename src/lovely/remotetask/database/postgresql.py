@@ -1,0 +1,180 @@
+"""Hearing of the commits of other processes to PostgreSQL, below RelStorage.
+
+A trigger tells everybody who listens, in the transaction itself, which objects it has written.  So also those are heard
+of who know nothing of this package, and of those that are undone nobody hears.
+"""
+# SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
+import os
+import selectors
+import socket
+import threading
+import weakref
+
+from ZODB.utils import p64
+
+from lovely.remotetask.common.keepalive import VANISHED
+from lovely.remotetask.common.keepalive import keepAlive
+
+
+log = logging.getLogger('lovely.remotetask')
+
+
+#: Seconds until the next try to connect, at first and at the most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+
+#: What PostgreSQL says, by SQLSTATE, when others make the same tables, functions and rows at the same time.
+RACED = frozenset({
+    '23505',                    # unique_violation
+    '40P01',                    # deadlock_detected
+    '42710',                    # duplicate_object
+    '42723',                    # duplicate_function
+    '42P07',                    # duplicate_table
+    'XX000',                    # internal_error: "tuple concurrently updated"
+})
+
+# A notification has less than 8,000 bytes: one without ids is for all objects.  In a database without history a commit
+# updates rows, in one with history it inserts them.
+_LISTEN = """\
+SET lock_timeout = '10s';
+DO $do$ BEGIN
+    PERFORM pg_advisory_xact_lock(1919250804, 0);
+    IF NOT EXISTS (SELECT FROM pg_trigger
+                   WHERE tgrelid = 'object_state'::regclass AND tgname = 'remotetask_update') THEN
+        CREATE OR REPLACE FUNCTION remotetask_notify() RETURNS trigger LANGUAGE plpgsql AS $function$
+            DECLARE
+                oids text;
+            BEGIN
+                SELECT string_agg(to_hex(zoid), ' ') INTO oids FROM (SELECT zoid FROM written LIMIT 4000) AS found;
+                IF oids IS NOT NULL THEN
+                    PERFORM pg_notify('remotetask', CASE WHEN length(oids) < 7999 THEN oids ELSE '' END);
+                END IF;
+                RETURN NULL;
+            END
+        $function$;
+        CREATE TRIGGER remotetask_insert AFTER INSERT ON object_state REFERENCING NEW TABLE AS written
+            FOR EACH STATEMENT EXECUTE PROCEDURE remotetask_notify();
+        CREATE TRIGGER remotetask_update AFTER UPDATE ON object_state REFERENCING NEW TABLE AS written
+            FOR EACH STATEMENT EXECUTE PROCEDURE remotetask_notify();
+    END IF;
+END $do$;
+LISTEN remotetask;
+"""
+
+
+def isRaced(error):
+    """Return whether an exception says that another process has made the tables at the same time."""
+    return getattr(error, 'pgcode', None) in RACED
+
+
+class CommitListener:
+    """Tells a notifier of the commits of other processes, in a thread of its own, with a connection of its own.
+
+    While the database is away the notifier's `hearsOthers` is False, and whoever has subscribed has to look by itself.
+    The log says so once.
+    """
+
+    def __init__(self, connections, notifier):
+        """Open nothing yet.
+
+        connections -- RelStorage's `IConnectionManager` of the database.
+        notifier -- a `CommitNotifier`.
+        """
+        self._connections, self._notifier = connections, notifier
+        self._own = weakref.WeakValueDictionary()       # process id of a backend -> connection of this process
+        connections.add_on_store_opened(self._noteOwn)
+        self._lock, self._stopped, self._thread = threading.Lock(), threading.Event(), None
+        self._failures = 0
+        self._waking, self._woken = None, None          # the ends of a pipe that ends the waiting for the database
+
+    def start(self):
+        """Start to listen, unless that was done before.  It takes some time until the notifier hears of commits."""
+        with self._lock:
+            if self._thread is None and not self._stopped.is_set():
+                self._waking, self._woken = socket.socketpair()
+                self._thread = threading.Thread(target=self._run, name='remotetask-listener', daemon=True)
+                self._thread.start()
+
+    def stop(self):
+        """Ask it to end, and wait for nothing.  Twice is fine."""
+        with self._lock:
+            self._stopped.set()
+            if self._thread is not None:
+                with contextlib.suppress(OSError):
+                    self._waking.send(b'.')
+
+    def close(self, timeout=2):
+        """Ask it to end, and wait for that, `timeout` seconds at most: it may be about to connect."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _noteOwn(self, cursor, restart=False):
+        """Called by RelStorage when a transaction is about to write."""
+        if hasattr(cursor.connection, 'notifies'):
+            self._own[cursor.connection.get_backend_pid()] = cursor.connection
+
+    def _isOwn(self, pid):
+        connection = self._own.get(pid)
+        return connection is not None and not connection.closed
+
+    def _run(self):
+        with self._waking, self._woken:
+            while not self._stopped.is_set():
+                try:
+                    self._listen()
+                except Exception as error:              # each driver has errors of its own
+                    self._tellFailure(error)
+                    self._stopped.wait(min(FIRST_PAUSE * 2 ** min(self._failures, 10), LONGEST_PAUSE))
+                    self._failures += 1
+
+    def _listen(self):
+        """Connect, and pass on what comes, until the connection ends or this is stopped."""
+        connection, cursor = self._connections.open(application_name='remotetask: commits')
+        try:
+            if not hasattr(connection, 'notifies'):
+                raise TypeError(f'{type(connection).__module__} is not psycopg2')
+            with contextlib.closing(socket.socket(fileno=os.dup(connection.fileno()))) as duplicate:
+                keepAlive(duplicate, VANISHED)
+            connection.autocommit = True
+            cursor.execute(_LISTEN)
+            self._tellSuccess()
+            self._notifier.hearsOthers = True
+            self._notifier.notify()                     # of what was not heard of before
+            self._passOn(connection)
+        finally:
+            if self._notifier.hearsOthers:
+                self._notifier.hearsOthers = False
+                self._notifier.notify()                 # and so others look by themselves
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def _passOn(self, connection):
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._stopped.is_set():
+                selector.select()
+                connection.poll()
+                told, connection.notifies[:] = connection.notifies[:], ()
+                payloads = [each.payload for each in told if not self._isOwn(each.pid)]
+                if payloads:
+                    self._notifier.notify(oids=_oids(payloads))
+
+    def _tellFailure(self, error):
+        if self._failures == 0:
+            log.warning('commits of other processes are not heard of, and hosts look for jobs now and then: %s: %s',
+                        type(error).__name__, str(error).partition('\n')[0])
+
+    def _tellSuccess(self):
+        if self._failures:
+            log.info('commits of other processes are heard of again')
+        self._failures = 0
+
+
+def _oids(payloads):
+    """Return the ids of the objects of which notifications tell, a set; None for all objects."""
+    if '' in payloads:
+        return None
+    return {p64(int(oid, 16)) for payload in payloads for oid in payload.split()}
