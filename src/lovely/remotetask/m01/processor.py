@@ -12,6 +12,7 @@ from zope.container.contained import Contained
 from zope.interface import Interface
 from zope.interface import implementer
 
+from lovely.remotetask.database.notifications import announceServices
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.errors import WrongState
@@ -350,3 +351,4 @@ def addProcessor(site, name, processor):
     """
     site[name] = processor
     site.getSiteManager().registerUtility(processor.service, ITaskService, name)
+    announceServices(site._p_jar)

@@ -22,6 +22,7 @@ from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processing.load_sharing import HELD_UP
 from lovely.remotetask.processing.ownership import LeaseLost
+from lovely.remotetask.processing.ownership import ServiceRemoved
 from lovely.remotetask.processing.worker import TOLD_FAILURES
 from lovely.remotetask.processing.worker import pause
 from lovely.remotetask.storage.transitions import Returned
@@ -83,7 +84,8 @@ class ClaimLoop:
     def run(self):
         """Go on until the host has stopped, and has given back its ledger, or the time for that is over.
 
-        Raise `LeaseLost` when another host has the ledger, and `RemoteTaskError` when a thread of the pool has ended.
+        Raise `LeaseLost` when another host has the ledger, `ServiceRemoved` when there is no service any more, and
+        `RemoteTaskError` when a thread of the pool has ended.
         """
         while True:
             self.wakeup.interest = None         # what is committed from now on might be missed by the next iteration
@@ -93,7 +95,7 @@ class ClaimLoop:
             try:
                 if self._pass():
                     return
-            except LeaseLost:
+            except (LeaseLost, ServiceRemoved):
                 raise
             except Exception as error:
                 self.failures += 1

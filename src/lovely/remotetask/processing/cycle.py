@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.processing.claim_strategy import Decision
@@ -27,6 +28,7 @@ from lovely.remotetask.processing.load_sharing import publication
 from lovely.remotetask.processing.load_sharing import rateOf
 from lovely.remotetask.processing.ownership import LeaseLost
 from lovely.remotetask.processing.ownership import Ownership
+from lovely.remotetask.processing.ownership import ServiceRemoved
 from lovely.remotetask.processing.peers import HANDOVER
 from lovely.remotetask.processing.peers import Peers
 from lovely.remotetask.processing.session import Session
@@ -89,6 +91,7 @@ class Cycle:
         self.peers = Peers(lease, schedule)
         self.session = Session(db, path)
         self.state = State(position=Position(random.randrange(SHARDS)))
+        self._oid = None                # of the service whose ledger it is: another one may come to its path
         self.openClaims = {}            # id -> run, of the claims that this process knows of
         self._beatenAt = monotonic()    # when the last heartbeat was written
         self._isReclaimed = False       # whether the ledger was taken back, and that has not been dealt with
@@ -123,6 +126,7 @@ class Cycle:
         evolve(self.db, self.session.path)
         try:
             self.ownership.take(self.session, self.clock, self.monotonic)
+            self._oid = self.session.transact(lambda service: service._p_oid)
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
@@ -137,7 +141,7 @@ class Cycle:
         again.  Raise `LeaseLost` when the ledger is somebody else's.
 
         When others have taken this host for silent and rescued its jobs it goes on: the claims that it has lost are in
-        the result.
+        the result.  Raise `ServiceRemoved` when there is no such service any more.
         """
         if self._isContended and self.monotonic() >= self.nextBeat:
             self._beat()
@@ -168,9 +172,19 @@ class Cycle:
 
     # The steps
 
+    def _service(self):
+        """Begin a transaction; return the service as it sees it.  Raise `ServiceRemoved`."""
+        try:
+            service = self.session.begin()
+        except UnknownService:
+            raise ServiceRemoved(self.session.path) from None
+        if service._p_oid != self._oid:
+            raise ServiceRemoved(self.session.path)
+        return service
+
     def _begin(self, work):
         """Begin a transaction; return its `View`."""
-        service = self.session.begin()
+        service = self._service()
         threads = self.threads if work.threads is None else work.threads
         return View(service, service.ledgers[self.name], self.name, threads, self.clock(), self.monotonic())
 
@@ -347,7 +361,7 @@ class Cycle:
         self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
         # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
         self._isContended = isinstance(error, ConflictError)
-        self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost))
+        self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost, ServiceRemoved))
 
     # Transactions of their own
 
@@ -355,7 +369,7 @@ class Cycle:
         """Write the heartbeat and nothing else, so that it cannot conflict with anything but a rescue."""
         moment = self.monotonic()
         try:
-            ledger = self.session.begin().ledgers[self.name]
+            ledger = self._service().ledgers[self.name]
             self._isReclaimed = self.ownership.check(ledger) or self._isReclaimed
             ledger._p_changed = True
             self.session.manager.commit()
@@ -372,7 +386,7 @@ class Cycle:
         Each host sees to what it has brought to an end itself, and the scheduler to what nobody else sees to.
         """
         try:
-            service, removed, now = self.session.begin(), 0, self.clock()
+            service, removed, now = self._service(), 0, self.clock()
             ledgers = [service.ledgers[self.name]]
             if service.schedule.scheduler == self.name:
                 ledgers += (shard.ledger for shard in service.shards)

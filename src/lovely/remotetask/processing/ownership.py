@@ -23,6 +23,13 @@ class LeaseLost(Exception):
     """The ledger has another owner now: this host was taken for lost.  It must stop and write nothing."""
 
 
+class ServiceRemoved(Exception):
+    """The service is not at its path any more, or another one is: the host must let go of it."""
+
+    def __init__(self, path):
+        super().__init__(f'the task service /{"/".join(path)} was removed')
+
+
 class Ownership:
     """The claim of one host on one ledger.  It belongs to the thread that keeps the ledger.
 
