@@ -191,7 +191,7 @@ class MultiProcessor:
         self.inFlight.giveUp('the processing host stops')
 
     def _attach(self):
-        self.cycle.attach()
+        self._notices.rescued(self.cycle.attach())
         self._lifecycle.begin()
         notifierOf(self.db).subscribe(self._wakeup)
 

@@ -130,6 +130,7 @@ class ClaimLoop:
         self.reports = unseen
         self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
                               self.cycle.name)
+        self._notices.rescued(result.rescued)
         if seen:
             notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
         self._handOut(work, result)
@@ -230,7 +231,9 @@ class ClaimLoop:
                 return False
             self._inFlight.giveUp('the processing host stops')
         executions = self._inFlight.executions()
-        self.givenBack = self.cycle.leave(unstarted)
+        rescued = self.cycle.leave(unstarted)
+        self.givenBack = rescued.claims
+        self._notices.rescued(rescued.ends)
         if executions:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(executions), ', '.join(str(execution.claim.jobid) for execution in executions))

@@ -121,16 +121,17 @@ class Cycle:
     def attach(self):
         """Take over the ledger of this name, and return what its last owner left to the queues.
 
-        Raise `NameTaken` when a living host has it.
+        Return the `rescue.Ended`s of what that one ran.  Raise `NameTaken` when a living host has it.
         """
         evolve(self.db, self.session.path)
         try:
-            self.ownership.take(self.session, self.clock, self.monotonic)
+            ends = self.ownership.take(self.session, self.clock, self.monotonic)
             self._oid = self.session.transact(lambda service: service._p_oid)
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
         self._noteCommit(self.monotonic())
+        return ends
 
     def iterate(self, work):
         """Do one transaction; return its `Result`.
@@ -160,15 +161,15 @@ class Cycle:
         published = self._publish(view, work)
         outcomes = self._report(view, work)
         unwanted = self._unwanted(view, work.snapshot)
-        messages = self._watchPeers(view)
+        messages, rescued = self._watchPeers(view)
         scheduled = self._schedule(view)
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view)
-        return Result(state, claims, unwanted, lost, outcomes, self._isReclaimed, messages + scheduled.messages,
-                      isWritten, beatAt)
+        return Result(state, claims, unwanted, lost, outcomes, rescued, self._isReclaimed,
+                      messages + scheduled.messages, isWritten, beatAt)
 
     # The steps
 
@@ -222,10 +223,10 @@ class Cycle:
                 or not transitions.holds(view.service.jobs.get(jobid), transitions.Recorded(jobid, run))]
 
     def _watchPeers(self, view):
-        """Look after the other hosts, as often as that is due; return what the log says of it."""
-        messages = self.peers.watch(view)
+        """Look after the other hosts, as often as that is due; return what `Peers.watch` returns."""
+        watched = self.peers.watch(view)
         self.peers.look(view, bool(self.openClaims))
-        return messages
+        return watched
 
     def _schedule(self, view):
         """As the scheduler, queue what is due; return a `Scheduling`."""
@@ -401,10 +402,13 @@ class Cycle:
             raise
 
     def leave(self, unstarted=()):
-        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger; return how many."""
-        count = self.ownership.giveUp(self.session, unstarted, self.clock)
+        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger.
+
+        Return what was done, a `rescue.Rescued`.
+        """
+        rescued = self.ownership.giveUp(self.session, unstarted, self.clock)
         self.openClaims.clear()
-        return count
+        return rescued
 
     def close(self):
         """Close the connection."""
