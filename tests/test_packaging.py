@@ -24,7 +24,8 @@ from lovely.remotetask.cli.init import FILES
 
 ROOT = pathlib.Path(__file__).parent.parent
 #: What buildout, venv and the tests make at the top level.
-MADE = ('.git', '.venv', 'bin', 'build', 'deployment.cfg', 'develop-eggs', 'dist', 'eggs', 'etc', 'htmlcov', 'parts', 'var')
+MADE = ('.git', '.venv', 'bin', 'build', 'deployment.cfg', 'develop-eggs', 'dist', 'eggs', 'etc', 'htmlcov', 'parts',
+        'var')
 
 # Python before 3.11.4 has no filters.
 SAFELY = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
