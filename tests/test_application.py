@@ -393,7 +393,7 @@ class TestStartEvent(DatabaseTestCase):
         products.setProductConfigurations({'lovely.remotetask': {'autostart': '@TaskService'}})
         event = StartRemoteTasksEvent(self.db)
         self.assertTrue(verifyObject(IStartRemoteTasksEvent, event))
-        self.addCleanup(service.stopProcessing)
+        self.addCleanup(started.stopAll, self.db)
         notify(event)
         self.assertIs(service.isProcessing(), True)
 

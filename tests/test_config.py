@@ -505,7 +505,7 @@ class LoggingTest(ConfigTestCase):
 
     level = 2
 
-    def run_(self, text):
+    def run_(self, text, more=''):
         self.write(text)
         program = ('import logging\n'
                    'from lovely.remotetask.config import settings as config\n'
@@ -516,7 +516,7 @@ class LoggingTest(ConfigTestCase):
                    '    print("refused:", error)\n'
                    'log = logging.getLogger("some.where")\n'
                    'log.debug("quiet")\n'
-                   'log.info("loud")\n')
+                   'log.info("loud")\n' + more)
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
         return subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True,
                               timeout=60, check=True)
@@ -526,6 +526,16 @@ class LoggingTest(ConfigTestCase):
         self.assertIn('INFO some.where loud', done.stderr)
         self.assertNotIn('quiet', done.stderr)
         self.assertEqual(done.stdout, '')
+
+    def test_lines_of_a_run(self):
+        more = ('from lovely.remotetask.common.logs import LoggedRun\n'
+                'from lovely.remotetask.storage.transitions import Claim\n'
+                'with LoggedRun(Claim(12, 0, 0, "encode", None), "alpha", ()):\n'
+                '    log.warning("slow")\n')
+        self.assertIn('WARNING some.where job 12 (encode): slow', self.run_('', more).stderr)
+        done = self.run_('<eventlog>\n<logfile>\npath STDOUT\nformat %(levelname)s %(message)s\n</logfile>\n'
+                         '</eventlog>\n', more)
+        self.assertEqual(done.stdout.splitlines(), ['INFO loud', 'WARNING job 12 (encode): slow'])
 
     def test_eventlog(self):
         done = self.run_('<eventlog>\nlevel debug\n<logfile>\npath event.log\nformat %(levelname)s %(message)s\n'

@@ -22,6 +22,7 @@ import lovely.remotetask
 from instance import Instance
 from lovely.remotetask import retry
 from lovely.remotetask.config import products
+from lovely.remotetask.execution import started
 from lovely.remotetask.schedules import calendar
 from lovely.remotetask.schedules import crontab
 from lovely.remotetask.schedules import misfire
@@ -112,6 +113,7 @@ def setUp(test):
 
 def tearDown(test):
     test.stack.close()
+    started.stopAll()
     logger = logging.getLogger('lovely.remotetask')
     logger.removeHandler(test.log)
     logger.setLevel(test.level)

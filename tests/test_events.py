@@ -16,8 +16,14 @@ from lovely.remotetask import events
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.processing import notices
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.storage import claiming
+from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage.ledger import LONG
+from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.ledger import Ledger
 from test_processor import PATH
 from test_processor import ProcessorCase
+from test_rescue import endedProcess
 
 
 #: Seconds until a test gives up.
@@ -135,6 +141,55 @@ class TestEvents(ProcessorCase):
         release.set()
         other = self.add('echo')
         self.assertEqual(self.kinds(told, 3), [('JobStarted', jobid), ('JobStarted', other), ('JobCompleted', other)])
+
+    def lost(self, name, *marks):
+        """Return the ids of jobs that a host of that name was running when it was killed, one for each mark."""
+        ledger = self.service.ledgers[name] = Ledger()
+        ledger.owner = {**hosts.identity(), 'pid': endedProcess()}
+        ledger.number = self.service.hosts.add(name)
+        jobids = []
+        for mark in marks:
+            jobids.append(self.service.add('echo'))
+            claim, = claiming.claim(self.service, 1, 0, 0, ledger)[0]
+            ledger.mark(claim.jobid, mark, 1000.0)
+        self.manager.commit()
+        return jobids
+
+    def test_a_lost_host(self):
+        self.provide('echo', lambda input: input)
+        told, (retried, failed) = self.subscribe(events.IRunFailed), self.lost('gone', LONG, ONCE)
+        for name in 'other', 'gone':                    # somebody else takes over, or it starts anew itself
+            with self.subTest(name):
+                host = self.start(name=name)
+                found = {event.jobid: event for event in (told.get(timeout=PATIENCE), told.get(timeout=PATIENCE))}
+                self.assertEqual([type(found[jobid]) for jobid in (retried, failed)],
+                                 [events.JobRetried, events.JobFailed])
+                for event in found.values():
+                    self.assertEqual((event.task, event.attempt, event.host, event.started, event.servicePath),
+                                     ('echo', 1, 'gone', 1000.0, PATH))
+                    self.assertIn('the processing host gone ended while the job was running', event.error)
+                    self.assertGreater(event.duration, 1e6)
+                self.assertEqual(self.statuses(retried, failed), ['completed', 'error'])
+                self.assertTrue(told.empty())
+                host.stop(PATIENCE)
+                self.manager.begin()
+                retried, failed = self.lost('gone', LONG, ONCE)
+
+    def test_what_must_not_run_twice_when_the_host_stops(self):
+        begun, release = threading.Event(), threading.Event()
+        self.addCleanup(release.set)
+
+        def slow(input):
+            begun.set()
+            release.wait(PATIENCE)
+
+        self.provide('slow', slow, atMostOnce=True)
+        told, host = self.subscribe(events.IRunEnded), self.start(name='host-1')
+        jobid = self.add('slow')
+        self.assertTrue(begun.wait(PATIENCE))
+        host.stop(0)
+        event = told.get(timeout=PATIENCE)
+        self.assertEqual((type(event), event.jobid, event.host), (events.JobFailed, jobid, 'host-1'))
 
     def test_a_subscriber_that_fails(self):
         def fail(event):

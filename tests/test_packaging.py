@@ -24,7 +24,8 @@ from lovely.remotetask.cli.init import FILES
 
 ROOT = pathlib.Path(__file__).parent.parent
 #: What buildout, venv and the tests make at the top level.
-MADE = ('.git', '.venv', 'bin', 'build', 'develop-eggs', 'dist', 'eggs', 'etc', 'htmlcov', 'parts', 'var')
+MADE = ('.git', '.venv', 'bin', 'build', 'deployment.cfg', 'develop-eggs', 'dist', 'eggs', 'etc', 'htmlcov', 'parts',
+        'var')
 
 # Python before 3.11.4 has no filters.
 SAFELY = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
@@ -66,6 +67,23 @@ class TestPins(unittest.TestCase):
                  importlib.metadata.distributions() if distribution.name.lower() in pins['versions']}
         self.assertGreater(len(asked), 50)
         self.assertEqual({name: text for name, text in asked.items() if '3.11.0' not in SpecifierSet(text or '')}, {})
+
+
+class TestBuildout(unittest.TestCase):
+
+    level = 2
+
+    def test_each_run_reads_the_settings_of_the_deployment(self):
+        # A plain run must not make files for another database than the one before.
+        directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for path in ROOT.glob('*.cfg'):
+            shutil.copy(path, directory)
+        (directory / 'deployment.cfg').write_text('[deployment]\nvar = /srv/films\n')
+        buildout = os.path.join(os.path.dirname(sys.executable), 'buildout')
+        for options in (), ('-c', 'zope5.cfg'):
+            with self.subTest(options):
+                said = run([buildout, *options, 'query', 'deployment:var'], directory)
+                self.assertEqual(said.splitlines()[-1], '/srv/films')
 
 
 class Distributions:

@@ -342,7 +342,7 @@ class TestBroken(RecordCase):
                         elif end == 'returned':
                             transitions.acknowledge(self.service, ledger, Returned(jobid, claim.run), 800)
                         elif end == 'rescued':
-                            self.assertEqual(rescue.rescue(self.service, 'host', 800), 1)
+                            self.assertEqual(rescue.rescue(self.service, 'host', 800).claims, 1)
                         else:
                             transitions.release(self.service, ledger, jobid, 800)
                         self.assertFalse(ledger.claimed)
@@ -516,7 +516,7 @@ class TestGone(RecordCase):
         self.assertEqual([job.id for job in service.getJobs()], [good])
         service.getStatistics(5)
         self.assertTrue(service.hasJobsWaiting(5))
-        self.assertEqual(rescue.rescue(service, 'host', 5), 1)
+        self.assertEqual(rescue.rescue(service, 'host', 5).claims, 1)
         service.process(1e6)
         self.assertEqual(service.getStatus(good), 'completed')
         self.assertEqual(service.retryFailed(), 0)

@@ -91,7 +91,7 @@ class TestRescue(RescueCase):
 
     def test_what_was_merely_claimed_is_not_charged(self):
         jobids = self.claimed(None, None)
-        self.assertEqual(self.rescue(), 2)
+        self.assertEqual(self.rescue().claims, 2)
         self.assertEqual(self.states(jobids), [('queued', 0, 1, True)] * 2)
         self.assertEqual((ready.waiting(self.service), len(self.ledger.claimed)), (2, 0))
 
@@ -222,7 +222,7 @@ class TestFence(ProcessorCase):
 
     def rescue(self, name):
         self.manager.begin()
-        self.assertEqual(rescue.rescue(self.service, name, 3600.0, 30), 1)
+        self.assertEqual(rescue.rescue(self.service, name, 3600.0, 30).claims, 1)
         self.manager.commit()
 
     def run_(self, claim, name):

@@ -12,6 +12,7 @@ from zope.site import LocalSiteManager
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isText
 from lovely.remotetask.database import zopeapp
+from lovely.remotetask.database.notifications import announceServices
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import localServices
@@ -94,6 +95,7 @@ def addService(folder: Any, id: str = DEFAULT_SERVICE, name: str = '',
         jar.add(service)                        # its tasks can reach the database at once
     for one in names:
         folder.getSiteManager().registerUtility(service, ITaskService, one)
+    announceServices(getattr(folder, '_p_jar', None))
     return service
 
 
@@ -102,7 +104,9 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
 
     root -- the root folder of the database.
     path -- as for `getService`.
-    force -- whether to remove it although it has jobs that have not ended, or a processing host is at work on it.
+    force -- whether to remove it although it has jobs that have not ended.  Those that run are told to end.
+
+    Processing hosts let go of it, when this is committed.
 
     Raise, with nothing changed, `UnknownService` when there is none at that path, and `RemoteTaskError` when the
     service is still needed.
@@ -112,15 +116,13 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
         left = sum(count for status, count in service.countJobs().items() if status not in FINAL)
         if left:
             raise RemoteTaskError(f'the task service at {path} has jobs that have not ended, {left} of them')
-        hosts = sorted(host['name'] for host in service.getProcessingHosts())
-        if hosts:
-            raise RemoteTaskError(f'the task service at {path} is processed by {", ".join(hosts)}; stop these first')
     parent, manager = service.__parent__, siteManager(service.__parent__)
     close(service)              # what others add meanwhile is not to be lost with it
     for name, registered in localServices(nearestSite(parent)).items():
         if registered is service:
             manager.unregisterUtility(service, ITaskService, name)
     del parent[service.__name__]
+    announceServices(root._p_jar)
 
 
 def _makeSite(folder: Any, isZopes: bool) -> None:

@@ -4,6 +4,10 @@ A host notifies subscribers in a thread of its own, outside of any transaction a
 the order in which things happened.  What an event tells is committed.  An event comes once or, when the host is killed
 or a commit's answer is lost, not at all.  A subscriber that raises is logged, and changes nothing for the job.
 
+The runs of a host that is lost are told by the host that takes over, to its own subscribers: `JobRetried` or
+`JobFailed`, with the lost host's name and `HostDied` as the error.  Of a job that the lost host had just claimed, or
+run for less than about a second, nobody knows whether it had begun: it is queued again, and nothing is told.
+
 Subscribe by `zope.component.provideHandler`, in ZCML by `<subscriber />`, or by `zope.event.subscribers`.
 """
 # SPDX-License-Identifier: ZPL-2.1

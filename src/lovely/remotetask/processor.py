@@ -32,6 +32,7 @@ from lovely.remotetask.processing.load_sharing import WARM
 from lovely.remotetask.processing.notices import Notices
 from lovely.remotetask.processing.ownership import ATTEMPTS
 from lovely.remotetask.processing.ownership import LeaseLost
+from lovely.remotetask.processing.ownership import ServiceRemoved
 from lovely.remotetask.processing.session import once
 from lovely.remotetask.processing.worker import Worker
 from lovely.remotetask.processing.worker_pool import LAST_JOIN
@@ -93,7 +94,7 @@ class MultiProcessor:
             check('keep', status, status in FINAL, f'one of {", ".join(FINAL)}')
             check(f'keep {status}', seconds, isPause(seconds), 'a number of seconds, 0 or more')
         self.db, self.servicePath, self.clock, self.monotonic = db, tuple(servicePath), clock, monotonic
-        self.thread = None
+        self.thread, self.isServiceRemoved = None, False
         if tasks is not None:
             checkPatterns(tasks)
         self._taskClient = SharedClient(db) if taskClient is None else taskClient
@@ -190,7 +191,7 @@ class MultiProcessor:
         self.inFlight.giveUp('the processing host stops')
 
     def _attach(self):
-        self.cycle.attach()
+        self._notices.rescued(self.cycle.attach())
         self._lifecycle.begin()
         notifierOf(self.db).subscribe(self._wakeup)
 
@@ -201,6 +202,9 @@ class MultiProcessor:
             self.loop.run()
         except LeaseLost as error:
             log.error('processing host %s stops: %s', self.name, error)
+        except ServiceRemoved as error:
+            self.isServiceRemoved = True
+            log.info('processing host %s lets go: %s', self.name, error)
         except Exception:
             log.exception('processing host %s stops', self.name)
             self._giveUp()

@@ -29,14 +29,14 @@ from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
 
 # These are part of the public face of this module: documents and ZCML name them here.
-from lovely.remotetask.config.autostart import StartRemoteTasksEvent  # noqa: F401
-from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.config.bootstrap import StartRemoteTasksEvent  # noqa: F401
+from lovely.remotetask.config.bootstrap import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.database import storedfiles
+from lovely.remotetask.database.notifications import announceServices
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
-from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.zopeapp import Item
 from lovely.remotetask.database.zopeapp import isApplication
@@ -577,9 +577,11 @@ def _defaultFactory():
 
 
 def install(db):
-    """Make the root folder, its site manager and the default service, whatever of these is missing in the `ZODB.DB`.
+    """Make the root folder, its site manager and the default service in a `ZODB.DB` that has none of these.
 
-    In a database of Zope nothing is made: what is there, and who may use it, is for Zope's people to say.
+    A root folder with a site manager stays as it is, even without a service: the default one may have been removed.
+    A folder without one is made a site, with the default service.  In a database of Zope nothing is made: what is
+    there, and who may use it, is for Zope's people to say.
 
     Raise `RemoteTaskError` when the root folder is an object of a class that is not installed here.
     """
@@ -593,9 +595,14 @@ def install(db):
                 folder = connection.root()[ROOT_NAME] = rootFolder()
             if not ISite.providedBy(folder):
                 folder.setSiteManager(LocalSiteManager(folder))
-            if not localServices(folder):
-                service = folder[DEFAULT_SERVICE] = TaskService()
-                for name in ('', DEFAULT_SERVICE):
-                    folder.getSiteManager().registerUtility(service, ITaskService, name)
+                _addDefault(folder)
+                announceServices(connection)
             manager.commit()
             manager.begin()
+
+
+def _addDefault(folder):
+    """Make the default service in a new root folder."""
+    service = folder[DEFAULT_SERVICE] = TaskService()
+    for name in ('', DEFAULT_SERVICE):
+        folder.getSiteManager().registerUtility(service, ITaskService, name)

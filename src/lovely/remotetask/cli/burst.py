@@ -47,10 +47,11 @@ class Burst:
 
     def _watch(self):
         pause = threading.Event()
-        while all(processor.running for processor in self._processors):
+        while all(processor.running for processor in self._there()):
             try:
-                if not any(map(self._isLeft, self._processors)):
-                    self.failures = sum(map(self._failuresOf, self._processors))
+                there = self._there()
+                if not any(map(self._isLeft, there)):
+                    self.failures = sum(map(self._failuresOf, there))
                     self._finish()
                     return
             except Exception as error:
@@ -58,6 +59,9 @@ class Burst:
                     raise
                 # The processors wait for the database, too.
             pause.wait(self.POLL_INTERVAL)
+
+    def _there(self):
+        return [processor for processor in self._processors if not processor.isServiceRemoved]
 
     def _isLeft(self, processor):
         with opened(self._db, processor.servicePath) as service:

@@ -15,6 +15,7 @@ from zc.lockfile import LockError
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.grace import GracePeriod
+from lovely.remotetask.cli.hosts import Hosts
 from lovely.remotetask.cli.pages import startMetrics
 from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.cli.pages import urlOf
@@ -26,7 +27,6 @@ from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import reapAsProcessOne
-from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.autostart import splitPatterns
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
@@ -198,17 +198,19 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
     """Run the servers until the process is asked to stop."""
     reapAsProcessOne()
     keepFilesPrivate()
-    signals, processors, burst = Signals(), [], None
+    signals, hosts, burst = Signals(), None, None
     with contextlib.ExitStack() as closing:
         try:
             configuration = load(configurationPath)
             grace = GracePeriod(configuration.processor.gracePeriod)
-            database = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing,
-                              grace, processors)
+            database, hosts = _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals,
+                                     closing, grace)
             _say('ready')
             if untilEmpty:
-                burst = Burst(database.db, processors, signals.finish)
+                burst = Burst(database.db, hosts.processors, signals.finish)
                 burst.start()
+            elif hosts is not None:
+                hosts.follow()
             error = signals.wait()
         except Interrupted:
             error = None
@@ -217,8 +219,8 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
             grace.end()                                 # what jobs give cannot be stored
         if error is not None:
             raise CommandFailure(f'failed: {error}') from error
-    if processors:
-        givenBack = counted(sum(one.givenBack for one in processors), 'job')
+    if hosts is not None:
+        givenBack = counted(hosts.givenBack, 'job')
         _say(f'stopped; {givenBack} given back')
         log.info('stopped; %s given back', givenBack)
     if burst is not None and burst.failures:
@@ -234,8 +236,8 @@ def _say(line):
         log.info('nothing more is printed: the standard output is broken: %s', error)
 
 
-def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing, grace, processors):
-    """Start everything and say so; return the database, and put the processors into that list.
+def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, signals, closing, grace):
+    """Start everything and say so; return the database, and the `Hosts`, or None when there are to be none.
 
     What has to be closed goes to `closing`, which does it in the opposite order.
     """
@@ -254,7 +256,9 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
     _say(f'tasks: {", ".join(names) or "none"}')
     # The processors start after the front end, so that nothing has been claimed when its address is taken; and they
     # also stop after it: first no new jobs, then the end of the old ones.
-    closing.callback(_stopProcessors, processors, grace)
+    hosts = _hostsOf(configuration, database, schedulesOnly, signals) if hasProcessor else None
+    if hosts is not None:
+        closing.callback(hosts.stop, grace)
     if hasFrontend:
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
         _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db, signals, closing,
@@ -269,13 +273,12 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
         if said is not None:
             _say(said)
     if hasProcessor:
-        _startProcessors(configuration, database, schedulesOnly, processors)
-        _watchProcessors(processors, signals)
+        _startHosts(configuration, hosts, schedulesOnly)
     if configuration.processor.packInterval is not None:
         packer = Packer(database.db, configuration.processor.packInterval, configuration.processor.packKeep)
         closing.callback(lambda: packer.stop(grace.left()))
         packer.start()
-    return database
+    return database, hosts
 
 
 def _install(db):
@@ -333,25 +336,41 @@ def _startFrontend(configuration, db, signals, closing, grace):
     _say(f'listening on {urlOf(server.address, "https" if certificate else "http")}')
 
 
-def _startProcessors(configuration, database, schedulesOnly, processors):
+def _hostsOf(configuration, database, schedulesOnly, signals):
+    """Return the `Hosts` of this process, not started."""
     settings = configuration.processor
-    autostart = configuration.product('lovely.remotetask').get('autostart', DEFAULT_AUTOSTART)
-    paths = servicePaths(database.db, splitPatterns(autostart))
-    if not paths:
-        raise CommandFailure(f'there is no task service to process: autostart {autostart!r} fits none')
     if schedulesOnly:
-        name = f'{settings.name}-scheduler'
         factory, arguments = Scheduler, {}
     else:
-        _warnOfWhatIsMissing()
-        allowFiles(settings.threads * len(paths) * FILES_PER_JOB, 'the jobs that run (threads)')
-        name = settings.name
         factory, arguments = MultiProcessor, {'maxThreads': settings.threads, 'schedule': settings.schedule}
-    for path in paths:
-        one = factory(database.db, path, waitTime=settings.waitTime, name=name, lease=settings.lease,
-                      keep=settings.keep, taskClient=database.taskClient, tasks=settings.tasks, **arguments)
-        one.start()
-        processors.append(one)
+
+    def make(path, number):
+        if not schedulesOnly:
+            allowFiles(settings.threads * number * FILES_PER_JOB, 'the jobs that run (threads)')
+        return factory(database.db, path, waitTime=settings.waitTime, name=_nameOf(settings, schedulesOnly),
+                       lease=settings.lease, keep=settings.keep, taskClient=database.taskClient, tasks=settings.tasks,
+                       **arguments)
+
+    return Hosts(database.db, splitPatterns(_autostartOf(configuration)), make, signals.fail)
+
+
+def _autostartOf(configuration):
+    return configuration.product('lovely.remotetask').get('autostart', DEFAULT_AUTOSTART)
+
+
+def _nameOf(settings, schedulesOnly):
+    return f'{settings.name}-scheduler' if schedulesOnly else settings.name
+
+
+def _startHosts(configuration, hosts, schedulesOnly):
+    settings, autostart = configuration.processor, _autostartOf(configuration)
+    if not schedulesOnly:
+        _warnOfWhatIsMissing()
+    if not hosts.start():
+        if not any('*' in pattern for pattern in splitPatterns(autostart)):
+            raise CommandFailure(f'there is no task service to process: autostart {autostart!r} fits none')
+        _say(f'no task service yet: autostart {autostart!r} fits none')
+    name = _nameOf(settings, schedulesOnly)
     if schedulesOnly:
         _say(f'scheduling as {name}')
     else:
@@ -368,23 +387,3 @@ def _warnOfWhatIsMissing():
             place = placeOf(registration.info)
             log.warning('%sjobs of the task %r wait for another host, this one lacks %s', place and f'{place}: ',
                         registration.name, what)
-
-
-def _watchProcessors(processors, signals):
-    """End the process when one of its processors ends by itself: its supervisor starts it anew."""
-    def watch(one):
-        one.thread.join()
-        if one.running is False and not one.isStopping:
-            signals.fail(RemoteTaskError(f'the processor of /{"/".join(one.servicePath)} has ended; the log says why'))
-
-    for one in processors:
-        threading.Thread(target=watch, args=(one,), name='remotetask-watch', daemon=True).start()
-
-
-def _stopProcessors(processors, grace):
-    for one in processors:
-        one.stop(grace.left(), wait=0)                  # all claim nothing more, while the first is waited for
-    for one in processors:
-        if not one.stop(grace.left()):
-            log.warning('jobs are still running after a grace period of %g seconds; they will be run again',
-                        grace.seconds)

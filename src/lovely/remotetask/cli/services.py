@@ -35,7 +35,7 @@ def service(context):
     """Make, list and remove task services.
 
     PATH is that of URLs: /Films is a service of the root folder, /site1/Films one of the site "site1".  The database
-    has to be one for many processes, such as ZEO, or not in use.  Servers must be restarted to process a new service.
+    has to be one for many processes, such as ZEO, or not in use.  Running servers take up a new service by themselves.
 
     \b
     Example:
@@ -140,12 +140,13 @@ def show(connection):
 
 @_command('remove')
 @click.argument('path')
-@click.option('--force', is_flag=True, help='Remove it even if it has jobs that have not ended, or is processed.')
+@click.option('--force', is_flag=True,
+              help='Remove it even if it has jobs that have not ended; those that run are told to end.')
 def remove(connection, path, force):
     """Remove the task service at PATH, with all its jobs.
 
-    It refuses to while the service has jobs that have not ended, or a processing host is at work on it.  The site that
-    the service was in stays.
+    It refuses to while the service has jobs that have not ended.  Processing hosts let go of it by themselves.  The
+    site that the service was in stays.
 
     \b
     Example:

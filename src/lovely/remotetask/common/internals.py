@@ -96,6 +96,15 @@ def resizeCache(connection, size):
     return before
 
 
+def activeObjects(connection):
+    """Return the objects that a connection has loaded and not forgotten; None where there is no way to tell.
+
+    There is no public way to ask.
+    """
+    cache = _get(connection, '_cache', 'the services of a database are looked at again and again')
+    return None if cache is None else [obj for _, obj in cache.lru_items()]
+
+
 # FileStorage means to cut off what it has written of a transaction when the disk is full; but the buffer of its file
 # still has the rest, wants to write that first, and fails again.  What then stays, in the file and in the buffers of
 # those who read, is taken for the next transaction.

@@ -1,5 +1,10 @@
-"""What callers and tasks have said, as lines of a log: short, and without anything that could pass for another line."""
+"""What callers and tasks have said, as lines of a log: short, and without anything that could pass for another line.
+
+And of which run a line is: `LoggedRun` says so for the thread that does the run, `RunFilter` notes it on the record.
+"""
 # SPDX-License-Identifier: ZPL-2.1
+import contextvars
+import copy
 import logging
 import traceback
 
@@ -8,6 +13,8 @@ from lovely.remotetask.common.checks import cut
 
 #: Characters at the most of a text, and of a traceback.
 TEXT_SIZE, TRACEBACK_SIZE = 1000, 20_000
+
+_run = contextvars.ContextVar('run', default=None)
 
 
 def line(text):
@@ -33,3 +40,69 @@ def logError(log, message, *arguments, error, level=logging.ERROR):
         log.log(level, message, *arguments, exc_info=error)
     else:
         log.log(level, f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])  # noqa: G004
+
+
+class LoggedRun:
+    """While entered, what this thread logs is of a run; also what it logs by `asyncio.to_thread`.
+
+    claim -- what is run: it has `jobid`, `task`, `attempt`, `request` and `label`.
+    host -- the name of the processing host.
+    servicePath -- of the service, a tuple of names.
+    """
+
+    __slots__ = ('_token', 'claim', 'host', 'servicePath')
+
+    def __init__(self, claim, host, servicePath):
+        self.claim, self.host, self.servicePath = claim, host, servicePath
+
+    def __enter__(self):
+        self._token = _run.set(self)
+        return self
+
+    def __exit__(self, *error):
+        _run.reset(self._token)
+
+    @property
+    def fields(self):
+        """What a record of the run has as attributes, a dict."""
+        claim = self.claim
+        return {'job': claim.jobid, 'task': claim.task, 'attempt': claim.attempt + 1, 'request': claim.request,
+                'service': '/' + '/'.join(self.servicePath), 'host': self.host}
+
+
+class RunFilter(logging.Filter):
+    """Notes on each record of a thread that does a run what `LoggedRun.fields` says, and passes all records."""
+
+    def filter(self, record):
+        """See `logging.Filter`.  What the record has already stays."""
+        run = _run.get()
+        if run is not None:
+            for name, value in run.fields.items():
+                record.__dict__.setdefault(name, value)
+        return True
+
+
+class RunFormatter(logging.Formatter):
+    """Has the lines of a run begin with job, task and request, unless they do.
+
+    formatter -- makes the rest of the line.
+    """
+
+    def __init__(self, formatter):
+        super().__init__()
+        self.formatter = formatter
+
+    def format(self, record):
+        """See `logging.Formatter`.  Other handlers have the record as it is."""
+        run = _run.get()
+        if run is not None and not (message := record.getMessage()).startswith(label := run.claim.label):
+            record = copy.copy(record)
+            record.msg, record.args = f'{label}: {message}', None
+        return self.formatter.format(record)
+
+
+def tellRuns(handler):
+    """Have a handler of `logging` tell of which run a line is.  Twice is fine."""
+    if not any(isinstance(one, RunFilter) for one in handler.filters):
+        handler.addFilter(RunFilter())
+        handler.setFormatter(RunFormatter(handler.formatter or logging.Formatter()))

@@ -4,11 +4,8 @@ import contextlib
 import logging
 
 import transaction
-from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
-from zope.interface import implementer
-from zope.processlifetime import IDatabaseOpenedWithRoot
 
 from lovely.remotetask.config.products import PRODUCT
 from lovely.remotetask.config.products import checkProduct
@@ -18,7 +15,6 @@ from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.errors import ConfigurationError
-from lovely.remotetask.interfaces import IStartRemoteTasksEvent
 from lovely.remotetask.interfaces import ITaskService
 
 
@@ -59,15 +55,16 @@ def _services(name, site, connection):
     return services
 
 
-def matching(connection, patterns):  # noqa: C901
+def matching(connection, patterns, tell=log.log):  # noqa: C901
     """Yield (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
 
     connection -- an open connection of the database; its root folder is at ROOT_NAME.
     patterns -- a list of texts, see `getAutostartServiceNames`.  A site's pattern does not fit what it acquires.
+    tell -- called as `log.log` with what the patterns do not fit.
     """
     root, found = checkedRoot(connection), set()
     if root is None:
-        log.error('there is no root folder %s in the database', ROOT_NAME)
+        tell(logging.ERROR, 'there is no root folder %s in the database', ROOT_NAME)
         return
     for pattern in patterns:
         siteName, _, serviceName = pattern.rpartition('@')
@@ -80,7 +77,7 @@ def matching(connection, patterns):  # noqa: C901
         elif siteName in root and ISite.providedBy(root[siteName]):
             sites = [(siteName, root[siteName])]
         else:
-            log.error('site %s not found', siteName)
+            tell(logging.ERROR, 'site %s not found', siteName)
             continue
         fits = False
         for name, site in sites:
@@ -93,9 +90,9 @@ def matching(connection, patterns):  # noqa: C901
                     yield name, registered, service
         if not fits:
             if '*' in (siteName, serviceName):
-                log.warning('no services started by directive %s', pattern)
+                tell(logging.WARNING, 'no services started by directive %s', pattern)
             else:
-                log.error('service %s on site %s not found', serviceName, siteName or 'root')
+                tell(logging.ERROR, 'service %s on site %s not found', serviceName, siteName or 'root')
 
 
 def servicePaths(db, patterns):
@@ -114,30 +111,3 @@ def _opened(db):
             yield connection
         finally:
             manager.abort()
-
-
-@implementer(IStartRemoteTasksEvent)
-class StartRemoteTasksEvent:
-    """See `IStartRemoteTasksEvent`."""
-
-    def __init__(self, database):
-        """`database` is a `ZODB.DB`."""
-        self.database = database
-
-
-@adapter(IDatabaseOpenedWithRoot)
-def bootStrapSubscriber(event):
-    """Start the services that the product configuration names, in threads of this process.
-
-    event -- an `IDatabaseOpenedWithRoot`, as Zope sends it, or an `IStartRemoteTasksEvent`.
-
-    Raise `ConfigurationError` when the product configuration has a mistake.
-    """
-    patterns = getAutostartServiceNames()
-    log.info('handling event IStartRemoteTasksEvent')
-    if not patterns:
-        return
-    with _opened(event.database) as connection:
-        for siteName, name, service in matching(connection, patterns):
-            service.startProcessing()
-            log.info('service %s on site %s started', name, siteName)

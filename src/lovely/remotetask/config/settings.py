@@ -19,6 +19,7 @@ import ZConfig
 import ZConfig.datatypes
 import ZConfig.loader
 
+from lovely.remotetask.common.logs import tellRuns
 from lovely.remotetask.config.products import setProductConfigurations
 from lovely.remotetask.config.sections import FrontendSettings
 from lovely.remotetask.config.sections import ProcessorSettings
@@ -70,6 +71,8 @@ class Configuration:
             blobs.setLevel(logging.WARNING)         # it tells of each directory that it makes
         if not any(factory.name is None for factory in self.loggers):         # no <eventlog>
             logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+            for handler in logging.root.handlers:
+                tellRuns(handler)
         for factory in self.loggers:
             try:
                 logger = factory()
@@ -77,6 +80,7 @@ class Configuration:
                 raise ConfigurationError(f'{self.path}: cannot log as configured: {error}') from error
             for handler in logger.handlers:
                 _escapeWhatCannotBeEncoded(handler)
+                tellRuns(handler)
 
 
 def _escapeWhatCannotBeEncoded(handler):

@@ -3,6 +3,8 @@
 import threading
 import weakref
 
+from ZODB.utils import z64
+
 from lovely.remotetask.common.internals import adapterOf
 from lovely.remotetask.common.internals import forgetNewIds
 from lovely.remotetask.database.postgresql import CommitListener
@@ -28,7 +30,8 @@ class CommitNotifier:
 
         A wakeup may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
         those to one of these objects set it then, or all.  If it also has a method `note`, that is called before, with
-        the ids of those that were written, or None when that is not known.
+        the ids of those that were written, or None when that is not known.  One with an attribute `ignoresUnknown`
+        that is true is left alone when that is not known.
         """
         with self._lock:
             self._wakeups.add(wakeup)
@@ -47,9 +50,11 @@ class CommitNotifier:
         """
         with self._lock:
             for wakeup in self._wakeups:
+                if wakeup is but or oids is None and getattr(wakeup, 'ignoresUnknown', False):
+                    continue
                 interest = None if oids is None else getattr(wakeup, 'interest', None)
                 written = None if interest is None else interest.intersection(oids)
-                if wakeup is not but and (written is None or written):
+                if written is None or written:
                     if hasattr(wakeup, 'note'):
                         wakeup.note(written)
                     wakeup.set()
@@ -111,3 +116,20 @@ def stopListening(db):
         notifier = _notifiers.get(db)
     if notifier is not None and notifier.listener is not None:
         notifier.listener.close()
+
+
+def announceServices(connection):
+    """When the current transaction of a connection is committed, wake those of this process who follow the services.
+
+    To be called by what makes or removes a service: others than ZEO clients hear of it only so, or at their next look.
+    None as the connection, that of a new object, is fine: then it is left to that look.
+    """
+    if connection is None:
+        return
+    notifier = notifierOf(connection.db())
+
+    def tell(success):
+        if success:
+            notifier.notify(oids=(z64,))
+
+    connection.transaction_manager.get().addAfterCommitHook(tell)

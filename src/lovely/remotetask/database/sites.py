@@ -1,6 +1,7 @@
 """Where services live: sites, paths, and finding a service by either."""
 # SPDX-License-Identifier: ZPL-2.1
 from ZODB.broken import Broken
+from ZODB.POSException import POSKeyError
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
 
@@ -64,6 +65,8 @@ def atPath(root, path):
     for name in path:
         try:
             obj = obj.getSiteManager() if name == SITE_MANAGER else obj[name]
+        except POSKeyError:             # a KeyError, too; but the object is missing that the name leads to
+            raise
         except (AttributeError, KeyError, TypeError, LookupError):
             raise UnknownService('/' + '/'.join(path)) from None
     return obj

@@ -95,10 +95,15 @@ def _stopBeforeClose(db):
 def stopAll(db=None):
     """Stop the processors of this process, or of one `ZODB.DB`, with EXIT_TIME for all of them together."""
     end = time.monotonic() + EXIT_TIME
+    while processors := _taken(db):             # what follows the services may have started another one meanwhile
+        for processor in processors:
+            processor.stop(EXIT_TIME, wait=0)   # all claim nothing more, while the first is waited for
+        for processor in processors:
+            processor.stop(max(0.0, end - time.monotonic()))
+
+
+def _taken(db):
+    """Return the running processors of a `ZODB.DB`, or all if that is None; they are registered no more."""
     with _lock:
         keys = [key for key in _running if db in (None, key[0])]
-        processors = [processor for processor in map(_running.pop, keys) if processor.running]
-    for processor in processors:
-        processor.stop(EXIT_TIME, wait=0)       # all claim nothing more, while the first is waited for
-    for processor in processors:
-        processor.stop(max(0.0, end - time.monotonic()))
+        return [processor for processor in map(_running.pop, keys) if processor.running]

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import announceServices
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
@@ -379,3 +380,4 @@ def addProcessor(site, name, processor):
     check('processor', processor, IRemoteProcessor.providedBy(processor), 'a remote processor')
     site[name] = processor
     site.getSiteManager().registerUtility(processor.service, ITaskService, name)
+    announceServices(site._p_jar)

@@ -23,6 +23,7 @@ from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processing.load_sharing import HELD_UP
 from lovely.remotetask.processing.ownership import LeaseLost
+from lovely.remotetask.processing.ownership import ServiceRemoved
 from lovely.remotetask.processing.worker import TOLD_FAILURES
 from lovely.remotetask.processing.worker import pause
 from lovely.remotetask.storage.transitions import Returned
@@ -84,7 +85,8 @@ class ClaimLoop:
     def run(self):
         """Go on until the host has stopped, and has given back its ledger, or the time for that is over.
 
-        Raise `LeaseLost` when another host has the ledger, and `RemoteTaskError` when a thread of the pool has ended.
+        Raise `LeaseLost` when another host has the ledger, `ServiceRemoved` when there is no service any more, and
+        `RemoteTaskError` when a thread of the pool has ended.
         """
         while True:
             self.wakeup.interest = None         # what is committed from now on might be missed by the next iteration
@@ -94,7 +96,7 @@ class ClaimLoop:
             try:
                 if self._pass():
                     return
-            except LeaseLost:
+            except (LeaseLost, ServiceRemoved):
                 raise
             except Exception as error:
                 self.failures += 1
@@ -134,6 +136,7 @@ class ClaimLoop:
         self.reports = unseen
         self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
                               self.cycle.name)
+        self._notices.rescued(result.rescued)
         if seen:
             notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
         self._handOut(work, result)
@@ -234,7 +237,9 @@ class ClaimLoop:
                 return False
             self._inFlight.giveUp('the processing host stops')
         executions = self._inFlight.executions()
-        self.givenBack = self.cycle.leave(unstarted)
+        rescued = self.cycle.leave(unstarted)
+        self.givenBack = rescued.claims
+        self._notices.rescued(rescued.ends)
         if executions:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(executions), ', '.join(str(execution.claim.jobid) for execution in executions))

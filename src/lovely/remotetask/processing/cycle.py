@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.processing.claim_strategy import Decision
@@ -28,6 +29,7 @@ from lovely.remotetask.processing.load_sharing import publication
 from lovely.remotetask.processing.load_sharing import rateOf
 from lovely.remotetask.processing.ownership import LeaseLost
 from lovely.remotetask.processing.ownership import Ownership
+from lovely.remotetask.processing.ownership import ServiceRemoved
 from lovely.remotetask.processing.peers import HANDOVER
 from lovely.remotetask.processing.peers import Peers
 from lovely.remotetask.processing.session import Session
@@ -92,6 +94,7 @@ class Cycle:
         self.peers = Peers(lease, schedule)
         self.session = Session(db, path)
         self.state = State(position=Position(random.randrange(SHARDS)))
+        self._oid = None                # of the service whose ledger it is: another one may come to its path
         self.openClaims = {}            # id -> run, of the claims that this process knows of
         self._beatenAt = monotonic()    # when the last heartbeat was written
         self._isReclaimed = False       # whether the ledger was taken back, and that has not been dealt with
@@ -121,15 +124,17 @@ class Cycle:
     def attach(self):
         """Take over the ledger of this name, and return what its last owner left to the queues.
 
-        Raise `NameTaken` when a living host has it.
+        Return the `rescue.Ended`s of what that one ran.  Raise `NameTaken` when a living host has it.
         """
         evolve(self.db, self.session.path)
         try:
-            self.ownership.take(self.session, self.clock, self.monotonic)
+            ends = self.ownership.take(self.session, self.clock, self.monotonic)
+            self._oid = self.session.transact(lambda service: service._p_oid)
         except BaseException:
             self.close()        # a database can't be closed while a connection is open outside of a transaction
             raise
         self._noteCommit(self.monotonic())
+        return ends
 
     def iterate(self, work):
         """Do one transaction; return its `Result`.
@@ -140,7 +145,7 @@ class Cycle:
         again.  Raise `LeaseLost` when the ledger is somebody else's.
 
         When others have taken this host for silent and rescued its jobs it goes on: the claims that it has lost are in
-        the result.
+        the result.  Raise `ServiceRemoved` when there is no such service any more.
         """
         if self._isContended and self.monotonic() >= self.nextBeat:
             self._beat()
@@ -159,21 +164,31 @@ class Cycle:
         published = self._publish(view, work)
         outcomes = self._report(view, work)
         unwanted = self._unwanted(view, work.snapshot)
-        messages = self._watchPeers(view)
+        messages, rescued = self._watchPeers(view)
         scheduled = self._schedule(view)
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view)
-        return Result(state, claims, unwanted, lost, outcomes, self._isReclaimed, messages + scheduled.messages,
-                      isWritten, beatAt)
+        return Result(state, claims, unwanted, lost, outcomes, rescued, self._isReclaimed,
+                      messages + scheduled.messages, isWritten, beatAt)
 
     # The steps
 
+    def _service(self):
+        """Begin a transaction; return the service as it sees it.  Raise `ServiceRemoved`."""
+        try:
+            service = self.session.begin()
+        except UnknownService:
+            raise ServiceRemoved(self.session.path) from None
+        if service._p_oid != self._oid:
+            raise ServiceRemoved(self.session.path)
+        return service
+
     def _begin(self, work):
         """Begin a transaction; return its `View`."""
-        service = self.session.begin()
+        service = self._service()
         threads = self.threads if work.threads is None else work.threads
         return View(service, service.ledgers[self.name], self.name, threads, self.clock(), self.monotonic())
 
@@ -218,10 +233,10 @@ class Cycle:
                 or not transitions.holds(view.service.jobs.get(jobid), transitions.Recorded(jobid, run))]
 
     def _watchPeers(self, view):
-        """Look after the other hosts, as often as that is due; return what the log says of it."""
-        messages = self.peers.watch(view)
+        """Look after the other hosts, as often as that is due; return what `Peers.watch` returns."""
+        watched = self.peers.watch(view)
         self.peers.look(view, bool(self.openClaims))
-        return messages
+        return watched
 
     def _schedule(self, view):
         """As the scheduler, queue what is due; return a `Scheduling`."""
@@ -362,9 +377,9 @@ class Cycle:
         self.state = dataclasses.replace(self.state, position=elsewhere(random.randrange))
         # A conflict is certain; of a connection that broke, nobody knows what it still brought to the server.
         self._isContended = isinstance(error, ConflictError)
-        if not isinstance(error, LeaseLost):
+        if not isinstance(error, (LeaseLost, ServiceRemoved)):
             counts.add('conflicts' if self._isContended else 'database_failures', 'cycle')
-        self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost))
+        self._isInDoubt = self._isInDoubt or not isinstance(error, (ConflictError, LeaseLost, ServiceRemoved))
 
     # Transactions of their own
 
@@ -372,7 +387,7 @@ class Cycle:
         """Write the heartbeat and nothing else, so that it cannot conflict with anything but a rescue."""
         moment = self.monotonic()
         try:
-            ledger = self.session.begin().ledgers[self.name]
+            ledger = self._service().ledgers[self.name]
             self._isReclaimed = self.ownership.check(ledger) or self._isReclaimed
             ledger._p_changed = True
             self.session.manager.commit()
@@ -389,7 +404,7 @@ class Cycle:
         Each host sees to what it has brought to an end itself, and the scheduler to what nobody else sees to.
         """
         try:
-            service, removed, now = self.session.begin(), 0, self.clock()
+            service, removed, now = self._service(), 0, self.clock()
             ledgers = [service.ledgers[self.name]]
             if service.schedule.scheduler == self.name:
                 ledgers += (shard.ledger for shard in service.shards)
@@ -405,10 +420,13 @@ class Cycle:
             raise
 
     def leave(self, unstarted=()):
-        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger; return how many."""
-        count = self.ownership.giveUp(self.session, unstarted, self.clock)
+        """Give back all claims, those on the ids of `unstarted` as such, and give up the ledger.
+
+        Return what was done, a `rescue.Rescued`.
+        """
+        rescued = self.ownership.giveUp(self.session, unstarted, self.clock)
         self.openClaims.clear()
-        return count
+        return rescued
 
     def close(self):
         """Close the connection."""

@@ -69,6 +69,7 @@ class Result:
     unwanted: list              # of `Snapshot.watched` those whose runs are not wanted any more
     lost: list                  # pairs of id and run, of the claims that were found to be lost
     outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
+    rescued: Sequence = ()      # the `rescue.Ended`s of other hosts, which are lost
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
     messages: Sequence = ()     # lines for the log, with their arguments
     isWritten: bool = False     # whether there was something to commit

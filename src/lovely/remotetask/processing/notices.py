@@ -86,6 +86,13 @@ class Notices:
             if claim is not None:
                 self._ended(claim, outcome, host)
 
+    def rescued(self, ends):
+        """Tell the ends, `rescue.Ended`s that are committed, of runs whose host was lost, or has to stop."""
+        if ends:
+            self._listen()
+        for claim, outcome in ends:
+            self._ended(claim, outcome, outcome.failure.host)
+
     def _listen(self):
         self._heard = frozenset(filter(isHeard, (JobStarted, JobCompleted, JobRetried, JobFailed)))
 

@@ -23,6 +23,13 @@ class LeaseLost(Exception):
     """The ledger has another owner now: this host was taken for lost.  It must stop and write nothing."""
 
 
+class ServiceRemoved(Exception):
+    """The service is not at its path any more, or another one is: the host must let go of it."""
+
+    def __init__(self, path):
+        super().__init__(f'the task service /{"/".join(path)} was removed')
+
+
 class Ownership:
     """The claim of one host on one ledger.  It belongs to the thread that keeps the ledger.
 
@@ -40,22 +47,23 @@ class Ownership:
         session -- a `Session`.
         clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
 
-        Raise `NameTaken` when a living host has it.
+        Return the `rescue.Ended`s of what the last owner ran.  Raise `NameTaken` when a living host has it.
         """
         silent = self._awaitSilence(session, monotonic)
-        self.name = session.transact(lambda service: self._take(service, silent, clock()), ATTEMPTS)
+        self.name, ends = session.transact(lambda service: self._take(service, silent, clock()), ATTEMPTS)
+        return ends
 
     def _take(self, service, silent, now):
-        """Take the ledger; return its name, which is this host's once that is committed."""
+        """Take the ledger; return its name, which is this host's once that is committed, and what `take` returns."""
         name = _freeName(service) if self.name is None else self.name
         ledger = service.ledgers.get(name)
         if ledger is None:
             ledger = service.ledgers[name] = Ledger()
         ledger.number = service.hosts.add(name)
         seconds = self._checkName(ledger, silent)
-        rescue.rescue(service, name, now, seconds)
+        ends = rescue.rescue(service, name, now, seconds).ends
         ledger.owner = self.owner
-        return name
+        return name, ends
 
     def _checkName(self, ledger, silent):
         """Raise `NameTaken` if the ledger has an owner that may live; return the seconds of a silent one, or None.
@@ -123,21 +131,21 @@ class Ownership:
     def giveUp(self, session, unstarted, clock):
         """Give back all claims, those on the ids of `unstarted` as such, and the ledger, if it is still this host's.
 
-        Return how many claims that were.
+        Return what was done, a `rescue.Rescued`.
         """
         return session.transact(lambda service: self._giveUp(service, unstarted, clock()), ATTEMPTS)
 
     def _giveUp(self, service, unstarted, now):
         ledger = service.ledgers[self.name]
         if not ledger.owner or ledger.owner['token'] != self.owner['token']:
-            return 0
-        jobids = list(ledger.claimed.keys())
+            return rescue.Rescued()
+        jobids, ends = list(ledger.claimed.keys()), []
         for jobid in jobids:
-            rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
+            ends += rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
         ledger.owner = None
         if service.schedule.scheduler == self.name:
             service.schedule.scheduler = None
-        return len(jobids)
+        return rescue.Rescued(len(jobids), tuple(ends))
 
 
 def _freeName(service):

@@ -50,13 +50,15 @@ class Peers:
 
         view -- the `View` of the transaction.
 
-        Return what the log says when that is committed: a list of lines with their arguments.
+        Return what the log says when that is committed, a list of lines with their arguments; and the `rescue.Ended`s
+        of the hosts that are lost.
 
         Each host is watched by some, and none by all: many idle hosts cost little.
         """
         if view.moment - self._watchedAt < self._interval:
-            return []
-        self._watchedAt, self._neighbours, alive, messages, self._hasWritten = view.moment, [], 0, [], False
+            return [], []
+        self._watchedAt, self._neighbours, alive, self._hasWritten = view.moment, [], 0, False
+        messages, ends = [], []
         for name, ledger in self._others(view):
             state = self._liveness.stateOf(name, ledger, view.moment)
             if state == hosts.ALIVE:
@@ -66,11 +68,13 @@ class Peers:
                 if alive == WATCHED:
                     break
             elif ledger.claimed or view.service.schedule.scheduler == name:
-                messages.append(self._takeOver(view, name, ledger, state))
+                message, ended = self._takeOver(view, name, ledger, state)
+                messages.append(message)
+                ends += ended
                 self._hasWritten = True
         if self.mayBeScheduler and view.service.schedule.scheduler is None:
             view.service.schedule.scheduler, self._hasWritten = view.name, True
-        return messages
+        return messages, ends
 
     def noteFailure(self):
         """Note that the transaction of the last `watch` has failed: what that has changed is to be done again."""
@@ -85,13 +89,14 @@ class Peers:
             yield name, view.service.ledgers[name]
 
     def _takeOver(self, view, name, ledger, state):
-        """Queue the jobs of a host that has ended or is silent; return what the log says."""
+        """Queue the jobs of a host that has ended or is silent; return what the log says, and the `rescue.Ended`s."""
         lease = self._liveness.leaseOf(ledger.owner) if state == hosts.SILENT else None
-        count = rescue.rescue(view.service, name, view.now, lease)
+        rescued = rescue.rescue(view.service, name, view.now, lease)
         if view.service.schedule.scheduler == name:
             view.service.schedule.scheduler = None
         about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
-        return 'processing host %s %s: %d of its jobs are queued again by %s', name, about, count, view.name
+        message = 'processing host %s %s: %d of its jobs are queued again by %s', name, about, rescued.claims, view.name
+        return message, rescued.ends
 
     def look(self, view, isBusy):
         """If it is time, make another `survey`.
@@ -111,7 +116,7 @@ class Peers:
     def handOver(self, view):
         """Make another living host the scheduler, if there is one that may be: this one cannot handle some jobs.
 
-        Return what the log says when that is committed, as `watch` does.
+        Return what the log says when that is committed: a list of lines with their arguments.
         """
         for name, ledger in self._others(view):
             if self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE \

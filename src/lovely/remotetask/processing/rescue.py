@@ -18,6 +18,8 @@ its ledger has not changed for a whole lease.  Three rules keep a living host fr
     has lost end, and goes on with new claims.  What these runs still do is refused: their jobs have another run number.
 """
 # SPDX-License-Identifier: ZPL-2.1
+from typing import NamedTuple
+
 from lovely.remotetask.errors import HostDied
 from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.execution.tasks import queryTask
@@ -26,14 +28,31 @@ from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.tallies import LOST
 from lovely.remotetask.storage.tallies import count
+from lovely.remotetask.storage.transitions import Claim
+from lovely.remotetask.storage.transitions import Outcome
 from lovely.remotetask.storage.transitions import Recorded
+from lovely.remotetask.storage.transitions import claimOn
 from lovely.remotetask.storage.transitions import holds
 from lovely.remotetask.storage.transitions import interrupted
 from lovely.remotetask.storage.transitions import release
 
 
+class Ended(NamedTuple):
+    """A run that its host's end has ended, for subscribers."""
+
+    claim: Claim
+    outcome: Outcome
+
+
+class Rescued(NamedTuple):
+    """What was done about the claims of a host."""
+
+    claims: int = 0     # how many there were
+    ends: tuple = ()    # an `Ended` for each run that is known to have begun
+
+
 def rescue(service, name, now, silent=None):
-    """Return the jobs that a lost host has claimed to their queues; return how many there were.
+    """Return the jobs that a lost host has claimed to their queues; return what was done, a `Rescued`.
 
     name -- of its ledger, which has no owner then.
     now -- UTC seconds.
@@ -48,36 +67,39 @@ def rescue(service, name, now, silent=None):
     ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
     started = ledger.started
     culprit = next((jobid for jobid, mark in started.items() if mark == ALONE), None)
-    jobids = list(ledger.claimed.keys())
+    jobids, ends = list(ledger.claimed.keys()), []
     for jobid in jobids:
         mark = started.get(jobid)
         if mark == ONCE or mark is not None and culprit in (None, jobid):
-            _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
+            ends += _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
         else:
             job = service.jobs.get(jobid)
             if holds(job, Recorded(jobid, ledger.claimed[jobid])):
                 count(ledger, job.task, LOST)
             release(service, ledger, jobid, now, suspect=culprit is None)
-    return len(jobids)
+    return Rescued(len(jobids), tuple(ends))
 
 
 def _interrupted(service, ledger, jobid, mark, error, now):
-    """Charge a job for the run that its host's end has ended, if it still waits for that run."""
-    job, claim = service.jobs.get(jobid), Recorded(jobid, ledger.claimed[jobid])
-    if holds(job, claim):
-        once = mark == ONCE
+    """Charge a job for the run that its host's end has ended, if it still waits for that run; yield the `Ended`."""
+    job, token = service.jobs.get(jobid), Recorded(jobid, ledger.claimed[jobid])
+    if holds(job, token):
+        once, claim = mark == ONCE, claimOn(job)
         failure = Failure(now, f'{error}; it is not run again, because it must not run twice' if once else str(error),
                           '', error.host)
         attempts = 0 if once else policyOf(job, queryTask(service, job.task)).attempts
-        interrupted(service, ledger, job, failure, attempts, now, suspect=mark == ALONE)
+        yield Ended(claim, interrupted(service, ledger, job, failure, attempts, now, suspect=mark == ALONE))
     else:
         release(service, ledger, jobid, now)
 
 
 def interrupt(service, name, jobid, unstarted, now):
-    """Give a claim back whose host stops in good order: no attempt is charged, but what must not run twice ends."""
+    """Give a claim back whose host stops in good order: no attempt is charged, but what must not run twice ends.
+
+    Return a list with the `Ended` of that.
+    """
     ledger = service.ledgers[name]
     if not unstarted and ledger.started.get(jobid) == ONCE:
-        _interrupted(service, ledger, jobid, ONCE, HostDied(name), now)
-    else:
-        release(service, ledger, jobid, now, started=not unstarted)
+        return list(_interrupted(service, ledger, jobid, ONCE, HostDied(name), now))
+    release(service, ledger, jobid, now, started=not unstarted)
+    return []

@@ -15,6 +15,7 @@ from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.common.logs import LoggedRun
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.failures import isDatabaseError
@@ -135,6 +136,11 @@ class Worker:
         isStale -- whether the claim has to be checked first: the job may have been cancelled.
         execution -- the `Execution` where its time limit, retry policy and conflicts are noted; None for nowhere.
         """
+        with LoggedRun(claim, self.name, self.servicePath):
+            return self._repeat(claim, isStale, execution)
+
+    def _repeat(self, claim, isStale, execution):
+        """See `run`."""
         failures = 0
         while True:
             try:

@@ -201,8 +201,7 @@ def acknowledge(service, ledger, report, now, ends=None):
     if isinstance(report, Recorded) and holds(job, report):
         # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
         attempts = (job.retryPolicy or DEFAULT).attempts
-        interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
-        return None
+        return interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
     ledger.release(report.jobid)
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
@@ -248,22 +247,27 @@ def _close(ledger, job, report, ends):
 def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     """Charge a claimed job for a run that has come to no end, and queue it again or, after its last attempt, end it.
 
+    Return the `Outcome` of that run.
+
     failure -- the `Failure` to note.
     attempts -- how many runs the job has in all.
     suspect -- see `release`.
     """
-    label = claimOn(job).label
+    label, began = claimOn(job).label, ledger.beganAt(job.id)
     count(ledger, job.task, LOST)
     if job.attempt + 1 >= attempts:
         _tell(service, logging.ERROR, '%s failed: %s', label, line(failure.message))
-        began = ledger.beganAt(job.id)
         started = began if began is not None else now if job.started is None else job.started
         count(ledger, job.task, ERROR)
-        acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now, ends=[])
+        outcome = Outcome(job.id, job.run, ERROR, started, now, failure=failure)
+        acknowledge(service, ledger, outcome, now, ends=[])
     else:
         _tell(service, logging.WARNING, '%s failed, and is queued again: %s', label, line(failure.message))
+        started = now if began is None else began
+        outcome = Outcome(job.id, job.run, QUEUED, started, now, failure=failure, retryAt=now)
         charge(job, failure)
         release(service, ledger, job.id, now, suspect=suspect)
+    return outcome
 
 
 def _tell(service, level, *message):

@@ -1,0 +1,178 @@
+"""Following which task services there are: a process takes up new ones, and lets go of those that were removed."""
+# SPDX-License-Identifier: ZPL-2.1
+import logging
+import threading
+from typing import NamedTuple
+
+import transaction
+
+from lovely.remotetask.common.internals import activeObjects
+from lovely.remotetask.common.internals import resizeCache
+from lovely.remotetask.config.autostart import matching
+from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.transactions import tryAbort
+
+
+log = logging.getLogger('lovely.remotetask')
+
+#: Seconds between two looks when nothing is heard of; and the least, however much is heard.
+INTERVAL, LEAST = 5.0, 0.2
+
+#: Objects that the connection keeps, at the most, to know whether one of them has changed.
+KEPT = 100_000
+
+
+class Found(NamedTuple):
+    """A service that the patterns fit.  Another one at its path is another one, and so is the same at another path."""
+
+    oid: bytes
+    path: tuple         # of names, from the root folder down
+    site: str           # the name of its site
+    name: str           # that it is registered by
+
+    def __str__(self):
+        return '/' + '/'.join(self.path)
+
+
+class ServiceWatch:
+    """Starts what processes the services that patterns fit, and stops it when these do not fit any more.
+
+    `look` does so once.  A thread, which `start` starts, does so whenever that may have changed.  It keeps what it has
+    loaded to find the services.  A commit to one of these objects wakes it, as far as this process is told of it; and
+    as long as none of them was changed, it loads nothing.
+
+    db -- a `ZODB.DB`.
+    patterns -- a list of texts, see `autostart.getAutostartServiceNames`.
+    begin -- called with a `Found`, and with the service in a transaction, for each service that is new.
+    end -- called with a `Found` for each that is gone.
+    """
+
+    def __init__(self, db, patterns, begin, end):
+        self._db, self._patterns, self._begin, self._end = db, patterns, begin, end
+        self._manager, self._connection = transaction.TransactionManager(), None
+        self._cacheSize = None              # of the connection, before it was ours
+        self._loaded = None                 # the objects that were looked at; None when all must be looked at
+        self._known = set()                 # each `Found` that has begun and not ended
+        self._told = set()                  # what the log has been told, for not to tell it again and again
+        self._stopRequested, self._wakeup = threading.Event(), threading.Event()
+        self._wakeup.interest, self._wakeup.ignoresUnknown = frozenset(), True
+        self._thread = None
+
+    # Looking
+
+    def look(self):
+        """Begin with the services that there are.  Raise what the database and `begin` raise."""
+        try:
+            self._inTransaction(self._first)
+        except BaseException:
+            self._close()
+            raise
+
+    def _first(self):
+        for found, service in self._services(log.log):
+            self._begin(found, service)
+            self._known.add(found)
+        self._note()
+
+    def _inTransaction(self, function):
+        if self._connection is None:
+            self._connection = self._db.open(self._manager)
+            self._connection.explicit_transactions = True       # none stays open between two looks
+            self._connection.cacheMinimize()                    # what others have loaded does not matter
+            self._cacheSize = resizeCache(self._connection, KEPT)
+        self._manager.begin()
+        try:
+            return function()
+        finally:
+            if not tryAbort(self._manager):
+                self._manager, self._connection = transaction.TransactionManager(), None
+
+    def _services(self, tell):
+        for site, name, service in matching(self._connection, self._patterns, tell):
+            yield Found(service._p_oid, pathOf(service), site, name), service
+
+    def _note(self):
+        """Note what all this depends on."""
+        self._loaded = activeObjects(self._connection)
+        self._wakeup.interest = frozenset(obj._p_oid for obj in self._loaded or ())
+
+    def _update(self):
+        """Begin and end what has changed; return whether there was something to look at."""
+        if self._loaded is not None and all(obj._p_changed is not None for obj in self._loaded):
+            return False
+        self._loaded, services = None, dict(self._services(lambda *arguments: None))
+        for found in self._known - services.keys():
+            self._known.discard(found)
+            self._end(found)
+        new = services.keys() - self._known
+        if all([self._hasBegun(found, services[found]) for found in sorted(new)]):
+            self._note()
+        return True
+
+    def _hasBegun(self, found, service):
+        """Try to begin with a service; return whether that could be done.  Else it is tried again."""
+        try:
+            self._begin(found, service)
+        except Exception as error:
+            self._tell(f'the task service {found} cannot be processed yet: {error}', error)
+            return False
+        self._known.add(found)
+        return True
+
+    # The thread
+
+    def start(self):
+        """Start the thread.  `look` must have been called."""
+        notifierOf(self._db).subscribe(self._wakeup)
+        self._thread = threading.Thread(target=self._follow, name='remotetask-services', daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self):
+        """Whether the thread goes on."""
+        return self._thread is not None and not self._stopRequested.is_set()
+
+    def stop(self, timeout=None, wait=None):
+        """End the thread; wait for `wait` or else `timeout` seconds, None for as long as it takes, until it has ended.
+        """
+        self._stopRequested.set()
+        self._wakeup.set()
+        if self._thread is None:
+            self._close()
+        else:
+            self._thread.join(timeout if wait is None else wait)
+
+    @property
+    def _isClosed(self):
+        """Whether the database was closed, by somebody who did not stop this before."""
+        return self._connection is not None and self._connection.opened is None
+
+    def _follow(self):
+        while not self._stopRequested.is_set() and not self._isClosed:
+            try:
+                hasLooked = self._inTransaction(self._update)
+            except Exception as error:
+                self._loaded, hasLooked = None, False
+                self._tell(f'the task services cannot be looked at: {error}', error)
+            if not self._stopRequested.wait(LEAST if hasLooked else 0):
+                self._wakeup.wait(INTERVAL)
+            self._wakeup.clear()
+        notifierOf(self._db).unsubscribe(self._wakeup)
+        self._close()
+
+    def _tell(self, text, error):
+        """Log a failure, the first time that it comes: it is met again at each look."""
+        if isDatabaseError(error):
+            log.debug('%s', text, exc_info=error)
+        elif text not in self._told:
+            self._told.add(text)
+            log.error('%s', text, exc_info=error)
+
+    def _close(self):
+        connection, isClosed = self._connection, self._isClosed
+        self._connection = self._loaded = None
+        if connection is not None and not isClosed:
+            resizeCache(connection, self._cacheSize)
+            connection.close()

@@ -1,0 +1,265 @@
+"""Processing hosts take up new services while they run, and let go of those that were removed."""
+# SPDX-License-Identifier: ZPL-2.1
+import threading
+import time
+import unittest
+from unittest.mock import patch
+
+from ZODB.DB import DB
+from ZODB.MappingStorage import MappingStorage
+from zope.component import provideUtility
+from zope.component import testing
+from zope.site.folder import Folder
+
+from deployment import DeploymentCase
+from lovely.remotetask.application import addService
+from lovely.remotetask.application import removeService
+from lovely.remotetask.client import Client
+from lovely.remotetask.config import products
+from lovely.remotetask.config import servicewatch
+from lovely.remotetask.config.servicewatch import ServiceWatch
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.execution import started
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.service import StartRemoteTasksEvent
+from lovely.remotetask.service import bootStrapSubscriber
+from lovely.remotetask.service import install
+from lovely.remotetask.task import SimpleTask
+
+
+#: Seconds for what happens at once, should it never happen; and between two looks when nothing is heard.
+PATIENCE, NEVER = 30, 3600.0
+
+
+class CountingStorage(MappingStorage):
+    """Counts what is loaded."""
+
+    loads = 0
+
+    def load(self, oid, version=''):
+        self.loads += 1
+        return super().load(oid, version)
+
+    def loadBefore(self, oid, tid):
+        self.loads += 1
+        return super().loadBefore(oid, tid)
+
+
+class WatchCase(unittest.TestCase):
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        self.storage = CountingStorage()
+        self.db = DB(self.storage)
+        self.addCleanup(lambda: self.db.close())
+        install(self.db)
+
+    def commit(self, change):
+        """Return what a function of the root folder returns, in a transaction that is committed."""
+        with self.db.transaction() as connection:
+            return change(connection.root()[ROOT_NAME])
+
+    def add(self, name):
+        self.commit(lambda root: addService(root, name, name) and None)
+
+    def remove(self, name, **options):
+        self.commit(lambda root: removeService(root, f'/{name}', **options))
+
+
+class TestServiceWatch(WatchCase):
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(patch.object(servicewatch, 'INTERVAL', NEVER))
+        self.enterContext(patch.object(servicewatch, 'LEAST', 0.0))
+        self.there, self.changed, self.failure = [], threading.Semaphore(0), None
+
+    def watch(self, *patterns):
+        watch = ServiceWatch(self.db, patterns or ['*@*'], self.begin, self.end)
+        self.addCleanup(watch.stop)
+        watch.look()
+        watch.start()
+        return watch
+
+    def begin(self, found, service):
+        if self.failure is not None:
+            error, self.failure = self.failure, None
+            self.changed.release()
+            raise error
+        self.there.append(str(found))
+        self.changed.release()
+
+    def end(self, found):
+        self.there.remove(str(found))
+        self.changed.release()
+
+    def wait(self, *there):
+        """Wait until just these services are there."""
+        while sorted(self.there) != sorted(there):
+            self.assertTrue(self.changed.acquire(timeout=PATIENCE), self.there)
+
+    def test_it_takes_up_and_lets_go(self):
+        self.watch()
+        self.assertEqual(self.there, ['/TaskService'])
+        self.add('Films')
+        self.wait('/Films', '/TaskService')
+        self.remove('Films')
+        self.wait('/TaskService')
+        self.remove('TaskService')
+        self.wait()
+
+    def test_a_new_site(self):
+        self.watch('site1@*')
+        self.assertEqual(self.there, [])
+        self.commit(lambda root: root.__setitem__('site1', Folder()))
+        self.commit(lambda root: addService(root['site1'], 'Films', 'Films') and None)
+        self.add('Sounds')
+        self.wait('/site1/Films')
+
+    def test_another_service_at_the_same_path(self):
+        self.watch('@Films')
+        self.add('Films')
+        self.wait('/Films')
+
+        def replace(root):
+            removeService(root, '/Films')
+            addService(root, 'Films', 'Films')
+
+        self.commit(replace)
+        self.assertTrue(self.changed.acquire(timeout=PATIENCE))         # its end
+        self.wait('/Films')
+
+    def test_what_cannot_be_begun_is_tried_again(self):
+        watch = self.watch()
+        self.failure = RemoteTaskError('the name is taken')
+        with self.assertLogs('lovely.remotetask', 'ERROR') as caught:
+            self.add('Films')
+            self.assertTrue(self.changed.acquire(timeout=PATIENCE) and self.changed.acquire(timeout=PATIENCE))
+            watch._wakeup.set()                                         # the next look
+            self.wait('/Films', '/TaskService')
+        self.assertIn('the task service /Films cannot be processed yet: the name is taken', caught.output[0])
+
+    def test_nothing_is_loaded_while_nothing_changes(self):
+        watch = ServiceWatch(self.db, ['*@*'], self.begin, self.end)
+        self.addCleanup(watch.stop)
+        watch.look()
+        self.commit(lambda root: root['TaskService'].add('echo', 1))
+        loads = self.storage.loads
+        self.assertFalse(watch._inTransaction(watch._update))
+        self.assertEqual(self.storage.loads, loads)
+        self.add('Films')
+        self.assertTrue(watch._inTransaction(watch._update))
+        self.assertEqual(self.there, ['/TaskService', '/Films'])
+
+    def test_commits_of_jobs_do_not_wake_it(self):
+        watch = self.watch()
+        watch._wakeup.wait(0.2)
+        self.commit(lambda root: root['TaskService'].add('echo', 1))
+        self.assertFalse(watch._wakeup.is_set())
+
+    def test_a_database_that_is_closed_without_a_word(self):
+        watch = self.watch()
+        self.db.close()
+        watch._wakeup.set()
+        watch._thread.join(PATIENCE)
+        self.assertFalse(watch._thread.is_alive())
+
+
+class TestApplication(WatchCase):
+    """In the threads of an application."""
+
+    def test_autostart_follows(self):
+        self.enterContext(patch.object(servicewatch, 'INTERVAL', NEVER))
+        products.setProductConfigurations({'lovely.remotetask': {'autostart': '@*'}})
+        self.addCleanup(products.setProductConfigurations, {})
+        with self.assertLogs('lovely.remotetask', 'INFO') as caught:
+            bootStrapSubscriber(StartRemoteTasksEvent(self.db))
+            self.add('Films')
+            jobid = self.commit(lambda root: root['Films'].add('echo', 7))
+            self.wait(lambda root: root['Films'].getResult(jobid) == 7)
+            self.remove('Films')
+            self.wait(lambda root: len(started._running) == 2)          # the watch, and the default service
+        self.assertIn('INFO:lovely.remotetask:service Films on site root started', caught.output)
+        self.db.close()
+        self.assertEqual([thread.name for thread in threading.enumerate() if 'remotetask' in thread.name], [])
+
+    def wait(self, condition):
+        until = time.monotonic() + PATIENCE
+        while not self.commit(condition):
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
+
+
+class TestProcessor(WatchCase):
+    """A processor lets go by itself, whoever has started it."""
+
+    def ends(self, change):
+        processor = MultiProcessor(self.db, ('TaskService',), waitTime=0)
+        self.addCleanup(processor.stop)
+        with self.assertLogs('lovely.remotetask', 'INFO') as caught:
+            processor.start()
+            self.commit(change)
+            processor.thread.join(PATIENCE)
+        self.assertTrue(processor.isServiceRemoved)
+        self.assertIn('lets go: the task service /TaskService was removed', caught.output[-1])
+
+    def test_a_removed_service(self):
+        self.ends(lambda root: removeService(root, '/TaskService'))
+
+    def test_a_replaced_service(self):
+        def replace(root):
+            removeService(root, '/TaskService')
+            addService(root)
+
+        self.ends(replace)
+
+    def test_the_default_service_is_made_once(self):
+        self.remove('TaskService')
+        install(self.db)
+        self.assertEqual(self.commit(list), [])
+
+
+class TestProcesses(DeploymentCase):
+    """A front end and a host take part while they run."""
+
+    level = 2
+    hostNames = ('host-1',)
+    handlers = {'echo': 'echo', 'wait': 'wait'}
+    tasks = ('import time\n\ndef echo(input):\n    return input\n\n'
+             'def wait(input):\n    print("waits", flush=True)\n    time.sleep(input)\n')
+
+    def client(self, path):
+        return self.enterContext(Client(f'{self.url}{path}'))
+
+    def change(self, function):
+        """Change the services as another process does."""
+        with self.db.transaction() as connection:
+            function(connection.root()[ROOT_NAME])
+
+    def runs(self, client, input):
+        jobid = client.add('echo', input)
+        client.waitFor([jobid], PATIENCE)
+        return client.getResult(jobid) == input
+
+    def test_add_and_remove(self):
+        self.db = self.server.database()
+        films = self.client('Films')
+        self.change(lambda root: addService(root, 'Films', 'Films'))
+        self.assertTrue(self.runs(films, 'new'))
+        self.waitUntil(lambda: 'the task service /Films is processed from now on' in self.said(), 'the log')
+        films.add('wait', PATIENCE)
+        self.hosts[0].waitFor('waits')
+        with self.assertRaisesRegex(RemoteTaskError, 'has jobs that have not ended, 1 of them'):
+            self.change(lambda root: removeService(root, '/Films'))
+        self.change(lambda root: removeService(root, '/Films', force=True))
+        self.waitUntil(lambda: 'lets go: the task service /Films was removed' in self.said(), 'its end')
+        with self.assertRaisesRegex(Exception, "there is no task service at '/Films'"):
+            films.add('echo', 'late')
+        self.assertTrue(self.runs(self.client(''), 'the others go on'))
+        self.assertEqual(self.hosts[0].end(), 0)
+
+
+if __name__ == '__main__':
+    unittest.main()
