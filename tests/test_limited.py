@@ -76,6 +76,18 @@ class TestLimitedHosts(ProcessorCase):
         self.assertEqual(self.statuses(second), ['completed'])
         self.assertEqual(self.service.getStatus(first), 'queued')
 
+    def test_by_hand(self):
+        processor = MultiProcessor(self.db, PATH, tasks=['avi2*'])
+        first, second, third = self.add('echo'), self.add('avi2flv'), self.add('avi2mp4')
+        self.assertTrue(processor.processNext())
+        self.assertEqual(processor.claimNextJob(), third)
+        self.assertTrue(processor.processNext(third))
+        self.assertFalse(processor.processNext())
+        self.assertIsNone(processor.claimNextJob())
+        self.assertEqual(self.ran, ['avi2flv', 'avi2mp4'])
+        self.manager.begin()
+        self.assertEqual([self.service.getStatus(jobid) for jobid in (first, second)], ['queued', 'completed'])
+
     def test_a_job_that_was_left_can_be_cancelled(self):
         self.start(tasks=['avi2*'], name='films')
         jobid, other = self.add('echo'), self.add('avi2flv')
