@@ -5,6 +5,8 @@ import unittest
 
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.processor import SimpleProcessor
@@ -75,6 +77,18 @@ class TestLimitedHosts(ProcessorCase):
         first, second = self.add('echo'), self.add('avi2flv')
         self.assertEqual(self.statuses(second), ['completed'])
         self.assertEqual(self.service.getStatus(first), 'queued')
+
+    def test_nothing_is_left_to_hosts_that_take_other_tasks(self):
+        self.start(tasks=['avi2*'], name='a')
+        self.start(tasks=['echo'], name='b')
+        self.start(name='c')
+        for tasks, before in (['echo'], ('b',)), (['mp4'], ()), (None, ('c',)):
+            cycle = Cycle(self.db, PATH, 'd', tasks=tasks)
+            cycle.attach()
+            cycle.iterate(Work())
+            self.assertEqual(cycle.peers.survey.before, before)
+            cycle.leave([])
+            cycle.close()
 
     def test_by_hand(self):
         processor = MultiProcessor(self.db, PATH, tasks=['avi2*'])
