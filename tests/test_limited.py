@@ -82,13 +82,12 @@ class TestLimitedHosts(ProcessorCase):
         self.start(tasks=['avi2*'], name='a')
         self.start(tasks=['echo'], name='b')
         self.start(name='c')
-        for tasks, before in (['echo'], ('b',)), (['mp4'], ()), (None, ('c',)):
-            cycle = Cycle(self.db, PATH, 'd', tasks=tasks)
+        for name, tasks, before in ('d', ['echo'], ('b',)), ('e', ['mp4'], ()), ('f', None, ('c',)):
+            cycle = Cycle(self.db, PATH, name, tasks=tasks)
             cycle.attach()
-            cycle.iterate(Work())
-            self.assertEqual(cycle.peers.survey.before, before)
-            cycle.leave([])
+            cycle.peers.look(cycle._begin(Work()), False)
             cycle.close()
+            self.assertEqual(cycle.peers.survey.before, before)
 
     def test_by_hand(self):
         processor = MultiProcessor(self.db, PATH, tasks=['avi2*'])

@@ -277,7 +277,10 @@ class Scheduler(MultiProcessor):
 
 
 class SimpleProcessor(MultiProcessor):
-    """Processes the jobs of one service one at a time, in the order in which they were added."""
+    """Processes the jobs of one service one at a time, in the order in which they were added.
+
+    Jobs that a host with other `tasks` has left to it come first, in the order of their ids.
+    """
 
     ordered = True
 
