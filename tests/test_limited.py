@@ -5,6 +5,8 @@ import unittest
 
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.processor import SimpleProcessor
@@ -75,6 +77,29 @@ class TestLimitedHosts(ProcessorCase):
         first, second = self.add('echo'), self.add('avi2flv')
         self.assertEqual(self.statuses(second), ['completed'])
         self.assertEqual(self.service.getStatus(first), 'queued')
+
+    def test_nothing_is_left_to_hosts_that_take_other_tasks(self):
+        self.start(tasks=['avi2*'], name='a')
+        self.start(tasks=['echo'], name='b')
+        self.start(name='c')
+        for name, tasks, before in ('d', ['echo'], ('b',)), ('e', ['mp4'], ()), ('f', None, ('c',)):
+            cycle = Cycle(self.db, PATH, name, tasks=tasks)
+            cycle.attach()
+            cycle.peers.look(cycle._begin(Work()), False)
+            cycle.close()
+            self.assertEqual(cycle.peers.survey.before, before)
+
+    def test_by_hand(self):
+        processor = MultiProcessor(self.db, PATH, tasks=['avi2*'])
+        first, second, third = self.add('echo'), self.add('avi2flv'), self.add('avi2mp4')
+        self.assertTrue(processor.processNext())
+        self.assertEqual(processor.claimNextJob(), third)
+        self.assertTrue(processor.processNext(third))
+        self.assertFalse(processor.processNext())
+        self.assertIsNone(processor.claimNextJob())
+        self.assertEqual(self.ran, ['avi2flv', 'avi2mp4'])
+        self.manager.begin()
+        self.assertEqual([self.service.getStatus(jobid) for jobid in (first, second)], ['queued', 'completed'])
 
     def test_a_job_that_was_left_can_be_cancelled(self):
         self.start(tasks=['avi2*'], name='films')

@@ -324,6 +324,19 @@ class TestJobs(RemoteProcessorCase):
         with self.assertRaises(ValueError):
             EchoJob().retryTime = PAST
 
+    def test_retryTime_None_is_at_once(self):
+        jobid = self.rp.addJob('broken')
+        self.assertRaises(m01.JobFailed, self.rp.processNextJob)
+        self.rp.jobs[jobid].retryTime = None
+        self.assertRaises(m01.JobFailed, self.rp.processNextJob)
+        self.assertEqual(self.rp.jobs[jobid].retryCounter, 2)
+
+    def test_what_is_no_time(self):
+        for process in self.rp.processNextJob, self.rp.processJobs, self.rp.scheduleNextJob, self.rp.reScheduleItems:
+            for wrong in 'x', datetime.datetime(2026, 1, 1), float('nan'), ():
+                with self.subTest(process=process, wrong=wrong):
+                    self.assertRaises(ValueError, process, callTime=wrong)
+
     def test_what_an_error_says(self):
         for name in ('refused', 'broken'):
             with contextlib.suppress(m01.JobFailed):

@@ -400,12 +400,25 @@ class TestCommands(DatabaseCase):
         pathlib.Path(self.file).write_text('\n'.join((*good[:3], '{}', good[4])))
         self.elsewhere()
         with unittest.mock.patch.object(commands, 'BATCH_LINES', 2):
-            self.fails(2, 'line 4: the field id is missing; nothing from line 3 on is imported, and all before is',
-                       'import', self.file)
+            self.assertEqual(self.remotetask('import', self.file)[0], 2)
             self.assertEqual(self.remotetask('export', '-')[1].splitlines(), good[:2])
             pathlib.Path(self.file).write_text('\n'.join(good))
             self.assertEqual(self.remotetask('import', self.file, '--from-line', '3'), (0, '', 'imported 3 jobs\n'))
         self.assertEqual(self.remotetask('export', '-')[1].splitlines(), good)
+
+    def test_an_import_that_ends_early_says_where_to_go_on(self):
+        self.addJobs(*range(5))
+        self.remotetask('export', self.file)
+        good = self.lines()
+        self.elsewhere()
+        goOn = 'all before line 3 is imported: go on with --from-line 3'
+        for wrong, message in ('{}', 'line 4: the field id is missing'), ('x' * 5000, 'line 4: it has more than'):
+            with self.subTest(message), unittest.mock.patch.multiple(commands, BATCH_LINES=2, LINE_BYTES=4000):
+                pathlib.Path(self.file).write_text('\n'.join((*good[:3], wrong, good[4])))
+                code, output, errors = self.remotetask('import', self.file)
+                self.assertEqual(code, 2)
+                self.assertIn(message, errors)
+                self.assertIn(goOn, errors)
 
     def test_files_and_services_that_are_not_there(self):
         self.fails(2, 'cannot be read: No such file', 'import', self.file)

@@ -97,6 +97,7 @@ class MultiProcessor:
         self.thread, self.isServiceRemoved = None, False
         if tasks is not None:
             checkPatterns(tasks)
+        self._tasks = tasks
         self._taskClient = SharedClient(db) if taskClient is None else taskClient
         self._settings = Settings(waitTime, maxThreads, {} if keep is None else dict(keep), self.ordered,
                                   self._taskClient.isSeparate)
@@ -246,7 +247,7 @@ class MultiProcessor:
         """See `IProcessor`.  In the caller's thread, of which the current transaction must not have begun anything."""
         if touched(transaction.get()):
             raise RemoteTaskError('the current transaction has changes: commit or abort it before a job is processed')
-        claim = self._once(lambda service: claimNext(service, self.clock(), jobid))
+        claim = self._once(lambda service: claimNext(service, self.clock(), jobid, self._tasks))
         if claim is None:
             return False
         with contextlib.closing(self._worker()) as worker:
@@ -257,7 +258,8 @@ class MultiProcessor:
 
     def claimNextJob(self):
         """Claim the next job, commit that, and return its id; None when there is none."""
-        return self._once(lambda service: service.claimNextJob(self.clock()))
+        claim = self._once(lambda service: claimNext(service, self.clock(), tasks=self._tasks))
+        return claim and claim.jobid
 
     def hasJobsWaiting(self):
         """See `IProcessor`."""
@@ -279,7 +281,10 @@ class Scheduler(MultiProcessor):
 
 
 class SimpleProcessor(MultiProcessor):
-    """Processes the jobs of one service one at a time, in the order in which they were added."""
+    """Processes the jobs of one service one at a time, in the order in which they were added.
+
+    Jobs that a host with other `tasks` has left to it come first, in the order of their ids.
+    """
 
     ordered = True
 

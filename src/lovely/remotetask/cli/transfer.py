@@ -1,6 +1,5 @@
 """The commands that take waiting jobs and schedules out of a database, and into another one, as lines of JSON."""
 # SPDX-License-Identifier: ZPL-2.1
-import collections
 import contextlib
 import functools
 import json
@@ -134,7 +133,7 @@ def importJobs(configurationPath, file, path, first):
         makeRoot(db)
         servicePath, schedules, manager = _pathOf(db, path), {}, transaction.TransactionManager(explicit=True)
         count, there = 0, 0
-        with contextlib.closing(db.open(manager)) as connection:
+        with contextlib.closing(db.open(manager)) as connection, _tellingWhere(first) as position:
             for batch in _batches(source, first):
                 function = functools.partial(_importBatch, connection, servicePath, batch, schedules)
                 for one in transact(manager, function, ATTEMPTS):
@@ -144,8 +143,27 @@ def importJobs(configurationPath, file, path, first):
                     count += not one.wasThere
                     if one.old != one.new:
                         click.echo(f'{one.old} -> {one.new}')
+                position.next = batch[-1][0] + 1
     click.echo(f'imported {counted(count, "job")}' + (f'; {counted(there, "job")} there already' if there else ''),
                err=True)
+
+
+class _Position:
+    """How far an import has come."""
+
+    next = 0            # the number of the first line that is not known to be stored
+
+
+@contextlib.contextmanager
+def _tellingWhere(first):
+    """Give the `_Position`; however the block ends before its time, say where to go on.  `first` is the first line."""
+    position = _Position()
+    try:
+        yield position
+    except BaseException:
+        if position.next > first:
+            click.echo(f'all before line {position.next} is imported: go on with --from-line {position.next}', err=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -160,20 +178,9 @@ def _source(file):
         raise CommandFailure(f'{file} cannot be read: {error.strerror or error}', BAD_INPUT) from error
 
 
-class _Batch(collections.UserList):
-    """Pairs of a number and a line as bytes.
-
-    first -- the number of the line that it begins with.
-    """
-
-    def __init__(self, first):
-        super().__init__()
-        self.first = first
-
-
 def _batches(source, first):
-    """Yield the batches of a binary file from a line on."""
-    number, size, batch = 0, 0, _Batch(first)
+    """Yield the batches of a binary file from a line on, lists of pairs of a number and a line as bytes."""
+    number, size, batch = 0, 0, []
     while line := source.readline(LINE_BYTES + 1):
         number += 1
         if len(line) > LINE_BYTES:
@@ -184,7 +191,7 @@ def _batches(source, first):
         size += len(line)
         if len(batch) == BATCH_LINES or size > BATCH_BYTES:
             yield batch
-            size, batch = 0, _Batch(number + 1)
+            size, batch = 0, []
     if batch:
         yield batch
 
@@ -198,8 +205,7 @@ def _importBatch(connection, path, batch, schedules):
         try:
             one = transfer.imported(service, _parsed(line), found, functools.partial(checkJob, tasks), now)
         except (ValueError, RemoteTaskError, RecursionError) as error:
-            where = f'; nothing from line {batch.first} on is imported, and all before is' if batch.first > 1 else ''
-            raise CommandFailure(f'line {number}: {error}{where}', BAD_INPUT) from error
+            raise CommandFailure(f'line {number}: {error}', BAD_INPUT) from error
         if one.isSchedule:
             found[one.old] = one.new
         done.append(one)

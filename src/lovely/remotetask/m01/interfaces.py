@@ -27,7 +27,7 @@ class IJob(Interface):
     output = Attribute('What `__call__` has returned.')
     errors = Attribute('A list of `JobError`, one for each run that failed.')
     retryCounter = Attribute('How many runs have failed.')
-    retryTime = Attribute('When it is due again after a failure; can be set.')
+    retryTime = Attribute('When it is due again after a failure; can be set, None stands for at once.')
     created = Attribute('When it was added.')
     queued = Attribute('The same.')
     started = Attribute('When its last run has begun, known when that has ended.')

@@ -145,7 +145,7 @@ class Job(Persistent):
     def retryTime(self, time):
         if self._v_record is None or self._v_record.retryAt is None:
             raise ValueError('only a job that waits for another run has a retryTime')
-        self._v_record.retryAt = secondsOf(time)
+        self._v_record.retryAt = 0.0 if time is None else secondsOf(time)        # without one nobody would queue it
         self._v_service.schedule.inbox.put(self._v_record.id)
 
     def __repr__(self):

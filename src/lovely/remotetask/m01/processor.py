@@ -364,6 +364,7 @@ def _present(callTime):
     """Return a `datetime`; `callTime` may be one, or UTC seconds, or None for the present."""
     if isinstance(callTime, (int, float)):
         return timeOf(callTime)
+    secondsOf(callTime)                     # raises `ValueError` for what is no time
     return datetime.datetime.now(UTC) if callTime is None else callTime
 
 

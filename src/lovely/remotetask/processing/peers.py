@@ -107,9 +107,10 @@ class Peers:
         if view.moment - self._surveyedAt < interval:
             return
         self._surveyedAt, ledgers = view.moment, view.service.ledgers
+        tasks = (view.ledger.owner or {}).get('tasks')          # nothing is left to a host that takes others
         running = [name for name, ledger in ledgers.items() if name != view.name
                    and self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE
-                   and ledger.owner.get('threads', 1)]
+                   and ledger.owner.get('threads', 1) and ledger.owner.get('tasks') == tasks]
         self.survey = Survey(len(running), sum(bool(ledgers[name].claimed) for name in running),
                              tuple(name for name in running if name < view.name))
 
