@@ -308,12 +308,23 @@ class TestUploads(UploadCase):
             self.addFilm(mine[0])
             self.upload(b'0123')
 
-    def test_old_ones_are_dropped_by_the_scheduler(self):
+    def uploadTwo(self):
+        """Send two files; return the ids of the uploads, and a clock by which the first one is too old."""
         with mock.patch('time.time', return_value=1000.0):
             old = self.upload(b'0123')
         with mock.patch('time.time', return_value=1001.0):
             new = self.upload(b'0123')
-        processor = MultiProcessor(self.db, PATH, clock=lambda: 1000.5 + uploads.KEPT)
+        return old, new, lambda: 1000.5 + uploads.KEPT
+
+    def test_a_host_drops_old_ones(self):
+        _, new, clock = self.uploadTwo()
+        self.start(clock=clock)
+        self.statuses(self.add('echo'))         # it ends in the second pass of the host, and the first one looks
+        self.assertEqual(list(self.service.uploads), [('ann', new)])
+
+    def test_old_ones_are_dropped_by_the_scheduler(self):
+        old, new, clock = self.uploadTwo()
+        processor = MultiProcessor(self.db, PATH, clock=clock)
         processor.cycle.attach()
         self.addCleanup(processor.cycle.close)
         self.assertEqual(processor.cycle.clean({}), 0)
