@@ -1,5 +1,6 @@
 """Programs as tasks: the template, the values, the paths, and the run with its limits; with real programs."""
 # SPDX-License-Identifier: ZPL-2.1
+import io
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import tracemalloc
 import unittest
+from unittest import mock
 
 import zope.schema
 from zope.interface.verify import verifyObject
@@ -25,6 +27,7 @@ from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.execution.control import running
+from lovely.remotetask.files import File
 from lovely.remotetask.interfaces import ICheckedTask
 
 
@@ -112,6 +115,7 @@ class TestTemplate(unittest.TestCase):
         for kw, reason in (
                 ({'text': ['a', 'c']}, "text names 'c'"),
                 ({'text': 'a c'}, "text names 'c'"),
+                ({'files': 'a c'}, "files names 'c'"),
                 ({'timeout': 0}, 'more than 0'),
                 ({'timeout': -1}, 'more than 0'),
                 ({'timeout': float('nan')}, 'more than 0'),
@@ -129,6 +133,52 @@ class TestTemplate(unittest.TestCase):
                 self.assertIn('would lead out of the directory', str(caught.exception))
                 CommandTask(template, directory='.', text='a')
                 CommandTask(template)
+
+
+class TestFiles(unittest.TestCase):
+    """Inputs with files: the program gets copies."""
+
+    file = File(io.BytesIO(b'film'))
+
+    def refuses(self, task, input, field, reason):
+        with self.assertRaises(InvalidInput) as caught:
+            task.checkInput(input)
+        self.assertEqual((caught.exception.field, caught.exception.reason), (field, reason))
+
+    def test_fields_that_have_to_be_files(self):
+        task = CommandTask('cat {a} {b}', directory='/tmp', files='a')
+        self.assertEqual((task.files, task.paths), ({'a'}, {'b'}))
+        for value in '/etc/passwd', 'a', 5, b'film':
+            self.refuses(task, {'a': value, 'b': 'b'}, 'a', 'must be a file')
+        task.checkInput({'a': self.file, 'b': self.file})
+        self.refuses(task, {'a': self.file, 'b': '../b'}, 'b', 'leads out of the directory of the command')
+
+    def test_the_path_leads_to_the_copy_and_nowhere_else(self):
+        task = CommandTask('cat {a}{b}')
+        self.refuses(task, {'a': self.file, 'b': '/../../etc/passwd'}, 'a',
+                     "is a file, and stands beside another field in the command 'cat {a}{b}'")
+        task = CommandTask('cat {a}{b}', directory='/tmp')
+        for input, field in (({'a': self.file, 'b': 'b'}, 'a'), ({'a': 'a', 'b': self.file}, 'b')):
+            self.refuses(task, input, field, "is a file, and stands beside another field in the command 'cat {a}{b}'")
+        for template in 'cat {a}/{b}', 'cat -x={a}-{b}':
+            with self.assertRaisesRegex(InvalidInput, 'stands beside another field'):
+                CommandTask(template).checkInput({'a': self.file, 'b': 'b'})
+        CommandTask('cat -i={a}:{b} -j{a}').checkInput({'a': self.file, 'b': 'b'})
+
+    def test_what_the_program_gets(self):
+        for directory in None, '/tmp':
+            task = CommandTask("sh -c 'pwd; cat $0; cat ${{1#--in=}}; echo $0' {a} --in={b}", directory, files='a b')
+            output = task(None, 1, {'a': self.file, 'b': File(io.BytesIO(b' and sound '))})['output']
+            where, _, rest = output.partition('\n')
+            self.assertEqual(where == '/tmp', directory == '/tmp')
+            self.assertRegex(rest, r'\Afilm and sound /.*/remotetask-[^/]+/a\n\Z')
+            self.assertFalse(os.path.exists(rest.split()[-1]))
+
+    def test_a_refused_input_copies_nothing(self):
+        task = CommandTask('cat {a} {b}', directory='/tmp')
+        with mock.patch('lovely.remotetask.execution.command.copied', side_effect=AssertionError('copied')):
+            with self.assertRaisesRegex(TaskError, 'leads out'):
+                task(None, 1, {'a': self.file, 'b': '../b'})
 
 
 class InputTestCase(unittest.TestCase):

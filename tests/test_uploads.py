@@ -38,9 +38,11 @@ from lovely.remotetask.storage import uploads
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.xmlrpc import calls
+from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.results import plain
+from test_access import AccessCase
 from test_ffmpeg import SITE
 from test_ffmpeg import makeFilm
 from test_ffmpeg import probe
@@ -199,6 +201,22 @@ class TestUploads(UploadCase):
                 uploads.append(other, 'ann', upload, 4, b'xy', 1.0)
             manager.abort()
 
+    def test_of_two_jobs_that_take_it_at_the_same_time_one_does(self):
+        with mock.patch.multiple(uploads, USER_UPLOADS=1000):       # so that the tree has more buckets than one
+            others = [self.upload() for _ in range(200)]
+            upload = self.upload(b'0123')
+        manager = transaction.TransactionManager()
+        with contextlib.closing(self.db.open(manager)) as connection:
+            other = connection.root()['Application']['TaskService']
+            methods.add(other, 'look', {'films': [upload]}, False, {'uploads': [upload]}, user='ann')
+            uploads.drop(other, 'ann', others[7])
+            self.addFilm(upload)
+            with self.assertRaises(ConflictError):
+                manager.commit()
+            manager.abort()
+            with self.assertRaises(errors.UnknownUpload):
+                methods.add(other, 'look', {'films': [upload]}, False, {'uploads': [upload]}, user='ann')
+
     def test_it_is_the_users(self):
         upload = self.upload(b'0123')
         for user in 'bob', None:
@@ -290,12 +308,23 @@ class TestUploads(UploadCase):
             self.addFilm(mine[0])
             self.upload(b'0123')
 
-    def test_old_ones_are_dropped_by_the_scheduler(self):
+    def uploadTwo(self):
+        """Send two files; return the ids of the uploads, and a clock by which the first one is too old."""
         with mock.patch('time.time', return_value=1000.0):
             old = self.upload(b'0123')
         with mock.patch('time.time', return_value=1001.0):
             new = self.upload(b'0123')
-        processor = MultiProcessor(self.db, PATH, clock=lambda: 1000.5 + uploads.KEPT)
+        return old, new, lambda: 1000.5 + uploads.KEPT
+
+    def test_a_host_drops_old_ones(self):
+        _, new, clock = self.uploadTwo()
+        self.start(clock=clock)
+        self.statuses(self.add('echo'))         # it ends in the second pass of the host, and the first one looks
+        self.assertEqual(list(self.service.uploads), [('ann', new)])
+
+    def test_old_ones_are_dropped_by_the_scheduler(self):
+        old, new, clock = self.uploadTwo()
+        processor = MultiProcessor(self.db, PATH, clock=clock)
         processor.cycle.attach()
         self.addCleanup(processor.cycle.close)
         self.assertEqual(processor.cycle.clean({}), 0)
@@ -329,6 +358,30 @@ class TestUploads(UploadCase):
             self.assertEqual(rest, f'{os.path.dirname(path)}\n{b"".join(parts).decode()}')
             self.assertEqual((os.path.basename(path), os.path.exists(os.path.dirname(path))), ('film', False))
             self.assertEqual(self.service.jobs[jobid].input['film'].read(), b''.join(parts))
+
+
+class TestUsers(AccessCase):
+    """Uploads over HTTP, of users who are limited, or are not."""
+
+    level = 2
+
+    def test_users(self):
+        provideUtility(SimpleTask(lambda input: input.read()), name='echo')
+        ann, sue, films, vic = map(self.as_, ('ann', 'sue', 'films', 'vic'))
+        upload = films.addUpload('echo')
+        self.assertEqual(films.putUpload(upload, 0, b'0123'), 4.0)
+        for user in ann, sue:
+            self.assertFault(faults.UNKNOWN_UPLOAD, 'no upload', user.putUpload, upload, 4, b'4')
+            self.assertFault(faults.UNKNOWN_UPLOAD, 'no upload', user.add, 'echo', upload, False, {'uploads': [upload]})
+            self.assertFalse(user.dropUpload(upload))
+        self.assertRefused(films.addUpload, 'square', reason="you may not use the task 'square'")
+        for function, arguments in ((vic.addUpload, ('echo',)), (vic.putUpload, (upload, 4, b'4')),
+                                    (vic.dropUpload, (upload,))):
+            self.assertRefused(function, *arguments, reason='needs the role submit')
+        jobid = films.add('echo', upload, False, {'uploads': [upload]})
+        with self.db.transaction() as connection:
+            connection.root()['/'].process()
+        self.assertEqual(films.getResult(jobid).data, b'0123')
 
 
 class TestUploadsWithoutBlobs(UploadCase):

@@ -284,6 +284,10 @@ class TestCommand(SiteTestCase):
         task = self.command('command="x {a} {b} {c} {d}" directory="." text="a\n c"')
         self.assertEqual(task.paths, {'b', 'd'})
 
+    def test_files(self):
+        task = self.command('command="x {a} {b} {c}" directory="." text="a" files="b"')
+        self.assertEqual((task.paths, task.files), ({'c'}, {'b'}))
+
     def test_result(self):
         self.assertEqual(self.command('command="x"').result, 'report')
         self.assertEqual(self.command('command="x" result="file"').result, 'file')
@@ -305,6 +309,7 @@ class TestCommand(SiteTestCase):
                 ('command="{a}"', ['the program itself cannot be a field']),
                 ('command="x {a}" text="b"', ["text names 'b'"]),
                 ('command="x {a}" text="a,b"', ["'text'", 'a,b']),
+                ('command="x {a}" files="b"', ["files names 'b'"]),
                 ('command="x" result="all"', ["'result'", 'all']),
                 ('command="x" timeout="soon"', ["'timeout'", "'soon' is not a time"]),
                 ('command="x" timeout="1w"', ["'timeout'", "'1w' is not a time"]),
