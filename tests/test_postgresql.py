@@ -346,6 +346,13 @@ class ListenerTest(PostgreSQLCase):
         self.waitUntil(lambda: not listeners(), 'the end of the connection')
         self.assertNotIn('remotetask-listener', [thread.name for thread in threading.enumerate()])
 
+    def test_a_database_that_was_closed_by_the_application_is_not_listened_to_for_long(self):
+        self.listen()
+        self.own.close()
+        self.commit(self.mark)
+        self.waitUntil(lambda: 'remotetask-listener' not in [thread.name for thread in threading.enumerate()],
+                       'the end of the thread')
+
 
 class FirstStartTest(PostgreSQLCase):
 

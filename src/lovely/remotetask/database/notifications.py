@@ -9,6 +9,7 @@ from lovely.remotetask.common.internals import adapterOf
 from lovely.remotetask.common.internals import forgetNewIds
 from lovely.remotetask.database.postgresql import CommitListener
 from lovely.remotetask.database.storages import clientOf
+from lovely.remotetask.database.storages import isClosed
 from lovely.remotetask.database.storages import postgresqlOf
 
 
@@ -105,7 +106,8 @@ def _makeNotifier(db):
         db.storage.registerDB(_Listener(adapter, notifier, client))
         notifier.hearsOthers = True
     if postgresql is not None:
-        notifier.listener = CommitListener(postgresql.connmanager, notifier)
+        open = weakref.ref(db)
+        notifier.listener = CommitListener(postgresql.connmanager, notifier, lambda: open() is None or isClosed(open()))
         weakref.finalize(db, notifier.listener.stop)
     return notifier
 

@@ -16,6 +16,7 @@ from lovely.remotetask.database.notifications import stopListening
 from lovely.remotetask.database.postgresql import isRaced
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import fileOf
+from lovely.remotetask.database.storages import isClosed
 from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.zeo import CLOSE_TIME
 from lovely.remotetask.database.zeo import Watchdog
@@ -90,10 +91,10 @@ class Database:
 
 def closeDatabase(db):
     """Close a `ZODB.DB`, whatever the state of its connections; within seconds, whatever its server does."""
-    storage = getattr(db, 'storage', None)
-    if storage is None:                     # closed already
-        return
     stopListening(db)
+    if isClosed(db):
+        return
+    storage = db.storage
     try:
         if (client := clientOf(db)) is not None:
             leaveIfSilent(client, CLOSE_TIME, threading.Event())

@@ -75,13 +75,14 @@ class CommitListener:
     The log says so once.
     """
 
-    def __init__(self, connections, notifier):
+    def __init__(self, connections, notifier, isClosed):
         """Open nothing yet.
 
         connections -- RelStorage's `IConnectionManager` of the database.
         notifier -- a `CommitNotifier`.
+        isClosed -- returns whether nobody needs this any more.
         """
-        self._connections, self._notifier = connections, notifier
+        self._connections, self._notifier, self._isClosed = connections, notifier, isClosed
         self._own = weakref.WeakValueDictionary()       # process id of a backend -> connection of this process
         connections.add_on_store_opened(self._noteOwn)
         self._lock, self._stopped, self._thread = threading.Lock(), threading.Event(), None
@@ -121,13 +122,16 @@ class CommitListener:
 
     def _run(self):
         with self._waking, self._woken:
-            while not self._stopped.is_set():
+            while not self._isDone():
                 try:
                     self._listen()
                 except Exception as error:              # each driver has errors of its own
                     self._tellFailure(error)
                     self._stopped.wait(min(FIRST_PAUSE * 2 ** min(self._failures, 10), LONGEST_PAUSE))
                     self._failures += 1
+
+    def _isDone(self):
+        return self._stopped.is_set() or self._isClosed()
 
     def _listen(self):
         """Connect, and pass on what comes, until the connection ends or this is stopped."""
@@ -154,7 +158,7 @@ class CommitListener:
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
-            while not self._stopped.is_set():
+            while not self._isDone():
                 selector.select()
                 connection.poll()
                 told, connection.notifies[:] = connection.notifies[:], ()

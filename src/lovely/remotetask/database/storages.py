@@ -24,6 +24,11 @@ def baseOf(storage):
             return storage
 
 
+def isClosed(db):
+    """Return whether a `ZODB.DB` has been closed."""
+    return 'storage' not in vars(db)            # its class has something else under that name
+
+
 def clientOf(db):
     """Return the `ClientStorage` that a `ZODB.DB` has, wrapped or not; None for another kind."""
     storage = baseOf(db.storage)
