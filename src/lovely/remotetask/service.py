@@ -31,6 +31,7 @@ from lovely.remotetask.common.checks import shown
 from lovely.remotetask.config.autostart import StartRemoteTasksEvent  # noqa: F401
 from lovely.remotetask.config.autostart import bootStrapSubscriber  # noqa: F401
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
+from lovely.remotetask.database import notes
 from lovely.remotetask.database import storedfiles
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
@@ -579,5 +580,6 @@ def install(db):
                 service = folder[DEFAULT_SERVICE] = TaskService()
                 for name in ('', DEFAULT_SERVICE):
                     folder.getSiteManager().registerUtility(service, ITaskService, name)
+            notes.write(manager.get(), [notes.Act('install', path=f'/{DEFAULT_SERVICE}')])
             manager.commit()
             manager.begin()

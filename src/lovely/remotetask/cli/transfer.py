@@ -19,6 +19,8 @@ from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.site import makeRoot
 from lovely.remotetask.cli.site import opened
 from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.common.process import osUser
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import checkedRoot
@@ -204,6 +206,8 @@ def _importBatch(connection, path, batch, schedules):
         if one.isSchedule:
             found[one.old] = one.new
         done.append(one)
+    act = notes.Act('import', tuple(one.new for one in done if not one.wasThere), path=notes.pathText(path))
+    notes.write(connection.transaction_manager.get(), [act], osUser())
     return done
 
 

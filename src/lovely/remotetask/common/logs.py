@@ -10,6 +10,15 @@ from lovely.remotetask.common.checks import cut
 TEXT_SIZE, TRACEBACK_SIZE = 1000, 20_000
 
 
+def about(event, **fields):
+    """Return the argument `extra` of a call of a logger: what lines of JSON have besides the message.
+
+    event -- a fixed word for what has happened, as 'job.failed'.
+    fields -- of FIELDS; None for what is not known.
+    """
+    return {'event': event, **{name: value for name, value in fields.items() if value is not None}}
+
+
 def line(text):
     """Return a text as it stands in a line of a log: cut, and with escapes for what cannot be printed."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode()

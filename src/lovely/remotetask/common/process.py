@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import pwd
 import resource
 import signal
 import sys
@@ -148,3 +149,12 @@ def hasTerminal():
     except OSError as error:
         return error.errno in (errno.EMFILE, errno.ENFILE)              # it may be there: nothing was seen
     return True
+
+
+def osUser():
+    """Return who runs this process, for the note of a transaction: 'os:ann', which no user of the front end is called.
+    """
+    try:
+        return f'os:{pwd.getpwuid(os.getuid()).pw_name}'
+    except KeyError:                            # as in a container
+        return f'os:{os.getuid()}'

@@ -162,7 +162,7 @@ class Cycle:
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
-        isWritten, beatAt = self._commit(view)
+        isWritten, beatAt = self._commit(view, messages)
         return Result(state, claims, unwanted, lost, outcomes, self._isReclaimed, messages + scheduled.messages,
                       isWritten, beatAt)
 
@@ -299,8 +299,11 @@ class Cycle:
                      bool(rateOf(view.ledger.owner)), decision.isSpared, freeBefore, decision.position,
                      decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt)
 
-    def _commit(self, view):
-        """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None."""
+    def _commit(self, view, rescues):
+        """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None.
+
+        rescues -- the `Message`s about hosts that were rescued.
+        """
         # In doubt it writes in any case: then a commit that is still under way can only fail.
         if self._isInDoubt or view.moment >= self.nextBeat:
             view.ledger._p_changed = True
@@ -308,6 +311,10 @@ class Cycle:
             self.session.manager.abort()
             return False, None
         isBeat = bool(view.ledger._p_changed)
+        for rescued in rescues:
+            self.session.note('rescue', self.name, about=rescued.extra['host'])
+        if not rescues:
+            self.session.note('claim', self.name)
         self.session.manager.commit()
         return True, view.moment if isBeat else None
 
@@ -317,8 +324,8 @@ class Cycle:
         """Take over a result that is committed."""
         if result.isWritten:
             self._noteCommit(result.beatAt)
-        for message in result.messages:
-            log.warning(*message)
+        for text, arguments, extra in result.messages:
+            log.warning(text, *arguments, extra=extra)
         if result.isReclaimed:
             log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
                         '%d jobs that it had claimed, and it goes on with others', self.name, self.lease,
@@ -358,6 +365,7 @@ class Cycle:
             ledger = self.session.begin().ledgers[self.name]
             self._isReclaimed = self.ownership.check(ledger) or self._isReclaimed
             ledger._p_changed = True
+            self.session.note('claim', self.name)
             self.session.manager.commit()
         except BaseException:
             self.session.tryAbort()
@@ -380,7 +388,11 @@ class Cycle:
             for ledger in ledgers:
                 for status, seconds in keep.items():
                     removed += cleanup.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)
-            self.session.manager.commit() if removed else self.session.manager.abort()
+            if removed:
+                self.session.note('remove', self.name, count=removed)
+                self.session.manager.commit()
+            else:
+                self.session.manager.abort()
             return removed
         except BaseException:
             self.session.tryAbort()

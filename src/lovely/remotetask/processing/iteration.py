@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
+from typing import NamedTuple
 
 from lovely.remotetask.processing.claim_strategy import Position
 from lovely.remotetask.processing.claim_strategy import Yielding
@@ -59,6 +60,14 @@ class State:
     handedAt: float = float('-inf')     # when it gave that role to another host, by the monotonic clock
 
 
+class Message(NamedTuple):
+    """A warning for the log, of what the transaction has done."""
+
+    text: str
+    arguments: tuple
+    extra: dict         # see `logs.about`
+
+
 @dataclass(frozen=True)
 class Result:
     """What an iteration has done."""
@@ -69,6 +78,6 @@ class Result:
     lost: list                  # pairs of id and run, of the claims that were found to be lost
     outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
-    messages: Sequence = ()     # lines for the log, with their arguments
+    messages: Sequence = ()     # `Message`s
     isWritten: bool = False     # whether there was something to commit
     beatAt: float | None = None     # when the heartbeat was written, by the monotonic clock; None if it was not

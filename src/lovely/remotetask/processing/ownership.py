@@ -43,7 +43,12 @@ class Ownership:
         Raise `NameTaken` when a living host has it.
         """
         silent = self._awaitSilence(session, monotonic)
-        self.name = session.transact(lambda service: self._take(service, silent, clock()), ATTEMPTS)
+        def take(service):
+            name = self._take(service, silent, clock())
+            session.note('startHost', name)
+            return name
+
+        self.name = session.transact(take, ATTEMPTS)
 
     def _take(self, service, silent, now):
         """Take the ledger; return its name, which is this host's once that is committed."""
@@ -125,7 +130,11 @@ class Ownership:
 
         Return how many claims that were.
         """
-        return session.transact(lambda service: self._giveUp(service, unstarted, clock()), ATTEMPTS)
+        def giveUp(service):
+            session.note('stopHost', self.name)
+            return self._giveUp(service, unstarted, clock())
+
+        return session.transact(giveUp, ATTEMPTS)
 
     def _giveUp(self, service, unstarted, now):
         ledger = service.ledgers[self.name]

@@ -1,6 +1,8 @@
 """The other hosts of a service: whether they live, who takes over from those that do not, how many run jobs."""
 # SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.iteration import Message
 from lovely.remotetask.processing.load_sharing import Survey
 from lovely.remotetask.processing.ownership import POLL_INTERVAL
 from lovely.remotetask.storage import hosts
@@ -50,7 +52,7 @@ class Peers:
 
         view -- the `View` of the transaction.
 
-        Return what the log says when that is committed: a list of lines with their arguments.
+        Return what the log says when that is committed: a list of `Message`s, one for each host whose jobs were queued.
 
         Each host is watched by some, and none by all: many idle hosts cost little.
         """
@@ -90,8 +92,9 @@ class Peers:
         count = rescue.rescue(view.service, name, view.now, lease)
         if view.service.schedule.scheduler == name:
             view.service.schedule.scheduler = None
-        about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
-        return 'processing host %s %s: %d of its jobs are queued again by %s', name, about, count, view.name
+        what = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
+        return Message('processing host %s %s: %d of its jobs are queued again by %s', (name, what, count, view.name),
+                       about('host.lost', host=name, jobs=count))
 
     def look(self, view, isBusy):
         """If it is time, make another `survey`.
@@ -117,8 +120,9 @@ class Peers:
             if self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE \
                     and ledger.owner.get('schedule', True):
                 view.service.schedule.scheduler = name
-                return [('%s becomes the scheduler: %s cannot handle %d jobs', name, view.name,
-                         len(view.service.schedule.aside))]
+                return [Message('%s becomes the scheduler: %s cannot handle %d jobs',
+                                (name, view.name, len(view.service.schedule.aside)),
+                                about('schedule.handed', host=name))]
         return []
 
     @property

@@ -15,6 +15,7 @@ from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 
 from lovely.remotetask.common.logs import line
+from lovely.remotetask.database import notes
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import atPath
@@ -33,6 +34,7 @@ from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.processing.fence import Fence
+from lovely.remotetask.processing.fence import actOf
 from lovely.remotetask.processing.fence import confirm
 from lovely.remotetask.processing.fence import marked
 from lovely.remotetask.processing.fence import touched
@@ -188,7 +190,7 @@ class Worker:
             execution.setRules(*self._rules(view, claim))
             if execution.limit is not None:
                 self._wake()                    # the host is to look in time
-        self._fence.guard(connection, claim)
+        self._fence.guard(connection, claim, self.name)
         report = self._attempt(connection, view, claim)
         if isinstance(report, Outcome) and report.status == COMPLETED and transaction.get() is view.txn \
                 and not marked(view.txn) and self._leave is None:
@@ -258,7 +260,8 @@ class Worker:
         output.
         """
         job, told = service.jobs.get(claim.jobid), None
-        if transitions.holds(job, claim):
+        isHeld = transitions.holds(job, claim)
+        if isHeld:
             told = outcome._replace(output=None)
             transitions.record(service, job, outcome, service.hosts.numberOf(self.name))
         else:
@@ -268,6 +271,7 @@ class Worker:
                 log.info('%s was ended: %s', claim.label, error)
                 return self._recorded(connection, claim)
         self._fence.open()
+        notes.write(transaction.get(), [actOf('complete' if isHeld else 'commit', self.servicePath, claim, self.name)])
         try:
             transaction.commit()
         except Exception as error:

@@ -12,6 +12,7 @@ from lovely.remotetask.common.logs import logError
 from lovely.remotetask.statuses import areFinal
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.acts import actsOf
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import faultFor
@@ -119,18 +120,23 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         if method.access == WAITS:
             return await self._wait(request, function, arguments)
         if method.access == REPEATS:
-            return dumpResponse(await self._repeat(request, function, arguments))
+            return dumpResponse(await self._repeat(request, name, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
-        run = self._gateway.write if method.access == WRITES else self._gateway.read
-        return await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
+        if method.access == WRITES:
+            call = self._gateway.write(request.path, lambda service: function(service, *arguments), dumpResponse,
+                                       actsOf(name, arguments, request.principal.name))
+        else:
+            call = self._gateway.read(request.path, lambda service: function(service, *arguments), dumpResponse)
+        return await self._result(call)
 
-    async def _repeat(self, request, function, arguments):
+    async def _repeat(self, request, name, function, arguments):
         """Call the function in one transaction after another until it does less than it might; return the sum."""
         done, before = 0, time.time()
+        acts = actsOf(name, arguments, request.principal.name)
         while True:
             step = await self._result(self._gateway.write(
-                request.path, lambda service: function(service, calls.BATCH, before, *arguments)))
+                request.path, lambda service: function(service, calls.BATCH, before, *arguments), acts=acts))
             done += step
             if step < calls.BATCH:
                 return done

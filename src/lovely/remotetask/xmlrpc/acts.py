@@ -1,0 +1,75 @@
+"""What calls have done, for the notes of their transactions."""
+# SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.database import notes
+from lovely.remotetask.database.notes import Act
+from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.errors import RemoteTaskError
+
+
+def _added(service, arguments, result):
+    return [Act('add', (result,), arguments[0])]
+
+
+def _addedMany(service, arguments, result):
+    jobids = {}
+    for struct, jobid in zip(arguments[0], result):
+        jobids.setdefault(struct['task'], []).append(jobid)
+    return [Act('add', tuple(ids), task) for task, ids in jobids.items()]
+
+
+def _onService(verb):
+    return lambda service, arguments, result: [Act(verb)]
+
+
+def _onJob(verb):
+    """Return what says that something was done to the job whose id is the first argument."""
+    return lambda service, arguments, result: [Act(verb, (arguments[0],), service.jobs[arguments[0]].task)]
+
+
+def _onSome(verb):
+    """Return what says that something was done to as many jobs as the result says."""
+    return lambda service, arguments, result: [Act(verb, count=result)] if result else []
+
+
+#: The name of a method that writes -> what makes `Act`s, called with the service, the call's arguments and its result.
+ACTS = {
+    'add': _added,
+    'addMany': _addedMany,
+    'addCronJob': lambda service, arguments, result: [Act('addSchedule', (result,), arguments[0])],
+    'updateCronJob': _onJob('schedule'),
+    'reschedule': _onJob('reschedule'),
+    'runNow': _onJob('run'),
+    'startJob': lambda service, arguments, result: _onJob('start')(service, arguments, result) if result else [],
+    'cancel': _onJob('cancel'),
+    'retry': _onJob('retry'),
+    'clean': _onSome('remove'),
+    'cleanSome': _onSome('remove'),
+    'retryFailed': _onSome('retry'),
+    'pause': _onService('pause'),
+    'stopProcessing': _onService('pause'),
+    'resume': _onService('resume'),
+    'startProcessing': _onService('resume'),
+}
+
+
+def actsOf(name, arguments, user):
+    """Return what says what a call has done: a function of the service and the result that returns a list of `Act`s.
+
+    name -- of the method.
+    arguments -- those of the call, checked.
+    user -- the name of who calls; None if nobody was asked.
+    """
+    made, by = ACTS[name], notes.ANYBODY if user is None else user
+
+    def acts(service, result):
+        path = _pathOf(service)
+        return [act._replace(by=by, path=path) for act in made(service, arguments, result)]
+
+    return acts
+
+
+def _pathOf(service):
+    try:
+        return notes.pathText(pathOf(service))
+    except RemoteTaskError:                     # somebody has moved it in Zope: it works all the same
+        return f'/{service.__name__}'
