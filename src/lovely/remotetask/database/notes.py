@@ -124,7 +124,7 @@ def labelOf(jobids, about='', count=None):
     elif count == 1 and len(jobids) == 1:
         label = f'job {jobids[0]}'
     else:
-        label = f'{count} jobs {_rangesOf(jobids)}'.rstrip()
+        label = f'{count} {"job" if count == 1 else "jobs"} {_rangesOf(jobids)}'.rstrip()
     return f'{label} {_word(about, _ABOUT_SIZE)}' if about else label
 
 
@@ -226,7 +226,7 @@ def _actOf(tokens, user):
     act, words = Act(tokens[0], by=user), tokens[1:]
     if len(words) > 1 and words[0] == 'job' and words[1].isdecimal():
         act, words = act._replace(jobids=_idsOf(words[1]), count=1), words[2:]
-    elif len(words) > 1 and words[1] == 'jobs' and words[0].isdecimal():
+    elif len(words) > 1 and words[1] in ('job', 'jobs') and words[0].isdecimal():
         ids = words[2] if len(words) > 2 and _IDS.fullmatch(words[2]) else ''
         act = act._replace(jobids=_idsOf(ids), count=_number(words[0]))
         words = words[3 if ids else 2:]

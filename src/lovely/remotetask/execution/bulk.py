@@ -114,7 +114,8 @@ def changes(service, connection, own, input):
         manager.begin()
         try:
             chunk = doChunk(connection.get(service._p_oid), own, input, after, size)
-            notes.write(manager.get(), [notes.Act(input['verb'], chunk.jobids, input['filter'], job=own, path=path)], input['user'])
+            act = notes.Act(input['verb'], chunk.jobids, input['filter'], job=own, path=path)
+            notes.write(manager.get(), [act], input['user'])
             manager.commit()
         except TransientError:
             manager.abort()

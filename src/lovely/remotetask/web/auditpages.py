@@ -17,9 +17,9 @@ USERS = 'users'
 FREQUENT = 'claim'
 
 #: The verbs that the form offers: what users do, and what hosts and programs do.
-VERBS = ('add', 'cancel', 'retry', 'start', 'run', 'remove', 'bulk', 'addSchedule', 'schedule', 'activate', 'deactivate',
-         'reschedule', 'pause', 'resume', 'import', 'complete', 'commit', 'rescue', 'claim', 'startHost', 'stopHost', 'pack',
-         'evolve', 'install', 'addService', 'removeService')
+VERBS = ('add', 'cancel', 'retry', 'start', 'run', 'remove', 'bulk', 'addSchedule', 'schedule', 'activate',
+         'deactivate', 'reschedule', 'pause', 'resume', 'import', 'complete', 'commit', 'rescue', FREQUENT, 'startHost',
+         'stopHost', 'pack', 'evolve', 'install', 'addService', 'removeService')
 
 
 class Wanted(NamedTuple):
@@ -83,8 +83,9 @@ def _changesIn(entry, path, wanted):
 
 def _changeOf(time, act):
     jobid = act.jobids[0][0] if act.count == 1 and act.jobids and act.jobids[0] else None
-    parts = [] if act.count is None or jobid is not None else [f'{act.count} jobs', _rangesOf(act.jobids)]
-    parts += [act.about, act.attempt is not None and f'attempt {act.attempt}', act.job is not None and f'for job {act.job}']
+    parts = [act.about, act.attempt is not None and f'attempt {act.attempt}', act.job and f'for job {act.job}']
+    if act.count is not None and jobid is None:
+        parts = [f'{act.count} {"job" if act.count == 1 else "jobs"}', _rangesOf(act.jobids), *parts]
     return Change(time, act.by, act.verb, jobid, ' '.join(filter(None, parts)), act.on)
 
 
