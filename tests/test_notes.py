@@ -229,7 +229,8 @@ class TestCalls(HistoryCase):
         self.now = time.time() + 60
         for query, count in (
                 ('user=gr%C3%B6%C3%9Fe', 1), (f'job={jobid}', 1), (f'job={first}&user=ann', 1), ('user=x', 0),
-                ('verb=add', 1), ('verb=add&user=anybody', 0), ('verb=users', 3), ('job=x', 4), ('job=5&verb=' + 'x' * 999, 0)):
+                ('verb=add', 1), ('verb=add&user=anybody', 0), ('verb=users', 3), ('job=x', 4),
+                ('job=5&verb=' + 'x' * 999, 0)):
             with self.subTest(query):
                 self.assertEqual(self.get(f'/audit?{query}').text.count('<th scope="row">'), count)
 

@@ -151,10 +151,15 @@ def hasTerminal():
     return True
 
 
+def ownerName():
+    """Return the name of the user of this process, or his number when he has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:                            # as in some containers
+        return str(os.getuid())
+
+
 def osUser():
     """Return who runs this process, for the note of a transaction: 'os:ann', which no user of the front end is called.
     """
-    try:
-        return f'os:{pwd.getpwuid(os.getuid()).pw_name}'
-    except KeyError:                            # as in a container
-        return f'os:{os.getuid()}'
+    return f'os:{ownerName()}'

@@ -96,7 +96,7 @@ def noteOf(acts):
         if text and len(longer.encode()) > SIZE - len(' (+999999999)'):
             break
         text, done = longer, done + 1
-    left = sum(_countOf(act) for act in merged[done:])
+    left = sum(act.count or len(act.jobids) or 1 for act in merged[done:])
     return f'{text} (+{left})' if left else text
 
 
@@ -134,18 +134,15 @@ def _merged(acts):
         return acts
     found = {}
     for act in acts:
-        found.setdefault(act._replace(jobids=(), count=None), []).append(act)
-    return [key._replace(jobids=tuple(itertools.chain.from_iterable(act.jobids for act in alike)),
-                         count=sum(map(_jobsOf, alike)) or None)
-            for key, alike in found.items()]
+        found.setdefault((act.verb, *act[2:3], *act[4:]), []).append(act)
+    return [_together(alike) if len(alike) > 1 else alike[0] for alike in found.values()]
 
 
-def _jobsOf(act):
-    return len(act.jobids) if act.count is None else act.count
-
-
-def _countOf(act):
-    return max(1, _jobsOf(act))
+def _together(acts):
+    """Return one `Act` for several that are alike but for their jobs."""
+    jobids = tuple(itertools.chain.from_iterable(act.jobids for act in acts))
+    count = sum(len(act.jobids) if act.count is None else act.count for act in acts)
+    return acts[0]._replace(jobids=jobids, count=count or None)
 
 
 def _rangesOf(jobids):

@@ -7,35 +7,36 @@ from lovely.remotetask.errors import RemoteTaskError
 
 
 def _added(service, arguments, result):
-    return [Act('add', (result,), arguments[0])]
+    return [('add', (result,), arguments[0])]
 
 
 def _addedMany(service, arguments, result):
     jobids = {}
     for struct, jobid in zip(arguments[0], result):
         jobids.setdefault(struct['task'], []).append(jobid)
-    return [Act('add', tuple(ids), task) for task, ids in jobids.items()]
+    return [('add', tuple(ids), task) for task, ids in jobids.items()]
 
 
 def _onService(verb):
-    return lambda service, arguments, result: [Act(verb)]
+    return lambda service, arguments, result: [(verb,)]
 
 
 def _onJob(verb):
     """Return what says that something was done to the job whose id is the first argument."""
-    return lambda service, arguments, result: [Act(verb, (arguments[0],), service.jobs[arguments[0]].task)]
+    return lambda service, arguments, result: [(verb, (arguments[0],), service.jobs[arguments[0]].task)]
 
 
 def _onSome(verb):
     """Return what says that something was done to as many jobs as the result says."""
-    return lambda service, arguments, result: [Act(verb, count=result)] if result else []
+    return lambda service, arguments, result: [(verb, (), '', result)] if result else []
 
 
-#: The name of a method that writes -> what makes `Act`s, called with the service, the call's arguments and its result.
+#: The name of a method that writes -> what says what was done, called with the service, the call's arguments and its
+#: result: the first fields of `Act`s.
 ACTS = {
     'add': _added,
     'addMany': _addedMany,
-    'addCronJob': lambda service, arguments, result: [Act('addSchedule', (result,), arguments[0])],
+    'addCronJob': lambda service, arguments, result: [('addSchedule', (result,), arguments[0])],
     'updateCronJob': _onJob('schedule'),
     'reschedule': _onJob('reschedule'),
     'runNow': _onJob('run'),
@@ -63,7 +64,7 @@ def actsOf(name, arguments, user):
 
     def acts(service, result):
         path = _pathOf(service)
-        return [act._replace(by=by, path=path) for act in made(service, arguments, result)]
+        return [Act(*done, by=by, path=path) for done in made(service, arguments, result)]
 
     return acts
 
