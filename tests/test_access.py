@@ -393,7 +393,8 @@ class TestServer(AccessCase):
         self.assertRefused(sue.pause, reason='pause needs the role manage')
         self.assertTrue(sue.cancel(jobid))
         entry, = self.db.undoInfo(0, 1)
-        self.assertEqual((entry['user_name'], entry['description']), ('/ sue', f'remotetask cancel job {jobid} echo in /'))
+        self.assertEqual((entry['user_name'], entry['description']),
+                         ('/ sue', f'remotetask cancel job {jobid} echo in /'))
         self.assertEqual(ann.clean(), 1)
         self.assertFault(faults.UNKNOWN_JOB, 'no job', vic.getStatus, jobid)
 

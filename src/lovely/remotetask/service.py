@@ -215,6 +215,7 @@ class TaskService(Item, Contained, Persistent):
             ready.place(self, job)
         else:
             self._enqueue(job)
+        transitions.tellJob(self, 'job.added', job)
         return job.id
 
     def addCronJob(self, task: str, input: Any = None, minute: Iterable[int] = (), hour: Iterable[int] = (),
@@ -234,6 +235,7 @@ class TaskService(Item, Contained, Persistent):
         ready.place(self, job)
         self.schedule.inbox.put(job.id)
         self._wake()
+        transitions.tellJob(self, 'schedule.added', job)
         return job.id
 
     def _check(self, name, input, tasks):
@@ -359,6 +361,7 @@ class TaskService(Item, Contained, Persistent):
         transitions.finish(job, shard.ledger, CANCELLED, now)
         if waited:
             ready.place(self, job)
+        transitions.tellJob(self, 'job.cancelled', job)
 
     def clean(self, status: Iterable[str] = FINAL) -> None:
         """See `ITaskService`."""

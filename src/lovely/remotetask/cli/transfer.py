@@ -26,6 +26,7 @@ from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import UnknownTask
@@ -206,7 +207,7 @@ def _importBatch(connection, path, batch, schedules):
         if one.isSchedule:
             found[one.old] = one.new
         done.append(one)
-    act = notes.Act('import', tuple(one.new for one in done if not one.wasThere), path=notes.pathText(path))
+    act = notes.Act('import', tuple(one.new for one in done if not one.wasThere), path=pathText(path))
     notes.write(connection.transaction_manager.get(), [act], osUser())
     return done
 

@@ -59,11 +59,6 @@ class Act(NamedTuple):
         return jobid == self.job or any(jobid in ids for ids in self.jobids)
 
 
-def pathText(names):
-    """Return the path of a service, a tuple of names, as a text."""
-    return '/' + '/'.join(names)
-
-
 # Writing
 
 def write(txn, acts, user=''):

@@ -8,6 +8,7 @@ import time
 import transaction
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
 
@@ -93,7 +94,8 @@ def pack(db, before):
         size = db.getSize()
         db.pack(before)
         spent = time.monotonic() - started
-        log.info('packed the database in %.1f s: from %d to %d bytes', spent, size, db.getSize())
+        log.info('packed the database in %.1f s: from %d to %d bytes', spent, size, db.getSize(),
+                 extra=about('database.packed', duration=spent))
         return spent
     except Exception:                   # it is tried again after the interval
         log.exception('the database could not be packed')

@@ -10,7 +10,7 @@ from zope.interface import Interface
 from zope.interface import implementer
 
 from lovely.remotetask.database import notes
-from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
@@ -108,7 +108,7 @@ def changes(service, connection, own, input):
     input -- see `BulkTask`.
     """
     manager, after = connection.transaction_manager, f'{microseconds(input["now"]) + 1}-0'
-    path = notes.pathText(pathOf(service))
+    path = whereIs(service)
     size, failures = CHUNK, 0
     while after is not None and not service.isCancelled(own):
         manager.begin()

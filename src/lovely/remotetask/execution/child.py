@@ -70,7 +70,7 @@ def checkIsolated(task):
                          f'class at the top of a module') from error
 
 
-def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None, label=None):
+def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None, label=None, extra=None):
     """Call a task in a new Python process; return what it returned, or raise what it raised.
 
     task -- an `ITask` that can be pickled: by the name of its function or class, which the child imports.  It is
@@ -83,6 +83,7 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
 
     label -- what the lines of the log begin with that the task logs, and those that it prints, of the level INFO; None
         to have it print to where this process does, as it also does when lines of that level are not logged.
+    extra -- what these lines have besides: see `logs.about`.
 
     The task reads nothing from its standard input.  When it has returned, all
     processes that it started are killed; when this process dies, so are it and they.
@@ -103,7 +104,7 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            relay = None if label is None else Relay(label)
+            relay = None if label is None else Relay(label, extra)
             takesPrints = relay is not None and log.isEnabledFor(logging.INFO)
             pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE} if takesPrints else {}
             group = Group(sys.executable, _command(theirs.fileno(), memoryLimit, relay and log.getEffectiveLevel()),

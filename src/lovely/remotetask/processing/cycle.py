@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.processing.claim_strategy import Decision
@@ -329,7 +330,7 @@ class Cycle:
         if result.isReclaimed:
             log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
                         '%d jobs that it had claimed, and it goes on with others', self.name, self.lease,
-                        len(result.lost))
+                        len(result.lost), extra=about('host.silent', host=self.name, jobs=len(result.lost)))
         self.state = result.state
         self._isReclaimed = self._isContended = self._isInDoubt = False
         for jobid, run in [*((report.jobid, report.run) for report in work.reports), *result.lost]:

@@ -10,6 +10,7 @@ from lovely.remotetask.common.internals import resourcesOf
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.storage import transitions
 
@@ -61,7 +62,7 @@ def actOf(verb, servicePath, claim, host):
     host -- the name of the processing host.
     """
     return notes.Act(verb, (claim.jobid,), claim.task, attempt=claim.attempt + 1, on=host,
-                     path=notes.pathText(servicePath))
+                     path=pathText(servicePath))
 
 
 class Fence:

@@ -8,6 +8,7 @@ import time
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.connections import ThreadConnection
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.control import Control
@@ -163,7 +164,7 @@ class HandRun:
         return transitions.holds(service.jobs.get(claim.jobid), claim), isTime
 
     def _note(self, service, act, user=''):
-        act = act._replace(on=self.name, path=notes.pathText(self.path))
+        act = act._replace(on=self.name, path=pathText(self.path))
         notes.write(service._p_jar.transaction_manager.get(), [act], user)
 
 

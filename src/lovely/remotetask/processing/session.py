@@ -7,6 +7,7 @@ import transaction
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.database.transactions import tryAbort
 
@@ -54,7 +55,7 @@ class Session:
         verb, values -- of the `notes.Act`.
         host -- the name of the processing host that does it.
         """
-        notes.write(self.manager.get(), [notes.Act(verb, on=host, path=notes.pathText(self.path), **values)])
+        notes.write(self.manager.get(), [notes.Act(verb, on=host, path=pathText(self.path), **values)])
 
     def tryAbort(self):
         """End a transaction that has failed.  Leave the connection to itself if it may still have the changes."""

@@ -8,6 +8,7 @@ import transaction
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 
 
@@ -60,7 +61,7 @@ def _step(manager, connection, path):
                                       f'generation is {generation}, this release knows {GENERATION}')
             if generation < GENERATION and STEPS[generation](service):
                 service.generation = generation + 1
-            notes.write(txn, [notes.Act('evolve', path=notes.pathText(path))])
+            notes.write(txn, [notes.Act('evolve', path=pathText(path))])
     if generation < GENERATION:
         log.info('service /%s: evolving from generation %d', '/'.join(path), generation)
     return generation < GENERATION

@@ -8,6 +8,8 @@ import logging
 
 from BTrees.IIBTree import IITreeSet
 
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.storage.pages import PAGE_BITS
 from lovely.remotetask.storage.shards import BITS
@@ -50,7 +52,8 @@ def strand(service, job, reason):
     place(service, job)
     service._p_changed = True               # wakes the other hosts
     level = logging.WARNING if isFirst and not isinstance(reason, Declined) else logging.DEBUG
-    log.log(level, 'job %d (%s) %s', job.id, job.task, job.error)
+    log.log(level, 'job %d (%s) %s', job.id, job.task, job.error,
+            extra=about('job.stranded', job=job.id, task=job.task, service=whereIs(service)))
 
 
 def unstrand(service, jobid):

@@ -4,7 +4,9 @@ import itertools
 import logging
 import time
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.encoding.plain import ownCopy
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -23,6 +25,7 @@ from lovely.remotetask.storage.ready import shardOf
 from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import SET_BACK
 from lovely.remotetask.storage.transitions import endBroken
+from lovely.remotetask.storage.transitions import tell
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -31,17 +34,31 @@ log = logging.getLogger('lovely.remotetask')
 #: rest to the next one: claims and heartbeats wait for it.
 LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
 
+#: Seconds after which a schedule is late: the log tells of it.
+LATE = 60.0
+
 #: Parts of the index that wait for a time.
 LOOKED_AT = CRONJOB, DELAYED, RETRY
 
 
-def tick(service, now, limit=LIMIT):  # noqa: C901
+def tick(service, now, limit=LIMIT):
     """Move ids from the inbox to the calendar, and what is due at `now` (UTC seconds) into the queues.
 
     limit -- of each how many at the most; and no more when ENOUGH seconds are over.
 
     Return whether there may be more to move.
     """
+    late = []
+    more = _move(service, now, limit, late)
+    if late:
+        path = whereIs(service)
+        tell(service, log, logging.WARNING, '%d schedules of %s are late, the first one by %.0f s', len(late), path,
+             max(late), extra=about('schedule.late', service=path, jobs=len(late), wait=max(late)))
+    return more
+
+
+def _move(service, now, limit, late):  # noqa: C901
+    """See `tick`; put the seconds of those that are LATE into that list."""
     timetable, until = service.schedule, time.monotonic() + ENOUGH
     _retryAside(service, timetable.asideToTry(now, CHUNK), now)
     more = _lookAgain(service, now) or timetable.isTryingAside
@@ -57,6 +74,8 @@ def tick(service, now, limit=LIMIT):  # noqa: C901
             if isinstance(job, BrokenJob):
                 endBroken(service, job, now)
             elif isScheduled(job) and job.due == key:
+                if job.retryAt is None and getattr(job, 'active', True) and now - key / MICROSECONDS > LATE:
+                    late.append(now - key / MICROSECONDS)
                 _call(service, job, now)
         if not moved and not due:
             return more
@@ -117,7 +136,8 @@ def _setAside(service, job, error):
         reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
         job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each '
                      f'minute, by each scheduler, and by reschedule')
-        log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError))
+        log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError),
+                  extra=about('schedule.failed', job=job.id, task=job.task, service=whereIs(service)))
 
 
 def _takeBack(service, job):
@@ -125,7 +145,8 @@ def _takeBack(service, job):
     if job.id in service.schedule.aside:
         service.schedule.aside.remove(job.id)
         job.error = None
-        log.info('job %d (%s) is scheduled again', job.id, job.task)
+        log.info('job %d (%s) is scheduled again', job.id, job.task,
+                 extra=about('schedule.resumed', job=job.id, task=job.task, service=whereIs(service)))
 
 
 def _retryAside(service, jobids, now):

@@ -9,7 +9,10 @@ import logging
 from typing import Any
 from typing import NamedTuple
 
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.common.logs import jobLog
 from lovely.remotetask.common.logs import line
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import ERROR
@@ -53,6 +56,10 @@ class Claim(NamedTuple):
         """What a line of the log calls the run."""
         request = '' if self.request is None else f', request {self.request}'
         return line(f'job {self.jobid} ({self.task}{request})')
+
+    def about(self, event, **more):
+        """Return the argument `extra` for a line of the log about the run; see `logs.about`."""
+        return about(event, job=self.jobid, task=self.task, attempt=self.attempt + 1, request=self.request, **more)
 
 
 class Outcome(NamedTuple):
@@ -211,25 +218,42 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     attempts -- how many runs the job has in all.
     suspect -- see `release`.
     """
-    label = claimOn(job).label
+    claim, more = claimOn(job), {'service': whereIs(service), 'host': failure.host, 'error': line(failure.message)}
     if job.attempt + 1 >= attempts:
-        _tell(service, logging.ERROR, '%s failed: %s', label, line(failure.message))
+        tell(service, log, logging.ERROR, '%s failed: %s', claim.label, more['error'],
+             extra=claim.about('job.failed', **more))
         began = ledger.beganAt(job.id)
         started = began if began is not None else now if job.started is None else job.started
         acknowledge(service, ledger, Outcome(job.id, job.run, ERROR, started, now, failure=failure), now)
     else:
-        _tell(service, logging.WARNING, '%s failed, and is queued again: %s', label, line(failure.message))
+        tell(service, log, logging.WARNING, '%s failed, and is queued again: %s', claim.label, more['error'],
+             extra=claim.about('job.rescued', **more))
         charge(job, failure)
         release(service, ledger, job.id, now, suspect=suspect)
 
 
-def _tell(service, level, *message):
-    """Log a line when the transaction has been committed; without a database at once."""
+def tell(service, logger, level, *message, extra):
+    """Log a line when the transaction has been committed; without a database at once.
+
+    message -- with its arguments.
+    extra -- see `logs.about`.
+    """
     if service._p_jar is None:
-        log.log(level, *message)
+        logger.log(level, *message, extra=extra)
     else:
         service._p_jar.transaction_manager.get().addAfterCommitHook(
-            lambda isCommitted: isCommitted and log.log(level, *message))
+            lambda isCommitted: isCommitted and logger.log(level, *message, extra=extra))
+
+
+def tellJob(service, event, job):
+    """Log what has become of a job when the transaction has been committed, if anybody looks at such lines.
+
+    event -- the word for it, as 'job.added', which is also what the line says.
+    """
+    if jobLog.isEnabledFor(logging.INFO):
+        claim = claimOn(job)
+        tell(service, jobLog, logging.INFO, '%s %s', claim.label, event.partition('.')[2],
+             extra=about(event, job=job.id, task=job.task, request=job.request, service=whereIs(service)))
 
 
 def release(service, ledger, jobid, now, started=True, suspect=False):

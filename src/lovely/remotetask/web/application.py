@@ -19,9 +19,10 @@ from ZODB.POSException import POSKeyError
 
 from lovely.remotetask import errors
 from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
-from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
@@ -256,7 +257,8 @@ class Application:
         if isinstance(done, webob.Response):
             return done
         log.info('user %s at %s: %s in %s', ascii(caller.name or notes.ANYBODY), caller.address or '-',
-                 ascii(notes.sentenceOf(done.act)), ascii(context.path))
+                 ascii(notes.sentenceOf(done.act)), ascii(context.path),
+                 extra=about('change.made', user=caller.name or notes.ANYBODY, address=caller.address))
         return webob.Response(status=303, location=self._next(context, done))
 
     def _carryOut(self, context, verb, manager):
@@ -267,7 +269,7 @@ class Application:
             response = webob.Response(render(done, context), status=done.status)
             manager.abort()
             return response
-        path = notes.pathText(pathOf(context.service))
+        path = whereIs(context.service)
         notes.write(manager.get(), [done.act._replace(path=path)], context.caller.name or notes.ANYBODY)
         manager.commit()
         return done

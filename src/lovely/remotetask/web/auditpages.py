@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from lovely.remotetask.database import notes
-from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.web.rendering import Page
 
 
@@ -51,7 +51,7 @@ def changes(context):
     context.allow('getStatistics')
     wanted = Wanted(context.parameter('user').strip(), context.parameter('verb'), _number(context.parameter('job')))
     first = _number(context.parameter('after')) or 0
-    db, path = context.connection.db(), notes.pathText(pathOf(context.service))
+    db, path = context.connection.db(), whereIs(context.service)
     isKept = db.supportsUndo()
     entries, looked, found = db.undoInfo(first, first + LOOKED_AT) if isKept else [], 0, []
     for entry in entries:

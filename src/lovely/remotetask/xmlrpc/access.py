@@ -25,6 +25,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from lovely.remotetask import errors
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.users import NAME_LENGTH
 from lovely.remotetask.config.users import ROLES
 from lovely.remotetask.xmlrpc.faults import NotAllowed
@@ -133,9 +134,10 @@ def _fits(text, patterns):
     return patterns is None or any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _logRefusal(address, name, reason):
+def _logRefusal(address, name, reason, event='call.refused'):
     # A client can send any name: what a terminal or a reader of logs would obey is escaped.
-    logger.warning('refused %s, user %s: %s', address, '-' if name is None else ascii(name[:NAME_LENGTH]), reason)
+    user = '-' if name is None else ascii(name[:NAME_LENGTH])
+    logger.warning('refused %s, user %s: %s', address, user, reason, extra=about(event, address=address, user=user))
 
 
 # How fast passwords can be tried
@@ -298,6 +300,7 @@ class Authenticator:
             self._throttle.failed(address, name, time.monotonic())
             with self._lock:
                 self._failed += 1
+            _logRefusal(address, name, 'unknown user or wrong password', 'login.refused')
             raise Unauthorized('unknown user or wrong password')
         self._throttle.succeeded(address, name)
         return user

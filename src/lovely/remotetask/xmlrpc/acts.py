@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.notes import Act
-from lovely.remotetask.database.sites import pathOf
-from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.database.sites import whereIs
 
 
 def _added(service, arguments, result):
@@ -63,14 +62,7 @@ def actsOf(name, arguments, user):
     made, by = ACTS[name], notes.ANYBODY if user is None else user
 
     def acts(service, result):
-        path = _pathOf(service)
+        path = whereIs(service)
         return [Act(*done, by=by, path=path) for done in made(service, arguments, result)]
 
     return acts
-
-
-def _pathOf(service):
-    try:
-        return notes.pathText(pathOf(service))
-    except RemoteTaskError:                     # somebody has moved it in Zope: it works all the same
-        return f'/{service.__name__}'
