@@ -195,8 +195,6 @@ class MultiProcessor:
         self.cycle.attach()
         self._lifecycle.begin()
         notifierOf(self.db).subscribe(self._wakeup)
-        log.info('processing host %s of %s has started', self.name, pathText(self.servicePath),
-                 extra=self._about('host.started'))
 
     def _process(self):
         try:
@@ -219,8 +217,6 @@ class MultiProcessor:
             self._notices.close()
             notifierOf(self.db).unsubscribe(self._wakeup)
             self.cycle.close()
-            log.info('processing host %s of %s has stopped', self.name, pathText(self.servicePath),
-                     extra=self._about('host.stopped'))
             self._lifecycle.end()
 
     def _about(self, event):

@@ -20,6 +20,7 @@ from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
 from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.common.checks import isNumber
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
 from lovely.remotetask.common.process import keepFilesPrivate
@@ -37,6 +38,7 @@ from lovely.remotetask.database.packing import pack as packDatabase
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.zopeapp import isRunning
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
@@ -350,6 +352,8 @@ def _startProcessors(configuration, database, schedulesOnly, processors):
                       keep=settings.keep, taskClient=database.taskClient, tasks=settings.tasks, **arguments)
         one.start()
         processors.append(one)
+        log.info('processing host %s of %s has started', one.name, pathText(path),
+                 extra=about('host.started', host=one.name, service=pathText(path)))
     if schedulesOnly:
         _say(f'scheduling as {name}')
     else:
@@ -383,6 +387,9 @@ def _stopProcessors(processors, grace):
     for one in processors:
         one.stop(grace.left(), wait=0)                  # all claim nothing more, while the first is waited for
     for one in processors:
+        fields = {'host': one.name, 'service': pathText(one.servicePath)}
         if not one.stop(grace.left()):
             log.warning('jobs are still running after a grace period of %g seconds; they will be run again',
-                        grace.seconds)
+                        grace.seconds, extra=about('host.gaveBack', **fields))
+        log.info('processing host %s of %s has stopped', one.name, fields['service'],
+                 extra=about('host.stopped', **fields))

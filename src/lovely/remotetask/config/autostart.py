@@ -10,6 +10,7 @@ from zope.component.interfaces import ISite
 from zope.interface import implementer
 from zope.processlifetime import IDatabaseOpenedWithRoot
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.products import PRODUCT
 from lovely.remotetask.config.products import checkProduct
 from lovely.remotetask.config.products import productConfiguration
@@ -17,6 +18,7 @@ from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import IStartRemoteTasksEvent
 from lovely.remotetask.interfaces import ITaskService
@@ -140,4 +142,5 @@ def bootStrapSubscriber(event):
     with _opened(event.database) as connection:
         for siteName, name, service in matching(connection, patterns):
             service.startProcessing()
-            log.info('service %s on site %s started', name, siteName)
+            log.info('service %s on site %s started', name, siteName,
+                     extra=about('host.started', service=whereIs(service)))

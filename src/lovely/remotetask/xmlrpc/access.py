@@ -274,7 +274,7 @@ class Authenticator:
             name, password = _credentials(authorization)
             user = self._users.recall(name, password, time.monotonic()) or verify(name, password)
         except (Unauthorized, Throttled) as error:
-            _logRefusal(address, name, str(error))
+            _logRefusal(address, name, str(error), 'login.refused')
             raise
         return user and Principal(user.name, frozenset(ROLES[:1 + ROLES.index(user.role)]), _limits(user.tasks),
                                _limits(user.services), address)
@@ -300,7 +300,6 @@ class Authenticator:
             self._throttle.failed(address, name, time.monotonic())
             with self._lock:
                 self._failed += 1
-            _logRefusal(address, name, 'unknown user or wrong password', 'login.refused')
             raise Unauthorized('unknown user or wrong password')
         self._throttle.succeeded(address, name)
         return user
