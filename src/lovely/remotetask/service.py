@@ -73,6 +73,7 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.arguments import NewJob
 from lovely.remotetask.storage.arguments import checkedOptions
@@ -428,6 +429,16 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         self.jobs[jobid]
         return transitions.progress(self, jobid)
+
+    def askStack(self, jobid: int, now: float | None = None) -> None:
+        """See `ITaskService`."""
+        stacks.ask(self, self.jobs[jobid], present(now))
+        self._wake()
+
+    def getStack(self, jobid: int) -> stacks.Stack | None:
+        """See `ITaskService`."""
+        self.jobs[jobid]
+        return stacks.find(self, jobid)
 
     def getRun(self, jobid: int) -> queries.Place:
         """See `ITaskService`."""

@@ -190,6 +190,7 @@ class ClaimLoop:
         self._inFlight.interrupt(result.unwanted, 'the job has been cancelled, or is run elsewhere')
         if result.lost:
             self._inFlight.drop(result.lost, 'others took this processing host for silent, and run the job')
+        self._inFlight.lookAt(result.asked)
         self._notices.claimed(result.claims)
         self._inFlight.add(result.claims, self._ledgerTid())
         if result.state.paused and self._return() or not mayClaim(self.failures):

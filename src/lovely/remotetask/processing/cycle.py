@@ -36,6 +36,7 @@ from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.evolve import evolve
 from lovely.remotetask.storage.ledger import ALONE
@@ -159,13 +160,14 @@ class Cycle:
         unwanted = self._unwanted(view, work.snapshot)
         messages = self._watchPeers(view)
         scheduled = self._schedule(view)
+        asked = stacks.attend(view.ledger, work.snapshot.stacks, view.now)
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view, messages)
-        return Result(state, claims, unwanted, lost, outcomes, self._isReclaimed, messages + scheduled.messages,
-                      isWritten, beatAt)
+        return Result(state, claims, unwanted, lost, outcomes, asked, self._isReclaimed,
+                      messages + scheduled.messages, isWritten, beatAt)
 
     # The steps
 

@@ -17,6 +17,7 @@ class Snapshot:
     long: Sequence = ()         # pairs of id and seconds, of jobs that have been running for a while
     progress: Sequence = ()     # pairs of id and progress: a pair of a fraction or None, and a text
     watched: Sequence = ()      # pairs of id and run, of jobs that may have been cancelled
+    stacks: Sequence = ()       # pairs of id and text, of runs that somebody has asked for
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Result:
     unwanted: list              # of `Snapshot.watched` those whose runs are not wanted any more
     lost: list                  # pairs of id and run, of the claims that were found to be lost
     outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
+    asked: Sequence = ()        # ids of jobs of which somebody wants to know where their runs are
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
     messages: Sequence = ()     # `Message`s
     isWritten: bool = False     # whether there was something to commit

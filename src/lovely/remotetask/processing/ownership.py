@@ -4,6 +4,8 @@ import logging
 import socket
 import time
 
+from BTrees.IOBTree import IOBTree
+
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.storage import hosts
@@ -57,6 +59,10 @@ class Ownership:
         if ledger is None:
             ledger = service.ledgers[name] = Ledger()
         ledger.number = service.hosts.add(name)
+        if ledger.questions is None:
+            ledger.questions = IOBTree()
+        else:
+            ledger.questions.clear()
         seconds = self._checkName(ledger, silent)
         rescue.rescue(service, name, now, seconds)
         ledger.owner = self.owner

@@ -110,6 +110,8 @@ def interest(service, ledger, claims=True):
     ends = [service.schedule.inbox, *(queues(service) if claims else ())]
     objects = [service, service.schedule, ledger, *ends, *(queue.last for queue in ends),
                *(shard.ledger for shard in service.shards)]
+    if ledger.questions is not None:
+        objects.append(ledger.questions)
     oids = {each._p_oid for each in objects}
     return None if None in oids else oids
 

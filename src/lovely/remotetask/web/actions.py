@@ -205,6 +205,15 @@ def bulk(context):
     return Done(Act('bulk', (jobid,), f'{verb} {text}'.rstrip()), 'bulk', f'/jobs/{jobid}')
 
 
+# Where it is
+
+def stack(context):
+    """Ask where the run of a job is right now."""
+    job = _job(context)
+    context.service.askStack(job.id, context.now)
+    return Done(_act('askStack', job), 'stack', f'/jobs/{job.id}')
+
+
 # The service
 
 def pause(context):
@@ -236,6 +245,7 @@ VERBS = {
     'schedule': Verb('updateCronJob', schedule),
     'addSchedule': Verb('addCronJob', addSchedule),
     'bulk': Verb('clean', bulk),
+    'stack': Verb('askStack', stack),
     'pause': Verb('pause', pause),
     'resume': Verb('resume', resume),
 }

@@ -41,6 +41,7 @@ ACTS = {
     'runNow': _onJob('run'),
     'startJob': lambda service, arguments, result: _onJob('start')(service, arguments, result) if result else [],
     'cancel': _onJob('cancel'),
+    'askStack': _onJob('askStack'),
     'retry': _onJob('retry'),
     'clean': _onSome('remove'),
     'cleanSome': _onSome('remove'),
