@@ -9,8 +9,11 @@ import time
 import unittest
 
 from BTrees.IOBTree import IOBTree
+from click.testing import CliRunner
 from zope.component import provideUtility
 
+from lovely.remotetask.cli import main
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.command import CommandTask
@@ -24,7 +27,10 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.xmlrpc.gateway import Gateway
+from lovely.remotetask.xmlrpc.server import Frontend
 from test_rescue import RescueCase
+from test_xmlrpc_gateway import inThread
 from webcase import WebCase
 
 
@@ -210,6 +216,24 @@ class TestHosts(WebCase):
         self.assertTrue(self.begun.wait(PATIENCE))
         texts = [self.answer(jobid) for jobid in jobids if self.status(jobid) == 'processing']
         self.assertTrue(texts)
+
+    def test_the_command(self):
+        gateway = Gateway(self.db, lambda connection, path: findService(connection.root()['Application'], path))
+        gateway.start()
+        self.addCleanup(gateway.stop, 10)
+        frontend = Frontend(('127.0.0.1', 0), gateway)
+        inThread(frontend.serveForever)
+        self.addCleanup(frontend.stop, 10)
+
+        def stack(jobid):
+            url = 'http://{}:{}/'.format(*frontend.address)
+            return CliRunner().invoke(main.remotetask, ['stack', str(jobid), '--url', url], standalone_mode=False)
+        jobid = self.do('add', 'waiting')
+        self.assertTrue(self.begun.wait(PATIENCE))
+        result = stack(jobid)
+        self.assertIn(', in waiting\n', result.output)
+        result = stack(self.do('add', 'echo', None, True))
+        self.assertRegex(str(result.exception), 'is start later: cannot look into it')
 
     def test_pages(self):
         jobid = self.do('add', 'waiting')

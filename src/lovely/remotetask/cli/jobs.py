@@ -212,10 +212,11 @@ def progress(client, jobid):
 @click.option('--patience', metavar='TIME', type=calling.Seconds(), default='10s', show_default=True,
               help='How long to wait for the host.')
 def stack(client, jobid, patience):
-    """Print where the run of the job ID is right now: files, lines and functions, the innermost call last.
+    """Print where the running job ID is right now.
 
-    Of a task in a child process, its process comes first; of a program, only its process and path are known.  It prints
-    no values.  The host answers within a second, unless the child process is in a call that is not of Python.
+    These are files, lines and functions, the innermost call last, but no values.  Of a task in a child process, its
+    process comes first; of a program, only its process and path are known.  The host answers within a second, unless
+    the child process is in a call that is not of Python.
 
     \b
     Example:

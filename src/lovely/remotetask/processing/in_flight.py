@@ -191,7 +191,7 @@ class InFlight:
                  if not each.marked and moment - each.began >= LONG_AFTER],
                 [(each.claim.jobid, each.control.progress) for each in wanted
                  if isTime and each.control.progress != each.shown],
-                [each.token for each in wanted if each.control.watched], list(self._stacks.items()))
+                [each.token for each in wanted if each.control.watched], tuple(self._stacks.items()))
 
     def confirm(self, snapshot):
         """Note that a `Snapshot` is on record."""
