@@ -186,7 +186,7 @@ class TestCaller(unittest.TestCase):
                 if method.access in (signature.WRITES, signature.REPEATS):
                     self.assertNotEqual(method.role, 'view')
                 else:
-                    self.assertEqual(method.role, 'view')
+                    self.assertEqual(method.role, 'manage' if name == 'getStack' else 'view')
 
     def test_every_method_of_a_limited_user(self):
         # What is new is refused until it names a task or a job, or was thought about.
@@ -392,6 +392,9 @@ class TestServer(AccessCase):
         self.assertRefused(sue.clean, reason='clean needs the role manage')
         self.assertRefused(sue.pause, reason='pause needs the role manage')
         self.assertTrue(sue.cancel(jobid))
+        entry, = self.db.undoInfo(0, 1)
+        self.assertEqual((entry['user_name'], entry['description']),
+                         ('/ sue', f'remotetask cancel job {jobid} echo in /'))
         self.assertEqual(ann.clean(), 1)
         self.assertFault(faults.UNKNOWN_JOB, 'no job', vic.getStatus, jobid)
 

@@ -155,7 +155,7 @@ class TestButtons(WebCase):
             self.post('cancel', jobid=str(jobid))
         self.assertIn(f"user 'anybody' at 127.0.0.1: 'cancel job {jobid} echo' in '/'", ' '.join(logged.output))
         last = self.db.undoInfo(0, 1)[0]
-        self.assertEqual(last['description'], f'remotetask cancel job {jobid} echo in /')
+        self.assertEqual(last['description'], f'remotetask cancel job {jobid} echo in /TaskService')
         self.assertEqual(last['user_name'], '/ anybody')
 
     def test_conflicts_are_tried_again(self):
@@ -212,8 +212,8 @@ class TestBulk(WebCase):
         later = self.do('add', 'fail', now=NOW + 5)
         self.assertEqual(self.run_(jobid), {'changed': 450})
         self.assertEqual(self.do('countJobs')['queued'], 456)
-        notes = [entry['description'] for entry in self.db.undoInfo(0, 20)]
-        self.assertIn(f'remotetask retry 200 jobs for job {jobid}: task:fail', notes)
+        notes = ' '.join(entry['description'] for entry in self.db.undoInfo(0, 20))
+        self.assertRegex(notes, f'remotetask retry 200 jobs [-0-9,.]+ task:fail for {jobid} in /TaskService')
         jobid = self.bulk('cancel', 'status:queued task:fail', expected='50')
         self.assertEqual(self.run_(jobid), {'changed': 450})
         self.assertEqual(self.status(later), 'queued')
@@ -297,18 +297,22 @@ class TestAudit(WebCase):
 
     users = USERS
 
+    def rows(self, page):
+        """Return user, verb and what it was done to, of each row."""
+        rows = re.findall(r'</time></th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', page)
+        return [(user, verb, re.sub('<[^>]*>', '', what).strip()) for user, verb, what in rows]
+
     def test_who_did_what(self):
         jobid = self.do('add', 'echo', now=NOW)
         self.post('cancel', 'sue', jobid=str(jobid))
         self.post('pause', 'ann')
         self.now = time.time() + 60
         page = self.get('/audit', 'bob').text
-        rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', page)
-        self.assertEqual(rows, [('ann', 'pause in /'), ('sue', f'cancel job {jobid} echo in /')])
+        self.assertEqual(self.rows(page)[:2], [('ann', 'pause', ''), ('sue', 'cancel', f'job {jobid} echo')])
         self.assertNotIn('Go on looking', page)
         self.get('/audit', 'films', status=403)
         self.now = NOW
-        self.assertIn('No changes by users.', self.get('/audit', 'bob').text)
+        self.assertIn('No such changes.', self.get('/audit', 'bob').text)
 
     def test_of_many_transactions(self):
         self.post('pause', 'ann')
@@ -317,9 +321,9 @@ class TestAudit(WebCase):
         self.now = time.time() + 60
         with unittest.mock.patch.object(auditpages, 'LOOKED_AT', 3):
             page = self.get('/audit', 'bob').text
-            self.assertNotIn('<th scope="row">ann', page)
+            self.assertNotIn('<td>ann</td>', page)
             more = re.search(r'rel="next" href="([^"]+)"', page)[1]
-            self.assertIn('<th scope="row">ann', self.get(more, 'bob').text)
+            self.assertIn('<td>ann</td>', self.get(more, 'bob').text)
 
 
 if __name__ == '__main__':

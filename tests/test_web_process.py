@@ -143,7 +143,7 @@ class TestWeb(WebProcessCase):
             self.assertIn('The job was started.', answer.read().decode())
         with Client(self.url) as client:
             self.assertEqual(client.getStatus(jobid), 'queued')
-        self.assertIn(f'start job {jobid} echo', self.read(f'{url}audit'))
+        self.assertRegex(self.read(f'{url}audit?verb=start'), f'<td>start</td><td><a [^>]*>job {jobid}</a> echo</td>')
         self.stop(web)
 
     def test_a_database_that_is_away(self):

@@ -420,8 +420,8 @@ class TestIntrospection(unittest.TestCase):
         once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
         self.assertEqual(once, {
             'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'runNow', 'startJob', 'cancel', 'clean',
-            'cleanSome', 'retry', 'retryFailed', 'pause', 'resume', 'stopProcessing', 'startProcessing', 'addUpload',
-            'putUpload', 'dropUpload'})
+            'cleanSome', 'retry', 'retryFailed', 'askStack', 'pause', 'resume', 'stopProcessing', 'startProcessing',
+            'addUpload', 'putUpload', 'dropUpload'})
 
     def test_every_method_is_in_the_contract(self):
         names = {name for name, method in calls.METHODS.items()

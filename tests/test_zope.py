@@ -329,6 +329,12 @@ class TestHost(Jobs, ZopeCase):
             jobid = client.add('look', {'name': 'Encoder'})
             self.assertEqual(client.waitFor([jobid], LONG), ['completed'])
             self.assertEqual(client.getResult(jobid)['site'], '/films')
+            jobid = client.add('order', {'thing': uuid.uuid4().hex})
+            self.assertEqual(client.waitFor([jobid], LONG), ['completed'])
+        status, page = self.zope.get('/Control_Panel/Database/main/manage_UndoForm', 'admin:secret')
+        self.assertEqual(status, 200)
+        for note in f'add job {jobid} order', f'complete job {jobid} order attempt 1 on host':
+            self.assertIn(f'remotetask {note} in /films/encoder', ' '.join(page.split()))
 
     def test_it_tells_what_it_does(self):
         said = ''.join(self.layer.host.said)

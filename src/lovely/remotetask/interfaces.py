@@ -333,6 +333,21 @@ class ITaskService(Interface):
         `errors.UnknownJob`.
         """
 
+    def askStack(jobid, now=None):
+        """Ask the processing host that runs a job where its run is right now; see `getStack`.
+
+        The caller commits.  Raise `errors.UnknownJob`, and `errors.WrongState` for a job that no processing host has
+        claimed.
+        """
+
+    def getStack(jobid):
+        """Return where the run of a job was when `askStack` was called, a `storage.stacks.Stack`; None if nobody asked.
+
+        It has `asked` and `answered`, UTC seconds, the second one None until the host has answered; and `text`: the
+        stack of the thread or child process, or the process and path of a program.  It is kept for a minute.  Raise
+        `errors.UnknownJob`.
+        """
+
     def getRun(jobid):
         """Return where and since when a job runs, or where and when it ran last: a `queries.Place`.
 

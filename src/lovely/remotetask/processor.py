@@ -13,9 +13,11 @@ from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isPause
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isWhole
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.execution.inline import claimNext
 from lovely.remotetask.execution.tasks import checkPatterns
@@ -202,12 +204,12 @@ class MultiProcessor:
                              for number in range(self.maxThreads))
             self.loop.run()
         except LeaseLost as error:
-            log.error('processing host %s stops: %s', self.name, error)
+            log.error('processing host %s stops: %s', self.name, error, extra=self._about('host.failed'))
         except ServiceRemoved as error:
             self.isServiceRemoved = True
-            log.info('processing host %s lets go: %s', self.name, error)
+            log.info('processing host %s lets go: %s', self.name, error, extra=self._about('host.letGo'))
         except Exception:
-            log.exception('processing host %s stops', self.name)
+            log.exception('processing host %s stops', self.name, extra=self._about('host.failed'))
             self._giveUp()
             with contextlib.suppress(Exception):        # else others see that it is gone
                 self.cycle.leave(self.inFlight.withdrawUnstarted())
@@ -221,6 +223,9 @@ class MultiProcessor:
             notifierOf(self.db).unsubscribe(self._wakeup)
             self.cycle.close()
             self._lifecycle.end()
+
+    def _about(self, event):
+        return about(event, service=pathText(self.servicePath), host=self.name)
 
     def _wake(self):
         """Wake the claim loop.  Any thread may call this."""

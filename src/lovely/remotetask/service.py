@@ -32,6 +32,7 @@ from lovely.remotetask.common.checks import shown
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
 from lovely.remotetask.config.bootstrap import StartRemoteTasksEvent  # noqa: F401
 from lovely.remotetask.config.bootstrap import bootStrapSubscriber  # noqa: F401
+from lovely.remotetask.database import notes
 from lovely.remotetask.database import storedfiles
 from lovely.remotetask.database.notifications import announceServices
 from lovely.remotetask.database.notifications import notifierOf
@@ -73,6 +74,7 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.arguments import NewJob
@@ -225,6 +227,7 @@ class TaskService(Item, Contained, Persistent):
             ready.place(self, job)
         else:
             self._enqueue(job)
+        transitions.tellJob(self, 'job.added', job)
         return job.id
 
     def addCronJob(self, task: str, input: Any = None, minute: Iterable[int] = (), hour: Iterable[int] = (),
@@ -248,6 +251,7 @@ class TaskService(Item, Contained, Persistent):
         ready.place(self, job)
         self.schedule.inbox.put(job.id)
         self._wake()
+        transitions.tellJob(self, 'schedule.added', job)
         return job.id
 
     def _toStore(self, input):
@@ -369,6 +373,7 @@ class TaskService(Item, Contained, Persistent):
         tallies.count(shard.ledger, job.task, CANCELLED)
         if waited:
             ready.place(self, job)
+        transitions.tellJob(self, 'job.cancelled', job)
 
     def clean(self, status: Iterable[str] = FINAL) -> None:
         """See `ITaskService`."""
@@ -437,6 +442,16 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         self.jobs[jobid]
         return transitions.progress(self, jobid)
+
+    def askStack(self, jobid: int, now: float | None = None) -> None:
+        """See `ITaskService`."""
+        stacks.ask(self, self.jobs[jobid], present(now))
+        self._wake()
+
+    def getStack(self, jobid: int) -> stacks.Stack | None:
+        """See `ITaskService`."""
+        self.jobs[jobid]
+        return stacks.find(self, jobid)
 
     def getRun(self, jobid: int) -> queries.Place:
         """See `ITaskService`."""
@@ -597,6 +612,7 @@ def install(db):
                 folder.setSiteManager(LocalSiteManager(folder))
                 _addDefault(folder)
                 announceServices(connection)
+            notes.write(manager.get(), [notes.Act('install', path=f'/{DEFAULT_SERVICE}')])
             manager.commit()
             manager.begin()
 

@@ -3,7 +3,9 @@
 import logging
 import threading
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.servicewatch import ServiceWatch
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 
 
@@ -58,20 +60,20 @@ class Hosts:
             number = len(self._running) + 1
         one = self._make(found.path, number)
         one.start()
+        where = pathText(found.path)
+        log.info('processing host %s of %s has started', one.name, where,
+                 extra=about('host.started', host=one.name, service=where))
         with self._lock:
             self._running[found] = one
             isLate = self._isStopping
         if isLate:
             one.stop(0)
         threading.Thread(target=self._attend, args=(found, one), name='remotetask-watch', daemon=True).start()
-        if self._watch.running:
-            log.info('the task service %s is processed from now on', found)
 
     def _end(self, found):
         with self._lock:
             one = self._running.get(found)
         if one is not None:
-            log.info('the task service %s is processed no more', found)
             one.stop(wait=0)
 
     def _attend(self, found, one):
@@ -80,6 +82,9 @@ class Hosts:
         with self._lock:
             self._running.pop(found, None)
             self._givenBack += one.givenBack
+        where = pathText(found.path)
+        log.info('processing host %s of %s has stopped', one.name, where,
+                 extra=about('host.stopped', host=one.name, service=where))
         if not one.isStopping and not one.isServiceRemoved:
             self._fail(RemoteTaskError(f'the processor of {found} has ended; the log says why'))
 
@@ -93,4 +98,5 @@ class Hosts:
         for one in self.processors:
             if not one.stop(grace.left()):
                 log.warning('jobs are still running after a grace period of %g seconds; they will be run again',
-                            grace.seconds)
+                            grace.seconds,
+                            extra=about('host.gaveBack', host=one.name, service=pathText(one.servicePath)))

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.resources
 import os
-import pwd
 import re
 import shlex
 import shutil
@@ -14,6 +13,7 @@ import click
 
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.common.process import ownerName
 
 
 #: The files that are written, and what each is for.
@@ -49,7 +49,7 @@ def init(directory, port):
     _check(directory)
     try:
         _write(directory, {
-            'directory': directory, 'port': port, 'user': _user(),
+            'directory': directory, 'port': port, 'user': ownerName(),
             'command': ' '.join([os.path.abspath(_program()[0]), *_program()[1:]]),
             'python': '{}.{}'.format(*sys.version_info)})
     except OSError as error:
@@ -91,14 +91,6 @@ def _write(directory, values):
             with contextlib.suppress(OSError):
                 os.unlink(path)
         raise
-
-
-def _user():
-    """Return the name of the user of this process, or his number when he has none."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:                            # as in some containers
-        return str(os.getuid())
 
 
 def _program():

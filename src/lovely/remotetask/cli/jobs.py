@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 
 import click
 
@@ -24,6 +25,7 @@ from lovely.remotetask.statuses import CANCELLED
 from lovely.remotetask.statuses import COMPLETED
 from lovely.remotetask.statuses import CRONJOB
 from lovely.remotetask.statuses import ERROR
+from lovely.remotetask.statuses import PROCESSING
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 
 
@@ -210,6 +212,35 @@ def progress(client, jobid):
 
 @calling.command
 @calling.jobid
+@click.option('--patience', metavar='TIME', type=calling.Seconds(), default='10s', show_default=True,
+              help='How long to wait for the host.')
+def stack(client, jobid, patience):
+    """Print where the running job ID is right now.
+
+    These are files, lines and functions, the innermost call last, but no values.  Of a task in a child process, its
+    process comes first; of a program, only its process and path are known.  The host answers within a second, unless
+    the child process is in a call that is not of Python.
+
+    \b
+    Example:
+      $ remotetask stack 1392637175
+      ...
+        File "/srv/films/tasks.py", line 12, in convert
+          time.sleep(60)
+    """
+    client.askStack(jobid)
+    until = time.monotonic() + patience
+    while (answer := client.getStack(jobid)) is None or answer['answered'] is None:
+        if client.getStatus(jobid) != PROCESSING:
+            raise CommandFailure(f'job {jobid} is {client.getStatus(jobid)} now')
+        if time.monotonic() > until:
+            raise CommandFailure(f'the host of job {jobid} does not answer')
+        time.sleep(0.1)
+    click.echo('\n'.join(map(oneLine, answer['text'].splitlines())))
+
+
+@calling.command
+@calling.jobid
 @click.option('--output', metavar='FILE', type=click.Path(dir_okay=False, writable=True, allow_dash=True),
               help='Write a result that is a file, bytes or text to this file, unchanged and of any size; - is the '
                    'standard output.')
@@ -297,7 +328,7 @@ def retry(client, jobid, every, task):
         click.echo(1)
 
 
-COMMANDS = (add, addMany, start, status, job, progress, result, error, cancel, retry)
+COMMANDS = (add, addMany, start, status, job, progress, stack, result, error, cancel, retry)
 
 
 def _writeResult(client, jobid, path):

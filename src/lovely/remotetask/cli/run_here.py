@@ -13,6 +13,7 @@ from lovely.remotetask.cli.failure import JOB_FAILED
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.output import printResult
 from lovely.remotetask.common.process import keepFilesPrivate
+from lovely.remotetask.common.process import osUser
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.zcml import loadSite
@@ -55,7 +56,7 @@ def runHere(configurationPath, jobid, debugs):
     with contextlib.closing(local.openDatabase(configuration)) as database:
         loadSite(configuration.siteDefinition)
         path = _serviceOf(database.db, jobid)
-        ran = HandRun(database.db, path, _debug if debugs else None).run(jobid)
+        ran = HandRun(database.db, path, _debug if debugs else None, user=osUser()).run(jobid)
         with opened(database.db, path) as service:
             _printOutcome(service, service.jobs[ran])
 

@@ -17,7 +17,9 @@ from lovely.remotetask.cli.site import makeRoot
 from lovely.remotetask.cli.site import opened
 from lovely.remotetask.cli.tables import Column
 from lovely.remotetask.cli.tables import printTable
+from lovely.remotetask.common.process import osUser
 from lovely.remotetask.config.autostart import matching
+from lovely.remotetask.database import notes
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.statuses import FINAL
@@ -54,12 +56,17 @@ def _command(name):
         @click.pass_obj
         @functools.wraps(function)
         def command(configurationPath, **arguments):
+            def noted(connection, manager):
+                said = function(connection, **arguments)
+                notes.write(manager.get(), [notes.Act(f'{name}Service', path=arguments.get('path', ''))], osUser())
+                return said
+
             with opened(configurationPath) as db:
                 makeRoot(db)
                 manager = transaction.TransactionManager(explicit=True)
                 with contextlib.closing(db.open(manager)) as connection:
                     try:
-                        said = transact(manager, lambda: function(connection, **arguments), ATTEMPTS)
+                        said = transact(manager, lambda: noted(connection, manager), ATTEMPTS)
                     except (ValueError, TypeError) as error:
                         raise CommandFailure(str(error), BAD_INPUT) from error
             said()

@@ -18,11 +18,14 @@ from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.site import makeRoot
 from lovely.remotetask.cli.site import opened
 from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.common.process import osUser
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.execution.tasks import AddableTasks
@@ -209,6 +212,8 @@ def _importBatch(connection, path, batch, schedules):
         if one.isSchedule:
             found[one.old] = one.new
         done.append(one)
+    act = notes.Act('import', tuple(one.new for one in done if not one.wasThere), path=pathText(path))
+    notes.write(connection.transaction_manager.get(), [act], osUser())
     return done
 
 

@@ -233,6 +233,21 @@ class Client(RepeatingClient):
         """
         return self.call('getProgress', jobid)
 
+    def askStack(self, jobid: int) -> bool:
+        """Ask the host that runs a job where its run is right now; `getStack` has the answer a moment later.
+
+        Return True.  Raise `errors.UnknownJob`, and `errors.WrongState` for a job that no host has claimed.
+        """
+        return self.call('askStack', jobid)
+
+    def getStack(self, jobid: int) -> dict[str, Any] | None:
+        """Return where the run of a job was when `askStack` was called; None if nobody asked in the last minute.
+
+        It is a dict: `asked` and `answered`, UTC seconds, the second one None until the host has answered; `text`.
+        Raise `errors.UnknownJob`.
+        """
+        return self.call('getStack', jobid)
+
     def hasJobsWaiting(self) -> bool:
         """Return whether a job is ready to run or due."""
         return self.call('hasJobsWaiting')

@@ -1,12 +1,16 @@
-"""What callers and tasks have said, as lines of a log: short, and without anything that could pass for another line.
+"""Lines of a log, as text and as JSON; what callers and tasks have said is short in them, and passes for no other line.
 
 And of which run a line is: `LoggedRun` says so for the thread that does the run, `RunFilter` notes it on the record.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import contextvars
 import copy
+import json
 import logging
+import math
 import traceback
+from datetime import datetime
+from datetime import timezone
 
 from lovely.remotetask.common.checks import cut
 
@@ -15,6 +19,61 @@ from lovely.remotetask.common.checks import cut
 TEXT_SIZE, TRACEBACK_SIZE = 1000, 20_000
 
 _run = contextvars.ContextVar('run', default=None)
+
+
+#: What lines of JSON have besides the message: attributes of records, whoever has set them.
+FIELDS = ('event', 'service', 'job', 'task', 'attempt', 'host', 'request', 'duration', 'wait', 'error', 'jobs', 'user',
+          'address', 'status')
+
+#: Of what becomes of each job.  These are many lines: nobody sees them who has not set its level to INFO.
+jobLog = logging.getLogger('lovely.remotetask.jobs')
+if jobLog.level == logging.NOTSET:
+    jobLog.setLevel(logging.WARNING)
+
+
+def about(event, **fields):
+    """Return the argument `extra` for a call of a logger: what lines of JSON have besides the message.
+
+    event -- a fixed word for what has happened, as 'job.failed'.
+    fields -- of FIELDS; None for what is not known.
+    """
+    return {'event': event, **{name: value for name, value in fields.items() if value is not None}}
+
+
+class JSONFormatter(logging.Formatter):
+    """Makes each record one line of JSON.
+
+    In a <logfile>: "formatter lovely.remotetask.common.logs.JSONFormatter".  The keys are time, level, logger, message;
+    those of FIELDS that the record has; and traceback.
+    """
+
+    def format(self, record):
+        """Return the line for a record: ASCII, without its end."""
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        values = {'time': moment.strftime('%Y-%m-%dT%H:%M:%S.%fZ'), 'level': record.levelname, 'logger': record.name,
+                  'message': record.getMessage()}
+        for name in FIELDS:
+            value = getattr(record, name, None)
+            if value is not None:
+                values[name] = _plain(value)
+        below = getattr(record, 'traceback', None)
+        if isinstance(below, str) and below:                # it stands below the message, for other formatters
+            values['message'] = values['message'].partition('\n')[0]
+        elif record.exc_info:
+            below = self.formatException(record.exc_info)
+        if below or record.stack_info:
+            values['traceback'] = '\n'.join(filter(None, (below, record.stack_info)))[-TRACEBACK_SIZE:]
+        return json.dumps(values)
+
+
+def _plain(value):
+    """Return a value of a record as JSON has it, whatever it is."""
+    if isinstance(value, (bool, int)) or isinstance(value, float) and math.isfinite(value):
+        return value
+    try:
+        return cut(str(value), TEXT_SIZE)
+    except Exception:                                       # it is of somebody's own class
+        return f'<{type(value).__name__}>'
 
 
 def line(text):
@@ -28,18 +87,20 @@ def block(text):
     return '\n'.join(map(line, text[-TRACEBACK_SIZE:].splitlines()))
 
 
-def logError(log, message, *arguments, error, level=logging.ERROR):
+def logError(log, message, *arguments, error, level=logging.ERROR, extra=None):
     """Log an exception with its traceback; of a traceback with a very long message in it only the end.
 
     log -- a logger.
     message, arguments -- as for `log.error`.
     level -- of `logging`.
+    extra -- see `about`.
     """
     text = ''.join(traceback.format_exception(error))
     if len(text) <= TRACEBACK_SIZE:
-        log.log(level, message, *arguments, exc_info=error)
+        log.log(level, message, *arguments, exc_info=error, extra=extra)
     else:
-        log.log(level, f'{message}\n...%s', *arguments, text[-TRACEBACK_SIZE:])  # noqa: G004
+        end = text[-TRACEBACK_SIZE:]
+        log.log(level, f'{message}\n...%s', *arguments, end, extra={**(extra or {}), 'traceback': end})  # noqa: G004
 
 
 class LoggedRun:
@@ -105,4 +166,5 @@ def tellRuns(handler):
     """Have a handler of `logging` tell of which run a line is.  Twice is fine."""
     if not any(isinstance(one, RunFilter) for one in handler.filters):
         handler.addFilter(RunFilter())
-        handler.setFormatter(RunFormatter(handler.formatter or logging.Formatter()))
+        if not isinstance(handler.formatter, JSONFormatter):            # which has these as keys
+            handler.setFormatter(RunFormatter(handler.formatter or logging.Formatter()))

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import pwd
 import resource
 import signal
 import sys
@@ -148,3 +149,17 @@ def hasTerminal():
     except OSError as error:
         return error.errno in (errno.EMFILE, errno.ENFILE)              # it may be there: nothing was seen
     return True
+
+
+def ownerName():
+    """Return the name of the user of this process, or his number when he has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:                            # as in some containers
+        return str(os.getuid())
+
+
+def osUser():
+    """Return who runs this process, for the note of a transaction: 'os:ann', which no user of the front end is called.
+    """
+    return f'os:{ownerName()}'

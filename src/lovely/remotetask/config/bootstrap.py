@@ -9,8 +9,11 @@ from zope.component import adapter
 from zope.interface import implementer
 from zope.processlifetime import IDatabaseOpenedWithRoot
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.autostart import getAutostartServiceNames
 from lovely.remotetask.config.servicewatch import ServiceWatch
+from lovely.remotetask.database.sites import pathText
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.execution import started
 from lovely.remotetask.interfaces import IStartRemoteTasksEvent
 
@@ -49,9 +52,11 @@ def bootStrapSubscriber(event):
 
 def _begin(found, service):
     service.startProcessing()
-    log.info('service %s on site %s started', found.name, found.site)
+    log.info('service %s on site %s started', found.name, found.site,
+             extra=about('host.started', service=whereIs(service)))
 
 
 def _end(db, found):
     if started.stop((db, found.oid, None)):
-        log.info('service %s on site %s stopped', found.name, found.site)
+        log.info('service %s on site %s stopped', found.name, found.site,
+                 extra=about('host.stopped', service=pathText(found.path)))

@@ -8,6 +8,8 @@ import time
 import transaction
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
 
 
@@ -34,11 +36,12 @@ def claimPack(db, now, interval):
     manager = transaction.TransactionManager(explicit=True)
     with contextlib.closing(db.open(manager)) as connection:
         try:
-            with manager:
+            with manager as txn:
                 last = connection.root().get(PACKED)
                 if last is not None and last <= now < last + interval:
                     return False
                 connection.root()[PACKED] = now
+                notes.write(txn, [notes.Act('pack')])
                 return last is not None or db.getSize() > NEW       # there is nothing in a new one to be packed
         except ConflictError:                               # another process has been told so
             return False
@@ -91,7 +94,8 @@ def pack(db, before):
         size = db.getSize()
         db.pack(before)
         spent = time.monotonic() - started
-        log.info('packed the database in %.1f s: from %d to %d bytes', spent, size, db.getSize())
+        log.info('packed the database in %.1f s: from %d to %d bytes', spent, size, db.getSize(),
+                 extra=about('database.packed', duration=spent))
         return spent
     except Exception:                   # it is tried again after the interval
         log.exception('the database could not be packed')

@@ -59,6 +59,19 @@ def pathOf(obj):
     return tuple(reversed(path))
 
 
+def pathText(path):
+    """Return a path, a tuple of names, as a text."""
+    return '/' + '/'.join(path)
+
+
+def whereIs(service):
+    """Return the path of a service as a text, for people."""
+    try:
+        return pathText(pathOf(service))
+    except RemoteTaskError:                     # somebody has moved it in Zope: it works all the same
+        return f'/{service.__name__}'
+
+
 def atPath(root, path):
     """Return the object below `root` to which `path`, a tuple of names, leads; raise `UnknownService` if to none."""
     obj = root

@@ -9,7 +9,8 @@ from transaction.interfaces import TransientError
 from zope.interface import Interface
 from zope.interface import implementer
 
-from lovely.remotetask.common.checks import cut
+from lovely.remotetask.database import notes
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
@@ -33,9 +34,6 @@ ATTEMPTS = 30
 #: How often it goes through all that fit: once, and once more to see that nothing was left, unless the clock is set
 #: back, when jobs that it retried fail again.
 PASSES = 20
-
-#: Characters of the note of a transaction.
-NOTE = 1000
 
 
 class Verb(NamedTuple):
@@ -69,7 +67,7 @@ class Chunk(NamedTuple):
     """What one transaction has done."""
 
     after: str | None           # the cursor of the next one; None when there is none
-    changed: int                # how many jobs
+    jobids: tuple               # of the jobs that were changed
 
 
 @implementer(ITask)
@@ -110,14 +108,14 @@ def changes(service, connection, own, input):
     input -- see `BulkTask`.
     """
     manager, after = connection.transaction_manager, f'{microseconds(input["now"]) + 1}-0'
+    path = whereIs(service)
     size, failures = CHUNK, 0
     while after is not None and not service.isCancelled(own):
         manager.begin()
         try:
             chunk = doChunk(connection.get(service._p_oid), own, input, after, size)
-            txn = manager.get()
-            txn.setUser(input['user'])
-            txn.note(cut(f'remotetask {input["verb"]} {chunk.changed} jobs for job {own}: {input["filter"]}', NOTE))
+            act = notes.Act(input['verb'], chunk.jobids, input['filter'], job=own, path=path)
+            notes.write(manager.get(), [act], input['user'])
             manager.commit()
         except TransientError:
             manager.abort()
@@ -129,7 +127,7 @@ def changes(service, connection, own, input):
             manager.abort()
             raise
         size, failures, after = min(CHUNK, 2 * size), 0, chunk.after
-        yield chunk.changed
+        yield len(chunk.jobids)
 
 
 def doChunk(service, own, input, after, size):
@@ -142,13 +140,13 @@ def doChunk(service, own, input, after, size):
     """
     filter = meant(input['verb'], input['filter'], input['now'])
     if filter is None:
-        return Chunk(None, 0)
-    found, changed = search(service, filter, after, size, LOOKED_AT), 0
+        return Chunk(None, ())
+    found, changed = search(service, filter, after, size, LOOKED_AT), []
     for job in found.jobs:
         if job.id != own and job.created <= input['now'] and not isinstance(job, BrokenJob):
             VERBS[input['verb']].function(service, job, max(input['now'], job.created))
-            changed += 1
-    return Chunk(found.cursor, changed)
+            changed.append(job.id)
+    return Chunk(found.cursor, tuple(changed))
 
 
 TASK = BulkTask()

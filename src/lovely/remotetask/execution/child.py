@@ -21,6 +21,7 @@ from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import running
+from lovely.remotetask.execution.control import stackOf
 from lovely.remotetask.execution.group import GRACE
 from lovely.remotetask.execution.group import Group
 from lovely.remotetask.execution.group import signalName
@@ -70,7 +71,7 @@ def checkIsolated(task):
                          f'class at the top of a module') from error
 
 
-def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None, label=None):
+def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=None, label=None, extra=None):
     """Call a task in a new Python process; return what it returned, or raise what it raised.
 
     task -- an `ITask` that can be pickled: by the name of its function or class, which the child imports.  It is
@@ -83,6 +84,7 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
 
     label -- what the lines of the log begin with that the task logs, and those that it prints, of the level INFO; None
         to have it print to where this process does, as it also does when lines of that level are not logged.
+    extra -- what these lines have besides: see `logs.about`.
 
     The task reads nothing from its standard input.  When it has returned, all
     processes that it started are killed; when this process dies, so are it and they.
@@ -103,13 +105,15 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            relay = None if label is None else Relay(label)
+            relay = None if label is None else Relay(label, extra)
             takesPrints = relay is not None and log.isEnabledFor(logging.INFO)
             pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE} if takesPrints else {}
             group = Group(sys.executable, _command(theirs.fileno(), memoryLimit, relay and log.getEffectiveLevel()),
                           [theirs.fileno()], **pipes)
-        with group, contextlib.nullcontext() if control is None else control.stoppedBy(group.end):
+        with group, contextlib.ExitStack() as stack:
             talk = _Talk(group, ours, request, control, relay)
+            if control is not None:
+                stack.enter_context(control.stoppedBy(group.end, talk.look))
             if takesPrints:
                 relay.watch(group, group.process.stdout, group.process.stderr)
             expired = not group.run(float('inf') if timeLimit is None else timeLimit)
@@ -142,6 +146,7 @@ class _Talk:
         self.outcome = None             # the pair of result and exception, one of them None
         self._group, self._control = group, control
         self._request, self._received, self._isOpen = memoryview(request), bytearray(), True
+        self._canAsk, self._answer = False, None        # whether the child tells where it is; whom that is for
         connection.setblocking(False)
         group.watch(connection, self.go, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
@@ -177,6 +182,22 @@ class _Talk:
         if not self._request:                       # from now on, wait for something to read only
             self._group.ignore(connection)
             self._group.watch(connection, self.go)
+
+    def look(self, answer):
+        """See `Control.stoppedBy`.  Nothing comes as long as the child is in a call that is not of Python."""
+        if self._canAsk:
+            self._answer = answer
+            self._group.ask()
+        else:
+            self._group.describe(answer)
+
+    def _ready(self):
+        self._canAsk = True
+
+    def _stack(self, text):
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._group.describe(lambda process: answer(f'{process}\n{text}'))
 
     def _progress(self, fraction, message):
         if self._control is not None:
@@ -238,11 +259,18 @@ def main(descriptor, memoryLimit, level=None):
             with lock:                              # threads of the task may report progress at the same time
                 connection.sendall(data)
 
+        def tellStack(number, frame):
+            if lock.acquire(blocking=False):        # else it is telling something anyway
+                try:
+                    connection.sendall(_framed(('stack', stackOf(frame))))
+                finally:
+                    lock.release()
+
         if level is not None:
             logging.basicConfig(level=level, handlers=[Sender(functools.partial(send, 'log'))])
             sys.stdout.reconfigure(line_buffering=True)     # what is printed stands where it belongs in the log
         try:
-            with _limited(memoryLimit):
+            with _limited(memoryLimit), _asked(tellStack, send):
                 result = _call(connection, send)
             answer = 'result', _pickled(result)
         except (Exception, SystemExit) as error:
@@ -251,6 +279,17 @@ def main(descriptor, memoryLimit, level=None):
     # What is to be done at exit is done, but a thread that the task has left behind does not keep us.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+
+@contextlib.contextmanager
+def _asked(tell, send):
+    """While entered, SIGQUIT is the question where this process is; it is ignored after that."""
+    signal.signal(signal.SIGQUIT, tell)
+    send('ready')
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

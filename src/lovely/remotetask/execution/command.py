@@ -338,7 +338,7 @@ def _execute(executable, arguments, directory, timeout, target=None):
     try:
         with (Group(executable, arguments, cwd=directory, stdout=target or subprocess.PIPE,
                     stderr=subprocess.PIPE, env=_environment()) as group,
-              contextlib.nullcontext() if control is None else control.stoppedBy(group.end)):
+              contextlib.nullcontext() if control is None else control.stoppedBy(group.end, group.describe)):
             ends = [_End(group, pipe) for pipe in (group.process.stdout, group.process.stderr)]
             expired = not group.run(timeout)
             duration = time.monotonic() - started

@@ -1,12 +1,17 @@
 """What a running task and its host tell one another: how far it is, and that it is to end."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import sys
 import threading
+import traceback
 
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.errors import RemoteTaskError
 
+
+#: Calls of a stack that are told, the innermost ones.
+MOST_CALLS = 200
 
 _current = threading.local()
 
@@ -29,8 +34,9 @@ class Control:
         self.progress = None            # the last report: fraction from 0 to 1 or None, and a message
         self.examine = None             # called with an exception of the task before it is dealt with: a debugger
         self._onProgress = onProgress
+        self.thread = None              # the number of the thread that does the run
         self._lock = threading.Lock()
-        self._stoppers = []
+        self._stoppers, self._lookers = [], []
 
     def end(self, reason):
         """Tell the run to end; the first reason counts.  Called by the host, in a thread of its own."""
@@ -43,8 +49,11 @@ class Control:
             stop()
 
     @contextlib.contextmanager
-    def stoppedBy(self, stop):
+    def stoppedBy(self, stop, look=None):
         """While entered, have `stop` called once, in another thread, when the run is told to end.
+
+        look -- called with a function, in another thread, when somebody asks where the run is: it calls that function
+            with a text, at once or later.  None for where the thread is.
 
         Raise `Interrupted` when it has been already, and at the exit when it was told so meanwhile.
         """
@@ -53,12 +62,25 @@ class Control:
             if self.reason is None:
                 self._stoppers.append(stop)
         self.check()
+        self._lookers.append(look)
         try:
             yield
         finally:
+            self._lookers.pop()
             with self._lock:
                 self._stoppers.remove(stop)
         self.check()
+
+    def look(self, answer):
+        """Find out where the run is right now; called by the host, in a thread of its own.
+
+        answer -- called with a text, here or later in any thread.
+        """
+        look = next(iter(self._lookers[-1:]), None)
+        if look is not None:
+            look(answer)
+        else:
+            answer(stackOf(sys._current_frames().get(self.thread)))
 
     def check(self):
         """Raise `Interrupted` when the run is to end."""
@@ -75,6 +97,18 @@ class Control:
             self._onProgress()
 
 
+def stackOf(frame):
+    """Return the stack of a thread as text, the innermost call last: files, lines, functions, no values.
+
+    frame -- its innermost one; None when it has ended.
+    """
+    if frame is None:
+        return 'the run has just ended'
+    calls = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=MOST_CALLS)
+    calls.reverse()
+    return ''.join(calls.format())
+
+
 def current():
     """Return the `Control` of the run that this thread does; None when it does none for a processor."""
     return getattr(_current, 'control', None)
@@ -83,8 +117,8 @@ def current():
 @contextlib.contextmanager
 def running(control):
     """While entered, this thread does the run of that `Control`."""
-    _current.control = control
+    _current.control, control.thread = control, threading.get_ident()
     try:
         yield control
     finally:
-        _current.control = None
+        _current.control = control.thread = None

@@ -40,7 +40,7 @@ class Group:
     def __init__(self, executable, arguments, handles=(), **options):
         self.status = None              # the exit status, or less than 0: a signal's number; None while it runs
         self.ending = False             # whether `end` was called
-        self._said, self._lock = b'', threading.Lock()
+        self._said, self._lock, self._executable = b'', threading.Lock(), executable
         openStandardDescriptors()       # a pipe with such a number would be lost in the program
         with contextlib.ExitStack() as failed:
             self._selector = failed.enter_context(selectors.DefaultSelector())
@@ -85,6 +85,21 @@ class Group:
                 self.ending = True
                 with contextlib.suppress(BrokenPipeError, ValueError):
                     self.process.stdin.write(b'.')
+
+    def describe(self, answer):
+        """Call a function with a text that says which process runs which program.  May be called in any thread."""
+        answer(f'process {self.pid or "-"}: {self._executable}')
+
+    @property
+    def pid(self):
+        """The number of the program's process; None while that is not known."""
+        return next((int(line[4:]) for line in self._said.splitlines() if line.startswith(b'pid ')), None)
+
+    def ask(self):
+        """Send SIGQUIT to the program, which must handle it.  May be called in any thread, and after the end."""
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
+            if not self.ending:
+                self.process.stdin.write(b'?')
 
     def run(self, seconds):
         """Attend to the program until it has ended; end it after so many seconds, and then return False, else True."""

@@ -11,7 +11,7 @@ import select
 import sys
 
 
-_TERM, _KILL = 15, 9                    # the same everywhere; the module `signal` takes as long as all the rest
+_QUIT, _TERM, _KILL = 3, 15, 9          # the same everywhere; the module `signal` takes as long as all the rest
 
 
 def main(report, grace, signals, handles, files, executable, *arguments):
@@ -67,8 +67,14 @@ def _limitFiles(count):
 
 
 def _obey(group, grace):
-    """Wait for the host's word: a byte asks the group to end, the end of the pipe ends it at once."""
-    if os.read(0, 1):
+    """Wait for the host's word: ? sends the program SIGQUIT, a dot asks the group to end, the end of the pipe ends it.
+    """
+    while (word := os.read(0, 1)) == b'?':
+        try:
+            os.kill(group, _QUIT)
+        except OSError:
+            pass
+    if word:
         _send(group, _TERM)
         select.select([0], [], [], grace)
     _send(group, _KILL)

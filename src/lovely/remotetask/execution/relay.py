@@ -23,10 +23,11 @@ class Relay:
     """In the host: writes to the log what a run in a child process says.
 
     label -- what each line begins with: job, task and request.
+    extra -- what each line has besides; see `logs.about`.
     """
 
-    def __init__(self, label):
-        self._label, self._left = label, MOST_LINES
+    def __init__(self, label, extra=None):
+        self._label, self._extra, self._left = label, extra or {}, MOST_LINES
         self._rest = {}                     # pipe -> the bytes of a line that has not ended
 
     def watch(self, group, *pipes):
@@ -57,20 +58,22 @@ class Relay:
         """Log a line, of bytes, that was printed."""
         text = data.decode('utf-8', 'backslashreplace').rstrip('\r')
         if text and self._may():
-            log.info('%s: %s', self._label, line(text))
+            log.info('%s: %s', self._label, line(text), extra=self._extra)
 
     def logged(self, name, level, message, traceback):
         """Log what was logged: by the logger of that name, with that level, and a traceback as text or ''."""
         logger = logging.getLogger(name)
         if not logger.isEnabledFor(level) or not self._may():
             return
-        below = '\n' + block(traceback) if traceback else ''
-        logger.log(level, '%s: %s%s', self._label, line(message), below)
+        below = block(traceback)
+        logger.log(level, '%s: %s%s', self._label, line(message), below and '\n' + below,
+                   extra={**self._extra, 'traceback': below})
 
     def _may(self):
         self._left -= 1
         if self._left == 0:
-            log.warning('%s: more than %d lines; no more of them are logged', self._label, MOST_LINES)
+            log.warning('%s: more than %d lines; no more of them are logged', self._label, MOST_LINES,
+                        extra=self._extra)
         return self._left > 0
 
 

@@ -11,6 +11,7 @@ from lovely.remotetask.common import tracing
 from lovely.remotetask.common.logs import line
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.database.storedfiles import portable
 from lovely.remotetask.database.storedfiles import toStore
 from lovely.remotetask.database.zopeapp import wrapped
@@ -86,13 +87,15 @@ def _execute(service, claim, clock, host, draw, task):
         if isIsolated(task) and examine is None:
             with contextlib.ExitStack() as copies:
                 output = runInChild(task, claim.jobid, portable(input, copies), current(), limitOf(claim, task),
-                                    getattr(task, 'memoryLimit', None), claim.label)
+                                    getattr(task, 'memoryLimit', None), claim.label,
+                                    claim.about('job.said', service=whereIs(service), host=host))
         else:
             output = callTask(task, wrapped(service), claim.jobid, input)
         checkOutput(task, output)
         output = toStore(output, service._p_jar)
     except Interrupted as error:
-        log.info('%s was ended: %s', claim.label, error)
+        log.info('%s was ended: %s', claim.label, error,
+                 extra=claim.about('job.interrupted', service=whereIs(service), host=host))
         return Outcome(claim.jobid, claim.run, ERROR, started, clock(), failure=Failure(clock(), str(error), '', host))
     except (Exception, SystemExit) as error:
         if isDatabaseError(error):
@@ -100,7 +103,7 @@ def _execute(service, claim, clock, host, draw, task):
         if examine is not None:
             examine(error)
         tracing.noteError(error)
-        return failed(claim, error, started, clock(), host, policyOf(claim, task), draw())
+        return failed(claim, error, started, clock(), host, policyOf(claim, task), draw(), whereIs(service))
     return Outcome(claim.jobid, claim.run, COMPLETED, started, clock(), output)
 
 
@@ -108,7 +111,7 @@ def _nameOf(kind):
     return f'{kind.__module__}.{kind.__name__}'
 
 
-def failed(claim, error, started, ended, host, policy=None, draw=0.0):
+def failed(claim, error, started, ended, host, policy=None, draw=0.0, service=None):
     """Return the `Outcome` of a run that ended with an exception, and log it.
 
     Of a run that was told to end nobody wants the outcome any more, and what it meets may come from just that: its
@@ -118,17 +121,20 @@ def failed(claim, error, started, ended, host, policy=None, draw=0.0):
     control = current()
     message = messageOf(error)
     said = line(message)
+    event = 'job.interrupted' if control is not None and control.reason is not None else \
+        'job.failed' if pause is None else 'job.retried'
+    extra = claim.about(event, service=service, host=host, duration=max(0.0, ended - started), error=said)
     if control is not None and control.reason is not None:
-        log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, said)
-        log.debug('%s', claim.label, exc_info=error)
+        log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, said, extra=extra)
+        log.debug('%s', claim.label, exc_info=error, extra=extra)
     else:
         # An alarm on ERROR is to ring for what is lost, and for nothing that heals itself.
         level, what = ((logging.ERROR, 'failed') if pause is None else
                        (logging.WARNING, f'failed, and runs again in {pause:.2f} s'))
         if isinstance(error, (TaskError, Retry)):           # the task means it: its traceback is kept on the job only
-            log.log(level, '%s %s: %s', claim.label, what, said)
+            log.log(level, '%s %s: %s', claim.label, what, said, extra=extra)
         else:
-            logError(log, '%s %s: %s', claim.label, what, said, error=error, level=level)
+            logError(log, '%s %s: %s', claim.label, what, said, error=error, level=level, extra=extra)
     text = ''.join(traceback.format_exception(error))[-KEPT_TRACEBACK:]
     failure = Failure(ended, message[:KEPT_TRACEBACK], text, host)
     if pause is None:

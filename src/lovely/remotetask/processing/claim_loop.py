@@ -10,8 +10,10 @@ from dataclasses import field
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.execution.run import failed
@@ -77,6 +79,7 @@ class ClaimLoop:
         self.cycle, self.wakeup, self.clock, self.monotonic = cycle, wakeup, clock, monotonic
         self._inFlight, self._lifecycle, self._pool, self._settings = inFlight, lifecycle, pool, settings
         self._notices = notices
+        self._service = pathText(cycle.session.path)        # for the log
         self.reports = []               # that have been taken, but are not settled yet
         self.failures = 0               # iterations that have failed in a row
         self.givenBack = 0              # claims that were given back at the end
@@ -196,6 +199,7 @@ class ClaimLoop:
         self._inFlight.interrupt(result.unwanted, 'the job has been cancelled, or is run elsewhere')
         if result.lost:
             self._inFlight.drop(result.lost, 'others took this processing host for silent, and run the job')
+        self._inFlight.lookAt(result.asked)
         self._notices.claimed(result.claims)
         self._inFlight.add(result.claims, self._ledgerTid())
         if result.state.paused and self._return() or not mayClaim(self.failures) or result.state.hasMore:
@@ -208,7 +212,7 @@ class ClaimLoop:
             execution.control.end(str(error))
             now = self.clock()
             self._inFlight.report(failed(execution.claim, error, now - execution.limit, now, self.cycle.name,
-                                         execution.policy, random.random()))
+                                         execution.policy, random.random(), self._service))
 
     def _clean(self):
         """Remove jobs and uploads that are old enough: a few at a time, so that nobody waits for it."""
@@ -242,7 +246,8 @@ class ClaimLoop:
         self._notices.rescued(rescued.ends)
         if executions:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
-                        len(executions), ', '.join(str(execution.claim.jobid) for execution in executions))
+                        len(executions), ', '.join(str(execution.claim.jobid) for execution in executions),
+                        extra=self._about('host.gaveBack', jobs=len(executions)))
         return True
 
     # Failures
@@ -252,7 +257,8 @@ class ClaimLoop:
         if not self._lifecycle.isLate:
             return True
         log.warning('processing host %s: the database is away, and the time to stop is over: what it has claimed is '
-                    'run again by others, or when it is started again', self.cycle.name)
+                    'run again by others, or when it is started again', self.cycle.name,
+                    extra=self._about('database.away'))
         log.debug('processing host %s: %s', self.cycle.name, error, exc_info=error)
         return False
 
@@ -262,7 +268,11 @@ class ClaimLoop:
         else:
             log.debug('processing host %s: %s', self.cycle.name, error, exc_info=error)
         if self.failures in TOLD_FAILURES:
-            log.warning('processing host %s waits for the database: %s', self.cycle.name, error)
+            log.warning('processing host %s waits for the database: %s', self.cycle.name, error,
+                        extra=self._about('database.away'))
+
+    def _about(self, event, **more):
+        return about(event, service=self._service, host=self.cycle.name, **more)
 
     def _backOff(self, error):
         isShort = isinstance(error, ConflictError) and self.failures < CONFLICTS

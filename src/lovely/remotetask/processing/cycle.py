@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ZODB.POSException import ConflictError
 
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
@@ -38,6 +39,7 @@ from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage import uploads
@@ -166,12 +168,13 @@ class Cycle:
         unwanted = self._unwanted(view, work.snapshot)
         messages, rescued = self._watchPeers(view)
         scheduled = self._schedule(view)
+        asked = stacks.attend(view.ledger, work.snapshot.stacks, view.now)
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
-        isWritten, beatAt = self._commit(view)
-        return Result(state, claims, unwanted, lost, outcomes, rescued, self._isReclaimed,
+        isWritten, beatAt = self._commit(view, messages)
+        return Result(state, claims, unwanted, lost, outcomes, rescued, asked, self._isReclaimed,
                       messages + scheduled.messages, isWritten, beatAt)
 
     # The steps
@@ -327,8 +330,11 @@ class Cycle:
                      decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt,
                      decision.isCut)
 
-    def _commit(self, view):
-        """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None."""
+    def _commit(self, view, rescues):
+        """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None.
+
+        rescues -- the `Message`s about hosts that were rescued.
+        """
         # In doubt it writes in any case: then a commit that is still under way can only fail.
         if self._isInDoubt or view.moment >= self.nextBeat:
             view.ledger._p_changed = True
@@ -336,6 +342,10 @@ class Cycle:
             self.session.manager.abort()
             return False, None
         isBeat = bool(view.ledger._p_changed)
+        for message in rescues:
+            self.session.note('rescue', self.name, about=message.extra['host'])
+        if not rescues:
+            self.session.note('claim', self.name)
         began = self.monotonic()
         self.session.manager.commit()
         counts.observe('commit_seconds', 'cycle', seconds=self.monotonic() - began)
@@ -347,12 +357,12 @@ class Cycle:
         """Take over a result that is committed."""
         if result.isWritten:
             self._noteCommit(result.beatAt)
-        for message in result.messages:
-            log.warning(*message)
+        for text, arguments, extra in result.messages:
+            log.warning(text, *arguments, extra=extra)
         if result.isReclaimed:
             log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
                         '%d jobs that it had claimed, and it goes on with others', self.name, self.lease,
-                        len(result.lost))
+                        len(result.lost), extra=about('host.silent', host=self.name, jobs=len(result.lost)))
         self.state = result.state
         self._isReclaimed = self._isContended = self._isInDoubt = False
         for jobid, run in [*((report.jobid, report.run) for report in work.reports), *result.lost]:
@@ -390,6 +400,7 @@ class Cycle:
             ledger = self._service().ledgers[self.name]
             self._isReclaimed = self.ownership.check(ledger) or self._isReclaimed
             ledger._p_changed = True
+            self.session.note('claim', self.name)
             self.session.manager.commit()
         except BaseException:
             self.session.tryAbort()
@@ -413,7 +424,11 @@ class Cycle:
             for ledger in ledgers:
                 for status, seconds in keep.items():
                     removed += cleanup.cleanLedger(service, ledger, [status], CLEANED - removed, now - seconds)
-            self.session.manager.commit() if removed else self.session.manager.abort()
+            if removed:
+                self.session.note('remove', self.name, count=removed)
+                self.session.manager.commit()
+            else:
+                self.session.manager.abort()
             return removed
         except BaseException:
             self.session.tryAbort()

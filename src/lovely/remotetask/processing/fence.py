@@ -7,8 +7,10 @@ from transaction.interfaces import TransactionFailedError
 
 from lovely.remotetask.common.internals import hasData
 from lovely.remotetask.common.internals import resourcesOf
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.storage import transitions
 
@@ -50,6 +52,18 @@ def marked(txn):
                 or [*txn.getBeforeAbortHooks()] or [*txn.getAfterAbortHooks()])
 
 
+def actOf(verb, servicePath, claim, host):
+    """Return the `notes.Act` of a transaction of a run.
+
+    verb -- 'complete' for the one that has its outcome, 'commit' for any other.
+    servicePath -- a tuple of names.
+    claim -- the `Claim` on the job.
+    host -- the name of the processing host.
+    """
+    return notes.Act(verb, (claim.jobid,), claim.task, attempt=claim.attempt + 1, on=host,
+                     path=pathText(servicePath))
+
+
 class Fence:
     """Guards the commits of the runs of one thread, also those that a task makes itself.
 
@@ -60,12 +74,15 @@ class Fence:
     def __init__(self, servicePath):
         """`servicePath` is a tuple of names from the root folder down to the service."""
         self._servicePath = servicePath
-        self._connection = self._claim = None
+        self._connection = self._claim = self._host = None
         transaction.manager.registerSynch(self)
 
-    def guard(self, connection, claim):
-        """Refuse the commits in the connection from now on, unless the `Claim` on the job still holds."""
-        self._connection, self._claim = connection, claim
+    def guard(self, connection, claim, host=''):
+        """Refuse the commits in the connection from now on, unless the `Claim` on the job still holds.
+
+        host -- the name of the processing host, for the notes of commits.
+        """
+        self._connection, self._claim, self._host = connection, claim, host
 
     def open(self):
         """Let the commits pass from now on."""
@@ -83,10 +100,11 @@ class Fence:
         """Do nothing."""
 
     def beforeCompletion(self, txn):
-        """Join a transaction that is about to be committed or aborted."""
+        """Join a transaction that is about to be committed or aborted, and note whose it is."""
         if self._connection in resourcesOf(txn):
             with contextlib.suppress(TransactionFailedError):       # one that has failed can only be aborted
                 txn.join(self)
+                notes.write(txn, [actOf('commit', self._servicePath, self._claim, self._host)])
 
     afterCompletion = newTransaction
 

@@ -5,8 +5,10 @@ import socket
 import threading
 import time
 
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.connections import ThreadConnection
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution.control import Control
@@ -55,11 +57,12 @@ class HandRun:
     path -- of the service, a tuple of names.
     examine -- called with an exception of the task, before it is dealt with; None for nothing.  With it a task that
         asks for a process of its own is run in this one.
+    user -- who runs it, for the note of the transaction.
     clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
     """
 
-    def __init__(self, db, path, examine=None, clock=time.time, monotonic=time.monotonic):
-        self.db, self.path, self.clock, self.monotonic = db, path, clock, monotonic
+    def __init__(self, db, path, examine=None, clock=time.time, monotonic=time.monotonic, user=''):
+        self.db, self.path, self.clock, self.monotonic, self.user = db, path, clock, monotonic, user
         self.name = None                # of the ledger
         self._examine, self._control = examine, None
         self._owner = hosts.identity(threads=0, lease=LEASE, since=clock(), schedule=False)
@@ -118,6 +121,7 @@ class HandRun:
         ledger.claim(jobid, job.run)
         isOnce = getattr(queryTask(service, job.task), 'atMostOnce', False)
         ledger.mark(jobid, ONCE if isOnce else LONG, now)
+        self._note(service, notes.Act('run', (jobid,), job.task), self.user)
         return transitions.claimOn(job)
 
     def _leave(self, service, claim, report):
@@ -130,6 +134,7 @@ class HandRun:
         else:
             transitions.acknowledge(service, ledger, report, self.clock())
         ledger.owner = None
+        self._note(service, notes.Act('stopHost'))
 
     def _keepAlive(self, claim):
         """Write the heartbeat, and have the run end when it is not wanted any more."""
@@ -155,7 +160,12 @@ class HandRun:
         progress = self._control.progress
         if progress is not None and ledger.progress.get(claim.jobid) != progress:
             ledger.progress[claim.jobid] = progress
+        self._note(service, notes.Act('claim'))
         return transitions.holds(service.jobs.get(claim.jobid), claim), isTime
+
+    def _note(self, service, act, user=''):
+        act = act._replace(on=self.name, path=pathText(self.path))
+        notes.write(service._p_jar.transaction_manager.get(), [act], user)
 
 
 def _prepare(service, jobid, now):

@@ -1,6 +1,7 @@
 """What a host has in flight: claims that wait for a thread, runs that go on, reports of those that have ended."""
 # SPDX-License-Identifier: ZPL-2.1
 import collections
+import functools
 import threading
 from typing import NamedTuple
 
@@ -107,6 +108,8 @@ class InFlight:
         self._shownAt = float('-inf')           # when progress was written last
         self._hasProgress = False               # whether there is more to write
         self._contention = Contention()
+        self._asked = frozenset()               # ids of the jobs of which somebody has asked where their runs are
+        self._stacks = {}                       # id -> text, the answers that are not on record yet
 
     # For the thread that keeps the ledger
 
@@ -188,11 +191,13 @@ class InFlight:
                  if not each.marked and moment - each.began >= LONG_AFTER],
                 [(each.claim.jobid, each.control.progress) for each in wanted
                  if isTime and each.control.progress != each.shown],
-                [each.token for each in wanted if each.control.watched])
+                [each.token for each in wanted if each.control.watched], tuple(self._stacks.items()))
 
     def confirm(self, snapshot):
         """Note that a `Snapshot` is on record."""
         with self._lock:
+            for jobid, _ in snapshot.stacks:
+                self._stacks.pop(jobid, None)
             progress, long = dict(snapshot.progress), dict(snapshot.long)
             for execution in self._executions:
                 execution.marked = execution.marked or execution.claim.jobid in long
@@ -202,6 +207,22 @@ class InFlight:
             if progress or not self._executions:
                 self._hasProgress = any(execution.control.progress != execution.shown
                                         for execution in self._executions if not execution.unwanted)
+
+    def lookAt(self, jobids):
+        """Find out where the runs of these jobs are; those of the last call are not asked again."""
+        new, self._asked = set(jobids) - self._asked, frozenset(jobids)
+        executions = {execution.claim.jobid: execution for execution in self.executions()} if new else {}
+        for jobid in new:
+            answer = functools.partial(self._noteStack, jobid)
+            if jobid in executions:
+                executions[jobid].control.look(answer)
+            else:
+                answer('the job has been claimed, and has not begun')
+
+    def _noteStack(self, jobid, text):
+        with self._lock:
+            self._stacks[jobid] = text
+        self._wake()
 
     def takeOverdue(self):
         """Return the `Execution`s whose time limit has just been found to be over; they are unwanted from now on."""

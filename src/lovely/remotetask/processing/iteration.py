@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
+from typing import NamedTuple
 
 from lovely.remotetask.processing.claim_strategy import Position
 from lovely.remotetask.processing.claim_strategy import Yielding
@@ -16,6 +17,7 @@ class Snapshot:
     long: Sequence = ()         # pairs of id and seconds, of jobs that have been running for a while
     progress: Sequence = ()     # pairs of id and progress: a pair of a fraction or None, and a text
     watched: Sequence = ()      # pairs of id and run, of jobs that may have been cancelled
+    stacks: Sequence = ()       # pairs of id and text, of runs that somebody has asked for
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class State:
     hasMore: bool = False               # whether it left off among jobs that are not for it: there may be more to claim
 
 
+class Message(NamedTuple):
+    """A warning for the log, of what the transaction has done."""
+
+    text: str
+    arguments: tuple
+    extra: dict         # see `logs.about`
+
+
 @dataclass(frozen=True)
 class Result:
     """What an iteration has done."""
@@ -70,7 +80,8 @@ class Result:
     lost: list                  # pairs of id and run, of the claims that were found to be lost
     outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
     rescued: Sequence = ()      # the `rescue.Ended`s of other hosts, which are lost
+    asked: Sequence = ()        # ids of jobs of which somebody wants to know where their runs are
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
-    messages: Sequence = ()     # lines for the log, with their arguments
+    messages: Sequence = ()     # `Message`s
     isWritten: bool = False     # whether there was something to commit
     beatAt: float | None = None     # when the heartbeat was written, by the monotonic clock; None if it was not

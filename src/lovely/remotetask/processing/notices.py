@@ -10,6 +10,8 @@ from zope.component import getGlobalSiteManager
 from zope.component.event import dispatch
 from zope.interface import implementedBy
 
+from lovely.remotetask.common.logs import jobLog
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.events import JobCompleted
 from lovely.remotetask.events import JobFailed
 from lovely.remotetask.events import JobRetried
@@ -45,7 +47,7 @@ class Notices:
     """
 
     def __init__(self, servicePath, clock):
-        self._servicePath, self._clock = servicePath, clock
+        self._servicePath, self._service, self._clock = servicePath, pathText(servicePath), clock
         self._heard = frozenset()       # the classes of events that somebody subscribes to
         self._claims = {}               # (id, run) -> `Claim`, of those that have not been settled
         self._events = queue.SimpleQueue()
@@ -58,6 +60,8 @@ class Notices:
 
     def started(self, claim, host):
         """Tell that a run begins: of this `Claim`, on the host of that name."""
+        if jobLog.isEnabledFor(logging.INFO):
+            jobLog.info('%s started', claim.label, extra=claim.about('job.started', service=self._service, host=host))
         if JobStarted in self._heard:
             self._put(self._event(JobStarted, claim, host, self._clock()))
 
@@ -97,6 +101,10 @@ class Notices:
         self._heard = frozenset(filter(isHeard, (JobStarted, JobCompleted, JobRetried, JobFailed)))
 
     def _ended(self, claim, outcome, host):
+        if outcome.status == COMPLETED and jobLog.isEnabledFor(logging.INFO):
+            duration = max(0.0, outcome.ended - outcome.started)
+            jobLog.info('%s completed in %.3f s', claim.label, duration,
+                        extra=claim.about('job.completed', service=self._service, host=host, duration=duration))
         kind = {COMPLETED: JobCompleted, QUEUED: JobRetried}.get(outcome.status, JobFailed)
         if kind not in self._heard:
             return

@@ -4,6 +4,8 @@ import logging
 import socket
 import time
 
+from BTrees.IOBTree import IOBTree
+
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.storage import hosts
@@ -50,7 +52,13 @@ class Ownership:
         Return the `rescue.Ended`s of what the last owner ran.  Raise `NameTaken` when a living host has it.
         """
         silent = self._awaitSilence(session, monotonic)
-        self.name, ends = session.transact(lambda service: self._take(service, silent, clock()), ATTEMPTS)
+
+        def take(service):
+            name, ends = self._take(service, silent, clock())
+            session.note('startHost', name)
+            return name, ends
+
+        self.name, ends = session.transact(take, ATTEMPTS)
         return ends
 
     def _take(self, service, silent, now):
@@ -60,6 +68,10 @@ class Ownership:
         if ledger is None:
             ledger = service.ledgers[name] = Ledger()
         ledger.number = service.hosts.add(name)
+        if ledger.questions is None:
+            ledger.questions = IOBTree()
+        else:
+            ledger.questions.clear()
         seconds = self._checkName(ledger, silent)
         ends = rescue.rescue(service, name, now, seconds).ends
         ledger.owner = self.owner
@@ -133,7 +145,11 @@ class Ownership:
 
         Return what was done, a `rescue.Rescued`.
         """
-        return session.transact(lambda service: self._giveUp(service, unstarted, clock()), ATTEMPTS)
+        def giveUp(service):
+            session.note('stopHost', self.name)
+            return self._giveUp(service, unstarted, clock())
+
+        return session.transact(giveUp, ATTEMPTS)
 
     def _giveUp(self, service, unstarted, now):
         ledger = service.ledgers[self.name]

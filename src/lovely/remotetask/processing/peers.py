@@ -1,6 +1,8 @@
 """The other hosts of a service: whether they live, who takes over from those that do not, how many run jobs."""
 # SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.iteration import Message
 from lovely.remotetask.processing.load_sharing import Survey
 from lovely.remotetask.processing.ownership import POLL_INTERVAL
 from lovely.remotetask.storage import hosts
@@ -50,8 +52,8 @@ class Peers:
 
         view -- the `View` of the transaction.
 
-        Return what the log says when that is committed, a list of lines with their arguments; and the `rescue.Ended`s
-        of the hosts that are lost.
+        Return what the log says when that is committed: a list of `Message`s, one for each host whose jobs were queued;
+        and the `rescue.Ended`s of these hosts.
 
         Each host is watched by some, and none by all: many idle hosts cost little.
         """
@@ -94,8 +96,9 @@ class Peers:
         rescued = rescue.rescue(view.service, name, view.now, lease)
         if view.service.schedule.scheduler == name:
             view.service.schedule.scheduler = None
-        about = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
-        message = 'processing host %s %s: %d of its jobs are queued again by %s', name, about, rescued.claims, view.name
+        what = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
+        message = Message('processing host %s %s: %d of its jobs are queued again by %s',
+                          (name, what, rescued.claims, view.name), about('host.lost', host=name, jobs=rescued.claims))
         return message, rescued.ends
 
     def look(self, view, isBusy):
@@ -123,8 +126,9 @@ class Peers:
             if self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE \
                     and ledger.owner.get('schedule', True):
                 view.service.schedule.scheduler = name
-                return [('%s becomes the scheduler: %s cannot handle %d jobs', name, view.name,
-                         len(view.service.schedule.aside))]
+                return [Message('%s becomes the scheduler: %s cannot handle %d jobs',
+                                (name, view.name, len(view.service.schedule.aside)),
+                                about('schedule.handed', host=name))]
         return []
 
     @property

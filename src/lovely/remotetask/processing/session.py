@@ -4,8 +4,10 @@ import logging
 
 import transaction
 
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.database.transactions import tryAbort
 
@@ -46,6 +48,14 @@ class Session:
         """Return what a function makes of the service, in a transaction; see `transactions.transact`."""
         self.open()
         return transact(self.manager, lambda: function(self.service()), attempts)
+
+    def note(self, verb, host='', **values):
+        """Note in the transaction what is done in it, of the service.
+
+        verb, values -- of the `notes.Act`.
+        host -- the name of the processing host that does it.
+        """
+        notes.write(self.manager.get(), [notes.Act(verb, on=host, path=pathText(self.path), **values)])
 
     def tryAbort(self):
         """End a transaction that has failed.  Leave the connection to itself if it may still have the changes."""

@@ -17,10 +17,12 @@ from zope.component.hooks import setSite
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import LoggedRun
 from lovely.remotetask.common.logs import line
+from lovely.remotetask.database import notes
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import nearestSite
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.encoding.rows import encode
 from lovely.remotetask.errors import TaskError
@@ -36,6 +38,7 @@ from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.options import whatIsWrong
 from lovely.remotetask.processing.fence import Fence
+from lovely.remotetask.processing.fence import actOf
 from lovely.remotetask.processing.fence import confirm
 from lovely.remotetask.processing.fence import marked
 from lovely.remotetask.processing.fence import touched
@@ -100,6 +103,7 @@ class Worker:
         """
         self.servicePath, self.name, self.clock, self.monotonic = servicePath, name, clock, monotonic
         self._client, self._mayWait, self._wake, self._isSerialized = client, mayWait, wake, isSerialized
+        self._service = pathText(servicePath)       # for the log
         self._fence = Fence(servicePath)
         self._view = self._leave = None
 
@@ -151,7 +155,7 @@ class Worker:
             except Exception as error:
                 self.tryAbort()
                 if not isDatabaseError(error):
-                    return failed(claim, error, self.clock(), self.clock(), self.name)
+                    return failed(claim, error, self.clock(), self.clock(), self.name, service=self._service)
                 failures += 1
                 isConflict = isinstance(error, ConflictError)
                 counts.add('conflicts' if isConflict else 'database_failures', 'task')
@@ -173,12 +177,16 @@ class Worker:
     def _tellRepeated(self, claim, failures, error):
         control = current()
         if control is not None and control.reason is not None:
-            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, line(messageOf(error)))
+            log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, line(messageOf(error)),
+                     extra=self._about(claim, 'job.interrupted'))
         elif failures in TOLD_FAILURES:
             log.warning('%s waits for the database, which has failed %d times: %s', claim.label, failures,
-                        line(messageOf(error)))
+                        line(messageOf(error)), extra=self._about(claim, 'database.away'))
         else:
-            log.debug('%s is repeated: %s', claim.label, messageOf(error))
+            log.debug('%s is repeated: %s', claim.label, messageOf(error), extra=self._about(claim, 'job.repeated'))
+
+    def _about(self, claim, event):
+        return claim.about(event, service=self._service, host=self.name)
 
     def _try(self, claim, isStale, execution, failures):
         """Run a job once; the caller ends the transaction unless `_view` is kept for the next run.  See `run`.
@@ -200,7 +208,7 @@ class Worker:
             execution.setRules(*self._rules(view, claim))
             if execution.limit is not None:
                 self._wake()                    # the host is to look in time
-        self._fence.guard(connection, claim)
+        self._fence.guard(connection, claim, self.name)
         report = self._attempt(connection, view, claim)
         if isinstance(report, Outcome) and report.status == COMPLETED and transaction.get() is view.txn \
                 and not marked(view.txn) and self._leave is None:
@@ -248,14 +256,14 @@ class Worker:
         outcome = execute(service, claim, self.clock, self.name, task=view.tasks.get(claim.task))
         if self._client.isLost and outcome.status == COMPLETED:
             error = TaskError('the task closed the connection of its service: nothing of it can be stored')
-            return failed(claim, error, outcome.started, outcome.ended, self.name)
+            return failed(claim, error, outcome.started, outcome.ended, self.name, service=self._service)
         last = transaction.get()
         if last is not txn:
             log.warning('%s: the task ended the transaction itself; what it committed stays even if the job is run '
-                        'again, what it aborted is gone', claim.label)
+                        'again, what it aborted is gone', claim.label, extra=self._about(claim, 'job.committed'))
         elif last.isDoomed() and outcome.status == COMPLETED:
             error = TaskError('the task doomed its transaction: nothing of it can be stored')
-            return failed(claim, error, outcome.started, outcome.ended, self.name)
+            return failed(claim, error, outcome.started, outcome.ended, self.name, service=self._service)
         if outcome.status != COMPLETED:
             return outcome
         output = encode(outcome.output)
@@ -272,16 +280,18 @@ class Worker:
         output.
         """
         job, told = service.jobs.get(claim.jobid), None
-        if transitions.holds(job, claim):
+        isHeld = transitions.holds(job, claim)
+        if isHeld:
             told = outcome._replace(output=None)
             transitions.record(service, job, outcome, service.hosts.numberOf(self.name))
         else:
             try:
                 confirm(connection, self.servicePath, claim)
             except Interrupted as error:
-                log.info('%s was ended: %s', claim.label, error)
+                log.info('%s was ended: %s', claim.label, error, extra=self._about(claim, 'job.interrupted'))
                 return self._recorded(connection, claim)
         self._fence.open()
+        notes.write(transaction.get(), [actOf('complete' if isHeld else 'commit', self.servicePath, claim, self.name)])
         began = self.monotonic()
         try:
             transaction.commit()
@@ -292,7 +302,7 @@ class Worker:
             # The result, or something that the task stored, cannot be pickled; or another database refuses it.
             final = TaskError(f'what the task gives cannot be stored: {messageOf(error)}')
             final.__cause__ = error
-            return failed(claim, final, outcome.started, outcome.ended, self.name)
+            return failed(claim, final, outcome.started, outcome.ended, self.name, service=self._service)
         return self._recorded(connection, claim, told)
 
     def _recorded(self, connection, claim, outcome=None):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import threading
 
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.execution.control import running
 from lovely.remotetask.execution.run import failed
 from lovely.remotetask.processing.in_flight import ENDED
@@ -88,4 +89,5 @@ class WorkerPool:
                 self._notices.started(execution.claim, worker.name)
                 return worker.run(execution.claim, isStale, execution)
             except BaseException as error:
-                return failed(execution.claim, error, self._clock(), self._clock(), worker.name)
+                return failed(execution.claim, error, self._clock(), self._clock(), worker.name,
+                              service=pathText(worker.servicePath))

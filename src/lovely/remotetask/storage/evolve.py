@@ -5,8 +5,10 @@ import logging
 
 import transaction
 
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 
 
@@ -49,7 +51,7 @@ def evolve(db, path):
 def _step(manager, connection, path):
     """Do one transaction; return whether there is more to do."""
     for attempt in manager.attempts(ATTEMPTS):
-        with attempt:
+        with attempt as txn:
             service = atPath(connection.root()[ROOT_NAME], path)
             generation = service.generation
             if generation < FIRST:
@@ -59,6 +61,7 @@ def _step(manager, connection, path):
                                       f'generation is {generation}, this release knows {GENERATION}')
             if generation < GENERATION and STEPS[generation](service):
                 service.generation = generation + 1
+            notes.write(txn, [notes.Act('evolve', path=pathText(path))])
     if generation < GENERATION:
         log.info('service /%s: evolving from generation %d', '/'.join(path), generation)
     return generation < GENERATION

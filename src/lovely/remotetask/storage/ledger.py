@@ -50,6 +50,9 @@ class Ledger(Persistent):
     #: The number of its host, as rows have it; see `index.Hosts`.  0 in the ledgers of the shards.
     number = 0
 
+    #: id -> what `stacks.Stack` has, of the runs that somebody has asked for; None in ledgers that no host has taken.
+    questions = None
+
     def __init__(self):
         self._claimed = IIBucket()
         #: id -> LONG, ALONE or ONCE, for those claims of which it matters

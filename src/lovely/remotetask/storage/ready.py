@@ -8,6 +8,8 @@ import logging
 
 from BTrees.IIBTree import IITreeSet
 
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.storage.pages import PAGE_BITS
 from lovely.remotetask.storage.shards import BITS
@@ -58,7 +60,8 @@ def strand(service, job, reason):
     place(service, job)
     service._p_changed = True               # wakes the other hosts
     level = logging.WARNING if isFirst and not isinstance(reason, Declined) else logging.DEBUG
-    log.log(level, 'job %d (%s) %s', job.id, job.task, job.error)
+    log.log(level, 'job %d (%s) %s', job.id, job.task, job.error,
+            extra=about('job.stranded', job=job.id, task=job.task, service=whereIs(service)))
 
 
 def unstrand(service, jobid):
@@ -121,6 +124,8 @@ def interest(service, ledger, claims=True):
     ends = [service.schedule.inbox, *(queues(service) if claims else ())]
     objects = [service, service.schedule, ledger, *ends, *(queue.last for queue in ends),
                *(shard.ledger for shard in service.shards)]
+    if ledger.questions is not None:
+        objects.append(ledger.questions)
     oids = {each._p_oid for each in objects}
     return None if None in oids else oids
 

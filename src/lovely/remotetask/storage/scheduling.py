@@ -5,7 +5,9 @@ import logging
 import math
 import time
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.encoding.plain import ownCopy
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -24,6 +26,7 @@ from lovely.remotetask.storage.ready import shardOf
 from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import SET_BACK
 from lovely.remotetask.storage.transitions import endBroken
+from lovely.remotetask.storage.transitions import tell
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -31,6 +34,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which a processing
 #: host leaves the rest to the next one: claims and heartbeats wait for it.
 LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
+
+#: Seconds after which a schedule is late: the log tells of it.
+LATE = 60.0
 
 #: Parts of the index that wait for a time.
 LOOKED_AT = CRONJOB, DELAYED, RETRY
@@ -45,11 +51,22 @@ def tick(service, now, limit=LIMIT, patience=math.inf, monotonic=time.monotonic)
 
     Return whether there may be more to move.
     """
-    timetable, until = service.schedule, monotonic() + patience
+    late = []
+    hasMore = _move(service, now, limit, late, monotonic() + patience, monotonic)
+    if late:
+        path = whereIs(service)
+        tell(service, log, logging.WARNING, '%d schedules of %s are late, the first one by %.0f s', len(late), path,
+             max(late), extra=about('schedule.late', service=path, jobs=len(late), wait=max(late)))
+    return hasMore
+
+
+def _move(service, now, limit, late, until, monotonic):
+    """See `tick`; put the seconds of those that are LATE into that list."""
+    timetable = service.schedule
     _retryAside(service, timetable.asideToTry(now, CHUNK), now)
     hasMore = _lookAgain(service, now) or timetable.isTryingAside
     while limit > 0:
-        moved = _enterChunk(service, now) + _callChunk(service, now)
+        moved = _enterChunk(service, now) + _callChunk(service, now, late)
         if not moved:
             return hasMore
         if timetable.seen.latest is None or now >= timetable.seen.latest + 1:
@@ -72,13 +89,15 @@ def _enterChunk(service, now):
     return len(moved)
 
 
-def _callChunk(service, now):
+def _callChunk(service, now, late):
     """Queue a chunk of the jobs that are due; return how many entries have left the calendar."""
     due = service.schedule.takeDue(now, CHUNK)
     for (key, _), (_, job) in zip(due, fetch(service, [jobid for _, jobid in due])):
         if isinstance(job, BrokenJob):
             endBroken(service, job, now)
         elif isScheduled(job) and job.due == key:
+            if job.retryAt is None and getattr(job, 'active', True) and now - key / MICROSECONDS > LATE:
+                late.append(now - key / MICROSECONDS)
             _call(service, job, now)
     return len(due)
 
@@ -132,7 +151,8 @@ def _setAside(service, job, error):
         reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
         job.error = (f'waits, because the scheduler{scheduler} cannot handle it: {reason}; it is tried again each '
                      f'minute, by each scheduler, and by reschedule')
-        log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError))
+        log.error('job %d (%s) %s', job.id, job.task, job.error, exc_info=not isinstance(error, ValueError),
+                  extra=about('schedule.failed', job=job.id, task=job.task, service=whereIs(service)))
 
 
 def _takeBack(service, job):
@@ -140,7 +160,8 @@ def _takeBack(service, job):
     if job.id in service.schedule.aside:
         service.schedule.aside.remove(job.id)
         job.error = None
-        log.info('job %d (%s) is scheduled again', job.id, job.task)
+        log.info('job %d (%s) is scheduled again', job.id, job.task,
+                 extra=about('schedule.resumed', job=job.id, task=job.task, service=whereIs(service)))
 
 
 def _retryAside(service, jobids, now):

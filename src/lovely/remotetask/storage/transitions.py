@@ -10,7 +10,10 @@ from typing import Any
 from typing import NamedTuple
 
 from lovely.remotetask.common.counts import OTHER
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.common.logs import jobLog
 from lovely.remotetask.common.logs import line
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import ERROR
@@ -59,6 +62,10 @@ class Claim(NamedTuple):
         """What a line of the log calls the run."""
         request = '' if self.request is None else f', request {self.request}'
         return line(f'job {self.jobid} ({self.task}{request})')
+
+    def about(self, event, **more):
+        """Return the argument `extra` for a line of the log about the run; see `logs.about`."""
+        return about(event, job=self.jobid, task=self.task, attempt=self.attempt + 1, request=self.request, **more)
 
 
 class Outcome(NamedTuple):
@@ -253,16 +260,19 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     attempts -- how many runs the job has in all.
     suspect -- see `release`.
     """
-    label, began = claimOn(job).label, ledger.beganAt(job.id)
+    claim, began = claimOn(job), ledger.beganAt(job.id)
+    more = {'service': whereIs(service), 'host': failure.host, 'error': line(failure.message)}
     count(ledger, job.task, LOST)
     if job.attempt + 1 >= attempts:
-        _tell(service, logging.ERROR, '%s failed: %s', label, line(failure.message))
+        tell(service, log, logging.ERROR, '%s failed: %s', claim.label, more['error'],
+             extra=claim.about('job.failed', **more))
         started = began if began is not None else now if job.started is None else job.started
         count(ledger, job.task, ERROR)
         outcome = Outcome(job.id, job.run, ERROR, started, now, failure=failure)
         acknowledge(service, ledger, outcome, now, ends=[])
     else:
-        _tell(service, logging.WARNING, '%s failed, and is queued again: %s', label, line(failure.message))
+        tell(service, log, logging.WARNING, '%s failed, and is queued again: %s', claim.label, more['error'],
+             extra=claim.about('job.rescued', **more))
         started = now if began is None else began
         outcome = Outcome(job.id, job.run, QUEUED, started, now, failure=failure, retryAt=now)
         charge(job, failure)
@@ -270,13 +280,28 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
     return outcome
 
 
-def _tell(service, level, *message):
-    """Log a line when the transaction has been committed; without a database at once."""
+def tell(service, logger, level, *message, extra):
+    """Log a line when the transaction has been committed; without a database at once.
+
+    message -- with its arguments.
+    extra -- see `logs.about`.
+    """
     if service._p_jar is None:
-        log.log(level, *message)
+        logger.log(level, *message, extra=extra)
     else:
         service._p_jar.transaction_manager.get().addAfterCommitHook(
-            lambda isCommitted: isCommitted and log.log(level, *message))
+            lambda isCommitted: isCommitted and logger.log(level, *message, extra=extra))
+
+
+def tellJob(service, event, job):
+    """Log what has become of a job when the transaction has been committed, if anybody looks at such lines.
+
+    event -- the word for it, as 'job.added', which is also what the line says.
+    """
+    if jobLog.isEnabledFor(logging.INFO):
+        claim = claimOn(job)
+        tell(service, jobLog, logging.INFO, '%s %s', claim.label, event.partition('.')[2],
+             extra=about(event, job=job.id, task=job.task, request=job.request, service=whereIs(service)))
 
 
 def release(service, ledger, jobid, now, started=True, suspect=False):

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lovely.remotetask.common.checks import cut
+from lovely.remotetask.database import notes
+from lovely.remotetask.database.notes import Act
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownTask
@@ -26,7 +27,7 @@ SELECTED = 1000
 class Done(NamedTuple):
     """What a verb has done."""
 
-    note: str                   # for the log, and for the note of the transaction: the verb and what it was for
+    act: Act                    # for the log, and for the note of the transaction
     said: str                   # what the next page says: a key of `rendering.SAID`
     path: str | None = None     # of the next page; None for the one where the button is
     count: int | None = None    # how many jobs it was
@@ -43,8 +44,8 @@ def _job(context):
     return context.job(context.field('jobid'))
 
 
-def _label(job):
-    return f'job {job.id} {cut(job.task, 100)}'
+def _act(verb, job):
+    return Act(verb, (job.id,), job.task)
 
 
 # One job
@@ -53,14 +54,14 @@ def cancel(context):
     """Cancel a job."""
     job = _job(context)
     context.service.cancel(job.id, context.now)
-    return Done(f'cancel {_label(job)}', 'cancel')
+    return Done(_act('cancel', job), 'cancel')
 
 
 def retry(context):
     """Queue a job that failed again."""
     job = _job(context)
     context.service.retry(job.id, context.now)
-    return Done(f'retry {_label(job)}', 'retry')
+    return Done(_act('retry', job), 'retry')
 
 
 def start(context):
@@ -68,15 +69,15 @@ def start(context):
     job = _job(context)
     if not context.service.startJob(job.id, context.now):
         raise WrongState(job.id, context.service.getStatus(job.id), 'start')
-    return Done(f'start {_label(job)}', 'start')
+    return Done(_act('start', job), 'start')
 
 
 def remove(context):
     """Remove a job that has ended."""
     job = _job(context)
-    note = f'remove {_label(job)}'
+    act = _act('remove', job)
     cleanup.remove(context.service, job)
-    return Done(note, 'remove', '/jobs')
+    return Done(act, 'remove', '/jobs')
 
 
 # Selected jobs
@@ -85,7 +86,7 @@ def _many(context, verb, isMeant, function):
     """Do something with those of the selected jobs that it is meant for; the others may have changed meanwhile."""
     jobids = context.form.get('jobs', [])[:SELECTED]
     if not jobids:
-        return Done(f'{verb} no jobs', 'none')
+        return Done(Act(verb, count=0), 'none')
     changed = []
     for jobid in jobids:
         try:
@@ -95,8 +96,7 @@ def _many(context, verb, isMeant, function):
         if isMeant(job):
             changed.append(job.id)
             function(job)
-    shown = ' '.join(map(str, changed[:20])) + (' …' if len(changed) > 20 else '')
-    return Done(f'{verb} {len(changed)} jobs {shown}'.rstrip(), f'{verb}Many', count=len(changed))
+    return Done(Act(verb, tuple(changed)), f'{verb}Many', count=len(changed))
 
 
 def cancelMany(context):
@@ -130,7 +130,7 @@ def add(context):
     if not form.hasMistakes:
         try:
             jobid = service.add(name, input, context.field('startLater') == 'on', context.now)
-            return Done(f'add {_label(service.jobs[jobid])}', 'add', f'/jobs/{jobid}')
+            return Done(_act('add', service.jobs[jobid]), 'add', f'/jobs/{jobid}')
         except InvalidInput as error:
             form = forms.withMistake(form, error.field, error.reason)
     return servicepages.task(context, name, form)
@@ -140,7 +140,7 @@ def run(context):
     """Run a job now that waits for a time: a schedule, or a job that waits for its next attempt."""
     job = _job(context)
     jobid = context.service.runNow(job.id, context.now)
-    return Done(f'run {_label(job)} as job {jobid}', 'run', f'/jobs/{jobid}')
+    return Done(Act('run', (jobid,), job.task), 'run', f'/jobs/{jobid}')
 
 
 # Schedules
@@ -158,7 +158,7 @@ def deactivate(context):
 def _setActive(context, isActive, verb):
     job = _job(context)
     context.service.updateCronJob(job.id, context.now, active=isActive)
-    return Done(f'{verb} {_label(job)}', verb)
+    return Done(_act(verb, job), verb)
 
 
 def schedule(context):
@@ -170,7 +170,7 @@ def schedule(context):
         raise
     except ValueError as error:
         return jobpages.job(context, str(job.id), _sent(context), str(error))
-    return Done(f'schedule {_label(job)}', 'schedule')
+    return Done(_act('schedule', job), 'schedule')
 
 
 def addSchedule(context):
@@ -185,7 +185,7 @@ def addSchedule(context):
         values = {**page.values, 'text': {**_sent(context), 'task': name}, 'mistake': str(error),
                   'input': context.field('input')}
         return page._replace(values=values, status=400)
-    return Done(f'addSchedule {_label(service.jobs[jobid])}', 'addSchedule', f'/jobs/{jobid}')
+    return Done(_act('addSchedule', service.jobs[jobid]), 'addSchedule', f'/jobs/{jobid}')
 
 
 def _sent(context):
@@ -200,9 +200,18 @@ def bulk(context):
     verb, text = context.field('verb'), context.field('filter').strip()
     if not bulkpages.hasConfirmed(context.field('expected'), context.field('typed')):
         return bulkpages.bulk(context, f'Type {context.field("expected")[:12]}, the number of jobs, to confirm it.')
-    jobid = context.service.addBulk(verb, text, int(context.field('expected')), context.caller.name or 'anybody',
+    jobid = context.service.addBulk(verb, text, int(context.field('expected')), context.caller.name or notes.ANYBODY,
                                     context.now)
-    return Done(f'bulk {verb} by job {jobid}: {cut(text, 500)}', 'bulk', f'/jobs/{jobid}')
+    return Done(Act('bulk', (jobid,), f'{verb} {text}'.rstrip()), 'bulk', f'/jobs/{jobid}')
+
+
+# Where it is
+
+def stack(context):
+    """Ask where the run of a job is right now."""
+    job = _job(context)
+    context.service.askStack(job.id, context.now)
+    return Done(_act('askStack', job), 'stack', f'/jobs/{job.id}')
 
 
 # The service
@@ -211,14 +220,14 @@ def pause(context):
     """Pause the service on all hosts."""
     context.allow('pause')
     context.service.pause()
-    return Done('pause', 'pause')
+    return Done(Act('pause'), 'pause')
 
 
 def resume(context):
     """Resume the service on all hosts."""
     context.allow('resume')
     context.service.resume()
-    return Done('resume', 'resume')
+    return Done(Act('resume'), 'resume')
 
 
 VERBS = {
@@ -236,6 +245,7 @@ VERBS = {
     'schedule': Verb('updateCronJob', schedule),
     'addSchedule': Verb('addCronJob', addSchedule),
     'bulk': Verb('clean', bulk),
+    'stack': Verb('askStack', stack),
     'pause': Verb('pause', pause),
     'resume': Verb('resume', resume),
 }

@@ -20,7 +20,10 @@ from ZODB.POSException import POSKeyError
 from lovely.remotetask import errors
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
@@ -58,9 +61,6 @@ STALE = 30
 
 #: How often a change is tried that meets conflicts.
 ATTEMPTS = 10
-
-#: What a user is called who was not asked.
-ANYBODY = 'anybody'
 
 #: Requests that use the database at the same time, by default; and seconds that another one waits for its turn.
 CONCURRENT, PERMIT_TIME = 8, 1.0
@@ -259,8 +259,9 @@ class Application:
                     raise
         if isinstance(done, webob.Response):
             return done
-        log.info('user %s at %s: %s in %s', ascii(caller.name or ANYBODY), caller.address or '-', ascii(done.note),
-                 ascii(context.path))
+        log.info('user %s at %s: %s in %s', ascii(caller.name or notes.ANYBODY), caller.address or '-',
+                 ascii(notes.sentenceOf(done.act)), ascii(context.path),
+                 extra=about('change.made', user=caller.name or notes.ANYBODY, address=caller.address))
         return webob.Response(status=303, location=self._next(context, done))
 
     def _carryOut(self, context, verb, manager):
@@ -271,7 +272,8 @@ class Application:
             response = webob.Response(render(done, context), status=done.status)
             manager.abort()
             return response
-        noteChange(manager.get(), context.caller.name or ANYBODY, context.path, done.note)
+        path = whereIs(context.service)
+        notes.write(manager.get(), [done.act._replace(path=path)], context.caller.name or notes.ANYBODY)
         manager.commit()
         return done
 
@@ -334,17 +336,6 @@ def application(db, users=None, *, identify=None, mask=(), clock=time.time, conc
     Raise `errors.ConfigurationError` for a users file that cannot be read or has a mistake.
     """
     return Application(db, Guard(users, identify), mask, clock, concurrent)
-
-
-def noteChange(txn, name, path, note):
-    """Note in a transaction who did what: shown by the page of changes, and by the undo page of Zope.
-
-    name -- of the user, a text.
-    path -- of the service.
-    note -- the verb, and what it was for.
-    """
-    txn.setUser(name)
-    txn.note(f'remotetask {note} in {path}')
 
 
 @contextlib.contextmanager

@@ -217,6 +217,7 @@ def job(context, jobid, text=None, mistake=''):
         'policy': policyOf(one, task), 'limit': limitOf(one, task),
         'isSchedule': isSchedule and status in (CRONJOB, DELAYED), 'history': one.history[::-1] if isSchedule else (),
         'text': text or (scheduleText(one) if isSchedule else {}), 'mistake': mistake,
+        'stack': service.getStack(one.id) if context.may('getStack') else None,
         'isKnown': task is not None}, 400 if mistake else 200)
 
 

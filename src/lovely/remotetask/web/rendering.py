@@ -31,6 +31,7 @@ SAID = {
     'none': 'No jobs were selected.',
     'add': 'The job was added.',
     'run': 'It runs now.',
+    'stack': 'The host was asked.',
     'pause': 'Processing is paused: running jobs end, and no more are taken.',
     'resume': 'Processing goes on.',
     'activate': 'The schedule is active.',

@@ -6,6 +6,7 @@ import logging
 import secrets
 import urllib.parse
 
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.users import NAME_LENGTH
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import RemoteTaskError
@@ -74,7 +75,8 @@ class Guard:
             return self._identify(request.environ)
         address = request.remote_addr or ''
         if self._isOpen and not isLocal(request):
-            log.warning('refused %s: the pages have no users, and answer this machine only', address)
+            log.warning('refused %s: the pages have no users, and answer this machine only', address,
+                        extra=about('login.refused', address=address))
             raise NotLocal('there are no users: the pages answer only requests from this machine, to localhost or '
                            '127.0.0.1, that come by no proxy')
         return self._authenticator.authenticate(request.headers.get('Authorization'), address)
@@ -105,7 +107,8 @@ class Guard:
             reason = 'its token is not valid any more'
         if reason is not None:
             name = '-' if caller.name is None else ascii(caller.name[:NAME_LENGTH])
-            log.warning('refused a change from %s, user %s: %s', request.remote_addr, name, reason)
+            log.warning('refused a change from %s, user %s: %s', request.remote_addr, name, reason,
+                        extra=about('change.refused', address=request.remote_addr, user=name))
             raise Forged(f'nothing was changed: {reason}.  Load the page again, and press the button there.')
 
 

@@ -25,6 +25,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from lovely.remotetask import errors
+from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.users import NAME_LENGTH
 from lovely.remotetask.config.users import ROLES
 from lovely.remotetask.xmlrpc.faults import NotAllowed
@@ -133,9 +134,10 @@ def _fits(text, patterns):
     return patterns is None or any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _logRefusal(address, name, reason):
+def _logRefusal(address, name, reason, event='call.refused'):
     # A client can send any name: what a terminal or a reader of logs would obey is escaped.
-    logger.warning('refused %s, user %s: %s', address, '-' if name is None else ascii(name[:NAME_LENGTH]), reason)
+    user = '-' if name is None else ascii(name[:NAME_LENGTH])
+    logger.warning('refused %s, user %s: %s', address, user, reason, extra=about(event, address=address, user=user))
 
 
 # How fast passwords can be tried
@@ -272,7 +274,7 @@ class Authenticator:
             name, password = _credentials(authorization)
             user = self._users.recall(name, password, time.monotonic()) or verify(name, password)
         except (Unauthorized, Throttled) as error:
-            _logRefusal(address, name, str(error))
+            _logRefusal(address, name, str(error), 'login.refused')
             raise
         return user and Principal(user.name, frozenset(ROLES[:1 + ROLES.index(user.role)]), _limits(user.tasks),
                                _limits(user.services), address)

@@ -6,6 +6,8 @@ import re
 import time
 from email.utils import formatdate
 
+from lovely.remotetask.common.logs import about
+
 
 logger = logging.getLogger('lovely.remotetask.access')
 
@@ -52,4 +54,5 @@ def log(address, user, requestLine, status, size, headers, call, requestId, reas
     line = (f'{address} - {_safe(user).replace(" ", "_") if user else "-"} [{dates(int(time.time()))[1]}] '
             f'"{_safe(requestLine)}" {status} {size} "{_safe(headers.get("referer", "-"))}" '
             f'"{_safe(headers.get("user-agent", "-"))}" {call} {requestId}')
-    logger.info('%s', line if reason is None else f'{line} "{_safe(reason)}"')
+    logger.info('%s', line if reason is None else f'{line} "{_safe(reason)}"',
+                extra=about('request.answered', address=address, user=user, status=status, request=requestId))

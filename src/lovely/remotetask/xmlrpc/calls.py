@@ -80,6 +80,8 @@ METHODS = {
     'retry': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'retryFailed': Method(REPEATS, 'int', (Argument('task', (str,), None),), role='manage'),
     'getProgress': Method(READS, 'struct', (_JOBID,)),
+    'askStack': Method(WRITES, 'boolean', (_JOBID,), role='manage'),
+    'getStack': Method(READS, 'struct', (_JOBID,), role='manage'),
     'getStatus': Method(READS, 'string', (_JOBID,)),
     'waitFor': Method(WAITS, 'array', (
         Argument('jobids', (list,), items=(int,)), Argument('timeout', (float, int), 30),

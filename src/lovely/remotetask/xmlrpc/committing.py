@@ -9,6 +9,7 @@ from transaction.interfaces import TransientError
 
 from lovely.remotetask import errors
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.database import notes
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -96,10 +97,11 @@ class Committer:
         connection = self._session.open()
         manager = connection.transaction_manager
         writes = [write for write in writes if not write.cancelled()]
-        sentinel = VoteSentinel(writes)
+        sentinel, acts = VoteSentinel(writes), []
         try:
             manager.begin()
-            outcomes = [(write, *self._run(connection, write)) for write in writes]
+            outcomes = [(write, *self._run(connection, write, acts)) for write in writes]
+            notes.write(manager.get(), acts)
             manager.get().join(sentinel)
             began = time.monotonic()
             manager.commit()
@@ -113,9 +115,13 @@ class Committer:
             raise
         return outcomes
 
-    def _run(self, connection, write):
+    def _run(self, connection, write, acts):
+        """Run a write; return its result, and its refusal or None.  What it has done is put into the list of acts."""
         try:
-            result = write.function(self._resolve(connection, write.path))
+            service = self._resolve(connection, write.path)
+            result = write.function(service)
         except errors.RemoteTaskError as refusal:
             return None, refusal
+        if write.acts is not None:
+            acts += write.acts(service, result)
         return write.serialize(result), None         # outside: a result that cannot be sent comes after the change

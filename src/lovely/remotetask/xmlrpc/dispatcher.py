@@ -14,6 +14,7 @@ from lovely.remotetask.statuses import areFinal
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import counting
 from lovely.remotetask.xmlrpc import methods
+from lovely.remotetask.xmlrpc.acts import actsOf
 from lovely.remotetask.xmlrpc.faults import INTERNAL_ERROR
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import faultFor
@@ -121,14 +122,18 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         if method.access == WAITS:
             return await self._wait(request, function, arguments)
         if method.access == REPEATS:
-            return dumpResponse(await self._repeat(request, function, arguments))
+            return dumpResponse(await self._repeat(request, name, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
         if method.owned:
             arguments.append(request.principal.name)
         call = functools.partial(self._call, function, arguments, request.traceparent if method.traced else None)
-        run = self._gateway.write if method.access == WRITES else self._gateway.read
-        response = await self._result(run(request.path, call, dumpResponse))
+        if method.access == WRITES:
+            run = self._gateway.write(request.path, call, dumpResponse,
+                                      actsOf(name, arguments, request.principal.name))
+        else:
+            run = self._gateway.read(request.path, call, dumpResponse)
+        response = await self._result(run)
         counting.noteAdded(request.path, name, arguments)
         return response
 
@@ -137,12 +142,14 @@ class Dispatcher(SimpleXMLRPCDispatcher):
         with tracing.calledWith(traceparent):
             return function(service, *arguments)
 
-    async def _repeat(self, request, function, arguments):
+
+    async def _repeat(self, request, name, function, arguments):
         """Call the function in one transaction after another until it does less than it might; return the sum."""
         done, before = 0, time.time()
+        acts = actsOf(name, arguments, request.principal.name)
         while True:
             step = await self._result(self._gateway.write(
-                request.path, lambda service: function(service, calls.BATCH, before, *arguments)))
+                request.path, lambda service: function(service, calls.BATCH, before, *arguments), acts=acts))
             done += step
             if step < calls.BATCH:
                 return done

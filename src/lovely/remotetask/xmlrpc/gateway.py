@@ -195,19 +195,21 @@ class Gateway:
             self._waitingReads.append(read)
         return read
 
-    def write(self, path, function, serialize=plain):
+    def write(self, path, function, serialize=plain, acts=None):
         """Call a function with the service at a path, and commit its changes.  Return a `Call`.
 
         path, serialize -- as for `read`.
         function -- called with the service in the writer's thread, again if its transaction has to be repeated.  When
             it raises one of the family of `errors` it must have changed nothing: the other calls are committed.
+        acts -- called with the service and what the function returned, it returns a list of `notes.Act`s, for the note
+            of the transaction; None for none.
 
         Raise `Stopping`.  The call has ended when it is committed; its exceptions are those that the function raises;
         `errors.UnknownService`; `DatabaseUnavailable` when nothing was changed; `OutcomeUnknown` when it is not known
         whether it was.
         """
         now = time.monotonic()
-        write = Call(path, function, serialize, now + self.timeout, now + self.deadline)
+        write = Call(path, function, serialize, now + self.timeout, now + self.deadline, acts)
         with self._changed:
             if not self._running:
                 raise Stopping()

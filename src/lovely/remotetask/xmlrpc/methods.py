@@ -295,6 +295,29 @@ def getProgress(service, jobid):
     return progressOf(service, jobid)
 
 
+def askStack(service, jobid):
+    """askStack(int jobid) -> boolean
+
+    Ask the processing host that runs a job where its run is right now; getStack has the answer a moment later.  Always
+    true.
+    Faults: unknown job, wrong state for a job that no processing host has claimed.
+    """
+    service.askStack(jobid)
+    return True
+
+
+def getStack(service, jobid):
+    """getStack(int jobid) -> struct
+
+    Where the run of a job was when askStack was called: double asked; double answered, nil as long as the host has not
+    answered; string text: the stack of the thread or the child process, the innermost call last, with files, lines and
+    functions, but no values; of a program its process and path.  Nil if nobody has asked in the last minute.
+    Faults: unknown job.
+    """
+    stack = service.getStack(jobid)
+    return stack and stack._asdict()
+
+
 def getStatus(service, jobid):
     """getStatus(int jobid) -> string
 
@@ -528,6 +551,6 @@ def getTaskStatistics(service, task):
 #: service are functions of the dispatcher.
 FUNCTIONS = {function.__name__: function for function in (
     getAvailableTasks, add, addMany, addCronJob, addUpload, putUpload, dropUpload, updateCronJob, reschedule, runNow,
-    startJob, cancel, clean, cleanSome, retry, retryFailed, getProgress, getStatus, waitFor, getResult, getResultPart,
-    getError, hasJobsWaiting, pause, resume, stopProcessing, startProcessing, isProcessing, getProcessingHosts, getJob,
-    getJobs, getSchedules, getStatistics, getTaskStatistics)}
+    startJob, cancel, clean, cleanSome, retry, retryFailed, getProgress, askStack, getStack, getStatus, waitFor,
+    getResult, getResultPart, getError, hasJobsWaiting, pause, resume, stopProcessing, startProcessing, isProcessing,
+    getProcessingHosts, getJob, getJobs, getSchedules, getStatistics, getTaskStatistics)}

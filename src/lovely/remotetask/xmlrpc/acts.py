@@ -1,0 +1,70 @@
+"""What calls have done, for the notes of their transactions."""
+# SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.database import notes
+from lovely.remotetask.database.notes import Act
+from lovely.remotetask.database.sites import whereIs
+
+
+def _added(service, arguments, result):
+    return [('add', (result,), arguments[0])]
+
+
+def _addedMany(service, arguments, result):
+    jobids = {}
+    for struct, jobid in zip(arguments[0], result):
+        jobids.setdefault(struct['task'], []).append(jobid)
+    return [('add', tuple(ids), task) for task, ids in jobids.items()]
+
+
+def _onService(verb):
+    return lambda service, arguments, result: [(verb,)]
+
+
+def _onJob(verb):
+    """Return what says that something was done to the job whose id is the first argument."""
+    return lambda service, arguments, result: [(verb, (arguments[0],), service.jobs[arguments[0]].task)]
+
+
+def _onSome(verb):
+    """Return what says that something was done to as many jobs as the result says."""
+    return lambda service, arguments, result: [(verb, (), '', result)] if result else []
+
+
+#: The name of a method that writes -> what says what was done, called with the service, the call's arguments and its
+#: result: the first fields of `Act`s.
+ACTS = {
+    'add': _added,
+    'addMany': _addedMany,
+    'addCronJob': lambda service, arguments, result: [('addSchedule', (result,), arguments[0])],
+    'updateCronJob': _onJob('schedule'),
+    'reschedule': _onJob('reschedule'),
+    'runNow': _onJob('run'),
+    'startJob': lambda service, arguments, result: _onJob('start')(service, arguments, result) if result else [],
+    'cancel': _onJob('cancel'),
+    'askStack': _onJob('askStack'),
+    'retry': _onJob('retry'),
+    'clean': _onSome('remove'),
+    'cleanSome': _onSome('remove'),
+    'retryFailed': _onSome('retry'),
+    'pause': _onService('pause'),
+    'stopProcessing': _onService('pause'),
+    'resume': _onService('resume'),
+    'startProcessing': _onService('resume'),
+    **dict.fromkeys(('addUpload', 'putUpload', 'dropUpload'), _onService('upload')),
+}
+
+
+def actsOf(name, arguments, user):
+    """Return what says what a call has done: a function of the service and the result that returns a list of `Act`s.
+
+    name -- of the method.
+    arguments -- those of the call, checked.
+    user -- the name of who calls; None if nobody was asked.
+    """
+    made, by = ACTS[name], notes.ANYBODY if user is None else user
+
+    def acts(service, result):
+        path = whereIs(service)
+        return [Act(*done, by=by, path=path) for done in made(service, arguments, result)]
+
+    return acts
