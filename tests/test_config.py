@@ -455,7 +455,9 @@ class MistakesTest(ConfigTestCase):
         self.check('<zodb>\n<blobstorage>\nblob-dir b\n</blobstorage>\n</zodb>\n', 4, 'there is no storage')
         self.check('<zodb>\n<filestorage>\n</filestorage>\n</zodb>\n', 3, "'path'")
         self.check('<zodb>\n<filestorage>\npath nowhere/Data.fs\n</filestorage>\n</zodb>\n', 3, 'does not exist')
-        self.check('<zodb>\ncache-size many\n<mappingstorage/>\n</zodb>\n', 2, "'many'")
+        self.check('<zodb>\ncache-size many\n<mappingstorage/>\n</zodb>\n', 2,
+                   "'many' is neither a whole number nor one of the words that this key knows")
+        self.check('<eventlog>\nlevel infoo\n</eventlog>\n', 2, "'infoo' is neither a whole number nor one of")
         self.check('<zodb>\n<mappingstorage/>\nclass-factory nowhere.function\n</zodb>\n', 3,
                    "ModuleNotFoundError: No module named 'nowhere'")
 
