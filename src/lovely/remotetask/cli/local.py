@@ -180,7 +180,7 @@ def pack(configurationPath, days):
     """
     keepFilesPrivate()
     configuration = load(configurationPath)
-    configuration.setUpLogging()
+    setUpLogging(configuration)
     with contextlib.closing(openDatabase(configuration)) as database:
         before = database.db.getSize()
         if packDatabase(database.db, time.time() - days * 86400) is None:
@@ -283,6 +283,13 @@ def _install(db):
                 raise CommandFailure('the database is empty, and the site definition loads Zope: start Zope with this '
                                      'database first, which makes its application object, and add a task service')
     install(db)
+
+
+def setUpLogging(configuration):
+    """Start to log as the configuration says, for a command that is no server: its connections are not worth a line."""
+    configuration.setUpLogging()
+    if (zeo := logging.getLogger('ZEO')).level == logging.NOTSET:
+        zeo.setLevel(logging.WARNING)
 
 
 def openDatabase(configuration, *arguments):
