@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: ZPL-2.1
 import dataclasses
 import os
+import pathlib
 import re
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 import xml.etree.ElementTree
 
@@ -495,6 +497,17 @@ class MistakesTest(ConfigTestCase):
         products.setProductConfigurations({'x': {'a': '1'}})
         self.check('<product-config y/>\nnonsense\n', 2, 'nonsense')
         self.assertEqual(products.productConfiguration('x'), {'a': '1'})
+
+
+class DocumentTest(ConfigTestCase):
+
+    def test_a_host_on_another_machine(self):
+        document = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'operating.txt'
+        block = document.read_text().partition('\nAnother machine\n')[2].partition('::\n\n')[2].partition('\n\n')[0]
+        self.write('', 'site.zcml')
+        configuration = self.load(textwrap.dedent(block))
+        self.assertEqual((configuration.processor.name, configuration.processor.lease), ('beta-1', 30))
+        self.assertEqual(configuration.databaseDescription, 'ZEO zeo.example.org:8100')
 
 
 class LoggingTest(ConfigTestCase):
