@@ -217,6 +217,20 @@ class TestHeartbeat(AliveCase):
         self.assertLessEqual({10, 20, 30}, set(seen))
 
 
+class TestLeases(AliveCase):
+
+    def test_different_ones_are_told_once(self):
+        first, other = self.cycle('a', lease=30.0), self.cycle('b', lease=60.0)
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+            for _ in range(3):
+                first.iterate(Work())
+                other.iterate(Work())
+                self.now.advance(10)
+        self.assertEqual([record.getMessage() for record in logs.records], [
+            f'processing host {name} has a lease of {lease} s, but {us} one of {ours} s: give all hosts of a database '
+            'the same' for name, lease, us, ours in (('b', 60, 'a', 30), ('a', 30, 'b', 60))])
+
+
 class TestLiveness(AliveCase):
     """What an observer takes for silence."""
 

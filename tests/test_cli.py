@@ -23,6 +23,7 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler
 from xmlrpc.server import SimpleXMLRPCServer
 
 import ZEO
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 from lovely.remotetask.cli import main
@@ -83,6 +84,13 @@ class HelpTest(unittest.TestCase):
             (self.assertNotIn if command.hidden else self.assertIn)(f'\n  {name} ', result.output)
         self.assertIn('REMOTETASK_CONFIG', result.output)
         self.assertIn('$ remotetask serve', result.output)
+
+    def test_completion(self):
+        shell = BashComplete(main.remotetask, {}, 'remotetask', '_REMOTETASK_COMPLETE')
+        self.assertIn('complete -o nosort -F', shell.source())
+        for arguments, incomplete, names in ([], 'serv', ['serve', 'service']), (['service'], 'a', ['add']), (
+                ['jobs'], '--st', ['--status', '--start']):
+            self.assertEqual([each.value for each in shell.get_completions(arguments, incomplete)], names)
 
     def test_every_command(self):
         self.assertEqual({name for name, command in main.remotetask.commands.items() if not command.hidden}, {

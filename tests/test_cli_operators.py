@@ -23,6 +23,7 @@ from lovely.remotetask.cli import schedules
 from lovely.remotetask.cli import tables
 from lovely.remotetask.cli.tables import Column
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.job import Failure
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.task import SimpleTask
 from test_cli import PATIENCE
@@ -250,6 +251,8 @@ class ListsTest(OperatorCase):
         self.assertEqual((lines[1], lines[-1]),
                          ('  Traceback (most recent call last):', '  ZeroDivisionError: division by zero'))
         self.assertIn('    return 1 / input', '\n'.join(lines))
+        self.service(lambda service: setattr(service.jobs[jobid], 'errors', (Failure(0, 'no space', '', 'alpha'),)))
+        self.assertEqual(self.done('error', str(jobid), '--traceback'), '1970-01-01 00:00:00 on alpha: no space\n')
         jobid = self.service(lambda service: service.add('echo'))
         self.assertEqual(self.done('error', str(jobid), '--traceback'), 'None\n')
 

@@ -225,6 +225,9 @@ class TestCalls(FrontendCase):
             self.client.retry(jobid)
         with self.assertRaisesRegex(faults.BadArguments, 'unheardOf'):
             self.client.addCronJob('echo', delay=1, unheardOf=True)
+        for minute in 5, '5':
+            with self.assertRaisesRegex(faults.BadArguments, f'minute: {minute!r} is not a list of whole numbers'):
+                self.client.addCronJob('echo', minute=minute)
         with self.assertRaises(faults.UnknownMethod):
             self.client.call('unheardOf')
 

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: ZPL-2.1
 import dataclasses
 import os
+import pathlib
 import re
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 import xml.etree.ElementTree
 
@@ -460,7 +462,9 @@ class MistakesTest(ConfigTestCase):
         self.check('<zodb>\n<blobstorage>\nblob-dir b\n</blobstorage>\n</zodb>\n', 4, 'there is no storage')
         self.check('<zodb>\n<filestorage>\n</filestorage>\n</zodb>\n', 3, "'path'")
         self.check('<zodb>\n<filestorage>\npath nowhere/Data.fs\n</filestorage>\n</zodb>\n', 3, 'does not exist')
-        self.check('<zodb>\ncache-size many\n<mappingstorage/>\n</zodb>\n', 2, "'many'")
+        self.check('<zodb>\ncache-size many\n<mappingstorage/>\n</zodb>\n', 2,
+                   "'many' is neither a whole number nor one of the words that this key knows")
+        self.check('<eventlog>\nlevel infoo\n</eventlog>\n', 2, "'infoo' is neither a whole number nor one of")
         self.check('<zodb>\n<mappingstorage/>\nclass-factory nowhere.function\n</zodb>\n', 3,
                    "ModuleNotFoundError: No module named 'nowhere'")
 
@@ -498,6 +502,17 @@ class MistakesTest(ConfigTestCase):
         products.setProductConfigurations({'x': {'a': '1'}})
         self.check('<product-config y/>\nnonsense\n', 2, 'nonsense')
         self.assertEqual(products.productConfiguration('x'), {'a': '1'})
+
+
+class DocumentTest(ConfigTestCase):
+
+    def test_a_host_on_another_machine(self):
+        document = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'operating.txt'
+        block = document.read_text().partition('\nAnother machine\n')[2].partition('::\n\n')[2].partition('\n\n')[0]
+        self.write('', 'site.zcml')
+        configuration = self.load(textwrap.dedent(block))
+        self.assertEqual((configuration.processor.name, configuration.processor.lease), ('beta-1', 30))
+        self.assertEqual(configuration.databaseDescription, 'ZEO zeo.example.org:8100')
 
 
 class LoggingTest(ConfigTestCase):

@@ -65,6 +65,13 @@ class TestServices(DatabaseCase):
         self.assertEqual(self.paths(), ['/TaskService'])
         self.fails(1, "there is no task service at '/Films'", 'service', 'remove', '/Films')
 
+    def test_the_default_service_comes_back_as_such(self):
+        self.assertEqual(self.remotetask('service', 'remove', '/TaskService')[0], 0)
+        self.assertEqual(self.paths(), [])
+        self.assertEqual(self.remotetask('service', 'add', '/TaskService')[0], 0)
+        self.assertEqual(self.inDatabase(lambda connection: getService(connection, '/').__name__), 'TaskService')
+        self.assertEqual(self.remotetask('service', 'add', '/TaskService')[0], 0)
+
     def test_a_site_is_made_when_that_is_asked_for(self):
         self.fails(2, 'there is no folder /site1; --site makes it', 'service', 'add', '/site1/Films')
         self.assertEqual(self.remotetask('service', 'add', '/site1/Films', '--site')[:2], (0, 'service /site1/Films\n'))

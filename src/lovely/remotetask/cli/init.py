@@ -35,7 +35,7 @@ PORT = 8080
 @click.command()
 @click.argument('directory', metavar='DIR', type=click.Path())
 @click.option('--port', type=click.IntRange(1, 65535), default=PORT, show_default=True,
-              help='Where the frontend of the site listens, at 127.0.0.1.')
+              help='Where the front end of the site listens, at 127.0.0.1.')
 def init(directory, port):
     """Write a site to start from into the directory DIR.
 

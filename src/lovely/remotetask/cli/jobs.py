@@ -283,8 +283,8 @@ def error(client, jobid, traceback):
         return
     failures = client.getJob(jobid)['errors']
     for failure in failures:
-        host = f' on {failure["host"]}' if failure['host'] else ''
-        click.echo(f'{asTime(failure["time"])}{oneLine(host)}: {oneLine(failure["message"])}')
+        host = f' on {oneLine(failure["host"])}' if failure['host'] else ''
+        click.echo(f'{asTime(failure["time"])}{host}: {oneLine(failure["message"])}')
         for line in failure['traceback'].splitlines():
             click.echo(f'  {harmless(line)}')
     if not failures:

@@ -27,6 +27,7 @@ from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import reapAsProcessOne
+from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.autostart import splitPatterns
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
@@ -181,7 +182,7 @@ def pack(configurationPath, days):
     """
     keepFilesPrivate()
     configuration = load(configurationPath)
-    configuration.setUpLogging()
+    setUpLogging(configuration)
     with contextlib.closing(openDatabase(configuration)) as database:
         before = database.db.getSize()
         if packDatabase(database.db, time.time() - days * 86400) is None:
@@ -291,6 +292,13 @@ def _install(db):
     install(db)
 
 
+def setUpLogging(configuration):
+    """Start to log as the configuration says, for a command that is no server: its connections are not worth a line."""
+    configuration.setUpLogging()
+    if (zeo := logging.getLogger('ZEO')).level == logging.NOTSET:
+        zeo.setLevel(logging.WARNING)
+
+
 def openDatabase(configuration, *arguments):
     try:
         return Database(configuration.database.open, *arguments)
@@ -337,8 +345,11 @@ def _startFrontend(configuration, db, signals, closing, grace):
 
 
 def _hostsOf(configuration, database, schedulesOnly, signals):
-    """Return the `Hosts` of this process, not started."""
-    settings = configuration.processor
+    """Return the `Hosts` of this process, not started; raise `CommandFailure` when they can have nothing to do."""
+    settings, autostart = configuration.processor, _autostartOf(configuration)
+    patterns = splitPatterns(autostart)
+    if '*' not in autostart and not servicePaths(database.db, patterns, lambda *arguments: None):
+        raise CommandFailure(f'there is no task service to process: autostart {autostart!r} fits none')
     if schedulesOnly:
         factory, arguments = Scheduler, {}
     else:
@@ -351,7 +362,7 @@ def _hostsOf(configuration, database, schedulesOnly, signals):
                        lease=settings.lease, keep=settings.keep, taskClient=database.taskClient, tasks=settings.tasks,
                        **arguments)
 
-    return Hosts(database.db, splitPatterns(_autostartOf(configuration)), make, signals.fail)
+    return Hosts(database.db, patterns, make, signals.fail)
 
 
 def _autostartOf(configuration):
@@ -363,13 +374,11 @@ def _nameOf(settings, schedulesOnly):
 
 
 def _startHosts(configuration, hosts, schedulesOnly):
-    settings, autostart = configuration.processor, _autostartOf(configuration)
+    settings = configuration.processor
     if not schedulesOnly:
         _warnOfWhatIsMissing()
     if not hosts.start():
-        if not any('*' in pattern for pattern in splitPatterns(autostart)):
-            raise CommandFailure(f'there is no task service to process: autostart {autostart!r} fits none')
-        _say(f'no task service yet: autostart {autostart!r} fits none')
+        _say(f'no task service yet: autostart {_autostartOf(configuration)!r} fits none')
     name = _nameOf(settings, schedulesOnly)
     if schedulesOnly:
         _say(f'scheduling as {name}')

@@ -21,7 +21,9 @@ from lovely.remotetask.common.process import osUser
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.database import notes
 from lovely.remotetask.database import zopeapp
+from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.transactions import transact
+from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.statuses import FINAL
 
 
@@ -83,7 +85,8 @@ def _command(name):
 def add(connection, path, makesSite):
     """Make a task service at PATH.
 
-    A service that is there already stays as it is.  In a database of Zope, the folder must be there.
+    A service that is there already stays as it is.  /TaskService is the default service, at / as well.  In a database
+    of Zope, the folder must be there.
 
     \b
     Examples:
@@ -96,8 +99,15 @@ def add(connection, path, makesSite):
         folder = _folderIn(folder, one, makesSite)
     if not ISite.providedBy(folder) and not makesSite:
         raise ValueError(f'/{"/".join(folders)} is no site; --site makes it one')
-    addService(folder, name, name)
+    addService(folder, name, '' if _isDefault(folder, folders, name) else name)
     return lambda: click.echo(f'service /{"/".join((*folders, name))}')
+
+
+def _isDefault(folder, folders, name):
+    """Return whether a new service is the default one, at / as well: that is made by the first server, but may be gone.
+    """
+    services = localServices(folder) if ISite.providedBy(folder) else {}
+    return not folders and name == DEFAULT_SERVICE and name not in folder and '' not in services
 
 
 def _split(path):

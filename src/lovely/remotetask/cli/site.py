@@ -4,6 +4,7 @@ import contextlib
 
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.local import openDatabase
+from lovely.remotetask.cli.local import setUpLogging
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.zcml import loadSite
@@ -22,7 +23,7 @@ def opened(configurationPath):
     """
     keepFilesPrivate()
     configuration = load(configurationPath)
-    configuration.setUpLogging()
+    setUpLogging(configuration)
     with contextlib.closing(openDatabase(configuration)) as database:
         loadSite(configuration.siteDefinition)
         yield database.db

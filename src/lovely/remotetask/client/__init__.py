@@ -51,6 +51,13 @@ WAIT_STEP = 25.0
 SHORT_WAIT_STEP = 1.0
 
 
+def _fieldOf(name: str, field: Any) -> list[Any]:
+    """Return a field of a calendar as a list; raise `xmlrpc.faults.BadArguments` for what is none."""
+    if isinstance(field, str) or not isinstance(field, Iterable):
+        raise faults.BadArguments(f'{name}: {shown(field)} is not a list of whole numbers')
+    return list(field)
+
+
 def _waitingTime(timeout: float) -> float:
     """Return for how many seconds to wait at the most; raise `BadArguments` for what is no number of 0 or more."""
     if not isNumber(timeout, 0, math.inf):
@@ -135,11 +142,12 @@ class Client(RepeatingClient):
 
         Raise `errors.UnknownTask`, `errors.InvalidInput`, `xmlrpc.faults.BadArguments`.
         """
-        calendar = [list(field) for field in (minute, hour, dayOfMonth, month, dayOfWeek)]
+        calendar = {'minute': minute, 'hour': hour, 'dayOfMonth': dayOfMonth, 'month': month, 'dayOfWeek': dayOfWeek}
+        fields = [_fieldOf(name, field) for name, field in calendar.items()]
         with Sending(self._repeated) as sending:
             input, uploads = sending.send(task, input)
             options.update(_given(uploads=uploads))
-            return self._call('addCronJob', (task, input, *calendar, delay, options), False)
+            return self._call('addCronJob', (task, input, *fields, delay, options), False)
 
     # Changing jobs; unless it is said otherwise they return True
 

@@ -95,10 +95,10 @@ def matching(connection, patterns, tell=log.log):  # noqa: C901
                 tell(logging.ERROR, 'service %s on site %s not found', serviceName, siteName or 'root')
 
 
-def servicePaths(db, patterns):
-    """Return the paths (tuples of names) of the services that the patterns fit."""
+def servicePaths(db, patterns, tell=log.log):
+    """Return the paths (tuples of names) of the services that the patterns fit; for `tell` see `matching`."""
     with _opened(db) as connection:
-        return [pathOf(service) for _, _, service in matching(connection, patterns)]
+        return [pathOf(service) for _, _, service in matching(connection, patterns, tell)]
 
 
 @contextlib.contextmanager

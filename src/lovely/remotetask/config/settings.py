@@ -234,6 +234,8 @@ def _mistake(error, position):
         reason = 'the file is not encoded in UTF-8'
     else:
         reason = f'{type(error).__name__}: {error}'
+    if reason.startswith('invalid literal for int()'):
+        reason = f'{error.value!r} is neither a whole number nor one of the words that this key knows'
     lines = reason.split('\n')
     if len(lines) > 2:                          # some reasons have a traceback in them; its end says it all
         reason = f'{lines[0]}: {lines[-1] or lines[-2]}'

@@ -37,6 +37,7 @@ class Peers:
         self._liveness = hosts.LivenessMonitor(lease)
         self._watchedAt = self._surveyedAt = float('-inf')      # by the monotonic clock
         self._hasWritten = False    # whether the last `watch` has changed anything in its transaction
+        self._compared = set()      # names of hosts whose other lease the log knows
         self._neighbours = []       # owners of those watched on this machine, whose end can be seen at once
 
     def wrote(self, moment):
@@ -65,6 +66,7 @@ class Peers:
             state = self._liveness.stateOf(name, ledger, view.moment)
             if state == hosts.ALIVE:
                 alive += 1
+                messages += self._compareLeases(view.name, name, ledger.owner)
                 if hosts.isGone(ledger.owner) is False:
                     self._neighbours.append(ledger.owner)
                 if alive == WATCHED:
@@ -77,6 +79,16 @@ class Peers:
         if self.mayBeScheduler and view.service.schedule.scheduler is None:
             view.service.schedule.scheduler, self._hasWritten = view.name, True
         return messages, ends
+
+    def _compareLeases(self, ours, name, owner):
+        """Return what the log says, once, when another host has another lease; else nothing."""
+        lease = owner.get('lease', self.lease)
+        isByHand = not owner.get('threads', 1) and not owner.get('schedule', True)
+        if lease == self.lease or isByHand or name in self._compared:
+            return []
+        self._compared.add(name)
+        return [('processing host %s has a lease of %g s, but %s one of %g s: give all hosts of a database the same',
+                 name, lease, ours, self.lease)]
 
     def noteFailure(self):
         """Note that the transaction of the last `watch` has failed: what that has changed is to be done again."""
