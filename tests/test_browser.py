@@ -145,6 +145,30 @@ class BrowserCase(ServiceCase):
             self.goOn.wait(0.05)                    # it tells of its progress once a second
         return failed, schedule
 
+    def barriers(self, page, rules):
+        """Return what axe-core has found; `rules` is its argument, in JavaScript."""
+        # The page forbids all scripts but its own; this one comes from outside, as a browser's own tools do.
+        page.evaluate(AXE.read_text())
+        found = page.evaluate(f'axe.run({rules})')
+        return [(violation['id'], [node['html'][:200] for node in violation['nodes']][:3])
+                for violation in found['violations']]
+
+    def test_markup_does_nothing(self):
+        def raiseMarkup(input):
+            raise TaskError(MARKUP)
+
+        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
+        with self.service() as service:
+            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
+            service.process()
+        asked = []
+        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
+            page = self.open(path)
+            page.on('dialog', lambda dialog: asked.append(dialog.message))
+            page.wait_for_load_state('networkidle')
+            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
+        self.assertEqual((asked, self.complaints), ([], []))
+
     def picture(self, page, name):
         """Keep a picture of a page, where that is wanted."""
         if PICTURES:
@@ -173,30 +197,6 @@ class TestEveryPage(BrowserCase):
                         self.assertEqual(self.barriers(page, rules), [])
         # The two that are asked for on purpose say so in the console.
         self.assertEqual([text for text in self.complaints if '400' not in text and '404' not in text], [])
-
-    def barriers(self, page, rules):
-        """Return what axe-core has found; `rules` is its argument, in JavaScript."""
-        # The page forbids all scripts but its own; this one comes from outside, as a browser's own tools do.
-        page.evaluate(AXE.read_text())
-        found = page.evaluate(f'axe.run({rules})')
-        return [(violation['id'], [node['html'][:200] for node in violation['nodes']][:3])
-                for violation in found['violations']]
-
-    def test_markup_does_nothing(self):
-        def raiseMarkup(input):
-            raise TaskError(MARKUP)
-
-        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
-        with self.service() as service:
-            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
-            service.process()
-        asked = []
-        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
-            page = self.open(path)
-            page.on('dialog', lambda dialog: asked.append(dialog.message))
-            page.wait_for_load_state('networkidle')
-            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
-        self.assertEqual((asked, self.complaints), ([], []))
 
 
 class TestButtons(BrowserCase):
@@ -243,6 +243,20 @@ class TestButtons(BrowserCase):
         page.get_by_label('select all jobs of this page').check()
         page.get_by_role('button', name='Remove').click()
         self.assertSaid(page, 'Jobs removed: 4.')
+
+    def test_a_column_sorts(self):
+        self.fill()
+        page = self.open('/jobs')
+        status = page.locator('thead .tableStatus')
+        for direction, first, last in ('ascending', 'processing', 'start later'), ('descending', 'start later', \
+                                                                                   'processing'):
+            status.locator('a').click()
+            expect(status).to_have_attribute('aria-sort', direction)
+            expect(page.locator('tbody .tableStatus').first).to_have_text(first)
+            expect(page.locator('tbody .tableStatus').last).to_have_text(last)
+            self.assertEqual(self.barriers(page, '{}'), [])
+        page.locator('thead .tableEnd a').click()
+        expect(page.locator('thead [aria-sort]')).to_have_text('Ended ▼')
 
     def test_all_that_fit(self):
         self.do('addMany', [{'task': 'echo', 'startLater': True}] * 150)

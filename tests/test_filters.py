@@ -223,12 +223,20 @@ class TestPages(SearchCase):
                 walk.step()
             listed = self.service.getJobs(None, 0, 10_000)
             for size, most in (1, 100), (7, 3), (1000, 1000):
-                with self.subTest(seed=seed, size=size, most=most):
-                    self.assertEqual(sorted(self.pages('', size, most=most)), sorted(ids(listed)))
+                for oldest in False, True:
+                    with self.subTest(seed=seed, size=size, most=most, oldest=oldest):
+                        self.assertEqual(sorted(self.pages('', size, most=most, oldest=oldest)), sorted(ids(listed)))
             for status in STATUSES:
                 jobids = ids(self.service.getJobs(status, 0, 10_000))
-                with self.subTest(seed=seed, status=status):
-                    self.assertEqual(sorted(self.pages(f'status:"{status}"', 3)), sorted(jobids))
+                for oldest in False, True:
+                    with self.subTest(seed=seed, status=status, oldest=oldest):
+                        found = self.pages(f'status:"{status}"', 3, oldest=oldest)
+                        self.assertEqual(sorted(found), sorted(jobids))
+                        if status != 'queued':
+                            self.assertEqual(found, jobids[::-1] if oldest else jobids)
+            for text in 'before:1970-01-01T00:30', 'since:1970-01-01T00:25 before:1970-01-01T00:40':
+                with self.subTest(text, seed=seed):
+                    self.assertEqual(sorted(self.pages(text, 4, oldest=True)), sorted(self.pages(text, 4)))
 
     def test_many_of_one_time(self):
         jobids = []
@@ -238,6 +246,7 @@ class TestPages(SearchCase):
         for size in 7, 100, 1000:
             with self.subTest(size=size):
                 self.assertEqual(sorted(self.pages('', size)), sorted(jobids))
+                self.assertEqual(self.pages('', size, oldest=True), self.pages('', size)[::-1])
 
     def test_nothing_is_lost_or_doubled_while_jobs_come_and_go(self):
         for seed in range(6):
