@@ -198,7 +198,7 @@ class TestCaller(unittest.TestCase):
                 principal.check(name, method, '/', [given.get(argument.name) for argument in method.arguments])
                 allowed.add(name)
         refused = set(calls.METHODS) - allowed
-        self.assertEqual(refused & {'clean', 'cleanSome', 'getStatistics', 'hasJobsWaiting',
+        self.assertEqual(refused & {'addBulk', 'clean', 'cleanSome', 'countBulk', 'getStatistics', 'hasJobsWaiting',
                                     'pause', 'resume', 'startProcessing', 'stopProcessing'}, refused)
         for name in allowed:
             names = {argument.name for argument in calls.METHODS[name].arguments}

@@ -213,6 +213,12 @@ class ITaskService(Interface):
         Raise what `add` raises, changing nothing.
         """
 
+    def countBulk(verb, filter, now=None):
+        """Return how many jobs `addBulk` would change, and whether these are all: the newest 20,000 are looked at.
+
+        The arguments are those of `addBulk`.  Raise `ValueError` for another verb or filter.
+        """
+
     def addBulk(verb, filter, expected, user, now=None):
         """Add a job that does something with all jobs that fit a filter now, a part at a time; return its id.
 
@@ -221,7 +227,7 @@ class ITaskService(Interface):
         expected -- about how many jobs these are, for the progress.
         user -- who wants it, a text: it is in the notes of the transactions.
 
-        Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb or filter.
+        Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb, filter or number.
         """
 
     def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,

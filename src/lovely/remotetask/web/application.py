@@ -41,6 +41,7 @@ from lovely.remotetask.web.security import HEADERS
 from lovely.remotetask.web.security import Forged
 from lovely.remotetask.web.security import Guard
 from lovely.remotetask.web.security import NotLocal
+from lovely.remotetask.xmlrpc.access import ANYBODY
 from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from lovely.remotetask.xmlrpc.faults import NotAllowed
@@ -56,9 +57,6 @@ STALE = 30
 
 #: How often a change is tried that meets conflicts.
 ATTEMPTS = 10
-
-#: What a user is called who was not asked.
-ANYBODY = 'anybody'
 
 #: Requests that use the database at the same time, by default; and seconds that another one waits for its turn.
 CONCURRENT, PERMIT_TIME = 8, 1.0

@@ -44,6 +44,9 @@ HASHES, QUEUE = max(1, (os.cpu_count() or 1) // 2), 32
 #: Threads that `Authenticator.authenticate` can use: the last one tells those who are too many.
 PROOFS = HASHES + QUEUE + 1
 
+#: What a user is called who was not asked.
+ANYBODY = 'anybody'
+
 #: What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
 ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing'))
 

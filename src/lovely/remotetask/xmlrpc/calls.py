@@ -20,6 +20,9 @@ from lovely.remotetask.xmlrpc.signature import Method
 #: Jobs that one transaction removes or starts again.
 BATCH = 500
 
+#: From how many jobs on people type their number, to confirm that they mean all jobs that fit a filter.
+TYPED = 100
+
 #: Jobs that one call of `getJobs` gives at most, and one of `addMany` adds.
 LISTING_SIZE = 1000
 
@@ -47,6 +50,7 @@ _TASK = Argument('task', (str,))
 _INPUT = Argument('input', (), None)
 _JOBID = Argument('jobid', (int,))
 _NAME = Argument('name', (str,))
+_VERB, _FILTER = Argument('verb', (str,)), Argument('filter', (str,))
 _OPTIONS = Argument('options', (dict,), MappingProxyType({}))
 
 
@@ -74,6 +78,8 @@ METHODS = {
                         role='manage'),
     'retry': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'retryFailed': Method(REPEATS, 'int', (Argument('task', (str,), None),), role='manage'),
+    'countBulk': Method(READS, 'struct', (_VERB, _FILTER)),
+    'addBulk': Method(WRITES, 'int', (_VERB, _FILTER, Argument('expected', (int,), None)), role='manage', signed=True),
     'getProgress': Method(READS, 'struct', (_JOBID,)),
     'getStatus': Method(READS, 'string', (_JOBID,)),
     'waitFor': Method(WAITS, 'array', (

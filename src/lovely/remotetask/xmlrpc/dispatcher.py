@@ -122,6 +122,8 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             return dumpResponse(await self._repeat(request, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
+        if method.signed:
+            arguments.append(request.principal.name)
         run = self._gateway.write if method.access == WRITES else self._gateway.read
         return await self._result(run(request.path, lambda service: function(service, *arguments), dumpResponse))
 

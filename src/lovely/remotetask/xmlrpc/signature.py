@@ -72,6 +72,7 @@ class Method(NamedTuple):
     arguments: tuple[Argument, ...] = ()
     role: str = 'view'              # of `users.ROLES`: who may call it
     traced: bool = False            # whether its function takes one argument more, the HTTP request's id
+    signed: bool = False            # whether its function takes one argument more, the user's name or None
     alias: str | None = None        # the name of the method that this is an older name of
 
     @property
