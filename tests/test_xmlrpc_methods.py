@@ -179,6 +179,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual((job.input['user'], job.input['expected']), ('ann', 7))
         before = len(self.service.jobs)
         for verb, filter, expected, reason in (('delete', '', None, 'verb: '), ('retry', 'state:x', None, 'filter: '),
+                                               ('retry', 'input.password:x', None, 'filter: password is a secret'),
                                                ('retry', '', -1, 'expected: ')):
             with self.subTest(reason), self.assertRaisesRegex(BadArguments, 'addBulk: ' + reason):
                 methods.addBulk(self.service, verb, filter, expected, None)

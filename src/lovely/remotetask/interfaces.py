@@ -351,6 +351,7 @@ class ITaskService(Interface):
         start, size -- how many of the newest to leave out, and the greatest number to return.
         task -- only jobs of the task of that name; the newest 10,000 jobs are looked at for it.  Default: any.
         since -- UTC seconds: only jobs that ended since then, or, if they have not ended, were added since then.
+            Of each queue the newest 10,000 jobs are looked at.
 
         Jobs that have ended are ordered by their end, and others by the time when they were added.  A job that is
         queued again has its place among the jobs beside it in the queue.

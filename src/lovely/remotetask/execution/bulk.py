@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import cut
+from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.filters import Filter
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import ERROR
@@ -67,6 +68,9 @@ def meant(verb, text, now):
     Raise `ValueError` for a text that is no filter.
     """
     filter = parseFilter(text, now)
+    for path, _ in filter.fields:
+        if any(map(isSecret, path)):            # nothing would be found, and the value be in notes and logs
+            raise ValueError(f'filter: {".".join(path)} is a secret: no job is found by it')
     statuses = tuple(status for status in filter.statuses or STATUSES if status in VERBS[verb].statuses)
     return filter._replace(statuses=statuses) if statuses else None
 

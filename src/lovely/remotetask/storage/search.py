@@ -14,6 +14,7 @@ from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
+from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.database.storedfiles import StoredFile
@@ -67,6 +68,7 @@ class Source(NamedTuple):
     status: str
     host: str | None            # who ran them; None when no host did, or nobody knows
     entries: Any                # an iterator
+    isExact: bool = True        # whether an entry has the time that counts; a queue only has its own order
 
 
 def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret, patience=math.inf,
@@ -98,8 +100,8 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     start = -math.inf if filter.since is None else math.ceil(filter.since * MICROSECONDS)
     end = math.inf if filter.before is None else math.ceil(filter.before * MICROSECONDS)
     # No id is 0: so it does not matter on which side an end is.
-    below, last = (min(below, (-start, 0)), (-end, 0)) if oldest else (min(below, (end, 0)), (start, 0))
-    entries = heapq.merge(*(_tagged(source, last) for source in _sources(service, filter, below, sign)),
+    first, last = ((-start, 0), (-end, 0)) if oldest else ((end, 0), (start, 0))
+    entries = heapq.merge(*(_tagged(source, last) for source in _sources(service, filter, below, first, sign)),
                           key=lambda tagged: tagged[0], reverse=True)
     jobs, looked, last, until = [], 0, None, time.monotonic() + patience
     while looked < most and len(jobs) < size and (looked == 0 or time.monotonic() < until):
@@ -109,9 +111,8 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
         found = dict(fetch(service, [sign * jobid for (_, jobid), _ in chunk]))
         for (moment, jobid), source in chunk:
             looked, last, job = looked + 1, (sign * moment, sign * jobid), found[sign * jobid]
-            # Where a queued job stands says about when it was added, but not exactly.
-            isRight = job is not None and (source.status != QUEUED or _isWithin(job, filter))
-            if isRight and fitsJob(job, source.host, filter, isWanted, hides):
+            isRight = job is not None and (source.isExact or _isWithin(job, filter))
+            if isRight and fitsJob(service, job, source.host, filter, isWanted, hides):
                 jobs.append(job)
                 if len(jobs) == size:
                     break
@@ -138,7 +139,7 @@ def _one(service, filter, below, isWanted, hides):
         return Found([], None, 0 if job is None else 1, False)
     status = service.getStatus(job.id)
     isRight = not filter.statuses or status in filter.statuses
-    fit = isRight and fitsJob(job, hostOf(service, job), filter, isWanted, hides)
+    fit = isRight and fitsJob(service, job, None, filter, isWanted, hides)
     return Found([job] if fit else [], None, 1, False)
 
 
@@ -150,11 +151,13 @@ def _isWithin(job, filter):
 # Where jobs are found
 
 def _tagged(source, last):
-    return ((entry, source) for entry in itertools.takewhile(lambda entry: entry >= last, source.entries))
+    isWithin = (lambda entry: entry >= last) if source.isExact else (lambda entry: True)
+    return ((entry, source) for entry in itertools.takewhile(isWithin, source.entries))
 
 
-def _sources(service, filter, below, sign):
-    """Yield the `Source`s that may have jobs that fit."""
+def _sources(service, filter, cursor, first, sign):
+    """Yield the `Source`s that may have jobs that fit: below a cursor and, where they are exact, below an entry."""
+    below = min(cursor, first)
     for status in filter.statuses or STATUSES:
         if status in FINAL:
             yield from _ended(service, status, filter.host, below, sign)
@@ -162,7 +165,7 @@ def _sources(service, filter, below, sign):
             yield from _claimed(service, QUEUED, status, filter.host, below, sign)
         elif status == QUEUED:
             for queue in queues(service):
-                yield Source(status, None, (entry for entry in _queued(service, queue, sign) if entry < below))
+                yield Source(status, None, (entry for entry in _queued(service, queue, sign) if entry < cursor), False)
             yield Source(status, None, _entered(service.index.entries(RETRY), below, sign))
         else:
             yield Source(status, None, _entered(service.index.entries(status), below, sign))
@@ -261,10 +264,10 @@ def hostOf(service, job):
 
 # Whether a job fits
 
-def fitsJob(job, host, filter, isWanted=None, hides=isSecret):
+def fitsJob(service, job, host, filter, isWanted=None, hides=isSecret):
     """Return whether a job, which has the right status and time, fits all else that a filter says.
 
-    host -- the name of who ran it, None when that is not known from where it was found.
+    host -- the name of who runs it, or ran it last; None when that is not known from where it was found.
 
     The other arguments are those of `search`.
     """
@@ -272,26 +275,26 @@ def fitsJob(job, host, filter, isWanted=None, hides=isSecret):
         return filter._replace(statuses=(), since=None, before=None) == filters.Filter() and isWanted is None
     return ((isWanted is None or isWanted(job.task)) and filters.fits(job.task, filter.task)
             and (filter.schedule is None or job.schedule == filter.schedule)
-            and (filter.host is None or _fitsHost(job, host, filter.host))
+            and (filter.host is None or _fitsHost(host or hostOf(service, job), filter.host))
             and (not filter.fields and not filter.words or _fitsInput(job, filter, hides)))
 
 
-def _fitsHost(job, host, pattern):
-    if host is None:
-        failures = job.errors
-        host = failures[-1].host if failures else ''
-    return bool(host) and filters.fits(host, pattern)
+def _fitsHost(host, pattern):
+    return host is not None and filters.fits(host, pattern)
 
 
 def _fitsInput(job, filter, hides):
     value = inputOf(job)
     for path, pattern in filter.fields:
         isThere, found = filters.valueAt(value, path)
-        if not isThere or any(map(hides, path)) or not filters.fits(filters.asText(masked(found, hides)), pattern):
+        if not isThere or any(map(hides, path)) or not filters.fits(
+                filters.asText(masked(found, hides, secretsOf(value, hides))), pattern):
             return False
     if not filter.words:
         return True
-    text = ' '.join((str(job.id), job.task, job.error or '', repr(masked(value, hides)))).lower()
+    secrets = secretsOf(value, hides)
+    error = secrets.hide(job.error or '')
+    text = ' '.join((str(job.id), job.task, error, repr(masked(value, hides, secrets)))).lower()
     return all(word in text for word in filter.words)
 
 

@@ -1,5 +1,6 @@
 """Pages of jobs: the list by filter, one job, the schedules."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 from typing import Any
 from typing import NamedTuple
 
@@ -89,11 +90,11 @@ def detailOf(context, job):
     if job.task:
         found = siteManager(context.service).queryAdapter(job, IJobDetail, name=job.task)
         if found is not None:
-            return str(found)[:DETAIL]
+            return context.shownText(job, str(found))[:DETAIL]
     if ICronJob.providedBy(job):
         return words.ofSchedule(job)
     if job.error:
-        return job.error[:DETAIL]
+        return context.shownText(job, job.error)[:DETAIL]
     value = shownPart(context, job, 'input')
     return '' if value.tree is None or value.value is None else formats.brief(value.value, DETAIL)
 
@@ -214,6 +215,8 @@ def output(context, jobid):
     if len(content) > DOWNLOAD:
         raise ValueError(f'the output has more than {formats.asSize(DOWNLOAD)}: '
                          f'remotetask result {one.id} --output FILE gets it')
+    with contextlib.suppress(UnicodeDecodeError):           # else it is no text
+        content = context.secretsOf(one).hide(content.decode()).encode()
     response = webob.Response(body=content, content_type='application/octet-stream')
     response.headers['Content-Disposition'] = f'attachment; filename="job-{one.id}"'
     return response
@@ -245,7 +248,8 @@ def job(context, jobid, text=None, mistake=''):
     isSchedule = ICronJob.providedBy(one)
     return Page('job', f'Job {one.id}', {
         'job': one, 'status': status, 'row': rowOf(context, one), 'moments': momentsOf(one, service.getRun(one.id)),
-        'host': hostOf(service, one), 'progress': service.getProgress(one.id), 'key': service.keys.of(one.id),
+        'clean': context.secretsOf(one).hide,
+        'host': hostOf(service, one), 'progress': service.getProgress(one.id), 'key': service.keys.of(one.id) or '',
         'why': words.whyItWaits(one, status, service.paused, threads, context.now),
         'isRunning': status == PROCESSING, 'input': shownPart(context, one, 'input'),
         'output': shownPart(context, one, 'output'), 'isFile': _isFile(one),

@@ -72,6 +72,11 @@ class Principal(NamedTuple):
     services: tuple | None = None   # patterns, None: all
     address: str = ''               # of the client, for the log
 
+    @property
+    def seesSecrets(self):
+        """Whether the secrets in the inputs of jobs are not hidden from him."""
+        return 'submit' in self.roles
+
     def check(self, methodName, method, path, arguments):
         """Raise `NotAllowed` for a call that this principal may not make; log that.
 
