@@ -1,5 +1,7 @@
 """Starting the pages, where the extra of the package that they need is installed."""
 # SPDX-License-Identifier: ZPL-2.1
+import importlib.util
+
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.config.users import Users
@@ -10,8 +12,16 @@ from lovely.remotetask.xmlrpc.access import Authenticator
 #: Threads besides those that can wait for the database: they answer whether the process lives.
 MORE_THREADS = 2
 
+#: Modules of other packages that the pages need.
+NEEDED = 'chameleon', 'prometheus_client', 'waitress', 'webob'
+
 #: What is said where the extra is not installed.
 MISSING = 'not installed: pip install "lovely.remotetask[web]"'
+
+
+def arePagesInstalled():
+    """Return whether the pages can be started: whether the extra of the package is there."""
+    return all(importlib.util.find_spec(name) is not None for name in NEEDED)
 
 
 def startPages(configuration, db, closing, grace, authenticator):
