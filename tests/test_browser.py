@@ -169,6 +169,14 @@ class BrowserCase(ServiceCase):
             self.assertEqual(page.locator('main img, main b, main script').count(), 0)
         self.assertEqual((asked, self.complaints), ([], []))
 
+    def pictures(self, paths):
+        """Keep pictures for the documents, where that is wanted: `pages-NAME.png`, of the upper part of pages."""
+        if PICTURES:
+            page = self.open('/', viewport={'width': 1200, 'height': 760})
+            for name, path in paths.items():
+                page.goto(self.url + path)
+                page.screenshot(path=os.path.join(PICTURES, f'pages-{name}.png'))
+
     def picture(self, page, name):
         """Keep a picture of a page, where that is wanted."""
         if PICTURES:
@@ -183,6 +191,7 @@ class TestEveryPage(BrowserCase):
                  'schedule': f'/jobs/{schedule}', 'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/film',
                  'hosts': '/hosts', 'audit': '/audit', 'bulk': '/bulk?verb=cancel&filter=task:echo',
                  'nowhere': '/nowhere'}
+        self.pictures({name: paths[name] for name in ('overview', 'jobs', 'job', 'task')})
         self.do('pause')
         # On a phone all stands one below the other; in the dark only the colours are others.
         for colours, size, rules in ('light', DESK, '{}'), ('dark', DESK, "{runOnly: ['color-contrast']}"), \
