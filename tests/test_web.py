@@ -16,6 +16,7 @@ from zope.component import provideAdapter
 from zope.component import provideUtility
 from zope.interface import implementer
 
+from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.files import File
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
@@ -33,6 +34,7 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import formats
 from lovely.remotetask.web import forms
 from lovely.remotetask.web import jobpages
+from lovely.remotetask.web import pipeline
 from lovely.remotetask.web import scheduleforms
 from lovely.remotetask.web import sorting
 from lovely.remotetask.web import words
@@ -139,6 +141,21 @@ class TestPages(WebCase):
         request.script_name = '/tools'
         response = request.get_response(self.application)
         self.assertEqual(response.location, 'http://localhost/tools/jobs?size=20&said=cancel')
+
+    def test_before_another_application(self):
+        def other(environ, start_response):
+            return webob.Response(f'other {environ["SCRIPT_NAME"]} {environ["PATH_INFO"]}')(environ, start_response)
+        with unittest.mock.patch.object(pipeline, 'DATABASE', self.db, create=True):
+            both = pipeline.pages(other, {}, '/a/b', db=f'{pipeline.__name__}:DATABASE')
+            for path, expected in (('/a/b', '<h1>Overview</h1>'), ('/a/b/', 'href="/x/a/b/jobs"'), ('/a/b/tasks', 'Tasks'),
+                                   ('/a/bc', 'other /x /a/bc'), ('/', 'other /x /'), ('/a', 'other /x /a')):
+                with self.subTest(path):
+                    request = webob.Request.blank(path, environ={'REMOTE_ADDR': '127.0.0.1', 'SCRIPT_NAME': '/x'})
+                    self.assertIn(expected, request.get_response(both).text)
+        for wrong in ({'path': 'x'}, {'path': '/'}, {'path': '/x/'}, {'path': '/x', 'db': 'Zope2'},
+                      {'path': '/x', 'db': 'os;x:DB'}):
+            with self.subTest(wrong), self.assertRaises(ConfigurationError):
+                pipeline.pages(other, {}, **wrong)
 
     def test_nothing_new_costs_nothing(self):
         response = self.get('/jobs')
