@@ -31,8 +31,14 @@ ZOPE_INI = """\
 use = egg:Zope#main
 zope_conf = %(here)s/zope.conf
 
+# As pages.txt says.
+[filter:pages]
+paste.filter_app_factory = lovely.remotetask.web.pipeline:pages
+path = /remotetask
+
 [pipeline:main]
 pipeline =
+    pages
     egg:Zope#httpexceptions
     zope
 

@@ -24,13 +24,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import trustme
 from cryptography.hazmat.primitives import serialization
+from zope.component import provideUtility
 
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.config.users import ROLES
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.job import Job
+from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import access
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import faults
@@ -198,7 +201,7 @@ class TestCaller(unittest.TestCase):
                 principal.check(name, method, '/', [given.get(argument.name) for argument in method.arguments])
                 allowed.add(name)
         refused = set(calls.METHODS) - allowed
-        self.assertEqual(refused & {'clean', 'cleanSome', 'getStatistics', 'hasJobsWaiting',
+        self.assertEqual(refused & {'addBulk', 'clean', 'cleanSome', 'countBulk', 'getStatistics', 'hasJobsWaiting',
                                     'pause', 'resume', 'startProcessing', 'stopProcessing'}, refused)
         for name in allowed:
             names = {argument.name for argument in calls.METHODS[name].arguments}
@@ -381,6 +384,30 @@ class AccessCase(ServerCase):
 class TestServer(AccessCase):
 
     level = 2
+
+    def test_who_may_only_look_sees_no_secrets(self):
+        def tell(input):
+            if input['fails']:
+                raise TaskError(f'not {input["password"]}')
+            return {'said': input['password']}
+        provideUtility(SimpleTask(tell), name='tell')
+        sue, vic = self.as_('sue'), self.as_('vic')
+        jobids = [sue.add('tell', {'password': 'geheim', 'fails': fails}, False, {'key': f'geheim {fails}'})
+                  for fails in (True, False)]
+        schedule = sue.addCronJob('tell', {'password': 'geheim', 'fails': True})
+        for seconds in 0, 60:
+            with self.db.transaction() as connection:
+                connection.root()['/'].process(time.time() + seconds)
+        failed, ended = jobids
+        for user, secret in (sue, 'geheim'), (vic, '•••'):
+            self.assertEqual(user.getError(failed), f'not {secret}')
+            self.assertEqual(user.getResult(ended), {'said': secret})
+            job = user.getJob(failed)
+            self.assertEqual((job['id'], job['task'], job['key']), (failed, 'tell', f'{secret} True'))
+            self.assertEqual((job['input'], job['error']), ({'password': secret, 'fails': True}, f'not {secret}'))
+            self.assertEqual('geheim' in str((job, user.getJob(ended), user.getJob(schedule))), user is sue)
+            self.assertEqual('geheim' in str(user.getSchedules()), user is sue)
+        self.assertEqual(vic.getJobs(None, 0, 10, None, None, 'geheim')['jobs'], [])
 
     def test_roles(self):
         ann, sue, vic = self.as_('ann'), self.as_('sue'), self.as_('vic')

@@ -145,35 +145,6 @@ class BrowserCase(ServiceCase):
             self.goOn.wait(0.05)                    # it tells of its progress once a second
         return failed, schedule
 
-    def picture(self, page, name):
-        """Keep a picture of a page, where that is wanted."""
-        if PICTURES:
-            page.screenshot(path=os.path.join(PICTURES, f'{name}.png'), full_page=True)
-
-
-class TestEveryPage(BrowserCase):
-
-    def test_nobody_is_kept_out(self):
-        failed, schedule = self.fill()
-        paths = {'overview': '/', 'jobs': '/jobs', 'filter': '/jobs?filter=state:x', 'job': f'/jobs/{failed}',
-                 'schedule': f'/jobs/{schedule}', 'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/film',
-                 'hosts': '/hosts', 'audit': '/audit', 'bulk': '/bulk?verb=cancel&filter=task:echo',
-                 'nowhere': '/nowhere'}
-        self.do('pause')
-        # On a phone all stands one below the other; in the dark only the colours are others.
-        for colours, size, rules in ('light', DESK, '{}'), ('dark', DESK, "{runOnly: ['color-contrast']}"), \
-                ('light', PHONE, None):
-            page = self.open('/', viewport=size, color_scheme=colours)
-            for name, path in paths.items():
-                with self.subTest(name, colours=colours, width=size['width']):
-                    page.goto(self.url + path)
-                    self.picture(page, f'{name}-{colours}-{size["width"]}')
-                    self.assertLessEqual(page.evaluate('document.documentElement.scrollWidth'), size['width'])
-                    if rules is not None:
-                        self.assertEqual(self.barriers(page, rules), [])
-        # The two that are asked for on purpose say so in the console.
-        self.assertEqual([text for text in self.complaints if '400' not in text and '404' not in text], [])
-
     def barriers(self, page, rules):
         """Return what axe-core has found; `rules` is its argument, in JavaScript."""
         # The page forbids all scripts but its own; this one comes from outside, as a browser's own tools do.
@@ -197,6 +168,44 @@ class TestEveryPage(BrowserCase):
             page.wait_for_load_state('networkidle')
             self.assertEqual(page.locator('main img, main b, main script').count(), 0)
         self.assertEqual((asked, self.complaints), ([], []))
+
+    def pictures(self, paths):
+        """Keep pictures for the documents, where that is wanted: `pages-NAME.png`, of the upper part of pages."""
+        if PICTURES:
+            page = self.open('/', viewport={'width': 1200, 'height': 760})
+            for name, path in paths.items():
+                page.goto(self.url + path)
+                page.screenshot(path=os.path.join(PICTURES, f'pages-{name}.png'))
+
+    def picture(self, page, name):
+        """Keep a picture of a page, where that is wanted."""
+        if PICTURES:
+            page.screenshot(path=os.path.join(PICTURES, f'{name}.png'), full_page=True)
+
+
+class TestEveryPage(BrowserCase):
+
+    def test_nobody_is_kept_out(self):
+        failed, schedule = self.fill()
+        paths = {'overview': '/', 'jobs': '/jobs', 'filter': '/jobs?filter=state:x', 'job': f'/jobs/{failed}',
+                 'schedule': f'/jobs/{schedule}', 'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/film',
+                 'hosts': '/hosts', 'audit': '/audit', 'bulk': '/bulk?verb=cancel&filter=task:echo',
+                 'nowhere': '/nowhere'}
+        self.pictures({name: paths[name] for name in ('overview', 'jobs', 'job', 'task')})
+        self.do('pause')
+        # On a phone all stands one below the other; in the dark only the colours are others.
+        for colours, size, rules in ('light', DESK, '{}'), ('dark', DESK, "{runOnly: ['color-contrast']}"), \
+                ('light', PHONE, None):
+            page = self.open('/', viewport=size, color_scheme=colours)
+            for name, path in paths.items():
+                with self.subTest(name, colours=colours, width=size['width']):
+                    page.goto(self.url + path)
+                    self.picture(page, f'{name}-{colours}-{size["width"]}')
+                    self.assertLessEqual(page.evaluate('document.documentElement.scrollWidth'), size['width'])
+                    if rules is not None:
+                        self.assertEqual(self.barriers(page, rules), [])
+        # The two that are asked for on purpose say so in the console.
+        self.assertEqual([text for text in self.complaints if '400' not in text and '404' not in text], [])
 
 
 class TestButtons(BrowserCase):
@@ -243,6 +252,20 @@ class TestButtons(BrowserCase):
         page.get_by_label('select all jobs of this page').check()
         page.get_by_role('button', name='Remove').click()
         self.assertSaid(page, 'Jobs removed: 4.')
+
+    def test_a_column_sorts(self):
+        self.fill()
+        page = self.open('/jobs')
+        status = page.locator('thead .tableStatus')
+        for direction, first, last in ('ascending', 'processing', 'start later'), ('descending', 'start later', \
+                                                                                   'processing'):
+            status.locator('a').click()
+            expect(status).to_have_attribute('aria-sort', direction)
+            expect(page.locator('tbody .tableStatus').first).to_have_text(first)
+            expect(page.locator('tbody .tableStatus').last).to_have_text(last)
+            self.assertEqual(self.barriers(page, '{}'), [])
+        page.locator('thead .tableEnd a').click()
+        expect(page.locator('thead [aria-sort]')).to_have_text('Ended ▼')
 
     def test_all_that_fit(self):
         self.do('addMany', [{'task': 'echo', 'startLater': True}] * 150)

@@ -95,8 +95,8 @@ class HelpTest(unittest.TestCase):
     def test_every_command(self):
         self.assertEqual({name for name, command in main.remotetask.commands.items() if not command.hidden}, {
             'init', 'serve', 'frontend', 'processor', 'scheduler', 'web', 'health', 'pack', 'tasks', 'add', 'add-many',
-            'start', 'schedule', 'status', 'job', 'progress', 'stack', 'result', 'error', 'retry', 'cancel', 'clean',
-            'jobs', 'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now',
+            'start', 'schedule', 'status', 'job', 'progress', 'stack', 'result', 'error', 'retry', 'cancel', 'remove',
+            'clean', 'jobs', 'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now',
             'run-here', 'check', 'service', 'export', 'import'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):

@@ -24,8 +24,11 @@ from lovely.remotetask.cli import tables
 from lovely.remotetask.cli.tables import Column
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.job import Failure
+from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import waitForJobs
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
@@ -255,6 +258,75 @@ class ListsTest(OperatorCase):
         self.assertEqual(self.done('error', str(jobid), '--traceback'), '1970-01-01 00:00:00 on alpha: no space\n')
         jobid = self.service(lambda service: service.add('echo'))
         self.assertEqual(self.done('error', str(jobid), '--traceback'), 'None\n')
+
+
+class BulkTest(OperatorCase):
+    """All jobs that fit a filter."""
+
+    def answered(self, text, *arguments):
+        """Return the exit code and the output of a command on a terminal where somebody types a text when asked."""
+        terminal, end = pty.openpty()
+        process = start(*arguments, '--url', self.url, stdin=end, stderr=end, env=environment(TERM='xterm'))
+        os.close(end)
+        with open(terminal, 'r+b', 0) as file:
+            seen = b''
+            while b'them all: ' not in seen:
+                seen += file.read(65536)
+            file.write(text.encode() + b'\n')
+            written = process.communicate(timeout=PATIENCE)[0]
+        return process.returncode, written
+
+    def test_their_number_is_typed(self):
+        self.service(lambda service: service.addMany([{'task': 'echo', 'input': 'x'}] * 101))
+        for answer in '10', '101':
+            with self.subTest(answer):
+                code, written = self.answered(answer, 'cancel', '--filter', 'task:echo')
+                self.assertEqual((code, bool(written)), (int(answer != '101'), answer == '101'))
+        job = self.service(lambda service: service.jobs[int(written)])
+        self.assertEqual(job.task, 'remotetask.bulk')
+        self.assertEqual(job.input, {**job.input, 'verb': 'cancel', 'filter': 'task:echo', 'expected': 101})
+
+    def test_they_are_counted_first(self):
+        self.service(lambda service: service.addMany([{'task': 'echo', 'input': 'x'}] * 101))
+        for arguments in ('retry', '--filter', ''), ('retry', '--filter', 'task:film'), ('remove', '--filter', ''):
+            self.assertEqual(self.remotetask(*arguments), (0, '', f'0 jobs to {arguments[0]}\n'))
+        self.assertEqual(self.remotetask('retry', '--filter', '', '--wait'), (0, '0\n', '0 jobs to retry\n'))
+        code, output, errors = self.remotetask('cancel', '--filter', '')
+        self.assertEqual((code, output), (2, ''))
+        self.assertIn('give --yes: nobody can be asked', errors)
+        code, output, errors = self.remotetask('cancel', '--filter', '', '--yes')
+        self.assertEqual((code, errors), (0, '101 jobs to cancel\n'))
+        self.assertEqual(self.service(lambda service: service.jobs[int(output)].task), 'remotetask.bulk')
+
+    def test_a_host_changes_them(self):
+        install(self.db)
+        with self.db.transaction() as connection:
+            service = connection.root()['/'] = connection.root()['Application']['TaskService']
+            jobids = service.addMany([{'task': 'fail', 'retryPolicy': RetryPolicy(attempts=1)}] * 150)
+            service.process()
+        host = MultiProcessor(self.db, ('TaskService',), name='p-1', waitTime=0.05, maxThreads=2)
+        host.start()
+        self.addCleanup(host.stop, 30)
+        found = self.remotetask('retry', '--filter', 'task:fail', '--yes', '--wait')
+        self.assertEqual(found[:2], (0, '150\n'), found)
+        with contextlib.closing(self.db.open()) as connection:
+            waitForJobs(connection.root()['/'], jobids, 30)
+            connection.transaction_manager.abort()
+        found = self.remotetask('remove', '--filter', 'task:fail', '--yes', '--wait')
+        self.assertEqual(found[:2], (0, '150\n'), found)
+        self.assertEqual(self.service(lambda service: len(service.getJobs(None, 0, 200, 'fail'))), 0)
+
+    def test_what_is_wrong(self):
+        for arguments, reason in (
+                (('cancel',), 'give an ID, or --filter'), (('cancel', '1', '--filter', ''), 'give an ID, or --filter'),
+                (('retry', '--all', '--filter', ''), 'or --filter'), (('remove',), 'give --filter'),
+                (('retry', '--all', '--yes'), 'need --filter'), (('cancel', '1', '--wait'), 'need --filter'),
+                (('cancel', '--filter', '', '--timeout', '1s'), '--timeout needs --wait'),
+                (('cancel', '--filter', 'state:x'), "there is no 'state:'")):
+            with self.subTest(arguments):
+                code, output, errors = self.remotetask(*arguments)
+                self.assertEqual((code, output), (2, ''), errors)
+                self.assertIn(reason, errors)
 
 
 class LargeTest(OperatorCase):

@@ -1,8 +1,13 @@
 """Filters of jobs: the grammar and its errors, what fits, and pages that lose nothing."""
 # SPDX-License-Identifier: ZPL-2.1
 import doctest
+import fnmatch
+import math
 import random
 import unittest
+from collections import UserDict
+from datetime import datetime
+from datetime import timezone
 
 from hypothesis import given
 from hypothesis import settings
@@ -14,14 +19,22 @@ from lovely.remotetask.common import masking
 from lovely.remotetask.common.masking import HIDDEN
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
+from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.database.storedfiles import LARGE
+from lovely.remotetask.execution.run import execute
 from lovely.remotetask.filters import Filter
 from lovely.remotetask.filters import parseFilter
+from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import STATUSES
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import search
+from lovely.remotetask.storage import transitions
+from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.task import TaskError
 from test_listing import Tasks
 from test_listing import Walk
 from test_listing import ids
@@ -91,6 +104,7 @@ class TestGrammar(unittest.TestCase):
 
     def test_indexed(self):
         for text, isIndexed in (('', True), ('status:error since:1h before:1m', True), ('id:1', True),
+                                ('since:1h', False), ('status:queued before:1h', False),
                                 ('task:echo', False), ('x', False), ('input.a:1', False), ('host:a', False)):
             with self.subTest(text):
                 self.assertEqual(parseFilter(text, NOW).isIndexed, isIndexed)
@@ -112,6 +126,53 @@ class TestMasking(unittest.TestCase):
         for _ in range(300):
             deep = [deep]
         self.assertIn(HIDDEN, str(masked(deep, isSecret)))
+
+
+    def test_texts(self):
+        key = 'line one of it\nline two of it\nx'
+        for value, text, expected in (
+                ({'password': 'geheim'}, "ValueError: geheim, or 'geheim'", "ValueError: ***, or '***'"),
+                ({'password': 'geheim'}, 'geheimnis und ungeheim', 'geheimnis und ungeheim'),
+                ({'password': 'Donaudampf'}, 'xDonaudampfx', 'x***x'),
+                ({'password': 'a', 'pin': 12, 'token': ''}, 'a 12 banana', 'a 12 banana'),          # half of the text
+                ({'pin': 123456}, 'pin 123456, number 1234567', 'pin ***, number 1234567'),
+                ({'pin': 12.25, 'secret': True}, '12.25 True', '*** True'),
+                ({'token': [{'a': 'first'}, 'second']}, 'first/second', '***/***'),
+                ([{'x': ({'password': 'geheim'},)}], 'geheim', '***'),
+                ({'url': 'http://ann:geheim@h/x'}, 'no geheim', 'no ***'),
+                ({'url': 'http://ann:ge%20heim@h/x'}, 'ge heim', '***'),
+                ({}, 'see postgresql://ann:a@h:5432/x', 'see postgresql://ann:***@h:5432/x'),
+                ({}, 'http://h:80/a@b, mail ann@h', 'http://h:80/a@b, mail ann@h'),
+                ('{"a": [{"password": "geheim"}]}', 'geheim', '***'),
+                ({'data': '[{"password": "geheim"}]'}, 'geheim', '***'),
+                ({'password': 'ge"h\'e\\im\n'}, repr('ge"h\'e\\im'), "'***'"),
+                ({'password': 'ge heim&ü'}, '?p=ge+heim%26%C3%BC&q=ge%20heim%26%C3%BC', '?p=***&q=***'),
+                ({'privateKey': key}, 'at: line two of it; x', 'at: ***; x'),
+                ({'password': 'geheim'}, 'it was cut, gehe...', 'it was cut, ***...'),
+                ({'password': '.*'}, 'anything', 'anything'),
+                ({'password': '(((((('}, 'a ((((((', 'a ***')):
+            with self.subTest(value, text=text):
+                self.assertEqual(secretsOf(value, isSecret).hide(text), expected.replace('***', HIDDEN))
+
+    def test_values_that_tell_a_secret(self):
+        secrets = secretsOf({'password': 'geheim', 'pin': 123456}, isSecret)
+        for value, expected in (
+                (['geheim', {'geheim': 'x geheim'}], [HIDDEN, {HIDDEN: f'x {HIDDEN}'}]), (123456, HIDDEN), (1, 1),
+                (b'geheim', b'geheim'), (None, None), ({'geheim'}, [HIDDEN]),
+                ('{"password": "x", "a": 1}', f'{{"password": "{HIDDEN}", "a": 1}}'), ('{"a": 1}', '{"a": 1}'),
+                (ValueError('geheim'), HIDDEN), (UserDict(password='x'), {'password': HIDDEN}), (12.5, 12.5),
+                (math.inf, math.inf), (10 ** 5000, 10 ** 5000)):
+            with self.subTest(type(value)):
+                self.assertEqual(masked(value, isSecret, secrets), expected)
+
+    def test_what_contains_itself(self):
+        value = [{'password': 'geheim'}]
+        value += [value, value]
+        self.assertEqual(masked(value, isSecret, secretsOf(value, isSecret)), [{'password': HIDDEN}, HIDDEN, HIDDEN])
+        for _ in range(100):                        # each has the one before twice
+            value = [value, value]
+        self.assertEqual(secretsOf(value, isSecret).hide('geheim'), HIDDEN)
+        self.assertIs(type(masked(value, isSecret)), list)
 
 
 class SearchCase(Tasks):
@@ -164,6 +225,15 @@ class TestSearch(SearchCase):
             for text in 'geheim', 'input.password:Geheim', 'input.password:*':
                 self.assertFound(text, [])
             self.assertFound('input.film:M', [], hides=lambda name: name == 'film')
+        with self.subTest('nor where they are told'):
+            def tell(input):
+                raise TaskError(f'no {input["password"]}')
+            provideUtility(SimpleTask(tell), name='tell')
+            jobid = service.add('tell', {'password': 'Geheimnis'}, now=600)
+            service.process(600)
+            self.assertEqual(service.getError(jobid), 'no Geheimnis')
+            self.assertFound(f'id:{jobid} geheimnis', [])
+            self.assertFound(f'id:{jobid} no', [jobid])
         with self.subTest('those of some tasks'):
             self.assertFound('', [second], isWanted=lambda task: task == 'song')
             self.assertFound(f'id:{first}', [], isWanted=lambda task: task == 'song')
@@ -200,6 +270,80 @@ class TestSearch(SearchCase):
                 self.find('', **options)
 
 
+class TestEachTerm(SearchCase):
+    """Each term, on jobs in each status, against a look at each job."""
+
+    def happen(self, seed):
+        """Have a lot happen to jobs, some of it on hosts; return the service."""
+        random.seed(seed)
+        self.service = service = TaskService()
+        walk = Walk(service, random.Random(seed))
+        for _ in range(150):
+            walk.step()
+        policy = RetryPolicy(attempts=2, base=1000)
+        for number in range(40):
+            service.add(walk.task(), {'n': number}, now=walk.now + number % 9, retryPolicy=policy)
+        now = walk.now + 100
+        for name in 'alpha', 'beta':
+            ledger = service.ledgers[name] = Ledger()
+            ledger.number = service.hosts.add(name)
+            claims, _ = claiming.claim(service, 15, 0, now, ledger)
+            for claim in claims[:12]:
+                transitions.acknowledge(service, ledger, execute(service, claim, lambda: now), now)
+        return service
+
+    def expected(self, service, terms):
+        """Return the ids of the jobs that fit terms: pairs of a name and a value."""
+        return sorted(job.id for job in (service.jobs[jobid] for jobid in service.jobs)
+                      if all(self.fits(service, job, *term) for term in terms))
+
+    def fits(self, service, job, name, value):
+        ends = job.completed if job.status in FINAL else job.created
+        return {'status': lambda: service.getStatus(job.id) == value,
+                'task': lambda: fnmatch.fnmatchcase(job.task, value),
+                'host': lambda: fnmatch.fnmatchcase(search.hostOf(service, job) or '', value)
+                and search.hostOf(service, job) is not None,
+                'since': lambda: ends >= value, 'before': lambda: ends < value,
+                'input.n': lambda: isinstance(job.input, dict) and fnmatch.fnmatchcase(str(job.input['n']), value),
+                'schedule': lambda: job.schedule == value, 'id': lambda: job.id == value,
+                'word': lambda: value in (job.error or '')}[name]()
+
+    def test_each(self):
+        for seed in range(4):
+            service = self.happen(seed)
+            jobs = [service.jobs[jobid] for jobid in service.jobs]
+            middle = sorted(job.created for job in jobs)[len(jobs) // 2]
+            schedule = next((job.schedule for job in jobs if job.schedule is not None), 1)
+            found = set()
+            for status in STATUSES:
+                for name, value in (('task', 'echo'), ('task', 'f*'), ('host', 'alpha'), ('host', 'b*'), ('host', '*'),
+                                    ('since', middle), ('before', middle), ('input.n', '1*'), ('schedule', schedule),
+                                    ('id', jobs[0].id), ('word', 'asked')):
+                    text = value if name == 'word' else f'{name}:{self.written(name, value)}'
+                    jobids = self.expected(service, [('status', status), (name, value)])
+                    found.update((status, name) for _ in jobids)
+                    with self.subTest(text, seed=seed, status=status):
+                        listed = search.search(service, parseFilter(f'status:"{status}" {text}', 0), size=1000)
+                        self.assertEqual(sorted(ids(listed.jobs)), jobids)
+            for status in 'queued', 'processing', 'completed', 'error':
+                self.assertIn((status, 'host'), found)
+
+    def written(self, name, value):
+        if name not in ('since', 'before'):
+            return value
+        return datetime.fromtimestamp(value, timezone.utc).strftime('%Y-%m-%dT%H:%M:%S.%f')
+
+    def test_what_was_queued_again_hides_nothing(self):
+        old = self.service.addMany([{'task': 'fail', 'retryPolicy': RetryPolicy(attempts=1)}] * 100, now=100)
+        self.service.process(200)
+        new = self.service.addMany([{'task': 'echo'}] * 100, now=10_000)
+        self.service.retryFailed()
+        self.assertEqual(sorted(ids(self.find('since:1970-01-01T01:00', size=1000).jobs)), sorted(new))
+        self.assertEqual(sorted(ids(self.service.getJobs(None, 0, 1000, since=3600))), sorted(new))
+        for status in '', 'status:queued':
+            self.assertEqual(sorted(ids(self.find(f'{status} before:1970-01-01T01:00', size=1000).jobs)), sorted(old))
+
+
 class TestPages(SearchCase):
 
     def pages(self, text, size, between=lambda: None, **options):
@@ -223,12 +367,20 @@ class TestPages(SearchCase):
                 walk.step()
             listed = self.service.getJobs(None, 0, 10_000)
             for size, most in (1, 100), (7, 3), (1000, 1000):
-                with self.subTest(seed=seed, size=size, most=most):
-                    self.assertEqual(sorted(self.pages('', size, most=most)), sorted(ids(listed)))
+                for oldest in False, True:
+                    with self.subTest(seed=seed, size=size, most=most, oldest=oldest):
+                        self.assertEqual(sorted(self.pages('', size, most=most, oldest=oldest)), sorted(ids(listed)))
             for status in STATUSES:
                 jobids = ids(self.service.getJobs(status, 0, 10_000))
-                with self.subTest(seed=seed, status=status):
-                    self.assertEqual(sorted(self.pages(f'status:"{status}"', 3)), sorted(jobids))
+                for oldest in False, True:
+                    with self.subTest(seed=seed, status=status, oldest=oldest):
+                        found = self.pages(f'status:"{status}"', 3, oldest=oldest)
+                        self.assertEqual(sorted(found), sorted(jobids))
+                        if status != 'queued':
+                            self.assertEqual(found, jobids[::-1] if oldest else jobids)
+            for text in 'before:1970-01-01T00:30', 'since:1970-01-01T00:25 before:1970-01-01T00:40':
+                with self.subTest(text, seed=seed):
+                    self.assertEqual(sorted(self.pages(text, 4, oldest=True)), sorted(self.pages(text, 4)))
 
     def test_many_of_one_time(self):
         jobids = []
@@ -238,6 +390,7 @@ class TestPages(SearchCase):
         for size in 7, 100, 1000:
             with self.subTest(size=size):
                 self.assertEqual(sorted(self.pages('', size)), sorted(jobids))
+                self.assertEqual(self.pages('', size, oldest=True), self.pages('', size)[::-1])
 
     def test_nothing_is_lost_or_doubled_while_jobs_come_and_go(self):
         for seed in range(6):

@@ -1,5 +1,7 @@
 """The command `init`: what it writes works, by the commands that it prints; and it overwrites nothing."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import io
 import os
 import pathlib
 import re
@@ -10,7 +12,10 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
+import urllib.request
 
+from lovely.remotetask.cli import main
 from lovely.remotetask.cli.init import FILES
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
@@ -24,9 +29,15 @@ def environment():
 
 
 def freePort():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """Return a port that is free, and the next one, which is that of the pages, as well."""
+    for _ in range(100):
+        with socket.socket() as probe, socket.socket() as other:
+            probe.bind(('127.0.0.1', 0))
+            port = probe.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                other.bind(('127.0.0.1', port + 1))
+                return port
+    raise AssertionError('no two free ports')
 
 
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
@@ -85,6 +96,9 @@ class TestSite(ServingTestCase):
         self.assertEqual((code, errors), (0, ''))
         serve, add, result = re.findall('^    (.* serve|ID=.*|.* result .*)$', said, re.MULTILINE)
         process = self.serve(serve)
+        page = re.search('browser: (.*)', said)[1]
+        with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
+            self.assertIn('Overview', answer.read().decode())
         jobid = self.shell(f'{add}\necho $ID').strip()
         with Client(f'http://127.0.0.1:{port}/', PATIENCE) as client:
             self.assertEqual(client.wait(int(jobid), PATIENCE), 'Hello, World!')
@@ -126,12 +140,27 @@ class TestSite(ServingTestCase):
         self.assertEqual(configuration.siteDefinition, str(self.site / 'site.zcml'))
         self.assertEqual(configuration.databaseDescription, f'FileStorage {self.site}/var/Data.fs')
         self.assertEqual(configuration.frontend.address, ('127.0.0.1', 8080))
+        self.assertEqual(configuration.web.address, ('127.0.0.1', 8081))
+        self.assertIn('"lovely.remotetask[web]"', (self.site / 'Dockerfile').read_text())
         unit = (self.site / 'remotetask.service').read_text()
         self.assertIn(f'\nExecStart={sys.executable} -m lovely.remotetask -C {self.site}/remotetask.conf serve\n', unit)
         # systemd waits longer than the grace period of the server.
         self.assertLess(configuration.processor.gracePeriod, int(re.search('TimeoutStopSec=(.*)', unit)[1]))
         self.assertLess(configuration.processor.gracePeriod,
                         int(re.search('stop_grace_period: (.*)s', (self.site / 'compose.yaml').read_text())[1]))
+
+    def test_without_the_pages(self):
+        for name, modules in ('without', {'waitress': None}), ('with', {}):
+            output = io.StringIO()
+            with unittest.mock.patch.dict(sys.modules, modules), contextlib.redirect_stdout(output):
+                code = main.run(['init', str(self.directory / name), '--port', '65535'])
+            section = (self.directory / name / 'remotetask.conf').read_text()
+            with self.subTest(name):
+                self.assertEqual(code, 0)
+                self.assertEqual(load(self.directory / name / 'remotetask.conf').web is None, bool(modules))
+                self.assertIn('\n# <web>\n#   address 127.0.0.1:65534\n# </web>\n' if modules else '\n<web>\n', section)
+                self.assertEqual('browser: http://127.0.0.1:65534/\n' in output.getvalue(), not modules)
+                self.assertEqual('[web]"\n' in (self.directory / name / 'Dockerfile').read_text(), not modules)
 
     def test_the_data_is_nobody_elses_business(self):
         self.init('films')

@@ -152,6 +152,7 @@ class TestDistributions(unittest.TestCase):
             names = set(archive.namelist())
         ours = {name[len('src/'):] for name in self.files if name.startswith('src/')}
         self.assertEqual({name for name in names if '.dist-info/' not in name}, ours)
+        self.assertIn('lovely/remotetask/documents/pages-jobs.png', names)
 
     def test_init_of_an_installed_package(self):
         installed = self.directory / 'installed'

@@ -16,7 +16,10 @@ from zope.component import provideAdapter
 from zope.component import provideUtility
 from zope.interface import implementer
 
+from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.files import File
+from lovely.remotetask.interfaces import FINAL
+from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import IJob
 from lovely.remotetask.interfaces import ITaskService
@@ -31,7 +34,9 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import formats
 from lovely.remotetask.web import forms
 from lovely.remotetask.web import jobpages
+from lovely.remotetask.web import pipeline
 from lovely.remotetask.web import scheduleforms
+from lovely.remotetask.web import sorting
 from lovely.remotetask.web import words
 from lovely.remotetask.web.interfaces import IJobDetail
 from webcase import NOW
@@ -149,6 +154,22 @@ class TestPages(WebCase):
         response = request.get_response(self.application)
         self.assertEqual(response.location, 'http://localhost/tools/jobs?size=20&said=cancel')
 
+    def test_before_another_application(self):
+        def other(environ, start_response):
+            return webob.Response(f'other {environ["SCRIPT_NAME"]} {environ["PATH_INFO"]}')(environ, start_response)
+        with unittest.mock.patch.object(pipeline, 'DATABASE', self.db, create=True):
+            both = pipeline.pages(other, {}, '/a/b', db=f'{pipeline.__name__}:DATABASE')
+            for path, expected in (('/a/b', '<h1>Overview</h1>'), ('/a/b/', 'href="/x/a/b/jobs"'),
+                                   ('/a/b/tasks', 'Tasks'),
+                                   ('/a/bc', 'other /x /a/bc'), ('/', 'other /x /'), ('/a', 'other /x /a')):
+                with self.subTest(path):
+                    request = webob.Request.blank(path, environ={'REMOTE_ADDR': '127.0.0.1', 'SCRIPT_NAME': '/x'})
+                    self.assertIn(expected, request.get_response(both).text)
+        for wrong in ({'path': 'x'}, {'path': '/'}, {'path': '/x/'}, {'path': '/x', 'db': 'Zope2'},
+                      {'path': '/x', 'db': 'os;x:DB'}):
+            with self.subTest(wrong), self.assertRaises(ConfigurationError):
+                pipeline.pages(other, {}, **wrong)
+
     def test_nothing_new_costs_nothing(self):
         response = self.get('/jobs')
         tag = response.headers['ETag']
@@ -188,6 +209,84 @@ class TestPages(WebCase):
             path = found and found[1].replace('&amp;', '&')
             self.do('add', 'echo', now=NOW + len(seen))
         self.assertEqual((len(seen), set(seen)), (120, set(jobids)))
+
+    def listed(self, path):
+        """Return the ids of all rows of a list, page by page, and the last page."""
+        seen = []
+        for _ in range(1000):
+            page = self.get(path).text
+            seen += map(int, re.findall(r'<tr id="job-(\d+)"', page))
+            found = re.search(r'rel="next" href="([^"]+)"', page)
+            if found is None:
+                return seen, page
+            path = found[1].replace('&amp;', '&')
+        self.fail('there is no last page')
+
+    def test_a_list_is_sorted_by_a_column(self):
+        with self.service() as service:
+            for number in range(60):
+                service.add(('echo', 'fail')[number % 2], now=NOW + number % 7)
+            for number in range(40):
+                service.processNext(NOW + 100 + number)
+            service.cancel(service.getJobs(QUEUED, 0, 1)[0].id, NOW + 300)
+            service.addCronJob('echo', now=NOW, delay=60)
+            service.addCronJob('echo', now=NOW, crontab='0 8 * * *')
+            jobs = [service.jobs[jobid] for jobid in service.jobs]
+
+        def ended(job):
+            return job.completed if job.status in FINAL else None
+        for name, value in (('status', lambda job: STATUSES.index(job.status)), ('added', lambda job: job.created),
+                            ('started', lambda job: job.started), ('ended', ended)):
+            for isDown in False, True:
+                with self.subTest(name, isDown=isDown), self.service() as service:
+                    seen, page = self.listed(f'/jobs?size=20&sort={"-" if isDown else ""}{name}')
+                    self.assertEqual(sorted(seen), sorted(job.id for job in jobs))
+                    values = [value(service.jobs[jobid]) for jobid in seen]
+                    there = [each for each in values if each is not None]
+                    self.assertEqual(values, sorted(there, reverse=isDown) + [None] * (len(values) - len(there)))
+                    direction = 'descending' if isDown else 'ascending'
+                    self.assertRegex(page, f'aria-sort="{direction}"><a href="[^"]*sort={"" if isDown else "-"}{name}')
+                    self.assertEqual(page.count('aria-sort'), 1)
+                    self.assertNotIn('are sorted', page)            # all of them are
+        self.assertEqual(sorted(self.listed('/jobs?size=20&sort=oldest')[0]), sorted(seen))
+
+    def test_what_is_not_sorted_is_told(self):
+        with self.service() as service:
+            for number in range(25):
+                service.add('echo', now=NOW - number)
+            service.process(NOW)
+        with unittest.mock.patch.object(sorting, 'SORTED', 10):
+            page = self.get('/jobs?sort=-added').text
+            self.assertIn('<strong>Only 10 jobs are sorted</strong>, the newest that fit', page)
+            seen, steps = [], 0
+            while page is not None:
+                found = list(map(int, re.findall(r'<tr id="job-(\d+)"', page)))
+                with self.service() as service:
+                    created = [service.jobs[jobid].created for jobid in found]
+                self.assertEqual(created, sorted(created, reverse=True))
+                seen, steps = seen + found, steps + 1
+                more = re.search(r'href="([^"]+)">Sort older ones', page)
+                page = more and self.get(more[1].replace('&amp;', '&')).text
+        self.assertEqual((len(seen), len(set(seen)), steps), (25, 25, 3))
+
+    def test_a_sort_that_is_none(self):
+        for query in ('sort=task', 'sort=-oldest', 'sort=<b>', 'sort=status&after=9', 'sort=status&after=1,x',
+                      'sort=added&after=1-x', 'sort=added&within=1-x', 'sort=ended&after=2',
+                      'sort=oldest&after=none-1'):
+            with self.subTest(query):
+                self.assertRegex(self.get(f'/jobs?{query}', status=400).text, 'role="alert">(sort|cursor): ')
+        self.get('/schedules?sort=added', status=400)
+
+    def test_schedules_are_sorted_by_their_next_run(self):
+        with self.service() as service:
+            jobids = [service.addCronJob('echo', now=NOW, delay=100 + number * 7 % 30) for number in range(60)]
+            jobids.append(service.addCronJob('echo', now=NOW, crontab='0 8 * * *', active=False))
+            service.processNext(NOW)
+            times = [service.jobs[jobid].scheduledFor for jobid in jobids]
+            times = sorted(each for each in times if each is not None) + [None] * times.count(None)
+        seen, _ = self.listed('/schedules?sort=next')
+        with self.service() as service:
+            self.assertEqual([service.jobs[jobid].scheduledFor for jobid in seen], times)
 
     def test_a_walk_that_was_cut_says_so(self):
         with self.service() as service:

@@ -8,12 +8,10 @@ import unittest.mock
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution.bulk import TASK
-from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.testing import waitForJobs
 from lovely.remotetask.web import auditpages
-from lovely.remotetask.web import bulkpages
 from lovely.remotetask.web.actions import VERBS
 from webcase import NOW
 from webcase import USERS
@@ -288,9 +286,10 @@ class TestBulk(WebCase):
         with self.service() as service:
             service.addMany([{'task': 'echo'}] * 30, NOW)
         with self.service() as service:
-            self.assertEqual(bulkpages.countFitting(service, parseFilter('task:echo', NOW), 20), (20, False))
-            self.assertEqual(bulkpages.countFitting(service, parseFilter('task:echo', NOW), 40), (30, True))
-            self.assertEqual(bulkpages.countFitting(service, parseFilter('status:queued', NOW), 1), (30, True))
+            for most, text, expected in ((20, 'task:echo', (20, False)), (40, 'task:echo', (30, True)),
+                                         (1, 'status:queued', (30, True)), (1, 'status:error', (0, True))):
+                with unittest.mock.patch.object(bulk, 'COUNTED', most):
+                    self.assertEqual(service.countBulk('cancel', text, NOW), expected)
 
 
 class TestAudit(WebCase):

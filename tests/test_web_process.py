@@ -1,17 +1,29 @@
 """The pages as users start them: within serve, as a process of their own over ZEO, asked by remotetask health."""
 # SPDX-License-Identifier: ZPL-2.1
 import base64
+import contextlib
 import os
+import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 import urllib.error
 import urllib.request
 
+from ZODB.DB import DB
+
+from lovely.remotetask.cli.grace import GracePeriod
+from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.client import Client
+from lovely.remotetask.config.settings import load
+from lovely.remotetask.config.users import Users
+from lovely.remotetask.service import install
 from lovely.remotetask.web.health import FRESH
+from lovely.remotetask.xmlrpc.access import PAIR_LIMIT
+from lovely.remotetask.xmlrpc.access import Authenticator
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
@@ -121,6 +133,37 @@ class TestMetrics(WebProcessCase):
         self.refuses(2, 'the metrics would be open to other machines at 0.0.0.0:0, and speak no TLS: listen on '
                         '127.0.0.1, or add "allow-insecure on" to <processor>', 'serve',
                      self.processorSection('one', 'metrics-address 0.0.0.0:0\n'))
+
+
+class TestThrottle(unittest.TestCase):
+
+    def test_wrong_passwords_are_counted_together(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        site = pathlib.Path(directory.name)
+        for name in 'users', 'others':
+            with open(os.open(site / name, os.O_WRONLY | os.O_CREAT, 0o600), 'w') as file:
+                file.write(f'ann:{HASH}:view:*:*\n')
+        for users, tries in ('', PAIR_LIMIT + 6), ('users others\n', PAIR_LIMIT + 6), ('', 0):
+            (site / 'remotetask.conf').write_text(
+                '<zodb>\n<mappingstorage>\n</mappingstorage>\n</zodb>\n<frontend>\nusers users\n</frontend>\n'
+                f'<web>\naddress 0\n{users}</web>\n')
+            configuration = load(site / 'remotetask.conf')
+            authenticator = Authenticator(Users(configuration.frontend.users))
+            for _ in range(tries):                      # at the front end
+                authenticator.throttle.failed('127.0.0.1', 'ann', time.monotonic())
+            with self.subTest(users, tries=tries), contextlib.ExitStack() as closing:
+                db = closing.enter_context(contextlib.closing(DB(None)))
+                install(db)
+                said = startPages(configuration, db, closing, GracePeriod(5.0), authenticator)
+                request = urllib.request.Request(said.removeprefix('pages: '), headers={
+                    'Authorization': 'Basic ' + base64.b64encode(f'ann:{PASSWORD}'.encode()).decode()})
+                if tries == 0:
+                    urllib.request.urlopen(request, timeout=PATIENCE).close()
+                    continue
+                with self.assertRaises(urllib.error.HTTPError) as caught:
+                    urllib.request.urlopen(request, timeout=PATIENCE)
+                self.assertEqual(caught.exception.code, 429)
 
 
 class TestWeb(WebProcessCase):

@@ -9,16 +9,23 @@ import urllib.parse
 import urllib.request
 
 import webob
+from zope.component import provideAdapter
 from zope.component import provideUtility
 from zope.configuration import xmlconfig
 
 from lovely.remotetask.common.masking import HIDDEN
 from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.interfaces import IJob
+from lovely.remotetask.interfaces import ITask
+from lovely.remotetask.retry import RetryPolicy
+from lovely.remotetask.storage.hosts import identity
+from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
 from lovely.remotetask.web.actions import VERBS
 from lovely.remotetask.web.application import application
+from lovely.remotetask.web.interfaces import IJobDetail
 from lovely.remotetask.xmlrpc.access import Principal
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from webcase import MARKUP
@@ -114,6 +121,39 @@ class TestSecrets(WebCase):
             self.assertIn(HIDDEN, self.get(f'/jobs/{jobid}').text)
         for text in 'Geheim', 'input.dbPassword:Geheim', 'input.pin2:*':
             self.assertNotIn('<tr id', self.get(f'/jobs?filter={text}').text)
+
+    def test_they_are_hidden_wherever_they_are_told(self):
+        def tell(service, jobid, input):
+            if not input['fails']:
+                return {'said': f'my {input["password"]}', input['password']: 1, 'blob': input['url']}
+            service.setProgress(jobid, None, f'with {input["password"]}')
+            raise (ValueError if 'isOdd' in input else TaskError)(f'not {input["password"]} at {input["url"]}')
+        provideUtility(tell, ITask, name='tell')
+        provideAdapter(lambda job: f'for {job.input["password"]}', [IJob], IJobDetail, name='detailed')
+        provideUtility(SimpleTask(str), name='detailed')
+        provideUtility(SimpleTask(lambda input: f'a text with {input["password"]}'), name='text')
+        secrets = {'password': 'Geheimnis', 'url': 'ftp://ann:Geheimnis@host/', 'fails': True}
+        with self.service() as service:
+            jobids = [service.add('tell', {**secrets, 'fails': fails, 'isOdd': True}, now=NOW,
+                                  retryPolicy=RetryPolicy(attempts=1)) for fails in (True, False)]
+            jobids.append(service.addCronJob('tell', secrets, now=NOW))
+            jobids += [service.add(task, secrets, key='of Geheimnis', now=NOW) for task in ('detailed', 'text')]
+            service.process(NOW)
+            service.process(NOW + 60)                   # when the schedule runs
+            running = service.add('tell', secrets, now=NOW)
+            service.claimNextJob(NOW)
+            service.setProgress(running, 0.5, 'with Geheimnis')
+            ledger = service.ledgers['one'] = Ledger()
+            ledger.owner = identity(threads=1, lease=60.0, since=NOW)
+            ledger.claim(running, 0)
+            ledger.progress[running] = (0.5, 'with Geheimnis')
+        for path in '/', '/jobs', '/schedules', '/hosts', *(f'/jobs/{jobid}' for jobid in (*jobids, running)):
+            with self.subTest(path):
+                page = self.get(path).text
+                self.assertNotIn('Geheimnis', page)
+                self.assertIn(HIDDEN, page)
+        self.assertIn(f'ValueError: not {HIDDEN} at ftp://ann:{HIDDEN}@host/', self.get(f'/jobs/{jobids[0]}').text)
+        self.assertEqual(self.get(f'/jobs/{jobids[-1]}/output').text, f'a text with {HIDDEN}')
 
     def test_more_of_them(self):
         jobid = self.do('add', 'echo', {'iban': 'DE00'}, now=NOW)

@@ -168,6 +168,24 @@ class TestMethods(unittest.TestCase):
         self.assertEqual(call(self.service, 'retryFailed', 'echo'), 2)
         self.assertEqual(call(self.service, 'retryFailed'), 0)
 
+    def test_bulk(self):
+        for number in range(3):
+            call(self.service, 'add', 'echo', str(number))
+        self.assertEqual(call(self.service, 'countBulk', 'cancel', 'task:echo'), {'count': 3, 'whole': True})
+        self.assertEqual(call(self.service, 'countBulk', 'remove', ''), {'count': 0, 'whole': True})
+        _, arguments = calls.prepare('addBulk', ['cancel', 'input.a:b'])
+        job = self.service.jobs[methods.addBulk(self.service, *arguments, None)]
+        self.assertEqual((job.task, job.input['user'], job.input['expected']), ('remotetask.bulk', 'anybody', 0))
+        job = self.service.jobs[methods.addBulk(self.service, 'cancel', '', 7, 'ann')]
+        self.assertEqual((job.input['user'], job.input['expected']), ('ann', 7))
+        before = len(self.service.jobs)
+        for verb, filter, expected, reason in (('delete', '', None, 'verb: '), ('retry', 'state:x', None, 'filter: '),
+                                               ('retry', 'input.password:x', None, 'filter: password is a secret'),
+                                               ('retry', '', -1, 'expected: ')):
+            with self.subTest(reason), self.assertRaisesRegex(BadArguments, 'addBulk: ' + reason):
+                methods.addBulk(self.service, verb, filter, expected, None)
+        self.assertEqual(len(self.service.jobs), before)
+
     def test_get_progress(self):
         seen = []
 
@@ -420,8 +438,8 @@ class TestIntrospection(unittest.TestCase):
         once = {name for name, method in calls.METHODS.items() if not method.isRepeatable}
         self.assertEqual(once, {
             'add', 'addMany', 'addCronJob', 'updateCronJob', 'reschedule', 'runNow', 'startJob', 'cancel', 'clean',
-            'cleanSome', 'retry', 'retryFailed', 'askStack', 'pause', 'resume', 'stopProcessing', 'startProcessing',
-            'addUpload', 'putUpload', 'dropUpload'})
+            'cleanSome', 'retry', 'retryFailed', 'addBulk', 'askStack', 'pause', 'resume', 'stopProcessing',
+            'startProcessing', 'addUpload', 'putUpload', 'dropUpload'})
 
     def test_every_method_is_in_the_contract(self):
         names = {name for name, method in calls.METHODS.items()

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import tempfile
 import unittest
 import urllib.parse
+import urllib.request
 import uuid
 
 from zope.testrunner.layer import UnitTests
@@ -294,6 +296,24 @@ class TestInstance(Jobs, ZopeCase):
         self.zope.shop('sell')
         self.assertEqual(self.zope.shop('wait', jobid), ['completed', 2, 'None'])
         self.assertEqual(self.zope.shop('till')[0], before + 2)
+
+    def test_pages_in_the_same_process(self):
+        """A filter before the publisher, as pages.txt says: pages with the database that Zope has open."""
+        jobid = self.zope.shop('add', ['look', {'name': ''}])
+        self.zope.shop('wait', jobid)
+        status, page = self.zope.get(f'/remotetask/jobs/{jobid}')
+        self.assertEqual(status, 200)
+        for text in 'System Processes', 'href="/remotetask/jobs"', '/remotetask/static/pages.css':
+            self.assertIn(text, page)
+        status, page = self.zope.get('/remotetask')
+        self.assertIn('?service=%2Ffilms%2FEncoder', page)
+        token = re.search('name="token" value="([^"]+)"', page)[1]
+        request = urllib.request.Request(f'{self.zope.address}/remotetask/do/add', urllib.parse.urlencode(
+            {'token': token, 'task': 'order', 'input': '{"thing": "table"}'}).encode(), {'Origin': self.zope.address})
+        with urllib.request.urlopen(request, timeout=LONG) as answer:
+            added = int(re.search('Job ([0-9]+)', answer.read().decode())[1])
+        self.assertEqual(self.zope.shop('wait', added)[0], 'completed')
+        self.assertEqual(self.zope.get('/remotetasks')[0], 404)              # of Zope
 
     def test_nobody_calls_it_by_a_url(self):
         before = self.zope.shop('count')

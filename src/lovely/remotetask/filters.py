@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import shown
+from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
 
@@ -56,7 +57,12 @@ class Filter(NamedTuple):
 
     @property
     def isIndexed(self):
-        """Whether all that it asks for is found by an index: then no job is looked at in vain."""
+        """Whether all that it asks for is found by an index: then no job is looked at in vain.
+
+        Queues have an order of their own, not that of time.
+        """
+        if (self.since, self.before) != (None, None) and QUEUED in (self.statuses or STATUSES):
+            return False
         return self == Filter(self.statuses, since=self.since, before=self.before, jobid=self.jobid)
 
 

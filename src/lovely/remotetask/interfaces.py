@@ -214,6 +214,12 @@ class ITaskService(Interface):
         Raise what `add` raises, changing nothing.
         """
 
+    def countBulk(verb, filter, now=None):
+        """Return how many jobs `addBulk` would change, and whether these are all: the newest 20,000 are looked at.
+
+        The arguments are those of `addBulk`.  Raise `ValueError` for another verb or filter.
+        """
+
     def addBulk(verb, filter, expected, user, now=None):
         """Add a job that does something with all jobs that fit a filter now, a part at a time; return its id.
 
@@ -222,7 +228,7 @@ class ITaskService(Interface):
         expected -- about how many jobs these are, for the progress.
         user -- who wants it, a text: it is in the notes of the transactions.
 
-        Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb or filter.
+        Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb, filter or number.
         """
 
     def addCronJob(task, input=None, minute=(), hour=(), dayOfMonth=(), month=(), dayOfWeek=(), delay=None, *,
@@ -361,6 +367,7 @@ class ITaskService(Interface):
         start, size -- how many of the newest to leave out, and the greatest number to return.
         task -- only jobs of the task of that name; the newest 10,000 jobs are looked at for it.  Default: any.
         since -- UTC seconds: only jobs that ended since then, or, if they have not ended, were added since then.
+            Of each queue the newest 10,000 jobs are looked at.
 
         Jobs that have ended are ordered by their end, and others by the time when they were added.  A job that is
         queued again has its place among the jobs beside it in the queue.

@@ -188,8 +188,13 @@ class TaskService(Item, Contained, Persistent):
         now = present(now)
         check('verb', verb, verb in bulk.VERBS, f'one of {", ".join(bulk.VERBS)}')
         parseFilter(filter, now)
+        check('expected', expected, isWhole(expected, 0, sys.maxsize), 'a number of jobs, 0 or more')
         input = {'verb': verb, 'filter': filter, 'now': now, 'expected': expected, 'user': user}
         return self._add(NewJob(bulk.NAME, input), self._toStore(input), now, None)
+
+    def countBulk(self, verb: str, filter: str, now: float | None = None) -> tuple[int, bool]:
+        """See `ITaskService`."""
+        return bulk.count(self, verb, filter, present(now))
 
     def _checkedNew(self, new, tasks):
         """Return a `NewJob` that can be added; raise what `add` raises."""

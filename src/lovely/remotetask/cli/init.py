@@ -13,6 +13,7 @@ import click
 
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.pages import arePagesInstalled
 from lovely.remotetask.common.process import ownerName
 
 
@@ -31,11 +32,19 @@ DATA = 'var'
 _SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:]''')
 PORT = 8080
 
+#: The section of the pages, and what stands before it where they are not installed.
+WEB = """\
+# Pages to look at jobs, and to operate them.
+<web>
+  address 127.0.0.1:{port}
+</web>"""
+WITHOUT = 'They are not installed: pip install "lovely.remotetask[web]", and take away the # signs below.'
+
 
 @click.command()
 @click.argument('directory', metavar='DIR', type=click.Path())
 @click.option('--port', type=click.IntRange(1, 65535), default=PORT, show_default=True,
-              help='Where the front end of the site listens, at 127.0.0.1.')
+              help='Where the front end of the site listens, at 127.0.0.1; its pages listen at the next port.')
 def init(directory, port):
     """Write a site to start from into the directory DIR.
 
@@ -49,7 +58,8 @@ def init(directory, port):
     _check(directory)
     try:
         _write(directory, {
-            'directory': directory, 'port': port, 'user': ownerName(),
+            'directory': directory, 'port': port, 'user': ownerName(), 'web': _web(port),
+            'extra': '[web]' if arePagesInstalled() else '',
             'command': ' '.join([os.path.abspath(_program()[0]), *_program()[1:]]),
             'python': '{}.{}'.format(*sys.version_info)})
     except OSError as error:
@@ -93,6 +103,19 @@ def _write(directory, values):
         raise
 
 
+def _web(port):
+    """Return the section of the pages, as a comment where they are not installed."""
+    first, *section = WEB.format(port=_pagesPort(port)).splitlines()
+    if not arePagesInstalled():
+        section = [f'# {WITHOUT}', *(f'# {line}' for line in section)]
+    return '\n'.join([first, *section])
+
+
+def _pagesPort(port):
+    """Return the port of the pages for that of the front end: the next one."""
+    return port + 1 if port < 65535 else port - 1
+
+
 def _program():
     """Return the words that start this program, in this environment."""
     program = sys.argv[0]
@@ -118,6 +141,7 @@ def _told(directory, port):
         'Then, in another terminal, add a job and get its result:', '',
         f"""    ID=$({program} add greet '{{"name": "World"}}'{url})""",
         f'    {program} result $ID{url}', '',
+        *([f'Look at it in a browser: http://127.0.0.1:{_pagesPort(port)}/', ''] if arePagesInstalled() else []),
         'Declare tasks of your own in tasks.py, and start it again.'])
 
 

@@ -262,10 +262,10 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
         closing.callback(hosts.stop, grace)
     if hasFrontend:
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
-        _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db, signals, closing,
-                       grace)
+        authenticator = _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db,
+                                       signals, closing, grace)
     if hasPages:
-        said = startPages(configuration, database.db, closing, grace, isAsked=not hasFrontend)
+        said = startPages(configuration, database.db, closing, grace, authenticator if hasFrontend else None)
         if said is not None:
             _say(said)
     for section, isThere in ('frontend', hasFrontend), ('processor', hasProcessor and not schedulesOnly):
@@ -342,6 +342,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()
     _say(f'listening on {urlOf(server.address, "https" if certificate else "http")}')
+    return authenticator
 
 
 def _hostsOf(configuration, database, schedulesOnly, signals):

@@ -1,8 +1,12 @@
 """Starting the pages and metrics, where the extra of the package that they need is installed."""
 # SPDX-License-Identifier: ZPL-2.1
+import importlib.util
+
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.config.settings import defaultWeb
+from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.xmlrpc.access import Authenticator
 
 
 #: Threads besides those that can wait for the database: they answer whether the process lives.
@@ -11,22 +15,32 @@ MORE_THREADS = 2
 #: Requests for the metrics of a process without pages that are answered at a time.
 METRICS_THREADS = 2
 
+#: Modules of other packages that the pages need.
+NEEDED = 'chameleon', 'prometheus_client', 'waitress', 'webob'
+
 #: What is said where the extra is not installed.
 MISSING = 'not installed: pip install "lovely.remotetask[web]"'
 
 
-def startPages(configuration, db, closing, grace, isAsked):
+def arePagesInstalled():
+    """Return whether the pages can be started: whether the extra of the package is there."""
+    return all(importlib.util.find_spec(name) is not None for name in NEEDED)
+
+
+def startPages(configuration, db, closing, grace, authenticator):
     """Start the pages, and return what is to be said of them, a line; None when there are to be none.
 
     configuration -- the `config.settings.Configuration`.
     db -- the `ZODB.DB`.
     closing -- an `ExitStack` for what has to be stopped.
     grace -- its `left()` is how many seconds that may take.
-    isAsked -- whether the user asked for the pages by the command; else by <web>, or without a configuration file not
-        at all: then they may be missing.
+    authenticator -- the `Authenticator` of the front end in this process, with which they count wrong passwords.  None
+        without a front end: then the user asked for the pages by the command; else by <web>, or without a configuration
+        file not at all: then they may be missing.
 
     Raise `CommandFailure` when they cannot be started, or `ConfigurationError`.
     """
+    isAsked = authenticator is None
     settings = configuration.web or (defaultWeb() if isAsked else None)
     if settings is None:
         return None
@@ -42,7 +56,8 @@ def startPages(configuration, db, closing, grace, isAsked):
     users = settings.users or configuration.frontend.users
     if not settings.allowInsecure:
         checkReach(settings.address, users is not None)
-    pages = application(db, users, mask=settings.mask, concurrent=settings.threads)
+    pages = application(db, _whoAsks(users, configuration.frontend.users, authenticator), mask=settings.mask,
+                        concurrent=settings.threads)
     try:
         server = Server(pages, settings.address, settings.threads + MORE_THREADS)
     except ConfigurationError as error:
@@ -52,6 +67,17 @@ def startPages(configuration, db, closing, grace, isAsked):
     closing.callback(lambda: server.stop(grace.left()))
     server.start()
     return f'pages: {urlOf(server.address)}'
+
+
+def _whoAsks(users, others, authenticator):
+    """Return what `web.application.application` takes as users; None for nobody.
+
+    users, others -- the paths of the users files of the pages, and of the front end.
+    authenticator -- that of the front end; None without one.
+    """
+    if users is None or authenticator is None:
+        return users
+    return authenticator if users == others else Authenticator(Users(users), authenticator.throttle)
 
 
 def startMetrics(section, settings, users, closing, grace):

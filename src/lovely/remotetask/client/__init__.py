@@ -174,6 +174,24 @@ class Client(RepeatingClient):
         """Run all jobs again that ended in an error, those of one task or all; return how many."""
         return self.call('retryFailed', task)
 
+    def countBulk(self, verb: str, filter: str) -> dict[str, Any]:
+        """Return how many jobs `addBulk` would change, a dict: `count`, and `whole`, whether these are all.
+
+        Raise `xmlrpc.faults.BadArguments`.
+        """
+        return self.call('countBulk', verb, filter)
+
+    def addBulk(self, verb: str, filter: str, expected: int | None = None) -> int:
+        """Add a job that changes all jobs that fit a filter, and return its id.
+
+        verb -- 'cancel', 'retry' or 'remove'.
+        filter -- as that of `getJobs`; '' for all jobs.
+        expected -- how many jobs that are, for its progress; None to count them.
+
+        Raise `xmlrpc.faults.BadArguments`.
+        """
+        return self.call('addBulk', verb, filter, expected)
+
     def reschedule(self, jobid: int) -> bool:
         """Look at a cron job's schedule again.  Raise `errors.UnknownJob`."""
         return self.call('reschedule', jobid)

@@ -9,8 +9,11 @@ from transaction.interfaces import TransientError
 from zope.interface import Interface
 from zope.interface import implementer
 
+from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.filters import Filter
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
@@ -19,6 +22,7 @@ from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage.ledger import microseconds
+from lovely.remotetask.storage.search import LARGEST
 from lovely.remotetask.storage.search import search
 
 
@@ -27,6 +31,9 @@ NAME = 'remotetask.bulk'
 
 #: Jobs that one transaction changes, and looks at, at the most; after a conflict the next one changes half as many.
 CHUNK, LOOKED_AT = 200, 5000
+
+#: Jobs that are looked at to count those that fit.
+COUNTED = 20_000
 
 #: Conflicts in a row after which the run has failed; the job's retry policy then says what becomes of it.
 ATTEMPTS = 30
@@ -59,8 +66,32 @@ def meant(verb, text, now):
     Raise `ValueError` for a text that is no filter.
     """
     filter = parseFilter(text, now)
+    for path, _ in filter.fields:
+        if any(map(isSecret, path)):            # nothing would be found, and the value be in notes and logs
+            raise ValueError(f'filter: {".".join(path)} is a secret: no job is found by it')
     statuses = tuple(status for status in filter.statuses or STATUSES if status in VERBS[verb].statuses)
     return filter._replace(statuses=statuses) if statuses else None
+
+
+def count(service, verb, text, now):
+    """Return how many jobs fit a text, and can be changed by a verb; and whether these are all.
+
+    No more than COUNTED jobs are looked at.  Arguments, and what is raised, as for `meant`.
+    """
+    check('verb', verb, verb in VERBS, f'one of {", ".join(VERBS)}')
+    filter = meant(verb, text, now)
+    if filter is None:
+        return 0, True
+    if filter == Filter(filter.statuses):
+        counts = service.countJobs()
+        return sum(counts[status] for status in filter.statuses), True
+    found, looked, after = 0, 0, None
+    while looked < COUNTED:
+        page = search(service, filter, after, LARGEST, min(LOOKED_AT, COUNTED - looked))
+        found, looked, after = found + len(page.jobs), looked + page.looked, page.cursor
+        if after is None:
+            return found, True
+    return found, False
 
 
 class Chunk(NamedTuple):

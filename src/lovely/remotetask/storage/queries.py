@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import heapq
 import itertools
+import math
 from collections import deque
 from typing import Any
 from typing import NamedTuple
@@ -63,10 +64,9 @@ def placeOf(service, job):
 
 def listed(service, status, start, size, task=None, since=None):
     """Return a list of jobs, newest first: see `ITaskService.getJobs`."""
-    sources = (source for one in (STATUSES if status is None else [status]) for source in _sources(service, one))
-    newest = heapq.merge(*sources, reverse=True)
-    if since is not None:
-        newest = itertools.takewhile(lambda entry: entry[0] >= since * MICROSECONDS, newest)
+    oldest = -math.inf if since is None else since * MICROSECONDS
+    newest = heapq.merge(*(source for one in (STATUSES if status is None else [status])
+                           for source in _sources(service, one, oldest)), reverse=True)
     if task is not None:
         newest = _ofTask(service, itertools.islice(newest, LOOKED_AT), task)
     page = [jobid for _, jobid in itertools.islice(newest, start, start + size)]
@@ -119,16 +119,25 @@ def schedules(service, start, size, task=None):
             if job is not None and not isinstance(job, BrokenJob)]
 
 
-def _sources(service, status):
-    """Return iterables of what stands for the jobs in a status: of pairs of microseconds and id, the newest first."""
+def _sources(service, status, oldest):
+    """Return iterables of what stands for the jobs in a status: of pairs of microseconds and id, the newest first.
+
+    oldest -- microseconds: none that is older.  Queues have an order of their own: LOOKED_AT of each are looked at.
+    """
+    if status != QUEUED:
+        return [itertools.takewhile(lambda entry: entry[0] >= oldest, source) for source in _exact(service, status)]
+    waiting = itertools.takewhile(lambda entry: entry[0] >= oldest, _entered(service.index.entries(RETRY)))
+    return [*(_queued(service, queue, oldest) for queue in queues(service)), waiting]
+
+
+def _exact(service, status):
+    """Return the iterables for any status but QUEUED, all of whose entries have the time that counts."""
     if status in FINAL:
         sources = [_ended(ledger.finished[status]) for ledger in ledgers(service)]
         if status == COMPLETED:
             sources.append(sorted(((microseconds(job.completed), job.id) for job in _claimed(service)
                                    if job.status == COMPLETED), reverse=True))
         return sources
-    if status == QUEUED:
-        return [*(_queued(service, queue) for queue in queues(service)), _entered(service.index.entries(RETRY))]
     if status == PROCESSING:
         return [sorted((entryOf(job) for job in _claimed(service) if job.status == QUEUED), reverse=True)]
     return [_entered(service.index.entries(status))]
@@ -166,12 +175,14 @@ def _claimed(service):
     return [job for (_, job), (_, run) in zip(jobs, runs) if job is not None and job.run == run]
 
 
-def _queued(service, queue):
-    """Yield what stands for the queued jobs of a queue, the last one first.
+def _queued(service, queue, oldest):
+    """Yield what stands for the queued jobs of a queue, the last one first; for `oldest` see `_sources`.
 
     A job that is queued again is behind newer ones.  For the merge with other queues it counts as what it stands by.
     """
     entries = entriesOf(service, reversed(queue))
+    if oldest != -math.inf:
+        entries = (entry for entry in itertools.islice(entries, LOOKED_AT) if entry[0] >= oldest)
     window = deque(itertools.islice(entries, WINDOW))
     while window:
         yield max(window)[0], window.popleft()[1]

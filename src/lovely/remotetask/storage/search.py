@@ -1,4 +1,4 @@
-"""Jobs that fit a filter, newest first, page by page: by the indexes that there are, and by a walk that has an end."""
+"""Jobs that fit a filter, in the order of time, page by page: by indexes, and by a walk that has an end."""
 # SPDX-License-Identifier: ZPL-2.1
 import heapq
 import itertools
@@ -14,6 +14,7 @@ from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
+from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.database.storedfiles import StoredFile
@@ -52,22 +53,29 @@ _CURSOR = re.compile(r'(-?[0-9]{1,18})-([0-9]{1,10})')
 class Found(NamedTuple):
     """A page of jobs that fit a filter."""
 
-    jobs: list                  # `IJob`s, newest first
+    jobs: list                  # `IJob`s, newest first, or oldest first
     cursor: str | None          # where the next page begins; None when there is none
     looked: int                 # how many jobs were looked at for this page
     isCut: bool                 # whether it ended because that was enough: there may be more that fit
 
 
 class Source(NamedTuple):
-    """Entries of some jobs, newest first: pairs of microseconds and id, all below a cursor."""
+    """Entries of some jobs: pairs of microseconds and id, the largest first, all below a cursor.
+
+    Oldest first is newest first in a time that runs backwards: then both numbers of an entry are negative.
+    """
 
     status: str
     host: str | None            # who ran them; None when no host did, or nobody knows
     entries: Any                # an iterator
+    isExact: bool = True        # whether an entry has the time that counts; a queue only has its own order
 
 
-def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret, patience=math.inf):
+def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret, patience=math.inf,
+           oldest=False):
     """Return the next page of the jobs that fit a filter, a `Found`.
+
+    The time that counts is when a job ended or, as long as it has not ended, was added.
 
     filter -- a `filters.Filter`.
     after -- the `cursor` of the page before; None for the first one.
@@ -76,6 +84,7 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     isWanted -- called with the name of a task; returns whether its jobs may be found.  Default: all may.
     hides -- called with the name of a field; of those for which it returns true nothing is found by their values.
     patience -- after how many seconds it ends, too; CHUNK jobs are looked at in any case.
+    oldest -- whether the oldest come first.
 
     Pages lose no job: each begins behind the last entry of the one before, whatever was added meanwhile.  (But of more
     than TIES jobs that were added at one time, and queued again since, some when others leave the queue meanwhile.)
@@ -83,40 +92,44 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     """
     check('size', size, isWhole(size, 1, LARGEST), f'a number from 1 to {LARGEST}')
     check('most', most, isWhole(most, 1, MOST_LOOKED_AT), f'a number from 1 to {MOST_LOOKED_AT}')
-    below = parseCursor(after)
+    sign = -1 if oldest else 1
+    below = parseCursor(after, sign)
     service.checkGeneration()
     if filter.jobid is not None:
         return _one(service, filter, below, isWanted, hides)
-    if filter.before is not None:
-        below = min(below, (math.ceil(filter.before * MICROSECONDS), 0))
-    since = (-math.inf if filter.since is None else math.ceil(filter.since * MICROSECONDS), 0)
-    entries = heapq.merge(*(_tagged(source, since) for source in _sources(service, filter, below)),
+    start = -math.inf if filter.since is None else math.ceil(filter.since * MICROSECONDS)
+    end = math.inf if filter.before is None else math.ceil(filter.before * MICROSECONDS)
+    # No id is 0: so it does not matter on which side an end is.
+    first, last = ((-start, 0), (-end, 0)) if oldest else ((end, 0), (start, 0))
+    entries = heapq.merge(*(_tagged(source, last) for source in _sources(service, filter, below, first, sign)),
                           key=lambda tagged: tagged[0], reverse=True)
     jobs, looked, last, until = [], 0, None, time.monotonic() + patience
     while looked < most and len(jobs) < size and (looked == 0 or time.monotonic() < until):
         chunk = list(itertools.islice(entries, min(CHUNK, most - looked)))
         if not chunk:
             return Found(jobs, None, looked, False)
-        found = dict(fetch(service, [jobid for (_, jobid), _ in chunk]))
-        for entry, source in chunk:
-            looked, last, job = looked + 1, entry, found[entry[1]]
-            # Where a queued job stands says about when it was added, but not exactly.
-            isRight = job is not None and (source.status != QUEUED or _isWithin(job, filter))
-            if isRight and fitsJob(job, source.host, filter, isWanted, hides):
+        found = dict(fetch(service, [sign * jobid for (_, jobid), _ in chunk]))
+        for (moment, jobid), source in chunk:
+            looked, last, job = looked + 1, (sign * moment, sign * jobid), found[sign * jobid]
+            isRight = job is not None and (source.isExact or _isWithin(job, filter))
+            if isRight and fitsJob(service, job, source.host, filter, isWanted, hides):
                 jobs.append(job)
                 if len(jobs) == size:
                     break
     return Found(jobs, f'{last[0]}-{last[1]}', looked, len(jobs) < size)
 
 
-def parseCursor(text):
-    """Return the pair that a cursor stands for: what comes next is below it.  Raise `ValueError` for another text."""
+def parseCursor(text, sign=1):
+    """Return the pair that a cursor stands for: what comes next is below it.  Raise `ValueError` for another text.
+
+    sign -- -1 where the oldest come first: see `Source`.
+    """
     if text is None:
         return math.inf, 0
     match = _CURSOR.fullmatch(text)
     if match is None or int(match[2]) >= 2 ** 31:
         raise ValueError(f'cursor: {text[:40]!r} is none')
-    return int(match[1]), int(match[2])
+    return sign * int(match[1]), sign * int(match[2])
 
 
 def _one(service, filter, below, isWanted, hides):
@@ -126,7 +139,7 @@ def _one(service, filter, below, isWanted, hides):
         return Found([], None, 0 if job is None else 1, False)
     status = service.getStatus(job.id)
     isRight = not filter.statuses or status in filter.statuses
-    fit = isRight and fitsJob(job, hostOf(service, job), filter, isWanted, hides)
+    fit = isRight and fitsJob(service, job, None, filter, isWanted, hides)
     return Found([job] if fit else [], None, 1, False)
 
 
@@ -137,37 +150,39 @@ def _isWithin(job, filter):
 
 # Where jobs are found
 
-def _tagged(source, since):
-    return ((entry, source) for entry in itertools.takewhile(lambda entry: entry >= since, source.entries))
+def _tagged(source, last):
+    isWithin = (lambda entry: entry >= last) if source.isExact else (lambda entry: True)
+    return ((entry, source) for entry in itertools.takewhile(isWithin, source.entries))
 
 
-def _sources(service, filter, below):
-    """Yield the `Source`s that may have jobs that fit."""
+def _sources(service, filter, cursor, first, sign):
+    """Yield the `Source`s that may have jobs that fit: below a cursor and, where they are exact, below an entry."""
+    below = min(cursor, first)
     for status in filter.statuses or STATUSES:
         if status in FINAL:
-            yield from _ended(service, status, filter.host, below)
+            yield from _ended(service, status, filter.host, below, sign)
         elif status == PROCESSING:
-            yield from _claimed(service, QUEUED, status, filter.host, below)
+            yield from _claimed(service, QUEUED, status, filter.host, below, sign)
         elif status == QUEUED:
             for queue in queues(service):
-                yield Source(status, None, (entry for entry in _queued(service, queue) if entry < below))
-            yield Source(status, None, _descending(service.index.entries(RETRY), below))
+                yield Source(status, None, (entry for entry in _queued(service, queue, sign) if entry < cursor), False)
+            yield Source(status, None, _entered(service.index.entries(RETRY), below, sign))
         else:
-            yield Source(status, None, _descending(service.index.entries(status), below))
+            yield Source(status, None, _entered(service.index.entries(status), below, sign))
 
 
-def _ended(service, status, host, below):
+def _ended(service, status, host, below, sign):
     """Yield the sources of jobs that have ended, those of hosts whose names fit a pattern."""
     for name, ledger in service.ledgers.items():
         if filters.fits(name, host):
-            yield Source(status, name, _times(ledger.finished[status], below))
+            yield Source(status, name, _times(ledger.finished[status], below, sign))
     for shard in service.shards:
-        yield Source(status, None, _times(shard.ledger.finished[status], below))
+        yield Source(status, None, _times(shard.ledger.finished[status], below, sign))
     if status == COMPLETED:
-        yield from _claimed(service, COMPLETED, status, host, below)
+        yield from _claimed(service, COMPLETED, status, host, below, sign)
 
 
-def _claimed(service, stored, status, host, below):
+def _claimed(service, stored, status, host, below, sign):
     """Yield the sources of jobs that are claimed, and whose stored status is a certain one."""
     named = [(None, shard.ledger) for shard in service.shards] + list(service.ledgers.items())
     for name, ledger in named:
@@ -176,13 +191,21 @@ def _claimed(service, stored, status, host, below):
         runs = dict(ledger.claimed.items())
         jobs = [job for jobid, job in fetch(service, list(runs))
                 if job is not None and job.status == stored and job.run == runs[jobid]]
-        entries = [(microseconds(job.completed), job.id) if stored == COMPLETED else entryOf(job)
-                   for job in jobs]
+        entries = (_signed((microseconds(job.completed), job.id) if stored == COMPLETED else entryOf(job), sign)
+                   for job in jobs)
         yield Source(status, name, iter(sorted((entry for entry in entries if entry < below), reverse=True)))
 
 
-def _times(finished, below):
-    """Yield the entries of a tree of time to id below a cursor, the newest first."""
+def _signed(entry, sign):
+    return sign * entry[0], sign * entry[1]
+
+
+def _times(finished, below, sign):
+    """Yield the entries of a tree of time to id below a cursor, the largest first."""
+    if sign < 0:
+        start = {} if below[0] == math.inf else {'min': -below[0]}
+        yield from (entry for key, jobid in finished.items(**start) if (entry := (-key, -jobid)) < below)
+        return
     try:
         key = finished.maxKey() if below[0] == math.inf else finished.maxKey(below[0])
         while True:
@@ -193,8 +216,12 @@ def _times(finished, below):
         return
 
 
-def _descending(entries, below):
-    """Yield the entries of a tree set below a cursor, the newest first."""
+def _entered(entries, below, sign):
+    """Yield the entries of a tree set below a cursor, the largest first."""
+    if sign < 0:
+        start = {} if below[0] == math.inf else {'min': (-below[0], -below[1]), 'excludemin': True}
+        yield from ((-moment, -jobid) for moment, jobid in entries.keys(**start))
+        return
     try:
         entry = entries.maxKey() if below[0] == math.inf else entries.maxKey((below[0], below[1] - 1))
         while True:
@@ -204,14 +231,14 @@ def _descending(entries, below):
         return
 
 
-def _queued(service, queue):
-    """Yield the entries of a queue, the newest first.
+def _queued(service, queue, sign):
+    """Yield the entries of a queue, the largest first.
 
     A job that is queued again is behind newer ones: it counts as what it stands by, see `queries`.  Entries of one time
     come by their ids, TIES of them together, so that a cursor is exact.  Each is below the one before.
     """
     last = math.inf, 0
-    for _, group in itertools.groupby(_falling(service, queue), key=lambda entry: entry[0]):
+    for _, group in itertools.groupby(_falling(service, queue, sign), key=lambda entry: entry[0]):
         while some := list(itertools.islice(group, TIES)):
             for moment, jobid in sorted(some, reverse=True):
                 moment = min(moment, last[0])
@@ -219,8 +246,9 @@ def _queued(service, queue):
                 yield last
 
 
-def _falling(service, queue):
-    entries, latest = queries.entriesOf(service, reversed(queue)), math.inf
+def _falling(service, queue, sign):
+    jobids, latest = reversed(queue) if sign > 0 else iter(queue), math.inf
+    entries = (_signed(entry, sign) for entry in queries.entriesOf(service, jobids))
     window = deque(itertools.islice(entries, queries.WINDOW))
     while window:
         latest = min(latest, max(window)[0])
@@ -236,10 +264,10 @@ def hostOf(service, job):
 
 # Whether a job fits
 
-def fitsJob(job, host, filter, isWanted=None, hides=isSecret):
+def fitsJob(service, job, host, filter, isWanted=None, hides=isSecret):
     """Return whether a job, which has the right status and time, fits all else that a filter says.
 
-    host -- the name of who ran it, None when that is not known from where it was found.
+    host -- the name of who runs it, or ran it last; None when that is not known from where it was found.
 
     The other arguments are those of `search`.
     """
@@ -247,26 +275,26 @@ def fitsJob(job, host, filter, isWanted=None, hides=isSecret):
         return filter._replace(statuses=(), since=None, before=None) == filters.Filter() and isWanted is None
     return ((isWanted is None or isWanted(job.task)) and filters.fits(job.task, filter.task)
             and (filter.schedule is None or job.schedule == filter.schedule)
-            and (filter.host is None or _fitsHost(job, host, filter.host))
+            and (filter.host is None or _fitsHost(host or hostOf(service, job), filter.host))
             and (not filter.fields and not filter.words or _fitsInput(job, filter, hides)))
 
 
-def _fitsHost(job, host, pattern):
-    if host is None:
-        failures = job.errors
-        host = failures[-1].host if failures else ''
-    return bool(host) and filters.fits(host, pattern)
+def _fitsHost(host, pattern):
+    return host is not None and filters.fits(host, pattern)
 
 
 def _fitsInput(job, filter, hides):
     value = inputOf(job)
     for path, pattern in filter.fields:
         isThere, found = filters.valueAt(value, path)
-        if not isThere or any(map(hides, path)) or not filters.fits(filters.asText(masked(found, hides)), pattern):
+        if not isThere or any(map(hides, path)) or not filters.fits(
+                filters.asText(masked(found, hides, secretsOf(value, hides))), pattern):
             return False
     if not filter.words:
         return True
-    text = ' '.join((str(job.id), job.task, job.error or '', repr(masked(value, hides)))).lower()
+    secrets = secretsOf(value, hides)
+    error = secrets.hide(job.error or '')
+    text = ' '.join((str(job.id), job.task, error, repr(masked(value, hides, secrets)))).lower()
     return all(word in text for word in filter.words)
 
 

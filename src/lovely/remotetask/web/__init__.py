@@ -4,7 +4,7 @@
 asks, for which service, as of when; `security` says who that is, and whether a change is really his.  A module whose
 name ends in `pages` gathers what its template shows; `actions` has the verbs of the buttons, `forms` and
 `scheduleforms` the fields of forms, `charts`, `words` and `formats` how things look.  `server` listens, where no other
-WSGI server does.
+WSGI server does; `pipeline` stands before an application, such as Zope, in its server.
 
 The extra "web" of the package has what this needs; nothing else in the package does.
 """

@@ -322,8 +322,9 @@ def application(db, users=None, *, identify=None, mask=(), clock=time.time, conc
     It honours SCRIPT_NAME: an application can mount it anywhere.
 
     db -- the `ZODB.DB`.
-    users -- the path of a users file, as "remotetask user add" makes it, or a `config.users.Users`: who may do what.
-        Users say who they are by HTTP Basic authentication.
+    users -- the path of a users file, as "remotetask user add" makes it, a `config.users.Users`, or the
+        `xmlrpc.access.Authenticator` of a front end in this process: who may do what.  Users say who they are by HTTP
+        Basic authentication.
     identify -- instead, of an application with a log-in of its own: called with the WSGI environ, it returns a
         `xmlrpc.access.Principal`, or raises `xmlrpc.access.Unauthorized`.
     mask -- more names of fields whose values are hidden, patterns of `fnmatch`; those of passwords and tokens are.

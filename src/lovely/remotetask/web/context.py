@@ -6,14 +6,15 @@ from typing import Any
 from typing import NamedTuple
 
 from lovely.remotetask import filters
-from lovely.remotetask.common.masking import isSecret
+from lovely.remotetask.common.masking import hidesOf
 from lovely.remotetask.common.masking import masked
-from lovely.remotetask.common.masking import secretFields
+from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownService
+from lovely.remotetask.storage.search import inputOf
 from lovely.remotetask.xmlrpc.calls import METHODS
 from lovely.remotetask.xmlrpc.signature import Argument
 
@@ -100,12 +101,22 @@ class Context(NamedTuple):
 
     def hides(self, task):
         """Return a function that says of the name of a field whether its value is hidden, for jobs of a task."""
-        secrets, patterns = secretFields(task), (*self.application.mask, *(getattr(task, 'mask', None) or ()))
-        return lambda name: name in secrets or isSecret(name, patterns)
+        return hidesOf(task, self.application.mask)
 
     def shownValue(self, job, value):
         """Return an input or output of a job, without its secrets."""
-        return masked(value, self.hides(self.service.getAvailableTasks().get(job.task)))
+        return masked(value, self._hides(job), secretsOf((inputOf(job), value), self._hides(job)))
+
+    def shownText(self, job, text):
+        """Return a text that a job has given, as an error, without what its input hides; '' for none."""
+        return self.secretsOf(job).hide(text) if text else ''
+
+    def secretsOf(self, job):
+        """Return the `masking.Secrets` of a job's input."""
+        return secretsOf(inputOf(job), self._hides(job))
+
+    def _hides(self, job):
+        return self.hides(self.service.getAvailableTasks().get(job.task))
 
     def hidesAny(self):
         """Return a function that says of a name whether it is hidden in jobs of any task."""

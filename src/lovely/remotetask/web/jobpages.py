@@ -1,5 +1,6 @@
 """Pages of jobs: the list by filter, one job, the schedules."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 from typing import Any
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.schedules.fields import RANGES
 from lovely.remotetask.storage.search import Found
 from lovely.remotetask.storage.search import hostOf
-from lovely.remotetask.storage.search import search
 from lovely.remotetask.web import formats
+from lovely.remotetask.web import sorting
 from lovely.remotetask.web import words
 from lovely.remotetask.web.interfaces import IJobDetail
 from lovely.remotetask.web.rendering import Page
@@ -52,6 +53,7 @@ class Row(NamedTuple):
 
     job: Any
     status: str
+    ended: float | None         # when, in UTC seconds; None for a job that goes on, though a run of it may have ended
     detail: str
     seconds: float | None       # that its last run took, or the one that goes on has taken
     canCancel: bool
@@ -69,8 +71,9 @@ def rowOf(context, job):
     status = statusOf(context.service, job)
     isBroken = isinstance(job, BrokenJob)
     seconds = _spent(context, job, status)
-    return Row(job, status, detailOf(context, job), seconds, status not in FINAL, status == 'error' and not isBroken,
-               status in FINAL and not isBroken)
+    ended = job.completed if status in FINAL else None
+    return Row(job, status, ended, detailOf(context, job), seconds, status not in FINAL,
+               status == 'error' and not isBroken, status in FINAL and not isBroken)
 
 
 def _spent(context, job, status):
@@ -87,11 +90,11 @@ def detailOf(context, job):
     if job.task:
         found = siteManager(context.service).queryAdapter(job, IJobDetail, name=job.task)
         if found is not None:
-            return str(found)[:DETAIL]
+            return context.shownText(job, str(found))[:DETAIL]
     if ICronJob.providedBy(job):
         return words.ofSchedule(job)
     if job.error:
-        return job.error[:DETAIL]
+        return context.shownText(job, job.error)[:DETAIL]
     value = shownPart(context, job, 'input')
     return '' if value.tree is None or value.value is None else formats.brief(value.value, DETAIL)
 
@@ -135,22 +138,53 @@ def jobs(context):
     size = context.parameter('size')
     size = int(size) if size in map(str, SIZES) else SIZES[0]
     counts = None if context.isLimited else service.countJobs()
-    filter, found = None, Found([], None, 0, False)
+    filter, sort, listing = None, sorting.NEWEST, sorting.Listing(Found([], None, 0, False), None, None)
     try:
         filter = parseFilter(text, context.now)
-        found = search(service, filter, context.parameter('after') or None, size,
-                       isWanted=context.wants if context.isLimited else None, hides=context.hidesAny(),
-                       patience=PATIENCE)
+        sort = sorting.parseSort(context.parameter('sort'), sorting.JOBS)
+        listing = _listed(context, filter, sort, size, hides=context.hidesAny(), patience=PATIENCE)
     except ValueError as error:
         mistake = str(error)
+    found = listing.found
     total = counts and sum(count for status, count in counts.items()
                            if filter is None or status in (filter.statuses or counts))
     return Page('jobs', 'Jobs', {
         'text': text, 'mistake': mistake, 'counts': counts, 'found': found, 'size': size, 'sizes': SIZES,
         'total': total,
         'rows': [rowOf(context, job) for job in found.jobs], 'statusFilters': _statusFilters(context, text),
-        'isIndexed': filter is None or filter.isIndexed, 'isFirst': not context.parameter('after')},
+        'columns': _columns(sorting.JOBS, sort), 'sort': sort, 'listing': listing,
+        'isIndexed': filter is None or filter.isIndexed,
+        'isFirst': not context.parameter('after') and not context.parameter('within')},
         400 if mistake else 200)
+
+
+def _listed(context, filter, sort, size, **options):
+    """Return the `sorting.Listing` that the parameters of the URL are for."""
+    return sorting.listed(context.service, filter, sort, context.parameter('after') or None,
+                          context.parameter('within') or None, size,
+                          isWanted=context.wants if context.isLimited else None, **options)
+
+
+class Column(NamedTuple):
+    """The head of a column by which a list can be sorted."""
+
+    direction: str | None       # what it is sorted by now: 'ascending' or 'descending'; None if it is not
+    next: str                   # what the URL has as sort after a click
+
+
+def _columns(columns, sort):
+    """Return name -> `Column`.
+
+    columns, sort -- see `sorting`.
+    """
+    found = {}
+    for first in columns:
+        name = first.removeprefix('-')
+        isDown = sort.startswith('-')
+        other = name if isDown else f'-{name}'
+        isOn = sort.removeprefix('-') == name
+        found[name] = Column(('descending' if isDown else 'ascending') if isOn else None, other if isOn else first)
+    return found
 
 
 def _statusFilters(context, text):
@@ -163,12 +197,14 @@ def schedules(context):
     """Return the page of the schedules: cron jobs and delayed jobs."""
     _allowListing(context)
     service = context.service
-    found = search(service, parseFilter(f'status:{CRONJOB},{DELAYED}', context.now),
-                   context.parameter('after') or None, isWanted=context.wants if context.isLimited else None)
+    sort = sorting.parseSort(context.parameter('sort'), sorting.SCHEDULES)
+    listing = _listed(context, parseFilter(f'status:{CRONJOB},{DELAYED}', context.now), sort, SIZES[0])
+    found = listing.found
     late = {job.id for job in found.jobs if job.due is not None and job.scheduledFor < context.now - LATE}
     tasks = sorted(name for name in service.getAvailableTasks() if context.wants(name))
     return Page('schedules', 'Schedules', {'found': found, 'late': late, 'tasks': tasks, 'text': {}, 'mistake': '',
-                                           'input': 'null'})
+                                           'input': 'null', 'listing': listing, 'sort': sort,
+                                           'columns': _columns(sorting.SCHEDULES, sort)})
 
 
 def output(context, jobid):
@@ -179,6 +215,8 @@ def output(context, jobid):
     if len(content) > DOWNLOAD:
         raise ValueError(f'the output has more than {formats.asSize(DOWNLOAD)}: '
                          f'remotetask result {one.id} --output FILE gets it')
+    with contextlib.suppress(UnicodeDecodeError):           # else it is no text
+        content = context.secretsOf(one).hide(content.decode()).encode()
     response = webob.Response(body=content, content_type='application/octet-stream')
     response.headers['Content-Disposition'] = f'attachment; filename="job-{one.id}"'
     return response
@@ -210,7 +248,8 @@ def job(context, jobid, text=None, mistake=''):
     isSchedule = ICronJob.providedBy(one)
     return Page('job', f'Job {one.id}', {
         'job': one, 'status': status, 'row': rowOf(context, one), 'moments': momentsOf(one, service.getRun(one.id)),
-        'host': hostOf(service, one), 'progress': service.getProgress(one.id), 'key': service.keys.of(one.id),
+        'clean': context.secretsOf(one).hide,
+        'host': hostOf(service, one), 'progress': service.getProgress(one.id), 'key': service.keys.of(one.id) or '',
         'why': words.whyItWaits(one, status, service.paused, threads, context.now),
         'isRunning': status == PROCESSING, 'input': shownPart(context, one, 'input'),
         'output': shownPart(context, one, 'output'), 'isFile': _isFile(one),

@@ -45,6 +45,9 @@ HASHES, QUEUE = max(1, (os.cpu_count() or 1) // 2), 32
 #: Threads that `Authenticator.authenticate` can use: the last one tells those who are too many.
 PROOFS = HASHES + QUEUE + 1
 
+#: What a user is called who was not asked.
+ANYBODY = 'anybody'
+
 #: What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
 ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing', 'putUpload', 'dropUpload'))
 
@@ -69,6 +72,11 @@ class Principal(NamedTuple):
     tasks: tuple | None = None      # patterns, None: all
     services: tuple | None = None   # patterns, None: all
     address: str = ''               # of the client, for the log
+
+    @property
+    def seesSecrets(self):
+        """Whether the secrets in the inputs of jobs are not hidden from him."""
+        return 'submit' in self.roles
 
     def check(self, methodName, method, path, arguments):
         """Raise `NotAllowed` for a call that this principal may not make; log that.
@@ -231,10 +239,10 @@ class Authenticator:
         """Make an authenticator.
 
         users -- a `users.Users`; None to let everybody do everything.
-        throttle -- the `Throttle` that counts failures; None for a new one.
+        throttle -- the `Throttle` that counts failures, maybe that of another authenticator; None for a new one.
         """
         self._users = users
-        self._throttle = throttle or Throttle()
+        self.throttle = throttle or Throttle()
         self._hashing = threading.BoundedSemaphore(HASHES)
         self._lock = threading.Lock()           # guards the two that follow
         self._checking = self._failed = 0       # passwords that are hashed or wait for it; those that were wrong
@@ -246,7 +254,7 @@ class Authenticator:
         failed -- passwords that were wrong, since the start.
         counted, proven -- see `Throttle.statistics`.
         """
-        return {'checking': self._checking, 'failed': self._failed, **self._throttle.statistics()}
+        return {'checking': self._checking, 'failed': self._failed, **self.throttle.statistics()}
 
     def cached(self, authorization, address):
         """Return the `Principal` if that takes but a moment; None if `authenticate` has to hash his password.
@@ -297,15 +305,15 @@ class Authenticator:
         self._holdUp(name, address)
         user = self._users.verify(name, password, time.monotonic())
         if user is None:
-            self._throttle.failed(address, name, time.monotonic())
+            self.throttle.failed(address, name, time.monotonic())
             with self._lock:
                 self._failed += 1
             raise Unauthorized('unknown user or wrong password')
-        self._throttle.succeeded(address, name)
+        self.throttle.succeeded(address, name)
         return user
 
     def _holdUp(self, name, address):
-        wait = self._throttle.wait(address, name, time.monotonic())
+        wait = self.throttle.wait(address, name, time.monotonic())
         if wait:
             raise Throttled(math.ceil(wait))
 

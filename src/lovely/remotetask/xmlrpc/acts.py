@@ -46,6 +46,8 @@ ACTS = {
     'clean': _onSome('remove'),
     'cleanSome': _onSome('remove'),
     'retryFailed': _onSome('retry'),
+    'addBulk': lambda service, arguments, result: [
+        ('bulk', (result,), f'{arguments[0]} {arguments[1]}'.rstrip())],
     'pause': _onService('pause'),
     'stopProcessing': _onService('pause'),
     'resume': _onService('resume'),

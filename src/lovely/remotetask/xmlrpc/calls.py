@@ -20,6 +20,9 @@ from lovely.remotetask.xmlrpc.signature import Method
 #: Jobs that one transaction removes or starts again.
 BATCH = 500
 
+#: From how many jobs on people type their number, to confirm that they mean all jobs that fit a filter.
+TYPED = 100
+
 #: Jobs that one call of `getJobs` gives at most, and one of `addMany` adds.
 LISTING_SIZE = 1000
 
@@ -48,6 +51,7 @@ _INPUT = Argument('input', (), None)
 _JOBID = Argument('jobid', (int,))
 _NAME = Argument('name', (str,))
 _UPLOAD = Argument('upload', (str,))
+_VERB, _FILTER = Argument('verb', (str,)), Argument('filter', (str,))
 _OPTIONS = Argument('options', (dict,), MappingProxyType({}))
 
 
@@ -58,17 +62,17 @@ def _calendarField(name):
 METHODS = {
     'getAvailableTasks': Method(READS, 'array'),
     'add': Method(WRITES, 'int', (_TASK, _INPUT, Argument('startLater', (bool,), False), _OPTIONS),
-                  role='submit', traced=True, owned=True),
+                  role='submit', traced=True, takesUser=True),
     'addMany': Method(WRITES, 'array', (Argument('jobs', (list,), items=(dict,)),),
-                      role='submit', traced=True, owned=True),
+                      role='submit', traced=True, takesUser=True),
     'addCronJob': Method(WRITES, 'int', (
         _TASK, _INPUT, _calendarField('minute'), _calendarField('hour'), _calendarField('dayOfMonth'),
         _calendarField('month'), _calendarField('dayOfWeek'), Argument('delay', (float, int), None),
-        _OPTIONS), role='submit', traced=True, owned=True),
-    'addUpload': Method(WRITES, 'string', (_TASK, Argument('size', (float, int), None)), role='submit', owned=True),
+        _OPTIONS), role='submit', traced=True, takesUser=True),
+    'addUpload': Method(WRITES, 'string', (_TASK, Argument('size', (float, int), None)), role='submit', takesUser=True),
     'putUpload': Method(WRITES, 'double', (_UPLOAD, Argument('start', (float, int)), Argument('data', (bytes,))),
-                        role='submit', owned=True),
-    'dropUpload': Method(WRITES, 'boolean', (_UPLOAD,), role='submit', owned=True),
+                        role='submit', takesUser=True),
+    'dropUpload': Method(WRITES, 'boolean', (_UPLOAD,), role='submit', takesUser=True),
     'updateCronJob': Method(WRITES, 'boolean', (_JOBID, Argument('changes', (dict,))), role='submit'),
     'reschedule': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'runNow': Method(WRITES, 'int', (_JOBID,), role='submit'),
@@ -79,6 +83,9 @@ METHODS = {
                         role='manage'),
     'retry': Method(WRITES, 'boolean', (_JOBID,), role='submit'),
     'retryFailed': Method(REPEATS, 'int', (Argument('task', (str,), None),), role='manage'),
+    'countBulk': Method(READS, 'struct', (_VERB, _FILTER)),
+    'addBulk': Method(WRITES, 'int', (_VERB, _FILTER, Argument('expected', (int,), None)), role='manage',
+                      takesUser=True),
     'getProgress': Method(READS, 'struct', (_JOBID,)),
     'askStack': Method(WRITES, 'boolean', (_JOBID,), role='manage'),
     'getStack': Method(READS, 'struct', (_JOBID,), role='manage'),

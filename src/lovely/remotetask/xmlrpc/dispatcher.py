@@ -20,6 +20,7 @@ from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import faultFor
 from lovely.remotetask.xmlrpc.head import HTTPException
 from lovely.remotetask.xmlrpc.results import dumpResponse
+from lovely.remotetask.xmlrpc.secrets import withoutSecrets
 from lovely.remotetask.xmlrpc.signature import NO_SERVICE
 from lovely.remotetask.xmlrpc.signature import REPEATS
 from lovely.remotetask.xmlrpc.signature import WAITS
@@ -117,7 +118,8 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             return dumpResponse(self._dispatch(name, arguments))
 
         def dispatch(service, *given):
-            return self._dispatch(name, (service, *given))
+            answer = self._dispatch(name, (service, *given))
+            return answer if request.principal.seesSecrets else withoutSecrets(service, name, given, answer)
         function = request.principal.guarded(method, arguments, dispatch)
         if method.access == WAITS:
             return await self._wait(request, function, arguments)
@@ -125,7 +127,7 @@ class Dispatcher(SimpleXMLRPCDispatcher):
             return dumpResponse(await self._repeat(request, name, function, arguments))
         if method.traced:
             arguments.append(request.requestId)
-        if method.owned:
+        if method.takesUser:
             arguments.append(request.principal.name)
         call = functools.partial(self._call, function, arguments, request.traceparent if method.traced else None)
         if method.access == WRITES:

@@ -12,6 +12,7 @@ from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.storage import uploads
 from lovely.remotetask.storage.search import search
+from lovely.remotetask.xmlrpc.access import ANYBODY
 from lovely.remotetask.xmlrpc.calls import CRON_OPTIONS
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
 from lovely.remotetask.xmlrpc.calls import PART_SIZE
@@ -285,6 +286,34 @@ def retryFailed(service, limit, before, task):
     return service.retryFailed(task, limit, before)
 
 
+def countBulk(service, verb, filter):
+    """countBulk(string verb, string filter) -> struct
+
+    How many jobs addBulk would change: int count; and boolean whole: whether these are all.  If not, only the newest
+    20,000 were looked at.
+    Faults: bad arguments for a verb or a filter that is none.
+    """
+    with _refusing('countBulk'):
+        count, isWhole = service.countBulk(verb, filter)
+    return {'count': count, 'whole': isWhole}
+
+
+def addBulk(service, verb, filter, expected, user):
+    """addBulk(string verb, string filter, int expected=nil) -> int
+
+    Add a job that cancels, retries or removes all jobs that fit a filter, and return its id.  The verb is 'cancel',
+    'retry' or 'remove'; the filter as that of getJobs, '' for all jobs.  Only jobs that were there before it are
+    changed, and of these only those that the verb can be done with: cancel those that have not ended, retry those in
+    an error, remove those that have ended.  It works in small transactions, tells its progress, can be cancelled, and
+    gives a struct of int changed.  Expected is how many jobs countBulk said, for the progress; nil counts them here.
+    Faults: bad arguments for a verb, a filter or a number that is none.
+    """
+    with _refusing('addBulk'):
+        if expected is None:
+            expected, _ = service.countBulk(verb, filter)
+        return service.addBulk(verb, filter, expected, user or ANYBODY)
+
+
 def getProgress(service, jobid):
     """getProgress(int jobid) -> struct
 
@@ -551,6 +580,7 @@ def getTaskStatistics(service, task):
 #: service are functions of the dispatcher.
 FUNCTIONS = {function.__name__: function for function in (
     getAvailableTasks, add, addMany, addCronJob, addUpload, putUpload, dropUpload, updateCronJob, reschedule, runNow,
-    startJob, cancel, clean, cleanSome, retry, retryFailed, getProgress, askStack, getStack, getStatus, waitFor,
-    getResult, getResultPart, getError, hasJobsWaiting, pause, resume, stopProcessing, startProcessing, isProcessing,
-    getProcessingHosts, getJob, getJobs, getSchedules, getStatistics, getTaskStatistics)}
+    startJob, cancel, clean, cleanSome, retry, retryFailed, countBulk, addBulk, getProgress, askStack, getStack,
+    getStatus, waitFor, getResult, getResultPart, getError, hasJobsWaiting, pause, resume, stopProcessing,
+    startProcessing, isProcessing, getProcessingHosts, getJob, getJobs, getSchedules, getStatistics,
+    getTaskStatistics)}

@@ -72,7 +72,7 @@ class Method(NamedTuple):
     arguments: tuple[Argument, ...] = ()
     role: str = 'view'              # of `users.ROLES`: who may call it
     traced: bool = False            # whether its function takes one argument more, the HTTP request's id
-    owned: bool = False             # whether it takes one more, after that, the name of the user, None if there is none
+    takesUser: bool = False         # whether it takes one more, after that, the name of the user, None if there is none
     alias: str | None = None        # the name of the method that this is an older name of
 
     @property
