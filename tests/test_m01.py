@@ -574,12 +574,15 @@ class TestScheduling(RemoteProcessorCase):
         self.assertEqual(self.rp.schedules.countJobs()['delayed'], 1)
 
     def test_when_the_clock_is_set_back_an_item_does_not_wait_for_the_old_time(self):
-        item, chosen = self.item(), self.item()
-        self.rp.scheduleNextJob(at(1, month=6))
+        item, chosen, begins = self.item(), self.item(), self.item()
+        for _ in range(3):
+            self.assertIsNotNone(self.rp.scheduleNextJob(at(1, month=6)))
         chosen.nextCallTime = at(1, month=6)                # by somebody who means it
+        self.rp.reScheduleItem(begins, at(1, month=6))      # so does he who has it begin then
         self.rp.scheduler.lookAgain(at(1, month=2))
         self.assertEqual((item.nextCallTime, item.retryTime), (at(1, second=10, month=2), None))
         self.assertEqual(chosen.nextCallTime, at(1, month=6))
+        self.assertEqual(begins.nextCallTime, at(1, second=10, month=6))
 
     def test_an_item_belongs_to_one_processor(self):
         item = self.item()

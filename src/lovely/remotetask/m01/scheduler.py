@@ -40,7 +40,7 @@ class SchedulerItem(Persistent):
     jobName = input = nextCallTime = retryTime = None
     title = description = ''
     active, retryDelay = False, 300
-    _reckonedAt = None          # when `nextCallTime` was computed
+    _pulledAt = None            # when it was pulled last, if `nextCallTime` comes from that
 
     #: What a dict may name.
     names = ('jobName', 'title', 'description', 'input', 'active', 'retryDelay', 'nextCallTime', 'retryTime')
@@ -55,6 +55,8 @@ class SchedulerItem(Persistent):
     def __setattr__(self, name, value):
         if name in ('nextCallTime', 'retryTime'):
             secondsOf(value)                # raises `ValueError` for what is no time
+            if self._pulledAt is not None:
+                self._pulledAt = None
         elif name == 'retryDelay':
             check(name, value, isNumber(value, 0, LONGEST), f'a number of seconds from 0 to {LONGEST}')
         elif name == 'jobName':
@@ -79,7 +81,7 @@ class SchedulerItem(Persistent):
         else:
             return stored
         if self.nextCallTime != following:
-            self.nextCallTime, self._reckonedAt = following, callTime
+            self.nextCallTime = following
         return stored
 
     def schedule(self, callTime):
@@ -95,10 +97,11 @@ class SchedulerItem(Persistent):
         except Exception:                   # of somebody's own class; the other items are not to wait for this one
             log.exception('%r has no time any more', self)
             self.nextCallTime = None
+        self._pulledAt = callTime
 
     def isAhead(self, callTime):
-        """Return whether its next call was computed at a time that has yet to come: the clock has been set back."""
-        return self._reckonedAt is not None and self._reckonedAt > callTime + datetime.timedelta(seconds=SET_BACK)
+        """Return whether it was pulled at a time that has yet to come: the clock has been set back."""
+        return self._pulledAt is not None and self._pulledAt > callTime + datetime.timedelta(seconds=SET_BACK)
 
     @property
     def dueTime(self):
