@@ -117,7 +117,7 @@ class UploadCase(BlobCase):
 
     def call(self, name, *values, user='ann'):
         method, arguments = calls.prepare(name, values)
-        arguments += [None] * method.traced + [user] * method.owned
+        arguments += [None] * method.traced + [user] * method.takesUser
         try:
             return plain(methods.FUNCTIONS[name](self.service, *arguments))
         finally:                        # as the gateway does, also after a refusal

@@ -173,7 +173,7 @@ class Cycle:
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
-        isWritten, beatAt = self._commit(view, messages)
+        isWritten, beatAt = self._commit(view, [one for one in messages if one.extra['event'] == 'host.lost'])
         return Result(state, claims, unwanted, lost, outcomes, rescued, asked, self._isReclaimed,
                       messages + scheduled.messages, isWritten, beatAt)
 

@@ -53,8 +53,8 @@ class Peers:
 
         view -- the `View` of the transaction.
 
-        Return what the log says when that is committed: a list of `Message`s, one for each host whose jobs were queued;
-        and the `rescue.Ended`s of these hosts.
+        Return what the log says when that is committed, a list of `Message`s; and the `rescue.Ended`s of hosts that are
+        lost.
 
         Each host is watched by some, and none by all: many idle hosts cost little.
         """
@@ -87,8 +87,9 @@ class Peers:
         if lease == self.lease or isByHand or name in self._compared:
             return []
         self._compared.add(name)
-        return [('processing host %s has a lease of %g s, but %s one of %g s: give all hosts of a database the same',
-                 name, lease, ours, self.lease)]
+        return [Message(
+            'processing host %s has a lease of %g s, but %s one of %g s: give all hosts of a database the same',
+            (name, lease, ours, self.lease), about('host.otherLease', host=name))]
 
     def noteFailure(self):
         """Note that the transaction of the last `watch` has failed: what that has changed is to be done again."""
