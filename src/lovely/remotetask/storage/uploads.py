@@ -113,10 +113,11 @@ def expire(service, now, limit):
 def _checkRoom(service, user, count, size):
     """Raise `TooManyUploads` if there is no room for so many uploads more, and bytes."""
     mine = service.uploads.values((user or '',), (user or '', _END))
-    for uploads, most, mostBytes in ((mine, USER_UPLOADS, USER_SIZE),
-                                     (service.uploads.values(), ALL_UPLOADS, ALL_SIZE)):
+    for whose, uploads, most, mostBytes in (('one user', mine, USER_UPLOADS, USER_SIZE),
+                                            ('all users', service.uploads.values(), ALL_UPLOADS, ALL_SIZE)):
         sizes = [upload.size for upload in uploads]
         if len(sizes) + count > most:
-            raise TooManyUploads(f'{len(sizes)} uploads wait for their jobs, and there may be {most}')
+            raise TooManyUploads(f'{len(sizes)} uploads wait for their jobs; {whose} may have {most}')
         if sum(sizes) + size > mostBytes:
-            raise TooManyUploads(f'uploads with {sum(sizes)} bytes wait for their jobs, and they may have {mostBytes}')
+            raise TooManyUploads(f'uploads with {sum(sizes)} bytes wait for their jobs, and there are {size} more; '
+                                 f'{whose} may have {mostBytes}')
