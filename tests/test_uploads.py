@@ -160,10 +160,15 @@ class TestUploads(UploadCase):
 
     def test_it_can_be_read_when_the_transaction_is_over(self):
         jobid = self.addFilm(self.upload(b'0123', b'45'))
-        with self.service.jobs[jobid].input['films'][0].open() as file:
+        self.connection.cacheMinimize()
+        film = self.service.jobs[jobid].input['films'][0]
+        with film.open() as file:
+            self.assertEqual([part._p_changed for part in film.parts.values()], [None, None])   # or got it
             self.manager.commit()
             self.connection.cacheMinimize()
+            self.connection.close()
             self.assertEqual(file.read(), b'012345')
+        self.connection = self.db.open(self.manager)
 
     def test_of_one_part_and_of_none(self):
         film = self.service.jobs[self.addFilm(self.upload(b'0123'))].input['films'][0]

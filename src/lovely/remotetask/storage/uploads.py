@@ -31,7 +31,7 @@ _END = '\U0010ffff'
 class Upload(Persistent):
     """A file that is being sent.
 
-    parts -- where each part begins, in bytes -> a `StoredFile`.
+    parts -- where each part begins, in bytes -> what `storedfiles.newPart` has returned.
     size -- of all of them, in bytes.
     expected -- how many bytes are to come in all; None if that was not said.
     touched -- when the last part came, in UTC seconds.
@@ -77,7 +77,7 @@ def append(service, user, upload, start, data, now):
         raise ValueError(f'data: a part has 1 to {CHUNK} bytes, not {len(data)}')
     if start != found.size:
         part = found.parts.get(start)
-        if part is None or part.read() != data:
+        if part is None or storedfiles.partAsFile(part).read() != data:
             raise ValueError(f'start: the next part begins at {found.size}, not at {start}, where '
                              f'{"nothing" if part is None else "another part"} has come')
         return found.size
