@@ -160,10 +160,15 @@ class TestUploads(UploadCase):
 
     def test_it_can_be_read_when_the_transaction_is_over(self):
         jobid = self.addFilm(self.upload(b'0123', b'45'))
-        with self.service.jobs[jobid].input['films'][0].open() as file:
+        self.connection.cacheMinimize()
+        film = self.service.jobs[jobid].input['films'][0]
+        with film.open() as file:
+            self.assertEqual([part._p_changed for part in film.parts.values()], [None, None])   # or got it
             self.manager.commit()
             self.connection.cacheMinimize()
+            self.connection.close()
             self.assertEqual(file.read(), b'012345')
+        self.connection = self.db.open(self.manager)
 
     def test_of_one_part_and_of_none(self):
         film = self.service.jobs[self.addFilm(self.upload(b'0123'))].input['films'][0]
@@ -293,12 +298,12 @@ class TestUploads(UploadCase):
         mine = [self.upload(b'0123') for _ in range(2)]
         others = self.upload(b'0123', user='bob')
         for names, limit, function in (
-                ('USER_UPLOADS ALL_UPLOADS', '2 uploads wait for their jobs, and there may be 2', self.upload),
-                ('ALL_UPLOADS', '3 uploads wait for their jobs, and there may be 2', self.upload),
-                ('USER_SIZE ALL_SIZE', 'uploads with 8 bytes .* may have 2',
+                ('USER_UPLOADS ALL_UPLOADS', '2 uploads wait for their jobs; one user may have 2', self.upload),
+                ('ALL_UPLOADS', '3 uploads wait for their jobs; all users may have 2', self.upload),
+                ('USER_SIZE ALL_SIZE', 'uploads with 8 bytes .* and there are 1 more; one user may have 2',
                  lambda: self.call('putUpload', mine[0], 4, b'4')),
-                ('ALL_SIZE', 'uploads with 12 bytes .* may have 2', lambda: self.call('putUpload', mine[0], 4, b'4')),
-                ('ALL_SIZE', 'uploads with 12 bytes .* may have 2', lambda: self.call('addUpload', 'look', 1))):
+                ('ALL_SIZE', 'with 12 bytes .* all users may have 2', lambda: self.call('putUpload', mine[0], 4, b'4')),
+                ('ALL_SIZE', 'with 12 bytes .* all users may have 2', lambda: self.call('addUpload', 'look', 1))):
             with mock.patch.multiple(uploads, **dict.fromkeys(names.split(), 2)):
                 with self.assertRaisesRegex(errors.TooManyUploads, limit):
                     function()
@@ -450,6 +455,16 @@ class TestClient(ClientCase):
             {'task': 'film', 'input': {'title': number, 'film': File(self.path)}, 'key': key}
             for number, key in enumerate((None, 'order 7')))
         self.assertEqual([self.resultOf(jobid) for jobid in (first, second)], [[0, self.data], [1, self.data]])
+        # One that stands in several places is sent once.
+        file = File(self.path)
+        sendFile = sending.Sending._sendFile
+        with mock.patch.object(sending.Sending, '_sendFile', autospec=True, side_effect=sendFile) as sent:
+            jobids = self.client.addMany({'task': 'film', 'input': {'title': [file, number], 'film': file}}
+                                         for number in range(5))
+        self.assertEqual(sent.call_count, 1)
+        provideUtility(SimpleTask(lambda input: input['title'][0] is input['film']), name='film')
+        self.assertEqual([self.resultOf(jobid) for jobid in jobids], [True] * 5)
+        provideUtility(SimpleTask(film), name='film')
         jobid = self.client.addCronJob('film', {'title': 'x', 'film': File(io.BytesIO(b'012'))}, delay=0)
         self.assertEqual(self.resultOf(jobid), ['x', b'012'])
         self.assertEqual(self.left(), 0)

@@ -142,8 +142,8 @@ class TestEachCode(ServerCase):
                  'add', ('film', {'rats': 5})),
                 (faults.TASK_ERROR, 'the film is already known', 'add', ('choosy',)),
                 (faults.UNKNOWN_UPLOAD, str(errors.UnknownUpload('nope')), 'putUpload', ('nope', 0, b'x')),
-                (faults.TOO_MANY_UPLOADS, f'uploads with 0 bytes wait for their jobs, and they may have {USER_SIZE}',
-                 'addUpload', ('choosy', USER_SIZE + 1.0)),
+                (faults.TOO_MANY_UPLOADS, f'uploads with 0 bytes wait for their jobs, and there are {USER_SIZE + 1} '
+                 f'more; one user may have {USER_SIZE}', 'addUpload', ('choosy', USER_SIZE + 1.0)),
                 (faults.RESULT_TOO_LARGE, str(faults.ResultTooLarge(RESULT_SIZE)), 'getResult', (large,))):
             self.assertTold(code, sentence, getattr(proxy, method), *arguments)
         self.assertTold(faults.UNKNOWN_SERVICE, "there is no task service at '/nope'", self.proxy('/nope').cancel, 1)

@@ -37,8 +37,9 @@ class Sending:
     def __init__(self, call: Callable[..., Any]) -> None:
         """`call` is called with the name of a method and its arguments; it repeats what fails."""
         self._call = call
-        self._files: list[File] = []
-        self._uploads: list[str] = []
+        self._files: list[File] = []            # those that have been sent
+        self._uploads: list[str] = []           # ids, also of those that have not come to their end
+        self._sent: dict[int, str] = {}         # identity of a `File` -> the id of its upload
         self._partSize = PART_SIZE
 
     def __enter__(self) -> Self:
@@ -60,17 +61,20 @@ class Sending:
 
         task -- the name of the task that the job is for.
 
-        The list is None if there is no file.  Raise what the methods of the client do, and `files.Unreadable`.
+        A `File` that stands in several places, or jobs, is sent once.  The list is None if there is no file.  Raise
+        what the methods of the client do, and `files.Unreadable`.
         """
         files: list[File] = []
         draft = exchanged(input, File, files.append)
         if not files:
             return input, None
         bodyOf('add', (task, draft))            # what cannot be sent is not worth the way of the files
-        sizes = [_sizeOf(file) for file in files]
-        uploads = [self._sendFile(task, file, size) for file, size in zip(files, sizes)]
-        left = iter(uploads)
-        return exchanged(input, File, lambda file: next(left)), uploads
+        sizes = [_sizeOf(file) for file in files]                   # one that is missing is seen before any is sent
+        for file, size in zip(files, sizes):
+            if id(file) not in self._sent:
+                self._sent[id(file)] = self._sendFile(task, file, size)
+        uploads = [self._sent[id(file)] for file in files]
+        return exchanged(input, File, lambda file: self._sent[id(file)]), list(dict.fromkeys(uploads))
 
     def _sendFile(self, task: Any, file: File, size: float | None) -> str:
         upload = self._call('addUpload', task, size)

@@ -70,7 +70,7 @@ def lastWritten(storage):
 def storageOf(connection):
     """Return the storage that a connection reads from.
 
-    There is no public way to open a blob when the transaction is over, as `Blob.open` does: the name is needed.
+    There is no public way to open the file of a blob without loading that: the name is needed.
     """
     return connection._storage
 

@@ -51,14 +51,14 @@ class StoredFile(Persistent):
 
     blob: Any = None        # the `Blob`; None where the database has no place for blobs, then `data` holds all of it
     data = b''
-    parts: Any = None       # of one that came in parts, instead of these two: where each begins -> a `StoredFile`
+    parts: Any = None       # of one that came in parts, instead of these two; see `newPart`
     kind = FILE
     size = 0
 
     def open(self) -> BinaryIO:
         """Return a binary file object to read from; it outlives the transaction, once the job is committed."""
         if self.parts is not None:
-            return joined([(start, part.opener()) for start, part in self.parts.items()], self.size)
+            return joined([(start, _openerOf(part)) for start, part in self.parts.items()], self.size)
         if self.blob is None:
             return io.BytesIO(self.data)
         self.blob._p_activate()
@@ -78,17 +78,9 @@ class StoredFile(Persistent):
     def _readParts(self, start: int, end: int) -> bytes:
         if start >= end:
             return b''
-        found = [part.read(max(0, start - begin), end - max(start, begin))
+        found = [partAsFile(part).read(max(0, start - begin), end - max(start, begin))
                  for begin, part in self.parts.items(self.parts.maxKey(start), end, excludemax=True)]
         return b''.join(found)
-
-    def opener(self) -> Callable[[], BinaryIO]:
-        """Return a function that opens the file, also when the transaction is over, once the job is committed."""
-        if self.blob is None:
-            return functools.partial(io.BytesIO, self.data)
-        self.blob._p_activate()
-        storage = storageOf(self.blob._p_jar)
-        return functools.partial(storage.openCommittedBlobFile, self.blob._p_oid, self.blob._p_serial)
 
     def write(self, write: Callable[[Any], object]) -> None:
         """Let a function write the content, to a binary file object."""
@@ -152,22 +144,50 @@ def toStore(value: Any, jar: Any) -> Any:
     return _newFile(PICKLE, lambda stored: stored.write(lambda target: pickle.dump(value, target, _PROTOCOL)), jar)
 
 
-def newPart(data: bytes, jar: Any) -> StoredFile:
-    """Return a `StoredFile` of some bytes, to be a part of another one.
+def newPart(data: bytes, jar: Any) -> Any:
+    """Return what is stored of a part of a file: a `Blob`, or a `StoredFile` where there is no place for blobs.
 
     jar -- the connection; None outside a database.
     """
-    return _newFile(FILE, lambda stored: stored.write(lambda target: target.write(data)), jar)
+    stored = _newFile(FILE, lambda stored: stored.write(lambda target: target.write(data)), jar)
+    return stored if stored.blob is None else stored.blob
+
+
+def partAsFile(part: Any, size: int = 0) -> StoredFile:
+    """Return a `StoredFile` with what `newPart` has returned.
+
+    size -- of the part, in bytes; for who asks the file for its size.
+    """
+    if isinstance(part, StoredFile):
+        return part
+    stored = StoredFile()
+    stored.blob, stored.size = part, size
+    return stored
+
+
+def _openerOf(part: Any) -> Callable[[], BinaryIO]:
+    """Return a function that opens a part, also when the transaction is over, once the job is committed.
+
+    To load a `Blob` would fetch its file: so nothing is loaded before it is read.
+    """
+    if isinstance(part, StoredFile):
+        return part.open
+    return functools.partial(_openBlob, storageOf(part._p_jar), part._p_oid)
+
+
+def _openBlob(storage: Any, oid: bytes) -> BinaryIO:
+    _, serial = storage.load(oid)
+    return storage.openCommittedBlobFile(oid, serial)
 
 
 def ofParts(parts: Any, size: int) -> StoredFile:
-    """Return the `StoredFile` of all the parts; of one it is that one.
+    """Return the `StoredFile` of all the parts.
 
-    parts -- an `LOBTree`: where each begins -> a `StoredFile`.
+    parts -- an `LOBTree`: where each begins -> what `newPart` has returned.
     size -- of all of them, in bytes.
     """
     if len(parts) == 1:
-        return parts[0]
+        return partAsFile(parts[0], size)
     stored = StoredFile()
     if parts:
         stored.parts, stored.size = parts, size

@@ -31,7 +31,7 @@ _END = '\U0010ffff'
 class Upload(Persistent):
     """A file that is being sent.
 
-    parts -- where each part begins, in bytes -> a `StoredFile`.
+    parts -- where each part begins, in bytes -> what `storedfiles.newPart` has returned.
     size -- of all of them, in bytes.
     expected -- how many bytes are to come in all; None if that was not said.
     touched -- when the last part came, in UTC seconds.
@@ -77,7 +77,7 @@ def append(service, user, upload, start, data, now):
         raise ValueError(f'data: a part has 1 to {CHUNK} bytes, not {len(data)}')
     if start != found.size:
         part = found.parts.get(start)
-        if part is None or part.read() != data:
+        if part is None or storedfiles.partAsFile(part).read() != data:
             raise ValueError(f'start: the next part begins at {found.size}, not at {start}, where '
                              f'{"nothing" if part is None else "another part"} has come')
         return found.size
@@ -113,10 +113,11 @@ def expire(service, now, limit):
 def _checkRoom(service, user, count, size):
     """Raise `TooManyUploads` if there is no room for so many uploads more, and bytes."""
     mine = service.uploads.values((user or '',), (user or '', _END))
-    for uploads, most, mostBytes in ((mine, USER_UPLOADS, USER_SIZE),
-                                     (service.uploads.values(), ALL_UPLOADS, ALL_SIZE)):
+    for whose, uploads, most, mostBytes in (('one user', mine, USER_UPLOADS, USER_SIZE),
+                                            ('all users', service.uploads.values(), ALL_UPLOADS, ALL_SIZE)):
         sizes = [upload.size for upload in uploads]
         if len(sizes) + count > most:
-            raise TooManyUploads(f'{len(sizes)} uploads wait for their jobs, and there may be {most}')
+            raise TooManyUploads(f'{len(sizes)} uploads wait for their jobs; {whose} may have {most}')
         if sum(sizes) + size > mostBytes:
-            raise TooManyUploads(f'uploads with {sum(sizes)} bytes wait for their jobs, and they may have {mostBytes}')
+            raise TooManyUploads(f'uploads with {sum(sizes)} bytes wait for their jobs, and there are {size} more; '
+                                 f'{whose} may have {mostBytes}')
