@@ -205,6 +205,9 @@ class MultiProcessor:
         except ServiceRemoved as error:
             self.isServiceRemoved = True
             log.info('processing host %s lets go: %s', self.name, error)
+            self._giveUp()
+            with contextlib.suppress(Exception):        # what is left of the service may be packed away
+                self.cycle.letGo(self.inFlight.withdrawUnstarted())
         except Exception:
             log.exception('processing host %s stops', self.name)
             self._giveUp()

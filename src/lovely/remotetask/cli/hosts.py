@@ -25,7 +25,7 @@ class Hosts:
     def __init__(self, db, patterns, make, fail):
         self._make, self._fail = make, fail
         self._lock = threading.Lock()       # guards what follows
-        self._running = {}                  # `Found` -> processor
+        self._running = {}                  # key of a `Found` -> processor
         self._isStopping = False
         self._watch = ServiceWatch(db, patterns, self._begin, self._end)
         self._givenBack = 0                 # claims that were given back by those that have ended
@@ -59,7 +59,7 @@ class Hosts:
         one = self._make(found.path, number)
         one.start()
         with self._lock:
-            self._running[found] = one
+            self._running[found.key] = one
             isLate = self._isStopping
         if isLate:
             one.stop(0)
@@ -69,7 +69,7 @@ class Hosts:
 
     def _end(self, found):
         with self._lock:
-            one = self._running.get(found)
+            one = self._running.get(found.key)
         if one is not None:
             log.info('the task service %s is processed no more', found)
             one.stop(wait=0)
@@ -78,7 +78,7 @@ class Hosts:
         """Wait for the end of a processor."""
         one.thread.join()
         with self._lock:
-            self._running.pop(found, None)
+            self._running.pop(found.key, None)
             self._givenBack += one.givenBack
         if not one.isStopping and not one.isServiceRemoved:
             self._fail(RemoteTaskError(f'the processor of {found} has ended; the log says why'))
