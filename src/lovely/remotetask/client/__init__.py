@@ -124,9 +124,9 @@ class Client(RepeatingClient):
 
         Raise `errors.UnknownTask`, `errors.InvalidInput`, `xmlrpc.faults.BadArguments`.
         """
-        calendar = {'minute': minute, 'hour': hour, 'dayOfMonth': dayOfMonth, 'month': month, 'dayOfWeek': dayOfWeek}
-        fields = [_fieldOf(name, field) for name, field in calendar.items()]
-        return self._call('addCronJob', (task, input, *fields, delay, options), False)
+        fields = {'minute': minute, 'hour': hour, 'dayOfMonth': dayOfMonth, 'month': month, 'dayOfWeek': dayOfWeek}
+        calendar = [_fieldOf(name, field) for name, field in fields.items()]
+        return self._call('addCronJob', (task, input, *calendar, delay, options), False)
 
     # Changing jobs; unless it is said otherwise they return True
 
