@@ -68,6 +68,22 @@ class TestLines(LogCase):
             asyncio.run(work())
         self.assertEqual(self.stream.getvalue().count('job 12 (encode, request r-1): in '), 2)
 
+    def test_a_formatter_that_shows_attributes(self):
+        class Fields(logging.Formatter):
+            hasFields = True
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(formatter := Fields())
+        tellRuns(handler)
+        self.assertIs(handler.formatter, formatter)
+        self.assertEqual(len(handler.filters), 1)
+
+    def test_a_record_about_another_job(self):
+        record = logging.makeLogRecord({'msg': 'added', 'job': 13})
+        with LoggedRun(CLAIM, 'alpha', ()):
+            RunFilter().filter(record)
+        self.assertEqual((record.job, hasattr(record, 'attempt')), (13, False))
+
     def test_attributes(self):
         record = logging.makeLogRecord({'msg': 'x', 'request': 'theirs'})
         self.assertTrue(RunFilter().filter(record))

@@ -201,7 +201,7 @@ class TestCleaning(unittest.TestCase):
             finally:
                 done.set()
                 thread.join()
-            with db.transaction() as connection:
+            with zeo.database().transaction() as connection:    # `db` may not have been told of the last adds yet
                 service = connection.root()['Application']['TaskService']
                 self.assertEqual(set(service.jobs), set(added))
             self.assertGreater(len(added), 1)

@@ -196,14 +196,15 @@ class TestProcessor(WatchCase):
     """A processor lets go by itself, whoever has started it."""
 
     def ends(self, change):
-        processor = MultiProcessor(self.db, ('TaskService',), waitTime=0)
+        processor = MultiProcessor(self.db, ('TaskService',), waitTime=0, name='host')
         self.addCleanup(processor.stop)
         with self.assertLogs('lovely.remotetask', 'INFO') as caught:
             processor.start()
             self.commit(change)
             processor.thread.join(PATIENCE)
         self.assertTrue(processor.isServiceRemoved)
-        self.assertIn('lets go: the task service /TaskService was removed', caught.output[-1])
+        self.assertIn('INFO:lovely.remotetask:processing host host lets go: the task service /TaskService was removed',
+                      caught.output)
 
     def test_a_removed_service(self):
         self.ends(lambda root: removeService(root, '/TaskService'))
@@ -214,6 +215,23 @@ class TestProcessor(WatchCase):
             addService(root)
 
         self.ends(replace)
+
+    def test_a_moved_service(self):
+        self.enterContext(patch.object(servicewatch, 'INTERVAL', NEVER))
+        jobid = self.commit(lambda root: root['TaskService'].add('echo', 1))
+
+        def move(root):
+            service = root['TaskService']
+            service.pause()
+            del root['TaskService']
+            root['Moved'] = service
+
+        self.ends(move)
+        processor = MultiProcessor(self.db, ('Moved',), waitTime=0, name='host')
+        processor.start()                           # under the same name: nobody has that ledger any more
+        self.assertTrue(processor.stop(PATIENCE))
+        self.assertEqual(len(self.commit(lambda root: root['Moved'].getProcessingHosts())), 0)
+        self.assertIn(self.commit(lambda root: root['Moved'].getStatus(jobid)), ('completed', 'queued'))
 
     def test_the_default_service_is_made_once(self):
         self.remove('TaskService')

@@ -208,6 +208,9 @@ class MultiProcessor:
         except ServiceRemoved as error:
             self.isServiceRemoved = True
             log.info('processing host %s lets go: %s', self.name, error, extra=self._about('host.letGo'))
+            self._giveUp()
+            with contextlib.suppress(Exception):        # what is left of the service may be packed away
+                self.cycle.letGo(self.inFlight.withdrawUnstarted())
         except Exception:
             log.exception('processing host %s stops', self.name, extra=self._about('host.failed'))
             self._giveUp()

@@ -27,7 +27,7 @@ class Hosts:
     def __init__(self, db, patterns, make, fail):
         self._make, self._fail = make, fail
         self._lock = threading.Lock()       # guards what follows
-        self._running = {}                  # `Found` -> processor
+        self._running = {}                  # key of a `Found` -> processor
         self._isStopping = False
         self._watch = ServiceWatch(db, patterns, self._begin, self._end)
         self._givenBack = 0                 # claims that were given back by those that have ended
@@ -64,7 +64,7 @@ class Hosts:
         log.info('processing host %s of %s has started', one.name, where,
                  extra=about('host.started', host=one.name, service=where))
         with self._lock:
-            self._running[found] = one
+            self._running[found.key] = one
             isLate = self._isStopping
         if isLate:
             one.stop(0)
@@ -72,7 +72,7 @@ class Hosts:
 
     def _end(self, found):
         with self._lock:
-            one = self._running.get(found)
+            one = self._running.get(found.key)
         if one is not None:
             one.stop(wait=0)
 
@@ -80,7 +80,7 @@ class Hosts:
         """Wait for the end of a processor."""
         one.thread.join()
         with self._lock:
-            self._running.pop(found, None)
+            self._running.pop(found.key, None)
             self._givenBack += one.givenBack
         where = pathText(found.path)
         log.info('processing host %s of %s has stopped', one.name, where,

@@ -142,12 +142,12 @@ class Client(RepeatingClient):
 
         Raise `errors.UnknownTask`, `errors.InvalidInput`, `xmlrpc.faults.BadArguments`.
         """
-        calendar = {'minute': minute, 'hour': hour, 'dayOfMonth': dayOfMonth, 'month': month, 'dayOfWeek': dayOfWeek}
-        fields = [_fieldOf(name, field) for name, field in calendar.items()]
+        fields = {'minute': minute, 'hour': hour, 'dayOfMonth': dayOfMonth, 'month': month, 'dayOfWeek': dayOfWeek}
+        calendar = [_fieldOf(name, field) for name, field in fields.items()]
         with Sending(self._repeated) as sending:
             input, uploads = sending.send(task, input)
             options.update(_given(uploads=uploads))
-            return self._call('addCronJob', (task, input, *fields, delay, options), False)
+            return self._call('addCronJob', (task, input, *calendar, delay, options), False)
 
     # Changing jobs; unless it is said otherwise they return True
 

@@ -47,6 +47,8 @@ class JSONFormatter(logging.Formatter):
     those of FIELDS that the record has; and traceback.
     """
 
+    hasFields = True            # see `tellRuns`
+
     def format(self, record):
         """Return the line for a record: ASCII, without its end."""
         moment = datetime.fromtimestamp(record.created, timezone.utc)
@@ -135,9 +137,9 @@ class RunFilter(logging.Filter):
     """Notes on each record of a thread that does a run what `LoggedRun.fields` says, and passes all records."""
 
     def filter(self, record):
-        """See `logging.Filter`.  What the record has already stays."""
+        """See `logging.Filter`.  What the record has already stays, and one about another job stays as it is."""
         run = _run.get()
-        if run is not None:
+        if run is not None and 'job' not in record.__dict__:
             for name, value in run.fields.items():
                 record.__dict__.setdefault(name, value)
         return True
@@ -163,8 +165,13 @@ class RunFormatter(logging.Formatter):
 
 
 def tellRuns(handler):
-    """Have a handler of `logging` tell of which run a line is.  Twice is fine."""
-    if not any(isinstance(one, RunFilter) for one in handler.filters):
-        handler.addFilter(RunFilter())
-        if not isinstance(handler.formatter, JSONFormatter):            # which has these as keys
-            handler.setFormatter(RunFormatter(handler.formatter or logging.Formatter()))
+    """Have a handler of `logging` tell of which run a line is.  Twice is fine.
+
+    A formatter whose attribute `hasFields` is true shows the attributes of records: its messages stay as they are.
+    """
+    if any(isinstance(one, RunFilter) for one in handler.filters):
+        return
+    handler.addFilter(RunFilter())
+    formatter = handler.formatter or logging.Formatter()
+    if not getattr(formatter, 'hasFields', False):
+        handler.setFormatter(RunFormatter(formatter))

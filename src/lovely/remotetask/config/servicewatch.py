@@ -25,12 +25,17 @@ KEPT = 100_000
 
 
 class Found(NamedTuple):
-    """A service that the patterns fit.  Another one at its path is another one, and so is the same at another path."""
+    """A service that the patterns fit."""
 
     oid: bytes
     path: tuple         # of names, from the root folder down
     site: str           # the name of its site
     name: str           # that it is registered by
+
+    @property
+    def key(self):
+        """What tells it from others: another service that comes to its path, or the same one at another path."""
+        return self.oid, self.path
 
     def __str__(self):
         return '/' + '/'.join(self.path)
@@ -54,7 +59,7 @@ class ServiceWatch:
         self._manager, self._connection = transaction.TransactionManager(), None
         self._cacheSize = None              # of the connection, before it was ours
         self._loaded = None                 # the objects that were looked at; None when all must be looked at
-        self._known = set()                 # each `Found` that has begun and not ended
+        self._known = {}                    # key -> `Found`, of each that has begun and not ended
         self._told = set()                  # what the log has been told, for not to tell it again and again
         self._stopRequested, self._wakeup = threading.Event(), threading.Event()
         self._wakeup.interest, self._wakeup.ignoresUnknown = frozenset(), True
@@ -73,7 +78,7 @@ class ServiceWatch:
     def _first(self):
         for found, service in self._services(log.log):
             self._begin(found, service)
-            self._known.add(found)
+            self._known[found.key] = found
         self._note()
 
     def _inTransaction(self, function):
@@ -102,12 +107,12 @@ class ServiceWatch:
         """Begin and end what has changed; return whether there was something to look at."""
         if self._loaded is not None and all(obj._p_changed is not None for obj in self._loaded):
             return False
-        self._loaded, services = None, dict(self._services(lambda *arguments: None))
-        for found in self._known - services.keys():
-            self._known.discard(found)
-            self._end(found)
-        new = services.keys() - self._known
-        if all([self._hasBegun(found, services[found]) for found in sorted(new)]):
+        self._loaded = None
+        services = {found.key: (found, service) for found, service in self._services(lambda *arguments: None)}
+        for key in self._known.keys() - services.keys():
+            self._end(self._known.pop(key))
+        new = sorted(services.keys() - self._known.keys())
+        if all([self._hasBegun(*services[key]) for key in new]):
             self._note()
         return True
 
@@ -118,7 +123,7 @@ class ServiceWatch:
         except Exception as error:
             self._tell(f'the task service {found} cannot be processed yet: {error}', error)
             return False
-        self._known.add(found)
+        self._known[found.key] = found
         return True
 
     # The thread

@@ -128,6 +128,7 @@ class Cycle:
 
         Return the `rescue.Ended`s of what that one ran.  Raise `NameTaken` when a living host has it.
         """
+        self.session.oid = None
         evolve(self.db, self.session.path)
         try:
             ends = self.ownership.take(self.session, self.clock, self.monotonic)
@@ -442,6 +443,11 @@ class Cycle:
         rescued = self.ownership.giveUp(self.session, unstarted, self.clock)
         self.openClaims.clear()
         return rescued
+
+    def letGo(self, unstarted=()):
+        """Do what `leave` does where the service is not at its path any more.  It may be at another one."""
+        self.session.oid = self._oid
+        return self.leave(unstarted)
 
     def close(self):
         """Close the connection."""

@@ -28,6 +28,7 @@ class Session:
         self.db, self.path = db, path
         self.manager = transaction.TransactionManager(explicit=True)
         self.connection = None
+        self.oid = None         # of the service, once it is not at the path any more
 
     def open(self):
         """Open the connection if there is none.  Raise what the database raises."""
@@ -36,6 +37,8 @@ class Session:
 
     def service(self):
         """Return the service, as the current transaction sees it."""
+        if self.oid is not None:
+            return self.connection.get(self.oid)
         return atPath(self.connection.root()[ROOT_NAME], self.path)
 
     def begin(self):
