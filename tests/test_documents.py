@@ -22,6 +22,7 @@ import lovely.remotetask
 from instance import Instance
 from lovely.remotetask import retry
 from lovely.remotetask.config import products
+from lovely.remotetask.database import notes
 from lovely.remotetask.execution import started
 from lovely.remotetask.schedules import calendar
 from lovely.remotetask.schedules import crontab
@@ -147,7 +148,7 @@ def load_tests(loader, tests, pattern):
                                      optionflags=FLAGS, encoding='utf-8')
         suite.level = 2 if path.name in WITH_SERVERS else 1
         tests.addTest(suite)
-    for module in (calendar, crontab, misfire, retry, zones):
+    for module in (calendar, crontab, misfire, notes, retry, zones):
         tests.addTest(doctest.DocTestSuite(module, optionflags=FLAGS))
     return tests
 

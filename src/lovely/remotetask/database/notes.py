@@ -97,7 +97,7 @@ def noteOf(acts):
 
 def sentenceOf(act):
     """Return what an `Act` says, as a note has it."""
-    parts = [act.verb, labelOf(act.jobids, '', act.count)]
+    parts = [act.verb, _labelOf(act.jobids, act.count)]
     if act.about:
         parts.append(_word(act.about, _ABOUT_SIZE))
     values = (act.attempt, act.job, act.on and _word(act.on, _NAME_SIZE), act.by and _word(act.by, _NAME_SIZE),
@@ -106,21 +106,17 @@ def sentenceOf(act):
     return ' '.join(filter(None, parts))
 
 
-def labelOf(jobids, about='', count=None):
-    """Return some jobs as a note has them: 'job 17 echo', '3 jobs 17-19 echo'.
+def _labelOf(jobids, count):
+    """Return some jobs as a note has them: 'job 17', '3 jobs 17-19'; '' for none.
 
-    jobids -- a sequence of ids.
-    about -- the name of their task, or ''.
     count -- how many they are; None for as many as there are ids.
     """
     count = len(jobids) or None if count is None else count
     if count is None:
-        label = ''
-    elif count == 1 and len(jobids) == 1:
-        label = f'job {jobids[0]}'
-    else:
-        label = f'{count} {"job" if count == 1 else "jobs"} {_rangesOf(jobids)}'.rstrip()
-    return f'{label} {_word(about, _ABOUT_SIZE)}' if about else label
+        return ''
+    if count == 1 and len(jobids) == 1:
+        return f'job {jobids[0]}'
+    return f'{count} {"job" if count == 1 else "jobs"} {_rangesOf(jobids)}'.rstrip()
 
 
 def _merged(acts):

@@ -262,7 +262,8 @@ def main(descriptor, memoryLimit, level=None):
         def tellStack(number, frame):
             if lock.acquire(blocking=False):        # else it is telling something anyway
                 try:
-                    connection.sendall(_framed(('stack', stackOf(frame))))
+                    with contextlib.suppress(Exception):        # the task, which this interrupts, is not to get it
+                        connection.sendall(_framed(('stack', stackOf(frame))))
                 finally:
                     lock.release()
 

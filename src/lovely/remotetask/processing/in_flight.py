@@ -217,7 +217,7 @@ class InFlight:
             if jobid in executions:
                 executions[jobid].control.look(answer)
             else:
-                answer('the job has been claimed, and has not begun')
+                answer('the job has not begun, or has just ended')
 
     def _noteStack(self, jobid, text):
         with self._lock:
