@@ -22,6 +22,7 @@ import lovely.remotetask
 from lovely.remotetask.bench import measures
 from lovely.remotetask.bench import report
 from lovely.remotetask.bench.directory import databaseText
+from lovely.remotetask.bench.pages import PAGES
 from lovely.remotetask.bench.process import processorTime
 from lovely.remotetask.bench.settings import FOLDER
 from lovely.remotetask.bench.settings import BenchError
@@ -153,6 +154,10 @@ class CommandTest(unittest.TestCase):
         db = DB(FileStorage(os.path.join(self.directory, 'Data.fs')))
         self.addCleanup(db.close)
         self.checkClean(db)
+
+    def test_pages(self):
+        output = self.bench('--jobs', '30', '--repeat', '1', '--only', 'pages', '--json', self.json)
+        self.checkRun(output, {f'page, {title}: {state}' for title in PAGES for state in ('cold', 'warm')})
 
     def test_nothing_configured_and_compared(self):
         arguments = '--zeo', '--only', 'bulk', '--jobs', '20', '--json', self.json
@@ -388,7 +393,7 @@ class ReportTest(unittest.TestCase):
             report.plot('run.png', self.run_())
 
     def test_names(self):
-        self.assertEqual(bench.NAMES, tuple(measures.MEASURES))
+        self.assertEqual((bench.NAMES, bench.ASKED), (tuple(measures.MEASURES), measures.ASKED))
 
 
 if __name__ == '__main__':

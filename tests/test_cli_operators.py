@@ -197,7 +197,9 @@ class ListsTest(OperatorCase):
         self.assertEqual(len(json.loads(self.done('jobs', '--json'))['jobs']), 3)
         lines = self.done('jobs', '--task', 'echo', '--since', '1h').splitlines()
         self.assertEqual((lines[0].split(), lines[1].split()[0], lines[2:]), (
-            ['id', 'task', 'status', 'added', 'started', 'took', 'host'], str(new), ['', '1 job']))
+            ['id', 'task', 'status', 'added', 'started', 'took', 'host'], str(new), [
+                '', '1 job; the newest 10000 jobs of all tasks were looked at, "remotetask tasks --statistics" has the '
+                    'numbers of each task']))
         for since, count in (('2001-01-01', 3), (time.strftime('%Y-%m-%dT%H:%M', time.gmtime(now - 600)), 2),
                              ('10m', 2), ('3h', 3)):
             self.assertEqual(len(json.loads(self.done('jobs', '--json', '--since', since))['jobs']), count, since)

@@ -230,6 +230,10 @@ class TestCounts(unittest.TestCase):
         self.assertEqual((len(numbers), numbers['other', 'other'], numbers['/', 'task 7']), (MOST + 1, 100, 6))
         self.assertEqual((len(durations), sum(durations['other',][1])), (MOST + 1, 100))
 
+    def test_what_is_told_before_anything_has_happened(self):
+        self.assertEqual(Counts().numbers()['late_outcomes'], {(): 0})
+        self.assertEqual(Counts().numbers()['conflicts'], {('frontend',): 0, ('cycle',): 0, ('task',): 0})
+
     def test_threads_lose_nothing(self):
         counted = Counts()
 

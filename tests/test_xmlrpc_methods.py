@@ -385,7 +385,7 @@ class TestMethods(unittest.TestCase):
     def test_counts_that_are_no_ints_of_xmlrpc(self):
         ledger = self.service.shards[0].ledger
         tallies.count(ledger, 'echo', 'lost')
-        ledger.tasks['echo'] = tuple(2 ** 31 * number for number in ledger.tasks['echo'])
+        ledger.tasks['echo'] = [2 ** 31 * number for number in ledger.tasks['echo']]
         self.assertIs(type(call(self.service, 'getTaskStatistics')['echo']['lost']), float)
 
 

@@ -14,6 +14,7 @@ from lovely.remotetask.bench.database import completed
 from lovely.remotetask.bench.settings import CHECK_INTERVAL
 from lovely.remotetask.bench.settings import POLL_INTERVAL
 from lovely.remotetask.bench.settings import THREADS
+from lovely.remotetask.bench.settings import BenchError
 from lovely.remotetask.bench.stage import Cost
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
@@ -34,6 +35,9 @@ SETTLE, IDLE = 1.5, 5.0
 
 #: Seconds after which the latency is known well enough.
 ENOUGH = 15.0
+
+#: Jobs that are added at once where there are to be many.
+FILL = 20_000
 
 #: Client processes that call a front end, and numbers of threads that these have together.
 CALLERS, CALLER_THREADS = 2, (8, 32)
@@ -69,11 +73,11 @@ class Results:
 def run(stage, names=(), tell=lambda title, done: None):
     """Measure, and return the `Results`.
 
-    names -- of `MEASURES`; default: all.
+    names -- of `MEASURES`; default: all but ASKED.
     tell -- called before each one begins, with what is measured and the part of all that is done, from 0 to 1.
     """
     results = Results()
-    chosen = [name for name in MEASURES if not names or name in names]
+    chosen = [name for name in MEASURES if (name in names if names else name not in ASKED)]
     stage.database.change(lambda service: service.pause())
     if stage.settings.behind and set(chosen) & set(QUEUED):
         tell(f'{stage.settings.behind} jobs behind', 0)
@@ -388,6 +392,26 @@ def limited(stage):
         yield from _stored(name, drained.cost, jobs)
 
 
+def pages(stage):
+    """The processor time of each page of the extra "web", and of the metrics, when all jobs have ended."""
+    try:
+        from lovely.remotetask.bench.pages import times
+    except ModuleNotFoundError as error:
+        raise BenchError('the pages cannot be measured: they are not installed: pip install "lovely.remotetask[web]" '
+                         f'({error})') from error
+    stage.hosts(1)
+    missing = stage.settings.jobs - stage.database.change(completed)
+    if missing > 0:
+        for start in range(0, missing, FILL):
+            stage.database.add([stage.settings.job] * min(FILL, missing - start))
+        _drain(stage, missing)
+    stage.hosts(0)
+    for _ in stage.settings.rounds():
+        for title, cold, warm in times(stage.database, stage.settings.job[0]):
+            yield Value(f'page, {title}: cold', 1000 * cold, 'ms', LOWER)
+            yield Value(f'page, {title}: warm', 1000 * warm, 'ms', LOWER)
+
+
 def memory(stage):
     """The most memory that each kind of process has had, all measurements together; see `run`."""
     return ()
@@ -395,7 +419,11 @@ def memory(stage):
 
 #: Name -> measure, in the order in which they are made.
 MEASURES = {'add': adding, 'bulk': bulk, 'drain': draining, 'mixed': mixed, 'latency': latency, 'xmlrpc': xmlrpc,
-            'same': same, 'different': different, 'busy': busy, 'idle': idle, 'limited': limited, 'memory': memory}
+            'same': same, 'different': different, 'busy': busy, 'idle': idle, 'limited': limited, 'pages': pages,
+            'memory': memory}
+
+#: Those that are made only when they are asked for.
+ASKED = ('pages',)
 
 #: Those that are made with jobs waiting behind.
 QUEUED = ('add', 'bulk', 'drain')

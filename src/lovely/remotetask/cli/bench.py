@@ -13,8 +13,11 @@ from lovely.remotetask.cli.local import Number
 
 
 #: The names that --only takes, in the order in which they are measured.
-NAMES = ('add', 'bulk', 'drain', 'mixed', 'latency', 'xmlrpc', 'same', 'different', 'busy', 'idle',
-         'limited', 'memory')
+NAMES = ('add', 'bulk', 'drain', 'mixed', 'latency', 'xmlrpc', 'same', 'different', 'busy', 'idle', 'limited', 'pages',
+         'memory')
+
+#: Those that are measured only when they are named.
+ASKED = ('pages',)
 
 
 def _toCounts(context, parameter, values):
@@ -44,7 +47,8 @@ def _toCounts(context, parameter, values):
               help='How many more jobs wait in the queue, behind the measured ones.  [default: 0]')
 @click.option('--repeat', type=click.IntRange(min=1), default=3, show_default=True,
               help='How often to repeat each measure; the median counts.')
-@click.option('--only', multiple=True, type=click.Choice(NAMES), help='Run only this measure; can be repeated.')
+@click.option('--only', multiple=True, type=click.Choice(NAMES),
+              help='Run only this measure; can be repeated.  "pages" is measured only then.')
 @click.option('--json', 'jsonPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
               help='Write all values to a JSON file.')
 @click.option('--compare', 'oldPath', type=click.Path(dir_okay=False), metavar='FILE',
@@ -110,7 +114,7 @@ def _chosen(context, zeo, only, oldPath, checkout):
     if oldPath is not None:
         raise click.UsageError('--against and --compare both say what to compare with: give one of them')
     # The most memory of all measures together is that of one process, and here each measure has its own.
-    only = [name for name in NAMES if name != 'memory' and (not only or name in only)]
+    only = [name for name in NAMES if name != 'memory' and (name in only if only else name not in ASKED)]
     if not only:
         raise click.UsageError('--against cannot measure memory')
     return configurationPath, only

@@ -30,6 +30,9 @@ _JOB_COLUMNS = (Column('id'), Column('task', 8), Column('status'), Column('added
                 Column('started', dispensable=1), Column('took', dispensable=2), Column('host', 6, 3))
 _SCHEDULE_COLUMNS = (Column('id'), Column('task', 8), Column('status', dispensable=3), Column('next', dispensable=1),
                      Column('outcome'), Column('failures', dispensable=2))
+#: Jobs that the service looks at for those of one task.
+LOOKED_AT = 10_000
+
 _OUTCOMES = 'completed', 'error', 'cancelled', 'retried', 'lost'
 _TASK_COLUMNS = (Column('task', 8), Column('completed'), Column('error'), Column('cancelled', dispensable=6),
                  Column('retried', dispensable=5), Column('lost', dispensable=4), Column('failed', dispensable=1),
@@ -126,13 +129,16 @@ def jobs(client, filter, after, status, task, since, size, start, raw):
                                         str(job['failures'])] for job in listing['jobs']])
     else:
         printTable(_JOB_COLUMNS, [_jobRow(job) for job in listing['jobs']])
-    click.echo('\n' + (_summary(listing) if filter is None else _found(listing)))
+    click.echo('\n' + (_summary(listing, task) if filter is None else _found(listing)))
 
 
-def _summary(listing):
+def _summary(listing, task):
+    if task is not None:
+        return (f'{counted(len(listing["jobs"]), "job")}; the newest {LOOKED_AT} jobs of all tasks were looked at, '
+                '"remotetask tasks --statistics" has the numbers of each task')
     count = counted(len(listing['jobs']), 'job') if listing['total'] is None else (
         f'{len(listing["jobs"])} of {listing["total"]} jobs')
-    return count if listing['counts'] is None else f'{count}; in all: {_counts(listing["counts"])}'
+    return f'{count}; in all: {_counts(listing["counts"])}'
 
 
 def _found(listing):

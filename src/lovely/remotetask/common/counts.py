@@ -29,6 +29,11 @@ DURATIONS = {
     'commit_seconds': ('How long commits took', ('where',)),
 }
 
+_WHERE = (('frontend',), ('cycle',), ('task',))
+#: Labels that there are from the beginning, at 0: of a series that begins with 1, nobody sees that it has grown.
+INITIAL = {'logins_refused': (('xmlrpc',), ('pages',), ('metrics',)), 'conflicts': _WHERE, 'database_failures': _WHERE,
+           'database_wait_seconds': _WHERE, 'late_outcomes': ((),)}
+
 
 class Counts:
     """Numbers and durations by name and labels, which any thread adds to.
@@ -38,7 +43,7 @@ class Counts:
 
     def __init__(self):
         self._lock = threading.Lock()           # guards the two that follow
-        self._numbers = {name: {} for name in COUNTERS}         # name -> labels -> number
+        self._numbers = {name: dict.fromkeys(INITIAL.get(name, ()), 0) for name in COUNTERS}    # -> labels -> number
         self._durations = {name: {} for name in DURATIONS}      # name -> labels -> [seconds, number in each class]
 
     def add(self, name, *labels, number=1):

@@ -1,6 +1,6 @@
 """How the runs of each task fared: numbers that are part of a ledger's own record, and so cost no write of their own.
 
-What is stored of a task is a tuple of ints: a number for each of `OUTCOMES`, the microseconds of all runs and of all
+What is stored of a task is a list of ints: a number for each of `OUTCOMES`, the microseconds of all runs and of all
 waits, then how many runs took as long as each of `BOUNDS` allows, and how many waits.
 """
 # SPDX-License-Identifier: ZPL-2.1
@@ -24,8 +24,8 @@ from lovely.remotetask.storage.ledger import MICROSECONDS
 RETRIED, LOST = 'retried', 'lost'
 OUTCOMES = (COMPLETED, ERROR, CANCELLED, RETRIED, LOST)
 
-#: What else an `Outcome` can have as its status, in the order of OUTCOMES.
-_FAILED = (ERROR, CANCELLED, QUEUED)
+# What an `Outcome` can have as its status, in the order of OUTCOMES.
+_STATUSES = (COMPLETED, ERROR, CANCELLED, QUEUED)
 
 _CLASSES = len(BOUNDS) + 1
 
@@ -89,51 +89,72 @@ def enter(ledger, ends):
 
     ends -- a list of tuples: task, status of the `transitions.Outcome`, and in seconds how long the job was ready
         before, and how long it ran.
+
+    A host calls it once for all that has ended between two of its commits; what is done for each single run is done by
+    functions of Python that loop in C.
     """
+    if not ends:
+        return
+    tasks, statuses, waits, runs = zip(*ends)
+    if tasks.count(tasks[0]) == len(tasks):
+        _enter(ledger, tasks[0], statuses, waits, runs)
+        return
     for task, group in itertools.groupby(sorted(ends, key=_task), _task):
-        _, statuses, waits, runs = zip(*group)
-        completed = statuses.count(COMPLETED)
-        others = map(statuses.count, _FAILED) if completed < len(statuses) else (0,) * len(_FAILED)
-        (run, runClasses), (wait, waitClasses) = _classify(runs), _classify(waits)
-        _add(ledger, task, (completed, *others, 0, run, wait, *runClasses, *waitClasses))
+        _enter(ledger, task, *itertools.islice(zip(*group), 1, None))
 
 
 _task = operator.itemgetter(0)
 
 
-def _classify(seconds):
-    """Return the sum of durations, in microseconds, and the number in each class; clocks that go back count as 0."""
-    ordered, classes, before = sorted(seconds), [0] * _CLASSES, 0
-    if ordered[0] < 0:
-        ordered = [max(0.0, each) for each in ordered]
-    for number, bound in enumerate(BOUNDS):
-        until = bisect.bisect_right(ordered, bound, before)
-        classes[number], before = until - before, until
-        if until == len(ordered):
+def _enter(ledger, task, statuses, waits, runs):
+    numbers = _numbersOf(ledger, task)
+    left = len(statuses)
+    for index, status in enumerate(_STATUSES):
+        found = statuses.count(status)
+        numbers[index] += found
+        left -= found
+        if not left:
             break
-    classes[-1] = len(ordered) - before
-    return round(sum(ordered) * MICROSECONDS), classes
+    _enterDurations(numbers, _RUN, _RUNS, runs)
+    _enterDurations(numbers, _WAIT, _WAITS, waits)
+
+
+def _enterDurations(numbers, total, classes, seconds):
+    """Add durations; `total` and `classes` are where their sum and the first of their classes are."""
+    ordered = sorted(seconds)
+    if ordered[0] < 0:                          # a clock was set back
+        ordered = [max(0.0, each) for each in ordered]
+    numbers[total] += round(sum(ordered) * MICROSECONDS)
+    before = 0
+    last = bisect.bisect_left(BOUNDS, ordered[-1])
+    for index in range(bisect.bisect_left(BOUNDS, ordered[0]), last):
+        until = bisect.bisect_right(ordered, BOUNDS[index], before)
+        numbers[classes + index] += until - before
+        before = until
+    numbers[classes + last] += len(ordered) - before
 
 
 def count(ledger, task, outcome):
     """Count one of OUTCOMES of which it is not known how long anything took."""
-    numbers = [0] * _LENGTH
-    numbers[OUTCOMES.index(outcome)] = 1
-    _add(ledger, task, tuple(numbers))
+    _numbersOf(ledger, task)[OUTCOMES.index(outcome)] += 1
 
 
-def _add(ledger, task, numbers):
-    if task not in ledger.tasks:
-        task = _named(ledger, task)
-    before = ledger.tasks.get(task)
-    ledger.tasks[task] = numbers if before is None else _sum(before, numbers)
+def _numbersOf(ledger, task):
+    """Return the list of numbers that is to be changed for a task, new ones if need be."""
     ledger._p_changed = True
-    if len(ledger.tasks) > RECENT:
-        _putAway(ledger)
+    found = ledger.tasks.get(task)
+    if found is None:
+        task = _named(ledger, task)
+        if task not in ledger.tasks:
+            if len(ledger.tasks) == RECENT:
+                _putAway(ledger)
+            ledger.tasks[task] = [0] * _LENGTH
+        found = ledger.tasks[task]
+    return found
 
 
 def _sum(one, other):
-    return tuple(map(operator.add, one, other))
+    return list(map(operator.add, one, other))
 
 
 def _named(ledger, task):
@@ -163,5 +184,5 @@ def tallies(ledgers):
 
 
 def _tally(numbers):
-    return Tally(dict(zip(OUTCOMES, numbers)), Durations(numbers[_RUN] / MICROSECONDS, numbers[_RUNS:_WAITS]),
-                 Durations(numbers[_WAIT] / MICROSECONDS, numbers[_WAITS:]))
+    return Tally(dict(zip(OUTCOMES, numbers)), Durations(numbers[_RUN] / MICROSECONDS, tuple(numbers[_RUNS:_WAITS])),
+                 Durations(numbers[_WAIT] / MICROSECONDS, tuple(numbers[_WAITS:])))

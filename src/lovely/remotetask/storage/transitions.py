@@ -108,10 +108,15 @@ def claimOn(job):
 
 def holds(job, claim):
     """Return whether the job (None: it is gone) still waits for the end of this very run."""
+    return _held(job, claim) is not None
+
+
+def _held(job, claim):
+    """Return the row of a job if it still waits for the end of this very run, else None."""
     if job is None:
-        return False
+        return None
     row = job.row
-    return row.run == claim.run and row.status not in FINAL
+    return row if row.run == claim.run and row.status not in FINAL else None
 
 
 def endBroken(service, job, now, waited=False):
@@ -212,8 +217,8 @@ def acknowledge(service, ledger, report, now, ends=None):
     ledger.release(report.jobid)
     if isinstance(job, BrokenJob):
         endBroken(service, job, now, waited=True)
-    elif isinstance(report, Outcome) and holds(job, report):
-        _note(ends, job.row, report.status, report.started, report.ended)
+    elif isinstance(report, Outcome) and (row := _held(job, report)) is not None:
+        _note(ends, row, report.status, report.started, report.ended)
         record(service, job, report, ledger.number)
         row = job.row
         if row.status in FINAL:
