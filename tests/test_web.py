@@ -147,7 +147,8 @@ class TestPages(WebCase):
             return webob.Response(f'other {environ["SCRIPT_NAME"]} {environ["PATH_INFO"]}')(environ, start_response)
         with unittest.mock.patch.object(pipeline, 'DATABASE', self.db, create=True):
             both = pipeline.pages(other, {}, '/a/b', db=f'{pipeline.__name__}:DATABASE')
-            for path, expected in (('/a/b', '<h1>Overview</h1>'), ('/a/b/', 'href="/x/a/b/jobs"'), ('/a/b/tasks', 'Tasks'),
+            for path, expected in (('/a/b', '<h1>Overview</h1>'), ('/a/b/', 'href="/x/a/b/jobs"'),
+                                   ('/a/b/tasks', 'Tasks'),
                                    ('/a/bc', 'other /x /a/bc'), ('/', 'other /x /'), ('/a', 'other /x /a')):
                 with self.subTest(path):
                     request = webob.Request.blank(path, environ={'REMOTE_ADDR': '127.0.0.1', 'SCRIPT_NAME': '/x'})
