@@ -235,6 +235,9 @@ class TestPages(WebCase):
 
         def ended(job):
             return job.completed if job.status in FINAL else None
+        patience = unittest.mock.patch.object(sorting, 'PATIENCE', 1e6)
+        patience.start()
+        self.addCleanup(patience.stop)
         for name, value in (('status', lambda job: STATUSES.index(job.status)), ('added', lambda job: job.created),
                             ('started', lambda job: job.started), ('ended', ended)):
             for isDown in False, True:

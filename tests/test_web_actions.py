@@ -115,6 +115,7 @@ class TestButtons(WebCase):
             job = service.jobs[jobid]
             self.assertEqual((job.minute, job.dayOfMonth, job.crontab, job.newJobs),
                              ((0, 30), tuple(range(1, 32)), None, False))
+        self.assertRegex(self.get(f'/jobs/{jobid}').text, r'name="dayOfMonth" value="\*"')
         self.post('deactivate', jobid=str(jobid))
         with self.service() as service:
             self.assertFalse(service.jobs[jobid].active)
@@ -129,7 +130,9 @@ class TestButtons(WebCase):
             with self.subTest(fields):
                 for verb, more in ('schedule', {'jobid': str(jobid)}), ('addSchedule', {'task': 'echo'}):
                     page = self.post(verb, status=400, **fields, **more).text
-                    self.assertRegex(page, 'class="mistake" role="alert">[^<]*' + mistake)
+                    self.assertRegex(page, 'class="mistake" role="alert" id="s-mistake">[^<]*' + mistake)
+                    wrong = re.findall(r'name="(\w+)" aria-invalid="true" aria-describedby="s-mistake"', page)
+                    self.assertEqual(wrong, [] if len(fields) > 1 else list(fields))
                     self.assertIn(f'value="{next(iter(fields.values()))}"', page)
         with self.service() as service:
             self.assertEqual(service.jobs[jobid].minute, (0, 30))

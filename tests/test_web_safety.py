@@ -14,6 +14,7 @@ from zope.component import provideUtility
 from zope.configuration import xmlconfig
 
 from lovely.remotetask.common.masking import HIDDEN
+from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import IJob
@@ -23,6 +24,7 @@ from lovely.remotetask.storage.hosts import identity
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
+from lovely.remotetask.web import context
 from lovely.remotetask.web.actions import VERBS
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.interfaces import IJobDetail
@@ -90,6 +92,58 @@ class TestEscaping(WebCase):
                 page = self.request(path).get_response(self.application)
                 self.assertGreaterEqual(page.status_int, 400)
                 self.assertHarmless(page.text)
+
+    def test_parameters_are_no_arguments(self):
+        for query in 'path=1', 'self=1', 'query=1':
+            self.get(f'/jobs?{query}')
+            self.assertIn('/jobs?', self.post('pause', back=f'/jobs?sort=oldest&{query}').headers['Location'])
+        # What is not ours is not repeated in each link.
+        self.assertNotIn('strange', self.get('/jobs?strange=1&sort=oldest').text)
+        self.get('/jobs?filter=' + '%F0%9F%98%80' * 1000)
+        self.get('/jobs?' + '&'.join(f'p{number}=1' for number in range(5000)), status=414)
+
+    def test_where_it_is_mounted_is_no_other_host(self):
+        for name in '/', '//', '//x', '/x/', '/x"><b>/':
+            for path, status in ('/', 200), ('/jobs', 200), ('/nowhere', 404):
+                with self.subTest(name, path=path):
+                    request = self.request(path)
+                    request.environ['SCRIPT_NAME'] = name
+                    page = request.get_response(self.application)
+                    self.assertEqual(page.status_int, status)
+                    for link in re.findall(r'(?:href|action|src)="([^"#]*)"', page.text):
+                        self.assertRegex(link, r'^/(?!/)[^"<]*$')
+                        self.assertNotIn('//', link)
+
+    def test_half_a_character(self):
+        jobid = self.do('add', 'echo', {'a\ud800': 'b\udfff'}, now=NOW)
+        for path in '/jobs', f'/jobs/{jobid}':
+            self.assertIn('b\\udfff', self.get(path).text)
+
+    def test_names_of_tasks(self):
+        names = ['a.b', '%', '%2F', 'a%20b', 'ü/é', '?', '#', 'a?b#c', 'a\nb', '<b>', '日本', 'a;b&c', '/first',
+                 'last/', 'a//b', 'x' * 300]
+        for name in names:
+            provideUtility(SimpleTask(str), name=name)
+            self.do('add', name, now=NOW)
+        links = {link.replace('&amp;', '&') for link in re.findall('href="(/tasks/[^"]+)"', self.get('/tasks').text)}
+        self.assertEqual(len(links), len(names) + 4)
+        jobs = re.findall(r'href="(/jobs/\d+)"', self.get('/jobs').text)
+        again = {re.search('href="(/tasks/[^"]+)"', self.get(job).text)[1].replace('&amp;', '&') for job in jobs}
+        self.assertLessEqual(again, links)
+        self.assertEqual(len(again), len(names))
+        for link in links:
+            self.assertIn('Add a job', self.get(link).text)
+            back = urllib.parse.urlsplit(link).path
+            self.assertIn(back.partition('/tasks/')[2], self.post('pause', back=back).headers['Location'])
+
+    def test_many_tasks(self):
+        for number in range(1000):
+            provideUtility(SimpleTask(str), name=f'task {number}')
+        with self.service() as service:
+            service.addMany([{'task': 'echo', 'input': {f'field{number}': number for number in range(10)}}] * 300, NOW)
+        with unittest.mock.patch.object(context, 'isSecret', side_effect=isSecret) as asked:
+            self.assertIn('No jobs.', self.get('/jobs?filter=nothing').text)
+        self.assertEqual(asked.call_count, 10)                  # once for each name, not for each task
 
     def test_a_page_never_leads_elsewhere(self):
         jobid = self.do('add', 'echo', now=NOW)

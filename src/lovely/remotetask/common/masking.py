@@ -1,6 +1,7 @@
 """Which values are nobody's business, as passwords: told by their names, and hidden wherever they are shown."""
 # SPDX-License-Identifier: ZPL-2.1
 import fnmatch
+import functools
 import itertools
 import json
 import re
@@ -32,7 +33,7 @@ DEPTH = 200
 SHORTEST, WITHIN = 4, 8
 
 #: Secrets of one job that are hidden within texts, and characters of a text that may be JSON, at the most.
-MOST, JSON_SIZE = 100, 100_000
+MOST, JSON_SIZE = 1000, 100_000
 
 _URL = re.compile(r"""(?<=://)(?P<user>[^\s/:@"'<>]*):(?P<password>[^\s/"'<>]+)@""")
 
@@ -77,13 +78,16 @@ class Secrets:
         """`texts` -- those that are too short or too many are left out: see SHORTEST and MOST."""
         forms = {form for text in itertools.islice(texts, MOST) for form in _formsOf(text) if len(form) >= SHORTEST}
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
-        self._pattern = re.compile('|'.join(map(_patternOf, self._forms))) if forms else None
+
+    @functools.cached_property
+    def _pattern(self):
+        return re.compile('|'.join(map(_patternOf, self._forms)))
 
     def hide(self, text):
         """Return a text without the secrets, and without the passwords of URLs."""
-        if self._pattern is not None:
-            text = self._withoutEnd(self._pattern.sub(HIDDEN, text))
-        return _URL.sub(rf'\g<user>:{HIDDEN}@', text)
+        if any(form in text for form in self._forms):           # else no pattern need be made
+            text = self._pattern.sub(HIDDEN, text)
+        return _URL.sub(rf'\g<user>:{HIDDEN}@', self._withoutEnd(text))
 
     def _withoutEnd(self, text):
         """Return a text that was cut without the beginning of a secret that stands at its end."""
@@ -91,9 +95,11 @@ class Secrets:
         if body == text:
             return text
         for form in self._forms:
-            for length in range(min(len(form), len(body)), SHORTEST - 1, -1):
-                if body.endswith(form[:length]):
-                    return body[:-length] + HIDDEN + '...'
+            place = body.find(form[:SHORTEST], max(0, len(body) - len(form)))
+            while place >= 0:
+                if form.startswith(body[place:]):
+                    return body[:place] + HIDDEN + '...'
+                place = body.find(form[:SHORTEST], place + 1)
         return text
 
 
@@ -120,14 +126,14 @@ def secretsOf(value, hides):
 
     hides -- as for `masked`.
     """
-    return Secrets(dict.fromkeys(_secretTexts(value, hides, False, set(), DEPTH)))
+    return Secrets(dict.fromkeys(_secretTexts(value, hides, False, {}, DEPTH)))
 
 
 def _secretTexts(value, hides, isHidden, seen, depth):
     """Yield the texts and numbers, as texts, that are hidden in a value.
 
     isHidden -- whether the whole value is.
-    seen -- what has been looked into: pairs of id and isHidden.
+    seen -- what has been looked into: pairs of id and isHidden -> the value, which keeps its id as long as it is here.
     """
     if depth == 0 or (id(value), isHidden) in seen:
         return
@@ -135,14 +141,14 @@ def _secretTexts(value, hides, isHidden, seen, depth):
         if isHidden:
             yield value
         elif (data := _dataIn(value)) is not None:
-            yield from _secretTexts(data, hides, False, set(), depth - 1)
+            yield from _secretTexts(data, hides, False, {}, depth - 1)
         else:
             yield from (urllib.parse.unquote(match['password']) for match in _URL.finditer(value))
         return
     if _isNumber(value):
         yield from [str(value)] if isHidden else ()
         return
-    seen.add((id(value), isHidden))
+    seen[id(value), isHidden] = value
     if isinstance(value, (Sequence, Set)) and not isinstance(value, (bytes, bytearray)):
         for item in value:
             yield from _secretTexts(item, hides, isHidden, seen, depth - 1)
@@ -182,7 +188,7 @@ def masked(value, hides, secrets=NOTHING):
 
 
 def _masked(value, hides, secrets, done, depth):
-    """`done` -- id of a list or dict -> what it is replaced by; HIDDEN for one that contains itself."""
+    """`done` -- id of a list or dict -> that, which keeps its id, and what replaces it; HIDDEN within itself."""
     if depth == 0:
         return HIDDEN
     if isinstance(value, str):
@@ -190,19 +196,19 @@ def _masked(value, hides, secrets, done, depth):
     if value is None or isinstance(value, (bool, bytes, bytearray)):
         return value
     if id(value) in done:
-        return done[id(value)]
+        return done[id(value)][1]
     if isinstance(value, Mapping):
-        done[id(value)] = HIDDEN
+        done[id(value)] = value, HIDDEN
         found = {secrets.hide(name) if isinstance(name, str) else name:
                  HIDDEN if isinstance(name, str) and hides(name) else _masked(item, hides, secrets, done, depth - 1)
                  for name, item in value.items()}
     elif isinstance(value, (Sequence, Set)):
-        done[id(value)] = HIDDEN
+        done[id(value)] = value, HIDDEN
         found = [_masked(item, hides, secrets, done, depth - 1) for item in value]
         found = tuple(found) if type(value) is tuple else found
     else:
         return _maskedLeaf(value, secrets)
-    done[id(value)] = found
+    done[id(value)] = value, found
     return found
 
 

@@ -36,6 +36,7 @@ from lovely.remotetask.web import servicepages
 from lovely.remotetask.web.charts import Counter
 from lovely.remotetask.web.context import DEFAULT
 from lovely.remotetask.web.context import Context
+from lovely.remotetask.web.context import mountPoint
 from lovely.remotetask.web.health import Readiness
 from lovely.remotetask.web.rendering import STATIC
 from lovely.remotetask.web.rendering import Page
@@ -55,6 +56,9 @@ log = logging.getLogger('lovely.remotetask')
 
 #: Bytes of a form, and fields in it, at the most.
 FORM_SIZE, FORM_FIELDS = 1024 * 1024, 2000
+
+#: Characters of a URL's query at the most: a filter of any characters fits in.
+QUERY_SIZE = 16 * 1024
 
 #: Seconds for which a page stays as it is while nothing is committed: durations on it are that old at the most.
 STALE = 30
@@ -143,6 +147,8 @@ class Application:
         return response(environ, start_response)
 
     def _answer(self, request):
+        if len(request.query_string) > QUERY_SIZE:
+            raise Refused(414, f'what follows the ? has more than {QUERY_SIZE} characters')
         try:
             path = request.path_info or '/'
             request.GET.items()
@@ -306,7 +312,7 @@ class Application:
                 log.error('a page could not be made', exc_info=error)
         if isinstance(error, (Unauthorized, Throttled)):
             counts.add('logins_refused', 'pages')
-        response = webob.Response(renderRefusal(title, message, request.script_name + '/'), status=status)
+        response = webob.Response(renderRefusal(title, message, mountPoint(request) + '/'), status=status)
         if status == 401 and self.guard.asksForPassword:
             response.headers['WWW-Authenticate'] = 'Basic realm="remote tasks", charset="UTF-8"'
         if status == 405:

@@ -1,19 +1,24 @@
 """What a page is made from: the request, who asks, the service, the time, and how other pages are called."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import functools
+import itertools
 import urllib.parse
 from typing import Any
 from typing import NamedTuple
 
 from lovely.remotetask import filters
 from lovely.remotetask.common.masking import hidesOf
+from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
+from lovely.remotetask.common.masking import secretFields
 from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownService
+from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.storage.search import inputOf
 from lovely.remotetask.xmlrpc.calls import METHODS
 from lovely.remotetask.xmlrpc.signature import Argument
@@ -22,7 +27,19 @@ from lovely.remotetask.xmlrpc.signature import Argument
 #: The path of the default service.
 DEFAULT = '/'
 
+#: Parameters of URLs that links and forms of a page repeat; all but those that say what a button has done.
+KEPT = frozenset(('service', 'at', 'filter', 'size', 'sort', 'after', 'within', 'verb'))
+
 _JOBID = Argument('jobid', (int,))
+
+
+def mountPoint(request):
+    """Return where the pages are, a text to put before paths: some servers end SCRIPT_NAME by a slash.
+
+    Two slashes at its beginning would lead to another host.
+    """
+    name = request.script_name.strip('/')
+    return f'/{name}' if name else ''
 
 
 class Context(NamedTuple):
@@ -116,12 +133,15 @@ class Context(NamedTuple):
         return secretsOf(inputOf(job), self._hides(job))
 
     def _hides(self, job):
-        return self.hides(self.service.getAvailableTasks().get(job.task))
+        return self.hides(queryTask(self.service, job.task))
 
     def hidesAny(self):
         """Return a function that says of a name whether it is hidden in jobs of any task."""
-        hidden = [self.hides(task) for task in self.service.getAvailableTasks().values()] or [self.hides(None)]
-        return lambda name: any(hides(name) for hides in hidden)
+        tasks = functools.cache(lambda: list(self.service.getAvailableTasks().values()))
+        secrets = functools.cache(lambda: set().union(*map(secretFields, tasks())))
+        patterns = functools.cache(lambda: {*self.application.mask, *itertools.chain.from_iterable(
+            getattr(task, 'mask', None) or () for task in tasks())})
+        return functools.cache(lambda name: name in secrets() or isSecret(name, patterns()))
 
     # Other pages
 
@@ -133,7 +153,7 @@ class Context(NamedTuple):
         """Return a field of the form that was sent, a text."""
         return self.form.get(name, [default])[0]
 
-    def url(self, path, **query):
+    def url(self, path, /, **query):
         """Return the URL of another page: of the same service, and of the same time, with these parameters.
 
         path -- below the application, beginning with a slash.
@@ -149,8 +169,19 @@ class Context(NamedTuple):
         return f'{self._quoted("/static/" + name)}?{version}'
 
     def _quoted(self, path):
-        return urllib.parse.quote(self.request.script_name + path, safe="/!$&'()*+,;=:@")
+        return urllib.parse.quote(mountPoint(self.request) + path, safe="/!$&'()*+,;=:@")
 
-    def here(self, **query):
+    def here(self, /, **query):
         """Return the URL of this page, with some parameters changed; None leaves one out."""
-        return self.url(self.request.path_info, **{**dict(self.request.GET), **query})
+        return self.url(self.request.path_info, **{**self.kept, **query})
+
+    @property
+    def kept(self):
+        """The parameters of the URL that this page's own links and forms repeat: name -> text."""
+        return {name: value for name, value in self.request.GET.items() if name in KEPT}
+
+    @property
+    def place(self):
+        """Path and parameters of this page below the application: where a button leads back to."""
+        query = '?' + urllib.parse.urlencode(self.kept) if self.kept else ''
+        return urllib.parse.quote(self.request.path_info) + query

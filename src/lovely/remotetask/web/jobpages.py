@@ -32,6 +32,7 @@ from lovely.remotetask.web import sorting
 from lovely.remotetask.web import words
 from lovely.remotetask.web.interfaces import IJobDetail
 from lovely.remotetask.web.rendering import Page
+from lovely.remotetask.web.scheduleforms import writeNumbers
 from lovely.remotetask.web.servicepages import LATE
 
 
@@ -272,7 +273,7 @@ def _isFile(job):
 
 def scheduleText(job):
     """Return what the form of a schedule is filled in with: name -> text."""
-    return {name: ' '.join(map(str, value)) if name in RANGES and job.crontab is None
+    return {name: writeNumbers(name, value) if name in RANGES and job.crontab is None
             else '' if name in RANGES or value is None or value is False else 'on' if value is True
             else f'{value:g}' if isinstance(value, float) else str(value)
             for name, value in ((name, getattr(job, name)) for name in SCHEDULE)}

@@ -62,24 +62,29 @@ def static(name):
 
 
 def render(page, context):
-    """Return the text of a `Page`.
+    """Return the HTML of a `Page`, bytes.
 
     context -- the `context.Context` that it is for.
     """
     said = SAID.get(context.parameter('said')) if context.at is None else None
     count = context.parameter('count')
     count = count if count.isascii() and count.isdigit() and len(count) < 10 else '0'
-    return _load[page.template](
+    return _encoded(_load[page.template](
         macros=_load['macros'].macros, page=page, context=context, url=context.url, here=context.here,
         may=context.may, formats=formats, words=words, scheduleforms=scheduleforms, statuses=STATUSES,
         said=said and said.format(count=count), token=context.application.guard.tokenOf(context.caller),
         files={name: context.file(name, static(name)[1]) for name in STATIC},
-        **page.values)
+        **page.values))
+
+
+def _encoded(text):
+    # A text that a job has may hold halves of characters, which UTF-8 has none for.
+    return text.encode('utf-8', 'backslashreplace')
 
 
 def renderRefusal(title, message, home):
-    """Return the text of a page that says why there is no other; for whoever may not be known.
+    """Return the HTML, bytes, of a page that says why there is no other; for whoever may not be known.
 
     home -- the URL of the first page.
     """
-    return _load['refusal'](title=title, message=message, home=home)
+    return _encoded(_load['refusal'](title=title, message=message, home=home))

@@ -45,6 +45,26 @@ def readSchedule(sent):
     return found
 
 
+def fieldOf(mistake):
+    """Return the name of the field that a mistake is about; None when it is about no single one.
+
+    >>> fieldOf('hour: 24 is not a number from 0 to 23'), fieldOf('the schedule has no time at all')
+    ('hour', None)
+    """
+    name, colon, _ = mistake.partition(': ')
+    return name if colon and name in TEXTS else None
+
+
+def writeNumbers(name, numbers):
+    """Return the text of a field of the calendar: see `readNumbers`.
+
+    >>> writeNumbers('hour', (8, 12)), writeNumbers('hour', tuple(range(24)))
+    ('8 12', '*')
+    """
+    low, high = RANGES[name]
+    return '*' if set(numbers) == set(range(low, high + 1)) else ' '.join(map(str, numbers))
+
+
 def readNumbers(name, text):
     """Return the numbers of a field of the calendar, a tuple: they are divided by spaces; none is for any.
 

@@ -18,8 +18,8 @@ from lovely.remotetask.storage.search import Found
 from lovely.remotetask.storage.search import search
 
 
-#: Jobs that are put in order where no index does.
-SORTED = 1000
+#: Jobs that are put in order where no index does, and seconds that are spent on finding them.
+SORTED, PATIENCE = 1000, 0.5
 
 #: What the URL has as sort: a name, with - before it for the largest, the last or the newest first.
 NEWEST, OLDEST = '', 'oldest'
@@ -112,7 +112,7 @@ def _placeOf(after, groups):
 def _inOrder(service, filter, attribute, isDown, after, within, size, options):
     """Return the `Listing` of the newest jobs that fit, by an attribute; those that have none come last."""
     last = None if after is None else _keyOf(after, isDown)
-    found = search(service, filter, within, SORTED, **options)
+    found = search(service, filter, within, SORTED, **{**options, 'patience': PATIENCE})
     ordered = sorted((_key(getattr(job, attribute, None), job.id, isDown), job) for job in found.jobs)
     rest = ordered if last is None else [pair for pair in ordered if pair[0] > last]
     page, cursor = rest[:size], None

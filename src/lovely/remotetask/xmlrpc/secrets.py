@@ -6,6 +6,7 @@ Who may submit jobs sees them as they are: he could have a task tell them anyway
 from lovely.remotetask.common.masking import hidesOf
 from lovely.remotetask.common.masking import masked
 from lovely.remotetask.common.masking import secretsOf
+from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.storage.search import inputOf
 
 
@@ -32,7 +33,7 @@ def withoutSecrets(service, name, arguments, answer):
 
 
 def _hidden(service, job, answer):
-    hides = hidesOf(service.getAvailableTasks().get(job.task))
+    hides = hidesOf(queryTask(service, job.task))
     secrets = secretsOf((inputOf(job), answer), hides)
     if isinstance(answer, dict):
         plain = {name: answer[name] for name in PLAIN if name in answer}
