@@ -26,6 +26,8 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import getAutostartServiceNames
 
 
+PACKAGE, ROOT = pathlib.Path(lovely.remotetask.__file__).parent, pathlib.Path(__file__).parent.parent
+
 FULL = """\
 # All there is.
 %define root {root}
@@ -349,6 +351,26 @@ class DatabaseTest(ConfigTestCase):
                 manager.commit()
                 self.assertTrue(connection.root()[kind])
                 connection.close()
+
+
+class PostgreSQLSampleTest(ConfigTestCase):
+    """The samples for PostgreSQL, in the buildout and in the document, can be read."""
+
+    def check(self, text, start):
+        text = textwrap.dedent(text[text.index(start):].split('</zodb>')[0].partition('\n')[2]) + '</zodb>\n'
+        text = re.sub(r'\${([^}]*)}', lambda match: self.values[match[1]], text)
+        self.assertIn('<postgresql>', text)
+        self.assertEqual(self.load(text).databaseDescription, 'relstorage')
+
+    values = {':cache': 'cache-size 2000', 'deployment:keep-history': 'true', 'deployment:var': '/srv/var',
+              'deployment:postgresql': "host='/var/run/postgresql' dbname='remotetask' user='remotetask'"}
+
+    def test_buildout(self):
+        self.check((ROOT / 'postgresql.cfg').read_text(), 'database =\n')
+        self.assertIn(f"postgresql = {self.values['deployment:postgresql']}\n", (ROOT / 'postgresql.cfg').read_text())
+
+    def test_document(self):
+        self.check((PACKAGE / 'documents' / 'postgresql.txt').read_text(), 'section ``<zodb>``::')
 
 
 class ValuesTest(unittest.TestCase):

@@ -34,7 +34,8 @@ from lovely.remotetask.testing import temporaryZEO
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 DOCUMENTS = pathlib.Path(lovely.remotetask.__file__).parent / 'documents'
 #: Those that start servers, or measure.
-WITH_SERVERS = ('access.txt', 'client.txt', 'performance.txt', 'pyramid.txt', 'testing.txt', 'xmlrpc.txt', 'zope.txt')
+WITH_SERVERS = ('access.txt', 'client.txt', 'performance.txt', 'postgresql.txt', 'pyramid.txt', 'testing.txt',
+                'xmlrpc.txt', 'zope.txt')
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
 
 

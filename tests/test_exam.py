@@ -15,10 +15,10 @@ class ExamTest(unittest.TestCase):
 
     level = 2
 
-    def examine(self, name):
+    def examine(self, name, storage='zeo'):
         seed = str(random.randrange(1_000_000))
         with self.subTest(seed=seed):
-            verdict = run(name, seed, SECONDS)
+            verdict = run(name, seed, SECONDS, storage)
             if verdict.violations:
                 self.fail(verdict.report)
             self.assertGreater(verdict.jobs, 0, verdict.report)
@@ -46,6 +46,9 @@ class ExamTest(unittest.TestCase):
 
     def test_anything_happens(self):
         self.examine('mixed')
+
+    def test_anything_happens_on_postgresql(self):
+        self.examine('mixed', 'postgresql')
 
     def test_jobs_are_cancelled_at_any_moment(self):
         self.examine('cancel')

@@ -15,6 +15,7 @@ import transaction
 from ZConfig.loader import ConfigLoader
 from ZODB.blob import Blob
 from ZODB.blob import rename_or_copy_blob
+from ZODB.config import databaseFromString
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import mktemp
@@ -145,6 +146,15 @@ class TestReleases(unittest.TestCase):
         internals.cleanUpFailures(storage)
         self.assertEqual(storage._abort.__name__, 'abortAndForget')     # what `tpc_abort` calls, see `test_full_disk`
         self.assertIn('self._abort()', inspect.getsource(type(storage).tpc_abort))
+
+    def test_RelStorage(self):
+        db = databaseFromString(f'%import relstorage\n<zodb>\n<relstorage>\n<sqlite3>\ndata-dir {self.directory.name}\n'
+                                f'</sqlite3>\n</relstorage>\n</zodb>')
+        self.addCleanup(db.close)
+        adapter = internals.sqlAdapterOf(db.storage)
+        self.assertNotEqual(adapter.schema.database_type, 'postgresql')
+        self.assertIn('application_name', inspect.signature(adapter.connmanager.open).parameters)
+        self.assertTrue(callable(adapter.connmanager.add_on_store_opened))
 
     def test_ZEO(self):
         with temporaryZEO() as zeo:

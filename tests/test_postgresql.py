@@ -422,19 +422,22 @@ class ProcessesTest(CountingCase):
     temporaryServer = staticmethod(emptyPostgreSQL)
 
     def test_restarts_and_ended_backends_under_load(self):
+        """And a pack, and a host that is killed."""
         server = self.server
 
         def kill():
             server.killBackend(server.backends()[0])
 
-        self.checkUnderLoad([server.restart, kill, server.terminateBackends, lambda: server.restart('immediate'),
-                             kill, server.terminateBackends])
+        self.checkUnderLoad([self.db.pack, server.restart, kill, server.terminateBackends,
+                             lambda: server.restart('immediate'), lambda: self.hosts[0].end(signal.SIGKILL),
+                             self.db.pack])
 
     def test_jobs_go_on_after_an_idle_time_with_a_fault(self):
         server = self.server
         for fault in (server.restart, lambda: server.killBackend(server.backends()[0]), server.terminateBackends):
-            self.add('before')
-            self.waitForAll()
+            text = 'before' * 20_000                # in a blob
+            jobid = self.add(text)
+            self.assertEqual(self.waitForAll()[jobid], text)
             fault()
             self.waitUntil(lambda: self.call('add', 'count', 'after')[0], 'an answer')
             self.waitForAll()

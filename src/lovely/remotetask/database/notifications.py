@@ -106,8 +106,9 @@ def _makeNotifier(db):
         db.storage.registerDB(_Listener(adapter, notifier, client))
         notifier.hearsOthers = True
     if postgresql is not None:
-        open = weakref.ref(db)
-        notifier.listener = CommitListener(postgresql.connmanager, notifier, lambda: open() is None or isClosed(open()))
+        reference = weakref.ref(db)
+        notifier.listener = CommitListener(postgresql.connmanager, notifier,
+                                           lambda: (db := reference()) is None or isClosed(db))
         weakref.finalize(db, notifier.listener.stop)
     return notifier
 

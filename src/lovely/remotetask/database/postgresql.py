@@ -1,7 +1,7 @@
 """Hearing of the commits of other processes to PostgreSQL, below RelStorage.
 
-A trigger tells everybody who listens, in the transaction itself, which objects it has written.  So also those are heard
-of who know nothing of this package, and of those that are undone nobody hears.
+A trigger notifies everybody who listens, in the transaction itself, of the objects that were written.  So a commit is
+heard even if its process does not use this package, and one that fails is not heard.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
@@ -85,7 +85,8 @@ class CommitListener:
         self._connections, self._notifier, self._isClosed = connections, notifier, isClosed
         self._own = weakref.WeakValueDictionary()       # process id of a backend -> connection of this process
         connections.add_on_store_opened(self._noteOwn)
-        self._lock, self._stopped, self._thread = threading.Lock(), threading.Event(), None
+        # The lock is one that can be taken twice: the garbage collector may call `stop` at any moment.
+        self._lock, self._stopped, self._thread = threading.RLock(), threading.Event(), None
         self._failures = 0
         self._waking, self._woken = None, None          # the ends of a pipe that ends the waiting for the database
 
@@ -112,7 +113,7 @@ class CommitListener:
             self._thread.join(timeout)
 
     def _noteOwn(self, cursor, restart=False):
-        """Called by RelStorage when a transaction is about to write."""
+        """Note a connection of this process: RelStorage calls this before each transaction that writes."""
         if hasattr(cursor.connection, 'notifies'):
             self._own[cursor.connection.get_backend_pid()] = cursor.connection
 

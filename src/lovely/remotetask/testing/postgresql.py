@@ -183,7 +183,7 @@ def _existingUser(names):
 def temporaryPostgreSQL():
     """Run a PostgreSQL server in a new directory, removed at the end; give a `TemporaryPostgreSQL`, running.
 
-    It needs the programs of PostgreSQL and the extra `relstorage`.  It listens at a Unix socket in the directory;
+    It needs the programs of PostgreSQL and the extra `postgresql`.  It listens at a Unix socket in the directory;
     for root it runs as another user.
 
     At the end the server and all databases that its methods have made are gone.  Raise an AssertionError with what the
