@@ -36,6 +36,7 @@ from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.web import charts
 from lovely.remotetask.web import metrics
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.charts import Counter
@@ -319,6 +320,21 @@ class TestCharts(unittest.TestCase):
         # What is past is not counted again; the last bins are.
         self.assertEqual([one.completed for one in again][:-3], [one.completed for one in bins][:-3])
         self.assertEqual(again[-1].completed, 0)
+
+    def test_a_busy_quarter_is_counted_a_part_at_a_time(self):
+        counter, ticks = Counter(), itertools.count()
+        with self.db.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            for moment in 900, 960, 1500, 1790:
+                service.add('echo', now=moment)
+                service.process(moment)
+        with self.db.transaction() as connection, unittest.mock.patch.object(charts, 'ENOUGH', 8), \
+                unittest.mock.patch.object(charts.time, 'monotonic', lambda: next(ticks)):
+            service = connection.root()['Application']['TaskService']
+            found = [charts.chart(counter.bins(service, 2600, 900, 2), 900) for _ in range(10)]
+        self.assertEqual([chart.isWhole for chart in found[:2]], [False, False])
+        self.assertTrue(found[-1].isWhole)
+        self.assertEqual((found[0].completed, found[-1].completed), (0, 4))
 
 
 class TestWithoutTheExtra(unittest.TestCase):
