@@ -36,6 +36,7 @@ from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.web import charts
 from lovely.remotetask.web import metrics
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.charts import Counter
@@ -44,6 +45,7 @@ from lovely.remotetask.web.processmetrics import ProcessMetrics
 from lovely.remotetask.web.server import Server
 from lovely.remotetask.web.server import checkReach
 from lovely.remotetask.xmlrpc import counting
+from lovely.remotetask.xmlrpc.access import Authenticator
 from webcase import NOW
 from webcase import USERS
 from webcase import WebCase
@@ -327,6 +329,20 @@ class TestCharts(unittest.TestCase):
             bins = counter.bins(connection.root()['Application']['TaskService'], 4000, 60, 3)
         self.assertEqual([one is None for one in bins], [True, True, False])
 
+    def test_a_busy_quarter_is_counted_a_part_at_a_time(self):
+        counter = Counter(monotonic=itertools.count().__next__)
+        with self.db.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            for moment in 900, 960, 1500, 1790:
+                service.add('echo', now=moment)
+                service.process(moment)
+        with self.db.transaction() as connection, unittest.mock.patch.object(charts, 'ENOUGH', 8):
+            service = connection.root()['Application']['TaskService']
+            found = [charts.chart(counter.bins(service, 2600, 900, 2), 900) for _ in range(10)]
+        self.assertEqual([chart.isWhole for chart in found[:2]], [False, False])
+        self.assertTrue(found[-1].isWhole)
+        self.assertEqual((found[0].completed, found[-1].completed), (0, 4))
+
 
 class TestWithoutTheExtra(unittest.TestCase):
     """WebOb, Chameleon and waitress need not be installed."""
@@ -335,7 +351,7 @@ class TestWithoutTheExtra(unittest.TestCase):
         configuration = SimpleNamespace(path=path, web=web, frontend=SimpleNamespace(users=None))
         with unittest.mock.patch.dict(sys.modules, {'lovely.remotetask.web.application': None}), \
                 contextlib.ExitStack() as closing:
-            return startPages(configuration, None, closing, None, isAsked)
+            return startPages(configuration, None, closing, None, None if isAsked else Authenticator())
 
     def test_what_is_said(self):
         self.assertIn('no pages: not installed: pip install', self.start(None, defaultWeb()))

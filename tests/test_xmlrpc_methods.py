@@ -295,7 +295,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual({self.service.jobs[jobid].request for jobid in jobids}, {'r'})
         self.assertEqual({name for name, method in calls.METHODS.items() if method.traced},
                          {'add', 'addMany', 'addCronJob'})
-        self.assertEqual({name for name, method in calls.METHODS.items() if method.owned},
+        self.assertEqual({name for name, method in calls.METHODS.items() if method.takesUser},
                          {'add', 'addMany', 'addCronJob', 'addUpload', 'putUpload', 'dropUpload'})
 
     def test_get_job(self):

@@ -23,6 +23,7 @@ from zope.schema import Int
 from lovely.remotetask.config.products import setProductConfigurations
 from lovely.remotetask.config.zcml import loadSite
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.execution import started
 from lovely.remotetask.execution.command import CommandTask
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.retry import DEFAULT
@@ -363,7 +364,7 @@ class TestAutostart(SiteTestCase):
         self.addCleanup(transaction.abort)
         service = connection.root()['Application']['TaskService']
         self.assertIs(service.isProcessing(), False)
-        self.addCleanup(service.stopProcessing)
+        self.addCleanup(started.stopAll)
         for event in DatabaseOpenedWithRoot(db), StartRemoteTasksEvent(db):
             with self.assertLogs('lovely.remotetask', 'INFO') as logged:
                 notify(event)

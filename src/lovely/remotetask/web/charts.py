@@ -20,8 +20,11 @@ ENOUGH = 0.03
 #: Seconds after which the count of a bin does not change any more, but for jobs that are removed.
 SETTLED = 120.0
 
-#: Bins that are kept.
-KEPT = 5000
+#: Seconds of a part of a bin that is counted at once, and remembered.
+PART = 60
+
+#: Bins that are kept, and parts of them.
+KEPT = 20_000
 
 #: The size of a chart, in units of its own.
 WIDTH, HEIGHT = 480, 80
@@ -33,6 +36,7 @@ class Bin(NamedTuple):
     start: int                  # UTC seconds
     completed: int
     failed: int
+    isWhole: bool = True        # whether all have been counted
 
 
 class Counter:
@@ -54,20 +58,43 @@ class Counter:
         keep -- whether to remember them: not those of a page as of an earlier time.
         """
         until, last = self._monotonic() + ENOUGH, int(now // seconds) * seconds
-        starts, found = [last - seconds * number for number in range(count)], []
-        for start in starts:                # the newest first
-            key = service._p_oid, seconds, start
-            with self._lock:
-                known = self._known.get(key)
-            if known is None and (self._monotonic() < until or start == last):
-                known = counted(service, start, start + seconds)
-                if keep and start + seconds < now - SETTLED:
-                    with self._lock:
-                        self._known[key] = known
-                        while len(self._known) > KEPT:
-                            self._known.popitem(last=False)
-            found.append(known)
+        starts = [last - seconds * number for number in range(count)]           # the newest first
+        found = [self._bin(service, start, seconds, now, until, keep) for start in starts]
+        if found[0] is None:
+            found[0] = Bin(last, 0, 0, isWhole=False)
         return found[::-1]
+
+    def _bin(self, service, start, seconds, now, until, keep):
+        """Return a `Bin`, or None when the time `until` which it can be counted is over; then it goes on next time."""
+        key = service._p_oid, seconds, start
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            return known
+        if self._monotonic() >= until:
+            return None
+        if seconds > PART and not isEmpty(service, start, start + seconds):
+            # A part after the other: so many may have ended in it that they cannot be counted at once.
+            starts = range(start, min(start + seconds, int(now // PART + 1) * PART), PART)
+            parts = [self._bin(service, each, PART, now, until, keep) for each in reversed(starts)]
+            if None in parts:
+                return None
+            known = Bin(start, sum(part.completed for part in parts), sum(part.failed for part in parts))
+        else:
+            known = counted(service, start, start + seconds)
+        if keep and start + seconds < now - SETTLED:
+            with self._lock:
+                self._known[key] = known
+                while len(self._known) > KEPT:
+                    self._known.popitem(last=False)
+        return known
+
+
+def isEmpty(service, start, end):
+    """Return whether no job ended from `start` to `end`, UTC seconds."""
+    low, high = int(start * MICROSECONDS), int(end * MICROSECONDS) - 1
+    return not any(ledger.finished[status].keys(low, high) for ledger in ledgers(service)
+                   for status in (COMPLETED, ERROR))
 
 
 def counted(service, start, end):
@@ -113,5 +140,6 @@ def chart(bins, seconds):
             bars.append(Bar(round(number * step, 2), round(step * 0.8, 2), round(HEIGHT - completed - failed, 2),
                             completed, round(HEIGHT - failed, 2), failed))
     last = next(one.start for one in reversed(bins) if one is not None)
-    return Chart(bars, highest, sum(one.completed for one in known), sum(one.failed for one in known),
-                 len(known) == len(bins), last - seconds * (len(bins) - 1), last + seconds)
+    isWhole = len(known) == len(bins) and all(one.isWhole for one in known)
+    return Chart(bars, highest, sum(one.completed for one in known), sum(one.failed for one in known), isWhole,
+                 last - seconds * (len(bins) - 1), last + seconds)
