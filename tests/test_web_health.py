@@ -36,6 +36,7 @@ from lovely.remotetask.web.charts import Counter
 from lovely.remotetask.web.health import Readiness
 from lovely.remotetask.web.server import Server
 from lovely.remotetask.web.server import checkReach
+from lovely.remotetask.xmlrpc.access import Authenticator
 from webcase import NOW
 from webcase import USERS
 from webcase import WebCase
@@ -202,7 +203,7 @@ class TestWithoutTheExtra(unittest.TestCase):
         configuration = SimpleNamespace(path=path, web=web, frontend=SimpleNamespace(users=None))
         with unittest.mock.patch.dict(sys.modules, {'lovely.remotetask.web.application': None}), \
                 contextlib.ExitStack() as closing:
-            return startPages(configuration, None, closing, None, isAsked)
+            return startPages(configuration, None, closing, None, None if isAsked else Authenticator())
 
     def test_what_is_said(self):
         self.assertIn('no pages: not installed: pip install', self.start(None, defaultWeb()))
