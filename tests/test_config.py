@@ -362,7 +362,7 @@ class PostgreSQLSampleTest(ConfigTestCase):
         self.assertIn('<postgresql>', text)
         self.assertEqual(self.load(text).databaseDescription, 'relstorage')
 
-    values = {':cache': 'cache-size 2000', 'deployment:keep-history': 'true', 'deployment:var': '/srv/var',
+    values = {'common:cache': 'cache-size 2000', 'deployment:keep-history': 'true', 'deployment:var': '/srv/var',
               'deployment:postgresql': "host='/var/run/postgresql' dbname='remotetask' user='remotetask'"}
 
     def test_buildout(self):

@@ -78,12 +78,20 @@ class TestBuildout(unittest.TestCase):
         directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         for path in ROOT.glob('*.cfg'):
             shutil.copy(path, directory)
-        (directory / 'deployment.cfg').write_text('[deployment]\nvar = /srv/films\n')
-        buildout = os.path.join(os.path.dirname(sys.executable), 'buildout')
+        deployment = directory / 'deployment.cfg'
+        deployment.write_text('[deployment]\nvar = /srv/films\n')
         for options in (), ('-c', 'zope5.cfg'):
             with self.subTest(options):
-                said = run([buildout, *options, 'query', 'deployment:var'], directory)
-                self.assertEqual(said.splitlines()[-1], '/srv/films')
+                self.assertEqual(self.query(directory, 'deployment:var', options).splitlines()[-1], '/srv/films')
+        self.assertEqual(self.query(directory, 'deployment:database'), '${zeo:database}\n')
+        deployment.write_text('[buildout]\nextends = postgresql.cfg\n[deployment]\npostgresql = dbname=films\n')
+        self.assertEqual([self.query(directory, f'deployment:{key}') for key in ('database', 'postgresql')],
+                         ['${postgresql:database}\n', 'dbname=films\n'])
+
+    def query(self, directory, key, options=()):
+        """Return what buildout has as the value of a key."""
+        buildout = os.path.join(os.path.dirname(sys.executable), 'buildout')
+        return run([buildout, *options, 'query', key], directory)
 
 
 class Distributions:
