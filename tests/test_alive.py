@@ -138,7 +138,7 @@ class TestHeartbeat(AliveCase):
 
     def test_of_jobs_that_are_tried_again(self):
         cycle, _ = self.cycle('a'), self.add('echo', retryPolicy=RetryPolicy(attempts=9999))
-        self.assertEqual(self.longestSilence(cycle, self.reporting(cycle, self.failed)), LEASE / 3)
+        self.assertLessEqual(self.longestSilence(cycle, self.reporting(cycle, self.failed)), LEASE / 3)
 
     def test_of_claims_that_are_given_back(self):
         cycle, _ = self.cycle('a'), self.add('echo')
@@ -205,7 +205,7 @@ class TestHeartbeat(AliveCase):
         self.assertEqual(len(serials), 31)
 
     def test_a_processor_wakes_in_time(self):
-        processor = MultiProcessor(self.db, PATH, waitTime=1000, lease=LEASE, monotonic=self.now)
+        processor = MultiProcessor(self.db, PATH, waitTime=1000, lease=LEASE, monotonic=self.now, schedule=False)
         processor._attach()
         self.addCleanup(processor.cycle.close)
         processor.loop.iterate()

@@ -153,22 +153,6 @@ class BrowserCase(ServiceCase):
         return [(violation['id'], [node['html'][:200] for node in violation['nodes']][:3])
                 for violation in found['violations']]
 
-    def test_markup_does_nothing(self):
-        def raiseMarkup(input):
-            raise TaskError(MARKUP)
-
-        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
-        with self.service() as service:
-            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
-            service.process()
-        asked = []
-        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
-            page = self.open(path)
-            page.on('dialog', lambda dialog: asked.append(dialog.message))
-            page.wait_for_load_state('networkidle')
-            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
-        self.assertEqual((asked, self.complaints), ([], []))
-
     def pictures(self, paths):
         """Keep pictures for the documents, where that is wanted: `pages-NAME.png`, of the upper part of pages."""
         if PICTURES:
@@ -206,6 +190,22 @@ class TestEveryPage(BrowserCase):
                         self.assertEqual(self.barriers(page, rules), [])
         # The two that are asked for on purpose say so in the console.
         self.assertEqual([text for text in self.complaints if '400' not in text and '404' not in text], [])
+
+    def test_markup_does_nothing(self):
+        def raiseMarkup(input):
+            raise TaskError(MARKUP)
+
+        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
+        with self.service() as service:
+            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
+            service.process()
+        asked = []
+        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
+            page = self.open(path)
+            page.on('dialog', lambda dialog: asked.append(dialog.message))
+            page.wait_for_load_state('networkidle')
+            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
+        self.assertEqual((asked, self.complaints), ([], []))
 
 
 class TestButtons(BrowserCase):

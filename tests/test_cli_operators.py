@@ -8,10 +8,12 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
 import threading
 import time
 import unittest
+from unittest import mock
 
 from ZODB.POSException import ConflictError
 from zope.component import provideUtility
@@ -293,7 +295,8 @@ class BulkTest(OperatorCase):
         for arguments in ('retry', '--filter', ''), ('retry', '--filter', 'task:film'), ('remove', '--filter', ''):
             self.assertEqual(self.remotetask(*arguments), (0, '', f'0 jobs to {arguments[0]}\n'))
         self.assertEqual(self.remotetask('retry', '--filter', '', '--wait'), (0, '0\n', '0 jobs to retry\n'))
-        code, output, errors = self.remotetask('cancel', '--filter', '')
+        with open(os.devnull) as nothing, mock.patch.object(sys, 'stdin', nothing):
+            code, output, errors = self.remotetask('cancel', '--filter', '')
         self.assertEqual((code, output), (2, ''))
         self.assertIn('give --yes: nobody can be asked', errors)
         code, output, errors = self.remotetask('cancel', '--filter', '', '--yes')
