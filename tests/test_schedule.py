@@ -731,9 +731,9 @@ from ZEO import DB
 
 tick = scheduling.tick
 
-def dyingTick(service, now, limit=1000):
+def dyingTick(service, now, **options):
     before = ready.waiting(service)
-    more = tick(service, now, limit)
+    more = tick(service, now, **options)
     if ready.waiting(service) > before:
         os.kill(os.getpid(), signal.SIGKILL)
     return more

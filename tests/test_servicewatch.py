@@ -266,7 +266,7 @@ class TestProcesses(DeploymentCase):
         films = self.client('Films')
         self.change(lambda root: addService(root, 'Films', 'Films'))
         self.assertTrue(self.runs(films, 'new'))
-        self.waitUntil(lambda: 'the task service /Films is processed from now on' in self.said(), 'the log')
+        self.waitUntil(lambda: 'of /Films has started' in self.said(), 'the log')
         films.add('wait', PATIENCE)
         self.hosts[0].waitFor('waits')
         with self.assertRaisesRegex(RemoteTaskError, 'has jobs that have not ended, 1 of them'):

@@ -296,7 +296,7 @@ class TestMethods(unittest.TestCase):
         self.assertEqual({name for name, method in calls.METHODS.items() if method.traced},
                          {'add', 'addMany', 'addCronJob'})
         self.assertEqual({name for name, method in calls.METHODS.items() if method.takesUser},
-                         {'add', 'addMany', 'addCronJob', 'addUpload', 'putUpload', 'dropUpload'})
+                         {'add', 'addMany', 'addCronJob', 'addUpload', 'putUpload', 'dropUpload', 'addBulk'})
 
     def test_get_job(self):
         provideUtility(SimpleTask(lambda input: 1 / 0), name='square')

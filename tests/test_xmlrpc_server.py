@@ -257,7 +257,8 @@ class TestCalls(ServerCase):
                 % (len(body), headers['X-Request-ID']),
                 r'"GET /\\x1b\[31m\\r\\x85 HTTP/1\.1" 400 \d+ "-" "-" - [0-9a-f]{12} "The request line is malformed"',
                 r'"\\x1b\]0;x\\x07 " 400 \d+ "-" "-" - [0-9a-f]{12} "The request line is malformed"',
-                r'"POST / HTTP/1\.1" 413 \d+ "-" "-" - [0-9a-f]{12} "The body may have 8388608 bytes"'), strict=True):
+                r'"POST / HTTP/1\.1" 413 \d+ "-" "-" - [0-9a-f]{12} "The body may have 8388608 bytes '
+                r'[(]max-body-size[)]; putUpload takes files in parts"'), strict=True):
             self.assertRegex(line, rf'^127\.0\.0\.1 - - {moment} {expected}$')
 
     def test_what_is_logged_is_cut(self):
