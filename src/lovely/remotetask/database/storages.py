@@ -9,19 +9,24 @@ from ZODB.MappingStorage import MappingStorage
 from lovely.remotetask.common.internals import sqlAdapterOf
 
 
+#: Those that wrap no other.
+PLAIN = ClientStorage, FileStorage, MappingStorage
+
+
 def baseOf(storage):
     """Return the storage that writes what is committed to `storage`: below all wrappers, such as zc.zlibstorage.
 
     A wrapper provides `IStorageWrapper`, and has the storage that it wraps as its `base`.  What is committed to a
     `DemoStorage` goes to its `changes`.
     """
-    while True:
+    while not isinstance(storage, PLAIN):       # quickly: each run of a job comes by here
         if isinstance(storage, DemoStorage):
             storage = storage.changes
         elif IStorageWrapper.providedBy(storage) and getattr(storage, 'base', None) is not None:
             storage = storage.base
         else:
-            return storage
+            break
+    return storage
 
 
 def isClosed(db):
@@ -59,7 +64,7 @@ def silenceOf(db):
     Storages that a single process uses have no others.
     """
     storage = baseOf(db.storage)
-    if isinstance(storage, (ClientStorage, FileStorage, MappingStorage)) or postgresqlOf(db) is not None:
+    if isinstance(storage, PLAIN) or postgresqlOf(db) is not None:
         return None
     kind = f'{type(storage).__module__}.{type(storage).__qualname__}'
     if isRelStorage(storage):
