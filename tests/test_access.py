@@ -21,6 +21,7 @@ import time
 import unittest
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import trustme
 from cryptography.hazmat.primitives import serialization
@@ -218,6 +219,22 @@ class TestCaller(unittest.TestCase):
                                  ('retryFailed', ('echo',)), ('retryFailed', ()), ('retryFailed', (None,))):
                 with self.subTest(name, values=values), self.assertRaises(NotAllowed):
                     self.call(principal, name, *values)
+
+    def test_what_a_manager_has_begun(self):
+        # A change of many jobs is a job: who may not begin one may not run it again either.
+        service = SimpleNamespace(jobs={1: SimpleNamespace(id=1, task='remotetask.bulk'),
+                                        2: SimpleNamespace(id=2, task='echo')})
+        for roles in (frozenset(ROLES), frozenset(('view', 'submit'))):
+            principal = Principal('ann', roles)
+            for name in 'retry', 'cancel', 'startJob', 'getJob', 'waitFor':
+                method = calls.METHODS[name]
+                for jobid in service.jobs:
+                    with self.subTest(roles=sorted(roles), name=name, jobid=jobid), contextlib.ExitStack() as stack:
+                        if jobid == 1 and method.role == 'submit' and 'manage' not in roles:
+                            stack.enter_context(self.assertRaisesRegex(NotAllowed, 'needs the role manage'))
+                            stack.enter_context(self.assertLogs('lovely.remotetask', 'WARNING'))
+                        arguments = [[jobid], 1.0, False] if name == 'waitFor' else [jobid]
+                        self.assertEqual(principal.guarded(method, arguments, lambda service: 'done')(service), 'done')
 
     def test_services(self):
         principal = Principal('site', frozenset(ROLES), None, ('/site1/*', '/two'))

@@ -332,6 +332,11 @@ class TestUsers(WebCase):
                                                         self.get(path, 'bob').text))
                 allowed = set(re.findall(r'action="/do/([A-Za-z]+)', self.get(path, 'sue').text))
                 self.assertFalse(allowed & {'remove', 'removeMany', 'pause', 'resume'}, allowed)
+        with self.service() as service:
+            bulk = service.addBulk('cancel', '', 0, 'ann', NOW)
+        for verb in 'cancel', 'cancelMany':
+            self.post(verb, 'sue', status=403, jobid=str(bulk), jobs=str(bulk))
+        self.assertEqual(self.do('getStatus', bulk), 'queued')
         self.post('start', 'sue', jobid=str(later))
         self.post('pause', 'ann')
         self.assertEqual(self.db.undoInfo(0, 1)[0]['user_name'], '/ ann')

@@ -41,7 +41,9 @@ class Verb(NamedTuple):
 
 
 def _job(context):
-    return context.job(context.field('jobid'))
+    job = context.job(context.field('jobid'))
+    context.caller.checkChange(job)
+    return job
 
 
 def _act(verb, job):
@@ -94,6 +96,7 @@ def _many(context, verb, isMeant, function):
         except UnknownJob:
             continue
         if isMeant(job):
+            context.caller.checkChange(job)
             changed.append(job.id)
             function(job)
     return Done(Act(verb, tuple(changed)), f'{verb}Many', count=len(changed))

@@ -28,6 +28,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.config.users import NAME_LENGTH
 from lovely.remotetask.config.users import ROLES
+from lovely.remotetask.execution.tasks import OWN
 from lovely.remotetask.xmlrpc.faults import NotAllowed
 from lovely.remotetask.xmlrpc.signature import NO_SERVICE
 
@@ -113,21 +114,31 @@ class Principal(NamedTuple):
 
         method, arguments -- as for `check`.
         function -- called with the service and more; the one returned raises `errors.UnknownJob` instead, and logs it,
-            if the arguments have the id of a job of a task that is not the principal's.
+            if the arguments have the id of a job of a task that is not the principal's.  It raises `NotAllowed` for a
+            change of a job that he may not change: see `checkChange`.
         """
         named = _named(method, arguments)
         jobids = [named['jobid']] if 'jobid' in named else named.get('jobids', ())
-        if self.tasks is None or not jobids:
+        changes = method.role != 'view' and 'manage' not in self.roles
+        if not jobids or self.tasks is None and not changes:
             return function
 
         def guardedFunction(service, *rest):
             for jobid in jobids:
-                if not _fits(service.jobs[jobid].task, self.tasks):
+                job = service.jobs[jobid]
+                if not _fits(job.task, self.tasks):
                     _logRefusal(self.address, self.name, f'the job {jobid} is of a task of others')
                     raise errors.UnknownJob(jobid)
+                if changes:
+                    self.checkChange(job)
             return function(service, *rest)
 
         return guardedFunction
+
+    def checkChange(self, job):
+        """Raise `NotAllowed`, and log it, for a job that does what only a manager may do, such as a change of many."""
+        if job.task in OWN and 'manage' not in self.roles:
+            self._refuse(f'to change the job {job.id} needs the role manage')
 
     def _refuse(self, reason):
         _logRefusal(self.address, self.name, reason)
