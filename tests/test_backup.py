@@ -66,8 +66,8 @@ class TestBackup(unittest.TestCase):
                 next(loads)
                 before = [*self.jobids]
                 self.run_(backup)
-            next(loads)
             loads.close()
+            self.add(db)
             with db.transaction() as connection:            # they run after the backup, and again after the restore
                 getService(connection).process()
                 self.assertEqual(getService(connection).getStatus(before[0]), 'completed')
