@@ -53,7 +53,8 @@ class TestBackup(unittest.TestCase):
 
     def add(self, db):
         with db.transaction() as connection:
-            self.jobids.append(getService(connection).add('size', b'x' * SIZE))
+            jobid = getService(connection).add('size', b'x' * SIZE)
+        self.jobids.append(jobid)               # now it is committed
 
     def test_the_commands_of_the_document(self):
         backup, restore = commands()
