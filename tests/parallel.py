@@ -3,6 +3,7 @@
 zope.testrunner gives each layer a process.  So each module becomes a layer.  `bin/test` calls `start` first.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import os
 import sys
 import unittest
 
@@ -39,3 +40,7 @@ def start(arguments):
         layer = arguments[arguments.index('--resume-layer') + 1]
         prefix, _, name = layer.partition('.')
         sys.argv += ['-m', f'^{name if prefix == __name__ else prefix}$']
+        # The runner tells the first process the numbers by the standard error; what tests and their children write there
+        # would be taken for them.
+        sys.stderr = os.fdopen(os.dup(2), 'w')
+        os.dup2(1, 2)

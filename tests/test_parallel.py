@@ -43,6 +43,7 @@ class One(unittest.TestCase):
         %s
 '''
 FAILING, HANGING, DYING = ONE % 'self.fail("as asked")', ONE % 'threading.Event().wait()', ONE % 'os._exit(0)'
+NOISY = ONE % 'os.system("echo 7 0 1 >&2; echo one of many >&2")'
 
 
 class TestParallel(unittest.TestCase):
@@ -63,6 +64,12 @@ class TestParallel(unittest.TestCase):
     def test_all_are_run(self):
         status, said = self.run_(good=GOOD, other=GOOD.replace('Good', 'Other'))
         self.assertIn('Total: 2 tests, 0 failures, 0 errors and 0 skipped', said)
+        self.assertEqual(status, 0)
+
+    def test_what_a_child_writes_does_not_count(self):
+        status, said = self.run_(good=GOOD, noisy=NOISY)
+        self.assertIn('Total: 2 tests, 0 failures, 0 errors and 0 skipped', said)
+        self.assertIn('one of many', said)
         self.assertEqual(status, 0)
 
     def test_what_fails_is_shown(self):
