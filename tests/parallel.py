@@ -40,7 +40,7 @@ def start(arguments):
         layer = arguments[arguments.index('--resume-layer') + 1]
         prefix, _, name = layer.partition('.')
         sys.argv += ['-m', f'^{name if prefix == __name__ else prefix}$']
-        # The runner tells the first process the numbers by the standard error; what tests and their children write there
-        # would be taken for them.
+        # The runner tells the first process the numbers by the standard error.  What tests and their children write
+        # there would be taken for them.
         sys.stderr = os.fdopen(os.dup(2), 'w')
         os.dup2(1, 2)
