@@ -189,7 +189,7 @@ class TestEveryPage(BrowserCase):
         failed, schedule = self.fill()
         paths = {'overview': '/', 'jobs': '/jobs', 'filter': '/jobs?filter=state:x', 'job': f'/jobs/{failed}',
                  'schedule': f'/jobs/{schedule}', 'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/film',
-                 'hosts': '/hosts', 'audit': '/audit', 'bulk': '/bulk?verb=cancel&filter=task:echo',
+                 'hosts': '/hosts', 'changes': '/changes', 'bulk': '/bulk?verb=cancel&filter=task:echo',
                  'nowhere': '/nowhere'}
         self.pictures({name: paths[name] for name in ('overview', 'jobs', 'job', 'task')})
         self.do('pause')

@@ -181,7 +181,7 @@ def _placed(input, names, file):
     """
     if not names:
         if input is not None:
-            raise ValueError('there is an input already: name the field of it that is to have the file, NAME=PATH')
+            raise ValueError(f'there is {shown(input)} already: name a place for the file that is free, NAME=PATH')
         return file
     name, rest = names[0], names[1:]
     if isinstance(input, list):
