@@ -29,7 +29,7 @@ SIZE, PAUSE = 100_000, 0.05
 
 def commands():
     """Return the two lists of commands in the document: to back up, and to restore."""
-    section = DOCUMENT.read_text().partition('\nBackup and restore\n')[2].partition('\nMonitoring\n')[0]
+    section = DOCUMENT.read_text().partition('\nBackup and restore\n')[2].partition('\nAnother machine\n')[0]
     return [re.sub('(?m)^    ', '', block) for block in re.findall('::\n\n((?:    .*\n)+)', section)]
 
 

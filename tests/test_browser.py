@@ -153,22 +153,6 @@ class BrowserCase(ServiceCase):
         return [(violation['id'], [node['html'][:200] for node in violation['nodes']][:3])
                 for violation in found['violations']]
 
-    def test_markup_does_nothing(self):
-        def raiseMarkup(input):
-            raise TaskError(MARKUP)
-
-        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
-        with self.service() as service:
-            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
-            service.process()
-        asked = []
-        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
-            page = self.open(path)
-            page.on('dialog', lambda dialog: asked.append(dialog.message))
-            page.wait_for_load_state('networkidle')
-            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
-        self.assertEqual((asked, self.complaints), ([], []))
-
     def pictures(self, paths):
         """Keep pictures for the documents, where that is wanted: `pages-NAME.png`, of the upper part of pages."""
         if PICTURES:
@@ -184,6 +168,22 @@ class BrowserCase(ServiceCase):
 
 
 class TestEveryPage(BrowserCase):
+
+    def test_markup_does_nothing(self):
+        def raiseMarkup(input):
+            raise TaskError(MARKUP)
+
+        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
+        with self.service() as service:
+            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
+            service.process()
+        asked = []
+        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
+            page = self.open(path)
+            page.on('dialog', lambda dialog: asked.append(dialog.message))
+            page.wait_for_load_state('networkidle')
+            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
+        self.assertEqual((asked, self.complaints), ([], []))
 
     def test_nobody_is_kept_out(self):
         failed, schedule = self.fill()

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 import unittest
@@ -333,6 +334,15 @@ class TestConfiguration(unittest.TestCase):
         text = importlib.resources.files('lovely.remotetask').joinpath('documents', 'operating.txt').read_text()
         for name in logs.FIELDS:
             self.assertTrue(f'``{name}``' in text, name)
+
+    def test_the_events_are_told(self):
+        package = importlib.resources.files('lovely.remotetask')
+        kinds = '(?!host[.]conf)(?:job|schedule|host|database|login|call|request|change)'
+        text = package.joinpath('documents', 'operating.txt').read_text()
+        told = set(re.findall(rf'``({kinds}[.][a-zA-Z]+)``', text))
+        used = {name for path in package.rglob('*.py')
+                for name in re.findall(rf"'({kinds}[.][a-z][a-zA-Z]+)'", path.read_text())}
+        self.assertEqual(told, used)
 
 
 if __name__ == '__main__':
