@@ -138,7 +138,7 @@ class TestHeartbeat(AliveCase):
 
     def test_of_jobs_that_are_tried_again(self):
         cycle, _ = self.cycle('a'), self.add('echo', retryPolicy=RetryPolicy(attempts=9999))
-        self.assertEqual(self.longestSilence(cycle, self.reporting(cycle, self.failed)), LEASE / 3)
+        self.assertLessEqual(self.longestSilence(cycle, self.reporting(cycle, self.failed)), LEASE / 3)
 
     def test_of_claims_that_are_given_back(self):
         cycle, _ = self.cycle('a'), self.add('echo')
@@ -213,6 +213,7 @@ class TestHeartbeat(AliveCase):
         for _ in range(10):
             self.now.advance(processor.loop.idleTime())
             processor.loop.iterate()
+            processor.loop._clean()             # as `run` does, if there may be something to remove
             seen.append(self.now() - 1000)
         self.assertLessEqual({10, 20, 30}, set(seen))
 
