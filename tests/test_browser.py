@@ -169,11 +169,27 @@ class BrowserCase(ServiceCase):
 
 class TestEveryPage(BrowserCase):
 
+    def test_markup_does_nothing(self):
+        def raiseMarkup(input):
+            raise TaskError(MARKUP)
+
+        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
+        with self.service() as service:
+            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
+            service.process()
+        asked = []
+        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
+            page = self.open(path)
+            page.on('dialog', lambda dialog: asked.append(dialog.message))
+            page.wait_for_load_state('networkidle')
+            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
+        self.assertEqual((asked, self.complaints), ([], []))
+
     def test_nobody_is_kept_out(self):
         failed, schedule = self.fill()
         paths = {'overview': '/', 'jobs': '/jobs', 'filter': '/jobs?filter=state:x', 'job': f'/jobs/{failed}',
                  'schedule': f'/jobs/{schedule}', 'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/film',
-                 'hosts': '/hosts', 'audit': '/audit', 'bulk': '/bulk?verb=cancel&filter=task:echo',
+                 'hosts': '/hosts', 'changes': '/changes', 'bulk': '/bulk?verb=cancel&filter=task:echo',
                  'nowhere': '/nowhere'}
         self.pictures({name: paths[name] for name in ('overview', 'jobs', 'job', 'task')})
         self.do('pause')

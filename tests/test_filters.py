@@ -246,6 +246,13 @@ class TestSearch(SearchCase):
             self.assertFound('', [second], isWanted=lambda task: task == 'song')
             self.assertFound(f'id:{first}', [], isWanted=lambda task: task == 'song')
 
+    def test_what_some_task_of_the_service_hides_is_not_found(self):
+        provideUtility(SimpleTask(lambda input: input, mask=['iban']), name='pay')
+        jobid = self.service.add('pay', {'iban': 'DE12', 'for': 'DE12', 'sum': 7}, now=0)
+        for text in 'input.iban:DE12', 'input.iban:D*', 'de12', 'input.for:DE12':
+            self.assertFound(text, [])
+        self.assertFound('input.sum:7 pay', [jobid])
+
     def test_large_input(self):
         jobid = self.service.add('echo', {'text': 'x' * (LARGE + 1), 'film': 'M'}, now=0)
         self.assertFound('input.film:M', [jobid])               # in no database it is as it was given

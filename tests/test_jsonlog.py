@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 import unittest
@@ -28,6 +29,7 @@ from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import waitForJobs
+from lovely.remotetask.xmlrpc import accesslog
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from test_access import basic
@@ -278,13 +280,21 @@ class TestOthers(LogCase, RescueCase):
         line = self.lines()[-1]
         self.assertEqual((line['event'], line['job'], line['host'], line['attempt']), ('job.rescued', jobid, 'gone', 1))
 
+    def test_what_is_answered(self):
+        self.record()
+        for requestId in '-', 'r-1':
+            accesslog.log('192.0.2.1', 'ann', 'GET / HTTP/1.1', 200, 17, {}, '-', requestId)
+        page, call = self.lines()
+        self.assertEqual((page['event'], page['user'], call['request']), ('request.answered', 'ann', 'r-1'))
+        self.assertNotIn('request', page)
+
     def test_a_login_that_is_refused(self):
         authenticator = Authenticator(Users(parked(self.enterContext(tempfile.TemporaryDirectory()))))
         self.record()
         with self.assertRaises(Unauthorized):
             authenticator.authenticate(basic('ann', 'secret-guess'), '192.0.2.1')
         line = self.lines()[-1]
-        self.assertEqual((line['event'], line['user'], line['address']), ('login.refused', "'ann'", '192.0.2.1'))
+        self.assertEqual((line['event'], line['user'], line['address']), ('login.refused', 'ann', '192.0.2.1'))
         self.assertNotIn('secret', self.stream.getvalue())
 
 
@@ -324,6 +334,15 @@ class TestConfiguration(unittest.TestCase):
         text = importlib.resources.files('lovely.remotetask').joinpath('documents', 'operating.txt').read_text()
         for name in logs.FIELDS:
             self.assertTrue(f'``{name}``' in text, name)
+
+    def test_the_events_are_told(self):
+        package = importlib.resources.files('lovely.remotetask')
+        kinds = '(?!host[.]conf)(?:job|schedule|host|database|login|call|request|change)'
+        text = package.joinpath('documents', 'operating.txt').read_text()
+        told = set(re.findall(rf'``({kinds}[.][a-zA-Z]+)``', text))
+        used = {name for path in package.rglob('*.py')
+                for name in re.findall(rf"'({kinds}[.][a-z][a-zA-Z]+)'", path.read_text())}
+        self.assertEqual(told, used)
 
 
 if __name__ == '__main__':

@@ -26,7 +26,7 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import waitForJobs
-from lovely.remotetask.web import auditpages
+from lovely.remotetask.web import changepages
 from lovely.remotetask.xmlrpc.acts import ACTS
 from lovely.remotetask.xmlrpc.acts import actsOf
 from lovely.remotetask.xmlrpc.calls import METHODS
@@ -232,7 +232,7 @@ class TestCalls(HistoryCase):
                 ('verb=add', 1), ('verb=add&user=anybody', 0), ('verb=users', 3), ('job=x', 4),
                 ('job=5&verb=' + 'x' * 999, 0)):
             with self.subTest(query):
-                self.assertEqual(self.get(f'/audit?{query}').text.count('<th scope="row">'), count)
+                self.assertEqual(self.get(f'/changes?{query}').text.count('<th scope="row">'), count)
 
     def test_a_call_that_was_refused_has_done_nothing(self):
         self.noted()
@@ -313,11 +313,11 @@ class TestHosts(HistoryCase):
         claimPack(self.db, NOW, 60)
         self.assertEqual(self.noted(), ['remotetask pack'])
         self.now = time.time() + 60
-        page = self.get('/audit').text
+        page = self.get('/changes').text
         for verb in 'pack', 'rescue', 'startHost':
             self.assertIn(f'<td>{verb}</td>', page)
         self.assertNotIn('<td>claim</td>', page)
-        self.assertIn('<td>claim</td>', self.get('/audit?verb=claim').text)
+        self.assertIn('<td>claim</td>', self.get('/changes?verb=claim').text)
 
     def test_a_job_that_is_run_by_hand(self):
         jobid = self.do('add', 'writing')
@@ -341,7 +341,7 @@ class TestHosts(HistoryCase):
                         [Act('add', (5,), MARKUP, on=MARKUP, by=MARKUP, path='/TaskService')])
             write(service)
         self.now = time.time() + 60
-        page = self.get('/audit').text
+        page = self.get('/changes').text
         self.assertNotIn('<script>alert', page)
         self.assertNotIn('<img', page)
         self.assertIn('&lt;/title&gt;&lt;script&gt;', page)
@@ -357,8 +357,8 @@ class TestHosts(HistoryCase):
                 notes.write(service._p_jar.transaction_manager.get(), [Act('pause', path='/TaskService')])
                 write(service)
         self.now = time.time() + 60
-        with unittest.mock.patch.object(auditpages, 'ROWS', 2):
-            page = self.get('/audit').text
+        with unittest.mock.patch.object(changepages, 'ROWS', 2):
+            page = self.get('/changes').text
             self.assertEqual(page.count('<td>pause</td>'), 2)
             page = self.get(re.search('rel="next" href="([^"]+)"', page)[1].replace('&amp;', '&')).text
             self.assertEqual((page.count('<td>pause</td>'), page.count('<td>add</td>')), (1, 9))

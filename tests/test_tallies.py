@@ -1,5 +1,6 @@
 """What is counted of the runs of each task: exactly, once, whatever becomes of hosts."""
 # SPDX-License-Identifier: ZPL-2.1
+import bisect
 import pickle
 import unittest
 
@@ -7,6 +8,7 @@ import zope.component.testing
 from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 
+from lovely.remotetask.common.counts import BOUNDS
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
@@ -61,6 +63,12 @@ class TestDurations(unittest.TestCase):
         self.assertAlmostEqual(found.quantile(0.45), 0.0375)        # half of the class from 25 to 50 ms
         self.assertAlmostEqual(found.quantile(0.95), 1.75)
         self.assertEqual(self.entered(*[1e5] * 1000).quantile(0.95), 7200.0)
+        classes = [0] * len(found.classes)
+        classes[bisect.bisect_left(BOUNDS, 61)] = 1
+        self.assertEqual(tallies.Durations(61.0, tuple(classes)).quantile(0.95), 61)    # not 288, near its class's end
+        classes[0] = 99
+        self.assertEqual(tallies.Durations(61.2, tuple(classes)).quantile(1), 61.2)
+        self.assertLess(tallies.Durations(61.2, tuple(classes)).quantile(0.95), 0.005)
 
     def test_several_tasks_at_once(self):
         tallies.enter(self.ledger, [('b', COMPLETED, 1, 2), ('a', ERROR, 3, 4), ('b', QUEUED, 5, 6)])

@@ -586,10 +586,10 @@ class TestCommandLine(ClientCase):
         for arguments, sentence in (
                 (('--file', 'film=/nowhere/film'), "'--file': the file /nowhere/film cannot be read: No such file"),
                 (('--file', f'film={self.directory}'), 'no regular file'),
-                (('5', '--file', str(self.path)), 'there is an input already'),
+                (('5', '--file', str(self.path)), 'there is 5 already: name a place'),
                 (('5', '--file', f'a={self.path}'), "there is no 'a' in 5"),
                 (('[1]', '--file', f'1={self.path}'), "there is no item '1' in a list of 1"),
-                (('{"a": 1}', '--file', f'a={self.path}'), 'there is an input already'),
+                (('{"a": 1}', '--file', f'a={self.path}'), 'there is 1 already: name a place'),
                 (('--file', f'a={self.path}', '--file', f'a.b={self.path}'), "there is no 'b' in <")):
             code, printed = self.run_('film', *arguments)
             self.assertEqual(code, 2, printed)

@@ -11,7 +11,7 @@ from lovely.remotetask.execution.bulk import TASK
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.testing import waitForJobs
-from lovely.remotetask.web import auditpages
+from lovely.remotetask.web import changepages
 from lovely.remotetask.web.actions import VERBS
 from webcase import NOW
 from webcase import USERS
@@ -280,6 +280,13 @@ class TestBulk(WebCase):
         jobid = self.bulk('retry', 'status:queued', expected='0')
         self.assertEqual(self.run_(jobid), {'changed': 0})
         self.bulk('cancel', 'state:x', 400, expected='1')
+
+    def test_no_filter_has_what_the_pages_hide(self):
+        self.do('add', 'echo', {'iban': 'DE12'}, now=NOW)
+        self.application.mask = ('iban',)
+        self.get('/bulk?verb=cancel&filter=input.iban:D*', status=400)
+        page = self.bulk('cancel', 'input.iban:D*', 400, expected='1').text
+        self.assertIn('filter: iban is a secret: no job is found by it', page)
         for expected in '', 'x', '-1', '9' * 20:
             self.bulk('cancel', '', 400, expected=expected)
         self.get('/bulk?verb=explode', status=400)
@@ -309,20 +316,20 @@ class TestAudit(WebCase):
         self.post('cancel', 'sue', jobid=str(jobid))
         self.post('pause', 'ann')
         self.now = time.time() + 60
-        page = self.get('/audit', 'bob').text
+        page = self.get('/changes', 'bob').text
         self.assertEqual(self.rows(page)[:2], [('ann', 'pause', ''), ('sue', 'cancel', f'job {jobid} echo')])
         self.assertNotIn('Go on looking', page)
-        self.get('/audit', 'films', status=403)
+        self.get('/changes', 'films', status=403)
         self.now = NOW
-        self.assertIn('No such changes.', self.get('/audit', 'bob').text)
+        self.assertIn('No such changes.', self.get('/changes', 'bob').text)
 
     def test_of_many_transactions(self):
         self.post('pause', 'ann')
         for _ in range(5):
             self.do('add', 'echo', now=NOW)
         self.now = time.time() + 60
-        with unittest.mock.patch.object(auditpages, 'LOOKED_AT', 3):
-            page = self.get('/audit', 'bob').text
+        with unittest.mock.patch.object(changepages, 'LOOKED_AT', 3):
+            page = self.get('/changes', 'bob').text
             self.assertNotIn('<td>ann</td>', page)
             more = re.search(r'rel="next" href="([^"]+)"', page)[1]
             self.assertIn('<td>ann</td>', self.get(more, 'bob').text)

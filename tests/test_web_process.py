@@ -186,7 +186,7 @@ class TestWeb(WebProcessCase):
             self.assertIn('The job was started.', answer.read().decode())
         with Client(self.url) as client:
             self.assertEqual(client.getStatus(jobid), 'queued')
-        self.assertRegex(self.read(f'{url}audit?verb=start'), f'<td>start</td><td><a [^>]*>job {jobid}</a> echo</td>')
+        self.assertRegex(self.read(f'{url}changes?verb=start'), f'<td>start</td><td><a [^>]*>job {jobid}</a> echo</td>')
         self.stop(web)
 
     def test_a_database_that_is_away(self):

@@ -13,6 +13,7 @@ from zope.component import provideAdapter
 from zope.component import provideUtility
 from zope.configuration import xmlconfig
 
+from lovely.remotetask.common import masking
 from lovely.remotetask.common.masking import HIDDEN
 from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.database.storedfiles import LARGE
@@ -24,7 +25,6 @@ from lovely.remotetask.storage.hosts import identity
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
-from lovely.remotetask.web import context
 from lovely.remotetask.web.actions import VERBS
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.interfaces import IJobDetail
@@ -141,7 +141,7 @@ class TestEscaping(WebCase):
             provideUtility(SimpleTask(str), name=f'task {number}')
         with self.service() as service:
             service.addMany([{'task': 'echo', 'input': {f'field{number}': number for number in range(10)}}] * 300, NOW)
-        with unittest.mock.patch.object(context, 'isSecret', side_effect=isSecret) as asked:
+        with unittest.mock.patch.object(masking, 'isSecret', side_effect=isSecret) as asked:
             self.assertIn('No jobs.', self.get('/jobs?filter=nothing').text)
         self.assertEqual(asked.call_count, 10)                  # once for each name, not for each task
 

@@ -178,9 +178,12 @@ class TestMethods(unittest.TestCase):
         self.assertEqual((job.task, job.input['user'], job.input['expected']), ('remotetask.bulk', 'anybody', 0))
         job = self.service.jobs[methods.addBulk(self.service, 'cancel', '', 7, 'ann')]
         self.assertEqual((job.input['user'], job.input['expected']), ('ann', 7))
+        provideUtility(SimpleTask(str, mask=['iban']), name='pay')
         before = len(self.service.jobs)
         for verb, filter, expected, reason in (('delete', '', None, 'verb: '), ('retry', 'state:x', None, 'filter: '),
                                                ('retry', 'input.password:x', None, 'filter: password is a secret'),
+                                               ('retry', 'input.iban:x', None, 'filter: iban is a secret'),
+                                               ('retry', 'input.iban:x', 7, 'filter: iban is a secret'),
                                                ('retry', '', -1, 'expected: ')):
             with self.subTest(reason), self.assertRaisesRegex(BadArguments, 'addBulk: ' + reason):
                 methods.addBulk(self.service, verb, filter, expected, None)

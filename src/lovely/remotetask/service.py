@@ -52,7 +52,6 @@ from lovely.remotetask.execution.tasks import AddableTasks
 from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
 from lovely.remotetask.execution.tasks import takes
-from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
@@ -187,7 +186,7 @@ class TaskService(Item, Contained, Persistent):
         """See `ITaskService`."""
         now = present(now)
         check('verb', verb, verb in bulk.VERBS, f'one of {", ".join(bulk.VERBS)}')
-        parseFilter(filter, now)
+        bulk.meant(self, verb, filter, now)
         check('expected', expected, isWhole(expected, 0, sys.maxsize), 'a number of jobs, 0 or more')
         input = {'verb': verb, 'filter': filter, 'now': now, 'expected': expected, 'user': user}
         return self._add(NewJob(bulk.NAME, input), self._toStore(input), now, None)

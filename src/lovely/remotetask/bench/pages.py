@@ -17,7 +17,7 @@ WARM = 5
 PAGES = {
     'overview': '/', 'jobs': '/jobs', 'jobs in error': '/jobs?filter=status:error',
     'jobs of a task': '/jobs?filter=task:{task}', 'jobs by a word': '/jobs?filter=nowhere', 'job': '/jobs/{jobid}',
-    'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/{task}', 'hosts': '/hosts', 'changes': '/audit',
+    'schedules': '/schedules', 'tasks': '/tasks', 'task': '/tasks/{task}', 'hosts': '/hosts', 'changes': '/changes',
     'metrics': '/metrics',
 }
 

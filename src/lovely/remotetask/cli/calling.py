@@ -181,7 +181,7 @@ def _placed(input, names, file):
     """
     if not names:
         if input is not None:
-            raise ValueError('there is an input already: name the field of it that is to have the file, NAME=PATH')
+            raise ValueError(f'there is {shown(input)} already: name a place for the file that is free, NAME=PATH')
         return file
     name, rest = names[0], names[1:]
     if isinstance(input, list):
@@ -234,8 +234,8 @@ def command(function, kind=click.Command):
                        'users: https://USER:PASSWORD@example.org/, or https://USER@example.org/ and the password in '
                        'the file that REMOTETASK_PASSWORD_FILE names.')
     @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='60s', show_default=True,
-                  help='How long to wait for an answer, even if the front end is busy or restarting: 20s, 1.5m; '
-                       'without a unit in seconds.')
+                  help='How long to wait for an answer, even if the front end is busy or restarts meanwhile: 20s, '
+                       '1.5m; without a unit in seconds.')
     @functools.wraps(function)
     def run(url, answer_timeout, **arguments):
         try:

@@ -139,8 +139,7 @@ def _told(directory, port):
         'Start it:', '',
         f'    {program} -C {directory}/remotetask.conf serve', '',
         'Then, in another terminal, add a job and get its result:', '',
-        f"""    ID=$({program} add greet '{{"name": "World"}}'{url})""",
-        f'    {program} result $ID{url}', '',
+        f"""    {program} add greet '{{"name": "World"}}' --wait{url}""", '',
         *([f'Look at it in a browser: http://127.0.0.1:{_pagesPort(port)}/', ''] if arePagesInstalled() else []),
         'Declare tasks of your own in tasks.py, and start it again.'])
 

@@ -48,9 +48,9 @@ log = logging.getLogger(__name__)
 def remotetask(context, config):
     """Durable remote tasks: jobs in a ZODB, added over XML-RPC.
 
-    serve, frontend, processor and scheduler are servers.  The servers and pack, bench, export, import, service and
-    user read a configuration file.  All other commands are clients: they call a front end and need no configuration
-    file.
+    serve, frontend, processor, scheduler and web are servers.  The servers and pack, bench, export, import, run-here,
+    service and user read a configuration file; init writes one.  All other commands are clients: they call a front end
+    and need no configuration file.
 
     \b
     To try it, in two terminals:

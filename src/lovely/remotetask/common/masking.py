@@ -71,6 +71,25 @@ def hidesOf(task, patterns=()):
     return lambda name: name in secrets or isSecret(name, patterns)
 
 
+def hidesOfAny(tasks, patterns=()):
+    """Return a function that says of the name of a field whether its value is hidden, for jobs of some task or other.
+
+    tasks -- a function that returns the tasks; it is called when a name is first asked about.
+    patterns -- more names, as for `isSecret`.
+    """
+    @functools.cache
+    def known():
+        found = list(tasks())
+        return (set().union(*map(secretFields, found)),
+                {*patterns, *itertools.chain.from_iterable(getattr(task, 'mask', None) or () for task in found)})
+
+    @functools.cache
+    def hides(name):
+        secrets, more = known()
+        return name in secrets or isSecret(name, more)
+    return hides
+
+
 class Secrets:
     """Texts that are hidden wherever they appear, as in a message or a traceback."""
 

@@ -10,7 +10,6 @@ from zope.interface import Interface
 from zope.interface import implementer
 
 from lovely.remotetask.common.checks import check
-from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.filters import Filter
@@ -23,6 +22,7 @@ from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.search import LARGEST
+from lovely.remotetask.storage.search import hidesIn
 from lovely.remotetask.storage.search import search
 
 
@@ -58,19 +58,27 @@ VERBS = {
 }
 
 
-def meant(verb, text, now):
+def meant(service, verb, text, now):
     """Return the `Filter` for the jobs that fit a text, and that a verb of VERBS can be done with; None if none can.
 
     now -- UTC seconds.
 
-    Raise `ValueError` for a text that is no filter.
+    Raise `ValueError` for a text that is no filter, or has a secret.
     """
     filter = parseFilter(text, now)
-    for path, _ in filter.fields:
-        if any(map(isSecret, path)):            # nothing would be found, and the value be in notes and logs
-            raise ValueError(f'filter: {".".join(path)} is a secret: no job is found by it')
+    refuseSecrets(filter, hidesIn(service))
     statuses = tuple(status for status in filter.statuses or STATUSES if status in VERBS[verb].statuses)
     return filter._replace(statuses=statuses) if statuses else None
+
+
+def refuseSecrets(filter, hides):
+    """Raise `ValueError` when a filter has the value of a secret: no job is found by it, and notes and logs have it.
+
+    hides -- as for `search`.
+    """
+    for path, _ in filter.fields:
+        if any(map(hides, path)):
+            raise ValueError(f'filter: {".".join(path)} is a secret: no job is found by it')
 
 
 def count(service, verb, text, now):
@@ -79,7 +87,7 @@ def count(service, verb, text, now):
     No more than COUNTED jobs are looked at.  Arguments, and what is raised, as for `meant`.
     """
     check('verb', verb, verb in VERBS, f'one of {", ".join(VERBS)}')
-    filter = meant(verb, text, now)
+    filter = meant(service, verb, text, now)
     if filter is None:
         return 0, True
     if filter == Filter(filter.statuses):
@@ -169,7 +177,7 @@ def doChunk(service, own, input, after, size):
     after -- a cursor.
     size -- how many jobs at the most.
     """
-    filter = meant(input['verb'], input['filter'], input['now'])
+    filter = meant(service, input['verb'], input['filter'], input['now'])
     if filter is None:
         return Chunk(None, ())
     found, changed = search(service, filter, after, size, LOOKED_AT), []

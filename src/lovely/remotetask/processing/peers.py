@@ -110,8 +110,8 @@ class Peers:
         if view.service.schedule.scheduler == name:
             view.service.schedule.scheduler = None
         what = 'has ended' if lease is None else f'was silent for more than {lease:g} s'
-        message = Message('processing host %s %s: %d of its jobs are queued again by %s',
-                          (name, what, rescued.claims, view.name), about('host.lost', host=name, jobs=rescued.claims))
+        message = Message('processing host %s %s: %s takes over its jobs (%d)',
+                          (name, what, view.name, rescued.claims), about('host.lost', host=name, jobs=rescued.claims))
         return message, rescued.ends
 
     def look(self, view, isBusy):

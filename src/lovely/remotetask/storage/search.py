@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lovely.remotetask import filters
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import isWhole
-from lovely.remotetask.common.masking import isSecret
+from lovely.remotetask.common.masking import hidesOfAny
 from lovely.remotetask.common.masking import masked
 from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.database.failures import isDatabaseError
@@ -71,7 +71,7 @@ class Source(NamedTuple):
     isExact: bool = True        # whether an entry has the time that counts; a queue only has its own order
 
 
-def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=isSecret, patience=math.inf,
+def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None, hides=None, patience=math.inf,
            oldest=False):
     """Return the next page of the jobs that fit a filter, a `Found`.
 
@@ -83,6 +83,7 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     most -- how many jobs to look at, at the most.
     isWanted -- called with the name of a task; returns whether its jobs may be found.  Default: all may.
     hides -- called with the name of a field; of those for which it returns true nothing is found by their values.
+        Default: those that jobs of some task of the service hide.
     patience -- after how many seconds it ends, too; CHUNK jobs are looked at in any case.
     oldest -- whether the oldest come first.
 
@@ -94,6 +95,7 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     check('most', most, isWhole(most, 1, MOST_LOOKED_AT), f'a number from 1 to {MOST_LOOKED_AT}')
     sign = -1 if oldest else 1
     below = parseCursor(after, sign)
+    hides = hides or hidesIn(service)
     service.checkGeneration()
     if filter.jobid is not None:
         return _one(service, filter, below, isWanted, hides)
@@ -130,6 +132,14 @@ def parseCursor(text, sign=1):
     if match is None or int(match[2]) >= 2 ** 31:
         raise ValueError(f'cursor: {text[:40]!r} is none')
     return sign * int(match[1]), sign * int(match[2])
+
+
+def hidesIn(service, patterns=()):
+    """Return a function that says of the name of a field whether it is hidden in jobs of some task of a service.
+
+    patterns -- more names, as for `masking.isSecret`.
+    """
+    return hidesOfAny(lambda: service.getAvailableTasks().values(), patterns)
 
 
 def _one(service, filter, below, isWanted, hides):
@@ -264,7 +274,7 @@ def hostOf(service, job):
 
 # Whether a job fits
 
-def fitsJob(service, job, host, filter, isWanted=None, hides=isSecret):
+def fitsJob(service, job, host, filter, isWanted, hides):
     """Return whether a job, which has the right status and time, fits all else that a filter says.
 
     host -- the name of who runs it, or ran it last; None when that is not known from where it was found.

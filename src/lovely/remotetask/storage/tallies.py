@@ -6,6 +6,7 @@ waits, then how many runs took as long as each of `BOUNDS` allows, and how many 
 # SPDX-License-Identifier: ZPL-2.1
 import bisect
 import itertools
+import math
 import operator
 from typing import NamedTuple
 
@@ -60,12 +61,14 @@ class Durations(NamedTuple):
     def quantile(self, part):
         """Return the seconds that this part of them, from 0 to 1, did not exceed; None when there was none.
 
-        Inside a class they are taken to be evenly spread; above the last of BOUNDS nothing is known but that.
+        Inside a class they are taken to be evenly spread; above the last of BOUNDS nothing is known but that.  It is
+        no more than those that took as long can have taken, which tells something where they are few.
         """
         rank, lower = part * self.count, 0.0
+        most = self.seconds / max(1, self.count - math.ceil(rank) + 1)
         for upper, number in zip(BOUNDS, self.classes):
             if number and number >= rank:
-                return lower + (upper - lower) * rank / number
+                return min(lower + (upper - lower) * rank / number, max(lower, most))
             rank, lower = rank - number, upper
         return BOUNDS[-1] if self.count else None
 

@@ -203,6 +203,7 @@ def bulk(context):
     verb, text = context.field('verb'), context.field('filter').strip()
     if not bulkpages.hasConfirmed(context.field('expected'), context.field('typed')):
         return bulkpages.bulk(context, f'Type {context.field("expected")[:12]}, the number of jobs, to confirm it.')
+    bulkpages.checkFilter(context, text)
     jobid = context.service.addBulk(verb, text, int(context.field('expected')), context.caller.name or notes.ANYBODY,
                                     context.now)
     return Done(Act('bulk', (jobid,), f'{verb} {text}'.rstrip()), 'bulk', f'/jobs/{jobid}')

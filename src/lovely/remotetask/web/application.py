@@ -27,8 +27,8 @@ from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
-from lovely.remotetask.web import auditpages
 from lovely.remotetask.web import bulkpages
+from lovely.remotetask.web import changepages
 from lovely.remotetask.web import jobpages
 from lovely.remotetask.web import metrics
 from lovely.remotetask.web import processmetrics
@@ -97,7 +97,7 @@ ROUTES = [Route(re.compile(pattern, re.DOTALL), view) for pattern, view in (
     (r'/tasks/(.+)', servicepages.task),
     (r'/hosts', servicepages.hosts),
     (r'/bulk', bulkpages.bulk),
-    (r'/audit', auditpages.changes),
+    (r'/changes', changepages.changes),
 )]
 
 _ACTION = re.compile(r'/do/([A-Za-z]+)')

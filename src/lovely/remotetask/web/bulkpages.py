@@ -1,5 +1,7 @@
 """All jobs that fit a filter: how many they are, the question whether that is meant, and the job that does it."""
 # SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.execution.bulk import refuseSecrets
+from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.web.rendering import Page
 from lovely.remotetask.xmlrpc.calls import TYPED
 
@@ -12,9 +14,15 @@ def bulk(context, mistake=''):
     context.allow('clean')
     get = context.field if context.form else context.parameter
     verb, text = get('verb'), get('filter').strip()
+    checkFilter(context, text)
     count, isWhole = context.service.countBulk(verb, text, context.now)
     return Page('bulk', 'All jobs that fit', {'verb': verb, 'text': text, 'count': count, 'isWhole': isWhole,
                                               'isTyped': count > TYPED, 'mistake': mistake}, 400 if mistake else 200)
+
+
+def checkFilter(context, text):
+    """Raise `ValueError` for a text that is no filter, or has the value of a field that these pages hide."""
+    refuseSecrets(parseFilter(text, context.now), context.hidesAny())
 
 
 def hasConfirmed(count, typed):

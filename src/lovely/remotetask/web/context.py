@@ -1,17 +1,13 @@
 """What a page is made from: the request, who asks, the service, the time, and how other pages are called."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import functools
-import itertools
 import urllib.parse
 from typing import Any
 from typing import NamedTuple
 
 from lovely.remotetask import filters
 from lovely.remotetask.common.masking import hidesOf
-from lovely.remotetask.common.masking import isSecret
 from lovely.remotetask.common.masking import masked
-from lovely.remotetask.common.masking import secretFields
 from lovely.remotetask.common.masking import secretsOf
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.database.sites import ROOT_NAME
@@ -19,6 +15,7 @@ from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import queryTask
+from lovely.remotetask.storage.search import hidesIn
 from lovely.remotetask.storage.search import inputOf
 from lovely.remotetask.xmlrpc.calls import METHODS
 from lovely.remotetask.xmlrpc.signature import Argument
@@ -137,11 +134,7 @@ class Context(NamedTuple):
 
     def hidesAny(self):
         """Return a function that says of a name whether it is hidden in jobs of any task."""
-        tasks = functools.cache(lambda: list(self.service.getAvailableTasks().values()))
-        secrets = functools.cache(lambda: set().union(*map(secretFields, tasks())))
-        patterns = functools.cache(lambda: {*self.application.mask, *itertools.chain.from_iterable(
-            getattr(task, 'mask', None) or () for task in tasks())})
-        return functools.cache(lambda name: name in secrets() or isSecret(name, patterns()))
+        return hidesIn(self.service, self.application.mask)
 
     # Other pages
 

@@ -106,8 +106,9 @@ class Guard:
         elif token is None or not hmac.compare_digest(token.encode(), self.tokenOf(caller).encode()):
             reason = 'its token is not valid any more'
         if reason is not None:
-            name = '-' if caller.name is None else ascii(caller.name[:NAME_LENGTH])
-            log.warning('refused a change from %s, user %s: %s', request.remote_addr, name, reason,
+            name = None if caller.name is None else caller.name[:NAME_LENGTH]
+            log.warning('refused a change from %s, user %s: %s', request.remote_addr,
+                        '-' if name is None else ascii(name), reason,
                         extra=about('change.refused', address=request.remote_addr, user=name))
             raise Forged(f'nothing was changed: {reason}.  Load the page again, and press the button there.')
 

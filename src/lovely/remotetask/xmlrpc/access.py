@@ -155,8 +155,9 @@ def _fits(text, patterns):
 
 def _logRefusal(address, name, reason, event='call.refused'):
     # A client can send any name: what a terminal or a reader of logs would obey is escaped.
-    user = '-' if name is None else ascii(name[:NAME_LENGTH])
-    logger.warning('refused %s, user %s: %s', address, user, reason, extra=about(event, address=address, user=user))
+    user = None if name is None else name[:NAME_LENGTH]
+    logger.warning('refused %s, user %s: %s', address, '-' if user is None else ascii(user), reason,
+                   extra=about(event, address=address, user=user))
 
 
 # How fast passwords can be tried

@@ -46,7 +46,7 @@ def log(address, user, requestLine, status, size, headers, call, requestId, reas
     size -- of its body, in bytes.
     headers -- a mapping of names in lower case.
     call -- the XML-RPC method, with a colon and the fault's code if there was a fault; '-' if it is not known.
-    requestId -- text.
+    requestId -- text; '-' if it has none.
     reason -- why the request was refused, a sentence; None if it was not.
     """
     if not logger.isEnabledFor(logging.INFO):
@@ -55,4 +55,5 @@ def log(address, user, requestLine, status, size, headers, call, requestId, reas
             f'"{_safe(requestLine)}" {status} {size} "{_safe(headers.get("referer", "-"))}" '
             f'"{_safe(headers.get("user-agent", "-"))}" {call} {requestId}')
     logger.info('%s', line if reason is None else f'{line} "{_safe(reason)}"',
-                extra=about('request.answered', address=address, user=user, status=status, request=requestId))
+                extra=about('request.answered', address=address, user=user, status=status,
+                            request=None if requestId == '-' else requestId))

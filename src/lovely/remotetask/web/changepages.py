@@ -61,7 +61,7 @@ def changes(context):
         if entry['time'] <= context.now:
             found += _changesIn(entry, path, wanted)
     isMore = looked < len(entries) or len(entries) == LOOKED_AT
-    return Page('audit', 'Changes', {
+    return Page('changes', 'Changes', {
         'changes': found, 'isKept': isKept, 'looked': looked, 'more': first + looked if isMore else None,
         'last': entries[looked - 1]['time'] if looked else None, 'wanted': wanted, 'verbs': VERBS, 'users': USERS})
 
