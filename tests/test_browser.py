@@ -207,22 +207,6 @@ class TestEveryPage(BrowserCase):
         # The two that are asked for on purpose say so in the console.
         self.assertEqual([text for text in self.complaints if '400' not in text and '404' not in text], [])
 
-    def test_markup_does_nothing(self):
-        def raiseMarkup(input):
-            raise TaskError(MARKUP)
-
-        provideUtility(SimpleTask(raiseMarkup), name=MARKUP)
-        with self.service() as service:
-            jobid = service.add(MARKUP, {MARKUP: MARKUP}, key=MARKUP, request=MARKUP)
-            service.process()
-        asked = []
-        for path in '/', '/jobs', f'/jobs/{jobid}', '/tasks':
-            page = self.open(path)
-            page.on('dialog', lambda dialog: asked.append(dialog.message))
-            page.wait_for_load_state('networkidle')
-            self.assertEqual(page.locator('main img, main b, main script').count(), 0)
-        self.assertEqual((asked, self.complaints), ([], []))
-
 
 class TestButtons(BrowserCase):
 

@@ -378,8 +378,8 @@ class TestMethods(unittest.TestCase):
         found = call(self.service, 'getTaskStatistics')
         self.assertEqual(found['echo'], {
             'completed': 1, 'error': 0, 'cancelled': 0, 'retried': 0, 'lost': 0, 'failureRate': 0.0,
-            'runSeconds': 0.0, 'meanRun': 0.0, 'p95Run': 0.00475, 'waitSeconds': 2.0, 'meanWait': 2.0,
-            'p95Wait': 2.425})
+            'runSeconds': 0.0, 'meanRun': 0.0, 'p95Run': 0.0, 'waitSeconds': 2.0, 'meanWait': 2.0,
+            'p95Wait': 2.0})
         self.assertEqual((found['square']['cancelled'], found['square']['meanRun'], found['square']['failureRate']),
                          (1, None, None))
         self.assertEqual(list(call(self.service, 'getTaskStatistics', 'square')), ['square'])
