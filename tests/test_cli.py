@@ -29,6 +29,7 @@ from click.testing import CliRunner
 from lovely.remotetask.cli import main
 from lovely.remotetask.cli import services
 from lovely.remotetask.cli import users
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc import faults
 
 
@@ -638,8 +639,7 @@ class BadServerTest(CommandTestCase):
         return b'HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n%s' % (len(body), body)
 
     def test_nobody(self):
-        with socket.create_server(('127.0.0.1', 0)) as listener:
-            port = listener.getsockname()[1]
+        port = freePort()
         self.fails(3, f'http://127.0.0.1:{port}/: cannot connect: Connection refused; is the front end running?',
                    'tasks', '--url', f'http://127.0.0.1:{port}')
         self.fails(3, 'cannot connect', 'tasks', '--url', 'http://nowhere.invalid/')
@@ -837,8 +837,7 @@ class ServeTest(ServerTestCase):
         self.assertNotIn('Traceback', errors)
 
     def test_database_server_away(self):
-        with socket.create_server(('127.0.0.1', 0)) as listener:
-            port = listener.getsockname()[1]
+        port = freePort()
         self.refuses(1, f'cannot open the database ZEO 127.0.0.1:{port}: ', 'processor',
                      f'%import ZEO\n<zodb>\n<clientstorage>\nserver {port}\nwait-timeout 1\n</clientstorage>\n'
                      '</zodb>\n')

@@ -43,6 +43,7 @@ from lovely.remotetask.client.repetition import pauseAfter
 from lovely.remotetask.client.transport import remoteFault
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.task import TaskError
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.calls import PART_SIZE
 from lovely.remotetask.xmlrpc.results import dumpResponse
@@ -800,8 +801,7 @@ class TestOtherServers(ScriptCase):
         self.assertEqual(self.connections, [0, 1, 1])
 
     def test_nobody(self):
-        with socket.create_server(('127.0.0.1', 0)) as listener:
-            port = listener.getsockname()[1]
+        port = freePort()
         for url, reason in ((f'http://127.0.0.1:{port}', 'Connection refused'), ('http://nowhere.invalid/', '.'),
                             (f'http://{"x" * 70}.invalid/', '.')):
             with Client(url) as client, self.assertRaisesRegex(NotConnected, f'cannot connect: {reason}'):

@@ -20,6 +20,7 @@ from lovely.remotetask.cli.init import FILES
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.testing import PATIENCE
+from lovely.remotetask.testing.ports import freePort
 
 
 def environment():
@@ -28,15 +29,13 @@ def environment():
     return dict(result, PYTHONPATH=os.pathsep.join(os.path.abspath(path) for path in sys.path), PYTHONUNBUFFERED='1')
 
 
-def freePort():
+def freePorts():
     """Return a port that is free, and the next one, which is that of the pages, as well."""
     for _ in range(100):
-        with socket.socket() as probe, socket.socket() as other:
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                other.bind(('127.0.0.1', port + 1))
-                return port
+        port = freePort()
+        with socket.socket() as other, contextlib.suppress(OSError):
+            other.bind(('127.0.0.1', port + 1))
+            return port
     raise AssertionError('no two free ports')
 
 
@@ -91,7 +90,7 @@ class ServingTestCase(InitTestCase):
 class TestSite(ServingTestCase):
 
     def test_what_is_printed_can_be_pasted(self):
-        port = freePort()
+        port = freePorts()
         code, said, errors = self.init('films', '--port', port)
         self.assertEqual((code, errors), (0, ''))
         serve, add = re.findall('^    (.* serve|.* add .*)$', said, re.MULTILINE)
@@ -108,7 +107,7 @@ class TestSite(ServingTestCase):
         self.assertEqual(process.wait(PATIENCE), 0)
 
     def test_a_task_of_ones_own_in_ten_lines(self):
-        port = freePort()
+        port = freePorts()
         self.init('films', '--port', port)
         (self.site / 'tasks.py').write_text(
             'import os\n'
@@ -172,7 +171,7 @@ class TestReadme(ServingTestCase):
         section = re.search('\nYour first task\n=+\n(.*?)\n\n\n', README.read_text(), re.DOTALL)[1]
         blocks = re.findall(r'::\n\n((?:    .*\n|\n)+)', section)
         init, module, add, *_ = (re.sub('(?m)^    ', '', block) for block in blocks)
-        port = freePort()
+        port = freePorts()
         url = f'http://127.0.0.1:{port}/'
         said = self.shell(f'{ours(init.strip())} --port {port}')
         self.assertLessEqual(len(module.strip().splitlines()), 10)

@@ -12,7 +12,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import time
 import unittest
 
 from lovely.remotetask.config import settings as config
+from lovely.remotetask.testing.ports import freePort
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
@@ -497,8 +497,7 @@ class PrivateFilesTest(ProcessTestCase):
         self.assertPrivate(set(self.files()) - before, 'Data.fs', 'Data.fs.old', 'remotetask.conf.log')
 
     def test_what_a_database_server_writes(self):
-        with socket.create_server(('127.0.0.1', 0)) as listener:
-            port = listener.getsockname()[1]
+        port = freePort()
         path = self.write('zeo.conf', f'<zeo>\naddress 127.0.0.1:{port}\n</zeo>\n<filestorage 1>\n'
                           f'path {self.directory}/Data.fs\nblob-dir {self.directory}/blobs\n</filestorage>\n'
                           f'<eventlog>\n<logfile>\npath {self.directory}/zeo.log\n</logfile>\n</eventlog>\n')

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from lovely.remotetask import client as clientModule
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import HttpError
 from lovely.remotetask.config.users import Users
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_access import AccessCase
@@ -85,8 +85,7 @@ class ProxyCase(AccessCase):
         self.assertIsNone(nginx.poll(), self.text('errors'))
 
     def tryToStartProxy(self):
-        with socket.create_server(('127.0.0.1', 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = freePort()
         text = documented()
         addresses = {'127.0.0.1:8080': '%s:%d' % self.frontend.address, 'listen 443': f'listen 127.0.0.1:{self.port}'}
         for old, new in {**addresses, **self.changes}.items():

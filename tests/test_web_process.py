@@ -21,6 +21,7 @@ from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.service import install
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.web.health import FRESH
 from lovely.remotetask.xmlrpc.access import PAIR_LIMIT
 from lovely.remotetask.xmlrpc.access import Authenticator
@@ -208,8 +209,7 @@ class TestWeb(WebProcessCase):
 
     def zeoProcess(self):
         """Start a database server that can be killed, and return the configuration of its clients."""
-        with socket.create_server(('127.0.0.1', 0)) as free:
-            port = free.getsockname()[1]
+        port = freePort()
         self.server = subprocess.Popen(
             [sys.executable, '-m', 'lovely.remotetask.runzeo', '-a', f'127.0.0.1:{port}', '-f',
              os.path.join(self.directory, 'zeo.fs')], env=environment(), cwd=self.directory,

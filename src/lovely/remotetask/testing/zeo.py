@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -11,6 +10,7 @@ import time
 from ZEO.ClientStorage import ClientStorage
 from ZODB.DB import DB
 
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.testing.process import PATIENCE
 from lovely.remotetask.testing.process import Process
 
@@ -139,8 +139,7 @@ class TemporaryZEO:
 
 def _freeAddress():
     """Return an address whose port is free now; it may be taken by the time it is used."""
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        return free.getsockname()
+    return '127.0.0.1', freePort()
 
 
 @contextlib.contextmanager
