@@ -145,6 +145,24 @@ class SignalsTest(ProcessTestCase):
         process.communicate(timeout=PATIENCE)
         self.assertEqual(process.returncode, 0)
 
+    def test_the_main_thread_waits_for_a_lock(self):
+        # Signals reach a process in whichever thread takes them; no handler runs in a main thread that waits.
+        program = ('import signal, threading\n'
+                   'from lovely.remotetask.cli.signals import Signals\n'
+                   'Signals()\n'
+                   'signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGQUIT, signal.SIGTERM))\n'
+                   'print("ready", flush=True)\n'
+                   'threading.Event().wait()\n')
+        process = subprocess.Popen([sys.executable, '-c', program], env=environment(), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), 'ready\n')
+        process.send_signal(signal.SIGQUIT)
+        self.assertRegex(process.stderr.readline(), r'\AThread .* [(]most recent call last[)]:\n\Z')
+        process.send_signal(signal.SIGTERM)             # its start is not over: it gets some seconds for a step of that
+        self.assertEqual(process.wait(PATIENCE), 0)
+
     def test_second_request(self):
         self.write('blocking.py', 'def block(input):\n    open("running", "a").write("x")\n'
                                   '    return open("release").read()\n')

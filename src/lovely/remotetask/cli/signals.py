@@ -44,22 +44,19 @@ class Signals:
 
     def __init__(self):
         """Obey from now on.  To be called in the main thread."""
-        # No threading.Event: a signal handler that sets one may wait for a lock that its own thread holds.
-        self._requests = queue.SimpleQueue()
-        self._received = queue.SimpleQueue()
+        self._requests, self._received = queue.SimpleQueue(), queue.SimpleQueue()
         self._isStopping = False
         self._hasBegun = False
-        # The main thread waits at a pipe.  A lock it could go on to wait for although a signal has come meanwhile.
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        # A handler of Python runs in the main thread, and only when that comes back from waiting for a lock, which it
+        # may not do for an hour.  So the numbers of the signals come through a pipe, to a thread that waits for them.
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._obeysTerminal = hasTerminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-        threading.Thread(target=self._attend, name='remotetask-signals', daemon=True).start()
-        for number in _STOPPING:
-            signal.signal(number, self._stop)
-        for number in _REOPENING:
-            signal.signal(number, self._askToReopen)
-        signal.signal(signal.SIGQUIT, self._askForStacks)
+        for target, name in (self._attend, 'remotetask-signals'), (self._work, 'remotetask-signals-work'):
+            threading.Thread(target=target, name=name, daemon=True).start()
+        for number in *_STOPPING, *_REOPENING, signal.SIGQUIT:
+            signal.signal(number, lambda *ignored: None)
 
     def check(self):
         """Raise `Interrupted` if the process has been asked to stop.  To be called between the steps of its start.
@@ -77,41 +74,39 @@ class Signals:
 
     def wait(self):
         """Wait until the process is asked to stop; return None, or the exception that `fail` was called with."""
-        while self._requests.empty():
-            os.read(self._reader, 1024)
         return self._requests.get()
 
     def fail(self, error):
         """Ask the process to stop because of an exception in one of its threads; None for none."""
         self._requests.put(error)
-        with contextlib.suppress(BlockingIOError):      # the pipe is full: the main thread will wake anyway
-            os.write(self._writer, b'!')
 
     def finish(self):
         """Ask the process to stop, because there is nothing left to do."""
         self.fail(None)
 
-    def _stop(self, number, frame):
+    def _attend(self):
+        """Obey each signal; leave to `_work` what may take a while."""
+        while True:
+            for number in os.read(self._reader, 1024):
+                if number in _STOPPING:
+                    self._stop(number)
+                elif number == signal.SIGHUP and self._terminalIsGone():
+                    if not self._isStopping:            # more than one comes when a terminal closes
+                        self._stop(number)
+                elif number in _REOPENING or number == signal.SIGQUIT:
+                    self._received.put(number)
+
+    def _stop(self, number):
         if self._isStopping:
             os._exit(128 + number)
         self._isStopping = True
         self._requests.put(None)
         self._received.put(number)
 
-    def _askToReopen(self, number, frame):
-        if number == signal.SIGHUP and self._terminalIsGone():
-            if not self._isStopping:            # more than one comes when a terminal closes
-                self._stop(number, frame)
-        else:
-            self._received.put(number)
-
-    def _askForStacks(self, number, frame):
-        self._received.put(number)
-
     def _terminalIsGone(self):
         return self._obeysTerminal and not hasTerminal()
 
-    def _attend(self):
+    def _work(self):
         """Do what cannot wait for the main thread, which may be busy with starting or stopping everything."""
         while True:
             number = self._received.get()
@@ -119,7 +114,7 @@ class Signals:
                 _writeStacks()
             elif self._isStopping and not self._hasBegun:
                 self._endTheStart()
-            else:
+            elif number in _REOPENING:
                 reopenLogs()
                 if number == signal.SIGHUP and self._obeysTerminal:
                     time.sleep(SETTLED)
