@@ -36,10 +36,11 @@ def start(arguments):
     if not any(argument.startswith('-j') for argument in arguments):
         return
     unittest.defaultTestLoader = Loader()
-    if '--resume-layer' in arguments:                   # this is the process of one layer: it needs one module
-        layer = arguments[arguments.index('--resume-layer') + 1]
-        prefix, _, name = layer.partition('.')
-        sys.argv += ['-m', f'^{name if prefix == __name__ else prefix}$']
+    if '--resume-layer' in arguments:                   # this is the process of one layer
+        prefix, _, name = arguments[arguments.index('--resume-layer') + 1].partition('.')
+        module = name if prefix == __name__ else prefix
+        if module.startswith('test_'):                  # else several modules may have tests of the layer
+            sys.argv += ['-m', f'^{module}$']
         # The runner tells the first process the numbers by the standard error.  What tests and their children write
         # there would be taken for them.
         sys.stderr = os.fdopen(os.dup(2), 'w')

@@ -43,6 +43,18 @@ class One(unittest.TestCase):
         %s
 '''
 FAILING, HANGING, DYING = ONE % 'self.fail("as asked")', ONE % 'threading.Event().wait()', ONE % 'os._exit(0)'
+LAYER = 'class Shared:\n\n    setUp = tearDown = staticmethod(lambda: None)\n'
+SHARING = '''
+import sharing
+import unittest
+
+class First(unittest.TestCase):
+
+    layer = sharing.Shared
+
+    def test_it(self):
+        pass
+'''
 NOISY = ONE % 'os.system("echo 7 0 1 >&2; echo one of many >&2")'
 
 
@@ -54,6 +66,7 @@ class TestParallel(unittest.TestCase):
         """Run modules of tests side by side, name -> text; return the status and what was written."""
         with tempfile.TemporaryDirectory() as directory:
             pathlib.Path(directory, 'run.py').write_text(RUN)
+            pathlib.Path(directory, 'sharing.py').write_text(LAYER)
             for name, text in modules.items():
                 pathlib.Path(directory, f'test_{name}.py').write_text(text)
             ended = subprocess.run([sys.executable, 'run.py', '-j2'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -64,6 +77,12 @@ class TestParallel(unittest.TestCase):
     def test_all_are_run(self):
         status, said = self.run_(good=GOOD, other=GOOD.replace('Good', 'Other'))
         self.assertIn('Total: 2 tests, 0 failures, 0 errors and 0 skipped', said)
+        self.assertEqual(status, 0)
+
+    def test_a_layer_of_several_modules(self):
+        status, said = self.run_(first=SHARING, second=SHARING.replace('First', 'Second'))
+        self.assertIn('Total: 2 tests, 0 failures, 0 errors and 0 skipped', said)
+        self.assertEqual(said.count('Set up sharing.Shared in'), 1)
         self.assertEqual(status, 0)
 
     def test_what_a_child_writes_does_not_count(self):
