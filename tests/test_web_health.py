@@ -278,7 +278,7 @@ class TestProcessMetrics(WebCase):
 
     def test_what_they_tell(self):
         response = self.get('/metrics', 'bob')
-        self.assertEqual(response.content_type, 'text/plain')
+        self.assertEqual(response.headers['Content-Type'], 'text/plain; version=0.0.4; charset=utf-8')
         found = {family.name for family in text_string_to_metric_families(response.text)}
         self.assertLessEqual({'remotetask_' + name for name in (*COUNTERS, *DURATIONS)}, found)
         self.assertIn('process_cpu_seconds', found)

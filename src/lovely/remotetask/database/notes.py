@@ -97,6 +97,10 @@ def noteOf(acts):
 
 def sentenceOf(act):
     """Return what an `Act` says, as a note has it."""
+    return _sentenceOf(act) if act.jobids else _keptSentenceOf(act)
+
+
+def _sentenceOf(act):
     parts = [act.verb, _labelOf(act.jobids, act.count)]
     if act.about:
         parts.append(_word(act.about, _ABOUT_SIZE))
@@ -104,6 +108,10 @@ def sentenceOf(act):
               act.path and _word(act.path, _PATH_SIZE))
     parts += (f'{key} {value}' for key, value in zip(_KEYS, values) if value not in (None, ''))
     return ' '.join(filter(None, parts))
+
+
+# A host says the same of each of its claim cycles.
+_keptSentenceOf = functools.lru_cache(256)(_sentenceOf)
 
 
 def _labelOf(jobids, count):

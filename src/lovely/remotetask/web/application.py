@@ -203,7 +203,7 @@ class Application:
                 one.allow('getStatistics')
             found = metrics.families(connection, [(path, one.service) for path, one in services], now)
             text = metrics.textOf([*found, *processmetrics.families()])
-        return webob.Response(text, content_type='text/plain', charset='utf-8')
+        return webob.Response(text, headerlist=[('Content-Type', metrics.CONTENT_TYPE)])
 
     # Pages
 

@@ -11,6 +11,7 @@ from lovely.remotetask.common.counts import COUNTERS
 from lovely.remotetask.common.counts import DURATIONS
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.web.metrics import CONTENT_TYPE
 from lovely.remotetask.web.metrics import PREFIX
 from lovely.remotetask.web.metrics import buckets
 from lovely.remotetask.web.metrics import textOf
@@ -78,7 +79,7 @@ class ProcessMetrics:
             return _refused(403, str(error))
         if caller.tasks is not None or caller.services is not None:
             return _refused(403, 'they are of all tasks and services')
-        return webob.Response(textOf(families()), content_type='text/plain', charset='utf-8')
+        return webob.Response(textOf(families()), headerlist=[('Content-Type', CONTENT_TYPE)])
 
 
 def _refused(status, sentence):
