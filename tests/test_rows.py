@@ -95,6 +95,17 @@ prove = settings(max_examples=100, derandomize=True, database=None, deadline=Non
 class TestWrites(unittest.TestCase):
     """How often a row is written: each time it is packed anew."""
 
+    def test_a_job_is_added_and_ended_by_one_write_each(self):
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        self.addCleanup(component.tearDown)
+        service = TaskService()
+        jobid = service.add('echo', {'film': 'Metropolis'}, retryPolicy=RetryPolicy(attempts=2), timeLimit=5,
+                            request='r1', now=1)
+        job = service.jobs[jobid]
+        self.assertEqual((job.row.writes, job.timeLimit, job.request, job.retryPolicy.attempts), (0, 5, 'r1', 2))
+        service.process(2)
+        self.assertEqual((job.row.writes, job.status, job.request), (1, 'completed', 'r1'))
+
     def test_a_schedule_is_changed_by_one_write(self):
         job = CronJob(1, 'echo', None, minute=(1,), newJobs=True)
         self.assertLessEqual(job.row.writes, 3)

@@ -111,15 +111,22 @@ class Job:
 
     kind = JOB
 
-    def __init__(self, id, task, input, created=0.0, status=QUEUED):
-        """Make a new job, which is in no database; `created` is in UTC seconds."""
+    def __init__(self, id, task, input, created=0.0, status=QUEUED, retryPolicy=None, **more):
+        """Make a new job, which is in no database.
+
+        created -- UTC seconds.
+        more -- timeLimit, request, traceparent; None for what it does not have.
+        """
         self.id, self._pages, self._data = id, rows.LooseRow(), None
         self._page = self._pages.page(id)
         encoded = _encoded(input)
         if encoded is rows.BESIDE:
             self._pages.putValue('input', id, input)
+        if retryPolicy is not None:
+            more['retryPolicy'] = rows.encodeObject(retryPolicy)
+        more = {name: rows.exact(value) for name, value in more.items() if value is not None}
         self._write(rows.Row(0, self.kind, rows.fitting('task', task), rows.fitting('created', created), status,
-                             input=encoded))
+                             input=encoded, more=more or None))
 
     @classmethod
     def at(cls, pages, id, page, data):

@@ -219,11 +219,8 @@ class TaskService(Item, Contained, Persistent):
         jobid = self._jobOf(new)
         if jobid is not None:
             return jobid
-        job = Job(self._newId(), new.task, input, now, STARTLATER if new.startLater else QUEUED)
-        for name, value in (('retryPolicy', new.retryPolicy), ('timeLimit', new.timeLimit), ('request', request),
-                            ('traceparent', traceparent)):
-            if value is not None:
-                setattr(job, name, value)
+        job = Job(self._newId(), new.task, input, now, STARTLATER if new.startLater else QUEUED, new.retryPolicy,
+                  timeLimit=new.timeLimit, request=request, traceparent=traceparent)
         self._store(job)
         if new.key is not None:
             self.keys.put(new.task, new.key, job.id)
