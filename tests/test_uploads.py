@@ -283,6 +283,9 @@ class TestUploads(UploadCase):
                 ('look', {upload: 1}, options, BadArguments, 'does not stand in the input'),
                 ('look', {'films': [upload]}, {'uploads': [upload, 'x']}, errors.UnknownUpload, "'x'"),
                 ('look', {'films': [upload]}, {'uploads': upload}, BadArguments, 'an array of strings is needed'),
+                ('look', {'films': [upload]}, {'uploads': {}}, BadArguments, 'an array of strings is needed'),
+                ('look', {'films': [upload]}, {'uploads': ''}, BadArguments, 'an array of strings is needed'),
+                ('look', {'films': [upload]}, {'uploads': False}, BadArguments, 'an array of strings is needed'),
                 ('look', {'films': [upload]}, {'uploads': [[]]}, BadArguments, 'an array of strings is needed')):
             with self.assertRaisesRegex(kind, sentence):
                 self.call('add', name, input, False, given)

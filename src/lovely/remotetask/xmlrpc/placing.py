@@ -22,10 +22,12 @@ class Placing:
         `errors.UnknownUpload`, and `ValueError` for another list, or for an upload that is not complete.
         """
         ids = job.pop('uploads', None)
-        if not ids:
+        if ids is None:
             return job
         if type(ids) is not list or not all(type(id) is str for id in ids):
             raise BadArguments('uploads: an array of strings is needed')
+        if not ids:
+            return job
         known = self._jobWith(job['task'], job.get('key'))
         if known is not None:
             self._files.update((id, None) for id in ids if id not in self._files)
