@@ -8,6 +8,7 @@ import time
 import click
 
 from lovely.remotetask import errors
+from lovely.remotetask.cli import bulk
 from lovely.remotetask.cli import calling
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import harmless
@@ -17,7 +18,6 @@ from lovely.remotetask.cli.output import asTime
 from lovely.remotetask.cli.output import printJob
 from lovely.remotetask.cli.output import printResult
 from lovely.remotetask.cli.output import waitShowing
-from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.client import JobCancelled
 from lovely.remotetask.client import JobFailed
 from lovely.remotetask.client import StillRunning
@@ -28,7 +28,6 @@ from lovely.remotetask.statuses import CRONJOB
 from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.statuses import PROCESSING
 from lovely.remotetask.xmlrpc.calls import LISTING_SIZE
-from lovely.remotetask.xmlrpc.calls import TYPED
 
 
 @calling.command
@@ -293,65 +292,9 @@ def error(client, jobid, traceback):
         click.echo('None')
 
 
-def _bulk(function):
-    """Add the options of a command that changes all jobs that fit a filter."""
-    for option in (
-            click.option('--timeout', metavar='TIME', type=calling.Seconds(pauseSeconds),
-                         help='With --wait: stop waiting after this time.  The job that does it goes on.'),
-            click.option('--wait', is_flag=True,
-                         help='With --filter: wait until all are changed, and print how many instead of the id.'),
-            click.option('--yes', is_flag=True, help=f'With --filter: do not ask, though more than {TYPED} jobs fit.'),
-            click.option('--filter', metavar='FILTER',
-                         help='All jobs that fit, written as for "remotetask jobs"; "" is for all.  A job of its own '
-                              'changes them; its id is printed.')):
-        function = option(function)
-    return function
-
-
-def _changeAll(client, verb, filter, yes, wait, timeout):
-    """Count the jobs that fit, ask whether they are meant, and have a job change them."""
-    if timeout is not None and not wait:
-        raise click.UsageError('--timeout needs --wait')
-    found = client.countBulk(verb, filter)
-    count = found['count']
-    click.echo(f'{counted(count, "job")}{"" if found["whole"] else " or more"} to {verb}', err=True)
-    if count == 0 and found['whole']:
-        if wait:
-            click.echo(0)
-        return
-    if count > TYPED and not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError('give --yes: nobody can be asked at the standard input')
-        if click.prompt(f'Type {count} to {verb} them all', default='', show_default=False, err=True) != str(count):
-            raise CommandFailure('nothing was changed')
-    jobid = client.addBulk(verb, filter, count)
-    if not wait:
-        click.echo(jobid)
-        return
-    click.echo(f'job {jobid}', err=True)
-    try:
-        click.echo(waitShowing(client, jobid, timeout)['changed'])
-    except KeyboardInterrupt:
-        click.echo(f'\nremotetask: job {jobid} goes on', err=True)
-        raise
-
-
-def _checkOne(filter, others, isBulk, message):
-    """Raise `click.UsageError` unless one thing is said of which jobs are meant.
-
-    filter -- of --filter; None without.
-    others -- how many other things are said.
-    isBulk -- whether an option is given that belongs to --filter.
-    """
-    if (filter is not None) + others != 1:
-        raise click.UsageError(message)
-    if isBulk and filter is None:
-        raise click.UsageError('--yes, --wait and --timeout need --filter')
-
-
 @calling.command
 @click.argument('jobid', metavar='[ID]', type=calling.ID, required=False)
-@_bulk
+@bulk.options
 def cancel(client, jobid, filter, yes, wait, timeout):
     """Cancel the job ID, or all that fit a filter.
 
@@ -365,15 +308,15 @@ def cancel(client, jobid, filter, yes, wait, timeout):
       Type 12431 to cancel them all: 12431
       12431
     """
-    _checkOne(filter, jobid is not None, yes or wait or timeout is not None, 'give an ID, or --filter')
+    bulk.checkOne(filter, jobid is not None, yes or wait or timeout is not None, 'give an ID, or --filter')
     if filter is None:
         client.cancel(jobid)
     else:
-        _changeAll(client, 'cancel', filter, yes, wait, timeout)
+        bulk.changeAll(client, 'cancel', filter, yes, wait, timeout)
 
 
 @calling.command
-@_bulk
+@bulk.options
 def remove(client, filter, yes, wait, timeout):
     """Remove all jobs that fit a filter and have ended.
 
@@ -384,13 +327,13 @@ def remove(client, filter, yes, wait, timeout):
       $ remotetask remove --filter 'status:completed task:avi2* before:30d' --yes
       1392637175
     """
-    _checkOne(filter, 0, False, 'give --filter; "" is for all jobs that have ended')
-    _changeAll(client, 'remove', filter, yes, wait, timeout)
+    bulk.checkOne(filter, 0, False, 'give --filter; "" is for all jobs that have ended')
+    bulk.changeAll(client, 'remove', filter, yes, wait, timeout)
 
 
 @calling.command
 @click.argument('jobid', metavar='[ID]', type=calling.ID, required=False)
-@_bulk
+@bulk.options
 @click.option('--all', 'every', is_flag=True, help='All jobs that ended in an error.')
 @click.option('--task', metavar='NAME', help='All such jobs of this task.')
 def retry(client, jobid, every, task, filter, yes, wait, timeout):
@@ -408,10 +351,10 @@ def retry(client, jobid, every, task, filter, yes, wait, timeout):
       12 jobs to retry
       12
     """
-    _checkOne(filter, (jobid is not None) + every + (task is not None), yes or wait or timeout is not None,
-              'give an ID, or --all, or --task, or --filter')
+    bulk.checkOne(filter, (jobid is not None) + every + (task is not None), yes or wait or timeout is not None,
+                  'give an ID, or --all, or --task, or --filter')
     if filter is not None:
-        _changeAll(client, 'retry', filter, yes, wait, timeout)
+        bulk.changeAll(client, 'retry', filter, yes, wait, timeout)
     elif jobid is None:
         click.echo(client.retryFailed(task))
     else:

@@ -90,8 +90,8 @@ class Cycle:
                  clock=time.time, monotonic=time.monotonic, tasks=None):
         self.lease, self.threads, self.ordered, self.clock, self.monotonic = lease, threads, ordered, clock, monotonic
         self._tasks = None if tasks is None else tuple(tasks)
-        about = {} if tasks is None else {'tasks': self._tasks}
-        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule, **about)
+        limits = {} if tasks is None else {'tasks': self._tasks}
+        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule, **limits)
         self.ownership = Ownership(name, owner, lease)
         self.peers = Peers(lease, schedule)
         self.session = Session(db, path)
