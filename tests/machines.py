@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 _CLONE_NEWNET = 0x40000000
 
 _numbers = itertools.count(1)
+
+# The machine of a thread is its `machine`.
+_here = threading.local()
 
 
 class ImpossibleHere(Exception):
@@ -28,18 +32,8 @@ def _ip(*arguments):
         raise ImpossibleHere(f'ip {" ".join(arguments)}: {ended.stdout.strip()}')
 
 
-def _enter(namespace):
-    """Have this thread, and what it starts from now on, use a network namespace."""
-    descriptor = os.open(f'/run/netns/{namespace}', os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
-            raise ImpossibleHere(f'there is no way into a namespace: {os.strerror(ctypes.get_errno())}')
-    finally:
-        os.close(descriptor)
-
-
 class Machine:
-    """A network namespace with an address.
+    """A network namespace with an address.  Raise `ImpossibleHere`.
 
     name -- a short text.
     namespace -- its name for the program `ip`.
@@ -48,14 +42,38 @@ class Machine:
 
     def __init__(self, name, namespace, address):
         self.name, self.namespace, self.address = name, namespace, address
-        self._threads = ThreadPoolExecutor(1, f'machine-{name}', _enter, (namespace,))
+        self._threads = ThreadPoolExecutor(1, f'machine-{name}')
+        self._threads.submit(self._enter).result()
+
+    def _enter(self):
+        """Have this thread, and what it starts from now on, use the namespace."""
+        _here.machine = self
+        descriptor = os.open(f'/run/netns/{self.namespace}', os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+                raise ImpossibleHere(f'there is no way into a namespace: {os.strerror(ctypes.get_errno())}')
+        finally:
+            os.close(descriptor)
 
     def run(self, function, *arguments, **options):
         """Call a function on this machine and return what it returns.
 
         The processes and threads that it starts, and the sockets that it makes, belong to this machine, too.
         """
+        if getattr(_here, 'machine', None) is self:
+            return function(*arguments, **options)
         return self._threads.submit(function, *arguments, **options).result()
+
+    def listeners(self):
+        """Return the lines of the program `ss` for the TCP ports where somebody listens, a list."""
+        return self._sockets('-Hltn')
+
+    def peers(self):
+        """Return the addresses of those that TCP connections are open to, a set."""
+        return {line.split()[4].rpartition(':')[0] for line in self._sockets('-Htn')}
+
+    def _sockets(self, *options):
+        return self.run(subprocess.run, ['ss', *options], text=True, stdout=subprocess.PIPE).stdout.splitlines()
 
     def close(self):
         """Let go of its thread."""
@@ -94,10 +112,20 @@ class Network:
         for where, device, own in (self._router, port, gateway), (namespace, 'cable', address):
             _ip('-n', where, 'address', 'add', f'{own}/24', 'dev', device)
             _ip('-n', where, 'link', 'set', device, 'up')
-        _ip('-n', namespace, 'route', 'add', 'default', 'via', gateway)
+        _ip('-n', namespace, 'route', 'add', '10.77.0.0/16', 'via', gateway)
         self._machines.append(machine := Machine(name, namespace, address))
-        machine.run(int)                            # its thread enters now, or never
         return machine
+
+    def hide(self, machine):
+        """Put a machine behind a firewall: others see the router's address, and cannot begin a connection to it.
+
+        Raise `ImpossibleHere`.
+        """
+        if shutil.which('iptables') is None:
+            raise ImpossibleHere('there is no program iptables')
+        for rule in (['-t', 'nat', '-A', 'POSTROUTING', '-s', machine.address, '-j', 'MASQUERADE'],
+                     ['-A', 'FORWARD', '-d', machine.address, '-m', 'state', '--state', 'NEW', '-j', 'DROP']):
+            _ip('netns', 'exec', self._router, 'iptables', *rule)
 
     def lose(self, sender, receiver):
         """Lose all that one machine sends to another, and tell nobody."""
@@ -133,7 +161,7 @@ def network(test, *names):
     test -- a `unittest.TestCase`; it is skipped where there can be no network.
     """
     if os.getuid() or shutil.which('ip') is None:
-        raise unittest.SkipTest('network namespaces need root and the program ip (package iproute2)')
+        raise unittest.SkipTest('network namespaces need root and the programs ip and ss (package iproute2)')
     made = Network()
     test.addCleanup(made.close)
     try:

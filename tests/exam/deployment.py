@@ -36,6 +36,8 @@ SITE = """\
   <include package="lovely.remotetask" />
   <remotetask:task name="plain" handler="exam.tasks.Plain" />
   <remotetask:task name="effect" handler="exam.tasks.Effect" />
+  <remotetask:task name="once" handler="exam.tasks.Effect" atMostOnce="true" />
+  <remotetask:task name="digest" handler="exam.tasks.Digest" />
   <remotetask:task name="fails" handler="exam.tasks.Fails" />
   <remotetask:task name="ends" handler="exam.tasks.Ends" />
   <remotetask:task name="again" handler="exam.tasks.Again" attempts="1000" />
