@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import transaction
 from BTrees.OOBTree import OOBTree
+from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
+from ZODB.DB import DB
 from ZODB.POSException import ConflictError
 
 from deployment import PATIENCE
@@ -25,7 +27,9 @@ from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
+from lovely.remotetask.testing import TemporaryZEO
 from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc.faults import DATABASE_UNAVAILABLE
 from lovely.remotetask.xmlrpc.faults import OUTCOME_UNKNOWN
 from lovely.remotetask.xmlrpc.faults import STOPPING
@@ -232,6 +236,39 @@ class AwayTest(CountingCase):
         ours = [line for line in self.said().splitlines()
                 if any(part in line for part in ('ERROR lovely.remotetask', 'NoTransaction', 'Exception in thread'))]
         self.assertEqual(ours, [], self.said())
+
+
+class SecondServerTest(CountingCase):
+    """Clients that know two addresses of one database, of which each has a server at times."""
+
+    level = 2
+
+    def prepareDatabase(self):
+        self.second = TemporaryZEO(self.server.directory)
+        self.second.address = '127.0.0.1', freePort()
+        self.addCleanup(self.second.close)
+        super().prepareDatabase()
+        self.db.close()
+        self.db = DB(ClientStorage([self.server.address, self.second.address], wait_timeout=PATIENCE))
+        self.addCleanup(self.db.close)
+
+    def databaseOf(self, name):
+        """Return the text of a `<zodb>` section with both addresses."""
+        first, second = (f'server {host}:{port}' for host, port in (self.server.address, self.second.address))
+        return self.server.config.replace(first, f'{first}\n    {second}')
+
+    def test_they_take_over_from_each_other_under_load(self):
+        with self.assertRaises(AssertionError):
+            self.second.start()                 # the first one has the file
+        servers = [self.server, self.second]
+
+        def takeOver():
+            servers[0].kill()
+            servers.reverse()
+            servers[0].start()
+
+        self.checkUnderLoad([takeOver] * 2)
+        self.assertEqual([process.popen.poll() for process in self.processes], [None] * 3, self.said())
 
 
 class ReplacedTest(CountingCase):
