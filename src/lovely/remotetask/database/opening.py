@@ -22,6 +22,7 @@ from lovely.remotetask.database.zeo import CLOSE_TIME
 from lovely.remotetask.database.zeo import Watchdog
 from lovely.remotetask.database.zeo import guard
 from lovely.remotetask.database.zeo import leaveIfSilent
+from lovely.remotetask.database.zeo import useProtocol
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -46,6 +47,7 @@ class Database:
         open -- a callable that opens a `ZODB.DB`.
         fail -- called with an exception when the database cannot be used any more, from any thread.
         """
+        useProtocol()
         self._openOnce, self._fail = open, fail
         self._watchdogs = {}
         self.db = self._open()
