@@ -19,7 +19,7 @@ import zipfile
 from packaging.specifiers import SpecifierSet
 from readme_renderer import rst
 
-from lovely.remotetask.cli.init import FILES
+from lovely.remotetask.cli.forms import single
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -168,7 +168,7 @@ class TestDistributions(unittest.TestCase):
             archive.extractall(installed)
         command = [sys.executable, '-m', 'lovely.remotetask', 'init', 'films']
         run(command, self.directory, path=[installed])
-        self.assertEqual({path.name for path in (self.directory / 'films').iterdir()}, {*FILES, 'var'})
+        self.assertEqual({path.name for path in (self.directory / 'films').iterdir()}, {*single().files, 'var'})
         where = 'import lovely.remotetask; print(lovely.remotetask.__file__)'
         self.assertTrue(run([sys.executable, '-c', where], self.directory, path=[installed])
                         .startswith(f'{installed}/'))
