@@ -23,7 +23,7 @@ class TestButtons(WebCase):
     def test_jobs(self):
         jobid = self.do('add', 'echo', startLater=True, now=NOW)
         response = self.post('start', jobid=str(jobid), back=f'/jobs/{jobid}')
-        self.assertIn('The job was started.', self.get(response.location.removeprefix('http://localhost')).text)
+        self.assertIn('The job was started.', self.get(response.location).text)
         self.assertEqual(self.status(jobid), 'queued')
         self.post('cancel', jobid=str(jobid))
         self.assertEqual(self.status(jobid), 'cancelled')
@@ -54,7 +54,7 @@ class TestButtons(WebCase):
                 location = self.post(verb, form=form + back).location
                 self.assertTrue(location.endswith(f'/jobs?filter=task%3Afail&said={verb}&count={count}'), location)
                 self.assertEqual(self.status(jobids[0]), status)
-        self.assertIn('Jobs cancelled: 4.', self.get(location.removeprefix('http://localhost')).text)
+        self.assertIn('Jobs cancelled: 4.', self.get(location).text)
         self.post('removeMany', form=form)
         self.assertEqual(self.do('countJobs')['cancelled'], 0)
         self.assertEqual(self.status(jobids[2]), 'error')

@@ -144,6 +144,10 @@ class Application:
             response.headers[name] = value
         response.headers.setdefault('Cache-Control', 'no-store')
         counts.add('page_requests', str(response.status_int))
+        if response.location is not None:
+            # webob would put "http://" before it, which is wrong behind a proxy that speaks TLS.
+            start_response(response.status, response.headerlist)
+            return response.app_iter
         return response(environ, start_response)
 
     def _answer(self, request):
