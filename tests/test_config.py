@@ -20,6 +20,7 @@ from zope.app.appsetup import product as appsetup
 import lovely.remotetask
 from lovely.remotetask.config import products
 from lovely.remotetask.config import sections
+from lovely.remotetask.config import web
 from lovely.remotetask.config import settings as config
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
@@ -389,6 +390,13 @@ class ValuesTest(unittest.TestCase):
             with self.subTest(text):
                 with self.assertRaisesRegex(ValueError, 'is not an address'):
                     sections.address(text)
+
+    def test_the_path_of_the_pages(self):
+        for text, path in ('/pages', '/pages'), ('/tools/remote-tasks/', '/tools/remote-tasks'):
+            self.assertEqual(web.path(text), path)
+        for text in '', '/', 'pages', '//pages', '/a//b', '/a b', '/a?b', '/ä', '/%61', 'http://a/':
+            with self.subTest(text), self.assertRaisesRegex(ValueError, 'is not a path'):
+                web.path(text)
 
     def test_times(self):
         for text, expected in (('20', 20.0), ('20s', 20.0), ('20 S', 20.0), ('500ms', 0.5), ('.5', 0.5), ('1.5m', 90.0),

@@ -1,12 +1,13 @@
 """The image that `init` describes: built and run by Podman, where that can run here; CI does not install it.
 
-In place of Docker Hub's image of Python stands one with nothing in it: programs and libraries are those of this
+In place of the image `python:3.11-slim` stands one with nothing in it: programs and libraries are those of this
 machine, mounted where they are here.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import subprocess
@@ -15,11 +16,14 @@ import tempfile
 import time
 import unittest
 
+import lovely.remotetask
 from lovely.remotetask.client import Client
 from lovely.remotetask.testing import PATIENCE
 from test_init import freePorts
 from test_packaging import built
 
+
+DOCUMENT = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'deploying.txt'
 
 #: In place of `python:3.11-slim`.
 BASE = """\
@@ -42,6 +46,13 @@ def slow(service, jobid, input):
     time.sleep(input)
     return 'done'
 """
+
+
+def commands(site):
+    """Return the commands of deploying.txt, as lists of words, for a site in this directory."""
+    block = re.search('::\n\n((?:    .*\n)+)', DOCUMENT.read_text().partition('\nIn a container\n')[2])[1]
+    text = block.replace('\\\n', '').replace('DIR', str(site))
+    return [line.split() for line in text.splitlines()]
 
 
 def packages():
@@ -69,7 +80,7 @@ class TestContainer(unittest.TestCase):
         limits = [f'--ulimit={name}={number}:{number}' for name, number in (
             ('nofile', resource.getrlimit(resource.RLIMIT_NOFILE)[1]), ('nproc', 1000))]
         self.volumes = [f'--volume={place}:{place}:ro' for place in mounts()]
-        self.options = ['--network=host', '--cgroups=disabled', *limits, *self.volumes]
+        self.options = ['--cgroups=disabled', *limits, *self.volumes]
 
     def withoutUnified(self):
         """Return the words that run a command where one version of cgroups is mounted: crun refuses to use both."""
@@ -89,7 +100,7 @@ class TestContainer(unittest.TestCase):
         return done.stdout
 
     def makeBase(self):
-        """Make the image that stands for that of Docker Hub; skip the test where Podman cannot run containers."""
+        """Make the image that stands for that one; skip the test where Podman cannot run containers."""
         context = self.directory / 'base'
         root = context / 'root'
         for name in 'usr', 'etc', 'tmp', 'opt', 'var/tmp', 'proc', 'dev', 'sys', 'run':
@@ -107,7 +118,7 @@ class TestContainer(unittest.TestCase):
         (context / 'Dockerfile').write_text(BASE.format(python=python, version=version))
         try:
             self.build('base', context)
-            self.podman('run', '--rm', *self.options, 'base', 'true')
+            self.podman('run', '--rm', '--network=host', *self.options, 'base', 'true')
         except AssertionError as error:
             self.skipTest(f'Podman cannot run containers here: {error}')
 
@@ -125,8 +136,9 @@ class TestContainer(unittest.TestCase):
                        stdout=subprocess.DEVNULL, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
         (site / 'tasks.py').write_text(TASKS)
         self.build('films', site, '--build-arg=BASE=localhost/base')
-        self.podman('run', '--detach', '--name=films', *self.options, '--read-only', '--tmpfs=/tmp', '--cap-drop=all',
-                    '--security-opt=no-new-privileges', f'--volume=films:{site}/var', 'films')
+        (_, build, *_), (_, run, *options), (_, *stop) = commands(site)
+        self.assertEqual((build, run), ('build', 'run'))
+        self.podman('run', *self.options, *options)
         with Client(f'http://127.0.0.1:{port}/', PATIENCE) as client:
             self.untilReady(1)
             self.assertEqual(client.wait(client.add('slow', 0), PATIENCE), 'done')
@@ -135,7 +147,7 @@ class TestContainer(unittest.TestCase):
             self.assertEqual(said.split(), ['remotetask', 'remotetask', 'no'])
             jobids = [client.add('slow', 2.0), client.add('slow', 0, startLater=True)]
             self.waitUntil(lambda: client.getProgress(jobids[0]))
-            self.podman('stop', '--time=30', 'films')
+            self.podman(*stop)
             self.assertEqual(self.inspect('State.ExitCode'), 0)
             self.assertIn('stopped; 0 jobs given back', self.podman('logs', 'films'))
             self.podman('start', 'films')

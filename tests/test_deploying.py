@@ -1,18 +1,25 @@
-"""A processing host alone, as host.cfg makes it, and what deploying.txt says of it."""
+"""A processing host alone, as host.cfg makes it; and logrotate."""
 # SPDX-License-Identifier: ZPL-2.1
 import configparser
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 import unittest
 import xmlrpc.client
 
+import lovely.remotetask
 from deployment import PATIENCE
 from deployment import DeploymentCase
+from lovely.remotetask.testing import Process
 
 
+LOGROTATE = shutil.which('logrotate', path=os.environ.get('PATH', '') + ':/usr/sbin')
+OPERATING = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'operating.txt'
 ROOT = pathlib.Path(__file__).parent.parent
 
 #: What `deployment.cfg` of the other machine says.
@@ -77,6 +84,36 @@ class TestBuildoutOfHost(DeploymentCase):
             self.assertEqual(service.getJob(jobid)['host'], 'beta')
         self.assertGreater(sum(path.stat().st_size for path in (directory / 'var').rglob('*.blob')), 1_000_000)
         self.assertEqual(host.end(), 0)
+
+
+@unittest.skipUnless(LOGROTATE, 'logrotate is not installed')
+class TestLogrotate(unittest.TestCase):
+    """The configuration of operating.txt."""
+
+    level = 2
+
+    def test_it(self):
+        directory = pathlib.Path(os.path.realpath(self.enterContext(tempfile.TemporaryDirectory())))
+        logs = directory / 'log'
+        logs.mkdir(0o700)
+        (directory / 'site.conf').write_text(
+            f'<frontend>\naddress 0\n</frontend>\n'
+            f'<eventlog>\n<logfile>\npath {logs}/site.log\n</logfile>\n</eventlog>\n')
+        server = Process(['-m', 'lovely.remotetask', '-C', 'site.conf', 'serve'], str(directory))
+        self.addCleanup(server.close)
+        server.waitFor('ready')
+        text = re.search(r'    /srv/.*\{\n(?: {4}.*\n)+', OPERATING.read_text())[0]
+        text = text.replace('/srv/remotetask/var/log', str(logs))
+        command, = re.findall('systemctl reload .*', text)
+        (directory / 'logrotate.conf').write_text(text.replace(command, f'kill -HUP {server.pid}'))
+        subprocess.run([LOGROTATE, '--force', '--state', directory / 'state', directory / 'logrotate.conf'], check=True)
+        until = time.monotonic() + PATIENCE
+        while not (logs / 'site.log').exists() or 'reopened the log' not in (logs / 'site.log').read_text():
+            self.assertLess(time.monotonic(), until, [path.read_text() for path in logs.iterdir()])
+            time.sleep(0.01)
+        self.assertEqual(server.end(), 0)
+        self.assertIn('has started', (logs / 'site.log.1').read_text())
+        self.assertIn('stopping', (logs / 'site.log').read_text())
 
 
 if __name__ == '__main__':

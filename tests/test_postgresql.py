@@ -1,10 +1,13 @@
 """PostgreSQL that is restarted, and whose backends are killed or terminated, under front ends and hosts."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import glob
 import logging
 import os
 import queue
 import signal
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -18,6 +21,7 @@ from ZODB.POSException import StorageError
 from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
+from lovely.remotetask.application import getService
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.opening import closeDatabase
@@ -28,6 +32,7 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryPostgreSQL
+from lovely.remotetask.testing.postgresql import POSTGRESQL_PROGRAMS
 from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -38,6 +43,8 @@ from servers import PostgreSQLCase
 from servers import emptyPostgreSQL
 from servers import replicatedPostgreSQL
 from test_away import CountingCase
+from test_backup import DOCUMENT
+from test_backup import commands
 
 
 #: What a call may meet while the database is away.
@@ -467,6 +474,53 @@ class FailOverTest(CountingCase):
         self.checkUnderLoad([self.failOver])
         for process in self.processes:
             self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
+
+
+class BackupTest(PostgreSQLCase):
+    """The commands of postgresql.txt."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(len), name='size')
+        self.directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.run_('createdb --owner remotetask remotetask')
+        self.addCleanup(self.run_, 'dropdb remotetask')
+
+    def run_(self, script):
+        programs = os.pathsep.join([*glob.glob(POSTGRESQL_PROGRAMS), os.environ['PATH']])
+        environment = dict(os.environ, PATH=programs, PGHOST=self.server._server, PGUSER='remotetask')
+        subprocess.run(['sh', '-e', '-c', script], cwd=self.directory, env=environment, check=True)
+
+    @contextlib.contextmanager
+    def database(self):
+        """Give the database as a process of its own has it."""
+        config = self.server.config.replace("dbname='postgres'", "dbname='remotetask'")
+        db = databaseFromString(config.replace('/blobs\n', f'/blobs-{time.monotonic()}\n'))
+        try:
+            yield db
+        finally:
+            closeDatabase(db)
+
+    def test_backup_and_restore(self):
+        backup, restore = commands('Backup', DOCUMENT.with_name('postgresql.txt'))
+        with self.database() as db:
+            install(db)
+            with db.transaction() as connection:
+                jobid = getService(connection).add('size', b'x' * 1_000_000)       # in a blob
+            self.run_(backup)
+            with db.transaction() as connection:
+                getService(connection).process()
+                lost = getService(connection).add('size', b'')
+        self.run_(restore)
+        with self.database() as db, db.transaction() as connection:
+            service = getService(connection)
+            self.assertEqual(service.getStatus(jobid), 'queued')
+            self.assertNotIn(lost, service.jobs)
+            service.process()
+            self.assertEqual(service.getResult(jobid), 1_000_000)
 
 
 class StartTest(PostgreSQLCase):
