@@ -20,8 +20,8 @@ from zope.app.appsetup import product as appsetup
 import lovely.remotetask
 from lovely.remotetask.config import products
 from lovely.remotetask.config import sections
-from lovely.remotetask.config import web
 from lovely.remotetask.config import settings as config
+from lovely.remotetask.config import web
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import getAutostartServiceNames
@@ -532,17 +532,6 @@ class MistakesTest(ConfigTestCase):
         products.setProductConfigurations({'x': {'a': '1'}})
         self.check('<product-config y/>\nnonsense\n', 2, 'nonsense')
         self.assertEqual(products.productConfiguration('x'), {'a': '1'})
-
-
-class DocumentTest(ConfigTestCase):
-
-    def test_a_host_on_another_machine(self):
-        document = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'operating.txt'
-        block = document.read_text().partition('\nAnother machine\n')[2].partition('::\n\n')[2].partition('\n\n')[0]
-        self.write('', 'site.zcml')
-        configuration = self.load(textwrap.dedent(block))
-        self.assertEqual((configuration.processor.name, configuration.processor.lease), ('beta-1', 30))
-        self.assertEqual(configuration.databaseDescription, 'ZEO zeo.example.org:8100')
 
 
 class LoggingTest(ConfigTestCase):

@@ -5,9 +5,11 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import unittest
 import xmlrpc.client
@@ -19,19 +21,9 @@ from lovely.remotetask.testing import Process
 
 
 LOGROTATE = shutil.which('logrotate', path=os.environ.get('PATH', '') + ':/usr/sbin')
-OPERATING = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'operating.txt'
+DOCUMENTS = pathlib.Path(lovely.remotetask.__file__).parent / 'documents'
+DEPLOYING, OPERATING = DOCUMENTS / 'deploying.txt', DOCUMENTS / 'operating.txt'
 ROOT = pathlib.Path(__file__).parent.parent
-
-#: What `deployment.cfg` of the other machine says.
-HOST = """\
-[buildout]
-extends = host.cfg
-[deployment]
-database-address = {address}
-site-definition = {site}
-host-more = name beta
-"""
-
 
 def eggs():
     """Return the directory of the eggs that buildout has installed here; None where it has not."""
@@ -67,8 +59,12 @@ class TestBuildoutOfHost(DeploymentCase):
         return directory
 
     def test_large_values_go_to_it(self):
-        text = HOST.format(address='%s:%d' % self.server.address, site=self.directory / 'site.zcml')
-        directory = self.buildout(text)
+        text = DEPLOYING.read_text().partition('With buildout,')[2].partition('::\n\n')[2].partition('\n\n')[0]
+        for old, new in (('zeo.example.org:8100', '%s:%d' % self.server.address),
+                         ('/srv/films/site.zcml', f'{self.directory}/site.zcml')):
+            self.assertIn(old, text)
+            text = text.replace(old, new)
+        directory = self.buildout(textwrap.dedent(text))
         supervisor = configparser.ConfigParser(interpolation=None)
         supervisor.read(directory / 'etc' / 'supervisord.conf')
         self.assertEqual([name for name in supervisor if name.startswith('program:')], ['program:host'])
@@ -81,7 +77,7 @@ class TestBuildoutOfHost(DeploymentCase):
             jobid = service.add('double', 'x' * 1_000_000)
             self.assertEqual(service.waitFor([jobid], PATIENCE), ['completed'])
             self.assertEqual(service.getResult(jobid), 'x' * 2_000_000)
-            self.assertEqual(service.getJob(jobid)['host'], 'beta')
+            self.assertEqual(service.getJob(jobid)['host'], socket.gethostname())
         self.assertGreater(sum(path.stat().st_size for path in (directory / 'var').rglob('*.blob')), 1_000_000)
         self.assertEqual(host.end(), 0)
 
