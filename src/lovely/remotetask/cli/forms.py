@@ -29,19 +29,22 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=30s \\
     CMD ["remotetask", "-C", "remotetask.conf", "health", "--ready"]
 """
 
-_ZEO = """\
-%import ZEO
+_DATABASE = """\
+%import {package}
 <zodb>
   # What each connection keeps in memory: objects and bytes.
   cache-size 2000
   cache-size-bytes 10MB
+{storage}
+</zodb>"""
+
+_ZEO = """\
   <clientstorage>
     server {database}
     wait-timeout 30
     cache-size 5MB
 {blobs}
-  </clientstorage>
-</zodb>"""
+  </clientstorage>"""
 
 #: Of processes on the machine of the database server, and of those elsewhere.
 _SHARED_BLOBS = """\
@@ -55,12 +58,9 @@ _OWN_BLOBS = """\
     blob-cache-size 1GB"""
 
 _POSTGRESQL = """\
-%import relstorage
-<zodb>
-  # What each connection keeps in memory: objects and bytes.
-  cache-size 2000
-  cache-size-bytes 10MB
   <relstorage>
+    # The same for all processes of a database.
+    keep-history true
     cache-local-mb 5
     # Large inputs, results and files: those that were used last.
     blob-dir {directory}/var/blobs
@@ -69,8 +69,7 @@ _POSTGRESQL = """\
       driver psycopg2
       dsn {database}
     </postgresql>
-  </relstorage>
-</zodb>"""
+  </relstorage>"""
 
 
 class File(NamedTuple):
@@ -86,6 +85,22 @@ class Form(NamedTuple):
 
     files: dict                 # name -> `File`
     commands: tuple             # words that start each of its processes, after the program and its option -C
+
+
+_TASKS = {
+    'site.zcml': File('says which tasks there are', 'site.zcml', {}),
+    'tasks.py': File('declares a first one, greet', 'tasks.py', {}),
+}
+
+#: The words that start a process, and what it is.
+_COMMANDS = {
+    'frontend': ('frontend.conf frontend', 'the front end'),
+    'web': ('frontend.conf web', 'the pages'),
+    'host': ('host.conf processor', 'a processing host'),
+}
+
+#: The unit of the database server.
+_DATABASE_UNIT = 'remotetask-zeo'
 
 
 def single():
@@ -130,23 +145,6 @@ def host(directory, database):
     }, (_COMMANDS['host'][0],))
 
 
-_TASKS = {
-    'site.zcml': File('says which tasks there are', 'site.zcml', {}),
-    'tasks.py': File('declares a first one, greet', 'tasks.py', {}),
-}
-
-#: The words that start a process, and what it is.
-_COMMANDS = {
-    'frontend': ('frontend.conf frontend', 'the front end'),
-    'web': ('frontend.conf web', 'the pages'),
-    'host': ('host.conf processor', 'a processing host'),
-}
-
-
-#: The unit of the database server.
-_DATABASE_UNIT = 'remotetask-zeo'
-
-
 def _processUnit(name, after=''):
     """Return the name and the `File` of the unit of a process; `after` is the unit of its database on this machine."""
     command, what = _COMMANDS[name]
@@ -179,9 +177,10 @@ def databaseSection(directory, database, areBlobsShared):
     areBlobsShared -- whether the process is on the machine of the database server, and uses its directory of blobs.
     """
     if isPostgreSQL(database):
-        return _POSTGRESQL.format(directory=directory, database=database.replace('$', '$$'))
+        storage = _POSTGRESQL.format(directory=directory, database=database.replace('$', '$$'))
+        return _DATABASE.format(package='relstorage', storage=storage)
     blobs = (_SHARED_BLOBS if areBlobsShared else _OWN_BLOBS).format(directory=directory)
-    return _ZEO.format(database=database, blobs=blobs)
+    return _DATABASE.format(package='ZEO', storage=_ZEO.format(database=database, blobs=blobs))
 
 
 def webSection(port):

@@ -50,22 +50,26 @@ def init(directory, port, split, host, database, name):
     """
     directory = os.path.realpath(directory)
     _checkOptions(split, host, database, name)
-    name = name or _nameFor(directory)
     _checkDatabase(database)
     if host:
         form = forms.host(directory, database)
     else:
         form = forms.split(directory, database or DATABASE) if split else forms.single()
     _checkDirectory(directory, form)
-    program = _program()
-    values = {'port': port, 'name': name.replace('$', '$$'), 'web': forms.webSection(_pagesPort(port)),
-              'extra': '[web]' if arePagesInstalled() else '', 'python': '{}.{}'.format(*sys.version_info),
-              'program': ' '.join([os.path.abspath(program[0]), *program[1:]])}
     try:
-        forms.write(form, directory, values)
+        forms.write(form, directory, _valuesOf(directory, port, name))
     except OSError as error:
         raise CommandFailure(f'cannot write {error.filename}: {error.strerror}') from error
     click.echo('\n'.join(_told(directory, form, port, isHost=host)))
+
+
+def _valuesOf(directory, port, name):
+    """Return what stands in the files for `${name}`, whatever the form is; the arguments are those of the command."""
+    program = _program()
+    return {'port': port, 'name': (name or _nameFor(directory)).replace('$', '$$'),      # a $ starts a substitution
+            'web': forms.webSection(_pagesPort(port)), 'extra': '[web]' if arePagesInstalled() else '',
+            'python': '{}.{}'.format(*sys.version_info),
+            'program': ' '.join([os.path.abspath(program[0]), *program[1:]])}
 
 
 def _checkOptions(split, host, database, name):
