@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -121,6 +122,8 @@ class TestSite(ServingTestCase):
         with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
             self.assertIn('Overview', answer.read().decode())
         self.assertEqual(self.shell(add), '"Hello, World!"\n')
+        words = json.loads(re.search(r'HEALTHCHECK [^[]+ CMD (\[.*\])', (self.site / 'Dockerfile').read_text())[1])
+        self.assertEqual(self.shell(f'cd films; {sys.executable} -m lovely.{" ".join(words)}'), 'ready\n')
         with Client(f'http://127.0.0.1:{port}/', PATIENCE) as client:
             # Its schema is known to the front end.
             with self.assertRaisesRegex(ValueError, "input field 'name': is missing"):
