@@ -98,7 +98,7 @@ class HelpTest(unittest.TestCase):
             'init', 'serve', 'frontend', 'processor', 'scheduler', 'web', 'health', 'pack', 'tasks', 'add', 'add-many',
             'start', 'schedule', 'status', 'job', 'progress', 'stack', 'result', 'error', 'retry', 'cancel', 'remove',
             'clean', 'jobs', 'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now',
-            'run-here', 'check', 'service', 'export', 'import'})
+            'run-here', 'check', 'service', 'export', 'import', 'upgrade'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -892,7 +892,7 @@ class ManyProcessesTest(ServerTestCase):
         frontend = self.start('frontend', database, 'frontend.conf')
         self.untilReady(frontend)
         self.assertEqual(self.remotetask('is-processing'),
-                         (1, 'host  machine  pid  threads  jobs  since  state\n',
+                         (1, 'host  machine  pid  threads  jobs  since  release  state\n',
                           'remotetask: no host is processing the service\n'))
         scheduler = self.start('scheduler', database + self.processorSection('one'), 'scheduler.conf')
         self.assertEqual(self.untilReady(scheduler)[-2:], ['scheduling as one-scheduler', 'ready'])
@@ -901,7 +901,7 @@ class ManyProcessesTest(ServerTestCase):
                                'processor.conf')
         self.untilReady(processor)
         code, output, errors = self.remotetask('is-processing')
-        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=6)[-1])
+        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=7)[-1])
                 for line in output.splitlines()[1:]]
         self.assertEqual((code, errors, sorted(rows)), (0, '', [
             ('one', str(processor.pid), '4', 'processing'), ('one-scheduler', str(scheduler.pid), '0', 'scheduling')]))

@@ -122,8 +122,8 @@ class TestHealth(WebCase):
 
     def test_data_of_another_release(self):
         with self.service() as service:
-            service.generation = 99
-        self.assertIn('another release', self.get('/ready', status=503).json['problem'])
+            service.generation, service.needs, service.release = 99, 99, '9.9'
+        self.assertIn('install lovely.remotetask 9.9 or a newer one', self.get('/ready', status=503).json['problem'])
 
 
 class TestMetrics(WebCase):

@@ -8,8 +8,8 @@ from click.core import ParameterSource
 
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import harmless
-from lovely.remotetask.cli.local import VERSION
 from lovely.remotetask.cli.local import Number
+from lovely.remotetask.common.release import release
 
 
 #: The names that --only takes, in the order in which they are measured.
@@ -128,7 +128,7 @@ def _measured(settings, only, zeo, configurationPath):
 
     with _progress() as tell, stage(settings, configurationPath, zeo) as place:
         results = measures.run(place, only, tell)
-    return report.asDict(results, settings, place.title, place.embedded, VERSION)
+    return report.asDict(results, settings, place.title, place.embedded, release())
 
 
 def _measuredInTurns(settings, only, zeo, checkout):

@@ -19,7 +19,7 @@ FREQUENT = 'claim'
 #: The verbs that the form offers: what users do, and what hosts and programs do.
 VERBS = ('add', 'cancel', 'retry', 'start', 'run', 'remove', 'bulk', 'addSchedule', 'schedule', 'activate',
          'deactivate', 'reschedule', 'askStack', 'upload', 'pause', 'resume', 'import', 'complete', 'commit',
-         'rescue', FREQUENT, 'startHost', 'stopHost', 'pack', 'evolve', 'install', 'addService', 'removeService')
+         'rescue', FREQUENT, 'startHost', 'stopHost', 'pack', 'upgrade', 'install', 'addService', 'removeService')
 
 
 class Wanted(NamedTuple):

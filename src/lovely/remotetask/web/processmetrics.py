@@ -14,6 +14,7 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.web.metrics import CONTENT_TYPE
 from lovely.remotetask.web.metrics import PREFIX
 from lovely.remotetask.web.metrics import buckets
+from lovely.remotetask.web.metrics import build
 from lovely.remotetask.web.metrics import textOf
 from lovely.remotetask.web.security import HEADERS
 from lovely.remotetask.web.security import Guard
@@ -29,7 +30,7 @@ _process = ProcessCollector(registry=CollectorRegistry())
 
 def families():
     """Return the metric families of this process."""
-    found = list(_process.collect())
+    found = [build(), *_process.collect()]
     for name, series in counts.numbers().items():
         text, labels = COUNTERS[name]
         family = CounterMetricFamily(PREFIX + name, text, labels=labels)
