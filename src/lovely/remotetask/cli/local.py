@@ -295,7 +295,7 @@ def _checkGenerations(db):
     Those of 0.5 are left to whoever asks for one: nothing can be done about them, and others may be beside them.
     """
     with db.transaction() as connection:
-        for _, _, service in matching(connection, [DEFAULT_AUTOSTART]):
+        for _, _, service in matching(connection, [DEFAULT_AUTOSTART], lambda *arguments: None):
             if service.generation:
                 service.checkGeneration()
 

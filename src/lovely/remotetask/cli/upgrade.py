@@ -42,6 +42,8 @@ def upgrade(configurationPath, isCheck):
     """
     with opened(configurationPath) as db:
         plans = _plansOf(db)
+        if not plans:
+            click.echo('there is no task service: nothing to do')
         for plan in plans:
             click.echo('\n  '.join(map(oneLine, _linesOf(plan))))
         isWrong = any(plan.fault is not None for plan in plans)
@@ -59,7 +61,8 @@ def upgrade(configurationPath, isCheck):
 def _plansOf(db):
     """Return the `generations.Plan`s of all services."""
     with db.transaction() as connection:
-        services = {pathOf(service): service for _, _, service in matching(connection, [DEFAULT_AUTOSTART])}
+        found = matching(connection, [DEFAULT_AUTOSTART], lambda *arguments: None)
+        services = {pathOf(service): service for _, _, service in found}
         return [generations.planOf(service, path, time.time()) for path, service in sorted(services.items())]
 
 
