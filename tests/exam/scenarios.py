@@ -17,8 +17,10 @@ from typing import NamedTuple
 import psycopg2
 
 from exam.deployment import LEASE
+from exam.deployment import PATIENCE
 from exam.deployment import deployment
 from exam.deployment import opened
+from exam.deployment import programOf
 from exam.deployment import serviceOf
 from exam.judge import judge
 from exam.load import Load
@@ -127,8 +129,9 @@ def scenario(**options):
 class Trial:
     """A scenario that goes on: what it works with, and what it has done."""
 
-    def __init__(self, scenario, deployment, load, seed, seconds):
+    def __init__(self, scenario, deployment, load, seed, seconds, beside=None):
         self.scenario, self.deployment, self.load, self.seed, self.seconds = scenario, deployment, load, seed, seconds
+        self.beside = beside            # the path of another checkout; None for none
         self.rng = random.Random(seed)
         self.faults = 0
         self.story = []                 # what was done, as texts with times
@@ -186,6 +189,27 @@ class Trial:
         program.end(signal.SIGTERM)
         program.start()
 
+    def move(self, program, tree):
+        """Ask a program to end, and start it from another checkout, or from this one if that refuses the data.
+
+        tree -- the path of the checkout; None for this one.
+        """
+        program.tree = tree
+        self.terminate(program)
+        self.tell(f'{program.name} is started from {tree or "this checkout"}')
+        if not self.waitUntil(lambda: program.ready or not program.running, PATIENCE):
+            self.violations.append(f'{program.name} from {tree} does not start:\n{program.log}')
+        if (refusal := program.refusal) is not None:
+            self.tell(f'{program.name} from {tree} refuses the data: {refusal}')
+            program.tree = None
+            program.start()
+            self.waitUntil(lambda: program.ready, PATIENCE)
+
+    def moveServer(self, tree):
+        """Kill the database server, and start it from another checkout; see `move`."""
+        self.deployment.server.program = programOf(tree, 'runzeo', 'runzeo')
+        self.killServer()
+
     @contextlib.contextmanager
     def stopped(self, program):
         """Stop a host and have it go on later."""
@@ -229,19 +253,20 @@ class Trial:
                 raise
 
 
-def run(name, seed, seconds, storage='zeo'):
+def run(name, seed, seconds, storage='zeo', beside=None):
     """Run a scenario and return the `Verdict`.
 
     seed -- a text; the same seed draws the same faults.
     seconds -- for how long there are load and faults.
     storage -- which of `STORAGES` the deployment has, unless the scenario needs another one.
+    beside -- the path of another checkout with its own `bin`, for the scenario `upgrade`.
     """
     scenario = SCENARIOS[name]
     storage = scenario.storage or storage
     orders = int(scenario.rate * seconds * 1.1) + 100
     with deployment(scenario.hosts, orders, STORAGES[storage]) as made:
         clients = Load(made, scenario.work, seed, orders, scenario.rate)
-        trial = Trial(scenario, made, clients, seed, seconds)
+        trial = Trial(scenario, made, clients, seed, seconds, beside)
         clients.start()
         try:
             scenario.run(trial)
@@ -272,6 +297,22 @@ def rolling(trial):
         for host in trial.deployment.hosts:
             trial.terminate(host)
             trial.waitUntil(lambda: host.ready, 30)
+
+
+@scenario(alive=True, storage='zeo')
+def upgrade(trial):
+    """Hosts, front end and database server go over to the checkout that is beside, one by one, and back again."""
+    tree = None
+    while trial.goesOn:
+        tree = trial.beside if tree is None else None
+        programs = [*trial.deployment.programs, None]
+        trial.rng.shuffle(programs)
+        for program in programs:
+            trial.wait(0.1, 1)
+            if program is None:
+                trial.moveServer(tree)
+            else:
+                trial.move(program, tree)
 
 
 @scenario()

@@ -53,9 +53,10 @@ class TemporaryZEO:
 
     address -- the pair of host and port, the same after a restart.
     directory -- the path of the one where its data is: `Data.fs`, and `blobs`, which clients share with it.
+    program -- arguments of the interpreter: what is started the next time.
     """
 
-    _program = '-m', 'lovely.remotetask.runzeo'
+    program = '-m', 'lovely.remotetask.runzeo'
 
     def __init__(self, directory):
         self.directory, self.address, self.process = directory, None, None
@@ -103,7 +104,7 @@ class TemporaryZEO:
             address = self.address or _freeAddress()
             with open(os.path.join(self.directory, 'zeo.conf'), 'w') as file:
                 file.write(self._fill(_ZEO_CONF, address))
-            process = Process([*self._program, '-C', file.name], self.directory)
+            process = Process([*self.program, '-C', file.name], self.directory)
             try:
                 # Its own word, not a connection, which somebody else might accept who has taken the port.
                 process.waitFor('listening on')
