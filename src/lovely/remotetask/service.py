@@ -159,7 +159,7 @@ class TaskService(Item, Contained, Persistent):
     def __getattr__(self, name):
         """Raise `WrongGeneration` when that is something which each service has, but which was set aside here."""
         if name in STORED:
-            raise WrongGeneration(generations.fault(self))
+            self.checkGeneration()
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     @property

@@ -112,6 +112,7 @@ REFUSALS = (
     (NotAllowed, 403, 'Not allowed'),
     ((errors.UnknownJob, errors.UnknownTask, errors.UnknownService, NoFile), 404, 'Not found'),
     (errors.WrongState, 409, 'Nothing was changed'),
+    (errors.WrongGeneration, 503, 'Not with this release'),
     (errors.RemoteTaskError, 400, 'That makes no sense'),
 )
 

@@ -5,17 +5,14 @@ What one process counts of itself is in `processmetrics`, under other names.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
-import platform
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.core import InfoMetricFamily
 from prometheus_client.utils import floatToGoString
 
 from lovely.remotetask.common.counts import BOUNDS
-from lovely.remotetask.common.release import release
 from lovely.remotetask.database.packing import PACKED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.storage.ready import fetch
@@ -93,13 +90,7 @@ def families(connection, services, now):
     found = [*gauges.values(), *taskFamilies(services)]
     found += [GaugeMetricFamily(PREFIX + name, DATABASE_GAUGES[name], value=value)
               for name, value in values.items() if value is not None]
-    return [*found, build()]
-
-
-def build():
-    """Return the metric family that says what runs here."""
-    value = {'version': release(), 'python': platform.python_version()}
-    return InfoMetricFamily(PREFIX + 'build', 'What runs here', value=value)
+    return found
 
 
 def taskFamilies(services):
