@@ -199,6 +199,12 @@ class TestUpgrade(GenerationCase):
         self.manager.begin()
         self.assertEqual((dict(self.data), self.numbers()), ({'parts': 3}, (2, 2)))
 
+    def test_data_that_are_older_than_the_steps(self):
+        self.become(3, 3)
+        with self.assertRaisesRegex(WrongGeneration, 'upgrade it with an older release first'):
+            generations.upgrade(self.db, PATH, now)
+        self.assertEqual(self.numbers(), (1, 1))
+
     def test_data_of_a_newer_release(self):
         self.outdate()
         with self.assertRaisesRegex(WrongGeneration, 'install lovely.remotetask 9.9'):

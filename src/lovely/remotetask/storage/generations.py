@@ -99,12 +99,18 @@ def planOf(service, path, now):
     path -- of the service, a tuple of names.
     now -- UTC seconds.
     """
-    if service.generation < FIRST or service.needs > GENERATION:
-        return Plan(path, service.generation, (), (), fault(service))
+    number, reason = service.generation, None
+    if number < FIRST or service.needs > GENERATION:
+        reason = fault(service)
+    elif any(each not in STEPS for each in range(number, GENERATION)):
+        reason = (f'it is of generation {number}, from which this release, {release()}, has no way: upgrade it with an '
+                  f'older release first')
+    if reason is not None:
+        return Plan(path, number, (), (), reason)
     service.reachAll()
-    steps = tuple(STEPS[number] for number in range(service.generation, GENERATION))
+    steps = tuple(STEPS[each] for each in range(number, GENERATION))
     needs = max((step.needs for step in steps), default=0)
-    return Plan(path, service.generation, steps, tuple(_hostsBelow(service, needs, now)), None)
+    return Plan(path, number, steps, tuple(_hostsBelow(service, needs, now)), None)
 
 
 def _hostsBelow(service, needs, now):
