@@ -14,6 +14,7 @@ import transaction
 from persistent import Persistent
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
+from zope.site.folder import Folder
 
 from lovely.remotetask.cli import main
 from lovely.remotetask.encoding import rows
@@ -24,6 +25,7 @@ from lovely.remotetask.job import Run
 from lovely.remotetask.processing.hand_run import HandRun
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import STORED
+from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import generations
 from lovely.remotetask.storage import hosts
@@ -255,6 +257,21 @@ class TestCommand(unittest.TestCase):
         self.assertEqual(self.run_('upgrade'), (0, plan + '/TaskService is of generation 2 now\n'))
         self.assertEqual(self.run_('upgrade', '--check')[0], 0)
         self.assertEqual(self.change(lambda service: (service.generation, service.needs)), (2, 2))
+
+    def test_some_services(self):
+        def add(service):
+            folder = service.__parent__['deep'] = Folder()
+            folder['films'] = TaskService()
+
+        self.change(add)
+        self.become()
+        self.assertNotIn('films', self.run_('upgrade', '--check')[1])
+        code, said = self.run_('upgrade', '/deep/films')
+        self.assertEqual((code, said.splitlines()[-1]), (0, '/deep/films is of generation 2 now'))
+        self.assertEqual(self.change(lambda service: (service.generation, service.__parent__['deep']['films'].needs)),
+                         (1, 2))
+        for path in '/nowhere', '/deep', '/':
+            self.assertEqual(self.run_('upgrade', path), (1, f"remotetask: there is no task service at '{path}'\n"))
 
     def test_hosts_that_live(self):
         def take(service):

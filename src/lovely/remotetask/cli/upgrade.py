@@ -11,24 +11,31 @@ from lovely.remotetask.cli.site import opened
 from lovely.remotetask.common.process import osUser
 from lovely.remotetask.common.release import release
 from lovely.remotetask.config.autostart import matching
+from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.sites import pathText
+from lovely.remotetask.errors import UnknownService
+from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.storage import generations
 from lovely.remotetask.storage.generations import GENERATION
 from lovely.remotetask.storage.generations import PATIENCE
 
 
 @click.command()
+@click.argument('paths', metavar='[PATH]...', nargs=-1)
 @click.option('--check', 'isCheck', is_flag=True,
               help='Only say what will be done; exit code 1 if there is anything to do, or nothing can be done.')
 @click.pass_obj
-def upgrade(configurationPath, isCheck):
+def upgrade(configurationPath, paths, isCheck):
     """Bring the stored data to the generation of this release.
 
-    Call it when all processes have this release, and you do not want to go back to the one before.  It is about all
-    task services of the database.  No server does it by itself; one whose release cannot work with the data does not
-    start.  What is done is said first, and which processing hosts must be stopped for it.  Nothing is done before these
-    have stopped.  Interrupted, it goes on with the next call.
+    Call it when all processes have this release, and you do not want to go back to the one before.  It is about the
+    task services of the root folder and of the sites in it, or those at each PATH, as messages name them.
+
+    No server does it by itself; one whose release cannot work with the data does not start.  What is done is said
+    first, and which processing hosts must be stopped for it.  Nothing is done before these have stopped.  Interrupted,
+    it goes on with the next call.
 
     The database has to be one for many processes, such as ZEO, or not in use.
 
@@ -41,7 +48,7 @@ def upgrade(configurationPath, isCheck):
       $ remotetask -C remotetask.conf upgrade
     """
     with opened(configurationPath) as db:
-        plans = _plansOf(db)
+        plans = _plansOf(db, paths)
         if not plans:
             click.echo('there is no task service: nothing to do')
         for plan in plans:
@@ -58,12 +65,21 @@ def upgrade(configurationPath, isCheck):
     return int(isWrong)
 
 
-def _plansOf(db):
-    """Return the `generations.Plan`s of all services."""
+def _plansOf(db, paths):
+    """Return the `generations.Plan`s of the services at some paths, of all for none.  Raise `UnknownService`."""
     with db.transaction() as connection:
-        found = matching(connection, [DEFAULT_AUTOSTART], lambda *arguments: None)
-        services = {pathOf(service): service for _, _, service in found}
-        return [generations.planOf(service, path, time.time()) for path, service in sorted(services.items())]
+        services = {names: atPath(connection.root().get(ROOT_NAME), names) for names in map(_namesIn, paths)}
+        if not paths:
+            found = matching(connection, [DEFAULT_AUTOSTART], lambda *arguments: None)
+            services = {pathOf(service): service for _, _, service in found}
+        for names, service in services.items():
+            if not ITaskService.providedBy(service):
+                raise UnknownService(pathText(names))
+        return [generations.planOf(service, names, time.time()) for names, service in sorted(services.items())]
+
+
+def _namesIn(path):
+    return tuple(path.strip('/').split('/'))
 
 
 def _linesOf(plan):
