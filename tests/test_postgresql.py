@@ -11,6 +11,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
+import transaction
 from persistent.mapping import PersistentMapping
 from ZODB.config import databaseFromString
 from ZODB.POSException import ConflictError
@@ -24,6 +25,9 @@ from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.transactions import lastSeen
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.database.transactions import openedAt
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
@@ -352,6 +356,55 @@ class ListenerTest(PostgreSQLCase):
         self.commit(self.mark)
         self.waitUntil(lambda: 'remotetask-listener' not in [thread.name for thread in threading.enumerate()],
                        'the end of the thread')
+
+
+class CostTest(PostgreSQLCase):
+    """What a commit costs the server, and what it has to keep."""
+
+    level = 2
+
+    def test_the_last_transaction_is_that_of_others_and_no_transaction_is_left_open(self):
+        first, second = self.server.database(), self.server.database()
+        tids = []
+        for number in range(3):
+            with second.transaction() as connection:
+                connection.root()['number'] = number
+            with second.transaction() as connection:
+                tids.append(connection.root()._p_serial)
+            self.assertEqual(lastTransaction(first), tids[-1])
+            manager = transaction.TransactionManager(explicit=True)
+            with openedAt(first, manager, tids[-1]) as connection, manager:
+                self.assertEqual(connection.root()['number'], number)
+        self.assertIsNone(lastSeen(first))
+        with self.assertRaises(ValueError):
+            with openedAt(first, transaction.TransactionManager(explicit=True), b'\x7f' * 8):
+                pass
+        self.assertEqual(self.server._execute('SELECT query FROM pg_stat_activity WHERE xact_start IS NOT NULL '
+                                              "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"), [])
+
+    def test_a_commit_does_not_read_all_objects(self):
+        for history, table in ('true', 'current_object'), ('false', 'object_state'):
+            with self.subTest(history=history):
+                self.server.clear()
+                config = self.server.config.replace('<relstorage>', f'<relstorage>\nkeep-history {history}')
+                first = databaseFromString(config)
+                with first.transaction() as connection:
+                    connection.root()['many'] = [PersistentMapping() for _ in range(5000)]
+                wakeup = threading.Event()
+                notifierOf(first).subscribe(wakeup)
+                self.assertTrue(wakeup.wait(PATIENCE))
+                closeDatabase(first)
+                before, second = self.rowsRead(table), databaseFromString(config)
+                for number in range(20):
+                    with second.transaction() as connection:
+                        connection.root()['number'] = number
+                closeDatabase(second)
+                self.waitUntil(lambda: not self.server.backends(), 'the end of the connections')   # which then count
+                self.assertLess(self.rowsRead(table) - before, 5000)
+
+    def rowsRead(self, table):
+        (count,), = self.server._execute(f"SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '{table}'")
+        return count
 
 
 class FirstStartTest(PostgreSQLCase):

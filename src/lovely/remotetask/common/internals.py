@@ -169,3 +169,13 @@ def serverOf(storage):
     answer, and tells nobody of a reconnection before it is used.
     """
     return _get(storage, '_server', 'a database server that hangs, or has another database, is not noticed')
+
+
+def endReading(connection):
+    """Have a connection that shows an earlier state of a `RelStorage` end the transaction in which it reads.
+
+    ZODB does not pass on to that storage that a transaction of the connection is over.
+    """
+    storage = _get(storageOf(connection), '_storage', 'after a look at an earlier time PostgreSQL keeps all old rows')
+    if hasattr(storage, 'afterCompletion'):     # other storages need nothing
+        storage.afterCompletion()

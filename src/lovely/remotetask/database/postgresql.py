@@ -36,10 +36,25 @@ RACED = frozenset({
 
 # A notification has less than 8,000 bytes: one without ids is for all objects.  In a database without history a commit
 # updates rows, in one with history it inserts them.
+#
+# The functions are those that RelStorage commits with.  They join the few rows of a commit with all objects; but
+# PostgreSQL takes them for a thousand, and would read the whole table, while others wait for the locks.
 _LISTEN = """\
 SET lock_timeout = '10s';
-DO $do$ BEGIN
+DO $do$
+DECLARE
+    found regprocedure;
+BEGIN
     PERFORM pg_advisory_xact_lock(1919250804, 0);
+    FOR found IN
+        SELECT pg_proc.oid FROM pg_proc JOIN pg_class ON relnamespace = pronamespace
+            WHERE pg_class.oid = 'object_state'::regclass AND pg_has_role(proowner, 'USAGE')
+            AND proname IN ('lock_objects_and_detect_conflicts', 'lock_and_choose_tid_and_move')
+            AND NOT coalesce(proconfig @> ARRAY['enable_hashjoin=off', 'enable_mergejoin=off'], false)
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET enable_hashjoin = off', found);
+        EXECUTE format('ALTER FUNCTION %s SET enable_mergejoin = off', found);
+    END LOOP;
     IF NOT EXISTS (SELECT FROM pg_trigger
                    WHERE tgrelid = 'object_state'::regclass AND tgname = 'remotetask_update') THEN
         CREATE OR REPLACE FUNCTION remotetask_notify() RETURNS trigger LANGUAGE plpgsql AS $function$

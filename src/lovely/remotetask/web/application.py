@@ -24,6 +24,8 @@ from lovely.remotetask.common.logs import about
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.database.transactions import openedAt
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
@@ -213,7 +215,7 @@ class Application:
         if at is not None and (moment is None or moment > now):
             raise Refused(400, f'at: {cut(at, 40)!r} is no time that was, as 2026-05-01T12:30 in UTC')
         age = int(now // STALE) if moment is None else 'at'
-        tag = f'{self.db.lastTransaction().hex()}-{age}-{self.guard.tagOf(caller)}'
+        tag = f'{lastTransaction(self.db).hex()}-{age}-{self.guard.tagOf(caller)}'
         if tag in request.if_none_match and 'If-None-Match' in request.headers:
             response = webob.Response(status=304)
         else:
@@ -232,11 +234,14 @@ class Application:
     def _reading(self, moment):
         """Give a connection to look at: of the database as it is, or as it was at a time in UTC seconds."""
         manager = transaction.TransactionManager(explicit=True)
-        try:
-            connection = self.db.open(manager, **({} if moment is None else {'at': _timestamp(moment)}))
-        except ValueError:
-            raise Refused(400, 'at: the database has no state of that time yet') from None
-        with contextlib.closing(connection):
+        with contextlib.ExitStack() as stack:
+            if moment is None:
+                connection = stack.enter_context(contextlib.closing(self.db.open(manager)))
+            else:
+                try:
+                    connection = stack.enter_context(openedAt(self.db, manager, _timestamp(moment)))
+                except ValueError:
+                    raise Refused(400, 'at: the database has no state of that time yet') from None
             manager.begin()
             try:
                 yield connection
