@@ -171,14 +171,7 @@ class AwayTest(CountingCase):
 
     def setUp(self):
         super().setUp()
-        self.addCleanup(self.goOn)              # before the server ends: who is stopped cannot
-
-    def hang(self):
-        os.kill(self.server.pid, signal.SIGSTOP)
-
-    def goOn(self):
-        if self.server.pid is not None:
-            os.kill(self.server.pid, signal.SIGCONT)
+        self.addCleanup(self.server.goOn)       # before the server ends: who is stopped cannot
 
     def test_a_server_that_is_killed_and_started_again_under_load(self):
         def crash():
@@ -192,7 +185,7 @@ class AwayTest(CountingCase):
         self.waitForAll()                       # so the frontend has not seen them since they were run
         for number in range(40):
             self.add(number)
-        self.hang()
+        self.server.hang()
         with ThreadPoolExecutor(40) as threads:
             # All clients are answered, and those who come again at once.
             for _ in range(3):
@@ -204,7 +197,7 @@ class AwayTest(CountingCase):
             self.assertLess(time.monotonic() - began, DEADLINE + LATE)
         # The connections are given up: two of each host, the one of the frontend.
         self.waitUntil(lambda: self.said().count('has not answered for') >= 5, 'the watchdogs')
-        self.goOn()
+        self.server.goOn()
         self.waitUntil(lambda: self.call('getStatus', jobids[0]) == (True, 'completed'), 'a read', RECOVERY)
         self.waitUntil(lambda: self.call('add', 'count', 'after it')[0], 'a write', RECOVERY)
         self.waitForAll(RECOVERY)
@@ -219,7 +212,7 @@ class AwayTest(CountingCase):
     def test_processes_stop_while_the_server_hangs(self):
         for number in range(40):
             self.add(number)
-        self.hang()
+        self.server.hang()
         self.checkStop()
 
     def checkStop(self):

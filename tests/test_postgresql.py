@@ -1,6 +1,7 @@
 """PostgreSQL that is restarted, and whose backends are killed or terminated, under front ends and hosts."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import datetime
 import logging
 import os
 import queue
@@ -8,10 +9,12 @@ import signal
 import threading
 import time
 import unittest
+import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
 import transaction
+import webob
 from persistent.mapping import PersistentMapping
 from ZODB.config import databaseFromString
 from ZODB.POSException import ConflictError
@@ -19,12 +22,15 @@ from ZODB.POSException import StorageError
 from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
+from lovely.remotetask.database import postgresql
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.storages import postgresqlOf
 from lovely.remotetask.database.transactions import lastSeen
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.database.transactions import openedAt
@@ -32,6 +38,7 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryPostgreSQL
+from lovely.remotetask.web.application import application
 from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -405,6 +412,133 @@ class CostTest(PostgreSQLCase):
     def rowsRead(self, table):
         (count,), = self.server._execute(f"SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '{table}'")
         return count
+
+
+class HangTest(PostgreSQLCase):
+    """All processes of the server are stopped, as by a disk that hangs."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(unittest.mock.patch.object(postgresql, 'ANSWER_TIME', 1))
+        self.enterContext(unittest.mock.patch.object(postgresql, 'PING_INTERVAL', 0.1))
+        self.addCleanup(self.server.goOn)
+
+    def open(self):
+        """Return a database whose connections are watched, and a function that counts what is committed there."""
+        db = self.server.database()
+        notifierOf(db).subscribe(wakeup := threading.Event())
+        self.assertTrue(wakeup.wait(PATIENCE))
+        self.addCleanup(lambda: wakeup)             # else nobody would keep it
+
+        def count():
+            with db.transaction() as connection:
+                root = connection.root()
+                root['count'] = root.get('count', 0) + 1
+                return root['count']
+
+        count()
+        return db, count
+
+    def test_who_waits_for_it_is_told_and_goes_on_when_it_goes_on(self):
+        db, count = self.open()
+        with ThreadPoolExecutor(2) as threads:
+            self.server.hang()
+            with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+                calls = [threads.submit(count), threads.submit(lambda: db.open().root()['count'])]
+                for call in calls:
+                    self.assertTrue(isDatabaseError(call.exception(PATIENCE)), call)
+            self.assertIn('has not answered for 1 seconds', logs.output[0])
+            self.server.goOn()
+            counted = self.waitUntil(lambda: self.tryCount(count), 'a commit')
+            self.assertLessEqual(counted, 3)        # the first one may have succeeded
+            self.waitUntil(lambda: notifierOf(db).hearsOthers, 'notifications')
+
+    def tryCount(self, count):
+        with contextlib.suppress(psycopg2.Error, StorageError, ConflictError):
+            return count()
+
+    def test_a_database_is_closed_meanwhile(self):
+        db, count = self.open()
+        connection = db.open()
+        connection.root()['count']                  # in a transaction, which is to be ended
+        self.server.hang()
+        began = time.monotonic()
+        closeDatabase(db)
+        self.assertLess(time.monotonic() - began, 10)
+
+    def test_what_the_dsn_does_not_say(self):
+        name, value = 'keepalives_idle', '77'
+        config = self.server.config.replace("user=", f"{name}='{value}' options='-c work_mem=5MB' user=")
+        db = databaseFromString(config)
+        self.addCleanup(closeDatabase, db)
+        connection, cursor = postgresqlOf(db).connmanager.open()
+        with contextlib.closing(connection):
+            self.assertNotIn('connect_timeout', connection.get_dsn_parameters())
+        notifierOf(db)
+        connection, cursor = postgresqlOf(db).connmanager.open()
+        with contextlib.closing(connection):
+            found = connection.get_dsn_parameters()
+            self.assertEqual((found[name], found['connect_timeout'], found['tcp_user_timeout']), (value, '10', '30000'))
+            cursor.execute('SHOW work_mem')
+            self.assertEqual(cursor.fetchone(), ('5MB',))
+            self.assertIn('tcp_keepalives_idle=15', found['options'])
+
+
+class PagesTest(PostgreSQLCase):
+    """What the pages show of an earlier time, and of what others have just committed."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+
+    def open(self, config):
+        """Have a database with a service, and pages of it."""
+        self.db = databaseFromString(config)
+        self.addCleanup(closeDatabase, self.db)
+        install(self.db)
+        self.pages = application(self.db)
+
+    def get(self, path, **headers):
+        """Return the `webob.Response` to a browser of this machine."""
+        return webob.Request.blank(path, environ={'REMOTE_ADDR': '127.0.0.1'}, headers=headers).get_response(self.pages)
+
+    def add(self):
+        """Have another process add a job."""
+        with self.server.database().transaction() as connection:
+            findService(connection.root()[ROOT_NAME], '/').add('echo')
+
+    def test_with_history(self):
+        self.open(self.server.config)
+        tag = self.get('/jobs').headers['ETag']
+        self.assertEqual(self.get('/jobs', **{'If-None-Match': tag}).status_code, 304)
+        self.add()
+        response = self.get('/jobs', **{'If-None-Match': tag})
+        self.assertEqual(response.status_code, 200)
+        self.assertIn('echo', response.text)
+        self.assertIn('name="at"', response.text)
+        time.sleep(0.01)
+        at = f'{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%S.%f}'
+        self.add()
+        self.assertEqual(self.get('/jobs').text.count('id="job-'), 2)
+        response = self.get(f'/jobs?at={at}')
+        self.assertEqual((response.status_code, response.text.count('id="job-')), (200, 1), response.text)
+        self.assertIn('<td>install</td>', self.get('/changes').text)
+
+    def test_without_history(self):
+        self.open(self.server.config.replace('<relstorage>', '<relstorage>\nkeep-history false'))
+        text = self.get('/').text
+        self.assertIn('This database keeps no history', text)
+        self.assertNotIn('name="at"', text)
+        self.assertNotIn('/changes', text)
+        self.assertEqual(self.get('/changes').text.count('This database keeps no history'), 1)
+        response = self.get('/?at=2020-01-01')
+        self.assertEqual(response.status_code, 400)
+        self.assertIn('this database keeps no history', response.text)
 
 
 class FirstStartTest(PostgreSQLCase):

@@ -160,8 +160,7 @@ class Deployment:
 
     def restore(self):
         """Have everything run; return when all is ready.  Raise an AssertionError with the logs if that fails."""
-        if self.server.pid is not None:
-            os.kill(self.server.pid, signal.SIGCONT)
+        self.server.goOn()
         self.server.start()
         for program in self.programs:
             program.signal(signal.SIGCONT)

@@ -223,9 +223,9 @@ class Trial:
     def hangServer(self, least=1.0, most=4.0):
         """Stop the database server, and have it go on after a random time."""
         self.fault('the database server hangs')
-        os.kill(self.deployment.server.pid, signal.SIGSTOP)
+        self.deployment.server.hang()
         self.wait(least, most)
-        os.kill(self.deployment.server.pid, signal.SIGCONT)
+        self.deployment.server.goOn()
 
     def cancelOne(self):
         """Cancel a job, most often one of the latest, unless it has ended; note what the front end says."""
@@ -326,12 +326,15 @@ def zeo(trial):
         trial.killServer()
 
 
-@scenario(alive=True, storage='zeo')
+@scenario(alive=True)
 def hang(trial):
-    """The database server hangs."""
+    """The database server hangs, at times for so long that all leave it."""
     while trial.goesOn:
         trial.wait(0.5, 2)
-        trial.hangServer()
+        if trial.rng.random() < 0.1:
+            trial.hangServer(10, 15)
+        else:
+            trial.hangServer()
 
 
 @scenario(storage='postgresql', uncharged=True)

@@ -1,5 +1,6 @@
 """Opening the object database, safely for those that come first or connect again, and closing it."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import random
 import threading
@@ -91,9 +92,14 @@ class Database:
 
 def closeDatabase(db):
     """Close a `ZODB.DB`, whatever the state of its connections; within seconds, whatever its server does."""
-    stopListening(db)
+    listener = stopListening(db)
     if isClosed(db):
         return
+    with contextlib.nullcontext() if listener is None else listener.open.answering(CLOSE_TIME):
+        _close(db)
+
+
+def _close(db):
     storage = db.storage
     try:
         if (client := clientOf(db)) is not None:

@@ -138,6 +138,22 @@ class TemporaryPostgreSQL:
         """
         os.kill(pid, signal.SIGKILL)
 
+    def hang(self):
+        """Have the server do nothing, like one whose disk hangs, until `goOn`: all its processes are stopped."""
+        self._signal(signal.SIGSTOP)
+
+    def goOn(self):
+        """End what `hang` has begun.  Harmless when there is no server."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number):
+        first = self.pid
+        if first is not None:
+            os.kill(first, number)              # first: it makes no others any more
+            for pid in _childrenOf(first):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def terminateBackends(self):
         """End all connections at the server, as an administrator would; return how many."""
         return len(self._execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
@@ -145,6 +161,7 @@ class TemporaryPostgreSQL:
 
     def close(self):
         """Close the databases, and have the server end.  Twice is fine."""
+        self.goOn()
         self._closeDatabases()
         self.stop('immediate')
 
@@ -182,6 +199,16 @@ class TemporaryPostgreSQL:
             if done.returncode:
                 output.seek(0)
                 raise AssertionError(f'{path} has failed:\n{output.read()}{self.said}')
+
+
+def _childrenOf(parent):
+    """Return the ids of the processes that a process has begun."""
+    found = []
+    for path in glob.glob('/proc/[0-9]*/stat'):
+        with contextlib.suppress(OSError), open(path) as file:
+            if int(file.read().rpartition(')')[2].split()[1]) == parent:
+                found.append(int(path.split('/')[2]))
+    return found
 
 
 def _existingUser(names):

@@ -120,6 +120,18 @@ class TemporaryZEO:
         """End the server as a crash would, by SIGKILL, and wait for its end.  Harmless when there is none."""
         self._end(signal.SIGKILL)
 
+    def hang(self):
+        """Have the server do nothing, like one whose disk hangs, until `goOn`: its process is stopped."""
+        self._signal(signal.SIGSTOP)
+
+    def goOn(self):
+        """End what `hang` has begun.  Harmless when there is no server."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number):
+        if self.process is not None:
+            self.process.popen.send_signal(number)
+
     def close(self):
         """Close the storages, which closes the databases over them, and have the server end.  Twice is fine."""
         while self._storages:

@@ -214,6 +214,8 @@ class Application:
         moment = None if at is None else parseTime(at)
         if at is not None and (moment is None or moment > now):
             raise Refused(400, f'at: {cut(at, 40)!r} is no time that was, as 2026-05-01T12:30 in UTC')
+        if at is not None and not self.db.supportsUndo():
+            raise Refused(400, 'at: this database keeps no history')
         age = int(now // STALE) if moment is None else 'at'
         tag = f'{lastTransaction(self.db).hex()}-{age}-{self.guard.tagOf(caller)}'
         if tag in request.if_none_match and 'If-None-Match' in request.headers:

@@ -52,8 +52,7 @@ def changes(context):
     wanted = Wanted(context.parameter('user').strip(), context.parameter('verb'), _number(context.parameter('job')))
     first = _number(context.parameter('after')) or 0
     db, path = context.connection.db(), whereIs(context.service)
-    isKept = db.supportsUndo()
-    entries, looked, found = db.undoInfo(first, first + LOOKED_AT) if isKept else [], 0, []
+    entries, looked, found = db.undoInfo(first, first + LOOKED_AT) if context.keepsHistory else [], 0, []
     for entry in entries:
         if len(found) >= ROWS:
             break
@@ -62,7 +61,7 @@ def changes(context):
             found += _changesIn(entry, path, wanted)
     isMore = looked < len(entries) or len(entries) == LOOKED_AT
     return Page('changes', 'Changes', {
-        'changes': found, 'isKept': isKept, 'looked': looked, 'more': first + looked if isMore else None,
+        'changes': found, 'looked': looked, 'more': first + looked if isMore else None,
         'last': entries[looked - 1]['time'] if looked else None, 'wanted': wanted, 'verbs': VERBS, 'users': USERS})
 
 

@@ -59,6 +59,11 @@ class Context(NamedTuple):
             raise UnknownService(self.path)
         return findService(root, self.path)
 
+    @property
+    def keepsHistory(self):
+        """Whether the database keeps what was replaced or removed, and who did that."""
+        return self.connection.db().supportsUndo()
+
     # Who may do what
 
     def allow(self, methodName, *arguments):
