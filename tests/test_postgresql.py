@@ -28,6 +28,8 @@ from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.packing import Packer
+from lovely.remotetask.database.packing import claimPack
+from lovely.remotetask.database.packing import pack
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.storages import postgresqlOf
@@ -569,6 +571,39 @@ class FirstStartTest(PostgreSQLCase):
 class PackerTest(PostgreSQLCase):
 
     level = 2
+
+    def test_what_a_pack_keeps(self):
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        for history in 'true', 'false':
+            with self.subTest(history=history):
+                self.server.clear()
+                db = databaseFromString(self.server.config.replace('<relstorage>',
+                                                                   f'<relstorage>\nkeep-history {history}'))
+                self.addCleanup(closeDatabase, db)
+                install(db)
+                now = time.time()
+                self.assertFalse(claimPack(db, now, 60))        # it is new
+                self.assertTrue(claimPack(db, now + 60, 60))
+                with db.transaction() as connection:
+                    service = findService(connection.root()[ROOT_NAME], '/')
+                    gone, there = (service.add('echo', text * 200_000, startLater=True) for text in 'xy')
+                with db.transaction() as connection:
+                    service = findService(connection.root()[ROOT_NAME], '/')
+                    service.cancel(gone)
+                    self.assertEqual(service.removeJobs(), 1)
+                self.assertIsNotNone(pack(db, now - 3600))
+                self.assertEqual(self.blobs(), 2)
+                self.assertIsNotNone(pack(db, time.time()))
+                self.assertEqual(self.blobs(), 1)
+                with db.transaction() as connection:
+                    service = findService(connection.root()[ROOT_NAME], '/')
+                    self.assertEqual(service.jobs[there].input, 'y' * 200_000)
+                closeDatabase(db)
+
+    def blobs(self):
+        (count,), = self.server._execute('SELECT count(*) FROM blob_chunk')
+        return count
 
     def test_a_packer_outlives_faults(self):
         said = []
