@@ -20,9 +20,8 @@ POSTGRESQL_PROGRAMS = '/usr/lib/postgresql/*/bin'
 # The server refuses to run as root.
 _POSTGRESQL_USERS = ('postgres', 'nobody')
 
-# Without TCP: nobody else on the machine can connect, and no port is taken.  Without fsync: data survive the death of a
-# process, not that of the machine.
-_POSTGRESQL_OPTIONS = "-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync=off"
+# Without TCP: nobody else on the machine can connect, and no port is taken.
+_POSTGRESQL_OPTIONS = "-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync={fsync}"
 
 _RELSTORAGE_CONF = """\
 %import relstorage
@@ -42,10 +41,11 @@ class TemporaryPostgreSQL:
     """A PostgreSQL server of its own; `temporaryPostgreSQL` makes one and cleans up behind it.
 
     directory -- the path of the one where its data is, and the blobs that clients have in store.
+    isDurable -- whether data survive the death of the machine, not only that of a process: that takes time.
     """
 
-    def __init__(self, directory):
-        self.directory, self.isRunning = directory, False
+    def __init__(self, directory, isDurable=False):
+        self.directory, self.isDurable, self.isRunning = directory, isDurable, False
         self._server, self._data = os.path.join(directory, 'server'), os.path.join(directory, 'server', 'data')
         self._user = None if os.getuid() else _existingUser(_POSTGRESQL_USERS)
         self._databases = []
@@ -55,6 +55,12 @@ class TemporaryPostgreSQL:
         """The id of the server's first process; None while there is none."""
         with contextlib.suppress(FileNotFoundError), open(os.path.join(self._data, 'postmaster.pid')) as file:
             return int(file.readline())
+
+    @property
+    def pids(self):
+        """The ids of all its processes, a list; the first one begins all others."""
+        first = self.pid
+        return [] if first is None else [first, *_childrenOf(first)]
 
     @property
     def config(self):
@@ -85,8 +91,8 @@ class TemporaryPostgreSQL:
             if self._user:
                 os.chown(self._server, self._user.pw_uid, self._user.pw_gid)
             self._make()
-        self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'),
-                  '-o', _POSTGRESQL_OPTIONS.format(directory=self._server), 'start')
+        options = _POSTGRESQL_OPTIONS.format(directory=self._server, fsync='on' if self.isDurable else 'off')
+        self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'), '-o', options, 'start')
         self.isRunning = True
 
     def stop(self, mode='fast'):
@@ -147,12 +153,11 @@ class TemporaryPostgreSQL:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number):
-        first = self.pid
-        if first is not None:
-            os.kill(first, number)              # first: it makes no others any more
-            for pid in _childrenOf(first):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        for pid in self.pids[:1]:
+            os.kill(pid, number)                # first: it makes no others any more
+        for pid in self.pids[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def terminateBackends(self):
         """End all connections at the server, as an administrator would; return how many."""
@@ -219,11 +224,13 @@ def _existingUser(names):
 
 
 @contextlib.contextmanager
-def temporaryPostgreSQL():
+def temporaryPostgreSQL(isDurable=False):
     """Run a PostgreSQL server in a new directory, removed at the end; give a `TemporaryPostgreSQL`, running.
 
     It needs the programs of PostgreSQL and the extra `postgresql`.  It listens at a Unix socket in the directory;
     for root it runs as another user.
+
+    isDurable -- whether each commit is written to the disk, which takes time; else it is lost with the machine.
 
     At the end the server and all databases that its methods have made are gone.  Raise an AssertionError with what the
     server has said when it does not start, or that it is not installed.
@@ -231,7 +238,7 @@ def temporaryPostgreSQL():
     with tempfile.TemporaryDirectory(prefix='remotetask-') as directory:
         directory = os.path.realpath(directory)
         os.chmod(directory, 0o711)              # for the user that the server runs as
-        server = TemporaryPostgreSQL(directory)
+        server = TemporaryPostgreSQL(directory, isDurable)
         with contextlib.closing(server):
             server.start()
             yield server

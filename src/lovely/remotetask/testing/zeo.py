@@ -67,6 +67,11 @@ class TemporaryZEO:
         return self.process and self.process.pid
 
     @property
+    def pids(self):
+        """The ids of all its processes, a list."""
+        return [] if self.process is None else [self.process.pid]
+
+    @property
     def config(self):
         """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
         return self._fill(_ZODB_CONF, self.address)
