@@ -184,8 +184,13 @@ class Trial:
         self.tell(text)
 
     def drawHost(self):
-        """Return a host by chance."""
-        return self.rng.choice(self.deployment.hosts)
+        """Return a host by chance, as soon as another one is ready.
+
+        Where starting takes longer than the time between two faults, nobody would be there for a rescue.
+        """
+        drawn = self.rng.choice(self.deployment.hosts)
+        self.waitUntil(lambda: any(host.ready for host in self.deployment.hosts if host is not drawn), 30)
+        return drawn
 
     # Faults
 
@@ -278,10 +283,7 @@ def kill(trial):
     """One host after the other is killed, and started again under its name."""
     while trial.goesOn:
         trial.wait(0.3, 1)
-        host = trial.drawHost()
-        # Where starting takes longer than the time between two kills, nobody would be there for a rescue.
-        trial.waitUntil(lambda: any(other.ready for other in trial.deployment.hosts if other is not host), 30)
-        trial.kill(host)
+        trial.kill(trial.drawHost())
         trial.deployment.mend()
 
 
