@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
@@ -527,6 +528,23 @@ class TestIterations(ProcessorCase):
         cycle.attach()
         self.assertEqual([each.name for each in (*others, cycle)],
                          [f'{socket.gethostname()}-{number}' for number in (1, 2)])
+
+    def test_many_hosts_begin_at_the_same_time(self):
+        cycles = [Cycle(self.db, PATH, name=f'many-{number}') for number in range(24)]
+        barrier = threading.Barrier(len(cycles))
+
+        def attach(cycle):
+            self.addCleanup(cycle.close)
+            barrier.wait(60)
+            cycle.attach()
+            return cycle.owner['token']
+
+        with ThreadPoolExecutor(len(cycles)) as threads:
+            tokens = list(threads.map(attach, cycles))
+        with self.db.transaction() as connection:
+            ledgers = connection.root()['Application']['TaskService'].ledgers
+            self.assertEqual([ledgers[cycle.name].owner['token'] for cycle in cycles], tokens)
+            self.assertEqual(len({ledgers[cycle.name].number for cycle in cycles}), len(cycles))
 
 
 class TestHosts(ProcessorCase):

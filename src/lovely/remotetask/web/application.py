@@ -25,6 +25,7 @@ from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.database.transactions import pauseAfter
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
@@ -269,6 +270,7 @@ class Application:
                 manager.abort()
                 if number == ATTEMPTS:
                     raise
+                time.sleep(pauseAfter(number))
             except BaseException:
                 manager.abort()
                 raise
