@@ -529,8 +529,16 @@ class TestIterations(ProcessorCase):
         self.assertEqual([each.name for each in (*others, cycle)],
                          [f'{socket.gethostname()}-{number}' for number in (1, 2)])
 
+
+class TestHosts(ProcessorCase):
+
+    level = 2
+
     def test_many_hosts_begin_at_the_same_time(self):
-        cycles = [Cycle(self.db, PATH, name=f'many-{number}') for number in range(24)]
+        server = self.enterContext(temporaryZEO())
+        dbs = [self.enterContext(contextlib.closing(server.database())) for _ in range(24)]
+        install(dbs[0])
+        cycles = [Cycle(db, PATH, name=f'many-{number}') for number, db in enumerate(dbs)]
         barrier = threading.Barrier(len(cycles))
 
         def attach(cycle):
@@ -541,15 +549,11 @@ class TestIterations(ProcessorCase):
 
         with ThreadPoolExecutor(len(cycles)) as threads:
             tokens = list(threads.map(attach, cycles))
-        with self.db.transaction() as connection:
+        dbs[0].storage.ping()
+        with dbs[0].transaction() as connection:
             ledgers = connection.root()['Application']['TaskService'].ledgers
             self.assertEqual([ledgers[cycle.name].owner['token'] for cycle in cycles], tokens)
             self.assertEqual(len({ledgers[cycle.name].number for cycle in cycles}), len(cycles))
-
-
-class TestHosts(ProcessorCase):
-
-    level = 2
 
     def test_a_claim_on_what_has_run_meanwhile(self):
         # One host looks at the queue, and is slow.  Another runs the job meanwhile, which fails and is queued again:
