@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import threading
 import time
 import unittest
+from unittest.mock import patch
 
 from lovely.remotetask.testing import temporaryPostgreSQL
 from lovely.remotetask.testing.postgresql import TemporaryPostgreSQL
@@ -112,3 +114,25 @@ class PostgreSQLCase(unittest.TestCase):
             self.assertLess(time.monotonic(), until, f'in vain waited for {what}')
             time.sleep(0.01)
         return value
+
+
+def holdBack(case, db):
+    """Keep a client of ZEO from hearing of commits until it pings its server, or the event that is returned is set.
+
+    case -- the test.
+    db -- the `ZODB.DB` of the client.
+    """
+    held, go, ping = threading.Event(), threading.Event(), db.storage.ping
+    case.addCleanup(go.set)
+
+    def hold():
+        held.set()
+        go.wait(PATIENCE)
+
+    def letGo():
+        go.set()
+        return ping()
+    case.enterContext(patch.object(db.storage, 'ping', letGo))
+    db.storage._server.loop.call_soon_threadsafe(hold)
+    case.assertTrue(held.wait(PATIENCE))
+    return go

@@ -23,8 +23,10 @@ from lovely.remotetask.processing.claim_strategy import headStart
 from lovely.remotetask.processing.claim_strategy import horizon
 from lovely.remotetask.processing.claim_strategy import mayClaim
 from lovely.remotetask.processing.load_sharing import AT_ONCE
+from lovely.remotetask.processing.load_sharing import FIRST
 from lovely.remotetask.processing.load_sharing import HELD_UP
 from lovely.remotetask.processing.load_sharing import RATE
+from lovely.remotetask.processing.load_sharing import SAMPLE
 from lovely.remotetask.processing.load_sharing import SHORT
 from lovely.remotetask.processing.load_sharing import SLOWER
 from lovely.remotetask.processing.load_sharing import WARM
@@ -221,30 +223,48 @@ class TestCapacity(unittest.TestCase):
     def ledger(self, claimed=0, machine='there', **owner):
         return SimpleNamespace(owner={'machine': machine, **owner}, claimed=range(claimed), _p_serial=b'1')
 
+    def capacity(self, *ledgers, **asking):
+        return capacityOf([(ledger, 1) for ledger in ledgers], {**self.asking, **asking})
+
     def test_free_threads(self):
-        capacity = capacityOf([self.ledger(1, threads=4), self.ledger(2, threads=2)], self.asking)
+        capacity = self.capacity(self.ledger(1, threads=4), self.ledger(2, threads=2))
         self.assertEqual(capacity, Capacity(3, (b'1',), False))
 
     def test_who_has_ended_or_stops_does_nothing(self):
         gone = self.ledger()
         gone.owner = None
-        self.assertEqual(capacityOf([gone, self.ledger(threads=0)], self.asking), Capacity())
+        self.assertEqual(self.capacity(gone, self.ledger(threads=0)), Capacity())
 
     def test_short_jobs_are_done_at_once(self):
-        capacity = capacityOf([self.ledger(10, threads=1, duration=SHORT)], self.asking)
+        capacity = self.capacity(self.ledger(10, threads=1, duration=SHORT))
         self.assertEqual((capacity.jobs, capacity.isQuick), (int(AT_ONCE / SHORT) - 10, True))
 
     def test_enough_hosts(self):
         quick = self.ledger(1, threads=4, duration=0.0001)
-        self.assertLess(capacityOf([quick], self.asking).jobs, math.inf)
-        self.assertEqual(capacityOf([quick, quick], self.asking).jobs, math.inf)
+        self.assertLess(self.capacity(quick).jobs, math.inf)
+        self.assertEqual(self.capacity(quick, quick).jobs, math.inf)
         # Of a beginner that has something to do as much is expected.
-        self.assertEqual(capacityOf([quick, self.ledger(1)], self.asking).jobs, math.inf)
+        self.assertEqual(self.capacity(quick, self.ledger(1)).jobs, math.inf)
 
     def test_enough_for_a_machine(self):
         near = self.ledger(1, machine='here', threads=4, duration=0.0001)
         for cores, jobs in ((2, math.inf), (8, int(RATE * AT_ONCE) - 1)):
-            self.assertEqual(capacityOf([near], {**self.asking, 'cores': cores}).jobs, jobs)
+            self.assertEqual(self.capacity(near, cores=cores).jobs, jobs)
+
+    def test_some_stand_for_many(self):
+        survey = Survey(200, 200, tuple(f'host-{number:03}' for number in range(150)))
+        self.assertEqual(len(survey.sample), FIRST + SAMPLE)
+        self.assertEqual([name for name, _ in survey.sample[:FIRST]], list(survey.before[:FIRST]))
+        self.assertAlmostEqual(sum(number for _, number in survey.sample), 150)
+        self.assertEqual(len(set(survey.sample)), FIRST + SAMPLE)
+        idle = capacityOf([(self.ledger(threads=2), number) for _, number in survey.sample], self.asking)
+        self.assertEqual(idle.jobs, 300)
+        for rank in range(40):
+            few = Survey(40, 40, survey.before[:rank])
+            self.assertAlmostEqual(sum(number for _, number in few.sample), rank)
+            self.assertLessEqual(len(few.sample), FIRST + SAMPLE)
+        exact = Survey(40, 40, survey.before[:FIRST + SAMPLE]).sample
+        self.assertEqual(exact, [(name, 1) for name in survey.before[:FIRST + SAMPLE]])
 
     def test_rates(self):
         for owner, rate in (({}, 0), ({'duration': SHORT * 1.01}, 0), ({'duration': SHORT, 'threads': 2}, 2 / SHORT),

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
@@ -532,6 +533,27 @@ class TestIterations(ProcessorCase):
 class TestHosts(ProcessorCase):
 
     level = 2
+
+    def test_many_hosts_begin_at_the_same_time(self):
+        server = self.enterContext(temporaryZEO())
+        dbs = [self.enterContext(contextlib.closing(server.database())) for _ in range(24)]
+        install(dbs[0])
+        cycles = [Cycle(db, PATH, name=f'many-{number}') for number, db in enumerate(dbs)]
+        barrier = threading.Barrier(len(cycles))
+
+        def attach(cycle):
+            self.addCleanup(cycle.close)
+            barrier.wait(60)
+            cycle.attach()
+            return cycle.owner['token']
+
+        with ThreadPoolExecutor(len(cycles)) as threads:
+            tokens = list(threads.map(attach, cycles))
+        dbs[0].storage.ping()
+        with dbs[0].transaction() as connection:
+            ledgers = connection.root()['Application']['TaskService'].ledgers
+            self.assertEqual([ledgers[cycle.name].owner['token'] for cycle in cycles], tokens)
+            self.assertEqual(len({ledgers[cycle.name].number for cycle in cycles}), len(cycles))
 
     def test_a_claim_on_what_has_run_meanwhile(self):
         # One host looks at the queue, and is slow.  Another runs the job meanwhile, which fails and is queued again:

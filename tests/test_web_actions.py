@@ -1,5 +1,6 @@
 """The pages: what buttons do, with one job and with all that fit a filter, and who has pressed them."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import re
 import time
 import unittest
@@ -10,9 +11,13 @@ from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution.bulk import TASK
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import TaskService
+from lovely.remotetask.service import install
+from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
 from lovely.remotetask.web import changepages
 from lovely.remotetask.web.actions import VERBS
+from lovely.remotetask.web.application import application
+from servers import holdBack
 from webcase import NOW
 from webcase import USERS
 from webcase import WebCase
@@ -333,6 +338,29 @@ class TestAudit(WebCase):
             self.assertNotIn('<td>ann</td>', page)
             more = re.search(r'rel="next" href="([^"]+)"', page)[1]
             self.assertIn('<td>ann</td>', self.get(more, 'bob').text)
+
+
+class TestBehind(WebCase):
+    """Pages whose process has not heard yet of what another one has just committed."""
+
+    level = 2
+
+    def test_a_job_that_another_process_has_changed(self):
+        server = self.enterContext(temporaryZEO())
+        other, self.db = (self.enterContext(contextlib.closing(server.database())) for _ in range(2))
+        install(self.db)
+        self.application = application(self.db, clock=lambda: NOW)
+        self.get('/jobs')
+        holdBack(self, self.db)
+        with other.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            jobid = service.add('echo', startLater=True, now=NOW)
+        self.get(f'/jobs/{jobid}')
+        holdBack(self, self.db)
+        with other.transaction() as connection:
+            connection.root()['Application']['TaskService'].cancel(jobid, NOW)
+        self.post('remove', jobid=str(jobid))
+        self.get(f'/jobs/{jobid}', status=404)
 
 
 if __name__ == '__main__':

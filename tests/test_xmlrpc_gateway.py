@@ -16,14 +16,18 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageTransactionError
 
 from lovely.remotetask import errors
+from lovely.remotetask.database.storedfiles import WrongPart
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import gateway as gateways
+from lovely.remotetask.xmlrpc.access import OthersJob
 from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
+from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import Gathering
+from servers import holdBack
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen
@@ -100,6 +104,16 @@ class Gateway(gateways.Gateway):
 
 class LogCase(unittest.TestCase):
 
+    def waitUntil(self, condition):
+        deadline = threading.Event()
+        timer = threading.Timer(WAIT, deadline.set)
+        timer.start()
+        try:
+            while not condition():
+                self.assertFalse(deadline.wait(0.001))
+        finally:
+            timer.cancel()
+
     @contextlib.contextmanager
     def assertFailureLogged(self):
         with self.assertLogs(level='ERROR') as logs:        # of the root: the database has something to say as well
@@ -148,16 +162,6 @@ class GatewayCase(LogCase):
     def waitForWrites(self, gateway, count):
         """Wait until that many writes wait for the writer."""
         self.waitUntil(lambda: gateway.statistics()['writes'] >= count)
-
-    def waitUntil(self, condition):
-        deadline = threading.Event()
-        timer = threading.Timer(WAIT, deadline.set)
-        timer.start()
-        try:
-            while not condition():
-                self.assertFalse(deadline.wait(0.001))
-        finally:
-            timer.cancel()
 
     def stored(self):
         with self.db.transaction() as connection:
@@ -569,6 +573,67 @@ class TestOverZEO(LogCase):
             self.assertFalse(connected.wait(0.01), 'the client did not find the server again')
         self.assertEqual(gateway.write('/', add), 2)
         self.assertEqual(gateway.read('/unseen', len), 0)
+
+    def test_who_is_refused_knows_of_all_commits(self):
+        gateway = Gateway(self.db, resolve, deadline=WAIT, readers=1)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+        other = self.server.database()
+        self.addCleanup(other.close)
+        refusals = (errors.UnknownJob(5), errors.WrongState(5, 'processing', 'remove'), errors.UnknownUpload('x'),
+                    errors.TooManyUploads('100 uploads'), WrongPart('start: 0'))
+        for call in (gateway.read, gateway.write):
+            for number, refusal in enumerate(refusals):
+                key = f'{call.__name__}-{number}'
+
+                def function(jobs, refusal=refusal, key=key):
+                    if key in jobs:
+                        return jobs[key]
+                    if isinstance(refusal, WrongPart):
+                        raise BadArguments(str(refusal)) from refusal
+                    raise refusal
+                with self.subTest(key):
+                    self.assertNotIn(key, call('/', lambda jobs: sorted(jobs)))     # cached from now on
+                    holdBack(self, self.db)
+                    with other.transaction() as connection:
+                        connection.root()['/'][key] = 'there'
+                    self.assertEqual(call('/', function), 'there')
+
+    def test_with_server_sync_each_read_knows_of_all_commits(self):
+        db = self.enterContext(contextlib.closing(ZODB.DB(self.server.storage(server_sync=True))))
+        gateway = Gateway(db, resolve, deadline=WAIT, readers=1)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+        self.assertEqual(gateway.read('/', len), 0)
+        go = holdBack(self, db)
+        with self.db.transaction() as connection:
+            connection.root()['/'][1] = 'there'
+        thread, outcome = inThread(gateway.read, '/', len)
+        self.waitUntil(lambda: outcome or not gateway.statistics()['idleReaders'])
+        go.set()
+        thread.join(WAIT)
+        self.assertEqual(outcome, [1])
+
+    def test_who_is_refused_all_the_same(self):
+        gateway = Gateway(self.db, resolve, deadline=WAIT, readers=1)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+        calls = []
+
+        def function(refusal):
+            def refuse(jobs):
+                calls.append(refusal)
+                raise refusal
+            return refuse
+        for call in (gateway.read, gateway.write):
+            for refusal, times in ((errors.UnknownJob(5), 2), (errors.InvalidInput('size', 'too small'), 1),
+                                   (OthersJob(5), 1)):       # which has been logged
+                calls.clear()
+                with self.subTest(refusal, call=call), self.assertRaises(type(refusal)):
+                    call('/', function(refusal))
+                self.assertEqual(len(calls), times)
+            with self.assertRaises(errors.UnknownService):
+                call('/nowhere', len)
 
 
 if __name__ == '__main__':

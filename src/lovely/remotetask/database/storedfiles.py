@@ -43,6 +43,10 @@ FILE, BYTES, TEXT, PICKLE = 'file', 'bytes', 'text', 'pickle'
 _PROTOCOL = 5
 
 
+class WrongPart(ValueError):
+    """This is not the part of a file that comes next, or not all parts have come."""
+
+
 class StoredFile(Persistent):
     """A file as it is stored; what a task gets, or a caller, where a `File` was handed over.
 

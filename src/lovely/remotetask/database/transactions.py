@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
+import random
 import threading
+import time
 
 from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
@@ -15,6 +17,10 @@ from lovely.remotetask.database.storages import isRelStorage
 
 
 log = logging.getLogger('lovely.remotetask')
+
+#: Seconds before the second attempt of a transaction that has met a conflict.  Each further attempt waits for twice as
+#: long, up to the second number, and by chance from half of it to one and a half: not all come back at the same time.
+PAUSE, LONGEST_PAUSE = 0.01, 1.0
 
 
 def lastSeen(db):
@@ -91,22 +97,28 @@ def tryAbort(manager):
     return True
 
 
+def pauseAfter(failures):
+    """Return for how many seconds to wait before the next attempt after so many that met conflicts, at least one."""
+    return min(LONGEST_PAUSE, PAUSE * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.5)
+
+
 def transact(manager, function, attempts=1):
     """Call a function in a transaction, commit that, and return what the function has returned.
 
     manager -- a `TransactionManager` in explicit mode.
-    attempts -- how often this is tried when it meets a `TransientError`, as after a conflict.
+    attempts -- how often this is tried when it meets a `TransientError`, as after a conflict; see `pauseAfter`.
 
     Raise what the function or the database raises; the manager is in no transaction then.
     """
+    failures = 0
     while True:
-        attempts -= 1
         try:
             manager.begin()
             result = function()
             manager.commit()
             return result
         except BaseException as error:
-            isClean = tryAbort(manager)
-            if not isClean or not attempts or not isinstance(error, TransientError):
+            isClean, failures = tryAbort(manager), failures + 1
+            if not isClean or failures >= attempts or not isinstance(error, TransientError):
                 raise
+        time.sleep(pauseAfter(failures))

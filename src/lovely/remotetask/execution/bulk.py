@@ -1,6 +1,7 @@
 """Doing something with all jobs that fit a filter, however many: a task of our own, in small transactions."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from zope.interface import implementer
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.database.transactions import pauseAfter
 from lovely.remotetask.filters import Filter
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.interfaces import ERROR
@@ -161,6 +163,7 @@ def changes(service, connection, own, input):
             size, failures = max(1, size // 2), failures + 1
             if failures == ATTEMPTS:
                 raise
+            time.sleep(pauseAfter(failures))
             continue
         except BaseException:
             manager.abort()

@@ -288,7 +288,7 @@ class Cycle:
                               moment=view.moment)
         if not situation.isShared:
             return decide(situation)
-        capacity = capacityOf([ledgers[name] for name in survey.before], self.owner)
+        capacity = capacityOf([(ledgers[name], number) for name, number in survey.sample], self.owner)
         situation = dataclasses.replace(situation, capacity=capacity)
         return decide(situation, ready.waiting(view.service, horizon(situation)))
 

@@ -26,6 +26,10 @@ AT_ONCE = 0.25
 SLOWER, HELD_UP = 2.0, 0.25
 
 
+#: Of the hosts of higher priority so many are looked at before each claim, the first ones, and so many of all others.
+FIRST, SAMPLE = 8, 8
+
+
 @dataclass(frozen=True)
 class Survey:
     """The other hosts that run jobs of the service."""
@@ -38,6 +42,16 @@ class Survey:
     def rank(self):
         """How many hosts have a higher priority: those get a job first."""
         return len(self.before)
+
+    @property
+    def sample(self):
+        """Names of hosts of higher priority that stand for all of them, each with the number that it stands for.
+
+        A claim that looked at hundreds of hosts would cost each of them, and the database server, more than the job.
+        """
+        first, others = self.before[:FIRST], self.before[FIRST:]
+        chosen = others[::max(1, -(-len(others) // SAMPLE))]
+        return [*((name, 1) for name in first), *((name, len(others) / len(chosen)) for name in chosen)]
 
 
 @dataclass(frozen=True)
@@ -61,22 +75,23 @@ def rateOf(owner):
 def capacityOf(ledgers, asking):
     """Return the `Capacity` of the owners of some ledgers.
 
+    ledgers -- pairs of a ledger, and the number of ledgers like it that it stands for.
     asking -- the owner who may help them; it cannot help those on its own machine when no core is left there.
     """
-    jobs, isQuick, expected, near, serials = 0, False, 0.0, 0.0, []
-    for ledger in ledgers:
+    jobs, isQuick, expected, near, serials = 0.0, False, 0.0, 0.0, []
+    for ledger, number in ledgers:
         owner, claimed = ledger.owner or {'threads': 0}, len(ledger.claimed)
         can, threads = rateOf(owner), owner.get('threads', 1)       # 0 when it has ended, or is about to
         # A host of which nothing is known yet will be as quick as others are.
-        rate = RATE if claimed and 'duration' not in owner else can
+        rate = number * (RATE if claimed and 'duration' not in owner else can)
         expected += rate
         near += rate * (owner.get('machine') == asking['machine'])
         free = max(threads, int(can * AT_ONCE)) - claimed
         if free > 0 or can:
-            jobs, isQuick = jobs + max(0, free), isQuick or can > 0
+            jobs, isQuick = jobs + number * max(0, free), isQuick or can > 0
             serials.append(ledger._p_serial)
     isEnough = isQuick and (expected >= ENOUGH or near >= RATE * asking['cores'] / TAKEN)
-    return Capacity(math.inf if isEnough else jobs, tuple(serials), isQuick)
+    return Capacity(math.inf if isEnough else round(jobs), tuple(serials), isQuick)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Seconds between two looks at whether a host of the same name is heard of.
 POLL_INTERVAL = 0.3
 
-#: Transactions that may fail by conflicts before the cause is looked for elsewhere.
-ATTEMPTS = 10
+#: Transactions that may fail by conflicts before the cause is looked for elsewhere: half a minute, for a hundred hosts
+#: that start at the same time.
+ATTEMPTS = 40
 
 
 class LeaseLost(Exception):

@@ -9,8 +9,9 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 
 
-#: Seconds between two surveys of an idle host: when jobs wait, and when there are none.
-SURVEY, IDLE_SURVEY = 2.0, 60.0
+#: Seconds between two surveys of an idle host: when jobs wait, and when there are none.  Among more than CROWD hosts it
+#: is as much longer: a survey looks at all of them.
+SURVEY, IDLE_SURVEY, CROWD = 2.0, 60.0, 16
 
 #: How many living hosts each one watches: those that come after it, by name.  A death is noticed late only if so many
 #: hosts that watch each other die at once.
@@ -120,7 +121,7 @@ class Peers:
         isBusy -- whether this host has claims.
         """
         interval = self._interval if isBusy else SURVEY if ready.isWaiting(view.service) else IDLE_SURVEY
-        if view.moment - self._surveyedAt < interval:
+        if view.moment - self._surveyedAt < interval * max(1, self.survey.running / CROWD):
             return
         self._surveyedAt, ledgers = view.moment, view.service.ledgers
         tasks = (view.ledger.owner or {}).get('tasks')          # nothing is left to a host that takes others

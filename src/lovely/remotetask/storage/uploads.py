@@ -70,7 +70,8 @@ def append(service, user, upload, start, data, now):
     start -- where it begins, in bytes.
     data -- the bytes, of which there may be `CHUNK`.
 
-    Raise `UnknownUpload`, `TooManyUploads`, and `ValueError` for a part that is not the next one.
+    Raise `UnknownUpload`, `TooManyUploads`, `ValueError` for a wrong size, and `storedfiles.WrongPart` for a part that
+    is not the next one.
     """
     found = find(service, user, upload)
     if not 0 < len(data) <= CHUNK:
@@ -78,8 +79,8 @@ def append(service, user, upload, start, data, now):
     if start != found.size:
         part = found.parts.get(start)
         if part is None or storedfiles.partAsFile(part).read() != data:
-            raise ValueError(f'start: the next part begins at {found.size}, not at {start}, where '
-                             f'{"nothing" if part is None else "another part"} has come')
+            raise storedfiles.WrongPart(f'start: the next part begins at {found.size}, not at {start}, where '
+                                        f'{"nothing" if part is None else "another part"} has come')
         return found.size
     if found.expected is not None and start + len(data) > found.expected:
         raise ValueError(f'data: the upload may have {found.expected} bytes, as was said when it began')
@@ -90,9 +91,9 @@ def append(service, user, upload, start, data, now):
 
 
 def fileOf(upload):
-    """Return the `StoredFile` of an `Upload`: what has come of it; raise `ValueError` when that is not all."""
+    """Return the `StoredFile` of an `Upload`; raise `storedfiles.WrongPart` when not all of it has come."""
     if upload.expected not in (None, upload.size):
-        raise ValueError(f'uploads: {upload.size} bytes have come of one that is to have {upload.expected}')
+        raise storedfiles.WrongPart(f'uploads: {upload.size} bytes have come of one that is to have {upload.expected}')
     return storedfiles.ofParts(upload.parts, upload.size)
 
 

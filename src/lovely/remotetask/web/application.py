@@ -23,9 +23,11 @@ from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.database.transactions import openedAt
+from lovely.remotetask.database.transactions import pauseAfter
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
@@ -221,12 +223,12 @@ class Application:
         if tag in request.if_none_match and 'If-None-Match' in request.headers:
             response = webob.Response(status=304)
         else:
-            with self._reading(moment) as connection:
-                context = Context(request, {}, caller, connection, _servicePath(request.GET), moment or now, at, self)
-                with _refusing(at):
-                    page = view(context, *arguments)
-                isPage = isinstance(page, Page)
-                response = webob.Response(render(page, context), status=page.status) if isPage else page
+            def make():
+                with self._reading(moment) as connection:
+                    context = Context(request, {}, caller, connection, _servicePath(request.GET), moment or now, at,
+                                      self)
+                    return _made(view, context, arguments)
+            response = fresh(self.db, make)
         response.etag = tag
         response.headers['Cache-Control'] = 'private, no-cache'
         response.headers['Vary'] = 'Authorization, Cookie'
@@ -258,24 +260,27 @@ class Application:
         manager = transaction.TransactionManager(explicit=True)
         with contextlib.closing(self.db.open(manager)) as connection:
             context = Context(request, form, caller, connection, _servicePath(request.GET), self.clock(), None, self)
-            for number in range(1, ATTEMPTS + 1):
-                manager.begin()
-                try:
-                    done = self._carryOut(context, verb, manager)
-                    break
-                except TransientError:
-                    manager.abort()
-                    if number == ATTEMPTS:
-                        raise
-                except BaseException:
-                    manager.abort()
-                    raise
+            done = fresh(self.db, lambda: self._tryToCarryOut(context, verb, manager))
         if isinstance(done, webob.Response):
             return done
         log.info('user %s at %s: %s in %s', ascii(caller.name or notes.ANYBODY), caller.address or '-',
                  ascii(notes.sentenceOf(done.act)), ascii(context.path),
                  extra=about('change.made', user=caller.name or notes.ANYBODY, address=caller.address))
         return webob.Response(status=303, location=self._next(context, done))
+
+    def _tryToCarryOut(self, context, verb, manager):
+        for number in range(1, ATTEMPTS + 1):
+            manager.begin()
+            try:
+                return self._carryOut(context, verb, manager)
+            except TransientError:
+                manager.abort()
+                if number == ATTEMPTS:
+                    raise
+                time.sleep(pauseAfter(number))
+            except BaseException:
+                manager.abort()
+                raise
 
     def _carryOut(self, context, verb, manager):
         """Do what a verb says, and commit it; return `actions.Done`, or the response that says what is wrong."""
@@ -350,6 +355,13 @@ def application(db, users=None, *, identify=None, mask=(), clock=time.time, conc
     Raise `errors.ConfigurationError` for a users file that cannot be read or has a mistake.
     """
     return Application(db, Guard(users, identify), mask, clock, concurrent)
+
+
+def _made(view, context, arguments):
+    """Return the response that a view makes for a `Context` and its arguments."""
+    with _refusing(context.at):
+        page = view(context, *arguments)
+    return webob.Response(render(page, context), status=page.status) if isinstance(page, Page) else page
 
 
 @contextlib.contextmanager

@@ -65,6 +65,10 @@ class Throttled(errors.RemoteTaskError):
         self.retryAfter = retryAfter
 
 
+class OthersJob(errors.UnknownJob):
+    """The job is of a task that the caller must not know of.  That is logged; the caller is told that there is none."""
+
+
 class Principal(NamedTuple):
     """Who calls, and what he may do."""
 
@@ -113,7 +117,7 @@ class Principal(NamedTuple):
         """Return a function like `function`, for a call that has been checked, to which other's jobs are unknown.
 
         method, arguments -- as for `check`.
-        function -- called with the service and more; the one returned raises `errors.UnknownJob` instead, and logs it,
+        function -- called with the service and more; the one returned raises `OthersJob` instead, and logs it,
             if the arguments have the id of a job of a task that is not the principal's.  It raises `NotAllowed` for a
             change of a job that he may not change: see `checkChange`.
         """
@@ -128,7 +132,7 @@ class Principal(NamedTuple):
                 job = service.jobs[jobid]
                 if not _fits(job.task, self.tasks):
                     _logRefusal(self.address, self.name, f'the job {jobid} is of a task of others')
-                    raise errors.UnknownJob(jobid)
+                    raise OthersJob(jobid)
                 if changes:
                     self.checkChange(job)
             return function(service, *rest)

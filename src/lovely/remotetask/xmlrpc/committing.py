@@ -10,6 +10,8 @@ from transaction.interfaces import TransientError
 from lovely.remotetask import errors
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database import notes
+from lovely.remotetask.database.freshness import catchUp
+from lovely.remotetask.database.freshness import mayBePremature
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -67,12 +69,16 @@ class Committer:
         """Close the connection, if there is one."""
         self._session.close()
 
-    def acknowledge(self, writes):
-        """Commit the writes together and end them; no error ends the writer."""
+    def acknowledge(self, writes, isFirst=True):
+        """Commit the writes together and end them; no error ends the writer.
+
+        isFirst -- whether those that are refused may be so because of what others have just changed: these are carried
+            out once more, when that is known.
+        """
         if not writes:
             return
         try:
-            outcomes = self._session.run(lambda: self._commit(writes))
+            outcomes = self._session.run(lambda: self._commit(writes, isFirst))
         except (DatabaseUnavailable, OutcomeUnknown) as error:
             self._session.close()
             logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
@@ -85,15 +91,22 @@ class Committer:
                 writes[0].end(None, error)
             else:
                 for write in writes:
-                    self.acknowledge([write])
+                    self.acknowledge([write], isFirst)
         else:
             self._answered()
             notifierOf(self._db).notify()               # not all storages tell of the commits of this process
+            again = []
             for write, result, refusal in outcomes:
-                write.end(result, refusal)
+                if isFirst and mayBePremature(self._db, refusal):
+                    again.append(write)
+                else:
+                    write.end(result, refusal)
+            self.acknowledge(again, isFirst=False)
 
-    def _commit(self, writes):
+    def _commit(self, writes, isFirst):
         """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
+        if not isFirst:
+            catchUp(self._db)
         connection = self._session.open()
         manager = connection.transaction_manager
         writes = [write for write in writes if not write.cancelled()]

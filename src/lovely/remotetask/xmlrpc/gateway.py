@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 
+from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.xmlrpc.committing import Committer
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -299,6 +300,9 @@ class Gateway:
                     reader.session.refresh()
 
     def _readOnce(self, reader, read):
+        return fresh(self.db, lambda: self._lookOnce(reader, read))
+
+    def _lookOnce(self, reader, read):
         connection = reader.session.open()
         manager = connection.transaction_manager
         try:

@@ -19,7 +19,7 @@ class Placing:
         job -- a dict with task, input, and maybe key and uploads: the ids, each of which stands somewhere in the input.
 
         Where there is a job with that key, its input is returned: it took the uploads when it was added.  Raise
-        `errors.UnknownUpload`, and `ValueError` for another list, or for an upload that is not complete.
+        `errors.UnknownUpload`, `storedfiles.WrongPart` for one that is not complete, `BadArguments` for another list.
         """
         ids = job.pop('uploads', None)
         if ids is None:

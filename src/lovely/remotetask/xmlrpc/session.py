@@ -1,7 +1,6 @@
 """A thread's session with the database: its connection, opened when it is needed, and what is tried again."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
-import random
 import time
 
 from transaction.interfaces import TransientError
@@ -9,6 +8,7 @@ from ZODB.POSException import StorageError
 
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.transactions import pauseAfter
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 
 
@@ -18,9 +18,6 @@ logger = logging.getLogger('lovely.remotetask')
 #: only when they use one, and have two of them.
 ATTEMPTS = 10
 LOST_ATTEMPTS = 3
-# Seconds to wait before the second attempt; doubled each time.
-_FIRST_DELAY = 0.01
-_LONGEST_DELAY = 1.0
 
 
 class ReadManager:
@@ -106,7 +103,6 @@ class Session:
 
         The connection is closed after each failure that is no conflict.  Raise `DatabaseUnavailable` in the end.
         """
-        delay = _FIRST_DELAY
         for attempt in range(1, self._attempts + 1):
             try:
                 return function()
@@ -122,8 +118,6 @@ class Session:
                     raise DatabaseUnavailable() from error
                 logger.debug('attempt %d failed: %s', attempt, error)
                 counts.add('conflicts' if isConflict else 'database_failures', 'frontend')
-            # Not all who conflicted come back at the same time.
-            wait = delay * random.uniform(0.5, 1.5)
+            wait = pauseAfter(attempt)
             counts.add('database_wait_seconds', 'frontend', number=wait)
             time.sleep(wait)
-            delay = min(2 * delay, _LONGEST_DELAY)
