@@ -425,6 +425,7 @@ class HangTest(PostgreSQLCase):
         super().setUp()
         self.enterContext(unittest.mock.patch.object(postgresql, 'ANSWER_TIME', 2))
         self.enterContext(unittest.mock.patch.object(postgresql, 'PING_INTERVAL', 0.1))
+        self.enterContext(unittest.mock.patch.dict(postgresql.DEFAULTS, connect_timeout=2))
         self.addCleanup(self.server.goOn)
 
     def open(self):
@@ -483,7 +484,7 @@ class HangTest(PostgreSQLCase):
         connection, cursor = postgresqlOf(db).connmanager.open()
         with contextlib.closing(connection):
             found = connection.get_dsn_parameters()
-            self.assertEqual((found[name], found['connect_timeout'], found['tcp_user_timeout']), (value, '10', '30000'))
+            self.assertEqual((found[name], found['connect_timeout'], found['tcp_user_timeout']), (value, '2', '30000'))
             cursor.execute('SHOW work_mem')
             self.assertEqual(cursor.fetchone(), ('5MB',))
             self.assertIn('tcp_keepalives_idle=15', found['options'])
