@@ -15,6 +15,7 @@ from ZODB.utils import p64
 from zope.component import provideUtility
 from zope.component import testing
 
+from lovely.remotetask.common.release import release
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.interfaces import COMPLETED
@@ -30,6 +31,7 @@ from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
+from lovely.remotetask.storage.generations import GENERATION
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.transitions import Outcome
@@ -230,6 +232,27 @@ class TestLeases(AliveCase):
         self.assertEqual([record.getMessage() for record in logs.records], [
             f'processing host {name} has a lease of {lease} s, but {us} one of {ours} s: give all hosts of a database '
             'the same' for name, lease, us, ours in (('b', 60, 'a', 30), ('a', 30, 'b', 60))])
+
+
+class TestGenerations(AliveCase):
+
+    def test_different_ones_are_told_once(self):
+        first, other = self.cycle('a'), self.cycle('b')
+        self.manager.begin()
+        ledger = self.service.ledgers['b']
+        ledger.owner = dict(ledger.owner, release='9.9', generation=99)
+        self.manager.commit()
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+            for _ in range(3):
+                first.iterate(Work())
+                other.iterate(Work())
+                self.now.advance(10)
+        mine = release()
+        self.assertEqual([record.getMessage() for record in logs.records], [
+            f'processing host {name} has release {its}, which knows generation {knows} of stored data, but {us} has '
+            f'{ours}, which knows {we}: do not upgrade the data before all hosts have the same'
+            for name, its, knows, us, ours, we in (('b', '9.9', 99, 'a', mine, GENERATION),
+                                                   ('a', mine, GENERATION, 'b', '9.9', 99))])
 
 
 class TestLiveness(AliveCase):

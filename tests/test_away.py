@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import transaction
 from BTrees.OOBTree import OOBTree
+from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
+from ZODB.DB import DB
 from ZODB.POSException import ConflictError
 
 from deployment import PATIENCE
@@ -25,7 +27,9 @@ from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
+from lovely.remotetask.testing import TemporaryZEO
 from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc.faults import DATABASE_UNAVAILABLE
 from lovely.remotetask.xmlrpc.faults import OUTCOME_UNKNOWN
 from lovely.remotetask.xmlrpc.faults import STOPPING
@@ -171,14 +175,7 @@ class AwayTest(CountingCase):
 
     def setUp(self):
         super().setUp()
-        self.addCleanup(self.goOn)              # before the server ends: who is stopped cannot
-
-    def hang(self):
-        os.kill(self.server.pid, signal.SIGSTOP)
-
-    def goOn(self):
-        if self.server.pid is not None:
-            os.kill(self.server.pid, signal.SIGCONT)
+        self.addCleanup(self.server.goOn)       # before the server ends: who is stopped cannot
 
     def test_a_server_that_is_killed_and_started_again_under_load(self):
         def crash():
@@ -192,7 +189,7 @@ class AwayTest(CountingCase):
         self.waitForAll()                       # so the frontend has not seen them since they were run
         for number in range(40):
             self.add(number)
-        self.hang()
+        self.server.hang()
         with ThreadPoolExecutor(40) as threads:
             # All clients are answered, and those who come again at once.
             for _ in range(3):
@@ -204,7 +201,7 @@ class AwayTest(CountingCase):
             self.assertLess(time.monotonic() - began, DEADLINE + LATE)
         # The connections are given up: two of each host, the one of the frontend.
         self.waitUntil(lambda: self.said().count('has not answered for') >= 5, 'the watchdogs')
-        self.goOn()
+        self.server.goOn()
         self.waitUntil(lambda: self.call('getStatus', jobids[0]) == (True, 'completed'), 'a read', RECOVERY)
         self.waitUntil(lambda: self.call('add', 'count', 'after it')[0], 'a write', RECOVERY)
         self.waitForAll(RECOVERY)
@@ -219,7 +216,7 @@ class AwayTest(CountingCase):
     def test_processes_stop_while_the_server_hangs(self):
         for number in range(40):
             self.add(number)
-        self.hang()
+        self.server.hang()
         self.checkStop()
 
     def checkStop(self):
@@ -232,6 +229,39 @@ class AwayTest(CountingCase):
         ours = [line for line in self.said().splitlines()
                 if any(part in line for part in ('ERROR lovely.remotetask', 'NoTransaction', 'Exception in thread'))]
         self.assertEqual(ours, [], self.said())
+
+
+class SecondServerTest(CountingCase):
+    """Clients that know two addresses of one database, of which each has a server at times."""
+
+    level = 2
+
+    def prepareDatabase(self):
+        self.second = TemporaryZEO(self.server.directory)
+        self.second.address = '127.0.0.1', freePort()
+        self.addCleanup(self.second.close)
+        super().prepareDatabase()
+        self.db.close()
+        self.db = DB(ClientStorage([self.server.address, self.second.address], wait_timeout=PATIENCE))
+        self.addCleanup(self.db.close)
+
+    def databaseOf(self, name):
+        """Return the text of a `<zodb>` section with both addresses."""
+        first, second = (f'server {host}:{port}' for host, port in (self.server.address, self.second.address))
+        return self.server.config.replace(first, f'{first}\n    {second}')
+
+    def test_they_take_over_from_each_other_under_load(self):
+        with self.assertRaises(AssertionError):
+            self.second.start()                 # the first one has the file
+        servers = [self.server, self.second]
+
+        def takeOver():
+            servers[0].kill()
+            servers.reverse()
+            servers[0].start()
+
+        self.checkUnderLoad([takeOver] * 2)
+        self.assertEqual([process.popen.poll() for process in self.processes], [None] * 3, self.said())
 
 
 class ReplacedTest(CountingCase):

@@ -1,4 +1,4 @@
-"""Backup and restore, by the commands of operating.txt: of a database server that is in use."""
+"""Backup and restore, by the commands of operating.txt: of a database server that is in use; and packing."""
 # SPDX-License-Identifier: ZPL-2.1
 import os
 import pathlib
@@ -28,10 +28,15 @@ DOCUMENT = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'oper
 SIZE, PAUSE = 100_000, 0.05
 
 
-def commands():
-    """Return the two lists of commands in the document: to back up, and to restore."""
-    section = DOCUMENT.read_text().partition('\nBackup and restore\n')[2].partition('\n\n\n')[0]
+def commands(title, document=DOCUMENT):
+    """Return the lists of commands in a section of a document."""
+    section = document.read_text().partition(f'\n{title}\n---')[2].partition('\n\n\n')[0]
     return [re.sub('(?m)^    ', '', block) for block in re.findall('::\n\n((?:    .*\n)+)', section)]
+
+
+def environment(**variables):
+    """Return the environment for commands that find the same packages as this process."""
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(map(os.path.abspath, sys.path)), **variables}
 
 
 class TestBackup(unittest.TestCase):
@@ -49,8 +54,7 @@ class TestBackup(unittest.TestCase):
         """Run commands as the document has them, with the program of this Python; supervisor is the test itself."""
         script = script.replace('bin/repozo', f'{sys.executable} -m ZODB.scripts.repozo')
         script = script.replace('bin/supervisor', ': ')
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)))
-        subprocess.run(['sh', '-e', '-c', script], cwd=self.directory, env=environment, check=True)
+        subprocess.run(['sh', '-e', '-c', script], cwd=self.directory, env=environment(), check=True)
 
     def add(self, db):
         with db.transaction() as connection:
@@ -58,7 +62,7 @@ class TestBackup(unittest.TestCase):
         self.jobids.append(jobid)               # now it is committed
 
     def test_the_commands_of_the_document(self):
-        backup, restore = commands()
+        backup, restore = commands('Backup and restore')
         self.jobids = []
         with temporaryZEO(self.data) as zeo:
             db = zeo.database()
@@ -110,6 +114,50 @@ class TestBackup(unittest.TestCase):
         finally:
             stop.set()
             thread.join()
+
+
+class TestPacking(unittest.TestCase):
+
+    level = 2
+
+    def setUp(self):
+        self.directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.server = self.enterContext(temporaryZEO(self.directory))
+        self.db = self.server.database()
+        install(self.db)
+        self.path = pathlib.Path(self.directory, 'etc')
+        self.path.mkdir()
+        (self.path / 'processor-1.conf').write_text(self.server.config)
+
+    def grow(self):
+        """Write data that is replaced, and return the size of the database."""
+        for number in range(10):
+            with self.db.transaction() as connection:
+                connection.root()['data'] = f'{number}' * 50_000
+        return self.size()
+
+    def size(self):
+        return os.path.getsize(os.path.join(self.directory, 'Data.fs'))
+
+    def run_(self, command):
+        """Run a command of the document, with this Python, at the server."""
+        programs = {'bin/remotetask': 'lovely.remotetask', 'bin/zeopack': 'ZEO.scripts.zeopack'}
+        for name, module in programs.items():
+            command = command.replace(name, f'{sys.executable} -m {module}')
+        command = command.replace('127.0.0.1:8100', '%s:%d' % self.server.address)
+        subprocess.run(['sh', '-e', '-c', command], cwd=self.directory, env=environment(), check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def test_the_commands_of_the_document(self):
+        (block,) = commands('Packing')
+        for command in block.splitlines():
+            with self.subTest(command):
+                before = self.grow()
+                self.run_(command)                              # nothing is a day old
+                self.assertGreater(self.size(), before * 0.9)
+                self.run_(command.replace('--days 1', '--days 0'))
+                self.assertLess(self.size(), before / 3)
+                self.assertTrue(os.path.exists(os.path.join(self.directory, 'Data.fs.old')))
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ from lovely.remotetask.bench.settings import BenchError
 from lovely.remotetask.bench.settings import Settings
 from lovely.remotetask.bench.stage import stage
 from lovely.remotetask.cli import bench
+from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
@@ -172,7 +173,8 @@ class CommandTest(unittest.TestCase):
     def test_refusals(self):
         path = self.configure('<zodb>\n  <mappingstorage/>\n</zodb>\n')
         self.assertIn('in memory', self.bench(configuration=path, code=2))
-        self.assertIn('--zeo is for', self.bench('--zeo', configuration=path, code=2))
+        for name in '--zeo', '--postgresql':
+            self.assertIn(f'{name} is for', self.bench(name, configuration=path, code=2))
         self.assertIn('No such file', self.bench('--compare', 'nowhere.json', code=2))
         self.assertIn('from 1 to 64', self.bench('--hosts', '0', code=2))
         self.assertIn('--against is for', self.bench('--against', self.directory, configuration=path, code=2))
@@ -261,13 +263,16 @@ class CostTest(PlacelessSetup, unittest.TestCase):
             self.checkCost(place, self.rootOf(place.database.db))
 
     def test_records_stored_by_another_client(self):
-        with stage(Settings(jobs=20), zeo=True) as place:
-            db = place.server.database()
-            self.addCleanup(db.close)
-            self.checkCost(place, self.rootOf(db))
+        for server in 'zeo', 'postgresql':
+            with self.subTest(server=server), stage(Settings(jobs=20), server=server) as place:
+                db = place.server.database()
+                self.addCleanup(closeDatabase, db)
+                self.checkCost(place, self.rootOf(db))
+                self.assertTrue(place.database.tells)
+                self.assertGreater(place.processorTimes()['server'], 0)
 
     def test_records_that_this_client_has_not_heard_of(self):
-        with stage(Settings(jobs=20), zeo=True) as place:
+        with stage(Settings(jobs=20), server='zeo') as place:
             heard, root = place.database.db.lastTransaction(), self.rootOf(place.database.db)
             place.database.db.lastTransaction = lambda: heard            # as if the server's message were on its way
             with root() as mapping:
@@ -290,7 +295,7 @@ class CostTest(PlacelessSetup, unittest.TestCase):
 
     @unittest.skipUnless(sys.platform == 'linux', 'needs Linux')
     def test_processes_that_count(self):
-        with stage(Settings(jobs=20), zeo=True) as place:
+        with stage(Settings(jobs=20), server='zeo') as place:
             self.assertEqual(set(place.processorTimes()), {'this process', 'server'})
             place.hosts(1)
             self.assertEqual(set(place.processorTimes()), {'hosts', 'server'})
@@ -306,7 +311,7 @@ class HostTest(PlacelessSetup, unittest.TestCase):
     level = 2
 
     def test_host_that_dies(self):
-        with stage(Settings(jobs=20), zeo=True) as place:
+        with stage(Settings(jobs=20), server='zeo') as place:
             place.hosts(1)
             place.database.add([('bench-sleep', {'seconds': 60})])
             timer = threading.Timer(1, place._hosts[0].popen.kill)

@@ -98,7 +98,7 @@ class HelpTest(unittest.TestCase):
             'init', 'serve', 'frontend', 'processor', 'scheduler', 'web', 'health', 'pack', 'tasks', 'add', 'add-many',
             'start', 'schedule', 'status', 'job', 'progress', 'stack', 'result', 'error', 'retry', 'cancel', 'remove',
             'clean', 'jobs', 'statistics', 'pause', 'resume', 'is-processing', 'bench', 'user', 'schedules', 'run-now',
-            'run-here', 'check', 'service', 'export', 'import'})
+            'run-here', 'check', 'service', 'export', 'import', 'upgrade'})
         for name, command in main.remotetask.commands.items():
             with self.subTest(name):
                 result = CliRunner().invoke(main.remotetask, [name, '-h'])
@@ -277,7 +277,7 @@ class Jobs(SimpleXMLRPCServer):
     def getError(self, jobid):
         return 'the disk\nis \x9b1mfull' if self._find(jobid)[0] == 'fail' else 'None'
 
-    def getJobs(self, status, start, size, task, since, filter=None, after=None):
+    def getJobs(self, status, start, size, task=None, since=None, filter=None, after=None):
         rows = [{'id': 1392637175, 'task': 'echo', 'status': 'completed', 'created': 1709209801.5,
                  'started': 1709209802.0, 'completed': 1709209803.9, 'host': 'alpha-1'},
                 {'id': 7, 'task': 'a rather long name', 'status': 'queued', 'created': 0.0, 'started': None,
@@ -449,15 +449,15 @@ id          task                status     added       started     took   host
         code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
         self.assertEqual(output, 'id  task  status  added  started  took  host\n\n'
                                  '0 of 1 jobs; in all: 1 queued, 1 completed\n')
-        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20, None, None, None, None),
-                                             ('getJobs', 'completed', 1, 5, None, None, None, None)])
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 20),
+                                             ('getJobs', 'completed', 1, 5)])
 
     def test_jobs_by_a_filter(self):
         output = self.remotetask('jobs', 'task:echo since:1h', '--size', '5')[1]
         self.assertTrue(output.endswith('\n2 jobs found, looked at 2 of 2; go on with --after 17-4\n'), output)
         output = self.remotetask('jobs', '', '--after', '17-4')[1]
         self.assertTrue(output.endswith('\n2 jobs found, looked at 2 of 2\n'), output)
-        self.assertEqual(self.server.calls, [('getJobs', None, 0, 5, None, None, 'task:echo since:1h', None),
+        self.assertEqual(self.server.calls, [('getJobs', None, 0, 5, None, None, 'task:echo since:1h'),
                                              ('getJobs', None, 0, 20, None, None, '', '17-4')])
         self.fails(2, '--after needs a filter', 'jobs', '--after', '17-4')
         for option, value in (('--status', 'error'), ('--start', '5'), ('--task', 'echo'), ('--since', '1h')):
@@ -892,7 +892,7 @@ class ManyProcessesTest(ServerTestCase):
         frontend = self.start('frontend', database, 'frontend.conf')
         self.untilReady(frontend)
         self.assertEqual(self.remotetask('is-processing'),
-                         (1, 'host  machine  pid  threads  jobs  since  state\n',
+                         (1, 'host  machine  pid  threads  jobs  since  release  state\n',
                           'remotetask: no host is processing the service\n'))
         scheduler = self.start('scheduler', database + self.processorSection('one'), 'scheduler.conf')
         self.assertEqual(self.untilReady(scheduler)[-2:], ['scheduling as one-scheduler', 'ready'])
@@ -901,7 +901,7 @@ class ManyProcessesTest(ServerTestCase):
                                'processor.conf')
         self.untilReady(processor)
         code, output, errors = self.remotetask('is-processing')
-        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=6)[-1])
+        rows = [(line.split()[0], line.split()[2], line.split()[3], line.split(maxsplit=7)[-1])
                 for line in output.splitlines()[1:]]
         self.assertEqual((code, errors, sorted(rows)), (0, '', [
             ('one', str(processor.pid), '4', 'processing'), ('one-scheduler', str(scheduler.pid), '0', 'scheduling')]))

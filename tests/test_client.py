@@ -660,9 +660,9 @@ class TestRepetition(ScriptCase):
         busy = http(b'', '503 Service Unavailable', 'Retry-After: 0', 'Connection: close')
         throttled = http(b'later', '429 Too Many Requests')
         client = self.script([busy], [throttled], [fault(faults.DATABASE_UNAVAILABLE)], [fault(faults.STOPPING)],
-                             [ok(True)])
+                             [fault(faults.WRONG_GENERATION)], [ok(True)])
         self.assertIs(client.cancel(1), True)
-        self.assertEqual(self.connections, [0, 1, 2, 3, 4])
+        self.assertEqual(self.connections, [0, 1, 2, 3, 4, 5])
 
     def test_not_beyond_the_time(self):
         busy = http(b'', '503 Service Unavailable', 'Retry-After: 1000', 'Connection: close')
@@ -854,7 +854,7 @@ class TestRemoteFault(unittest.TestCase):
         made = [errors.RemoteTaskError('text'), errors.InvalidInput('field', 'is wrong'), errors.UnknownTask('a', 'b'),
                 errors.UnknownJob(5), errors.UnknownService('/a'), errors.WrongState(5, 'error', 'cancel'),
                 TaskError('no film'), errors.Retry(5, 'later'), errors.TimeLimitExceeded(5), errors.HostDied('a', 30),
-                errors.NameTaken('a', 'pid 1'), errors.ConfigurationError('line 1'),
+                errors.NameTaken('a', 'pid 1'), errors.ConfigurationError('line 1'), errors.WrongGeneration('it is so'),
                 errors.UnknownUpload('a1'), errors.TooManyUploads('there are 100 uploads'), JobFailed(5, 'no film'),
                 JobCancelled(5), StillRunning({5: 'queued'}, 1.5), NotConnected('http://a', 'refused', True),
                 ConnectionBroken('http://a', 'reset'), NoAnswer('http://a', 60), BadAnswer('http://a', 'HTTP', 'x'),

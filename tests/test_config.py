@@ -21,6 +21,7 @@ import lovely.remotetask
 from lovely.remotetask.config import products
 from lovely.remotetask.config import sections
 from lovely.remotetask.config import settings as config
+from lovely.remotetask.config import web
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import getAutostartServiceNames
@@ -390,6 +391,13 @@ class ValuesTest(unittest.TestCase):
                 with self.assertRaisesRegex(ValueError, 'is not an address'):
                     sections.address(text)
 
+    def test_the_path_of_the_pages(self):
+        for text, path in ('/pages', '/pages'), ('/tools/remote-tasks/', '/tools/remote-tasks'):
+            self.assertEqual(web.path(text), path)
+        for text in '', '/', 'pages', '//pages', '/a//b', '/a b', '/a?b', '/ä', '/%61', 'http://a/':
+            with self.subTest(text), self.assertRaisesRegex(ValueError, 'is not a path'):
+                web.path(text)
+
     def test_times(self):
         for text, expected in (('20', 20.0), ('20s', 20.0), ('20 S', 20.0), ('500ms', 0.5), ('.5', 0.5), ('1.5m', 90.0),
                                ('2h', 7200.0), ('1d', 86400.0)):
@@ -524,17 +532,6 @@ class MistakesTest(ConfigTestCase):
         products.setProductConfigurations({'x': {'a': '1'}})
         self.check('<product-config y/>\nnonsense\n', 2, 'nonsense')
         self.assertEqual(products.productConfiguration('x'), {'a': '1'})
-
-
-class DocumentTest(ConfigTestCase):
-
-    def test_a_host_on_another_machine(self):
-        document = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'operating.txt'
-        block = document.read_text().partition('\nAnother machine\n')[2].partition('::\n\n')[2].partition('\n\n')[0]
-        self.write('', 'site.zcml')
-        configuration = self.load(textwrap.dedent(block))
-        self.assertEqual((configuration.processor.name, configuration.processor.lease), ('beta-1', 30))
-        self.assertEqual(configuration.databaseDescription, 'ZEO zeo.example.org:8100')
 
 
 class LoggingTest(ConfigTestCase):

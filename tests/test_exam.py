@@ -1,9 +1,12 @@
 """The exam in short: each scenario for some seconds, with faults from a new seed."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import io
 import random
 import shutil
 import unittest
 
+from exam.main import main
 from exam.scenarios import run
 
 
@@ -74,6 +77,14 @@ class ExamTest(unittest.TestCase):
 
     def test_jobs_end_their_host(self):
         self.examine('poison')
+
+
+class TestBeside(unittest.TestCase):
+
+    def test_a_directory_without_programs(self):
+        with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit):
+            main(['--scenario', 'upgrade', '--beside', '/nowhere'])
+        self.assertIn('--beside: there is no bin/remotetask and bin/runzeo in /nowhere', said.getvalue())
 
 
 if __name__ == '__main__':

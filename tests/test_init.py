@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -15,18 +17,32 @@ import unittest
 import unittest.mock
 import urllib.request
 
+from zope.component import provideUtility
+from zope.component import testing
+
+from lovely.remotetask.application import getService
 from lovely.remotetask.cli import main
-from lovely.remotetask.cli.init import FILES
+from lovely.remotetask.cli.forms import single
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
+from lovely.remotetask.service import install
+from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import PATIENCE
+from lovely.remotetask.testing import Process
 from lovely.remotetask.testing.ports import freePort
+from servers import PostgreSQL
+from servers import emptyPostgreSQL
 
 
 def environment():
     """Return the environment for a process that finds the same packages as this one, and no configuration."""
     result = {name: value for name, value in os.environ.items() if not name.startswith('REMOTETASK_')}
     return dict(result, PYTHONPATH=os.pathsep.join(os.path.abspath(path) for path in sys.path), PYTHONUNBUFFERED='1')
+
+
+def defaultGracePeriod():
+    """Return how many seconds jobs have to end, where the configuration does not say it."""
+    return load().processor.gracePeriod
 
 
 def freePorts():
@@ -39,6 +55,7 @@ def freePorts():
     raise AssertionError('no two free ports')
 
 
+FILES = single().files
 README = pathlib.Path(__file__).parent.parent / 'README.txt'
 
 
@@ -59,9 +76,15 @@ class InitTestCase(unittest.TestCase):
 
     def init(self, *arguments):
         """Run the command; return its exit code, standard and error output."""
-        ended = subprocess.run([sys.executable, '-m', 'lovely.remotetask', 'init', *map(str, arguments)], text=True,
-                               cwd=self.directory, env=environment(), capture_output=True, timeout=PATIENCE)
-        return ended.returncode, ended.stdout, ended.stderr
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.chdir(self.directory), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), \
+                unittest.mock.patch.object(sys, 'argv', ['test']):
+            code = main.run(['init', *map(str, arguments)])
+        return code, output.getvalue(), errors.getvalue()
+
+    def started(self, unit):
+        """Return the command that a unit starts."""
+        return re.search('^ExecStart=(.*)$', unit.read_text(), re.MULTILINE)[1]
 
     def content(self):
         return {path.relative_to(self.directory): path.is_file() and path.read_text()
@@ -99,6 +122,8 @@ class TestSite(ServingTestCase):
         with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
             self.assertIn('Overview', answer.read().decode())
         self.assertEqual(self.shell(add), '"Hello, World!"\n')
+        words = json.loads(re.search(r'HEALTHCHECK [^[]+ CMD (\[.*\])', (self.site / 'Dockerfile').read_text())[1])
+        self.assertEqual(self.shell(f'cd films; {sys.executable} -m lovely.{" ".join(words)}'), 'ready\n')
         with Client(f'http://127.0.0.1:{port}/', PATIENCE) as client:
             # Its schema is known to the front end.
             with self.assertRaisesRegex(ValueError, "input field 'name': is missing"):
@@ -131,37 +156,131 @@ class TestSite(ServingTestCase):
         (self.site / 'notes.txt').write_text('mine')
         self.assertEqual(self.init(self.site)[0], 0)
         self.assertEqual({path.name for path in self.site.iterdir()}, {*FILES, 'var', 'notes.txt'})
-        for name in FILES:
-            self.assertNotIn('$', (self.site / name).read_text())
         configuration = load(self.site / 'remotetask.conf')
         self.assertEqual(configuration.siteDefinition, str(self.site / 'site.zcml'))
         self.assertEqual(configuration.databaseDescription, f'FileStorage {self.site}/var/Data.fs')
         self.assertEqual(configuration.frontend.address, ('127.0.0.1', 8080))
         self.assertEqual(configuration.web.address, ('127.0.0.1', 8081))
         self.assertIn('"lovely.remotetask[web]"', (self.site / 'Dockerfile').read_text())
-        unit = (self.site / 'remotetask.service').read_text()
-        self.assertIn(f'\nExecStart={sys.executable} -m lovely.remotetask -C {self.site}/remotetask.conf serve\n', unit)
-        # systemd waits longer than the grace period of the server.
-        self.assertLess(configuration.processor.gracePeriod, int(re.search('TimeoutStopSec=(.*)', unit)[1]))
+        self.assertEqual(self.started(self.site / 'remotetask.service'),
+                         f'{sys.executable} -m lovely.remotetask -C {self.site}/remotetask.conf serve')
         self.assertLess(configuration.processor.gracePeriod,
                         int(re.search('stop_grace_period: (.*)s', (self.site / 'compose.yaml').read_text())[1]))
 
     def test_without_the_pages(self):
         for name, modules in ('without', {'waitress': None}), ('with', {}):
-            output = io.StringIO()
-            with unittest.mock.patch.dict(sys.modules, modules), contextlib.redirect_stdout(output):
-                code = main.run(['init', str(self.directory / name), '--port', '65535'])
+            with unittest.mock.patch.dict(sys.modules, modules):
+                code, said, _ = self.init(name, '--port', '65535')
             section = (self.directory / name / 'remotetask.conf').read_text()
             with self.subTest(name):
                 self.assertEqual(code, 0)
                 self.assertEqual(load(self.directory / name / 'remotetask.conf').web is None, bool(modules))
                 self.assertIn('\n# <web>\n#   address 127.0.0.1:65534\n# </web>\n' if modules else '\n<web>\n', section)
-                self.assertEqual('browser: http://127.0.0.1:65534/\n' in output.getvalue(), not modules)
+                self.assertEqual('browser: http://127.0.0.1:65534/\n' in said, not modules)
                 self.assertEqual('[web]"\n' in (self.directory / name / 'Dockerfile').read_text(), not modules)
 
     def test_the_data_is_nobody_elses_business(self):
         self.init('films')
         self.assertEqual(stat.S_IMODE((self.site / 'var').stat().st_mode), 0o700)
+
+
+class TestUnits(InitTestCase):
+
+    def test_systemd_finds_nothing_wrong(self):
+        forms = {(): 1, ('--split',): 4, ('--split', '--database', 'dbname=films'): 3,
+                 ('--host', '--database', 'zeo.example.org:8100'): 1}
+        for number, (options, count) in enumerate(forms.items()):
+            site = self.directory / str(number)
+            with self.subTest(options):
+                self.assertEqual(self.init(site, *options)[0], 0)
+                units = sorted(site.glob('*.service'))
+                self.assertEqual(len(units), count)
+                for unit in units:
+                    text = unit.read_text()
+                    self.assertIn(f'\n# A unit of systemd.  As root: systemctl enable --now {unit}\n', f'\n{text}')
+                    # systemd waits longer than the grace period of a host.
+                    self.assertLess(defaultGracePeriod(), int(re.search('TimeoutStopSec=(.*)', text)[1]))
+                if shutil.which('systemd-analyze'):
+                    verified = subprocess.run(['systemd-analyze', 'verify', '--man=no', *units], text=True,
+                                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                    self.assertEqual((verified.returncode, verified.stdout), (0, ''))
+
+
+class TestHost(InitTestCase):
+    """The processes of a split site, and a host in a directory of its own, as on another machine."""
+
+    def start(self, unit):
+        """Start what a unit starts; return the `Process`."""
+        process = Process([*self.started(unit).split()[1:]], str(self.directory))
+        self.addCleanup(process.close)
+        return process
+
+    def test_large_values_go_to_a_host_elsewhere(self):
+        database, port = f'127.0.0.1:{freePort()}', freePorts()
+        self.assertEqual(self.init(self.site, '--split', '--database', database, '--port', port)[0], 0)
+        other = self.directory / 'other'
+        code, said, errors = self.init(other, '--host', '--database', database)
+        self.assertEqual((code, errors), (0, ''))
+        self.assertIn(f'\n    {self.started(other / "remotetask-host.service")}\n', said)
+        names = 'zeo', 'frontend', 'web', 'host'                # all at a time, as when the machine starts
+        processes = {name: self.start(self.site / f'remotetask-{name}.service') for name in names}
+        for name in names[1:]:
+            processes[name].waitFor('ready')
+        with Client(f'http://127.0.0.1:{port}/', PATIENCE) as client:
+            self.assertEqual(client.wait(client.add('greet', {'name': 'World'}), PATIENCE), 'Hello, World!')
+            self.assertEqual(processes['host'].end(), 0)
+            host = self.start(other / 'remotetask-host.service')
+            host.waitFor('ready')
+            name = 'x' * 1_000_000
+            jobid = client.add('greet', {'name': name})
+            self.assertEqual(client.wait(jobid, PATIENCE), f'Hello, {name}!')
+            self.assertEqual(client.getJob(jobid)['host'], f'{socket.gethostname()}-other')
+        # It has got the input of its own, and has the result that it sent.
+        self.assertGreater(sum(path.stat().st_size for path in (other / 'var' / 'blobs').rglob('*.blob')), 1_000_000)
+        for process in host, *(processes[name] for name in ('frontend', 'web', 'zeo')):
+            self.assertEqual(process.end(), 0)
+
+    def test_what_does_not_fit(self):
+        for reason, *options in (
+                ('not both', '--host', '--split'), ('needs --database', '--host'),
+                ('--database goes with', '--database', 'zeo:8100'), ('--name goes with', '--name', 'beta'),
+                ("'zeo' is not the address", '--host', '--database', 'zeo'),
+                ("'zeo:0' is not the address", '--host', '--database', 'zeo:0'),
+                ("'http://zeo:8100' is not the address", '--host', '--database', 'http://zeo:8100'),
+                ('not printable', '--host', '--database', 'zeo:8100\n%import evil'),
+                ('belongs in ~/.pgpass', '--host', '--database', "host=db password='secret'"),
+                ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:secret@db/films'),
+                ('is not a name', '--host', '--database', 'zeo:8100', '--name', 'be\nta')):
+            with self.subTest(options):
+                code, said, errors = self.init('films', *options)
+                self.assertEqual((code, said), (2, ''))
+                self.assertRegex(errors, r'\Aremotetask: [^\n]+\n\Z')
+                self.assertIn(reason, errors)
+                self.assertFalse(self.site.exists())
+
+
+class TestHostOfPostgreSQL(InitTestCase):
+
+    layer = PostgreSQL
+
+    def test_it(self):
+        self.addCleanup(testing.tearDown)
+        provideUtility(SimpleTask(len), name='greet')           # which the host knows better
+        server = self.enterContext(emptyPostgreSQL())
+        dsn = re.search('dsn (.*)', server.config)[1]
+        self.assertEqual(self.init(self.site, '--host', '--database', dsn, '--name', 'beta $1')[0], 0)
+        db = server.database()
+        install(db)
+        with db.transaction() as connection:
+            jobid = getService(connection).add('greet', {'name': 'x' * 1_000_000})
+        host = Process(['-m', 'lovely.remotetask', '-C', str(self.site / 'host.conf'), 'processor', '--until-empty'],
+                       str(self.directory))
+        self.addCleanup(host.close)
+        self.assertEqual(host.popen.wait(PATIENCE), 0)
+        with db.transaction() as connection:
+            service = getService(connection)
+            self.assertEqual(len(service.getResult(jobid)), 1_000_008)
+            self.assertEqual(service.getRun(jobid).host, 'beta $1')
 
 
 class TestReadme(ServingTestCase):

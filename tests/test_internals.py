@@ -13,6 +13,8 @@ from xmlrpc.client import gzip_decode
 
 import transaction
 from ZConfig.loader import ConfigLoader
+from ZEO.asyncio.client import Protocol
+from ZEO.zconfig import ssl_config
 from ZODB.blob import Blob
 from ZODB.blob import rename_or_copy_blob
 from ZODB.config import databaseFromString
@@ -201,6 +203,9 @@ class TestUndocumented(unittest.TestCase):
                 (gzip_decode, ('data', 'max_decode')),
                 (ConfigLoader.createResource, ('self', 'file', 'url')),
                 (ConfigLoader.endSection, ('self', 'parent', 'type_', 'name', 'matcher')),
+                (Protocol.__init__, ('self', 'loop', 'addr', 'client', 'storage_key', 'read_only', 'connect_poll',
+                                     'heartbeat_interval', 'ssl', 'ssl_server_hostname')),
+                (Protocol.finish_connection, ('self', 'protocol_version')), (ssl_config, ('section', 'server')),
                 (Unmarshaller.start, ('self', 'tag', 'attrs')), (Unmarshaller.data, ('self', 'text')),
                 (Unmarshaller.end, ('self', 'tag')), (Unmarshaller.close, ('self',))):
             with self.subTest(function.__qualname__):

@@ -19,7 +19,7 @@ import zipfile
 from packaging.specifiers import SpecifierSet
 from readme_renderer import rst
 
-from lovely.remotetask.cli.init import FILES
+from lovely.remotetask.cli.forms import single
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -75,9 +75,7 @@ class TestBuildout(unittest.TestCase):
 
     def test_each_run_reads_the_settings_of_the_deployment(self):
         # A plain run must not make files for another database than the one before.
-        directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        for path in ROOT.glob('*.cfg'):
-            shutil.copy(path, directory)
+        directory = self.copy()
         deployment = directory / 'deployment.cfg'
         deployment.write_text('[deployment]\nvar = /srv/films\n')
         for options in (), ('-c', 'zope5.cfg'):
@@ -87,6 +85,24 @@ class TestBuildout(unittest.TestCase):
         deployment.write_text('[buildout]\nextends = postgresql.cfg\n[deployment]\npostgresql = dbname=films\n')
         self.assertEqual([self.query(directory, f'deployment:{key}') for key in ('database', 'postgresql')],
                          ['${postgresql:database}\n', 'dbname=films\n'])
+
+    def test_the_database_and_its_clients_take_more_lines(self):
+        directory = self.copy()
+        for key, more in ('zeo.conf:inline', 'more'), ('zeo:database', 'client-more'):
+            with self.subTest(key):
+                self.assertIn(f'${{deployment:database-{more}}}', self.query(directory, key))
+        # The client's may be the same as the server's.
+        (directory / 'deployment.cfg').write_text('[deployment]\ndatabase-more =\n  <ssl>\n  </ssl>\n'
+                                                  'database-client-more = ${:database-more}\n')
+        self.assertEqual(self.query(directory, 'deployment:database-more').splitlines()[-2:], ['<ssl>', '</ssl>'])
+
+    def copy(self):
+        """Return a directory with the configuration files."""
+        directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for path in ROOT.glob('*.cfg'):
+            shutil.copy(path, directory)
+        (directory / 'deployment.cfg').unlink(missing_ok=True)
+        return directory
 
     def query(self, directory, key, options=()):
         """Return what buildout has as the value of a key."""
@@ -168,7 +184,7 @@ class TestDistributions(unittest.TestCase):
             archive.extractall(installed)
         command = [sys.executable, '-m', 'lovely.remotetask', 'init', 'films']
         run(command, self.directory, path=[installed])
-        self.assertEqual({path.name for path in (self.directory / 'films').iterdir()}, {*FILES, 'var'})
+        self.assertEqual({path.name for path in (self.directory / 'films').iterdir()}, {*single().files, 'var'})
         where = 'import lovely.remotetask; print(lovely.remotetask.__file__)'
         self.assertTrue(run([sys.executable, '-c', where], self.directory, path=[installed])
                         .startswith(f'{installed}/'))

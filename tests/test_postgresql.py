@@ -1,16 +1,23 @@
 """PostgreSQL that is restarted, and whose backends are killed or terminated, under front ends and hosts."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import datetime
+import glob
 import logging
 import os
 import queue
 import signal
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
+import transaction
+import webob
 from persistent.mapping import PersistentMapping
 from ZODB.config import databaseFromString
 from ZODB.POSException import ConflictError
@@ -18,16 +25,27 @@ from ZODB.POSException import StorageError
 from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
+from lovely.remotetask.application import getService
+from lovely.remotetask.database import postgresql
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.opening import closeDatabase
 from lovely.remotetask.database.packing import Packer
+from lovely.remotetask.database.packing import claimPack
+from lovely.remotetask.database.packing import pack
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.storages import postgresqlOf
+from lovely.remotetask.database.transactions import lastSeen
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.database.transactions import openedAt
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryPostgreSQL
+from lovely.remotetask.testing.postgresql import POSTGRESQL_PROGRAMS
+from lovely.remotetask.web.application import application
 from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -38,6 +56,8 @@ from servers import PostgreSQLCase
 from servers import emptyPostgreSQL
 from servers import replicatedPostgreSQL
 from test_away import CountingCase
+from test_backup import DOCUMENT
+from test_backup import commands
 
 
 #: What a call may meet while the database is away.
@@ -354,6 +374,184 @@ class ListenerTest(PostgreSQLCase):
                        'the end of the thread')
 
 
+class CostTest(PostgreSQLCase):
+    """What a commit costs the server, and what it has to keep."""
+
+    level = 2
+
+    def test_the_last_transaction_is_that_of_others_and_no_transaction_is_left_open(self):
+        first, second = self.server.database(), self.server.database()
+        tids = []
+        for number in range(3):
+            with second.transaction() as connection:
+                connection.root()['number'] = number
+            with second.transaction() as connection:
+                tids.append(connection.root()._p_serial)
+            self.assertEqual(lastTransaction(first), tids[-1])
+            manager = transaction.TransactionManager(explicit=True)
+            with openedAt(first, manager, tids[-1]) as connection, manager:
+                self.assertEqual(connection.root()['number'], number)
+        self.assertIsNone(lastSeen(first))
+        with self.assertRaises(ValueError):
+            with openedAt(first, transaction.TransactionManager(explicit=True), b'\x7f' * 8):
+                pass
+        self.assertEqual(self.server._execute('SELECT query FROM pg_stat_activity WHERE xact_start IS NOT NULL '
+                                              "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"), [])
+
+    def test_a_commit_does_not_read_all_objects(self):
+        for history, table in ('true', 'current_object'), ('false', 'object_state'):
+            with self.subTest(history=history):
+                self.server.clear()
+                config = self.server.config.replace('<relstorage>', f'<relstorage>\nkeep-history {history}')
+                first = databaseFromString(config)
+                with first.transaction() as connection:
+                    connection.root()['many'] = [PersistentMapping() for _ in range(5000)]
+                wakeup = threading.Event()
+                notifierOf(first).subscribe(wakeup)
+                self.assertTrue(wakeup.wait(PATIENCE))
+                closeDatabase(first)
+                before, second = self.rowsRead(table), databaseFromString(config)
+                for number in range(20):
+                    with second.transaction() as connection:
+                        connection.root()['number'] = number
+                closeDatabase(second)
+                self.waitUntil(lambda: not self.server.backends(), 'the end of the connections')   # which then count
+                self.assertLess(self.rowsRead(table) - before, 5000)
+
+    def rowsRead(self, table):
+        (count,), = self.server._execute(f"SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '{table}'")
+        return count
+
+
+class HangTest(PostgreSQLCase):
+    """All processes of the server are stopped, as by a disk that hangs."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(unittest.mock.patch.object(postgresql, 'ANSWER_TIME', 2))
+        self.enterContext(unittest.mock.patch.object(postgresql, 'PING_INTERVAL', 0.1))
+        self.enterContext(unittest.mock.patch.dict(postgresql.DEFAULTS, connect_timeout=2))
+        self.addCleanup(self.server.goOn)
+
+    def open(self):
+        """Return a database whose connections are watched, and a function that counts what is committed there."""
+        db = self.server.database()
+        notifierOf(db).subscribe(wakeup := threading.Event())
+        self.assertTrue(wakeup.wait(PATIENCE))
+        self.addCleanup(lambda: wakeup)             # else nobody would keep it
+
+        def count():
+            with db.transaction() as connection:
+                root = connection.root()
+                root['count'] = root.get('count', 0) + 1
+                return root['count']
+
+        self.waitUntil(lambda: self.tryCount(count), 'a commit')
+        return db, count
+
+    def test_who_waits_for_it_is_told_and_goes_on_when_it_goes_on(self):
+        db, count = self.open()
+        first = self.waitUntil(lambda: self.tryCount(count), 'a commit')
+        with ThreadPoolExecutor(2) as threads:
+            self.server.hang()
+            with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+                calls = [threads.submit(count), threads.submit(lambda: db.open().root()['count'])]
+                for call in calls:
+                    self.assertTrue(isDatabaseError(call.exception(PATIENCE)), call)
+            self.assertIn('has not answered for 2 seconds', logs.output[0])
+            self.server.goOn()
+            counted = self.waitUntil(lambda: self.tryCount(count), 'a commit')
+            self.assertIn(counted - first, (1, 2))  # the one that was waited for in vain may have succeeded
+            self.waitUntil(lambda: notifierOf(db).hearsOthers, 'notifications')
+
+    def tryCount(self, count):
+        with contextlib.suppress(psycopg2.Error, StorageError, ConflictError):
+            return count()
+
+    def test_a_database_is_closed_meanwhile(self):
+        db, count = self.open()
+        connection = db.open()
+        connection.root()['count']                  # in a transaction, which is to be ended
+        self.server.hang()
+        began = time.monotonic()
+        closeDatabase(db)
+        self.assertLess(time.monotonic() - began, 10)
+
+    def test_what_the_dsn_does_not_say(self):
+        name, value = 'keepalives_idle', '77'
+        config = self.server.config.replace("user=", f"{name}='{value}' options='-c work_mem=5MB' user=")
+        db = databaseFromString(config)
+        self.addCleanup(closeDatabase, db)
+        connection, cursor = postgresqlOf(db).connmanager.open()
+        with contextlib.closing(connection):
+            self.assertNotIn('connect_timeout', connection.get_dsn_parameters())
+        notifierOf(db)
+        connection, cursor = postgresqlOf(db).connmanager.open()
+        with contextlib.closing(connection):
+            found = connection.get_dsn_parameters()
+            self.assertEqual((found[name], found['connect_timeout'], found['tcp_user_timeout']), (value, '2', '30000'))
+            cursor.execute('SHOW work_mem')
+            self.assertEqual(cursor.fetchone(), ('5MB',))
+            self.assertIn('tcp_keepalives_idle=15', found['options'])
+
+
+class PagesTest(PostgreSQLCase):
+    """What the pages show of an earlier time, and of what others have just committed."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+
+    def open(self, config):
+        """Have a database with a service, and pages of it."""
+        self.db = databaseFromString(config)
+        self.addCleanup(closeDatabase, self.db)
+        install(self.db)
+        self.pages = application(self.db)
+
+    def get(self, path, **headers):
+        """Return the `webob.Response` to a browser of this machine."""
+        return webob.Request.blank(path, environ={'REMOTE_ADDR': '127.0.0.1'}, headers=headers).get_response(self.pages)
+
+    def add(self):
+        """Have another process add a job."""
+        with self.server.database().transaction() as connection:
+            findService(connection.root()[ROOT_NAME], '/').add('echo')
+
+    def test_with_history(self):
+        self.open(self.server.config)
+        tag = self.get('/jobs').headers['ETag']
+        self.assertEqual(self.get('/jobs', **{'If-None-Match': tag}).status_code, 304)
+        self.add()
+        response = self.get('/jobs', **{'If-None-Match': tag})
+        self.assertEqual(response.status_code, 200)
+        self.assertIn('echo', response.text)
+        self.assertIn('name="at"', response.text)
+        time.sleep(0.01)
+        at = f'{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%S.%f}'
+        self.add()
+        self.assertEqual(self.get('/jobs').text.count('id="job-'), 2)
+        response = self.get(f'/jobs?at={at}')
+        self.assertEqual((response.status_code, response.text.count('id="job-')), (200, 1), response.text)
+        self.assertIn('<td>install</td>', self.get('/changes').text)
+
+    def test_without_history(self):
+        self.open(self.server.config.replace('<relstorage>', '<relstorage>\nkeep-history false'))
+        text = self.get('/').text
+        self.assertIn('This database keeps no history', text)
+        self.assertNotIn('name="at"', text)
+        self.assertNotIn('/changes', text)
+        self.assertEqual(self.get('/changes').text.count('This database keeps no history'), 1)
+        response = self.get('/?at=2020-01-01')
+        self.assertEqual(response.status_code, 400)
+        self.assertIn('this database keeps no history', response.text)
+
+
 class FirstStartTest(PostgreSQLCase):
 
     level = 2
@@ -382,6 +580,39 @@ class FirstStartTest(PostgreSQLCase):
 class PackerTest(PostgreSQLCase):
 
     level = 2
+
+    def test_what_a_pack_keeps(self):
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        for history in 'true', 'false':
+            with self.subTest(history=history):
+                self.server.clear()
+                db = databaseFromString(self.server.config.replace('<relstorage>',
+                                                                   f'<relstorage>\nkeep-history {history}'))
+                self.addCleanup(closeDatabase, db)
+                install(db)
+                now = time.time()
+                self.assertFalse(claimPack(db, now, 60))        # it is new
+                self.assertTrue(claimPack(db, now + 60, 60))
+                with db.transaction() as connection:
+                    service = findService(connection.root()[ROOT_NAME], '/')
+                    gone, there = (service.add('echo', text * 200_000, startLater=True) for text in 'xy')
+                with db.transaction() as connection:
+                    service = findService(connection.root()[ROOT_NAME], '/')
+                    service.cancel(gone)
+                    self.assertEqual(service.removeJobs(), 1)
+                self.assertIsNotNone(pack(db, now - 3600))
+                self.assertEqual(self.blobs(), 2)
+                self.assertIsNotNone(pack(db, time.time()))
+                self.assertEqual(self.blobs(), 1)
+                with db.transaction() as connection:
+                    service = findService(connection.root()[ROOT_NAME], '/')
+                    self.assertEqual(service.jobs[there].input, 'y' * 200_000)
+                closeDatabase(db)
+
+    def blobs(self):
+        (count,), = self.server._execute('SELECT count(*) FROM blob_chunk')
+        return count
 
     def test_a_packer_outlives_faults(self):
         said = []
@@ -467,6 +698,53 @@ class FailOverTest(CountingCase):
         self.checkUnderLoad([self.failOver])
         for process in self.processes:
             self.assertEqual(process.end(signal.SIGTERM), 0, ''.join(process.said))
+
+
+class BackupTest(PostgreSQLCase):
+    """The commands of postgresql.txt."""
+
+    level = 2
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(componentTesting.tearDown)
+        provideUtility(SimpleTask(len), name='size')
+        self.directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.run_('createdb --owner remotetask remotetask')
+        self.addCleanup(self.run_, 'dropdb remotetask')
+
+    def run_(self, script):
+        programs = os.pathsep.join([*glob.glob(POSTGRESQL_PROGRAMS), os.environ['PATH']])
+        environment = dict(os.environ, PATH=programs, PGHOST=self.server._server, PGUSER='remotetask')
+        subprocess.run(['sh', '-e', '-c', script], cwd=self.directory, env=environment, check=True)
+
+    @contextlib.contextmanager
+    def database(self):
+        """Give the database as a process of its own has it."""
+        config = self.server.config.replace("dbname='postgres'", "dbname='remotetask'")
+        db = databaseFromString(config.replace('/blobs\n', f'/blobs-{time.monotonic()}\n'))
+        try:
+            yield db
+        finally:
+            closeDatabase(db)
+
+    def test_backup_and_restore(self):
+        backup, restore = commands('Backup', DOCUMENT.with_name('postgresql.txt'))
+        with self.database() as db:
+            install(db)
+            with db.transaction() as connection:
+                jobid = getService(connection).add('size', b'x' * 1_000_000)       # in a blob
+            self.run_(backup)
+            with db.transaction() as connection:
+                getService(connection).process()
+                lost = getService(connection).add('size', b'')
+        self.run_(restore)
+        with self.database() as db, db.transaction() as connection:
+            service = getService(connection)
+            self.assertEqual(service.getStatus(jobid), 'queued')
+            self.assertNotIn(lost, service.jobs)
+            service.process()
+            self.assertEqual(service.getResult(jobid), 1_000_000)
 
 
 class StartTest(PostgreSQLCase):

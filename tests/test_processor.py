@@ -36,7 +36,7 @@ from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
-from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.database.transactions import lastSeen
 from lovely.remotetask.encoding.plain import NESTING
 from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import TaskError
@@ -395,11 +395,11 @@ class TestWhileAnotherCommits(ProcessorCase):
     def test_the_last_transaction_is_known(self):
         before = self.db.lastTransaction()
         thread = self.commit()
-        self.assertEqual(lastTransaction(self.db), before)
+        self.assertEqual(lastSeen(self.db), before)
         self.go.set()
         thread.join()
-        self.assertEqual(lastTransaction(self.db), self.db.lastTransaction())
-        self.assertGreater(lastTransaction(self.db), before)
+        self.assertEqual(lastSeen(self.db), self.db.lastTransaction())
+        self.assertGreater(lastSeen(self.db), before)
 
     def test_a_thread_begins_its_next_job(self):
         self.provide('echo', lambda input: input)

@@ -1,6 +1,7 @@
-"""Behind nginx: the configuration that `xmlrpc.txt` shows, run as it is but for ports, paths and a time."""
+"""Behind nginx: the configuration that `deploying.txt` shows, run as it is but for ports, paths and a time."""
 # SPDX-License-Identifier: ZPL-2.1
 import http.client
+import io
 import os
 import pathlib
 import re
@@ -8,7 +9,9 @@ import shutil
 import ssl
 import subprocess
 import tempfile
+import time
 import unittest
+import urllib.parse
 import xmlrpc.client
 
 import trustme
@@ -16,13 +19,17 @@ import trustme
 import lovely.remotetask
 from lovely.remotetask import client as clientModule
 from lovely.remotetask.client import Client
+from lovely.remotetask.client import File
 from lovely.remotetask.client import HttpError
 from lovely.remotetask.config.users import Users
+from lovely.remotetask.errors import UnknownJob
+from lovely.remotetask.testing import Process
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_access import AccessCase
 from test_access import basic
+from test_users import HASH
 from test_users import PASSWORD
 from test_xmlrpc_gateway import inThread
 from test_xmlrpc_server import CALL
@@ -30,7 +37,9 @@ from test_xmlrpc_server import WAIT
 
 
 NGINX = shutil.which('nginx', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')
-DOCUMENT = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'xmlrpc.txt'
+DOCUMENT = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'deploying.txt'
+
+FORM = {'Content-Type': 'application/x-www-form-urlencoded'}
 
 #: What is around it.
 CONFIGURATION = '''\
@@ -53,18 +62,18 @@ http {
 
 def documented():
     """Return the configuration in the document."""
-    text = DOCUMENT.read_text('utf-8').split('the tests run it::\n\n')[1]
+    text = DOCUMENT.read_text('utf-8').partition('of nginx; the tests run it::\n\n')[2]
     return re.match(r'(?:    .*\n|\n)+', text)[0]
 
 
 @unittest.skipUnless(NGINX, 'nginx is not installed')
-class ProxyCase(AccessCase):
-    """nginx, a front end with users behind it, and a client of nginx."""
+class NginxCase(unittest.TestCase):
+    """Can start nginx, with a certificate that is known to `trust`."""
 
     changes = {}            # of the configuration: text -> what takes its place
 
-    def setUp(self):
-        super().setUp()
+    def prepareProxy(self):
+        """Make what is in the directory of nginx."""
         self.directory = pathlib.Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.directory)
         authority = trustme.CA()
@@ -73,21 +82,22 @@ class ProxyCase(AccessCase):
         leaf = authority.issue_cert('127.0.0.1')
         leaf.cert_chain_pems[0].write_to_path(self.directory / 'certificate.pem')
         leaf.private_key_pem.write_to_path(self.directory / 'key.pem')
-        self.startProxy()
-        self.client = self.clientOf('ann')
 
-    def startProxy(self):
+    def startProxy(self, frontend, pages='127.0.0.1:9'):
+        """Start nginx before a front end and pages at these addresses."""
         # It does not tell which port it has got, so a free one has to be known before; somebody else may be faster.
         nginx = None
         while nginx is None or nginx.poll() is not None and 'Address already in use' in self.text('errors'):
-            nginx = self.tryToStartProxy()
-            self.waitUntil(lambda: self.text('nginx.pid') or nginx.poll() is not None)
+            nginx = self.tryToStartProxy(frontend, pages)
+            until = time.monotonic() + WAIT
+            while not self.text('nginx.pid') and nginx.poll() is None and time.monotonic() < until:
+                time.sleep(0.01)
         self.assertIsNone(nginx.poll(), self.text('errors'))
 
-    def tryToStartProxy(self):
+    def tryToStartProxy(self, frontend, pages):
         self.port = freePort()
         text = documented()
-        addresses = {'127.0.0.1:8080': '%s:%d' % self.frontend.address, 'listen 443': f'listen 127.0.0.1:{self.port}'}
+        addresses = {'127.0.0.1:8080': frontend, '127.0.0.1:8081': pages, 'listen 443': f'listen 127.0.0.1:{self.port}'}
         for old, new in {**addresses, **self.changes}.items():
             self.assertIn(old, text)
             text = text.replace(old, new)
@@ -109,6 +119,16 @@ class ProxyCase(AccessCase):
         client = Client(f'https://{name}:{PASSWORD.replace(" ", "%20")}@127.0.0.1:{self.port}/', timeout, self.trust)
         self.addCleanup(client.close)
         return client
+
+
+class ProxyCase(NginxCase, AccessCase):
+    """nginx, a front end with users behind it, and a client of nginx."""
+
+    def setUp(self):
+        super().setUp()
+        self.prepareProxy()
+        self.startProxy('%s:%d' % self.frontend.address)
+        self.client = self.clientOf('ann')
 
     def process(self):
         """Run all jobs."""
@@ -172,6 +192,59 @@ class TestProxy(ProxyCase):
         adding.join(WAIT)
         self.assertEqual(self.client.getStatus(outcome[0]), 'queued')
         self.assertEqual(self.client.getStatistics()['counts']['queued'], 1)
+
+
+class TestSite(NginxCase):
+    """A site as users start it, behind nginx: calls, a wait, a file, pages, a button."""
+
+    level = 2
+
+    def setUp(self):
+        self.prepareProxy()
+        path = self.directory / 'users'
+        path.write_text(f'ann:{HASH}:manage:*:*\n')
+        path.chmod(0o600)
+        section = DOCUMENT.read_text('utf-8').partition('if their section says so::\n\n')[2]
+        web = re.match('(?: {4}.*\n)+', section)[0]
+        self.assertIn('address 127.0.0.1:8081', web)
+        (self.directory / 'site.conf').write_text(
+            '<frontend>\naddress 0\nusers users\n</frontend>\n' + web.replace('127.0.0.1:8081', '0'))
+        site = Process(['-m', 'lovely.remotetask', '-C', 'site.conf', 'serve'], str(self.directory))
+        self.addCleanup(site.close)
+        frontend = site.waitFor('listening on http://')
+        pages = site.waitFor('pages: http://')
+        self.assertTrue(pages.endswith('/pages/'))
+        site.waitFor('ready')
+        self.startProxy(frontend.strip('/'), pages.partition('/')[0])
+
+    def page(self, path, body=None, **headers):
+        """Return status, headers and text of a page."""
+        connection = http.client.HTTPSConnection('127.0.0.1', self.port, timeout=WAIT, context=self.trust)
+        self.addCleanup(connection.close)
+        connection.request('GET' if body is None else 'POST', path, body,
+                           {'Authorization': basic('ann', PASSWORD), **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+    def test_it(self):
+        client = self.clientOf('ann')
+        adding, outcome = inThread(client.wait, client.add('echo', 'Metropolis'))
+        adding.join(WAIT)
+        self.assertEqual(outcome, ['Metropolis'])
+        jobid = client.add('echo', {'film': 'Nosferatu', 'source': File(io.BytesIO(b'x' * 3_000_000))})
+        self.assertEqual(client.wait(jobid, WAIT)['film'], 'Nosferatu')
+        status, _, text = self.page('/pages/jobs')
+        self.assertEqual((status, 'Nosferatu' in text), (200, True))
+        self.assertEqual({link.partition('/')[0] + '/' + link.split('/')[1]
+                          for link in re.findall('(?:href|src|action)="([^"#]+)"', text)}, {'/pages'})
+        token = re.search('name="token" value="([^"]+)"', text)[1]
+        form = urllib.parse.urlencode({'token': token, 'jobid': jobid, 'back': '/jobs'})
+        status, headers, _ = self.page('/pages/do/remove', form, Origin=f'https://127.0.0.1:{self.port}', **FORM)
+        self.assertEqual((status, headers['Location'].partition('?')[0]), (303, '/pages/jobs'))
+        with self.assertRaises(UnknownJob):
+            client.getStatus(jobid)
+        self.assertEqual(self.page('/pages/do/pause', form, Origin='https://127.0.0.1', **FORM)[0], 403)
+        self.assertEqual(self.page('/pages/', Authorization='')[0], 401)
 
 
 class TestSilence(ProxyCase):

@@ -9,15 +9,12 @@ import threading
 import unittest
 from unittest import mock
 
-import transaction
 import zope.component.testing
 from ZODB.Connection import TransactionMetaData
 from zope.component import provideUtility
 
-from lovely.remotetask import service
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import NameTaken
-from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
@@ -29,7 +26,6 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import claiming
-from lovely.remotetask.storage import evolve
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
@@ -660,55 +656,6 @@ class TestBroken(ProcessorCase):
 
 class Gone:
     """Of the class of an input that will be gone."""
-
-
-class TestEvolution(ProcessorCase):
-    """Stored data of an older release, which two steps bring up to date; the first of them in parts."""
-
-    def setUp(self):
-        super().setUp()
-        self.provide('count', len)
-        self.jobid = self.add('count', 'abc')
-        self.enterContext(mock.patch.object(evolve, 'GENERATION', 3))
-        self.enterContext(mock.patch.object(service, 'GENERATION', 3))
-        self.enterContext(mock.patch.dict(evolve.STEPS, {1: self.first, 2: self.second}))
-
-    @staticmethod
-    def first(service):
-        service.data['parts'] = service.data.get('parts', 0) + 1
-        return service.data['parts'] == 3
-
-    @staticmethod
-    def second(service):
-        service.data['second'] = service.data['parts']
-        return True
-
-    def test_interrupted_in_the_middle(self):
-        manager = transaction.TransactionManager(explicit=True)
-        connection = self.db.open(manager)
-        self.assertTrue(evolve._step(manager, connection, PATH))
-        connection.close()
-        self.manager.begin()
-        self.assertEqual((dict(self.data), self.service.generation), ({'parts': 1}, 1))
-        with self.assertRaisesRegex(RemoteTaskError, 'another release'):
-            self.service.getJobs()
-        for _ in range(2):              # the second time there is nothing to do
-            evolve.evolve(self.db, PATH)
-            self.manager.begin()
-            self.assertEqual((dict(self.data), self.service.generation), ({'parts': 3, 'second': 3}, 3))
-        self.assertEqual(len(self.service.getJobs()), 1)
-
-    def test_a_processor_evolves_what_it_processes(self):
-        self.manager.abort()
-        self.start()
-        self.assertEqual(self.statuses(self.jobid), ['completed'])
-        self.assertEqual((dict(self.data), self.service.generation), ({'parts': 3, 'second': 3}, 3))
-
-    def test_data_of_a_newer_release(self):
-        self.service.generation = 99
-        self.manager.commit()
-        with self.assertRaisesRegex(RemoteTaskError, 'newer release'):
-            MultiProcessor(self.db, PATH, name='host').start()
 
 
 if __name__ == '__main__':

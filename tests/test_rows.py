@@ -326,7 +326,7 @@ class TestMerges(unittest.TestCase):
     level = 2
 
     def setUp(self):
-        with mock.patch.object(testing.TemporaryZEO, '_program', ('-c', BARE)):
+        with mock.patch.object(testing.TemporaryZEO, 'program', ('-c', BARE)):
             self.zeo = self.enterContext(testing.temporaryZEO())
         # Each transaction begins with all that has been committed until then.
         dbs = [DB(self.zeo.storage(server_sync=True)) for _ in range(4)]

@@ -133,6 +133,16 @@ class TestWaitFor(WaitingCase):
         self.assertAnswer(caller, [None, 'cancelled'])
         self.assertFault(faults.UNKNOWN_JOB, f'no job {first}', self.proxy().waitFor, [second, first])
 
+    def test_a_service_that_is_upgraded_beyond_this_release(self):
+        caller = self.waitFor(self.jobids[:1], WAIT)
+        with self.db.transaction() as connection:
+            service = connection.root()['/']
+            service.jobs[self.jobids[0]].touch()
+            service.needs = 99
+        caller[0].join(WAIT)
+        self.assertEqual(caller[1][0].faultCode, faults.WRONG_GENERATION)
+        self.assertNobodyWaits()
+
     def test_arguments(self):
         for code, sentence, *arguments in (
                 (faults.BAD_ARGUMENTS, 'there may be 1000 jobids, 1001 were given', [1] * 1001),

@@ -2,9 +2,14 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import re
+import threading
 import time
 import unittest
 import unittest.mock
+from concurrent.futures import ThreadPoolExecutor
+
+from ZEO.Exceptions import ClientDisconnected
+from ZEO.Exceptions import ServerException
 
 from lovely.remotetask.errors import UnknownTask
 from lovely.remotetask.execution import bulk
@@ -28,7 +33,7 @@ class TestButtons(WebCase):
     def test_jobs(self):
         jobid = self.do('add', 'echo', startLater=True, now=NOW)
         response = self.post('start', jobid=str(jobid), back=f'/jobs/{jobid}')
-        self.assertIn('The job was started.', self.get(response.location.removeprefix('http://localhost')).text)
+        self.assertIn('The job was started.', self.get(response.location).text)
         self.assertEqual(self.status(jobid), 'queued')
         self.post('cancel', jobid=str(jobid))
         self.assertEqual(self.status(jobid), 'cancelled')
@@ -59,7 +64,7 @@ class TestButtons(WebCase):
                 location = self.post(verb, form=form + back).location
                 self.assertTrue(location.endswith(f'/jobs?filter=task%3Afail&said={verb}&count={count}'), location)
                 self.assertEqual(self.status(jobids[0]), status)
-        self.assertIn('Jobs cancelled: 4.', self.get(location.removeprefix('http://localhost')).text)
+        self.assertIn('Jobs cancelled: 4.', self.get(location).text)
         self.post('removeMany', form=form)
         self.assertEqual(self.do('countJobs')['cancelled'], 0)
         self.assertEqual(self.status(jobids[2]), 'error')
@@ -338,6 +343,36 @@ class TestAudit(WebCase):
             self.assertNotIn('<td>ann</td>', page)
             more = re.search(r'rel="next" href="([^"]+)"', page)[1]
             self.assertIn('<td>ann</td>', self.get(more, 'bob').text)
+
+    def test_while_the_database_is_packed(self):
+        packs, goOn = threading.Event(), threading.Event()
+        self.addCleanup(goOn.set)
+
+        def pack(storage, references, stop, gc):
+            packs.set()
+            goOn.wait(60)
+
+        self.post('pause', 'ann')
+        with unittest.mock.patch.object(self.db.storage, 'packer', pack), ThreadPoolExecutor(1) as threads:
+            packing = threads.submit(self.db.pack)
+            self.assertTrue(packs.wait(60))
+            page = self.get('/changes', 'bob', status=503).text
+            self.assertIn('is being packed', page)
+            self.assertNotIn('No such changes', page)
+            goOn.set()
+            packing.result(60)
+        self.now = time.time() + 60
+        self.assertIn('<td>ann</td>', self.get('/changes', 'bob').text)
+
+    def test_while_a_database_server_packs(self):
+        for error, status, text in (
+                (ServerException('ZODB.POSException.UndoError', {'_reason': 'Undo is currently disabled for database '
+                                                                            'maintenance.<p>', '_oid': None}),
+                 503, 'is being packed'),
+                (ClientDisconnected('no server'), 503, 'The database does not answer')):
+            with self.subTest(text), unittest.mock.patch.object(self.db, 'undoInfo', side_effect=error), \
+                    self.assertNoLogs('lovely.remotetask', 'ERROR'):
+                self.assertIn(text, self.get('/changes', 'bob', status=status).text)
 
 
 class TestBehind(WebCase):

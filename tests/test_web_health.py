@@ -30,11 +30,14 @@ from lovely.remotetask.common.counts import DURATIONS
 from lovely.remotetask.common.counts import MOST
 from lovely.remotetask.common.counts import Counts
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.common.release import release
 from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import charts
 from lovely.remotetask.web import metrics
@@ -122,8 +125,12 @@ class TestHealth(WebCase):
 
     def test_data_of_another_release(self):
         with self.service() as service:
-            service.generation = 99
-        self.assertIn('another release', self.get('/ready', status=503).json['problem'])
+            service.generation, service.needs, service.release = 99, 99, '9.9'
+        self.db.cacheMinimize()
+        self.assertIn('install lovely.remotetask 9.9 or a newer one', self.get('/ready', status=503).json['problem'])
+        for path in '/', '/jobs', '/hosts':
+            self.assertIn('install lovely.remotetask 9.9 or a newer one', self.get(path, status=503).text)
+        self.get('/live')
 
 
 class TestMetrics(WebCase):
@@ -137,6 +144,11 @@ class TestMetrics(WebCase):
             for sample in family.samples:
                 found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
         return found
+
+    def test_each_is_told_once(self):
+        names = [family.name for family in text_string_to_metric_families(self.get('/metrics', 'bob').text)]
+        self.assertEqual(len(names), len(set(names)))
+        self.assertIn('remotetask_build_info', names)
 
     def test_what_the_database_says(self):
         with self.service() as service:
@@ -153,6 +165,17 @@ class TestMetrics(WebCase):
                             ('jobs_per_second', 0.05)):
             self.assertAlmostEqual(found['remotetask_' + name][here], value, 6, name)
         self.assertGreater(found['remotetask_database_bytes'][frozenset()], 0)
+
+    def test_the_release_of_each_host(self):
+        with self.service() as service:
+            for name, about in ('alpha', {}), ('beta', {'release': '9.9'}):
+                service.ledgers[name] = Ledger()
+                service.ledgers[name].owner = hosts.identity(threads=2, **about)
+        found = self.metrics()['remotetask_host_info']
+        self.assertEqual({tuple(sorted(dict(labels).items())): value for labels, value in found.items()}, {
+            (('host', name), ('release', one), ('service', '/')): 1.0
+            for name, one in (('alpha', release()), ('beta', '9.9'))})
+        self.assertIn('<dt>Release</dt><dd>9.9</dd>', self.get('/hosts', 'bob').text)
 
     def test_what_is_counted_of_tasks(self):
         with self.service() as service:
@@ -281,7 +304,7 @@ class TestProcessMetrics(WebCase):
         self.assertEqual(response.headers['Content-Type'], 'text/plain; version=0.0.4; charset=utf-8')
         found = {family.name for family in text_string_to_metric_families(response.text)}
         self.assertLessEqual({'remotetask_' + name for name in (*COUNTERS, *DURATIONS)}, found)
-        self.assertIn('process_cpu_seconds', found)
+        self.assertLessEqual({'process_cpu_seconds', 'remotetask_build_info'}, found)
         self.assertFalse({name for name in found if name.startswith('remotetask_job')})
 
     def test_who_may_read_them(self):

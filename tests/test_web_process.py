@@ -178,7 +178,9 @@ class TestWeb(WebProcessCase):
         url = self.pages(self.untilReady(web))
         with Client(self.url) as client:
             jobid = client.add('echo', 'over ZEO', startLater=True)
-        self.assertIn(f'"/jobs/{jobid}"', self.read(f'{url}jobs'))
+        until = time.monotonic() + PATIENCE
+        while f'"/jobs/{jobid}"' not in self.read(f'{url}jobs'):        # it hears of commits a moment later
+            self.assertLess(time.monotonic(), until)
         page = self.read(f'{url}jobs/{jobid}')
         token = page.partition('name="token" value="')[2].partition('"')[0]
         request = urllib.request.Request(f'{url}do/start', f'token={token}&jobid={jobid}'.encode(),

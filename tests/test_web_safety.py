@@ -154,8 +154,11 @@ class TestEscaping(WebCase):
                 response = self.post('cancel', jobid=str(jobid), back=back) if back == '//evil.example/' else \
                     self.post('pause', back=back)
                 parts = urllib.parse.urlsplit(response.location)
-                self.assertEqual((parts.netloc, parts.path), ('localhost', '/'))
+                self.assertEqual((parts.scheme, parts.netloc, parts.path), ('', '', '/'))
                 self.assertNotIn('Set-Cookie', response.headers)
+        for back in '/%2fevil.example/', '/%2f%2fevil.example', '/%5cevil.example':
+            with self.subTest(back):
+                self.assertRegex(self.post('pause', back=back).location, r'\A/(evil|%5Cevil)')
 
 
 class TestSecrets(WebCase):

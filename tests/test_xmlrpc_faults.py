@@ -155,7 +155,7 @@ class TestEachCode(ServerCase):
         self.checkUser()
         # Those that no method gives, should a service raise them.
         for exception in (errors.NameTaken('a', 'b'), errors.ConfigurationError('no'), errors.Retry(5, 'no'),
-                          errors.HostDied('a'), errors.TimeLimitExceeded(5)):
+                          errors.HostDied('a'), errors.TimeLimitExceeded(5), errors.WrongGeneration('no')):
             self.services['/raising'] = Raising(exception)
             code, sentence = faults.faultFor(exception, '')
             self.assertTold(code, sentence, self.proxy('/raising').getStatus, 1)

@@ -31,11 +31,16 @@ SHOWN = 60
 #: What a line of the log says when a host is rescued, or finds that it was.
 RESCUED = re.compile(r'processing host \S+ (has ended: |was silent for )')
 
+#: What a program says that does not start because of the generation of the data.
+REFUSED = re.compile(r'remotetask: the task service \S+ is of generation ')
+
 SITE = """\
 <configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
   <include package="lovely.remotetask" />
   <remotetask:task name="plain" handler="exam.tasks.Plain" />
   <remotetask:task name="effect" handler="exam.tasks.Effect" />
+  <remotetask:task name="once" handler="exam.tasks.Effect" atMostOnce="true" />
+  <remotetask:task name="digest" handler="exam.tasks.Digest" />
   <remotetask:task name="fails" handler="exam.tasks.Fails" />
   <remotetask:task name="ends" handler="exam.tasks.Ends" />
   <remotetask:task name="again" handler="exam.tasks.Again" attempts="1000" />
@@ -46,16 +51,26 @@ SITE = """\
 </configure>
 """
 
+
+def programOf(tree, name, module):
+    """Return the arguments of the interpreter for a program: the module here, or the script in a tree.
+
+    tree -- the path of another checkout, with its own `bin`; None for this one.
+    """
+    return ('-m', f'lovely.remotetask.{module}') if tree is None else (os.path.join(tree, 'bin', name),)
+
+
 class Program:
     """A process under a name, and those that had the name before.
 
     name -- of the processing host.
-    arguments -- of the interpreter.
+    arguments -- of the program `remotetask`.
     directory -- the path of the one where it runs.
     """
 
     def __init__(self, name, arguments, directory):
         self.name, self.arguments, self.directory = name, arguments, directory
+        self.tree = None        # that the next process comes from: see `programOf`
         self.environment = {}   # what the next process has besides
         self.process = None
         self.said = []          # the last lines of the processes before
@@ -80,7 +95,8 @@ class Program:
         """Start it, and do not wait until it is ready.  Harmless when it runs."""
         if not self.running:
             self.close()
-            self.process = Process(self.arguments, self.directory, self.environment)
+            arguments = [*programOf(self.tree, 'remotetask', 'cli.main'), *self.arguments]
+            self.process = Process(arguments, self.directory, self.environment)
 
     def signal(self, number):
         """Send a signal, if it runs."""
@@ -100,6 +116,13 @@ class Program:
             self.said = (self.said + self.process.said + [f'-- process {self.pid} has ended: '
                                                           f'{self.process.popen.returncode}\n'])[-SHOWN:]
             self.process = None
+
+    @property
+    def refusal(self):
+        """Why the process has ended that does not work with the generation of the data, a line; None if it has not."""
+        if self.process is None or self.running:
+            return None
+        return next((line.rstrip() for line in self.process.said if REFUSED.match(line)), None)
 
     @property
     def rescues(self):
@@ -136,7 +159,7 @@ class Deployment:
     def _program(self, name, command):
         path = self._write(f'{name}.conf', configurationOf(self.directory, self.server.config, name,
                                                            processor=f'threads 4\nlease {LEASE}s'))
-        return Program(name, ['-m', 'lovely.remotetask.cli.main', '-C', path, command], self.directory)
+        return Program(name, ['-C', path, command], self.directory)
 
     @property
     def programs(self):
@@ -160,8 +183,7 @@ class Deployment:
 
     def restore(self):
         """Have everything run; return when all is ready.  Raise an AssertionError with the logs if that fails."""
-        if self.server.pid is not None:
-            os.kill(self.server.pid, signal.SIGCONT)
+        self.server.goOn()
         self.server.start()
         for program in self.programs:
             program.signal(signal.SIGCONT)

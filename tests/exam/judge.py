@@ -14,6 +14,7 @@ from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
+from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.processing.in_flight import LONG_AFTER
 
@@ -155,7 +156,8 @@ class Judge:
             yield f'was to be counted {"once" if counts else "never"}'
         if job.status == COMPLETED and not self.effects[job.id]:
             yield 'has no outside effect'
-        if self.trial.scenario.once and job.task != 'conflict' and self.effects[job.id] > 1:
+        isOnce = job.task == 'once' or self.trial.scenario.once and job.task != 'conflict'
+        if isOnce and self.effects[job.id] > 1:
             yield f'has {self.effects[job.id]} outside effects'
         failures = job.input.get('failures', 0)
         if self.trial.scenario.uncharged and job.task != 'poison' and (
@@ -175,6 +177,8 @@ class Judge:
         if job.id in self.trial.cancelled:
             return [CANCELLED]
         expected = [COMPLETED if job.schedule is not None else self.load.orders[job.input['number']].end]
+        if job.task == 'once':
+            expected.append(ERROR)              # its run was interrupted
         return expected + [CANCELLED] if job.id in self.trial.maybeCancelled else expected
 
     def _violation(self, job, wrong):

@@ -12,7 +12,7 @@ from lovely.remotetask.xmlrpc import faults
 
 
 #: Faults that say that nothing was changed.
-UNCHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
+UNCHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING, faults.WRONG_GENERATION)
 
 #: Seconds before a call is repeated that has changed nothing.
 PAUSE = 0.1

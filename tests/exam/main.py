@@ -1,6 +1,7 @@
 """The command `exam`: runs scenarios for as long as one likes, and prints a table of what came of them."""
 # SPDX-License-Identifier: ZPL-2.1
 import argparse
+import os
 import random
 import sys
 
@@ -31,13 +32,18 @@ def main(arguments=None):
                         help=f'can be repeated; default: all of {", ".join(SCENARIOS)}')
     parser.add_argument('--storage', choices=STORAGES, default='zeo', help='what the scenarios run on, but for those '
                         'that need the other one; default: zeo')
+    parser.add_argument('--beside', metavar='DIRECTORY', help='another checkout with its own bin/, to which the '
+                        'scenario upgrade goes over and back; default: this one, so that all is restarted only')
     options = parser.parse_args(arguments)
+    beside = options.beside and os.path.abspath(options.beside)
+    if beside and not all(os.path.exists(os.path.join(beside, 'bin', name)) for name in ('remotetask', 'runzeo')):
+        parser.error(f'--beside: there is no bin/remotetask and bin/runzeo in {beside}')
     seed = options.seed or str(random.randrange(1_000_000))
     print(f'seed {seed}', flush=True)
     verdicts = []
     for name in options.scenario or SCENARIOS:
         print(f'{name}: {SCENARIOS[name].run.__doc__}', flush=True)
-        verdicts.append(run(name, seed, options.minutes * 60, options.storage))
+        verdicts.append(run(name, seed, options.minutes * 60, options.storage, beside))
         if verdicts[-1].violations:
             print(verdicts[-1].report, flush=True)
     print(table(verdicts))

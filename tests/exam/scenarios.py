@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import xmlrpc.client
@@ -17,8 +18,10 @@ from typing import NamedTuple
 import psycopg2
 
 from exam.deployment import LEASE
+from exam.deployment import PATIENCE
 from exam.deployment import deployment
 from exam.deployment import opened
+from exam.deployment import programOf
 from exam.deployment import serviceOf
 from exam.judge import judge
 from exam.load import Load
@@ -108,8 +111,24 @@ class Scenario(NamedTuple):
     storage: str | None = None  # which of `STORAGES` it needs; None for any
 
 
+#: A directory that is in memory, where the system has it.
+MEMORY = '/dev/shm'
+
+
+@contextlib.contextmanager
+def fastPostgreSQL():
+    """Run a PostgreSQL whose commits do not wait for a disk that others keep busy."""
+    where = MEMORY if os.path.isdir(MEMORY) else None
+    with temporaryPostgreSQL() as server, tempfile.TemporaryDirectory(prefix='remotetask-', dir=where) as directory:
+        try:
+            server.keepTemporaryTables(directory)
+            yield server
+        finally:
+            server.close()
+
+
 #: How to run the database server, by the name of the storage.
-STORAGES = {'zeo': temporaryZEO, 'postgresql': temporaryPostgreSQL}
+STORAGES = {'zeo': temporaryZEO, 'postgresql': fastPostgreSQL}
 
 
 #: By name, in the order in which they are run.
@@ -127,8 +146,9 @@ def scenario(**options):
 class Trial:
     """A scenario that goes on: what it works with, and what it has done."""
 
-    def __init__(self, scenario, deployment, load, seed, seconds):
+    def __init__(self, scenario, deployment, load, seed, seconds, beside=None):
         self.scenario, self.deployment, self.load, self.seed, self.seconds = scenario, deployment, load, seed, seconds
+        self.beside = beside            # the path of another checkout; None for none
         self.rng = random.Random(seed)
         self.faults = 0
         self.story = []                 # what was done, as texts with times
@@ -167,8 +187,13 @@ class Trial:
         self.tell(text)
 
     def drawHost(self):
-        """Return a host by chance."""
-        return self.rng.choice(self.deployment.hosts)
+        """Return a host by chance, as soon as another one is ready.
+
+        Where starting takes longer than the time between two faults, nobody would be there for a rescue.
+        """
+        drawn = self.rng.choice(self.deployment.hosts)
+        self.waitUntil(lambda: any(host.ready for host in self.deployment.hosts if host is not drawn), 30)
+        return drawn
 
     # Faults
 
@@ -185,6 +210,27 @@ class Trial:
         self.fault(f'{program.name} is asked to end, process {program.pid}')
         program.end(signal.SIGTERM)
         program.start()
+
+    def move(self, program, tree):
+        """Ask a program to end, and start it from another checkout, or from this one if that refuses the data.
+
+        tree -- the path of the checkout; None for this one.
+        """
+        program.tree = tree
+        self.terminate(program)
+        self.tell(f'{program.name} is started from {tree or "this checkout"}')
+        if not self.waitUntil(lambda: program.ready or not program.running, PATIENCE):
+            self.violations.append(f'{program.name} from {tree} does not start:\n{program.log}')
+        if (refusal := program.refusal) is not None:
+            self.tell(f'{program.name} from {tree} refuses the data: {refusal}')
+            program.tree = None
+            program.start()
+            self.waitUntil(lambda: program.ready, PATIENCE)
+
+    def moveServer(self, tree):
+        """Kill the database server, and start it from another checkout; see `move`."""
+        self.deployment.server.program = programOf(tree, 'runzeo', 'runzeo')
+        self.killServer()
 
     @contextlib.contextmanager
     def stopped(self, program):
@@ -206,9 +252,9 @@ class Trial:
     def hangServer(self, least=1.0, most=4.0):
         """Stop the database server, and have it go on after a random time."""
         self.fault('the database server hangs')
-        os.kill(self.deployment.server.pid, signal.SIGSTOP)
+        self.deployment.server.hang()
         self.wait(least, most)
-        os.kill(self.deployment.server.pid, signal.SIGCONT)
+        self.deployment.server.goOn()
 
     def cancelOne(self):
         """Cancel a job, most often one of the latest, unless it has ended; note what the front end says."""
@@ -229,19 +275,20 @@ class Trial:
                 raise
 
 
-def run(name, seed, seconds, storage='zeo'):
+def run(name, seed, seconds, storage='zeo', beside=None):
     """Run a scenario and return the `Verdict`.
 
     seed -- a text; the same seed draws the same faults.
     seconds -- for how long there are load and faults.
     storage -- which of `STORAGES` the deployment has, unless the scenario needs another one.
+    beside -- the path of another checkout with its own `bin`, for the scenario `upgrade`.
     """
     scenario = SCENARIOS[name]
     storage = scenario.storage or storage
     orders = int(scenario.rate * seconds * 1.1) + 100
     with deployment(scenario.hosts, orders, STORAGES[storage]) as made:
         clients = Load(made, scenario.work, seed, orders, scenario.rate)
-        trial = Trial(scenario, made, clients, seed, seconds)
+        trial = Trial(scenario, made, clients, seed, seconds, beside)
         clients.start()
         try:
             scenario.run(trial)
@@ -272,6 +319,22 @@ def rolling(trial):
         for host in trial.deployment.hosts:
             trial.terminate(host)
             trial.waitUntil(lambda: host.ready, 30)
+
+
+@scenario(alive=True, storage='zeo')
+def upgrade(trial):
+    """Hosts, front end and database server go over to the checkout that is beside, one by one, and back again."""
+    tree = None
+    while trial.goesOn:
+        tree = trial.beside if tree is None else None
+        programs = [*trial.deployment.programs, None]
+        trial.rng.shuffle(programs)
+        for program in programs:
+            trial.wait(0.1, 1)
+            if program is None:
+                trial.moveServer(tree)
+            else:
+                trial.move(program, tree)
 
 
 @scenario()
@@ -306,12 +369,15 @@ def zeo(trial):
         trial.killServer()
 
 
-@scenario(alive=True, storage='zeo')
+@scenario(alive=True)
 def hang(trial):
-    """The database server hangs."""
+    """The database server hangs, in a long trial at times for so long that all leave it."""
     while trial.goesOn:
         trial.wait(0.5, 2)
-        trial.hangServer()
+        if trial.seconds > 30 and trial.rng.random() < 0.1:
+            trial.hangServer(10, 15)
+        else:
+            trial.hangServer()
 
 
 @scenario(storage='postgresql', uncharged=True)
@@ -471,7 +537,7 @@ def stalled(trial):
 
 
 #: MiB of memory that a host may come to use, with all its libraries.
-MEMORY = 300
+LARGE = 300
 
 #: Seconds after which a schedule of one second must have added a job again, whatever happens.
 STANDSTILL = RESCUE * LEASE
@@ -523,7 +589,7 @@ class Schedules:
             self._beaten = time.monotonic()
         for host in self.trial.deployment.hosts:
             memory = memoryOf(host.pid) if host.running else 0
-            if memory > MEMORY:
+            if memory > LARGE:
                 self.trial.violations.append(f'{host.name} uses {memory:.0f} MiB')
 
     def end(self):

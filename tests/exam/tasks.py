@@ -1,6 +1,7 @@
 """What the jobs of the exam do: count in the database, write a line to a file, fail, or end their host."""
 # SPDX-License-Identifier: ZPL-2.1
 import ctypes
+import hashlib
 import os
 import time
 
@@ -75,6 +76,19 @@ class Effect(Task):
     def work(self, service, jobid, input):
         """Count."""
         service._p_jar.root()[ORDERS][input['number']].value += 1
+
+
+class Digest(Effect):
+    """Counts, and gives the SHA-256 of the `file` in the input, as text."""
+
+    def __call__(self, service, jobid, input):
+        """Leave the traces of any task."""
+        super().__call__(service, jobid, input)
+        digest = hashlib.sha256()
+        with input['file'].open() as file:
+            while part := file.read(65536):
+                digest.update(part)
+        return digest.hexdigest()
 
 
 class Fails(Effect):

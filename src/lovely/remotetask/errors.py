@@ -137,5 +137,9 @@ class NameTaken(RemoteTaskError):
         self.name, self.owner = name, owner
 
 
+class WrongGeneration(RemoteTaskError):
+    """This release must not work with the stored data of the service; the message names the command or the release."""
+
+
 class ConfigurationError(RemoteTaskError):
     """The configuration is wrong; the message says where and how."""

@@ -477,6 +477,7 @@ class ITaskService(Interface):
         machine, pid -- where it runs.
         threads -- how many jobs run there at a time; 0 if it only schedules.
         since -- when it was started, in UTC seconds.
+        release -- of this package that it has, a text.
         jobs -- how many jobs it has claimed.
         tasks -- patterns of the names of the tasks that it takes, a list; None if it takes all.
         processing -- whether it takes jobs: it has threads, and the service is not paused.

@@ -44,7 +44,10 @@ KEPT_RUNS = 10
 
 
 class Failure(NamedTuple):
-    """One attempt that failed.  Stored as a tuple in `Job.errors`: new fields go to the end, with a default."""
+    """One attempt that failed.  Stored as a tuple in `Job.errors`: new fields go to the end, with a default.
+
+    What a newer release has at the end is left out here, and lost when the errors are written.
+    """
 
     time: float             # UTC seconds
     message: str
@@ -249,7 +252,8 @@ class Job:
     def errors(self):
         """See `IJob`.  In place of those that cannot be loaded one says so: they are not to stop what the job does."""
         try:
-            return tuple(Failure(*failure) for failure in storedfiles.valueOf(self.stored('errors')) or ())
+            failures = storedfiles.valueOf(self.stored('errors')) or ()
+            return tuple(Failure(*failure[:len(Failure._fields)]) for failure in failures)
         except Exception as error:
             if isDatabaseError(error):
                 raise
@@ -304,7 +308,7 @@ class CronJob(Job):
     calledFor = more('calledFor')
     askedFor = more('askedFor')     # UTC seconds: when somebody asked for the run that is queued or goes on
     madeUpTo = more('madeUpTo')     # UTC seconds: of its times until then it is decided which are made up for
-    history = more('history', (), read=lambda runs: tuple(Run(*run) for run in runs),
+    history = more('history', (), read=lambda runs: tuple(Run(*run[:len(Run._fields)]) for run in runs),
                    write=lambda runs: tuple(tuple(run) for run in runs))
     lastJob = more('lastJob')               # id of the last job that it added
 

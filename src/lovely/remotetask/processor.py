@@ -19,6 +19,7 @@ from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.errors import WrongGeneration
 from lovely.remotetask.execution.inline import claimNext
 from lovely.remotetask.execution.tasks import checkPatterns
 from lovely.remotetask.interfaces import FINAL
@@ -203,7 +204,7 @@ class MultiProcessor:
             self._pool.start('.'.join(('remotetask-thread', *self.servicePath, str(number + 1)))
                              for number in range(self.maxThreads))
             self.loop.run()
-        except LeaseLost as error:
+        except (LeaseLost, WrongGeneration) as error:
             log.error('processing host %s stops: %s', self.name, error, extra=self._about('host.failed'))
         except ServiceRemoved as error:
             self.isServiceRemoved = True

@@ -14,11 +14,13 @@ import asyncio
 
 import ZEO.asyncio.server
 import ZEO.runzeo
+import ZEO.zconfig
 
 from lovely.remotetask.common.keepalive import VANISHED
 from lovely.remotetask.common.keepalive import keepAlive
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import resetSignals
+from lovely.remotetask.database.tls import serverContext
 
 
 class Protocol(ZEO.asyncio.server.ServerProtocol):
@@ -43,6 +45,7 @@ def main(arguments=None):
     ZEO.asyncio.server.ServerProtocol = Protocol
     # With uvloop, which ZEO takes where that is installed, it would tell its clients of commits out of order.
     ZEO.asyncio.server.new_event_loop = asyncio.new_event_loop
+    ZEO.zconfig.server_ssl = serverContext          # the schema of its configuration names it
     ZEO.runzeo.main(arguments)
 
 

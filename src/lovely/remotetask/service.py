@@ -27,6 +27,7 @@ from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import isWhole
 from lovely.remotetask.common.checks import shown
+from lovely.remotetask.common.release import release
 
 # These are part of the public face of this module: documents and ZCML name them here.
 from lovely.remotetask.config.autostart import getAutostartServiceNames  # noqa: F401
@@ -39,10 +40,12 @@ from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.database.zopeapp import Item
 from lovely.remotetask.database.zopeapp import isApplication
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.errors import WrongGeneration
 from lovely.remotetask.errors import WrongState
 from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution import started
@@ -69,6 +72,7 @@ from lovely.remotetask.job import CronJob
 from lovely.remotetask.job import Job
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.storage import cleanup
+from lovely.remotetask.storage import generations
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import queries
 from lovely.remotetask.storage import ready
@@ -84,9 +88,6 @@ from lovely.remotetask.storage.arguments import checkSelection
 from lovely.remotetask.storage.arguments import naming
 from lovely.remotetask.storage.arguments import newJob
 from lovely.remotetask.storage.arguments import present
-from lovely.remotetask.storage.evolve import FIRST
-from lovely.remotetask.storage.evolve import GENERATION
-from lovely.remotetask.storage.evolve import tooOld
 from lovely.remotetask.storage.index import Hosts
 from lovely.remotetask.storage.index import Keys
 from lovely.remotetask.storage.index import StatusIndex
@@ -109,6 +110,9 @@ STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts',
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
 
+#: How often that is tried: other processes of a new deployment may do the same at the same time.
+INSTALLS = 10
+
 
 @implementer(ITaskService)
 class TaskService(Item, Contained, Persistent):
@@ -119,7 +123,8 @@ class TaskService(Item, Contained, Persistent):
     processorFactory: Any = None
     processorArguments = {'waitTime': 1.0}
     paused = False
-    generation = 0          # of what is stored: releases up to 0.5 did not say
+    generation = needs = 0  # see `storage.generations`; releases up to 0.5 did not say
+    release = ''            # that has made the service, or upgraded it
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -134,12 +139,31 @@ class TaskService(Item, Contained, Persistent):
         self.hosts = Hosts()
         self.stranded = OOBTree()               # see `ready.strand`
         self.uploads = OOBTree()                # (name of a user, or '', and id) -> `uploads.Upload`
-        self.generation = GENERATION
+        self.generation = self.needs = generations.GENERATION
+        self.release = release()
+
+    # Nobody is to work with data of a generation that this release does not know, and nobody can forget to ask: what is
+    # in STORED is out of reach then.
+
+    def __setstate__(self, state):
+        """Load the service; set aside what this release must not work with."""
+        super().__setstate__(state)
+        if not generations.isFit(self):
+            self._v_aside = {name: self.__dict__.pop(name) for name in STORED if name in self.__dict__}
+
+    def __getstate__(self):
+        """Return what is to be stored, and with it what was set aside."""
+        return {**super().__getstate__(), **self.__dict__.get('_v_aside', {})}
+
+    def reachAll(self):
+        """Bring back what was set aside, until the service is loaded again: an upgrade works with it."""
+        self._p_activate()
+        self.__dict__.update(self.__dict__.pop('_v_aside', {}))
 
     def __getattr__(self, name):
-        """Raise `RemoteTaskError` when that is something which each service has, but not those of old releases."""
+        """Raise `WrongGeneration` when that is something which each service has, but which was set aside here."""
         if name in STORED:
-            raise tooOld(self)
+            self.checkGeneration()
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     @property
@@ -198,10 +222,7 @@ class TaskService(Item, Contained, Persistent):
     def _checkedNew(self, new, tasks):
         """Return a `NewJob` that can be added; raise what `add` raises."""
         checkJob(tasks, new.task, new.input)
-        new = checkedOptions(new)
-        if new.key is not None:
-            self.checkGeneration()
-        return new
+        return checkedOptions(new)
 
     def _jobOf(self, new):
         """Return the id of the job that was added before with the same task and key, or None."""
@@ -470,40 +491,32 @@ class TaskService(Item, Contained, Persistent):
         checkRange(start, size)
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
         check('since', since, since is None or isTime(since), 'a time in UTC seconds')
-        self.checkGeneration()
         return queries.listed(self, status, start, size, task, since)
 
     def countJobs(self) -> dict[str, int]:
         """See `ITaskService`."""
-        self.checkGeneration()
         return queries.counts(self)
 
     def getSchedules(self, start: int = 0, size: int = 100, task: str | None = None) -> list[queries.Schedule]:
         """See `ITaskService`."""
         checkRange(start, size)
         check('task', task, isinstance(task, (str, type(None))), 'the name of a task')
-        self.checkGeneration()
         return queries.schedules(self, start, size, task)
 
     def getStatistics(self, now: float | None = None, window: float = queries.WINDOW_TIME) -> dict[str, Any]:
         """See `ITaskService`."""
         check('window', window, isSpan(window), 'a number of seconds above 0')
-        self.checkGeneration()
         found = queries.statistics(self, present(now), window)
         return {**found, 'unclaimable': queries.unclaimable(self, found['hosts'], takes)}
 
     def getTaskStatistics(self) -> dict[str, tallies.Tally]:
         """See `ITaskService`."""
-        self.checkGeneration()
         return tallies.tallies(ready.ledgers(self))
 
     def checkGeneration(self):
-        """Raise `RemoteTaskError` when the data is that of another release."""
-        if self.generation < FIRST:
-            raise tooOld(self)
-        if self.generation != GENERATION:
-            raise RemoteTaskError('the data of the service is that of another release: see '
-                                  'lovely.remotetask.storage.evolve')
+        """Raise `WrongGeneration` when this release must not work with the service."""
+        if (fault := generations.fault(self)) is not None:
+            raise WrongGeneration(fault)
 
     # For tasks that are running
 
@@ -602,20 +615,21 @@ def install(db):
     Raise `RemoteTaskError` when the root folder is an object of a class that is not installed here.
     """
     manager = transaction.TransactionManager(explicit=True)
-    for attempt in manager.attempts(10):        # other processes of a new deployment may do the same now
-        with attempt, contextlib.closing(db.open(manager)) as connection:
-            folder = checkedRoot(connection)
-            if isApplication(folder):
-                return
-            if folder is None:
-                folder = connection.root()[ROOT_NAME] = rootFolder()
-            if not ISite.providedBy(folder):
-                folder.setSiteManager(LocalSiteManager(folder))
-                _addDefault(folder)
-                announceServices(connection)
-            notes.write(manager.get(), [notes.Act('install', path=f'/{DEFAULT_SERVICE}')])
-            manager.commit()
-            manager.begin()
+    with contextlib.closing(db.open(manager)) as connection:
+        transact(manager, lambda: _install(connection), INSTALLS)
+
+
+def _install(connection):
+    folder = checkedRoot(connection)
+    if isApplication(folder):
+        return
+    if folder is None:
+        folder = connection.root()[ROOT_NAME] = rootFolder()
+    if not ISite.providedBy(folder):
+        folder.setSiteManager(LocalSiteManager(folder))
+        _addDefault(folder)
+        announceServices(connection)
+    notes.write(connection.transaction_manager.get(), [notes.Act('install', path=f'/{DEFAULT_SERVICE}')])
 
 
 def _addDefault(folder):

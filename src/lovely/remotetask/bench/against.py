@@ -53,7 +53,7 @@ class _Side:
         return {**self._run, 'parameters': dataclasses.asdict(settings), 'results': self._results.asDict()}
 
 
-def run(checkout, settings, names, zeo, tell=lambda title, done: None):
+def run(checkout, settings, names, server, tell=lambda title, done: None):
     """Measure the package of this process and another one in turns, on temporary databases.
 
     Each measure is made in new processes of this Python with the same other packages: here, there, then the next one,
@@ -62,7 +62,7 @@ def run(checkout, settings, names, zeo, tell=lambda title, done: None):
     checkout -- the path of the directory that has the other package in its `src`.
     settings -- `settings.Settings`.
     names -- of `measures.MEASURES`.
-    zeo -- whether the databases have a server (ZEO), or else are embedded.
+    server -- which server the databases have, see `stage.stage`.
     tell -- called before each one begins, with what is measured and the part of all that is done, from 0 to 1.
 
     Return both runs, this one and the other.  Raise `ConfigurationError` when the checkout has no package, and
@@ -72,7 +72,7 @@ def run(checkout, settings, names, zeo, tell=lambda title, done: None):
     sides = _Side('this checkout'), _Side(checkout, source)
     turns = [(name, side) for _ in settings.rounds() for name in names for side in sides]
     parameters = {**dataclasses.asdict(settings), 'hosts': ','.join(map(str, settings.hosts)), 'repeat': 1}
-    arguments = [*(['--zeo'] if zeo else []), *(f'--{name}={value}' for name, value in parameters.items())]
+    arguments = [*([f'--{server}'] if server else []), *(f'--{name}={value}' for name, value in parameters.items())]
     with tempfile.TemporaryDirectory(prefix=FOLDER) as directory:
         _check(sides[1], source, directory)
         for number, (name, side) in enumerate(turns):

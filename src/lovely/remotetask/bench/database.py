@@ -7,7 +7,6 @@ import time
 import transaction
 from BTrees.IOBTree import IOBTree
 from persistent.mapping import PersistentMapping
-from ZEO.ClientStorage import ClientStorage
 from ZODB.utils import p64
 from ZODB.utils import u64
 from zope.site import LocalSiteManager
@@ -23,6 +22,8 @@ from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.storages import silenceOf
+from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITaskService
@@ -55,7 +56,7 @@ class BenchDatabase:
     @property
     def tells(self):
         """Whether the database says when somebody else has committed."""
-        return self._embedded or isinstance(self.db.storage, ClientStorage)
+        return self._embedded or silenceOf(self.db) is None
 
     def open(self):
         """Open the database.  Harmless when it is open."""
@@ -155,7 +156,7 @@ class BenchDatabase:
         """
         if self._opened is None or not self.db.supportsUndo():
             return None
-        last = self.db.lastTransaction()        # that this client has heard of; the server knows better
+        last = lastTransaction(self.db)         # that this client has heard of; the server knows better
         return max((each.tid for each in self._transactionsAfter(last)), default=last)
 
     def storedAfter(self, tid):
@@ -198,7 +199,7 @@ class BenchDatabase:
                     found = function(atPath(connection.root()[ROOT_NAME], self.path))
                 if found:
                     return found
-                tid = self.db.lastTransaction()
+                tid = lastTransaction(self.db)
                 if tid != seen:
                     seen, since = tid, time.monotonic()
                 elif time.monotonic() - since > timeout:

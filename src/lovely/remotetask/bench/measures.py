@@ -18,6 +18,7 @@ from lovely.remotetask.bench.settings import BenchError
 from lovely.remotetask.bench.stage import Cost
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.interfaces import FINAL
 
 
@@ -368,13 +369,13 @@ def idle(stage):
     stage.database.resume()
     time.sleep(SETTLE)
     with stage.database.wakeup(_Counter) as counter:
-        before, tid, began = stage.hostTimes(), stage.database.db.lastTransaction(), time.monotonic()
+        before, tid, began = stage.hostTimes(), lastTransaction(stage.database.db), time.monotonic()
         time.sleep(IDLE)
         stage.check()
         seconds = time.monotonic() - began
         yield Value('idle, processor time', 100 * (stage.hostTimes() - before) / seconds / PAIR, '% per host', LOWER)
         if stage.database.tells:
-            commits = max(counter.count, stage.database.db.lastTransaction() != tid)
+            commits = max(counter.count, lastTransaction(stage.database.db) != tid)
             yield Value('idle, commits', 60 * commits / seconds / PAIR, '/min per host', LOWER)
     stage.database.pause()
 

@@ -66,6 +66,12 @@ def processorTime(pid):
         return 0.0
 
 
+def endedTime(pid):
+    """Return the seconds of processor time that the children of a process have taken which have ended; 0 if it has."""
+    fields = contentOf(f'/proc/{pid}/stat').rpartition(')')[2].split()
+    return sum(map(int, fields[13:15])) / os.sysconf('SC_CLK_TCK')
+
+
 def contentOf(path):
     """Return the text of a file; '' when it cannot be read."""
     try:

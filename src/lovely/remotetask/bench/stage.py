@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import collections
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from lovely.remotetask.bench.directory import databaseText
 from lovely.remotetask.bench.directory import embeddedDatabase
 from lovely.remotetask.bench.directory import isEmbedded
 from lovely.remotetask.bench.process import Client
+from lovely.remotetask.bench.process import endedTime
 from lovely.remotetask.bench.process import endOf
 from lovely.remotetask.bench.process import peakMemory
 from lovely.remotetask.bench.process import processorTime
@@ -30,8 +32,13 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.testing import PATIENCE
 from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryPostgreSQL
 from lovely.remotetask.testing import temporaryZEO
 
+
+#: What a temporary server is, and how to run it.  Both write each commit to the disk.
+SERVERS = {'zeo': ('ZEO', temporaryZEO),
+           'postgresql': ('PostgreSQL', functools.partial(temporaryPostgreSQL, isDurable=True))}
 
 #: The name of this process, as its log has it.
 OWN = 'bench'
@@ -61,7 +68,7 @@ class Stage:
     """
 
     def __init__(self, settings, database, title, embedded, server=None):
-        """`database` is the text of a `<zodb>` section; `server` the `TemporaryZEO` that belongs to it, or None."""
+        """`database` is the text of a `<zodb>` section; `server` the temporary one that belongs to it, or None."""
         self.settings, self.title, self.embedded, self.server = settings, title, embedded, server
         self._text, self._hosts, self._frontend, self._clients = database, [], None, []
         self.peaks, self._names = collections.defaultdict(int), set()       # the names of all hosts that have run
@@ -112,8 +119,13 @@ class Stage:
         pids = {kind: [process.pid for process in processes] for kind, processes in kinds.items() if processes}
         pids = pids or {'this process': [os.getpid()]}
         if self.server is not None:
-            pids['server'] = [self.server.pid]
-        return {kind: sum(map(processorTime, pids[kind])) for kind in pids} if sys.platform == 'linux' else {}
+            pids['server'] = self.server.pids
+        if sys.platform != 'linux':
+            return {}
+        times = {kind: sum(map(processorTime, pids[kind])) for kind in pids}
+        if self.server is not None:             # PostgreSQL has a process for each connection
+            times['server'] += sum(map(endedTime, pids['server'][:1]))
+        return times
 
     # Hosts, clients, frontends
 
@@ -237,24 +249,28 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(settings, configurationPath=None, zeo=False):
+def stage(settings, configurationPath=None, server=None):
     """Give a `Stage`; when it is left, all that it has made in the database is removed.
 
     settings -- `Settings`.
     configurationPath -- of the configuration file whose database is to be used; default: a temporary one.
-    zeo -- whether the temporary database has a server (ZEO), or else is embedded.
+    server -- which server a temporary database has, 'zeo' or 'postgresql'; None for one that is embedded.
 
     Raise `ConfigurationError` when a configured database is none that can be measured.
     """
     with contextlib.ExitStack() as closing:
-        server = None
+        temporary = None
         if configurationPath is not None:
             storage = load(configurationPath).database.config.storage
             text, title, embedded = databaseText(configurationPath), describeStorage(storage), isEmbedded(storage)
-        elif zeo:
-            server = closing.enter_context(temporaryZEO())
-            text, title, embedded = server.config, 'ZEO, temporary', False
+        elif server is not None:
+            title, run = SERVERS[server]
+            try:
+                temporary = closing.enter_context(run())
+            except AssertionError as error:             # it is not installed, or does not start
+                raise BenchError(str(error)) from None
+            text, title, embedded = temporary.config, f'{title}, temporary', False
         else:
             directory = closing.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER))
             text, title, embedded = embeddedDatabase(directory), 'FileStorage, temporary', True
-        yield closing.enter_context(Stage(settings, text, title, embedded, server))
+        yield closing.enter_context(Stage(settings, text, title, embedded, temporary))

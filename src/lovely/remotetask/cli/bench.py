@@ -8,8 +8,8 @@ from click.core import ParameterSource
 
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import harmless
-from lovely.remotetask.cli.local import VERSION
 from lovely.remotetask.cli.local import Number
+from lovely.remotetask.common.release import release
 
 
 #: The names that --only takes, in the order in which they are measured.
@@ -32,7 +32,10 @@ def _toCounts(context, parameter, values):
 
 
 @click.command()
-@click.option('--zeo', is_flag=True, help='Without -C: a temporary database server, not an embedded database.')
+@click.option('--zeo', 'server', flag_value='zeo', help='Without -C: a temporary database server, not an embedded '
+              'database.')
+@click.option('--postgresql', 'server', flag_value='postgresql', help='Without -C: a temporary PostgreSQL.  Needs its '
+              'programs, and the extra "postgresql".')
 @click.option('--jobs', type=click.IntRange(min=20), default=5000, show_default=True,
               help='How many jobs are queued and drained; slower measures use a tenth of them.')
 @click.option('--clients', type=click.IntRange(1, 64), default=8, show_default=True,
@@ -58,22 +61,23 @@ def _toCounts(context, parameter, values):
 @click.option('--plot', 'plotPath', type=click.Path(dir_okay=False, writable=True), metavar='FILE',
               help='Draw a picture: .png, .svg or .pdf.  Needs matplotlib (the extra "plot").')
 @click.pass_context
-def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameters):
+def bench(context, server, only, jsonPath, oldPath, checkout, plotPath, **parameters):
     """Measure how fast jobs are added and run.
 
     It uses the database of the configuration file, in a separate service that it removes at the end.  Without a
-    configuration file, or with --zeo or --against, it uses a temporary database.  It starts the same processes as a
-    deployment, and does not touch other services.  Measure on a quiet machine.  On a busy one, compare the processor
-    time, or measure two checkouts in turns.
+    configuration file, or with --zeo, --postgresql or --against, it uses a temporary database.  It starts the same
+    processes as a deployment, and does not touch other services.  Measure on a quiet machine.  On a busy one, compare
+    the processor time, or measure two checkouts in turns.
 
     \b
     Examples:
       $ remotetask bench --zeo
+      $ remotetask bench --postgresql --only latency --only drain
       $ remotetask -C remotetask.conf bench --json before.json
       $ remotetask -C remotetask.conf bench --only drain --hosts 1,2,4 --compare before.json
       $ remotetask bench --zeo --only bulk --only drain --repeat 5 --against ../main
     """
-    configurationPath, only = _chosen(context, zeo, only, oldPath, checkout)
+    configurationPath, only = _chosen(context, server, only, oldPath, checkout)
     # Here, not above: nobody waits for all of that who measures nothing.
     from lovely.remotetask.bench import report
     from lovely.remotetask.bench.settings import Settings
@@ -84,10 +88,10 @@ def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameter
     settings = Settings(**parameters)
     with _interruptedByTerm():
         if checkout is None:
-            label, run = 'before', _measured(settings, only, zeo, configurationPath)
+            label, run = 'before', _measured(settings, only, server, configurationPath)
             written = run
         else:
-            label, (run, before) = 'other', _measuredInTurns(settings, only, zeo, checkout)
+            label, (run, before) = 'other', _measuredInTurns(settings, only, server, checkout)
             written = {**run, 'other': before}
     report.show(run, before, label=label)
     if jsonPath is not None:
@@ -99,15 +103,15 @@ def bench(context, zeo, only, jsonPath, oldPath, checkout, plotPath, **parameter
         report.plot(plotPath, run, before, label)
 
 
-def _chosen(context, zeo, only, oldPath, checkout):
+def _chosen(context, server, only, oldPath, checkout):
     """Return the path of the configuration file or None, and the names of what to measure; for arguments see `bench`.
 
     Raise `click.UsageError` when options exclude each other.
     """
     configurationPath = context.obj
-    if zeo or checkout is not None:
+    if server is not None or checkout is not None:
         if context.parent.get_parameter_source('config') is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f'{"--zeo" if zeo else "--against"} is for measuring without a configuration file')
+            raise click.UsageError(f'--{server or "against"} is for measuring without a configuration file')
         configurationPath = None                # that of the environment
     if checkout is None:
         return configurationPath, only
@@ -120,23 +124,23 @@ def _chosen(context, zeo, only, oldPath, checkout):
     return configurationPath, only
 
 
-def _measured(settings, only, zeo, configurationPath):
+def _measured(settings, only, server, configurationPath):
     """Measure this package, and return what `report.asDict` does."""
     from lovely.remotetask.bench import measures
     from lovely.remotetask.bench import report
     from lovely.remotetask.bench.stage import stage
 
-    with _progress() as tell, stage(settings, configurationPath, zeo) as place:
+    with _progress() as tell, stage(settings, configurationPath, server) as place:
         results = measures.run(place, only, tell)
-    return report.asDict(results, settings, place.title, place.embedded, VERSION)
+    return report.asDict(results, settings, place.title, place.embedded, release())
 
 
-def _measuredInTurns(settings, only, zeo, checkout):
+def _measuredInTurns(settings, only, server, checkout):
     """Measure this package and another checkout in turns, and return both runs."""
     from lovely.remotetask.bench import against
 
     with _progress() as tell:
-        return against.run(checkout, settings, only, zeo, tell)
+        return against.run(checkout, settings, only, server, tell)
 
 
 @contextlib.contextmanager

@@ -1,73 +1,116 @@
-"""The command `init`: a directory with all that a site needs to begin."""
+"""The command `init`: a directory with all that a site needs to begin, or a processing host on another machine."""
 # SPDX-License-Identifier: ZPL-2.1
-import contextlib
-import importlib.resources
 import os
 import re
 import shlex
 import shutil
-import string
+import socket
 import sys
+import urllib.parse
 
 import click
 
+from lovely.remotetask.cli import forms
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.pages import arePagesInstalled
-from lovely.remotetask.common.process import ownerName
+from lovely.remotetask.config.sections import address as toAddress
 
 
-#: The files that are written, and what each is for.
-FILES = {
-    'site.zcml': 'says which tasks there are',
-    'tasks.py': 'declares a first one, greet',
-    'remotetask.conf': 'says where data, front end and processing host are',
-    'remotetask.service': 'a unit of systemd',
-    'Dockerfile': 'makes an image of the site',
-    'compose.yaml': 'runs the image',
-}
-#: The directory of the database, which is made as well.
-DATA = 'var'
 #: What some of the files, or the programs that read them, would take for something else.
 _SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:]''')
 PORT = 8080
-
-#: The section of the pages, and what stands before it where they are not installed.
-WEB = """\
-# Pages to look at jobs, and to operate them.
-<web>
-  address 127.0.0.1:{port}
-</web>"""
-WITHOUT = 'They are not installed: pip install "lovely.remotetask[web]", and take away the # signs below.'
+#: Where the database server of a site listens.
+DATABASE = '127.0.0.1:8100'
+#: Characters of the name of a host that comes from that of the machine.
+_NAME_LENGTH = 60
 
 
 @click.command()
 @click.argument('directory', metavar='DIR', type=click.Path())
 @click.option('--port', type=click.IntRange(1, 65535), default=PORT, show_default=True,
               help='Where the front end of the site listens, at 127.0.0.1; its pages listen at the next port.')
-def init(directory, port):
+@click.option('--split', is_flag=True, help='A process for each part: database server, front end, pages and '
+                                            'processing host.')
+@click.option('--host', is_flag=True, help='A processing host alone, for another machine than that of the database.')
+@click.option('--database', metavar='ADDRESS',
+              help='The database, with --host or --split: HOST:PORT of a database server (ZEO), or PostgreSQL as libpq '
+                   f'takes it, postgresql://... or "host=...".  Default of --split: ZEO at {DATABASE}.')
+@click.option('--name', help='The name of the processing host, with --host or --split.  No two hosts of a database '
+                             'share a name.  Default: that of the machine and of the directory.')
+def init(directory, port, split, host, database, name):
     """Write a site to start from into the directory DIR.
 
     It is made if it is missing.  Nothing in it is overwritten.
 
     \b
-    Example:
+    Examples:
       $ remotetask init films
+      $ remotetask init films --host --database zeo.example.org:8100
     """
     directory = os.path.realpath(directory)
-    _check(directory)
+    _checkOptions(split, host, database, name)
+    _checkDatabase(database)
+    if host:
+        form = forms.host(directory, database)
+    else:
+        form = forms.split(directory, database or DATABASE) if split else forms.single()
+    _checkDirectory(directory, form)
     try:
-        _write(directory, {
-            'directory': directory, 'port': port, 'user': ownerName(), 'web': _web(port),
-            'extra': '[web]' if arePagesInstalled() else '',
-            'command': ' '.join([os.path.abspath(_program()[0]), *_program()[1:]]),
-            'python': '{}.{}'.format(*sys.version_info)})
+        forms.write(form, directory, _valuesOf(directory, port, name))
     except OSError as error:
         raise CommandFailure(f'cannot write {error.filename}: {error.strerror}') from error
-    click.echo(_told(directory, port))
+    click.echo('\n'.join(_told(directory, form, port, isHost=host)))
 
 
-def _check(directory):
+def _valuesOf(directory, port, name):
+    """Return what stands in the files for `${name}`, whatever the form is; the arguments are those of the command."""
+    program = _program()
+    return {'port': port, 'name': (name or _nameFor(directory)).replace('$', '$$'),      # a $ starts a substitution
+            'web': forms.webSection(_pagesPort(port)), 'extra': '[web]' if arePagesInstalled() else '',
+            'python': '{}.{}'.format(*sys.version_info),
+            'program': ' '.join([os.path.abspath(program[0]), *program[1:]])}
+
+
+def _checkOptions(split, host, database, name):
+    """Raise `click.UsageError` for options that do not fit each other."""
+    if split and host:
+        raise click.UsageError('give --split or --host, not both')
+    if host and database is None:
+        raise click.UsageError('--host needs --database: HOST:PORT of the database server')
+    for option, value in ('--database', database), ('--name', name):
+        if value is not None and not (split or host):
+            raise click.UsageError(f'{option} goes with --host or --split: in one process is all, also the database')
+    if name is not None and (not name.strip() or not name.isprintable()):
+        raise click.BadParameter(f'{name!r} is not a name: give printable characters', param_hint="'--name'")
+
+
+def _checkDatabase(database):
+    """Raise `click.BadParameter` for an address that is none, or a password that would be open to others."""
+    if database is None:
+        return
+    hint = {'param_hint': "'--database'"}
+    if not database.isprintable():
+        raise click.BadParameter(f'{database!r} has characters that are not printable', **hint)
+    if forms.isPostgreSQL(database):
+        if 'password' in database.lower() or ('://' in database and urllib.parse.urlsplit(database).password):
+            raise click.BadParameter('the password belongs in ~/.pgpass, not in a configuration file', **hint)
+        return
+    try:
+        if toAddress(database)[1] and ':' in database:
+            return
+    except ValueError:
+        pass
+    raise click.BadParameter(f'{database!r} is not the address of a database server: write HOST:PORT, or '
+                             'postgresql://...', **hint)
+
+
+def _nameFor(directory):
+    """Return a name for a processing host in that directory: no other one on any machine has it."""
+    return f'{socket.gethostname()}-{os.path.basename(directory)}'[:_NAME_LENGTH]
+
+
+def _checkDirectory(directory, form):
     """Raise `CommandFailure` when a site cannot be in that directory, or something is there already."""
     if special := _SPECIAL.search(directory):
         raise CommandFailure(f'the path {directory} has a character, {special[0]!r}, that configuration files read '
@@ -76,39 +119,8 @@ def _check(directory):
         raise CommandFailure(f'{directory} is not a directory', BAD_INPUT)
     if os.path.exists(os.path.join(directory, '__init__.py')):
         raise CommandFailure(f'{directory} is a Python package; a site has a directory of its own', BAD_INPUT)
-    if there := [name for name in FILES if os.path.lexists(os.path.join(directory, name))]:
+    if there := [name for name in form.files if os.path.lexists(os.path.join(directory, name))]:
         raise CommandFailure(f'{directory} has {", ".join(there)} already; nothing was written', BAD_INPUT)
-
-
-def _write(directory, values):
-    """Write the files, all or none; raise `OSError`.
-
-    values -- what stands in the files for `${name}`: a dict.
-    """
-    os.makedirs(directory, exist_ok=True)
-    # Jobs may carry anything: the data is nobody else's business.
-    os.makedirs(os.path.join(directory, DATA), mode=0o700, exist_ok=True)
-    source, made = importlib.resources.files('lovely.remotetask') / 'skeleton', []
-    try:
-        for name in FILES:
-            text = string.Template((source / name).read_text('utf-8')).substitute(values)
-            path = os.path.join(directory, name)
-            with open(path, 'x', encoding='utf-8') as file:
-                made.append(path)
-                file.write(text)
-    except OSError:
-        for path in made:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        raise
-
-
-def _web(port):
-    """Return the section of the pages, as a comment where they are not installed."""
-    first, *section = WEB.format(port=_pagesPort(port)).splitlines()
-    if not arePagesInstalled():
-        section = [f'# {WITHOUT}', *(f'# {line}' for line in section)]
-    return '\n'.join([first, *section])
 
 
 def _pagesPort(port):
@@ -124,24 +136,45 @@ def _program():
     return [sys.executable, '-m', 'lovely.remotetask']
 
 
-def _told(directory, port):
-    """Return what is printed: what was made, and the commands that come next, to be pasted."""
+def _told(directory, form, port, isHost):
+    """Return the lines that are printed: what was made, and the commands that come next, to be pasted."""
+    program = _typedProgram()
+    width = max(map(len, form.files))
+    return [
+        f'{directory} has now', '',
+        *(f'    {name:{width}}  {file.purpose}' for name, file in form.files.items()), '',
+        'Start it:' if len(form.commands) == 1 else 'Start each of these, in a terminal of its own or by its unit:', '',
+        *_starts(directory, form, program), '',
+        *(_hostTold() if isHost else _siteTold(program, port))]
+
+
+def _typedProgram():
+    """Return what a user types for this program, a text."""
     words = _program()
     found = shutil.which('remotetask')
     if found is not None and os.path.exists(words[0]) and os.path.samefile(found, words[0]):
         words = ['remotetask']
-    program = shlex.join([os.path.abspath(words[0]) if os.sep in words[0] else words[0], *words[1:]])
+    return shlex.join([os.path.abspath(words[0]) if os.sep in words[0] else words[0], *words[1:]])
+
+
+def _starts(directory, form, program):
+    """Return the lines that start the processes."""
+    server = [f'    {forms.DATABASE_SERVER} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
+    return [*server, *(f'    {program} -C {directory}/{command}' for command in form.commands)]
+
+
+def _siteTold(program, port):
     url = '' if port == PORT else f' --url http://127.0.0.1:{port}/'
-    width = max(map(len, FILES))
-    return '\n'.join([
-        f'{directory} has now', '',
-        *(f'    {name:{width}}  {purpose}' for name, purpose in FILES.items()), '',
-        'Start it:', '',
-        f'    {program} -C {directory}/remotetask.conf serve', '',
+    return [
         'Then, in another terminal, add a job and get its result:', '',
         f"""    {program} add greet '{{"name": "World"}}' --wait{url}""", '',
         *([f'Look at it in a browser: http://127.0.0.1:{_pagesPort(port)}/', ''] if arePagesInstalled() else []),
-        'Declare tasks of your own in tasks.py, and start it again.'])
+        'Declare tasks of your own in tasks.py, and start it again.']
+
+
+def _hostTold():
+    return ['Before that, put the site.zcml and the modules of the site in place of site.zcml and tasks.py: the host',
+            'runs the tasks that they declare.']
 
 
 COMMANDS = (init,)

@@ -1,7 +1,6 @@
 """The server commands: frontend and processing host, each alone or both in one process."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import importlib.metadata
 import logging
 import sys
 import threading
@@ -27,6 +26,8 @@ from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import reapAsProcessOne
+from lovely.remotetask.common.release import release
+from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.autostart import splitPatterns
 from lovely.remotetask.config.settings import load
@@ -55,11 +56,6 @@ from lovely.remotetask.xmlrpc.tls import Certificate
 
 
 log = logging.getLogger('lovely.remotetask')
-
-try:
-    VERSION = importlib.metadata.version('lovely.remotetask')
-except importlib.metadata.PackageNotFoundError:         # run from its sources
-    VERSION = 'unreleased'
 
 #: Seconds after which a thread that computes, as a task may, lets the one go on that speaks with the clients.
 SWITCH_INTERVAL = 0.001
@@ -243,7 +239,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
     What has to be closed goes to `closing`, which does it in the opposite order.
     """
     configuration.setUpLogging()
-    _say(f'lovely.remotetask {VERSION}')
+    _say(f'lovely.remotetask {release()}')
     _say(f'data: {configuration.databaseDescription}')
     database = openDatabase(configuration, signals.fail)
     closing.callback(database.close)
@@ -252,6 +248,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
     zope.component.hooks.setHooks()                     # for tasks: `getUtility` asks the site of the service first
     signals.check()
     _install(database.db)
+    _checkGenerations(database.db)
     signals.begin()
     names = sorted(name for name, task in zope.component.getUtilitiesFor(ITask))
     _say(f'tasks: {", ".join(names) or "none"}')
@@ -290,6 +287,17 @@ def _install(db):
                 raise CommandFailure('the database is empty, and the site definition loads Zope: start Zope with this '
                                      'database first, which makes its application object, and add a task service')
     install(db)
+
+
+def _checkGenerations(db):
+    """Raise `WrongGeneration` when this release must not work with a service, before anything is done with any of them.
+
+    Those of 0.5 are left to whoever asks for one: nothing can be done about them, and others may be beside them.
+    """
+    with db.transaction() as connection:
+        for _, _, service in matching(connection, [DEFAULT_AUTOSTART], lambda *arguments: None):
+            if service.generation:
+                service.checkGeneration()
 
 
 def setUpLogging(configuration):

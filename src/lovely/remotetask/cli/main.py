@@ -24,6 +24,7 @@ from lovely.remotetask.cli import schedules
 from lovely.remotetask.cli import service
 from lovely.remotetask.cli import services
 from lovely.remotetask.cli import transfer
+from lovely.remotetask.cli import upgrade
 from lovely.remotetask.cli import users
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import FAILURE
@@ -31,6 +32,7 @@ from lovely.remotetask.cli.failure import INTERRUPTED
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.common.process import discard
 from lovely.remotetask.common.process import resetSignals
+from lovely.remotetask.common.release import release
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
 
@@ -43,14 +45,14 @@ log = logging.getLogger(__name__)
 @click.option('-C', '--config', metavar='FILE', type=click.Path(), envvar='REMOTETASK_CONFIG', show_envvar=True,
               help='The configuration file.  Without one: the example task "echo", a database in ./var, and XML-RPC on '
                    'http://127.0.0.1:8080/.')
-@click.version_option(local.VERSION, message='lovely.remotetask %(version)s')
+@click.version_option(release(), message='lovely.remotetask %(version)s')
 @click.pass_context
 def remotetask(context, config):
     """Durable remote tasks: jobs in a ZODB, added over XML-RPC.
 
     serve, frontend, processor, scheduler and web are servers.  The servers and pack, bench, export, import, run-here,
-    service and user read a configuration file; init writes one.  All other commands are clients: they call a front end
-    and need no configuration file.
+    service, upgrade and user read a configuration file; init writes one.  All other commands are clients: they call a
+    front end and need no configuration file.
 
     \b
     To try it, in two terminals:
@@ -79,7 +81,7 @@ def remotetask(context, config):
 
 for command in (*init.COMMANDS, *local.COMMANDS, *health.COMMANDS, *run_here.COMMANDS, *users.COMMANDS,
                 *jobs.COMMANDS, *schedules.COMMANDS, *service.COMMANDS, *services.COMMANDS, *transfer.COMMANDS,
-                *check.COMMANDS, *bench.COMMANDS):
+                *upgrade.COMMANDS, *check.COMMANDS, *bench.COMMANDS):
     remotetask.add_command(command)
 
 

@@ -59,14 +59,14 @@ def startPages(configuration, db, closing, grace, authenticator):
     pages = application(db, _whoAsks(users, configuration.frontend.users, authenticator), mask=settings.mask,
                         concurrent=settings.threads)
     try:
-        server = Server(pages, settings.address, settings.threads + MORE_THREADS)
+        server = Server(pages, settings.address, settings.threads + MORE_THREADS, path=settings.path)
     except ConfigurationError as error:
         if isNeeded:
             raise CommandFailure(str(error)) from error
         return f'no pages: {error}'
     closing.callback(lambda: server.stop(grace.left()))
     server.start()
-    return f'pages: {urlOf(server.address)}'
+    return f'pages: {urlOf(server.address)}{settings.path[1:]}{"/" if settings.path else ""}'
 
 
 def _whoAsks(users, others, authenticator):

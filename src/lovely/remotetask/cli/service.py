@@ -40,7 +40,7 @@ _TASK_COLUMNS = (Column('task', 8), Column('completed'), Column('error'), Column
                  Column('p95', dispensable=3))
 _HOST_COLUMNS = (Column('host', 8), Column('machine', 6, 4), Column('pid', dispensable=2),
                  Column('threads', dispensable=5), Column('jobs', dispensable=1), Column('since', dispensable=3),
-                 Column('state', 10))
+                 Column('release', dispensable=4), Column('state', 10))
 
 
 @calling.command
@@ -254,16 +254,17 @@ def isProcessing(client):
     \b
     Example:
       $ remotetask is-processing
-      host         machine  pid    threads  jobs  since     state
-      processor-1  alpha    12001  4        4     12:00:00  processing
-      processor-2  beta     3712   4        0     12:00:05  processing, scheduling
+      host         machine  pid    threads  jobs  since     release  state
+      processor-1  alpha    12001  4        4     12:00:00  1.0      processing
+      processor-2  beta     3712   4        0     12:00:05  1.0      processing, scheduling
     """
     rows = []
     hosts = client.getProcessingHosts()
     for host in hosts:
         doing = [word for word in ('processing', 'scheduling') if host[word]]
         rows.append([oneLine(host['name']), oneLine(host['machine']), str(host['pid']), str(host['threads']),
-                     str(host['jobs']), shortTime(host['since']), ', '.join(doing) or 'waiting'])
+                     str(host['jobs']), shortTime(host['since']), oneLine(host.get('release') or '-'),
+                     ', '.join(doing) or 'waiting'])
     printTable(_HOST_COLUMNS, rows)
     if not any(host['processing'] for host in hosts):
         raise CommandFailure('no host is processing the service')

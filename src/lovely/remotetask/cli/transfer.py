@@ -66,7 +66,6 @@ def exportJobs(configurationPath, file, path, limit, skip):
       $ remotetask -C remotetask.conf export - --service /site1/Films | gzip > jobs.gz
     """
     with opened(configurationPath) as db, _target(file) as write, openedService(db, _pathOf(db, path)) as service:
-        service.checkGeneration()
         running = sum(len(ledger.claimed) for ledger in ledgers(service))
         written = left = 0
         for jobid, entry, reason in transfer.exported(service, round(limit * MEGABYTE)):
@@ -202,7 +201,6 @@ def _batches(source, first):
 def _importBatch(connection, path, batch, schedules):
     """Import a batch in the current transaction; return the `transfer.Imported`.  Raise `CommandFailure`."""
     service = atPath(connection.root()[ROOT_NAME], path)
-    service.checkGeneration()
     tasks, found, done, now = AddableTasks(service), dict(schedules), [], time.time()
     for number, line in batch:
         try:

@@ -424,6 +424,10 @@ class Client(RepeatingClient):
         """Return where the service is processed, a dict for each host: `name`, `machine`, `processing` and others."""
         return self.call('getProcessingHosts')
 
+    def getRelease(self) -> str:
+        """Return the release of the front end, as '1.0'."""
+        return self.call('getRelease')
+
     def isProcessing(self) -> bool:
         """Return whether any host takes jobs of the service.
 

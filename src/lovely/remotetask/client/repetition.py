@@ -31,7 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
 STRANGE = 3
 
 # Faults that say that nothing was changed.
-_NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING)
+_NOTHING_CHANGED = (faults.DATABASE_UNAVAILABLE, faults.STOPPING, faults.WRONG_GENERATION)
 # HTTP statuses of a server that has not looked at the request yet, and of a proxy that does not know what became of it.
 _TOO_BUSY, _NO_ANSWER = (429, 503), (502, 504)
 
@@ -60,6 +60,18 @@ def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool)
     return None
 
 
+def needed(method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments of a call without the last ones that are None and may be left out.
+
+    A front end of an older release may not know them, and needs not: nothing is asked of them.
+    """
+    count = len(arguments)
+    required = METHODS[method].required if method in METHODS else count
+    while count > required and arguments[count - 1] is None:
+        count -= 1
+    return arguments[:count]
+
+
 def bodyOf(method: str, arguments: tuple[Any, ...]) -> bytes:
     """Return the body of the request for a call.  Raise `BadArguments` that names what XML-RPC cannot carry."""
     try:
@@ -77,8 +89,9 @@ class RepeatingClient:
     It keeps its connections open until `close`; as a context manager it closes them at the end of the block.
 
     A call that meets a front end that is too busy (HTTP 429 and 503, after the time that it asks for), about to stop,
-    or without its database is repeated, with growing pauses, as long as `timeout` allows, because nothing was
-    changed.  So is one that nobody listens to, if the front end has answered before; else it is raised at once.
+    without its database, or of a release that cannot work with what is stored is repeated, with growing pauses, as
+    long as `timeout` allows, because nothing was changed.  So is one that nobody listens to, if the front end has
+    answered before; else it is raised at once.
     When the connection breaks, or the front end itself or a proxy before it (HTTP 502 and 504) does not know the
     outcome, only what is harmless twice is repeated, as methods that just look (`isRepeatable` in the table of
     `xmlrpc.calls`).  All other methods are sent once, over a new connection, as one that was kept may be closed by the
@@ -139,7 +152,7 @@ class RepeatingClient:
         repeatable -- whether it may be carried out twice.
         more -- seconds that it may take above `timeout`.
         """
-        body = bodyOf(method, arguments)
+        body = bodyOf(method, needed(method, arguments))
         seconds = self.timeout + more
         until = time.monotonic() + seconds
         for attempt in itertools.count():

@@ -141,6 +141,24 @@ def cleanUpFailures(storage):
 
 # RelStorage
 
+def addToDSN(manager, defaults):
+    """Add to what an `IConnectionManager` of PostgreSQL connects with what that does not say; only for psycopg2.
+
+    There is no public way to change it.
+
+    defaults -- name of a parameter of libpq -> value.  One named `options` is put before the options that there are.
+    """
+    dsn = _get(manager, '_dsn', 'a process may wait for ever for a PostgreSQL that hangs or vanishes')
+    if dsn is None or manager.driver.__name__ != 'psycopg2':
+        return
+    libpq = manager.driver.driver_module.extensions
+    said = libpq.parse_dsn(dsn)
+    missing = {name: value for name, value in defaults.items() if name not in said}
+    if 'options' in said and 'options' in defaults:
+        missing['options'] = f'{defaults["options"]} {said["options"]}'
+    manager._dsn = libpq.make_dsn(dsn, **missing)
+
+
 def sqlAdapterOf(storage):
     """Return what a `RelStorage` speaks with its database by, an `IRelStorageAdapter`; None where that is missing.
 
@@ -169,3 +187,13 @@ def serverOf(storage):
     answer, and tells nobody of a reconnection before it is used.
     """
     return _get(storage, '_server', 'a database server that hangs, or has another database, is not noticed')
+
+
+def endReading(connection):
+    """Have a connection that shows an earlier state of a `RelStorage` end the transaction in which it reads.
+
+    ZODB does not pass on to that storage that a transaction of the connection is over.
+    """
+    storage = _get(storageOf(connection), '_storage', 'after a look at an earlier time PostgreSQL keeps all old rows')
+    if hasattr(storage, 'afterCompletion'):     # other storages need nothing
+        storage.afterCompletion()

@@ -26,6 +26,8 @@ from lovely.remotetask.config.sections import ProcessorSettings
 from lovely.remotetask.config.sections import absolutePath
 from lovely.remotetask.config.sections import siteDefinition
 from lovely.remotetask.config.web import WebSettings
+from lovely.remotetask.database.tls import clientContext
+from lovely.remotetask.database.zeo import describeServer
 from lovely.remotetask.errors import ConfigurationError
 
 
@@ -191,6 +193,7 @@ class _Loader(ZConfig.loader.ConfigLoader):
 def _loadSchema(directory):
     """Return the schema; `directory` is what paths are relative to."""
     registry = ZConfig.datatypes.Registry()
+    registry.register('ZEO.zconfig.client_ssl', clientContext)
     # Under their own names, so that the schema stays complete without this module's help.
     for convert in absolutePath, siteDefinition:
         registry.register(f'lovely.remotetask.config.sections.{convert.__name__}',
@@ -278,7 +281,7 @@ def describeStorage(storage):
     if kind == 'filestorage':
         return f'FileStorage {os.path.abspath(section.path)}'
     if kind in ('zeoclient', 'clientstorage'):
-        return 'ZEO ' + ', '.join(_describeServer(server.address) for server in section.server)
+        return 'ZEO ' + ', '.join(describeServer(server.address) for server in section.server)
     if kind == 'blobstorage':
         return f'{describeStorage(section.base)}, blobs {os.path.abspath(section.blob_dir)}'
     if kind == 'mappingstorage':
@@ -287,10 +290,3 @@ def describeStorage(storage):
         return 'DemoStorage over ' + (', '.join(map(describeStorage, section.factories)) or 'nothing')
     # Of others we know nothing; what they are connected to may have a password in it.
     return f'{kind} {storage.name}' if storage.name else kind
-
-
-def _describeServer(address):
-    if isinstance(address, str):                # a Unix domain socket
-        return address
-    host, port = address
-    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'

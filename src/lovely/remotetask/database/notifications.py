@@ -114,11 +114,16 @@ def _makeNotifier(db):
 
 
 def stopListening(db):
-    """Hear no longer of the commits of others to a `ZODB.DB` that is about to be closed."""
+    """Hear no longer of the commits of others to a `ZODB.DB` that is about to be closed; return its `CommitListener`.
+
+    None if it has none.
+    """
     with _notifiersLock:
         notifier = _notifiers.get(db)
-    if notifier is not None and notifier.listener is not None:
-        notifier.listener.close()
+    if notifier is None or notifier.listener is None:
+        return None
+    notifier.listener.close()
+    return notifier.listener
 
 
 def announceServices(connection):

@@ -1,5 +1,6 @@
 """Opening the object database, safely for those that come first or connect again, and closing it."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import random
 import threading
@@ -22,6 +23,7 @@ from lovely.remotetask.database.zeo import CLOSE_TIME
 from lovely.remotetask.database.zeo import Watchdog
 from lovely.remotetask.database.zeo import guard
 from lovely.remotetask.database.zeo import leaveIfSilent
+from lovely.remotetask.database.zeo import useProtocol
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -46,6 +48,7 @@ class Database:
         open -- a callable that opens a `ZODB.DB`.
         fail -- called with an exception when the database cannot be used any more, from any thread.
         """
+        useProtocol()
         self._openOnce, self._fail = open, fail
         self._watchdogs = {}
         self.db = self._open()
@@ -91,9 +94,14 @@ class Database:
 
 def closeDatabase(db):
     """Close a `ZODB.DB`, whatever the state of its connections; within seconds, whatever its server does."""
-    stopListening(db)
+    listener = stopListening(db)
     if isClosed(db):
         return
+    with contextlib.nullcontext() if listener is None else listener.open.answering(CLOSE_TIME):
+        _close(db)
+
+
+def _close(db):
     storage = db.storage
     try:
         if (client := clientOf(db)) is not None:

@@ -11,6 +11,7 @@ from ZODB.POSException import ConflictError
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.storages import postgresqlOf
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -18,8 +19,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Under which key of the root object it stands when a database was packed last, in UTC seconds.
 PACKED = 'lovely.remotetask.packed'
 
-#: Bytes that a database has at the most which has just been made.
-NEW = 100_000
+#: Bytes that a database has at the most which has just been made; and objects, as far as PostgreSQL knows their number,
+#: which it estimates now and then.  Its size tells nothing: one without any object has 8 MB.
+NEW, NEW_OBJECTS = 100_000, 1000
 
 #: Seconds between two looks at whether it is time to pack.
 CHECK_INTERVAL = 60.0
@@ -42,9 +44,13 @@ def claimPack(db, now, interval):
                     return False
                 connection.root()[PACKED] = now
                 notes.write(txn, [notes.Act('pack')])
-                return last is not None or db.getSize() > NEW       # there is nothing in a new one to be packed
+                return last is not None or not _isNew(db)           # there is nothing in a new one to be packed
         except ConflictError:                               # another process has been told so
             return False
+
+
+def _isNew(db):
+    return db.getSize() <= NEW if postgresqlOf(db) is None else db.objectCount() <= NEW_OBJECTS
 
 
 class Packer:

@@ -14,8 +14,11 @@ import weakref
 
 from ZODB.utils import p64
 
+from lovely.remotetask.common.internals import addToDSN
+from lovely.remotetask.common.keepalive import COUNT
+from lovely.remotetask.common.keepalive import IDLE
+from lovely.remotetask.common.keepalive import INTERVAL
 from lovely.remotetask.common.keepalive import VANISHED
-from lovely.remotetask.common.keepalive import keepAlive
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -23,6 +26,16 @@ log = logging.getLogger('lovely.remotetask')
 
 #: Seconds until the next try to connect, at first and at the most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+
+#: Seconds between two questions to a server, and after which one that does not answer is taken to hang, a whole number.
+PING_INTERVAL, ANSWER_TIME = 2.0, 10
+
+#: What a connection has where the `dsn` says nothing else: a server that hangs accepts connections, and a machine that
+#: has vanished ends none, on either side.
+DEFAULTS = {
+    'connect_timeout': ANSWER_TIME, 'tcp_user_timeout': 1000 * VANISHED,
+    'keepalives_idle': IDLE, 'keepalives_interval': INTERVAL, 'keepalives_count': COUNT,
+    'options': f'-c tcp_keepalives_idle={IDLE} -c tcp_keepalives_interval={INTERVAL} -c tcp_keepalives_count={COUNT}'}
 
 #: What PostgreSQL says, by SQLSTATE, when others make the same tables, functions and rows at the same time.
 RACED = frozenset({
@@ -36,10 +49,25 @@ RACED = frozenset({
 
 # A notification has less than 8,000 bytes: one without ids is for all objects.  In a database without history a commit
 # updates rows, in one with history it inserts them.
+#
+# The functions are those that RelStorage commits with.  They join the few rows of a commit with all objects; but
+# PostgreSQL takes them for a thousand, and would read the whole table, while others wait for the locks.
 _LISTEN = """\
 SET lock_timeout = '10s';
-DO $do$ BEGIN
+DO $do$
+DECLARE
+    found regprocedure;
+BEGIN
     PERFORM pg_advisory_xact_lock(1919250804, 0);
+    FOR found IN
+        SELECT pg_proc.oid FROM pg_proc JOIN pg_class ON relnamespace = pronamespace
+            WHERE pg_class.oid = 'object_state'::regclass AND pg_has_role(proowner, 'USAGE')
+            AND proname IN ('lock_objects_and_detect_conflicts', 'lock_and_choose_tid_and_move')
+            AND NOT coalesce(proconfig @> ARRAY['enable_hashjoin=off', 'enable_mergejoin=off'], false)
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET enable_hashjoin = off', found);
+        EXECUTE format('ALTER FUNCTION %s SET enable_mergejoin = off', found);
+    END LOOP;
     IF NOT EXISTS (SELECT FROM pg_trigger
                    WHERE tgrelid = 'object_state'::regclass AND tgname = 'remotetask_update') THEN
         CREATE OR REPLACE FUNCTION remotetask_notify() RETURNS trigger LANGUAGE plpgsql AS $function$
@@ -68,8 +96,58 @@ def isRaced(error):
     return getattr(error, 'pgcode', None) in RACED
 
 
+class Connections:
+    """The connections of this process to a PostgreSQL, to end them all when it does not answer.
+
+    libpq waits for an answer for as long as that takes: nothing but the end of the connection ends the waiting.
+    RelStorage tells its callers then, and connects anew, as if the network had ended it.
+    """
+
+    def __init__(self, manager):
+        """`manager` is RelStorage's `IConnectionManager` of the database."""
+        self._all, self._lock = weakref.WeakSet(), threading.Lock()
+        addToDSN(manager, DEFAULTS)
+        manager.add_on_store_opened(self._note)
+        manager.add_on_load_opened(self._note)
+
+    def _note(self, cursor, restart=False):         # RelStorage calls this before each transaction
+        with self._lock:
+            self._all.add(cursor.connection)
+
+    @contextlib.contextmanager
+    def answering(self, seconds, *more):
+        """End all connections, and those of `more`, when the block takes longer than so many seconds, a whole number.
+
+        Those do not count in which this process itself was stopped.
+        """
+        done = threading.Event()
+
+        def watch():
+            for _ in range(seconds):
+                if done.wait(1):
+                    return
+            log.warning('PostgreSQL has not answered for %d seconds: connecting to it anew', seconds)
+            self._end(more)
+
+        threading.Thread(target=watch, name='remotetask-watchdog', daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _end(self, more):
+        with self._lock:
+            connections = [*self._all, *more]
+        for connection in connections:
+            # An exception: it is closed.
+            with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
 class CommitListener:
     """Tells a notifier of the commits of other processes, in a thread of its own, with a connection of its own.
+
+    It also leaves a server that hangs: see `Connections`.
 
     While the database is away the notifier's `hearsOthers` is False, and whoever has subscribed has to look by itself.
     The log says so once.
@@ -82,6 +160,7 @@ class CommitListener:
         notifier -- a `CommitNotifier`.
         isClosed -- returns whether nobody needs this any more.
         """
+        self.open = Connections(connections)            # what is open
         self._connections, self._notifier, self._isClosed = connections, notifier, isClosed
         self._own = weakref.WeakValueDictionary()       # process id of a backend -> connection of this process
         connections.add_on_store_opened(self._noteOwn)
@@ -140,14 +219,13 @@ class CommitListener:
         try:
             if not hasattr(connection, 'notifies'):
                 raise TypeError(f'{type(connection).__module__} is not psycopg2')
-            with contextlib.closing(socket.socket(fileno=os.dup(connection.fileno()))) as duplicate:
-                keepAlive(duplicate, VANISHED)
             connection.autocommit = True
-            cursor.execute(_LISTEN)
+            with self.open.answering(2 * ANSWER_TIME, connection):      # it may wait for a lock, too
+                cursor.execute(_LISTEN)
             self._tellSuccess()
             self._notifier.hearsOthers = True
             self._notifier.notify()                     # of what was not heard of before
-            self._passOn(connection)
+            self._passOn(connection, cursor)
         finally:
             if self._notifier.hearsOthers:
                 self._notifier.hearsOthers = False
@@ -155,13 +233,16 @@ class CommitListener:
             with contextlib.suppress(Exception):
                 connection.close()
 
-    def _passOn(self, connection):
+    def _passOn(self, connection, cursor):
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
             while not self._isDone():
-                selector.select()
-                connection.poll()
+                if selector.select(PING_INTERVAL):
+                    connection.poll()
+                else:
+                    with self.open.answering(ANSWER_TIME, connection):
+                        cursor.execute('SELECT 1')
                 told, connection.notifies[:] = connection.notifies[:], ()
                 payloads = [each.payload for each in told if not self._isOwn(each.pid)]
                 if payloads:

@@ -1,14 +1,19 @@
 """Transactions: a function in one of its own, and the end of one whatever the database makes of that."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import random
+import threading
 import time
 
 from transaction.interfaces import NoTransaction
 from transaction.interfaces import TransientError
+from ZODB.FileStorage import FileStorage
 
+from lovely.remotetask.common.internals import endReading
 from lovely.remotetask.common.internals import lastWritten
-from lovely.remotetask.database.storages import fileOf
+from lovely.remotetask.database.storages import baseOf
+from lovely.remotetask.database.storages import isRelStorage
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -18,14 +23,62 @@ log = logging.getLogger('lovely.remotetask')
 PAUSE, LONGEST_PAUSE = 0.01, 1.0
 
 
-def lastTransaction(db):
-    """Return the id of the last transaction of a `ZODB.DB`, without waiting for one that is being committed.
+def lastSeen(db):
+    """Return the id of the last transaction that this process has seen in a `ZODB.DB`, without waiting for anything.
 
-    `FileStorage.lastTransaction` waits, and so do all its callers, until the disk has confirmed that commit.
+    `FileStorage.lastTransaction` waits, and so do all its callers, until the disk has confirmed a commit.  RelStorage
+    asks its database: the result is None then.
     """
-    file = fileOf(db)
-    tid = None if file is None else lastWritten(file)
+    storage = baseOf(db.storage)
+    if isRelStorage(storage):
+        return None
+    tid = lastWritten(storage) if isinstance(storage, FileStorage) else None
     return db.lastTransaction() if tid is None else tid
+
+
+# What a `ZODB.DB` asks RelStorage for itself goes through one connection to the server, which two threads must not use
+# at a time.  It answers as of the first question, and nobody ends the transaction of that: it would not hear of later
+# commits, and the server would keep all rows that were replaced or removed since.
+
+_asking = threading.Lock()
+
+
+@contextlib.contextmanager
+def _current(db):
+    storage = baseOf(db.storage)
+    if not isRelStorage(storage):
+        yield
+        return
+    with _asking:
+        storage.poll_invalidations()
+        try:
+            yield
+        finally:
+            storage.afterCompletion()
+
+
+def lastTransaction(db):
+    """Return the id of the last transaction of a `ZODB.DB`.  This may ask its server, and raises what that raises."""
+    with _current(db):
+        return db.lastTransaction()
+
+
+@contextlib.contextmanager
+def openedAt(db, manager, at):
+    """Give a connection to a `ZODB.DB` as it was at a time, and close it at the end.
+
+    manager -- the `TransactionManager` of the connection.
+    at -- the id that a transaction at that time would have.
+
+    Raise ValueError if that is later than the last transaction.
+    """
+    with _current(db):
+        connection = db.open(manager, at=at)
+    with contextlib.closing(connection):
+        try:
+            yield connection
+        finally:
+            endReading(connection)
 
 
 def tryAbort(manager):

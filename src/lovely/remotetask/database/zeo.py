@@ -1,8 +1,10 @@
-"""Leaving a ZEO server that hangs, or that has another database than before."""
+"""A ZEO server that refuses connections, that hangs, or that has another database than before."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
+import random
 import threading
 
+import ZEO.asyncio.client
 from persistent.timestamp import TimeStamp
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.utils import z64
@@ -25,6 +27,68 @@ ANSWER_TIME = 10
 
 #: Seconds that a ZEO server has to answer before its client is closed.
 CLOSE_TIME = 2
+
+#: Seconds before a connection is tried again that the server has refused, up to half as much more.
+REFUSED_PAUSE = 1.0
+
+#: Seconds after which the log says that a server accepts a connection and says nothing.
+GREETING_TIME = 5
+
+
+def describeServer(address):
+    """Return the address of a ZEO server as text; `address` is as ZEO has it."""
+    if isinstance(address, str):                # a Unix domain socket
+        return address
+    host, port = address
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
+# ZEO's client connects anew at once, and says nothing, if the server ends a connection before it is of use.  A proxy
+# whose server is down does that, and a server with TLS 1.3 that does not accept the certificate of the client.
+
+class Protocol(ZEO.asyncio.client.Protocol):
+    """A connection to a ZEO server.  The system asks now and then whether the server's machine is there.
+
+    If the server ends it before it is of use, the log says why, and the next one is made after a pause.
+    """
+
+    def connection_made(self, transport):
+        """See `asyncio.Protocol`."""
+        keepAlive(transport.get_extra_info('socket'), VANISHED)
+        self._complaint = self.loop.call_later(
+            GREETING_TIME, log.warning, 'the database server %s accepts a connection and says nothing: it hangs, or it '
+            'wants TLS (<ssl>)', describeServer(self.addr))
+        super().connection_made(transport)
+
+    def finish_connection(self, protocol_version):
+        """Take the greeting of the server."""
+        self._complaint.cancel()
+        super().finish_connection(protocol_version)
+
+    def connection_lost(self, exc):
+        """See `asyncio.Protocol`."""
+        self._complaint.cancel()
+        client = self.client
+        isRefused = not self.closed and client.protocol is not self
+        if isRefused:
+            log.warning('the database server %s has refused a connection: %s', describeServer(self.addr),
+                        exc or 'it gave no reason')
+            self.close(exc)                     # else ZEO connects anew at once
+        super().connection_lost(exc)
+        if isRefused:
+            self.loop.call_later(REFUSED_PAUSE * random.uniform(1, 1.5), self._connectAnew, client)
+
+    def _connectAnew(self, client):
+        """Take this connection's place by a new one, if the client still has no server."""
+        if not client.closed and self in client.protocols:
+            client.protocols[client.protocols.index(self)] = type(self)(
+                self.loop, self.addr, client, self.storage_key, client.read_only, self.connect_poll,
+                self.heartbeat_interval, self.ssl, self.ssl_server_hostname)
+
+
+def useProtocol():
+    """Have all ZEO clients of this process that are made from now on use `Protocol`."""
+    ZEO.asyncio.client.Protocol = Protocol
 
 
 # ZEO's client waits for an answer as long as it takes: nothing but the end of the connection ends that.
@@ -110,8 +174,7 @@ class Watchdog:
 def guard(storage, fail):
     """Make a ZEO client check, at each reconnection, whether the server has the transaction that it has seen last.
 
-    A server that has not is never used: `fail` is called with `DatabaseReplaced`, in ZEO's I/O thread.  The connections
-    are kept alive, see `keepAlive`.
+    A server that has not is never used: `fail` is called with `DatabaseReplaced`, in ZEO's I/O thread.
 
     storage -- a `ClientStorage`, connected.
     """
@@ -128,7 +191,6 @@ def guard(storage, fail):
         invalidateTransaction(tid, oids)
 
     async def checkAndRegister(protocol, serverTid):
-        keepAlive(protocol.sm_protocol.transport.get_extra_info('socket'), VANISHED)
         seen = storage.lastTransaction()
         if not await _hasTransaction(protocol, serverTid, seen):
             # A server tells of a transaction just before it writes that it is complete: a crash may come in between.
@@ -140,8 +202,6 @@ def guard(storage, fail):
         await register(protocol, serverTid)
 
     client.register, client.invalidateTransaction = checkAndRegister, noteAndInvalidate
-    if client.protocol is not None:
-        keepAlive(client.protocol.sm_protocol.transport.get_extra_info('socket'), VANISHED)
 
 
 async def _hasTransaction(protocol, serverTid, tid):

@@ -24,7 +24,10 @@ JOB, CRON_JOB = 'job', 'cron job'
 
 
 class Run(NamedTuple):
-    """One call of a schedule.  Stored as a tuple in `CronJob.history`: new fields go to the end, with a default."""
+    """One call of a schedule.  Stored as a tuple in `CronJob.history`: new fields go to the end, with a default.
+
+    What a newer release has at the end is left out here, and lost when the history is written.
+    """
 
     calledFor: float | None         # the time of the call by the schedule, UTC seconds
     jobid: int                      # the job that was run: the cron job itself, or the one that it added
@@ -73,7 +76,7 @@ RIGHT_MORE = {
     'delay': isPause,
     'retryPolicy': _isA(bytes),
     'misfire': lambda value: value in (ONCE, SKIP) if isinstance(value, str) else _isCount(value) and value > 0,
-    'history': _tupleOf(lambda run: type(run) is tuple and 2 <= len(run) <= len(Run._fields)),
+    'history': _tupleOf(lambda run: type(run) is tuple and len(run) >= 2),
     **{name: _tupleOf(_isOfRange(*limits)) for name, limits in RANGES.items()},
 }
 

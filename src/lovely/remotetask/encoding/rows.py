@@ -29,7 +29,10 @@ _CHECKSUM = 4
 
 
 class Row(NamedTuple):
-    """What is stored of a job.  This order is the file format: new fields go to the end."""
+    """What is stored of a job.  These fields, in this order, are the file format.
+
+    What is new goes into `more`: older releases keep what they do not know there, and take a longer row for damaged.
+    """
 
     writes: int             # how often it was written, so that it never returns to old bytes: the database would merge
     #                         that with a change that knows only the first of the two

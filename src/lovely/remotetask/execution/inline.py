@@ -27,7 +27,6 @@ def claimNext(service, now, jobid=None, tasks=None):
         if isinstance(job, BrokenJob) or jobid not in ready.shardOf(service, jobid).ledger.claimed:
             raise WrongState(jobid, service.getStatus(jobid), 'process')
         return transitions.claimOn(job)
-    service.checkGeneration()
     _schedule(service, now)
     lacks = functools.partial(lacking, service, 'this process', patterns=tasks)
     chosen = {} if tasks is None else {'lacks': lacks}      # without a choice each job is taken, to fail if it has to

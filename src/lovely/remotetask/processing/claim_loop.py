@@ -16,6 +16,7 @@ from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
+from lovely.remotetask.errors import WrongGeneration
 from lovely.remotetask.execution.run import failed
 from lovely.remotetask.processing.claim_strategy import demand
 from lovely.remotetask.processing.claim_strategy import headStart
@@ -88,8 +89,9 @@ class ClaimLoop:
     def run(self):
         """Go on until the host has stopped, and has given back its ledger, or the time for that is over.
 
-        Raise `LeaseLost` when another host has the ledger, `ServiceRemoved` when there is no service any more, and
-        `RemoteTaskError` when a thread of the pool has ended.
+        Raise `LeaseLost` when another host has the ledger, `ServiceRemoved` when there is no service any more,
+        `WrongGeneration` when it was upgraded beyond this release, and `RemoteTaskError` when a thread of the pool has
+        ended.
         """
         while True:
             self.wakeup.interest = None         # what is committed from now on might be missed by the next iteration
@@ -99,7 +101,7 @@ class ClaimLoop:
             try:
                 if self._pass():
                     return
-            except (LeaseLost, ServiceRemoved):
+            except (LeaseLost, ServiceRemoved, WrongGeneration):
                 raise
             except Exception as error:
                 self.failures += 1

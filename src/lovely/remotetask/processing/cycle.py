@@ -43,7 +43,7 @@ from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage import uploads
-from lovely.remotetask.storage.evolve import evolve
+from lovely.remotetask.storage.generations import GENERATION
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
@@ -91,7 +91,8 @@ class Cycle:
         self.lease, self.threads, self.ordered, self.clock, self.monotonic = lease, threads, ordered, clock, monotonic
         self._tasks = None if tasks is None else tuple(tasks)
         limits = {} if tasks is None else {'tasks': self._tasks}
-        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule, **limits)
+        owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule,
+                               generation=GENERATION, **limits)
         self.ownership = Ownership(name, owner, lease)
         self.peers = Peers(lease, schedule)
         self.session = Session(db, path)
@@ -126,10 +127,10 @@ class Cycle:
     def attach(self):
         """Take over the ledger of this name, and return what its last owner left to the queues.
 
-        Return the `rescue.Ended`s of what that one ran.  Raise `NameTaken` when a living host has it.
+        Return the `rescue.Ended`s of what that one ran.  Raise `NameTaken` when a living host has it, and
+        `WrongGeneration` when this release must not work with the service.
         """
         self.session.oid = None
-        evolve(self.db, self.session.path)
         try:
             ends = self.ownership.take(self.session, self.clock, self.monotonic)
             self._oid = self.session.transact(lambda service: service._p_oid)

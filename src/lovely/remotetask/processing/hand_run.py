@@ -27,7 +27,7 @@ from lovely.remotetask.statuses import STARTLATER
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import transitions
-from lovely.remotetask.storage.evolve import evolve
+from lovely.remotetask.storage.generations import GENERATION
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.ledger import Ledger
@@ -65,7 +65,7 @@ class HandRun:
         self.db, self.path, self.clock, self.monotonic, self.user = db, path, clock, monotonic, user
         self.name = None                # of the ledger
         self._examine, self._control = examine, None
-        self._owner = hosts.identity(threads=0, lease=LEASE, since=clock(), schedule=False)
+        self._owner = hosts.identity(threads=0, lease=LEASE, since=clock(), schedule=False, generation=GENERATION)
         self._beaten = monotonic()      # when the last heartbeat was written
         self._ended = threading.Event()
 
@@ -78,7 +78,6 @@ class HandRun:
         Raise `errors.UnknownJob`, `errors.WrongState` for a job that has ended otherwise or is being run, and
         `errors.RemoteTaskError` when this process lacks its task.
         """
-        evolve(self.db, self.path)
         claim = self._transact(lambda service: self._take(service, jobid))
         self._control = Control(claim.jobid)
         self._control.examine = self._examine

@@ -38,7 +38,7 @@ class Peers:
         self._liveness = hosts.LivenessMonitor(lease)
         self._watchedAt = self._surveyedAt = float('-inf')      # by the monotonic clock
         self._hasWritten = False    # whether the last `watch` has changed anything in its transaction
-        self._compared = set()      # names of hosts whose other lease the log knows
+        self._compared = set()      # names of hosts whose other lease the log knows, and with it, whose generation
         self._neighbours = []       # owners of those watched on this machine, whose end can be seen at once
 
     def wrote(self, moment):
@@ -68,6 +68,7 @@ class Peers:
             if state == hosts.ALIVE:
                 alive += 1
                 messages += self._compareLeases(view.name, name, ledger.owner)
+                messages += self._compareGenerations(view, name, ledger.owner)
                 if hosts.isGone(ledger.owner) is False:
                     self._neighbours.append(ledger.owner)
                 if alive == WATCHED:
@@ -91,6 +92,18 @@ class Peers:
         return [Message(
             'processing host %s has a lease of %g s, but %s one of %g s: give all hosts of a database the same',
             (name, lease, ours, self.lease), about('host.otherLease', host=name))]
+
+    def _compareGenerations(self, view, name, owner):
+        """Return what the log says, once, when the release of another host knows another generation; else nothing."""
+        ours, told = view.ledger.owner, (name, owner.get('generation'))
+        if told[1] == ours.get('generation') or told in self._compared:
+            return []
+        self._compared.add(told)
+        return [Message(
+            'processing host %s has release %s, which knows generation %s of stored data, but %s has %s, which knows '
+            '%s: do not upgrade the data before all hosts have the same',
+            (name, owner.get('release'), told[1], view.name, ours.get('release'), ours.get('generation')),
+            about('host.otherGeneration', host=name))]
 
     def noteFailure(self):
         """Note that the transaction of the last `watch` has failed: what that has changed is to be done again."""

@@ -23,7 +23,7 @@ from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import nearestSite
 from lovely.remotetask.database.sites import pathText
-from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.database.transactions import lastSeen
 from lovely.remotetask.encoding.rows import encode
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.execution.control import Interrupted
@@ -77,7 +77,7 @@ class View(NamedTuple):
     txn: Any
     service: Any            # from the thread's connection
     site: Any               # that of the service
-    tid: bytes              # the last transaction that the database knew when this one began
+    tid: bytes | None       # the last transaction that was seen when this one began, see `lastSeen`
     began: float            # by the monotonic clock
     tasks: dict             # name -> task, of those that have been looked up and can be run
 
@@ -218,13 +218,13 @@ class Worker:
     def _isCurrent(self, view, connection, execution):
         """Return whether a new transaction would show the same as this `View`."""
         # Not every storage tells at once what was committed: what is older than the claim may not know the job.
-        return execution is not None and view.tid == lastTransaction(connection.db()) \
+        return execution is not None and view.tid == lastSeen(connection.db()) \
             and view.began >= execution.added and self.monotonic() - view.began <= FRESH
 
     def _begin(self, connection):
         self._fence.open()
         transaction.abort()                     # first of all: what is asked next may be newer, but not older
-        tid = lastTransaction(connection.db())
+        tid = lastSeen(connection.db())
         txn = transaction.begin()
         self._leave = zopeapp.enter(connection)
         service = atPath(zopeapp.rootOf(connection), self.servicePath)

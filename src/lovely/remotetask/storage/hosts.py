@@ -6,6 +6,8 @@ import pathlib
 import socket
 import uuid
 
+from lovely.remotetask.common.release import release
+
 
 #: What is known of the owner of a ledger.
 ALIVE, SILENT, ENDED = 'alive', 'silent', 'ended'
@@ -54,13 +56,14 @@ def identity(**about):
     """Return a dict that tells one processor of this process from all others, for `Ledger.owner`.
 
     about -- what others may want to know of it besides: `threads`, how many run jobs; `lease`, in seconds; `since`, in
-    UTC seconds; `tasks`, patterns of the tasks that it takes, a tuple, if it does not take all.
+    UTC seconds; `generation`, the newest of stored data that it knows; `tasks`, patterns of the tasks that it takes, a
+    tuple, if it does not take all.
 
-    It also says on how many `cores` of the machine this process may run.
+    It also says on how many `cores` of the machine this process may run, and which `release` of the package it has.
     """
     pid = os.getpid()
     return {'token': uuid.uuid4().hex, 'machine': _machine(), 'cores': _cores(), 'pid': pid,
-            'started': _startOf(pid), **about}
+            'started': _startOf(pid), 'release': release(), **about}
 
 
 def isGone(owner):
@@ -97,7 +100,8 @@ def livingHosts(service, now):
             continue
         threads = owner.get('threads', 1)
         found.append({'name': name, 'machine': owner['machine'].partition('/')[0], 'pid': owner['pid'],
-                      'threads': threads, 'since': owner.get('since'), 'jobs': len(ledger.claimed),
+                      'threads': threads, 'since': owner.get('since'), 'release': owner.get('release'),
+                      'jobs': len(ledger.claimed),
                       'tasks': list(owner['tasks']) if 'tasks' in owner else None,
                       'processing': bool(threads) and not service.paused,
                       'scheduling': service.schedule.scheduler == name})

@@ -96,7 +96,6 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     sign = -1 if oldest else 1
     below = parseCursor(after, sign)
     hides = hides or hidesIn(service)
-    service.checkGeneration()
     if filter.jobid is not None:
         return _one(service, filter, below, isWanted, hides)
     start = -math.inf if filter.since is None else math.ceil(filter.since * MICROSECONDS)

@@ -19,7 +19,7 @@ SIZE = 64 * 1024
 
 
 class Stack(NamedTuple):
-    """What is known of where a run is."""
+    """What is known of where a run is.  Stored as a tuple: new fields go to the end, and are lost in an answer."""
 
     asked: float                # UTC seconds
     answered: float | None      # UTC seconds; None as long as the host has not answered
@@ -48,7 +48,7 @@ def find(service, jobid):
     """Return the `Stack` of a job that somebody has asked for lately, or None."""
     for ledger in ledgers(service):
         if ledger.questions is not None and jobid in ledger.questions:
-            return Stack(*ledger.questions[jobid])
+            return Stack(*ledger.questions[jobid][:len(Stack._fields)])
     return None
 
 
@@ -65,7 +65,7 @@ def attend(ledger, answers, now):
         if jobid in questions:
             text = text.encode('utf-8', 'backslashreplace')[-SIZE:].decode('utf-8', 'ignore')
             questions[jobid] = questions[jobid][0], now, text
-    for jobid, (asked, answered, _) in list(questions.items()):
+    for jobid, (asked, answered, *_) in list(questions.items()):
         if abs(now - (asked if answered is None else answered)) > KEPT:
             del questions[jobid]
-    return [jobid for jobid, (_, answered, _) in questions.items() if answered is None]
+    return [jobid for jobid, (_, answered, *_) in questions.items() if answered is None]

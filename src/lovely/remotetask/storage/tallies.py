@@ -1,7 +1,8 @@
 """How the runs of each task fared: numbers that are part of a ledger's own record, and so cost no write of their own.
 
 What is stored of a task is a list of ints: a number for each of `OUTCOMES`, the microseconds of all runs and of all
-waits, then how many runs took as long as each of `BOUNDS` allows, and how many waits.
+waits, then how many runs took as long as each of `BOUNDS` allows, and how many waits.  A newer release may add some at
+the end, which this one leaves out.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import bisect
@@ -188,4 +189,4 @@ def tallies(ledgers):
 
 def _tally(numbers):
     return Tally(dict(zip(OUTCOMES, numbers)), Durations(numbers[_RUN] / MICROSECONDS, tuple(numbers[_RUNS:_WAITS])),
-                 Durations(numbers[_WAIT] / MICROSECONDS, tuple(numbers[_WAITS:])))
+                 Durations(numbers[_WAIT] / MICROSECONDS, tuple(numbers[_WAITS:_LENGTH])))

@@ -20,9 +20,8 @@ POSTGRESQL_PROGRAMS = '/usr/lib/postgresql/*/bin'
 # The server refuses to run as root.
 _POSTGRESQL_USERS = ('postgres', 'nobody')
 
-# Without TCP: nobody else on the machine can connect, and no port is taken.  Without fsync: data survive the death of a
-# process, not that of the machine.
-_POSTGRESQL_OPTIONS = "-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync=off"
+# Without TCP: nobody else on the machine can connect, and no port is taken.
+_POSTGRESQL_OPTIONS = "-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync={fsync}"
 
 _RELSTORAGE_CONF = """\
 %import relstorage
@@ -42,10 +41,11 @@ class TemporaryPostgreSQL:
     """A PostgreSQL server of its own; `temporaryPostgreSQL` makes one and cleans up behind it.
 
     directory -- the path of the one where its data is, and the blobs that clients have in store.
+    isDurable -- whether data survive the death of the machine, not only that of a process: that takes time.
     """
 
-    def __init__(self, directory):
-        self.directory, self.isRunning = directory, False
+    def __init__(self, directory, isDurable=False):
+        self.directory, self.isDurable, self.isRunning = directory, isDurable, False
         self._server, self._data = os.path.join(directory, 'server'), os.path.join(directory, 'server', 'data')
         self._user = None if os.getuid() else _existingUser(_POSTGRESQL_USERS)
         self._databases = []
@@ -55,6 +55,12 @@ class TemporaryPostgreSQL:
         """The id of the server's first process; None while there is none."""
         with contextlib.suppress(FileNotFoundError), open(os.path.join(self._data, 'postmaster.pid')) as file:
             return int(file.readline())
+
+    @property
+    def pids(self):
+        """The ids of all its processes, a list; the first one begins all others."""
+        first = self.pid
+        return [] if first is None else [first, *_childrenOf(first)]
 
     @property
     def config(self):
@@ -85,8 +91,8 @@ class TemporaryPostgreSQL:
             if self._user:
                 os.chown(self._server, self._user.pw_uid, self._user.pw_gid)
             self._make()
-        self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'),
-                  '-o', _POSTGRESQL_OPTIONS.format(directory=self._server), 'start')
+        options = _POSTGRESQL_OPTIONS.format(directory=self._server, fsync='on' if self.isDurable else 'off')
+        self._run('pg_ctl', '-w', '-l', os.path.join(self._server, 'log'), '-o', options, 'start')
         self.isRunning = True
 
     def stop(self, mode='fast'):
@@ -115,6 +121,18 @@ class TemporaryPostgreSQL:
             self._execute(statement, 'template1')
         shutil.rmtree(os.path.join(self.directory, 'blobs'), ignore_errors=True)
 
+    def keepTemporaryTables(self, directory):
+        """Have the temporary tables of all sessions that begin from now on in another directory, a new one.
+
+        RelStorage empties such tables in each commit, while other commits wait: on a busy disk that takes longer than
+        all else.
+        """
+        if self._user:
+            os.chown(directory, self._user.pw_uid, self._user.pw_gid)
+        self._execute(f"CREATE TABLESPACE temporary LOCATION '{directory}'")
+        self._execute("ALTER SYSTEM SET temp_tablespaces = 'temporary'")
+        self._execute('SELECT pg_reload_conf()')
+
     def backends(self):
         """Return the process ids of the backends of all clients; there is one for each connection."""
         return [pid for pid, in self._execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
@@ -126,6 +144,21 @@ class TemporaryPostgreSQL:
         """
         os.kill(pid, signal.SIGKILL)
 
+    def hang(self):
+        """Have the server do nothing, like one whose disk hangs, until `goOn`: all its processes are stopped."""
+        self._signal(signal.SIGSTOP)
+
+    def goOn(self):
+        """End what `hang` has begun.  Harmless when there is no server."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number):
+        for pid in self.pids[:1]:
+            os.kill(pid, number)                # first: it makes no others any more
+        for pid in self.pids[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def terminateBackends(self):
         """End all connections at the server, as an administrator would; return how many."""
         return len(self._execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
@@ -133,6 +166,7 @@ class TemporaryPostgreSQL:
 
     def close(self):
         """Close the databases, and have the server end.  Twice is fine."""
+        self.goOn()
         self._closeDatabases()
         self.stop('immediate')
 
@@ -172,6 +206,16 @@ class TemporaryPostgreSQL:
                 raise AssertionError(f'{path} has failed:\n{output.read()}{self.said}')
 
 
+def _childrenOf(parent):
+    """Return the ids of the processes that a process has begun."""
+    found = []
+    for path in glob.glob('/proc/[0-9]*/stat'):
+        with contextlib.suppress(OSError), open(path) as file:
+            if int(file.read().rpartition(')')[2].split()[1]) == parent:
+                found.append(int(path.split('/')[2]))
+    return found
+
+
 def _existingUser(names):
     for name in names:
         with contextlib.suppress(KeyError):
@@ -180,11 +224,13 @@ def _existingUser(names):
 
 
 @contextlib.contextmanager
-def temporaryPostgreSQL():
+def temporaryPostgreSQL(isDurable=False):
     """Run a PostgreSQL server in a new directory, removed at the end; give a `TemporaryPostgreSQL`, running.
 
     It needs the programs of PostgreSQL and the extra `postgresql`.  It listens at a Unix socket in the directory;
     for root it runs as another user.
+
+    isDurable -- whether each commit is written to the disk, which takes time; else it is lost with the machine.
 
     At the end the server and all databases that its methods have made are gone.  Raise an AssertionError with what the
     server has said when it does not start, or that it is not installed.
@@ -192,7 +238,7 @@ def temporaryPostgreSQL():
     with tempfile.TemporaryDirectory(prefix='remotetask-') as directory:
         directory = os.path.realpath(directory)
         os.chmod(directory, 0o711)              # for the user that the server runs as
-        server = TemporaryPostgreSQL(directory)
+        server = TemporaryPostgreSQL(directory, isDurable)
         with contextlib.closing(server):
             server.start()
             yield server

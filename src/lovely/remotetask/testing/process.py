@@ -19,7 +19,7 @@ class Process:
 
     arguments -- of the interpreter, texts: '-m', 'lovely.remotetask.cli.main', 'serve'
     directory -- the path of the one where it runs; modules there can be imported.
-    environment -- variables that it has besides those of this process: a dict.
+    environment -- variables that it has besides those of this process, or instead of them: a dict.
     """
 
     def __init__(self, arguments, directory, environment=MappingProxyType({})):
@@ -27,7 +27,7 @@ class Process:
         self.arguments = arguments
         self.popen = subprocess.Popen(
             [sys.executable, '-u', *arguments], cwd=directory, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), **environment))
+            stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': os.pathsep.join(path), **environment})
         self.pid = self.popen.pid
         self.said = []                  # all lines until now, of both its outputs
         self._lines = queue.SimpleQueue()

@@ -53,9 +53,10 @@ class TemporaryZEO:
 
     address -- the pair of host and port, the same after a restart.
     directory -- the path of the one where its data is: `Data.fs`, and `blobs`, which clients share with it.
+    program -- arguments of the interpreter: what is started the next time.
     """
 
-    _program = '-m', 'lovely.remotetask.runzeo'
+    program = '-m', 'lovely.remotetask.runzeo'
 
     def __init__(self, directory):
         self.directory, self.address, self.process = directory, None, None
@@ -65,6 +66,11 @@ class TemporaryZEO:
     def pid(self):
         """The id of the process; None while there is none."""
         return self.process and self.process.pid
+
+    @property
+    def pids(self):
+        """The ids of all its processes, a list."""
+        return [] if self.process is None else [self.process.pid]
 
     @property
     def config(self):
@@ -103,7 +109,7 @@ class TemporaryZEO:
             address = self.address or _freeAddress()
             with open(os.path.join(self.directory, 'zeo.conf'), 'w') as file:
                 file.write(self._fill(_ZEO_CONF, address))
-            process = Process([*self._program, '-C', file.name], self.directory)
+            process = Process([*self.program, '-C', file.name], self.directory)
             try:
                 # Its own word, not a connection, which somebody else might accept who has taken the port.
                 process.waitFor('listening on')
@@ -119,6 +125,18 @@ class TemporaryZEO:
     def kill(self):
         """End the server as a crash would, by SIGKILL, and wait for its end.  Harmless when there is none."""
         self._end(signal.SIGKILL)
+
+    def hang(self):
+        """Have the server do nothing, like one whose disk hangs, until `goOn`: its process is stopped."""
+        self._signal(signal.SIGSTOP)
+
+    def goOn(self):
+        """End what `hang` has begun.  Harmless when there is no server."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number):
+        if self.process is not None:
+            self.process.popen.send_signal(number)
 
     def close(self):
         """Close the storages, which closes the databases over them, and have the server end.  Twice is fine."""

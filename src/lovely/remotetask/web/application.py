@@ -25,6 +25,8 @@ from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.database.transactions import openedAt
 from lovely.remotetask.database.transactions import pauseAfter
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
@@ -114,6 +116,7 @@ REFUSALS = (
     (NotAllowed, 403, 'Not allowed'),
     ((errors.UnknownJob, errors.UnknownTask, errors.UnknownService, NoFile), 404, 'Not found'),
     (errors.WrongState, 409, 'Nothing was changed'),
+    (errors.WrongGeneration, 503, 'Not with this release'),
     (errors.RemoteTaskError, 400, 'That makes no sense'),
 )
 
@@ -146,6 +149,10 @@ class Application:
             response.headers[name] = value
         response.headers.setdefault('Cache-Control', 'no-store')
         counts.add('page_requests', str(response.status_int))
+        if response.location is not None:
+            # webob would put "http://" before it, which is wrong behind a proxy that speaks TLS.
+            start_response(response.status, response.headerlist)
+            return response.app_iter
         return response(environ, start_response)
 
     def _answer(self, request):
@@ -214,8 +221,10 @@ class Application:
         moment = None if at is None else parseTime(at)
         if at is not None and (moment is None or moment > now):
             raise Refused(400, f'at: {cut(at, 40)!r} is no time that was, as 2026-05-01T12:30 in UTC')
+        if at is not None and not self.db.supportsUndo():
+            raise Refused(400, 'at: this database keeps no history')
         age = int(now // STALE) if moment is None else 'at'
-        tag = f'{self.db.lastTransaction().hex()}-{age}-{self.guard.tagOf(caller)}'
+        tag = f'{lastTransaction(self.db).hex()}-{age}-{self.guard.tagOf(caller)}'
         if tag in request.if_none_match and 'If-None-Match' in request.headers:
             response = webob.Response(status=304)
         else:
@@ -234,11 +243,14 @@ class Application:
     def _reading(self, moment):
         """Give a connection to look at: of the database as it is, or as it was at a time in UTC seconds."""
         manager = transaction.TransactionManager(explicit=True)
-        try:
-            connection = self.db.open(manager, **({} if moment is None else {'at': _timestamp(moment)}))
-        except ValueError:
-            raise Refused(400, 'at: the database has no state of that time yet') from None
-        with contextlib.closing(connection):
+        with contextlib.ExitStack() as stack:
+            if moment is None:
+                connection = stack.enter_context(contextlib.closing(self.db.open(manager)))
+            else:
+                try:
+                    connection = stack.enter_context(openedAt(self.db, manager, _timestamp(moment)))
+                except ValueError:
+                    raise Refused(400, 'at: the database has no state of that time yet') from None
             manager.begin()
             try:
                 yield connection

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: ZPL-2.1
 from typing import NamedTuple
 
+from ZEO.Exceptions import ServerException
+from ZODB.POSException import UndoError
+
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.web.rendering import Page
@@ -9,6 +12,9 @@ from lovely.remotetask.web.rendering import Page
 
 #: Transactions of the history that are looked at for one page, and rows of it at the most.
 LOOKED_AT, ROWS = 2000, 200
+
+#: What the exception says that `undoInfo` raises while the database is packed.
+PACKED = 'disabled for database maintenance'
 
 #: What can be chosen in place of a verb: all that users did.
 USERS = 'users'
@@ -19,7 +25,7 @@ FREQUENT = 'claim'
 #: The verbs that the form offers: what users do, and what hosts and programs do.
 VERBS = ('add', 'cancel', 'retry', 'start', 'run', 'remove', 'bulk', 'addSchedule', 'schedule', 'activate',
          'deactivate', 'reschedule', 'askStack', 'upload', 'pause', 'resume', 'import', 'complete', 'commit',
-         'rescue', FREQUENT, 'startHost', 'stopHost', 'pack', 'evolve', 'install', 'addService', 'removeService')
+         'rescue', FREQUENT, 'startHost', 'stopHost', 'pack', 'upgrade', 'install', 'addService', 'removeService')
 
 
 class Wanted(NamedTuple):
@@ -52,8 +58,8 @@ def changes(context):
     wanted = Wanted(context.parameter('user').strip(), context.parameter('verb'), _number(context.parameter('job')))
     first = _number(context.parameter('after')) or 0
     db, path = context.connection.db(), whereIs(context.service)
-    isKept = db.supportsUndo()
-    entries, looked, found = db.undoInfo(first, first + LOOKED_AT) if isKept else [], 0, []
+    entries, isPacked = _entries(db, first) if context.keepsHistory else ([], False)
+    looked, found = 0, []
     for entry in entries:
         if len(found) >= ROWS:
             break
@@ -62,8 +68,19 @@ def changes(context):
             found += _changesIn(entry, path, wanted)
     isMore = looked < len(entries) or len(entries) == LOOKED_AT
     return Page('changes', 'Changes', {
-        'changes': found, 'isKept': isKept, 'looked': looked, 'more': first + looked if isMore else None,
-        'last': entries[looked - 1]['time'] if looked else None, 'wanted': wanted, 'verbs': VERBS, 'users': USERS})
+        'changes': found, 'looked': looked, 'more': first + looked if isMore else None,
+        'last': entries[looked - 1]['time'] if looked else None, 'wanted': wanted, 'verbs': VERBS, 'users': USERS,
+        'isPacked': isPacked}, 503 if isPacked else 200)
+
+
+def _entries(db, first):
+    """Return entries of the database's history, the newest first, and whether it tells none because it is packed."""
+    try:
+        return db.undoInfo(first, first + LOOKED_AT), False
+    except (UndoError, ServerException) as error:       # ZEO's server tells its clients of an exception in the second
+        if PACKED not in str(error):
+            raise
+        return [], True
 
 
 def _number(text):

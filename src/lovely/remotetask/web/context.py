@@ -59,6 +59,11 @@ class Context(NamedTuple):
             raise UnknownService(self.path)
         return findService(root, self.path)
 
+    @property
+    def keepsHistory(self):
+        """Whether the database keeps what was replaced or removed, and who did that."""
+        return self.connection.db().supportsUndo()
+
     # Who may do what
 
     def allow(self, methodName, *arguments):
@@ -162,7 +167,8 @@ class Context(NamedTuple):
         return f'{self._quoted("/static/" + name)}?{version}'
 
     def _quoted(self, path):
-        return urllib.parse.quote(mountPoint(self.request) + path, safe="/!$&'()*+,;=:@")
+        # Two slashes at its beginning would lead to another host.
+        return urllib.parse.quote(f'{mountPoint(self.request)}/{path.lstrip("/")}', safe="/!$&'()*+,;=:@")
 
     def here(self, /, **query):
         """Return the URL of this page, with some parameters changed; None leaves one out."""

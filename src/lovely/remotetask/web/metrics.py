@@ -4,15 +4,12 @@ Nothing here scans jobs.  Labels are bounded: no id, no key, no user; hosts are 
 What one process counts of itself is in `processmetrics`, under other names.
 """
 # SPDX-License-Identifier: ZPL-2.1
-import importlib.metadata
 import itertools
-import platform
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.core import InfoMetricFamily
 from prometheus_client.utils import floatToGoString
 
 from lovely.remotetask.common.counts import BOUNDS
@@ -39,6 +36,7 @@ GAUGES = {
     'hosts': ('How many processing hosts live', ()),
     'host_threads': ('How many jobs a host can run at a time', ('host',)),
     'host_busy': ('How many of these have a job', ('host',)),
+    'host_info': ('Which release a host has: always 1', ('host', 'release')),
     'host_heartbeat_age_seconds': ('How long ago a host has written its ledger', ('host',)),
 }
 #: The same of what concerns the database as a whole.
@@ -92,12 +90,7 @@ def families(connection, services, now):
     found = [*gauges.values(), *taskFamilies(services)]
     found += [GaugeMetricFamily(PREFIX + name, DATABASE_GAUGES[name], value=value)
               for name, value in values.items() if value is not None]
-    try:
-        version = importlib.metadata.version('lovely.remotetask')
-    except importlib.metadata.PackageNotFoundError:
-        version = 'unreleased'
-    build = {'version': version, 'python': platform.python_version()}
-    return [*found, InfoMetricFamily(PREFIX + 'build', 'What runs here', value=build)]
+    return found
 
 
 def taskFamilies(services):
@@ -141,6 +134,7 @@ def measured(service, now):
         seen = service.ledgers[host['name']]._p_mtime
         yield 'host_threads', (host['name'],), host['threads']
         yield 'host_busy', (host['name'],), min(host['jobs'], host['threads'])
+        yield 'host_info', (host['name'], host['release'] or ''), 1.0
         yield 'host_heartbeat_age_seconds', (host['name'],), 0.0 if seen is None else max(0.0, now - seen)
 
 

@@ -1,15 +1,19 @@
 """Numbers for Prometheus that each process has of itself, and the WSGI callable that tells them where it has no pages.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import platform
+
 import webob
 from prometheus_client import CollectorRegistry
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import InfoMetricFamily
 
 from lovely.remotetask.common.counts import COUNTERS
 from lovely.remotetask.common.counts import DURATIONS
 from lovely.remotetask.common.counts import counts
+from lovely.remotetask.common.release import release
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.web.metrics import CONTENT_TYPE
 from lovely.remotetask.web.metrics import PREFIX
@@ -29,7 +33,8 @@ _process = ProcessCollector(registry=CollectorRegistry())
 
 def families():
     """Return the metric families of this process."""
-    found = list(_process.collect())
+    build = {'version': release(), 'python': platform.python_version()}
+    found = [InfoMetricFamily(PREFIX + 'build', 'What runs here', value=build), *_process.collect()]
     for name, series in counts.numbers().items():
         text, labels = COUNTERS[name]
         family = CounterMetricFamily(PREFIX + name, text, labels=labels)

@@ -28,13 +28,14 @@ UNLOGGED = ('/live', '/ready', '/metrics')
 class Server:
     """Listens from the beginning, answers from `start` on, until `stop`."""
 
-    def __init__(self, application, address, threads, name='the pages'):
+    def __init__(self, application, address, threads, name='the pages', path=''):
         """Raise `ConfigurationError` when the address cannot be used.
 
         application -- a WSGI callable.
         address -- the pair of host and port; port 0 is any free one.
         threads -- how many requests are answered at the same time.
         name -- what it serves, for messages.
+        path -- what a proxy has put before the paths of the application, '/pages' for example: its SCRIPT_NAME.
         """
         family = socket.AF_INET6 if ':' in address[0] else socket.AF_INET
         try:
@@ -47,7 +48,7 @@ class Server:
         self._server = create_server(
             _logged(application), map=self._map, sockets=[self._socket], threads=threads, ident=None,
             connection_limit=CONNECTIONS, channel_timeout=SILENCE, max_request_header_size=HEAD_SIZE,
-            max_request_body_size=FORM_SIZE,
+            max_request_body_size=FORM_SIZE, url_prefix=path,
             # These say that a proxy stands in front of us, which the application has to know.
             clear_untrusted_proxy_headers=False)
         self._thread = threading.Thread(target=self._run, name='remotetask-pages', daemon=True)

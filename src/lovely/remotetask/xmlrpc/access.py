@@ -50,7 +50,8 @@ PROOFS = HASHES + QUEUE + 1
 ANYBODY = 'anybody'
 
 #: What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
-ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'isProcessing', 'putUpload', 'dropUpload'))
+ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'getRelease', 'isProcessing', 'putUpload',
+                          'dropUpload'))
 
 
 class Unauthorized(errors.RemoteTaskError):

@@ -102,6 +102,7 @@ METHODS = {
     'resume': Method(WRITES, 'boolean', role='manage'),
     'isProcessing': Method(READS, 'boolean'),
     'getProcessingHosts': Method(READS, 'array'),
+    'getRelease': Method(READS, 'string'),
     'getJob': Method(READS, 'struct', (_JOBID,)),
     'getJobs': Method(READS, 'struct', (
         Argument('status', (str,), None), Argument('start', (int,), 0), Argument('size', (int,), 100),

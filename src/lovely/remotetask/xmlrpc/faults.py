@@ -97,6 +97,7 @@ NOT_ALLOWED = 120
 DATABASE_UNAVAILABLE = 201
 OUTCOME_UNKNOWN = 202
 STOPPING = 203
+WRONG_GENERATION = 204
 
 #: The first class of an exception's method resolution order that is found here decides.  The messages of our own family
 #: are written for callers; those of all others are not, and stay here.  `faults.txt` tells callers of each code.
@@ -125,6 +126,7 @@ TABLE = (
     Entry(DATABASE_UNAVAILABLE, DatabaseUnavailable),
     Entry(OUTCOME_UNKNOWN, OutcomeUnknown),
     Entry(STOPPING, Stopping),
+    Entry(WRONG_GENERATION, errors.WrongGeneration),
 )
 
 _BY_CLASS = {entry.exception: entry for entry in TABLE}

@@ -8,6 +8,7 @@ import time
 
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
+from lovely.remotetask.common.release import release
 from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.storage import uploads
@@ -462,14 +463,22 @@ def isProcessing(service):
     return any(host['processing'] for host in service.getProcessingHosts())
 
 
+def getRelease(service):
+    """getRelease() -> string
+
+    The release of the front end, as '1.0'.
+    """
+    return release()
+
+
 def getProcessingHosts(service):
     """getProcessingHosts() -> array of struct
 
     Where the service is processed, one struct for each living host.  The members are: string name, string machine, int
     pid, int threads (how many jobs it runs at a time; 0 if it only schedules), double since (when it was started, in
-    seconds since 1970 UTC), int jobs (how many it has claimed), array tasks (of string: patterns of the names of the
-    tasks that it takes, nil for all), boolean processing (whether it takes jobs), boolean scheduling (whether it is the
-    one that queues what is due).
+    seconds since 1970 UTC), string release (that it has), int jobs (how many it has claimed), array tasks (of string:
+    patterns of the names of the tasks that it takes, nil for all), boolean processing (whether it takes jobs), boolean
+    scheduling (whether it is the one that queues what is due).
     """
     return service.getProcessingHosts()
 
@@ -582,5 +591,5 @@ FUNCTIONS = {function.__name__: function for function in (
     getAvailableTasks, add, addMany, addCronJob, addUpload, putUpload, dropUpload, updateCronJob, reschedule, runNow,
     startJob, cancel, clean, cleanSome, retry, retryFailed, countBulk, addBulk, getProgress, askStack, getStack,
     getStatus, waitFor, getResult, getResultPart, getError, hasJobsWaiting, pause, resume, stopProcessing,
-    startProcessing, isProcessing, getProcessingHosts, getJob, getJobs, getSchedules, getStatistics,
+    startProcessing, isProcessing, getProcessingHosts, getRelease, getJob, getJobs, getSchedules, getStatistics,
     getTaskStatistics)}

@@ -226,12 +226,12 @@ class JobWatcher:
 
     def _hasEnded(self, key, watched, services):
         path, jobid = key
-        if path not in services:
-            try:
+        try:
+            if path not in services:
                 services[path] = self._resolve(self._connection, path)
-            except errors.UnknownService:
-                services[path] = None
-        job = services[path] and services[path].jobs.get(jobid)
+            job = services[path] and services[path].jobs.get(jobid)
+        except (errors.UnknownService, errors.WrongGeneration):
+            services[path] = job = None
         if job is None or job.status in FINAL:
             return True
         page = shardOf(services[path], jobid).pages.page(jobid)
