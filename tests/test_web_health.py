@@ -36,7 +36,9 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
+from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.web import charts
@@ -165,6 +167,22 @@ class TestMetrics(WebCase):
                             ('jobs_per_second', 0.05)):
             self.assertAlmostEqual(found['remotetask_' + name][here], value, 6, name)
         self.assertGreater(found['remotetask_database_bytes'][frozenset()], 0)
+
+    def test_runs_that_go_on_and_jobs_that_no_host_can_run(self):
+        with self.service() as service:
+            jobids = [service.add('echo', now=NOW - 90) for _ in range(5)]
+            ledger = service.ledgers['alpha'] = Ledger()
+            for jobid, began in zip(jobids, (NOW - 20, NOW - 40, None)):
+                ready.dequeue(service, jobid)
+                ledger.claim(jobid, 1)
+                ledger.mark(jobid, LONG, began)
+            for jobid in jobids[3:]:
+                ready.dequeue(service, jobid)
+                ready.strand(service, service.jobs[jobid], 'no reason')
+        found = self.metrics()
+        here = frozenset({('service', '/')})
+        self.assertEqual(found['remotetask_longest_running_seconds'][here], 40)
+        self.assertEqual(found['remotetask_jobs_stranded'][here], 2)
 
     def test_the_release_of_each_host(self):
         with self.service() as service:

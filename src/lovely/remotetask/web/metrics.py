@@ -30,6 +30,8 @@ LOOKED_AT = 100
 GAUGES = {
     'jobs': ('How many jobs there are', ('status',)),
     'oldest_ready_seconds': ('For how long the job waits that waits longest, retries left out; 0 when none waits', ()),
+    'longest_running_seconds': ('For how long the oldest run has been going on; 0 when none is known', ()),
+    'jobs_stranded': ('How many jobs no host can run that has looked at them', ()),
     'jobs_per_second': ('How many jobs were completed or failed for good in the last minute, each second', ()),
     'schedules_late_seconds': ('By how much the schedule is late that is latest; 0 when none is', ()),
     'paused': ('Whether processing is paused', ()),
@@ -123,8 +125,9 @@ def measured(service, now):
     statistics = service.getStatistics(now)
     for status, count in statistics['counts'].items():
         yield 'jobs', (status,), count
-    oldest = statistics['oldestWaiting']
-    yield 'oldest_ready_seconds', (), 0.0 if oldest is None else max(0.0, now - oldest)
+    for name, since in ('oldest_ready_seconds', 'oldestWaiting'), ('longest_running_seconds', 'longestRunning'):
+        yield name, (), 0.0 if statistics[since] is None else max(0.0, now - statistics[since])
+    yield 'jobs_stranded', (), statistics['stranded']
     yield 'jobs_per_second', (), statistics['throughput']
     yield 'schedules_late_seconds', (), lateness(service, now)
     yield 'paused', (), float(statistics['paused'])
