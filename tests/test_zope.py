@@ -23,17 +23,40 @@ from lovely.remotetask.testing import temporaryZEO
 
 SITE_ZCML = """\
 <configure xmlns="http://namespaces.zope.org/zope" xmlns:browser="http://namespaces.zope.org/browser"
-    xmlns:meta="http://namespaces.zope.org/meta" xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
+    xmlns:meta="http://namespaces.zope.org/meta" xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask"
+    xmlns:five="http://namespaces.zope.org/five" xmlns:zcml="http://namespaces.zope.org/zcml">
   <include package="Products.Five" />
+  <five:loadProducts file="meta.zcml" />
   <meta:redefinePermission from="zope2.Public" to="zope.Public" />
   <securityPolicy component="AccessControl.security.SecurityPolicy" />
   <include package="lovely.remotetask" />
+  <remotetask:task name="take" handler="Products.goods.take" zcml:condition="have goods" />
   <remotetask:task name="look" handler="shop.look" />
   <remotetask:task name="order" handler="shop.order" />
   <remotetask:task name="late" handler="shop.late" />
   <remotetask:task name="meet" handler="shop.meet" />
   <browser:page for="*" name="shop" class="shop.Shop" permission="zope.Public" />
 </configure>
+"""
+
+#: A product: Zope imports it before ZCML is loaded, and initializes it afterwards.
+GOODS = """\
+from zope.interface import provider
+from lovely.remotetask.interfaces import ITask
+
+before = []
+
+
+def initialize(context):
+    before.append('initialized')
+
+
+@provider(ITask)
+def take(service, jobid, input):
+    return before
+"""
+GOODS_META = """\
+<configure xmlns:meta="http://namespaces.zope.org/meta"><meta:provides feature="goods" /></configure>
 """
 
 SHOP = '''\
@@ -155,11 +178,12 @@ class Shop(BrowserView):
 SETUP = """\
 import transaction
 from OFS.Folder import Folder
+from Products.BTreeFolder2.BTreeFolder2 import BTreeFolder2
 from lovely.remotetask.application import addService
 app.acl_users.userFolderAddUser('admin', 'secret', ['Manager'], [])
 app._setObject('till', Folder('till'))
 addService(app, 'tasks')
-app._setObject('films', Folder('films'))
+app._setObject('films', BTreeFolder2('films'))
 app.films._setObject('till', Folder('till'))
 addService(app.films, 'encoder', 'Encoder')
 transaction.commit()
@@ -173,6 +197,9 @@ class Shop(Instance):
         super().__init__(zeo, directory)
         self.write('etc/site.zcml', SITE_ZCML)
         self.write('shop.py', SHOP)
+        os.makedirs(os.path.join(directory, 'Products', 'goods'))
+        self.write('Products/goods/__init__.py', GOODS)
+        self.write('Products/goods/meta.zcml', GOODS_META)
 
     def shop(self, do, argument=None, site='', name=''):
         """Return what the view `shop` answers in a site, for the service that is registered by that name."""
@@ -245,7 +272,7 @@ class Jobs:
         status, seen, _ = self.run_('look', {'name': 'Encoder'}, site='/films', name='Encoder')
         self.assertEqual((status, seen), ('completed', {
             'site': '/films', 'url': 'http://nohost/films', 'parent': '/films', 'acquired': 'till', 'same': True,
-            'utility': True, 'chain': ['TaskService', 'Folder', 'Application', 'RequestContainer'],
+            'utility': True, 'chain': ['TaskService', 'BTreeFolder2', 'Application', 'RequestContainer'],
             'user': 'System Processes', 'traversed': 'till'}))
 
     def test_task_writes_to_the_site(self):
@@ -254,6 +281,10 @@ class Jobs:
         self.assertEqual(self.run_('order', {'thing': chair}, site='/films', name='Encoder')[0], 'completed')
         sold, things = self.zope.shop('till', site='/films')
         self.assertEqual((sold, chair in things), (before + 1, True))
+
+    def test_task_of_a_product(self):
+        """It was imported before its ZCML was loaded, and initialized."""
+        self.assertEqual(self.run_('take'), ['completed', ['initialized'], 'None'])
 
     def test_conflict_is_repeated_and_no_failure(self):
         before, _ = self.zope.shop('till')
@@ -334,6 +365,15 @@ class TestHost(Jobs, ZopeCase):
 
     layer = Layer('host', start=True, host=True)
 
+    def test_a_product_that_cannot_be_imported(self):
+        path = self.zope.write('Products/goods/__init__.py', 'import nowhere')
+        self.addCleanup(self.zope.write, path, GOODS)
+        code, said = self.zope.ended(self.zope.host())
+        self.assertEqual(code, 2)
+        self.assertIn("remotetask: a product of Zope cannot be imported: ModuleNotFoundError: No module named 'nowhere'"
+                      '\n', said)
+        self.assertNotIn('Traceback', said)
+
     def test_it_makes_nothing(self):
         self.assertIs(self.zope.shop('isProcessing'), False)
         self.assertEqual(self.zope.script(LISTING), self.layer.before)
@@ -358,7 +398,7 @@ class TestHost(Jobs, ZopeCase):
 
     def test_it_tells_what_it_does(self):
         said = ''.join(self.layer.host.said)
-        self.assertIn('tasks: echo, late, look, meet, order\n', said)
+        self.assertIn('tasks: echo, late, look, meet, order, take\n', said)
         self.assertIn('processing as host with', said)
 
 

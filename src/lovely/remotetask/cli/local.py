@@ -32,7 +32,7 @@ from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.autostart import splitPatterns
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
-from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.config.zcml import loadSiteOf
 from lovely.remotetask.config.zcml import placeOf
 from lovely.remotetask.database.failures import DatabaseReplaced
 from lovely.remotetask.database.opening import Database
@@ -244,7 +244,7 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
     database = openDatabase(configuration, signals.fail)
     closing.callback(database.close)
     signals.check()
-    loadSite(configuration.siteDefinition)
+    loadSiteOf(database.db, configuration.siteDefinition)
     zope.component.hooks.setHooks()                     # for tasks: `getUtility` asks the site of the service first
     signals.check()
     _install(database.db)

@@ -16,7 +16,7 @@ from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import osUser
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.settings import load
-from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.config.zcml import loadSiteOf
 from lovely.remotetask.database.storedfiles import valueOf
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.processing.hand_run import HandRun
@@ -54,7 +54,7 @@ def runHere(configurationPath, jobid, debugs):
     configuration = load(configurationPath)
     configuration.setUpLogging()
     with contextlib.closing(local.openDatabase(configuration)) as database:
-        loadSite(configuration.siteDefinition)
+        loadSiteOf(database.db, configuration.siteDefinition)
         path = _serviceOf(database.db, jobid)
         ran = HandRun(database.db, path, _debug if debugs else None, user=osUser()).run(jobid)
         with opened(database.db, path) as service:

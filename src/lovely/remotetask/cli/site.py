@@ -7,7 +7,7 @@ from lovely.remotetask.cli.local import openDatabase
 from lovely.remotetask.cli.local import setUpLogging
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.config.settings import load
-from lovely.remotetask.config.zcml import loadSite
+from lovely.remotetask.config.zcml import loadSiteOf
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.zopeapp import isRunning
 from lovely.remotetask.service import install
@@ -25,7 +25,7 @@ def opened(configurationPath):
     configuration = load(configurationPath)
     setUpLogging(configuration)
     with contextlib.closing(openDatabase(configuration)) as database:
-        loadSite(configuration.siteDefinition)
+        loadSiteOf(database.db, configuration.siteDefinition)
         yield database.db
 
 

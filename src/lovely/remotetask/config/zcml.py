@@ -39,6 +39,7 @@ from lovely.remotetask.config.zcmlfields import YesNo
 from lovely.remotetask.config.zcmlfields import noModule
 from lovely.remotetask.config.zcmlfields import whyNoImport
 from lovely.remotetask.database.zopeapp import checkDatabase
+from lovely.remotetask.database.zopeapp import products
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.execution.child import checkIsolated
 from lovely.remotetask.execution.command import FILE
@@ -304,6 +305,15 @@ def _options(attributes):
     if policy:
         options['retryPolicy'] = RetryPolicy(**policy)
     return options
+
+
+def loadSiteOf(db, path):
+    """Execute a ZCML file, as `loadSite` does; if the database is one of Zope, do with products what Zope does.
+
+    db -- the `ZODB.DB`.
+    """
+    with products(db):
+        return loadSite(path)
 
 
 def loadSite(path):

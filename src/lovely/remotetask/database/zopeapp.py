@@ -3,9 +3,11 @@
 Nothing here imports Zope before somebody else has: who has loaded the application object of Zope has its classes.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import logging
 import sys
 
+import transaction
 from zope.component import adapter
 from zope.lifecycleevent.interfaces import IObjectMovedEvent
 
@@ -63,6 +65,39 @@ def checkDatabase():
             raise ConfigurationError(f'Zope cannot use this database, whose root folder is a '
                                      f'{type(root).__module__}.{type(root).__name__} and not its application object: '
                                      f'it was made by lovely.remotetask on its own; give Zope another one')
+
+
+# Products
+
+@contextlib.contextmanager
+def products(db):
+    """Import the products of Zope, as Zope does before it loads its ZCML, and initialize them afterwards.
+
+    db -- the `ZODB.DB`; nothing is done when it is none of Zope's.  Nothing is written to it.
+
+    Raise `ConfigurationError` when one of them cannot be imported.
+    """
+    connection = db.open(transaction.TransactionManager())
+    try:
+        app = connection.root().get(APPLICATION)
+        if not isApplication(app):
+            yield
+            return
+        from OFS.Application import import_products
+        from OFS.Application import install_products
+        from Zope2.App.schema import configure_vocabulary_registry
+        try:
+            import_products()                   # the directive `five:loadProducts` knows those that were imported
+        except Exception as error:
+            log.debug('cannot import the products', exc_info=True)
+            reason = f'{type(error).__name__}: {error}'
+            raise ConfigurationError(f'a product of Zope cannot be imported: {reason}') from error
+        yield
+        configure_vocabulary_registry()
+        install_products(app)
+    finally:
+        connection.transaction_manager.abort()
+        connection.close()
 
 
 # The application object
@@ -147,6 +182,10 @@ class Item:
     def __parent__(self, parent):
         self.zopePath = None
         self.__dict__['__parent__'] = parent
+
+    def __of__(self, container):
+        """Return the service as it is; a `BTreeFolder2`, as the site of Plone is one, asks its objects for that."""
+        return self
 
     def __bobo_traverse__(self, request, name):
         """Raise `KeyError`: nobody, not even a Manager, calls its methods by a URL."""
