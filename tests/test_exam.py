@@ -7,7 +7,7 @@ import shutil
 import unittest
 
 from exam.main import main
-from exam.scenarios import run
+from exam.running import run
 
 
 #: Seconds of load and faults.

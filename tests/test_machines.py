@@ -33,10 +33,10 @@ from exam.deployment import serviceOf
 from exam.judge import judge
 from exam.load import Load
 from exam.load import Order
-from exam.scenarios import Scenario
-from exam.scenarios import Trial
-from exam.scenarios import clockLibrary
-from exam.scenarios import move
+from exam.scenarios.clocks import clockLibrary
+from exam.scenarios.clocks import move
+from exam.trial import Scenario
+from exam.trial import Trial
 from lovely.remotetask import client
 from lovely.remotetask.config.users import User
 from lovely.remotetask.config.users import addUser

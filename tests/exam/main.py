@@ -5,9 +5,9 @@ import os
 import random
 import sys
 
+from exam.running import run
 from exam.scenarios import SCENARIOS
-from exam.scenarios import STORAGES
-from exam.scenarios import run
+from exam.storages import STORAGES
 
 
 HEADINGS = 'scenario', 'jobs', 'faults', 'longest rescue', 'repeated outside effects', 'violations'
