@@ -150,7 +150,7 @@ class TestFunctions(PlacelessSetup, unittest.TestCase):
                 (None, 'an object of NoneType cannot be called'),
                 (lambda: None, 'neither with the input alone (too many positional arguments) nor with'),
                 (lambda service, input: None, "(missing a required argument: 'input')"),
-                (lambda input, *, mode: None, "(missing a required argument: 'mode')"),
+                (lambda input, *, mode: None, "argument: 'mode')"),        # "keyword-only" since Python 3.14
                 (asynchronous, 'asynchronous is asynchronous'), (generator, 'generator is asynchronous')):
             with self.subTest(reason):
                 with self.assertRaises(ValueError) as caught:
