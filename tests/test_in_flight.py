@@ -12,6 +12,7 @@ from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.in_flight import InFlight
 from lovely.remotetask.processing.iteration import Snapshot
 from lovely.remotetask.storage.transitions import Claim
+from lovely.remotetask.storage.transitions import Returned
 
 
 class TestSerialized(unittest.TestCase):
@@ -119,7 +120,7 @@ class TestLostClaims(unittest.TestCase):
     def test_what_has_not_begun_does_not_begin(self):
         self.inFlight.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3)], b'')
         self.inFlight.drop([(2, 0), (3, 1)], 'lost')
-        self.assertEqual(self.inFlight.withdraw(), [Claim(3, 0, 0, 'task', None)])
+        self.assertEqual(self.inFlight.withdraw(), [Returned(3, 0)])
 
     def test_nor_does_what_a_thread_has_in_its_queue(self):
         self.inFlight._average = BATCH / 4

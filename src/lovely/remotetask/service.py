@@ -384,15 +384,16 @@ class TaskService(Item, Contained, Persistent):
             raise WrongState(jobid, job.status, 'cancel')
         shard = ready.shardOf(self, jobid)
         waited = bool(partsOf(job))
-        ready.dequeue(self, jobid)
         ledger = transitions.claimant(self, job)
-        if ledger is not None:              # it stays known where and since when it has been running
+        if ledger is None:
+            ready.dequeue(self, jobid)
+        else:                               # it stays known where and since when it has been running
             began = ledger.beganAt(jobid)
             job.change(host=ledger.number, started=job.started if began is None else began)
         shard.ledger.release(jobid)
         job.status, job.due = CANCELLED, None
         transitions.finish(job, shard.ledger, CANCELLED, now)
-        tallies.count(shard.ledger, job.task, CANCELLED)
+        tallies.countCancelled(shard.ledger, job.task)
         if waited:
             ready.place(self, job)
         transitions.tellJob(self, 'job.cancelled', job)

@@ -156,10 +156,10 @@ class ClaimLoop:
 
         age -- see `InFlight.withdraw`.
         """
-        claims = self._inFlight.withdraw(age)
-        for claim in claims:
-            self._inFlight.report(Returned(claim.jobid, claim.run))
-        return bool(claims)
+        returned = self._inFlight.withdraw(age)
+        for report in returned:
+            self._inFlight.report(report)
+        return bool(returned)
 
     def _busyFor(self, load):
         return 0.0 if load.busySince is None else self.monotonic() - load.busySince
@@ -237,12 +237,16 @@ class ClaimLoop:
         """
         if self._lifecycle.isRunning or self.reports and not self._lifecycle.isLate:
             return False
+        if not self._inFlight.isIdle and not self._lifecycle.isLate:
+            if self._return():
+                self.wakeup.set()           # others begin meanwhile what has not begun here
+            return False
         unstarted = self._inFlight.withdrawUnstarted()
         if not self._inFlight.isIdle:
-            if not self._lifecycle.isLate:
-                return False
             self._inFlight.giveUp('the processing host stops')
         executions = self._inFlight.executions()
+        self.reports += self._inFlight.takeReports()
+        unstarted |= {report.jobid for report in self.reports if isinstance(report, Returned)}
         rescued = self.cycle.leave(unstarted)
         self.givenBack = rescued.claims
         self._notices.rescued(rescued.ends)
