@@ -380,9 +380,9 @@ class TestContracts(unittest.TestCase):
             found = storedNames(storage)
         self.assertEqual(found, set('''
             database.storedfiles.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy
-            service.TaskService storage.index.Hosts storage.index.Keys storage.index.StatusIndex storage.ledger.ShardLedger
-            storage.pages.Pages storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
-            storage.timetable.Seen storage.timetable.Timetable storage.uploads.Upload
+            service.TaskService storage.index.Hosts storage.index.Keys storage.index.StatusIndex
+            storage.ledger.ShardLedger storage.pages.Pages storage.pages.StoredValue storage.queue.ReadyQueue
+            storage.shards.Shard storage.timetable.Seen storage.timetable.Timetable storage.uploads.Upload
             '''.split()))
 
     def test_jobs_never_merge(self):

@@ -53,7 +53,7 @@ class Ledger(Persistent):
     #: The number of its host, as rows have it; see `index.Hosts`.  0 in the ledgers of the shards.
     number = 0
 
-    #: task -> `Length`, how many of its jobs were cancelled; None in ledgers of hosts: who cancels writes that of a shard
+    #: task -> `Length`, how many of its jobs were cancelled; None in ledgers of hosts, which are not for that
     cancelled = None
 
     #: id -> what `stacks.Stack` has, of the runs that somebody has asked for; None in ledgers that no host has taken.
@@ -163,5 +163,5 @@ class ShardLedger(Ledger):
 
     @property
     def cancellations(self):
-        """The object that is written whenever a job of the shard is cancelled."""
+        """The object that is written whenever a job is entered here that was cancelled."""
         return self._tally[CANCELLED]

@@ -145,7 +145,7 @@ def count(ledger, task, outcome):
 
 
 def countCancelled(ledger, task):
-    """Count a job that was cancelled, in the `ShardLedger` of its shard: by an object that the database merges."""
+    """Count a job that was cancelled, in a `ShardLedger`: by an object that the database merges."""
     lengths = ledger.cancelled
     if task not in lengths:
         task = task if len(lengths) < NAMED else OTHER
