@@ -72,6 +72,18 @@ class TestSerialized(unittest.TestCase):
         self.end(runs[0])
         self.assertEqual(self.tasks(self.taken()), ['storm'])
 
+    def test_what_waits_for_that_holds_up_no_others(self):
+        self.meetConflicts()
+        self.add('storm', 'storm', 'other', 'storm')
+        runs = self.taken()
+        self.assertEqual(self.tasks(runs), ['storm', 'other'])
+        self.add('other')
+        jobids = [entry.claim.jobid for entry in self.inFlight._waiting]
+        returned = self.inFlight.withdraw(0)
+        self.assertEqual([(report.jobid, report.isLast) for report in returned], list(zip(jobids, (True, True, False))))
+        self.add('storm')
+        self.assertEqual([report.isLast for report in self.inFlight.withdraw()], [False])       # processing is paused
+
     def test_until_it_is_tried_without(self):
         self.meetConflicts()
         for _ in range(SERIALIZED_RUNS):

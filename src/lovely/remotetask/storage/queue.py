@@ -37,7 +37,7 @@ class ReadyQueue(Persistent):
 
     def __init__(self):
         self._buckets = (Queue(),)
-        #: Buckets of pairs: since when the job has been ready, in microseconds, and the entry
+        #: Buckets of tuples: since when the job has been ready, in microseconds, its id, and the number of the run
         self._head = (Queue(),)
 
     @property
@@ -56,7 +56,7 @@ class ReadyQueue(Persistent):
 
         since -- when its job became ready, in microseconds.
         """
-        head = _put(self._head, (since, run << ID_BITS | jobid), self.bucketSize)
+        head = _put(self._head, (since, jobid, run), self.bucketSize)
         if head is not self._head:
             self._head = head
 
@@ -163,5 +163,5 @@ def _put(buckets, entry, size):
 
 
 def _idOf(entry):
-    """Return the id of an entry, or of a pair that ends in one."""
-    return (entry[1] if type(entry) is tuple else entry) & (1 << ID_BITS) - 1
+    """Return the id of an entry, of whichever kind."""
+    return entry[1] if type(entry) is tuple else entry & (1 << ID_BITS) - 1
