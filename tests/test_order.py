@@ -252,8 +252,9 @@ class TestCancelling(OrderCase):
         interest = host.cycle.iterate(Work()).state.interest
         for number in range(16):
             with self.subTest(number=number):
+                self.manager.begin()
                 self.service._v_cancelling = number
-                self.service.cancel(self.service.add('echo'))
+                self.service.cancel(jobids[0])
                 self.assertTrue(interest & {each._p_oid for each in self.connection._registered_objects})
                 self.manager.abort()
 
