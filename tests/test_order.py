@@ -1,12 +1,12 @@
 """The order of the queues when claims are given back, and those who cancel jobs at the same time."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import threading
 
 import transaction
 from zope.component import provideUtility
 
 from lovely.remotetask.interfaces import CANCELLED
+from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processing import rescue
@@ -14,6 +14,7 @@ from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import tallies
+from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
@@ -145,6 +146,23 @@ class TestGivenBack(OrderCase):
         host.cycle.session.manager.commit()
         self.assertTrue(interest & written)
 
+    def test_what_has_not_begun_in_the_grace_period(self):
+        jobids, host = self.addMany(5), self.host('host')
+        claimed = self.claim(host, 4, jobids[0] >> BITS)
+        host.inFlight.add([transitions.claimOn(self.service.jobs[jobid]) for jobid in claimed], b'')
+        execution, _ = host.inFlight.acquire(host.inFlight.newQueue())
+        host._lifecycle.begin()
+        host._lifecycle.requestStop(PATIENCE)
+        self.assertFalse(host.loop._leaveIfDone())
+        host.loop.iterate()
+        self.assertEqual(self.queue(jobids), jobids[1:])            # others may begin it, while the first one runs
+        self.assertEqual(self.service.getStatus(jobids[0]), PROCESSING)
+        host.inFlight.end(execution, transitions.Outcome(jobids[0], 0, COMPLETED, 1.0, 2.0))
+        host.loop.iterate()
+        self.assertTrue(host.loop._leaveIfDone())
+        self.assertEqual((host.givenBack, self.queue(jobids)), (3, jobids[1:]))
+        self.assertEqual({self.service.jobs[jobid].run for jobid in jobids}, {0})
+
     def test_a_claim_that_is_to_be_given_back_when_the_host_leaves(self):
         # It is not run any more, and that is not on record; it is none that its host's end has interrupted.
         self.provide('once', lambda input: input, atMostOnce=True)
@@ -156,29 +174,6 @@ class TestGivenBack(OrderCase):
         host._lifecycle.requestStop(0)
         self.assertTrue(host.loop._leaveIfDone())
         self.assertEqual((self.queue([jobid]), self.service.jobs[jobid].run), ([jobid], 0))
-
-
-class TestGracePeriod(ProcessorCase):
-
-    level = 2
-
-    def test_what_has_not_begun_is_begun_by_others_meanwhile(self):
-        begun, go = threading.Event(), threading.Event()
-        self.addCleanup(go.set)
-        self.provide('wait', lambda input: input and (begun.set(), go.wait(PATIENCE)))
-        stopping = self.start(name='stopping', maxThreads=1)
-        self.statuses(*[self.add('wait', False) for _ in range(50)])        # it learns that the jobs are short
-        long, *others = self.service.addMany([{'task': 'wait', 'input': True}] + [{'task': 'wait'}] * 3)
-        self.manager.commit()
-        self.assertTrue(begun.wait(PATIENCE))
-        self.assertEqual(set(self.statuses(*others, until=(PROCESSING,))), {PROCESSING})
-        self.assertFalse(stopping.stop(PATIENCE, wait=0))
-        self.start(name='other', maxThreads=1)
-        self.assertEqual(set(self.statuses(*others)), {'completed'})
-        self.manager.begin()
-        self.assertEqual(self.service.getStatus(long), PROCESSING)
-        self.assertEqual({self.service.jobs[jobid].run for jobid in others}, {0})
-        go.set()
 
 
 class TestCancelling(OrderCase):
