@@ -12,6 +12,7 @@ from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.in_flight import InFlight
 from lovely.remotetask.processing.iteration import Snapshot
 from lovely.remotetask.storage.transitions import Claim
+from lovely.remotetask.storage.transitions import Returned
 
 
 class TestSerialized(unittest.TestCase):
@@ -71,6 +72,18 @@ class TestSerialized(unittest.TestCase):
         self.end(runs[0])
         self.assertEqual(self.tasks(self.taken()), ['storm'])
 
+    def test_what_waits_for_that_holds_up_no_others(self):
+        self.meetConflicts()
+        self.add('storm', 'storm', 'other', 'storm')
+        runs = self.taken()
+        self.assertEqual(self.tasks(runs), ['storm', 'other'])
+        self.add('other')
+        jobids = [entry.claim.jobid for entry in self.inFlight._waiting]
+        returned = self.inFlight.withdraw(0)
+        self.assertEqual([(report.jobid, report.isLast) for report in returned], list(zip(jobids, (True, True, False))))
+        self.add('storm')
+        self.assertEqual([report.isLast for report in self.inFlight.withdraw()], [False])       # processing is paused
+
     def test_until_it_is_tried_without(self):
         self.meetConflicts()
         for _ in range(SERIALIZED_RUNS):
@@ -119,7 +132,7 @@ class TestLostClaims(unittest.TestCase):
     def test_what_has_not_begun_does_not_begin(self):
         self.inFlight.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3)], b'')
         self.inFlight.drop([(2, 0), (3, 1)], 'lost')
-        self.assertEqual(self.inFlight.withdraw(), [Claim(3, 0, 0, 'task', None)])
+        self.assertEqual(self.inFlight.withdraw(), [Returned(3, 0)])
 
     def test_nor_does_what_a_thread_has_in_its_queue(self):
         self.inFlight._average = BATCH / 4

@@ -201,6 +201,51 @@ class TestReadyQueue(unittest.TestCase):
                     late.commit()
                 self.assertEqual(self.pull(2), [5])
 
+    def test_what_is_put_back_comes_first(self):
+        self.put(*range(8))
+        manager, queue = self.user()
+        for jobid, since in (13, 3000), (11, 1000), (14, 3000), (10, 1000), (12, 2000):
+            queue.putBack(jobid, 2 ** 40 - jobid, since)
+        manager.commit()
+        manager, queue = self.user()
+        self.assertEqual(list(queue), [10, 11, 12, 13, 14, *range(8)])
+        self.assertEqual(list(reversed(queue)), list(queue)[::-1])
+        self.assertEqual((len(queue), bool(queue), list(queue.lengths())), (13, True, [3, 2, 3, 3, 2]))
+        self.assertEqual(queue.pull(2, skip=1), [11, 12])
+        self.assertEqual(queue.pull(3, skip=2), [14, 0, 1])
+        self.assertEqual(queue.pull(2, skip=3), [3, 4])
+        self.assertTrue(queue.remove(13))
+        self.assertEqual(queue.pull(10), [10, 2, 5, 6, 7])
+        self.assertEqual((queue.pull(1), bool(queue), len(queue._head)), ([], False, 1))
+
+    def test_what_is_put_back_at_the_same_time_is_merged(self):
+        self.put(0)
+        users = [self.user() for _ in range(3)]
+        for number, (_, queue) in enumerate(users):
+            queue.putBack(10 - number, 0, 1000 - number)
+        (client, queue1), (host, queue2) = self.user(), self.user()
+        queue1.put(1)
+        self.assertEqual(queue2.pull(), [0])
+        for manager, _ in (*users, (client, queue1), (host, queue2)):
+            manager.commit()
+        self.assertEqual(self.content(), [8, 9, 10, 1])
+
+    def test_nothing_is_put_back_into_a_dropped_bucket(self):
+        putBack, queue = self.user()
+        queue.putBack(1, 0, 1)
+        putBack.commit()
+        late, queue2 = self.user()
+        self.assertEqual(len(queue2._head[0]), 1)                   # it has loaded the bucket
+        manager, queue = self.user()
+        for jobid in 2, 3, 4:
+            queue.putBack(jobid, 0, jobid)
+        manager.commit()
+        self.assertEqual(self.pull(3), [1, 2, 3])
+        queue2.putBack(5, 0, 5)
+        with self.assertRaises(ConflictError):
+            late.commit()
+        self.assertEqual(self.content(), [4])
+
     def test_entries_of_runs_are_ids(self):
         manager, queue = self.user()
         for jobid, run in (2 ** 31 - 1, 0), (2 ** 31 - 2, 7), (0, 1), (3, 0), (1, 2 ** 33):
@@ -380,9 +425,9 @@ class TestContracts(unittest.TestCase):
             found = storedNames(storage)
         self.assertEqual(found, set('''
             database.storedfiles.StoredFile interfaces.ITaskService processor.MultiProcessor retry.RetryPolicy
-            service.TaskService storage.index.Hosts storage.index.Keys storage.index.StatusIndex storage.ledger.Ledger
-            storage.pages.Pages storage.pages.StoredValue storage.queue.ReadyQueue storage.shards.Shard
-            storage.timetable.Seen storage.timetable.Timetable storage.uploads.Upload
+            service.TaskService storage.index.Hosts storage.index.Keys storage.index.StatusIndex
+            storage.ledger.ShardLedger storage.pages.Pages storage.pages.StoredValue storage.queue.ReadyQueue
+            storage.shards.Shard storage.timetable.Seen storage.timetable.Timetable storage.uploads.Upload
             '''.split()))
 
     def test_jobs_never_merge(self):

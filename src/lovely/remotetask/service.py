@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import itertools
+import random
 import sys
 import weakref
 from collections.abc import Iterable
@@ -127,6 +128,7 @@ class TaskService(Item, Contained, Persistent):
     release = ''            # that has made the service, or upgraded it
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
+    _v_cancelling = None    # the number of the shard whose ledger has what this connection cancels; None for any one
     _v_transaction = None   # where the hook of `_wake` has been added last
 
     def __init__(self):
@@ -293,8 +295,8 @@ class TaskService(Item, Contained, Persistent):
         return jobid
 
     def _goElsewhere(self):
-        """Choose the next id at random, not after the last one."""
-        self._v_nextid = None
+        """Choose the next id at random, not after the last one, and another ledger for what is cancelled."""
+        self._v_nextid = self._v_cancelling = None
         if self._p_jar is not None:
             _nextIds.get(self._p_jar, {}).pop(self._p_oid, None)
 
@@ -382,20 +384,28 @@ class TaskService(Item, Contained, Persistent):
             return
         if job.status in FINAL:
             raise WrongState(jobid, job.status, 'cancel')
-        shard = ready.shardOf(self, jobid)
         waited = bool(partsOf(job))
-        ready.dequeue(self, jobid)
         ledger = transitions.claimant(self, job)
-        if ledger is not None:              # it stays known where and since when it has been running
+        if ledger is None:
+            ready.dequeue(self, jobid)
+        else:                               # it stays known where and since when it has been running
             began = ledger.beganAt(jobid)
             job.change(host=ledger.number, started=job.started if began is None else began)
-        shard.ledger.release(jobid)
+        ready.shardOf(self, jobid).ledger.release(jobid)
         job.status, job.due = CANCELLED, None
-        transitions.finish(job, shard.ledger, CANCELLED, now)
-        tallies.count(shard.ledger, job.task, CANCELLED)
+        self._enterCancelled(job, now)
         if waited:
             ready.place(self, job)
+        self._wake()
         transitions.tellJob(self, 'job.cancelled', job)
+
+    def _enterCancelled(self, job, now):
+        """Enter the end of a job in the ledger of a shard, any one: those who cancel at the same time write others."""
+        if self._v_cancelling is None:
+            self._v_cancelling = random.randrange(SHARDS)
+        ledger = self.shards[self._v_cancelling].ledger
+        transitions.finish(job, ledger, CANCELLED, now)
+        tallies.countCancelled(ledger, job.task)
 
     def clean(self, status: Iterable[str] = FINAL) -> None:
         """See `ITaskService`."""

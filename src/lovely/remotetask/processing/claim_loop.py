@@ -84,6 +84,7 @@ class ClaimLoop:
         self.reports = []               # that have been taken, but are not settled yet
         self.failures = 0               # iterations that have failed in a row
         self.givenBack = 0              # claims that were given back at the end
+        self._returned = set()          # ids of those that were given back before, while runs went on
         self._cleanAt = float('-inf')   # when to look for jobs to be removed, by the monotonic clock
 
     def run(self):
@@ -156,10 +157,10 @@ class ClaimLoop:
 
         age -- see `InFlight.withdraw`.
         """
-        claims = self._inFlight.withdraw(age)
-        for claim in claims:
-            self._inFlight.report(Returned(claim.jobid, claim.run))
-        return bool(claims)
+        returned = self._inFlight.withdraw(age)
+        for report in returned:
+            self._inFlight.report(report)
+        return bool(returned)
 
     def _busyFor(self, load):
         return 0.0 if load.busySince is None else self.monotonic() - load.busySince
@@ -237,20 +238,36 @@ class ClaimLoop:
         """
         if self._lifecycle.isRunning or self.reports and not self._lifecycle.isLate:
             return False
+        if not self._inFlight.isIdle and not self._lifecycle.isLate:
+            self._returnEarly()
+            return False
         unstarted = self._inFlight.withdrawUnstarted()
         if not self._inFlight.isIdle:
-            if not self._lifecycle.isLate:
-                return False
             self._inFlight.giveUp('the processing host stops')
         executions = self._inFlight.executions()
-        rescued = self.cycle.leave(unstarted)
-        self.givenBack = rescued.claims
-        self._notices.rescued(rescued.ends)
+        self._leave(unstarted)
         if executions:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
                         len(executions), ', '.join(str(execution.claim.jobid) for execution in executions),
                         extra=self._about('host.gaveBack', jobs=len(executions)))
         return True
+
+    def _returnEarly(self):
+        """Give back what has not begun while runs go on: others begin it meanwhile."""
+        returned = self._inFlight.withdraw()
+        for report in returned:
+            self._inFlight.report(report)
+            self._returned.add(report.jobid)
+        if returned:
+            self.wakeup.set()
+
+    def _leave(self, unstarted):
+        """Give back all claims, those on the ids of `unstarted` as such, and the ledger."""
+        self.reports += self._inFlight.takeReports()
+        pending = {report.jobid for report in self.reports if isinstance(report, Returned)}
+        rescued = self.cycle.leave(unstarted | pending)
+        self.givenBack = rescued.claims + len(self._returned - pending)
+        self._notices.rescued(rescued.ends)
 
     # Failures
 

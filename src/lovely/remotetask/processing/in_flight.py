@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.processing.contention import Contention
 from lovely.remotetask.processing.iteration import Snapshot
+from lovely.remotetask.storage.transitions import Returned
 
 
 #: Seconds after which it is put on record that a job runs: what is shorter costs no transaction of its own.
@@ -121,15 +122,18 @@ class InFlight:
             self._ready.notify(min(len(claims), len(self._queues)))
 
     def withdraw(self, age=None):
-        """Return the claims that no thread has begun, and forget them.
+        """Return the claims that no thread has begun, as `Returned`s, and forget them.
 
-        age -- seconds: only if the first of them has waited for so long; default: in any case.
+        age -- seconds: only if the first of them has waited for so long; default: in any case.  Those that wait for
+            a run of their task here are to be the last in their queue then: at its head they would come back at once,
+            and hold up the jobs of other tasks.
         """
         with self._lock:
             since = self._waitingSince()
             if since is None or age is not None and self._monotonic() - since < age:
                 return []
-            return self._withdraw()
+            held = set() if age is None else self._heldTasks()
+            return [Returned(claim.jobid, claim.run, claim.task in held) for claim in self._withdraw()]
 
     def _withdraw(self):
         self._putBack()
@@ -344,8 +348,12 @@ class InFlight:
         """Return the index of the first claim that may run now, or None.  Of serialized tasks one runs at a time."""
         if not self._contention.serialized:
             return 0 if self._waiting else None
-        busy = {execution.claim.task for execution in self._executions} & self._contention.serialized.keys()
-        return next((index for index, entry in enumerate(self._waiting) if entry.claim.task not in busy), None)
+        held = self._heldTasks()
+        return next((index for index, entry in enumerate(self._waiting) if entry.claim.task not in held), None)
+
+    def _heldTasks(self):
+        """Return the names of the serialized tasks of which a run goes on."""
+        return {execution.claim.task for execution in self._executions} & self._contention.serialized.keys()
 
     def isSerialized(self, task):
         """Return whether jobs of this task (its name) have met so many conflicts lately that one runs at a time."""

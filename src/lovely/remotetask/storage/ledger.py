@@ -5,9 +5,12 @@ import itertools
 from BTrees.IIBTree import IIBTree
 from BTrees.IIBTree import IIBucket
 from BTrees.IOBTree import IOBTree
+from BTrees.Length import Length
 from BTrees.LLBTree import LLBTree
+from BTrees.OOBTree import OOBTree
 from persistent import Persistent
 
+from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import FINAL
 
 
@@ -50,6 +53,9 @@ class Ledger(Persistent):
     #: The number of its host, as rows have it; see `index.Hosts`.  0 in the ledgers of the shards.
     number = 0
 
+    #: task -> `Length`, how many of its jobs were cancelled; None in ledgers of hosts, which are not for that
+    cancelled = None
+
     #: id -> what `stacks.Stack` has, of the runs that somebody has asked for; None in ledgers that no host has taken.
     questions = None
 
@@ -65,8 +71,7 @@ class Ledger(Persistent):
         self.finished = {status: LLBTree() for status in FINAL}
         #: time in microseconds -> id, of runs of cron jobs that failed here in the last day; such a job does not end
         self.failedRuns = LLBTree()
-        #: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers means something
-        self.tally = dict.fromkeys(FINAL, 0)
+        self._tally = dict.fromkeys(FINAL, 0)
         #: task -> how its runs fared here: see `tallies`.  Few tasks are here, the others in the tree; None for none.
         self.tasks, self.olderTasks = {}, None
 
@@ -79,6 +84,11 @@ class Ledger(Persistent):
         """
         self._claimed._p_activate()
         return self._claimed
+
+    @property
+    def tally(self):
+        """A dict: status -> jobs that came into it, less jobs that left it; only the sum over all ledgers counts."""
+        return self._tally
 
     def claim(self, jobid, run):
         """Note that the job, in its run number `run`, is being worked on here."""
@@ -126,5 +136,32 @@ class Ledger(Persistent):
 
     def count(self, status, jobs):
         """Note that so many jobs have come into a final status, or, below 0, have left it."""
-        self.tally[status] += jobs
+        self._tally[status] += jobs
         self._p_changed = True
+
+
+class ShardLedger(Ledger):
+    """What was done by no processing host: jobs cancelled, removed, run in the thread of an application.
+
+    Everybody writes it.  So it counts by objects of their own, which the database merges: those who cancel or remove
+    jobs at the same time do not conflict, whatever host has them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._tally = {status: Length() for status in FINAL}
+        self.cancelled = OOBTree()
+
+    @property
+    def tally(self):
+        """See `Ledger.tally`."""
+        return {status: length() for status, length in self._tally.items()}
+
+    def count(self, status, jobs):
+        """See `Ledger.count`."""
+        self._tally[status].change(jobs)
+
+    @property
+    def cancellations(self):
+        """The object that is written whenever a job is entered here that was cancelled."""
+        return self._tally[CANCELLED]

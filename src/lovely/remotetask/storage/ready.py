@@ -11,6 +11,7 @@ from BTrees.IIBTree import IITreeSet
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.job import BrokenJob
+from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.pages import PAGE_BITS
 from lovely.remotetask.storage.shards import BITS
 
@@ -33,7 +34,19 @@ def readySince(row):
 
 def enqueue(service, job):
     """Make a job ready to be claimed, for the run that it has the number of now."""
-    (service.suspects if job.suspect else shardOf(service, job.id).ready).put(job.id, job.run)
+    _queueOf(service, job).put(job.id, job.run)
+
+
+def putBack(service, job):
+    """Make a job ready again that was claimed, for the run that it has the number of now: it comes before all others.
+
+    Of those that were put back, the one that has been ready for longest comes first.
+    """
+    _queueOf(service, job).putBack(job.id, job.run, microseconds(readySince(job.row)))
+
+
+def _queueOf(service, job):
+    return service.suspects if job.suspect else shardOf(service, job.id).ready
 
 
 def dequeue(service, jobid):
@@ -121,9 +134,9 @@ def interest(service, ledger, claims=True):
 
     claims -- whether the owner is to look for jobs to claim; else without the queues that these are in.
     """
-    ends = [service.schedule.inbox, *(queues(service) if claims else ())]
-    objects = [service, service.schedule, ledger, *ends, *(queue.last for queue in ends),
-               *(shard.ledger for shard in service.shards)]
+    queued = [service.schedule.inbox, *(queues(service) if claims else ())]
+    objects = [service, service.schedule, ledger, *queued, *(end for queue in queued for end in queue.ends),
+               *(shard.ledger.cancellations for shard in service.shards)]
     if ledger.questions is not None:
         objects.append(ledger.questions)
     oids = {each._p_oid for each in objects}

@@ -13,7 +13,7 @@ from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.interfaces import IJobs
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import Job
-from lovely.remotetask.storage.ledger import Ledger
+from lovely.remotetask.storage.ledger import ShardLedger
 from lovely.remotetask.storage.pages import Pages
 from lovely.remotetask.storage.queue import ReadyQueue
 
@@ -33,7 +33,7 @@ class Shard(Persistent):
     def __init__(self):
         self.pages = Pages()
         self.ready = ReadyQueue()
-        self.ledger = Ledger()
+        self.ledger = ShardLedger()
 
 
 def newId(shards, candidate=None):

@@ -11,6 +11,7 @@ import math
 import operator
 from typing import NamedTuple
 
+from BTrees.Length import Length
 from BTrees.OOBTree import OOBTree
 
 from lovely.remotetask.common.counts import BOUNDS
@@ -143,6 +144,16 @@ def count(ledger, task, outcome):
     _numbersOf(ledger, task)[OUTCOMES.index(outcome)] += 1
 
 
+def countCancelled(ledger, task):
+    """Count a job that was cancelled, in a `ShardLedger`: by an object that the database merges."""
+    lengths = ledger.cancelled
+    if task not in lengths:
+        task = task if len(lengths) < NAMED else OTHER
+        if task not in lengths:
+            lengths[task] = Length()
+    lengths[task].change(1)
+
+
 def _numbersOf(ledger, task):
     """Return the list of numbers that is to be changed for a task, new ones if need be."""
     ledger._p_changed = True
@@ -184,7 +195,16 @@ def tallies(ledgers):
     for ledger in ledgers:
         for task, numbers in itertools.chain(ledger.tasks.items(), (ledger.olderTasks or {}).items()):
             sums[task] = _sum(sums[task], numbers) if task in sums else numbers
+        for task, length in (ledger.cancelled or {}).items():
+            sums[task] = _sum(sums.get(task, [0] * _LENGTH), _cancelled(length()))
     return {task: _tally(sums[task]) for task in sorted(sums)}
+
+
+def _cancelled(jobs):
+    """Return the numbers of so many jobs that were cancelled."""
+    numbers = [0] * _LENGTH
+    numbers[OUTCOMES.index(CANCELLED)] = jobs
+    return numbers
 
 
 def _tally(numbers):

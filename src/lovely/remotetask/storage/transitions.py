@@ -30,6 +30,7 @@ from lovely.remotetask.storage.ready import dequeue
 from lovely.remotetask.storage.ready import enqueue
 from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import place
+from lovely.remotetask.storage.ready import putBack
 from lovely.remotetask.storage.ready import readySince
 from lovely.remotetask.storage.ready import shardOf
 from lovely.remotetask.storage.tallies import LOST
@@ -86,6 +87,7 @@ class Returned(NamedTuple):
 
     jobid: int
     run: int
+    isLast: bool = False    # whether it goes to the end of its queue: it would wait again here, and hold up others
 
 
 class Recorded(NamedTuple):
@@ -207,7 +209,7 @@ def acknowledge(service, ledger, report, now, ends=None):
         # Entered before: by a commit whose answer was lost, or by a rescuer.
         return getattr(report, 'outcome', None)
     if isinstance(report, Returned):
-        release(service, ledger, report.jobid, now, started=False)
+        release(service, ledger, report.jobid, now, started=False, isLast=report.isLast)
         return None
     job = service.jobs.get(report.jobid)
     if isinstance(report, Recorded) and holds(job, report):
@@ -309,11 +311,12 @@ def tellJob(service, event, job):
              extra=about(event, job=job.id, task=job.task, request=job.request, service=whereIs(service)))
 
 
-def release(service, ledger, jobid, now, started=True, suspect=False):
-    """Return a claimed job to its queue without charging it an attempt.
+def release(service, ledger, jobid, now, started=True, suspect=False, isLast=False):
+    """Return a claimed job to its queue, where it was before, without charging it an attempt.
 
     started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
     suspect -- whether it may be the reason why its host ended.
+    isLast -- whether it goes to the end of the queue instead.
     """
     run = ledger.claimed.get(jobid)
     if run is None:
@@ -325,7 +328,10 @@ def release(service, ledger, jobid, now, started=True, suspect=False):
     ledger.release(jobid)
     if started:
         job.change(run=job.run + 1, suspect=suspect or None)
-    enqueue(service, job)
+    if isLast:
+        enqueue(service, job)
+    else:
+        putBack(service, job)
 
 
 def setProgress(service, jobid, fraction, message):
