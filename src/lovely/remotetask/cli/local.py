@@ -10,6 +10,7 @@ import click
 import zope.component
 import zope.component.hooks
 from zc.lockfile import LockError
+from ZEO.Exceptions import ClientDisconnected
 
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
@@ -34,6 +35,7 @@ from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.config.zcml import loadSite
 from lovely.remotetask.config.zcml import placeOf
+from lovely.remotetask.database.complaints import lastComplaint
 from lovely.remotetask.database.failures import DatabaseReplaced
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.packing import Packer
@@ -317,8 +319,9 @@ def openDatabase(configuration, *arguments):
         raise
     except Exception as error:                          # each kind of storage has errors of its own
         log.debug('cannot open the database', exc_info=True)
+        reason = lastComplaint() if isinstance(error, ClientDisconnected) else None
         raise CommandFailure(f'cannot open the database {configuration.databaseDescription}: '
-                             f'{type(error).__name__}: {error}') from error
+                             f'{reason or f"{type(error).__name__}: {error}"}') from error
 
 
 def _startFrontend(configuration, db, signals, closing, grace):

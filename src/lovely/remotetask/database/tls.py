@@ -6,6 +6,10 @@ import ssl
 
 import ZEO.zconfig
 
+from lovely.remotetask.common.keys import refusePassword
+from lovely.remotetask.common.keys import warnIfOpen
+from lovely.remotetask.database.complaints import complain
+
 
 log = logging.getLogger('lovely.remotetask')
 
@@ -18,7 +22,9 @@ def clientContext(section):
 
     Raise `ValueError` that names a file that is of no use: ZEO and ssl do not.
     """
-    return _checked(section, False)
+    context, name = _checked(section, False)
+    context.sslobject_class = ComplainingSSLObject
+    return context, name
 
 
 def serverContext(section):
@@ -32,10 +38,12 @@ def _checked(section, isServer):
     for key in _FILES:
         _checkFile(key, getattr(section, key))
     try:
+        _checkKey(section)
         return ZEO.zconfig.ssl_config(section, isServer)
-    except OSError as error:                    # those of ssl as well
+    # OSError: those of ssl as well; the others: of the function for the password.
+    except (OSError, ValueError, ImportError, AttributeError) as error:
         files = ', '.join(f'{key} {getattr(section, key)}' for key in _FILES if getattr(section, key) is not None)
-        reason = getattr(error, 'reason', None) or error.strerror or error
+        reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
         raise ValueError(f'cannot use {files}: {reason}') from error
 
 
@@ -47,6 +55,35 @@ def _checkFile(key, path):
         open(path, 'rb').close()
     except OSError as error:
         raise ValueError(f'{key} {path}: {error.strerror}') from error
+
+
+def _checkKey(section):
+    """Raise `ValueError` for a key whose password nobody gives; warn of one that everybody can read."""
+    key = section.key or section.certificate
+    if key is None or os.path.isdir(key):
+        return
+    warnIfOpen(key)
+    if not section.password_function:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(section.certificate, section.key, refusePassword)
+
+
+class ComplainingSSLObject(ssl.SSLObject):
+    """The client's end of a connection, which says why none comes about: ZEO tells the log at level INFO only."""
+
+    def do_handshake(self):
+        """See `ssl.SSLObject`."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLCertVerificationError as error:
+            complain('the certificate of the database server %s is not accepted: %s', self.server_hostname,
+                     error.verify_message)
+            raise
+        except ssl.SSLError as error:
+            complain('the database server %s gets no connection by TLS: %s', self.server_hostname,
+                     error.reason or error)
+            raise
 
 
 class TellingSSLObject(ssl.SSLObject):

@@ -13,6 +13,7 @@ from lovely.remotetask.common.internals import serverOf
 from lovely.remotetask.common.internals import tellMissing
 from lovely.remotetask.common.keepalive import VANISHED
 from lovely.remotetask.common.keepalive import keepAlive
+from lovely.remotetask.database.complaints import complain
 from lovely.remotetask.database.failures import AWAY
 from lovely.remotetask.database.failures import DatabaseReplaced
 
@@ -56,7 +57,7 @@ class Protocol(ZEO.asyncio.client.Protocol):
         """See `asyncio.Protocol`."""
         keepAlive(transport.get_extra_info('socket'), VANISHED)
         self._complaint = self.loop.call_later(
-            GREETING_TIME, log.warning, 'the database server %s accepts a connection and says nothing: it hangs, or it '
+            GREETING_TIME, complain, 'the database server %s accepts a connection and says nothing: it hangs, or it '
             'wants TLS (<ssl>)', describeServer(self.addr))
         super().connection_made(transport)
 
@@ -71,8 +72,8 @@ class Protocol(ZEO.asyncio.client.Protocol):
         client = self.client
         isRefused = not self.closed and client.protocol is not self
         if isRefused:
-            log.warning('the database server %s has refused a connection: %s', describeServer(self.addr),
-                        exc or 'it gave no reason')
+            complain('the database server %s has refused a connection: %s', describeServer(self.addr),
+                     exc or 'it gave no reason')
             self.close(exc)                     # else ZEO connects anew at once
         super().connection_lost(exc)
         if isRefused:
