@@ -247,6 +247,21 @@ class TestHandshake(unittest.TestCase):
         self.assertIn(lastComplaint(), logs.output[0])
 
 
+class TestUnreachable(unittest.TestCase):
+
+    def test_why(self):
+        free, missing = ('127.0.0.1', freePort()), '/nowhere/zeo.sock'
+        reason = f'{zeo.describeServer(free)}: Connection refused, {missing}: No such file or directory, ' \
+                 'no.such.host.invalid:8100: '
+        found = zeo.whyUnreachable([free, missing, ('no.such.host.invalid', 8100)])
+        self.assertEqual(found[:len(reason)], reason)
+        self.assertGreater(len(found), len(reason))
+        self.assertEqual(zeo.whyUnreachable([missing]), 'No such file or directory')
+        self.assertIsNone(zeo.whyUnreachable([]))
+        with socket.create_server(('127.0.0.1', 0)) as server:
+            self.assertIsNone(zeo.whyUnreachable([free, server.getsockname()]))
+
+
 class TestAccepting(unittest.TestCase):
     """Something that takes the place of a database server, as a proxy does."""
 

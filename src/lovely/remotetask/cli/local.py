@@ -43,6 +43,7 @@ from lovely.remotetask.database.packing import pack as packDatabase
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.zeo import whyUnreachable
 from lovely.remotetask.database.zopeapp import isRunning
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
@@ -319,7 +320,9 @@ def openDatabase(configuration, *arguments):
         raise
     except Exception as error:                          # each kind of storage has errors of its own
         log.debug('cannot open the database', exc_info=True)
-        reason = lastComplaint() if isinstance(error, ClientDisconnected) else None
+        reason = None
+        if isinstance(error, ClientDisconnected):           # which says that it has waited for too long
+            reason = lastComplaint() or whyUnreachable(configuration.databaseServers)
         raise CommandFailure(f'cannot open the database {configuration.databaseDescription}: '
                              f'{reason or f"{type(error).__name__}: {error}"}') from error
 
