@@ -314,6 +314,9 @@ class TestFiles(TlsCase):
         with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
             settings.load(self.hostConfiguration(self.client))
         self.assertIn(f'all users of this machine can read the private key {key}: "chmod o= {key}"', logs.output[0])
+        os.chmod(f'{self.directory}/beta.example.org.pem', 0o644)       # a certificate may be read
+        with self.assertNoLogs('lovely.remotetask', 'WARNING'), self.assertRaises(ConfigurationError):
+            settings.load(self.hostConfiguration(self.client.replace(f'key {key}', '')))
 
     def mistakes(self, text, name):
         """Yield texts with a mistake, each with what is said of it."""
@@ -325,6 +328,9 @@ class TestFiles(TlsCase):
         yield text.replace(f'key {files}/{name}.key', f'key {files}/{other}.key'), \
             f'cannot use certificate {files}/{name}.pem, key {files}/{other}.key, ' \
             f'authenticate {files}/authority.pem: KEY_VALUES_MISMATCH'
+        yield text.replace(f'key {files}/{name}.key', ''), \
+            f'cannot use certificate {files}/{name}.pem, authenticate {files}/authority.pem: a certificate or a ' \
+            'private key is missing there'
         subprocess.run(['openssl', 'pkey', '-in', f'{name}.key', '-aes256', '-passout', 'pass:x', '-out', 'secret.key'],
                        cwd=files, check=True, timeout=PATIENCE)
         yield text.replace(f'key {files}/{name}.key', f'key {files}/secret.key'), \

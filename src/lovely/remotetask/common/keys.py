@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import os
+import ssl
 import stat
 
 
@@ -11,6 +12,13 @@ log = logging.getLogger('lovely.remotetask')
 def refusePassword():
     """Raise `ValueError`: for `SSLContext.load_cert_chain`, which would ask for a password at the terminal."""
     raise ValueError('the key has a password: give one without')
+
+
+def reasonOf(error):
+    """Return why files are of no use for TLS, a text; `error` is of ssl, of the system or of `refusePassword`."""
+    if isinstance(error, ssl.SSLError) and error.reason is None and 'PEM lib' in str(error):
+        return 'a certificate or a private key is missing there'
+    return str(getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error)
 
 
 def warnIfOpen(path):

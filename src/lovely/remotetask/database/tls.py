@@ -6,6 +6,7 @@ import ssl
 
 import ZEO.zconfig
 
+from lovely.remotetask.common.keys import reasonOf
 from lovely.remotetask.common.keys import refusePassword
 from lovely.remotetask.common.keys import warnIfOpen
 from lovely.remotetask.database.complaints import complain
@@ -38,13 +39,15 @@ def _checked(section, isServer):
     for key in _FILES:
         _checkFile(key, getattr(section, key))
     try:
-        _checkKey(section)
-        return ZEO.zconfig.ssl_config(section, isServer)
+        _checkPassword(section)
+        context = ZEO.zconfig.ssl_config(section, isServer)
     # OSError: those of ssl as well; the others: of the function for the password.
-    except (OSError, ValueError, ImportError, AttributeError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
         files = ', '.join(f'{key} {getattr(section, key)}' for key in _FILES if getattr(section, key) is not None)
-        reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
-        raise ValueError(f'cannot use {files}: {reason}') from error
+        raise ValueError(f'cannot use {files}: {reasonOf(error)}') from error
+    if section.certificate is not None:
+        warnIfOpen(section.key or section.certificate)
+    return context
 
 
 def _checkFile(key, path):
@@ -57,13 +60,9 @@ def _checkFile(key, path):
         raise ValueError(f'{key} {path}: {error.strerror}') from error
 
 
-def _checkKey(section):
-    """Raise `ValueError` for a key whose password nobody gives; warn of one that everybody can read."""
-    key = section.key or section.certificate
-    if key is None or os.path.isdir(key):
-        return
-    warnIfOpen(key)
-    if not section.password_function:
+def _checkPassword(section):
+    """Raise `ValueError` for a key whose password nobody gives."""
+    if section.certificate is not None and not section.password_function:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(section.certificate, section.key, refusePassword)
 
 
