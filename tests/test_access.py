@@ -900,6 +900,12 @@ class TestCertificate(unittest.TestCase):
             with self.subTest(paths), self.assertRaises(ConfigurationError) as caught:
                 Certificate(*paths)
             self.assertRegex(str(caught.exception), f'cannot use the certificate {paths[0]} with the key .*: .')
+        with self.assertRaisesRegex(ConfigurationError, 'the key has a password: give one without'):
+            Certificate(certificate, encrypted)
+        os.chmod(key, 0o604)
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+            Certificate(certificate, key)
+        self.assertIn(f'all users of this machine can read the private key {key}', logs.output[0])
 
 
 class TestExposure(unittest.TestCase):

@@ -838,7 +838,7 @@ class ServeTest(ServerTestCase):
 
     def test_database_server_away(self):
         port = freePort()
-        self.refuses(1, f'cannot open the database ZEO 127.0.0.1:{port}: ', 'processor',
+        self.refuses(1, f'cannot open the database ZEO 127.0.0.1:{port}: Connection refused\n', 'processor',
                      f'%import ZEO\n<zodb>\n<clientstorage>\nserver {port}\nwait-timeout 1\n</clientstorage>\n'
                      '</zodb>\n')
 

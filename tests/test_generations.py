@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 import types
 import unittest
 from unittest import mock
@@ -20,6 +21,7 @@ from lovely.remotetask.cli import main
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongGeneration
+from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
 from lovely.remotetask.processing.hand_run import HandRun
@@ -34,6 +36,10 @@ from lovely.remotetask.storage.generations import Step
 from lovely.remotetask.storage.ledger import Ledger
 from test_processor import PATH
 from test_processor import ProcessorCase
+
+
+#: Seconds for what happens at once.
+PATIENCE = 30
 
 
 def now():
@@ -85,13 +91,17 @@ class TestRefusal(GenerationCase):
 
     def test_each_verb_is_refused(self):
         self.outdate()
+        before = self.db.lastTransaction()
         for verb in (lambda: self.service.add('count', 1), lambda: self.service.addMany([{'task': 'count'}]),
                      lambda: self.service.addCronJob('count', delay=1), lambda: self.service.cancel(self.jobid),
                      lambda: self.service.getStatus(self.jobid), self.service.getJobs, self.service.getStatistics,
-                     self.service.removeJobs, self.service.process, self.service.getProcessingHosts,
-                     self.service.startProcessing, lambda: HandRun(self.db, PATH).run(self.jobid)):
+                     self.service.removeJobs, self.service.pause, self.service.resume, self.service.process,
+                     self.service.getProcessingHosts, self.service.startProcessing,
+                     lambda: HandRun(self.db, PATH).run(self.jobid)):
             with self.assertRaisesRegex(WrongGeneration, self.said):
                 verb()
+        self.manager.commit()
+        self.assertEqual(self.db.lastTransaction(), before)
 
     def test_a_host_does_not_start(self):
         self.outdate()
@@ -131,6 +141,23 @@ class TestRefusal(GenerationCase):
         self.assertEqual(self.statuses(self.jobid), ['completed'])
         self.assertEqual(self.numbers(), (3, 1))
 
+    def test_damaged_numbers(self):
+        for name in 'generation', 'needs':
+            for number in None, 'abc', True, 1.0, float('nan'), -1, [1]:
+                with self.subTest(name, number=number):
+                    setattr(self.service, name, number)
+                    self.manager.commit()
+                    self.connection.cacheMinimize()
+                    with self.assertRaisesRegex(WrongGeneration, '^the task service /TaskService is damaged: [^\n]+ '
+                                                                 'are no generations; put back a backup$'):
+                        self.service.getJobs()
+                    with self.assertRaisesRegex(WrongGeneration, 'is damaged'):
+                        generations.upgrade(self.db, PATH, now, patience=0)
+                    setattr(self.service, name, 1)
+                    self.manager.commit()
+        self.connection.cacheMinimize()
+        self.assertEqual(len(self.service.getJobs()), 1)
+
     def test_data_that_are_too_old_for_this_release(self):
         self.become(3, oldest=2)
         with self.assertRaisesRegex(WrongGeneration, r'^the task service /TaskService is of generation 1, and this '
@@ -164,6 +191,41 @@ class TestUpgrade(GenerationCase):
         self.assertEqual(len(self.service.getJobs()), 1)
         self.start()
         self.assertEqual(self.statuses(self.jobid), ['completed'])
+
+    def test_one_that_goes_on_waits_for_transactions_of_older_releases_as_well(self):
+        """Whoever has excluded these may have been killed before their time was over."""
+        self.become(3, 3, self.steps)
+        manager = transaction.TransactionManager(explicit=True)
+        with contextlib.closing(self.db.open(manager)) as connection:
+            generations._part(manager, connection, PATH, now, '')
+        waits = []
+
+        def sleep(seconds):
+            self.manager.begin()
+            waits.append((seconds, dict(self.data)))
+
+        with mock.patch('time.sleep', sleep):
+            self.assertTrue(generations.upgrade(self.db, PATH, now, patience=7))
+            self.assertFalse(generations.upgrade(self.db, PATH, now, patience=7))
+        self.assertEqual(waits, [(7, {})])
+
+    def test_two_at_once(self):
+        self.become(3, 3, self.steps)
+        self.manager.abort()
+        meet, outcomes = threading.Barrier(2), []
+
+        def upgrade():
+            meet.wait(PATIENCE)
+            outcomes.append(generations.upgrade(self.db, PATH, now, patience=0))
+
+        threads = [threading.Thread(target=upgrade) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(len(outcomes), 2)
+        self.manager.begin()
+        self.assertEqual((dict(self.data), self.numbers()), ({'parts': 3, 'second': 3}, (3, 2)))
 
     def test_hosts_of_older_releases_have_to_be_stopped_before(self):
         processor = self.start(name='alpha')
@@ -285,6 +347,31 @@ class TestCommand(unittest.TestCase):
             self.assertEqual(code, 1)
             self.assertIn('\n  stop these processing hosts first: alpha (0.9)\n', said)
         self.assertIn('remotetask: nothing was upgraded: there are hosts to be stopped first\n', said)
+
+    def test_a_database_that_cannot_be_written(self):
+        configuration = self.directory / 'remotetask.conf'
+        configuration.write_text(configuration.read_text().replace('path', 'read-only true\npath'))
+        self.become()
+        self.assertEqual(self.run_('upgrade', '--check')[0], 1)
+        code, said = self.run_('upgrade')
+        self.assertEqual((code, said.splitlines()[2:]), (1, ['remotetask: the database is read-only']))
+
+    def test_a_service_whose_class_is_missing(self):
+        module = sys.modules['gone'] = types.ModuleType('gone')
+        self.addCleanup(sys.modules.pop, 'gone', None)
+        module.Special = type('Special', (TaskService,), {'__module__': 'gone'})
+
+        def add(service):
+            service.__parent__['special'] = special = module.Special()
+            service.__parent__.getSiteManager().registerUtility(special, ITaskService, 'special')
+
+        self.change(add)
+        del sys.modules['gone']
+        for options in ('--check',), ('/special',), ():
+            with self.subTest(options):
+                code, said = self.run_('upgrade', *options)
+                self.assertEqual(code, 1)
+                self.assertIn('/special: nothing can be done: the class gone.Special is missing here: install', said)
 
     def test_a_newer_service(self):
         def change(service):

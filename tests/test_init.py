@@ -246,10 +246,16 @@ class TestHost(InitTestCase):
                 ('--database goes with', '--database', 'zeo:8100'), ('--name goes with', '--name', 'beta'),
                 ("'zeo' is not the address", '--host', '--database', 'zeo'),
                 ("'zeo:0' is not the address", '--host', '--database', 'zeo:0'),
+                ("':8100' is not the address", '--host', '--database', ':8100'),
+                ("write HOST:PORT, or for PostgreSQL postgresql://HOST/NAME (see", '--host', '--database', '8100'),
                 ("'http://zeo:8100' is not the address", '--host', '--database', 'http://zeo:8100'),
+                ('the front end and the database server would both listen at port 8100', '--split', '--port', '8100'),
+                ('the pages and the database server would both listen at port 8100', '--split', '--port', '8099'),
+                ('both listen at port 8080', '--split', '--database', '[::1]:8080'),
                 ('not printable', '--host', '--database', 'zeo:8100\n%import evil'),
                 ('belongs in ~/.pgpass', '--host', '--database', "host=db password='secret'"),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:secret@db/films'),
+                ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:se@ret@[db/films'),
                 ('is not a name', '--host', '--database', 'zeo:8100', '--name', 'be\nta')):
             with self.subTest(options):
                 code, said, errors = self.init('films', *options)

@@ -396,6 +396,13 @@ class TestBehind(WebCase):
             connection.root()['Application']['TaskService'].cancel(jobid, NOW)
         self.post('remove', jobid=str(jobid))
         self.get(f'/jobs/{jobid}', status=404)
+        token = self.token()
+        holdBack(self, self.db)
+        with other.transaction() as connection:
+            service = connection.root()['Application']['TaskService']
+            jobid = service.add('echo', startLater=True, now=NOW)
+        location = self.post('cancelMany', form=[('token', token), ('jobs', str(jobid))]).location
+        self.assertIn('said=cancelMany&count=1', location)
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ from ZODB.POSException import StorageTransactionError
 
 from lovely.remotetask import errors
 from lovely.remotetask.database.storedfiles import WrongPart
+from lovely.remotetask.files import NoFile
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import gateway as gateways
 from lovely.remotetask.xmlrpc.access import OthersJob
@@ -581,7 +582,9 @@ class TestOverZEO(LogCase):
         other = self.server.database()
         self.addCleanup(other.close)
         refusals = (errors.UnknownJob(5), errors.WrongState(5, 'processing', 'remove'), errors.UnknownUpload('x'),
-                    errors.TooManyUploads('100 uploads'), WrongPart('start: 0'))
+                    errors.UnknownTask('echo', ()), errors.TooManyUploads('100 uploads'),
+                    errors.WrongGeneration('it is of generation 2'), NoFile(5, 'queued'), WrongPart('start: 0'),
+                    ValueError('overlap: only a schedule that adds new jobs can have several of them at a time'))
         for call in (gateway.read, gateway.write):
             for number, refusal in enumerate(refusals):
                 key = f'{call.__name__}-{number}'
@@ -589,15 +592,33 @@ class TestOverZEO(LogCase):
                 def function(jobs, refusal=refusal, key=key):
                     if key in jobs:
                         return jobs[key]
-                    if isinstance(refusal, WrongPart):
-                        raise BadArguments(str(refusal)) from refusal
-                    raise refusal
+                    if isinstance(refusal, errors.RemoteTaskError):
+                        raise refusal
+                    try:
+                        raise BadArguments(f'jobs[0]: {refusal}') from refusal
+                    except BadArguments as error:
+                        raise BadArguments(f'addMany: {error}') from error
                 with self.subTest(key):
                     self.assertNotIn(key, call('/', lambda jobs: sorted(jobs)))     # cached from now on
                     holdBack(self, self.db)
                     with other.transaction() as connection:
                         connection.root()['/'][key] = 'there'
                     self.assertEqual(call('/', function), 'there')
+
+    def test_a_write_that_finds_nothing_to_do_knows_of_all_commits(self):
+        gateway = Gateway(self.db, resolve, deadline=WAIT)
+        gateway.start()
+        self.addCleanup(gateway.stop, WAIT)
+        other = self.server.database()
+        self.addCleanup(other.close)
+
+        def start(jobs):
+            return 'waits' in jobs and jobs.pop('waits')
+        self.assertIs(gateway.write('/', start), False)
+        holdBack(self, self.db)
+        with other.transaction() as connection:
+            connection.root()['/']['waits'] = True
+        self.assertIs(gateway.write('/', start), True)
 
     def test_with_server_sync_each_read_knows_of_all_commits(self):
         db = self.enterContext(contextlib.closing(ZODB.DB(self.server.storage(server_sync=True))))
@@ -626,8 +647,12 @@ class TestOverZEO(LogCase):
                 raise refusal
             return refuse
         for call in (gateway.read, gateway.write):
+            circular = errors.RemoteTaskError('of a task that raises what it has caught')
+            circular.__cause__ = circular
+            logged = errors.TaskError('the task cannot check this input')
+            logged.__cause__ = ValueError('a mistake in the task')
             for refusal, times in ((errors.UnknownJob(5), 2), (errors.InvalidInput('size', 'too small'), 1),
-                                   (OthersJob(5), 1)):       # which has been logged
+                                   (OthersJob(5), 1), (logged, 1), (circular, 1)):
                 calls.clear()
                 with self.subTest(refusal, call=call), self.assertRaises(type(refusal)):
                     call('/', function(refusal))

@@ -12,6 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import types
 import unittest
 
 from ZEO.ClientStorage import ClientStorage
@@ -27,9 +28,11 @@ from lovely.remotetask.common.internals import serverOf
 from lovely.remotetask.common.keepalive import IDLE
 from lovely.remotetask.config import settings
 from lovely.remotetask.database import zeo
+from lovely.remotetask.database.complaints import lastComplaint
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.tls import clientContext
 from lovely.remotetask.database.zeo import leaveIfSilent
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import DEFAULT_SERVICE
@@ -205,6 +208,16 @@ class TestRefused(TlsCase):
         self.assertLess(len(refused), 4)                        # in two seconds
         self.assertIn('certificate verify failed', self.process.waitFor(REFUSED))
 
+    def test_a_server_of_another_authority(self):
+        client = self.client.replace(f'authenticate {self.directory}/authority.pem',
+                                     f'authenticate {self.directory}/beta.example.org.pem')
+        host = self.start('-m', 'lovely.remotetask', '-C', self.hostConfiguration(client), 'processor')
+        self.assertEqual(host.popen.wait(PATIENCE), 1)
+        host.close()
+        reason = 'the certificate of the database server zeo.example.org is not accepted: '
+        self.assertRegex(host.said[-1], f'^remotetask: cannot open the database ZEO {self.address}: {reason}')
+        self.assertIn(f'WARNING lovely.remotetask {reason}', ''.join(host.said))
+
     def test_no_certificate(self):
         context = ssl.create_default_context(cafile=f'{self.directory}/authority.pem')
         lines = self.open(ssl=context, ssl_server_hostname='zeo.example.org')
@@ -217,6 +230,36 @@ class TestRefused(TlsCase):
         zeo.GREETING_TIME = 0.1
         line, = self.open()
         self.assertIn(f'{self.address} accepts a connection and says nothing: it hangs, or it wants TLS (<ssl>)', line)
+
+
+class TestHandshake(unittest.TestCase):
+    """A handshake that fails, without a network."""
+
+    def test_a_server_without_tls(self):
+        section = types.SimpleNamespace(**dict.fromkeys(('certificate', 'key', 'authenticate', 'password_function')),
+                                        check_hostname=True, server_hostname='zeo.example.org')
+        context, name = clientContext(section)
+        incoming = ssl.MemoryBIO()
+        incoming.write(b'\0\0\0\2Z5')
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs, self.assertRaises(ssl.SSLError):
+            context.wrap_bio(incoming, ssl.MemoryBIO(), server_hostname=name).do_handshake()
+        self.assertIn('the database server zeo.example.org gets no connection by TLS: ', logs.output[0])
+        self.assertIn(lastComplaint(), logs.output[0])
+
+
+class TestUnreachable(unittest.TestCase):
+
+    def test_why(self):
+        free, missing = ('127.0.0.1', freePort()), '/nowhere/zeo.sock'
+        reason = f'{zeo.describeServer(free)}: Connection refused, {missing}: No such file or directory, ' \
+                 'no.such.host.invalid:8100: '
+        found = zeo.whyUnreachable([free, missing, ('no.such.host.invalid', 8100)])
+        self.assertEqual(found[:len(reason)], reason)
+        self.assertGreater(len(found), len(reason))
+        self.assertEqual(zeo.whyUnreachable([missing]), 'No such file or directory')
+        self.assertIsNone(zeo.whyUnreachable([]))
+        with socket.create_server(('127.0.0.1', 0)) as server:
+            self.assertIsNone(zeo.whyUnreachable([free, server.getsockname()]))
 
 
 class TestAccepting(unittest.TestCase):
@@ -262,6 +305,19 @@ class TestFiles(TlsCase):
                 server.close()
                 self.assertIn(reason, ''.join(server.said))
 
+    def test_a_key_that_everybody_can_read(self):
+        key = f'{self.directory}/beta.example.org.key'
+        os.chmod(key, 0o640)
+        with self.assertNoLogs('lovely.remotetask', 'WARNING'):
+            settings.load(self.hostConfiguration(self.client))
+        os.chmod(key, 0o644)
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+            settings.load(self.hostConfiguration(self.client))
+        self.assertIn(f'all users of this machine can read the private key {key}: "chmod o= {key}"', logs.output[0])
+        os.chmod(f'{self.directory}/beta.example.org.pem', 0o644)       # a certificate may be read
+        with self.assertNoLogs('lovely.remotetask', 'WARNING'), self.assertRaises(ConfigurationError):
+            settings.load(self.hostConfiguration(self.client.replace(f'key {key}', '')))
+
     def mistakes(self, text, name):
         """Yield texts with a mistake, each with what is said of it."""
         other = 'beta.example.org' if name.startswith('zeo') else 'zeo.example.org'
@@ -272,6 +328,15 @@ class TestFiles(TlsCase):
         yield text.replace(f'key {files}/{name}.key', f'key {files}/{other}.key'), \
             f'cannot use certificate {files}/{name}.pem, key {files}/{other}.key, ' \
             f'authenticate {files}/authority.pem: KEY_VALUES_MISMATCH'
+        yield text.replace(f'key {files}/{name}.key', ''), \
+            f'cannot use certificate {files}/{name}.pem, authenticate {files}/authority.pem: a certificate or a ' \
+            'private key is missing there'
+        subprocess.run(['openssl', 'pkey', '-in', f'{name}.key', '-aes256', '-passout', 'pass:x', '-out', 'secret.key'],
+                       cwd=files, check=True, timeout=PATIENCE)
+        yield text.replace(f'key {files}/{name}.key', f'key {files}/secret.key'), \
+            'the key has a password: give one without'
+        yield text.replace('</ssl>', '  password-function nothing.passwords\n</ssl>')\
+            .replace(f'key {files}/{name}.key', f'key {files}/secret.key'), "No module named 'nothing'"
 
 
 if __name__ == '__main__':

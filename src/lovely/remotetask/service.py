@@ -577,12 +577,14 @@ class TaskService(Item, Contained, Persistent):
 
     def pause(self) -> None:
         """See `ITaskService`."""
+        self.checkGeneration()
         if not self.paused:
             self.paused = True
             self._wake()
 
     def resume(self) -> None:
         """See `ITaskService`."""
+        self.checkGeneration()
         if self.paused:
             self.paused = False
             self._wake()

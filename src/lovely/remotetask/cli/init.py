@@ -6,7 +6,6 @@ import shlex
 import shutil
 import socket
 import sys
-import urllib.parse
 
 import click
 
@@ -51,6 +50,8 @@ def init(directory, port, split, host, database, name):
     directory = os.path.realpath(directory)
     _checkOptions(split, host, database, name)
     _checkDatabase(database)
+    if split:
+        _checkPorts(port, database or DATABASE)
     if host:
         form = forms.host(directory, database)
     else:
@@ -93,16 +94,38 @@ def _checkDatabase(database):
     if not database.isprintable():
         raise click.BadParameter(f'{database!r} has characters that are not printable', **hint)
     if forms.isPostgreSQL(database):
-        if 'password' in database.lower() or ('://' in database and urllib.parse.urlsplit(database).password):
+        if _hasPassword(database):
             raise click.BadParameter('the password belongs in ~/.pgpass, not in a configuration file', **hint)
         return
     try:
-        if toAddress(database)[1] and ':' in database:
+        # With a host: ZEO would listen everywhere for none, where this package takes the machine itself.
+        if toAddress(database)[1] and database.rpartition(':')[0]:
             return
     except ValueError:
         pass
-    raise click.BadParameter(f'{database!r} is not the address of a database server: write HOST:PORT, or '
-                             'postgresql://...', **hint)
+    raise click.BadParameter(f'{database!r} is not the address of a database server: write HOST:PORT, or for '
+                             'PostgreSQL postgresql://HOST/NAME', **hint)
+
+
+def _hasPassword(database):
+    """Return whether a text that names a PostgreSQL server has a password in it."""
+    # Not by `urlsplit`, which refuses some texts that libpq takes.
+    _, isUrl, rest = database.partition('://')
+    return 'password' in database.lower() or bool(isUrl) and ':' in rest.partition('/')[0].rpartition('@')[0]
+
+
+def _checkPorts(port, database):
+    """Raise `click.UsageError` when two servers of a site would listen at the same port.
+
+    port -- of the front end.
+    database -- see `forms.split`.
+    """
+    if forms.isPostgreSQL(database):
+        return
+    for what, taken in ('the front end', port), ('the pages', _pagesPort(port)):
+        if taken == toAddress(database)[1]:
+            raise click.UsageError(f'{what} and the database server would both listen at port {taken}: give another '
+                                   '--port, or --database')
 
 
 def _nameFor(directory):

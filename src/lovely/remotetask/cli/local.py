@@ -10,6 +10,7 @@ import click
 import zope.component
 import zope.component.hooks
 from zc.lockfile import LockError
+from ZEO.Exceptions import ClientDisconnected
 
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import CommandFailure
@@ -34,6 +35,7 @@ from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.config.zcml import loadSiteOf
 from lovely.remotetask.config.zcml import placeOf
+from lovely.remotetask.database.complaints import lastComplaint
 from lovely.remotetask.database.failures import DatabaseReplaced
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.packing import Packer
@@ -41,6 +43,7 @@ from lovely.remotetask.database.packing import pack as packDatabase
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
+from lovely.remotetask.database.zeo import whyUnreachable
 from lovely.remotetask.database.zopeapp import isRunning
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.errors import RemoteTaskError
@@ -317,8 +320,11 @@ def openDatabase(configuration, *arguments):
         raise
     except Exception as error:                          # each kind of storage has errors of its own
         log.debug('cannot open the database', exc_info=True)
+        reason = None
+        if isinstance(error, ClientDisconnected):           # which says that it has waited for too long
+            reason = lastComplaint() or whyUnreachable(configuration.databaseServers)
         raise CommandFailure(f'cannot open the database {configuration.databaseDescription}: '
-                             f'{type(error).__name__}: {error}') from error
+                             f'{reason or f"{type(error).__name__}: {error}"}') from error
 
 
 def _startFrontend(configuration, db, signals, closing, grace):

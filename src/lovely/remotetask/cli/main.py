@@ -12,6 +12,7 @@ import logging
 import sys
 
 import click
+from ZODB.POSException import ReadOnlyError
 
 from lovely.remotetask.cli import bench
 from lovely.remotetask.cli import check
@@ -104,9 +105,11 @@ def run(arguments=None):
         return INTERRUPTED
     except BrokenPipeError:                     # whoever read our output has seen enough
         return FAILURE
+    except ReadOnlyError:
+        return _fail('the database is read-only', FAILURE)
     except Exception as error:
         log.debug('unexpected', exc_info=True)
-        return _fail(f'unexpected {type(error).__name__}: {error}', FAILURE)
+        return _fail(': '.join(filter(None, (f'unexpected {type(error).__name__}', str(error)))), FAILURE)
 
 
 def main():

@@ -38,7 +38,7 @@ def splitPatterns(text):
     return [name.strip() for name in text.split(',') if name.strip()]
 
 
-def _sites(root):
+def sitesOf(root):
     """Return the name and the site of the root ('root') and of each site directly in it."""
     sites = [('root', root)] if ISite.providedBy(root) else []
     return sites + [(name, site) for name, site in root.items() if ISite.providedBy(site)]
@@ -69,7 +69,7 @@ def matching(connection, patterns, tell=log.log):  # noqa: C901
     for pattern in patterns:
         siteName, _, serviceName = pattern.rpartition('@')
         if siteName == '*':
-            sites = _sites(root)
+            sites = sitesOf(root)
             if not ISite.providedBy(root):
                 sites.insert(0, ('root', root))
         elif not siteName:

@@ -62,6 +62,12 @@ class Configuration:
         """Where the data is, in words and without passwords, as in 'FileStorage /srv/var/Data.fs'."""
         return describeStorage(self.database.config.storage)
 
+    @property
+    def databaseServers(self):
+        """The addresses of the database servers (ZEO), as ZEO has them, a list; empty for another kind of database."""
+        section = self.database.config.storage.config
+        return [server.address for server in section.server] if section.getSectionType() in _CLIENTS else []
+
     def product(self, name):
         """Return the settings of the package `name`, a dict of strings; empty when there are none."""
         return dict(self.products.get(name.lower(), {}))
@@ -274,13 +280,17 @@ def _readDefaultDatabase(schema):
 
 # Where the data is
 
+#: The sections of clients of ZEO.
+_CLIENTS = 'zeoclient', 'clientstorage'
+
+
 def describeStorage(storage):
     """Return in words where a storage keeps its data; `storage` is a storage section, as `ZODB.config` has them."""
     section = storage.config
     kind = section.getSectionType()
     if kind == 'filestorage':
         return f'FileStorage {os.path.abspath(section.path)}'
-    if kind in ('zeoclient', 'clientstorage'):
+    if kind in _CLIENTS:
         return 'ZEO ' + ', '.join(describeServer(server.address) for server in section.server)
     if kind == 'blobstorage':
         return f'{describeStorage(section.base)}, blobs {os.path.abspath(section.blob_dir)}'

@@ -3,24 +3,42 @@
 from lovely.remotetask import errors
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storedfiles import WrongPart
+from lovely.remotetask.files import NoFile
 
 
-#: What a call is refused by because of the state of the database.
-BY_STATE = (errors.UnknownJob, errors.UnknownService, errors.UnknownUpload, errors.TooManyUploads, errors.WrongState,
-            WrongPart)
+#: What a call is refused by because of the state of the database.  A plain `ValueError` may be about what is stored as
+#: well: about the schedule that a change does not fit, say.
+BY_STATE = (errors.UnknownJob, errors.UnknownService, errors.UnknownTask, errors.UnknownUpload, errors.TooManyUploads,
+            errors.WrongState, errors.WrongGeneration, NoFile, WrongPart, ValueError)
+
+#: What is about the arguments of a call alone, whatever it was made from; the log has been told of some of it.
+BY_ARGUMENTS = errors.InvalidInput, errors.TaskError
+
+#: How many exceptions of which one was made from the next are looked at: whoever wrote a task may have made a circle.
+CAUSES = 5
 
 
-def mayBePremature(db, refusal):
-    """Return whether a call might not have been refused if this process knew of all commits.
+def mayBeBehind(db):
+    """Return whether this process may not have heard yet of what another one has committed to a `ZODB.DB`.
 
     The server of ZEO tells its clients of a commit when it also tells the one that has made it.  All other storages
     look when a transaction begins.
-
-    db -- the `ZODB.DB`.
-    refusal -- the exception, or None.
     """
-    return (type(refusal) in BY_STATE or type(getattr(refusal, '__cause__', None)) in BY_STATE) \
-        and clientOf(db) is not None
+    return clientOf(db) is not None
+
+
+def isByState(refusal):
+    """Return whether a refusal, an exception, or one that it was made from, is because of the state of the database.
+
+    Subclasses do not count: `xmlrpc.access.OthersJob` has been logged.
+    """
+    for _ in range(CAUSES):
+        if refusal is None or isinstance(refusal, BY_ARGUMENTS):
+            return False
+        if type(refusal) in BY_STATE:
+            return True
+        refusal = refusal.__cause__
+    return False
 
 
 def catchUp(db):
@@ -29,9 +47,10 @@ def catchUp(db):
     A client of ZEO that has asked the server has heard of all commits when it gets the answer.  Raise what ZEO raises
     if the server does not answer.
 
-    db -- a `ZODB.DB` that has a client of ZEO.
+    db -- a `ZODB.DB`.
     """
-    clientOf(db).ping()
+    if (client := clientOf(db)) is not None:
+        client.ping()
 
 
 def fresh(db, function):
@@ -42,7 +61,7 @@ def fresh(db, function):
     try:
         return function()
     except errors.RemoteTaskError as error:
-        if not mayBePremature(db, error):
+        if not (mayBeBehind(db) and isByState(error)):
             raise
     catchUp(db)
     return function()

@@ -95,6 +95,19 @@ def localServices(site):
             if registration.provided.isOrExtends(ITaskService) and not _isGone(registration.component)}
 
 
+def brokenServices(site):
+    """Return what is registered in the site as a task service, but is of a class that this process lacks."""
+    return {registration.name: registration.component
+            for registration in site.getSiteManager().registeredUtilities()
+            if registration.provided.isOrExtends(ITaskService) and missingClass(registration.component) is not None}
+
+
+def missingClass(loaded):
+    """Return the class of an object from the database, as text, if this process lacks it; else None."""
+    kind = type(loaded)
+    return f'the class {kind.__module__}.{kind.__name__}' if isinstance(loaded, Broken) else None
+
+
 def _isGone(service):
     """Return whether a service is in no folder any more: nobody would process its jobs."""
     return nearestSite(service) is None and getattr(service, 'zopePath', None) is None

@@ -6,6 +6,11 @@ import ssl
 
 import ZEO.zconfig
 
+from lovely.remotetask.common.keys import reasonOf
+from lovely.remotetask.common.keys import refusePassword
+from lovely.remotetask.common.keys import warnIfOpen
+from lovely.remotetask.database.complaints import complain
+
 
 log = logging.getLogger('lovely.remotetask')
 
@@ -18,7 +23,9 @@ def clientContext(section):
 
     Raise `ValueError` that names a file that is of no use: ZEO and ssl do not.
     """
-    return _checked(section, False)
+    context, name = _checked(section, False)
+    context.sslobject_class = ComplainingSSLObject
+    return context, name
 
 
 def serverContext(section):
@@ -32,11 +39,15 @@ def _checked(section, isServer):
     for key in _FILES:
         _checkFile(key, getattr(section, key))
     try:
-        return ZEO.zconfig.ssl_config(section, isServer)
-    except OSError as error:                    # those of ssl as well
+        _checkPassword(section)
+        context = ZEO.zconfig.ssl_config(section, isServer)
+    # OSError: those of ssl as well; the others: of the function for the password.
+    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
         files = ', '.join(f'{key} {getattr(section, key)}' for key in _FILES if getattr(section, key) is not None)
-        reason = getattr(error, 'reason', None) or error.strerror or error
-        raise ValueError(f'cannot use {files}: {reason}') from error
+        raise ValueError(f'cannot use {files}: {reasonOf(error)}') from error
+    if section.certificate is not None:
+        warnIfOpen(section.key or section.certificate)
+    return context
 
 
 def _checkFile(key, path):
@@ -47,6 +58,31 @@ def _checkFile(key, path):
         open(path, 'rb').close()
     except OSError as error:
         raise ValueError(f'{key} {path}: {error.strerror}') from error
+
+
+def _checkPassword(section):
+    """Raise `ValueError` for a key whose password nobody gives."""
+    if section.certificate is not None and not section.password_function:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(section.certificate, section.key, refusePassword)
+
+
+class ComplainingSSLObject(ssl.SSLObject):
+    """The client's end of a connection, which says why none comes about: ZEO tells the log at level INFO only."""
+
+    def do_handshake(self):
+        """See `ssl.SSLObject`."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLCertVerificationError as error:
+            complain('the certificate of the database server %s is not accepted: %s', self.server_hostname,
+                     error.verify_message)
+            raise
+        except ssl.SSLError as error:
+            complain('the database server %s gets no connection by TLS: %s', self.server_hostname,
+                     error.reason or error)
+            raise
 
 
 class TellingSSLObject(ssl.SSLObject):

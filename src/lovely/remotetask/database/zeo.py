@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import random
+import socket
 import threading
 
 import ZEO.asyncio.client
@@ -13,6 +14,7 @@ from lovely.remotetask.common.internals import serverOf
 from lovely.remotetask.common.internals import tellMissing
 from lovely.remotetask.common.keepalive import VANISHED
 from lovely.remotetask.common.keepalive import keepAlive
+from lovely.remotetask.database.complaints import complain
 from lovely.remotetask.database.failures import AWAY
 from lovely.remotetask.database.failures import DatabaseReplaced
 
@@ -31,6 +33,9 @@ CLOSE_TIME = 2
 #: Seconds before a connection is tried again that the server has refused, up to half as much more.
 REFUSED_PAUSE = 1.0
 
+#: Seconds for which a server is looked for that ZEO has not reached.
+REACH_TIME = 2.0
+
 #: Seconds after which the log says that a server accepts a connection and says nothing.
 GREETING_TIME = 5
 
@@ -41,6 +46,32 @@ def describeServer(address):
         return address
     host, port = address
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
+def whyUnreachable(addresses):
+    """Return why nothing can be reached at the addresses of ZEO servers, a text; None if something can.
+
+    addresses -- as ZEO has them, one or more.
+    """
+    reasons = {}
+    for address in addresses:
+        try:
+            _connect(address)
+            return None
+        except OSError as error:
+            reasons[describeServer(address)] = error.strerror or str(error)
+    if len(reasons) == 1:
+        return next(iter(reasons.values()))
+    return ', '.join(f'{server}: {reason}' for server, reason in reasons.items()) or None
+
+
+def _connect(address):
+    if isinstance(address, str):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(REACH_TIME)
+            connection.connect(address)
+    else:
+        socket.create_connection((address[0] or '127.0.0.1', address[1]), REACH_TIME).close()
 
 
 # ZEO's client connects anew at once, and says nothing, if the server ends a connection before it is of use.  A proxy
@@ -56,7 +87,7 @@ class Protocol(ZEO.asyncio.client.Protocol):
         """See `asyncio.Protocol`."""
         keepAlive(transport.get_extra_info('socket'), VANISHED)
         self._complaint = self.loop.call_later(
-            GREETING_TIME, log.warning, 'the database server %s accepts a connection and says nothing: it hangs, or it '
+            GREETING_TIME, complain, 'the database server %s accepts a connection and says nothing: it hangs, or it '
             'wants TLS (<ssl>)', describeServer(self.addr))
         super().connection_made(transport)
 
@@ -71,8 +102,8 @@ class Protocol(ZEO.asyncio.client.Protocol):
         client = self.client
         isRefused = not self.closed and client.protocol is not self
         if isRefused:
-            log.warning('the database server %s has refused a connection: %s', describeServer(self.addr),
-                        exc or 'it gave no reason')
+            complain('the database server %s has refused a connection: %s', describeServer(self.addr),
+                     exc or 'it gave no reason')
             self.close(exc)                     # else ZEO connects anew at once
         super().connection_lost(exc)
         if isRefused:

@@ -4,13 +4,12 @@ import collections
 import fnmatch
 import logging
 
-from ZODB.broken import Broken
-
 from lovely.remotetask.common.checks import check
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import isSpan
 from lovely.remotetask.common.logs import logError
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.sites import missingClass
 from lovely.remotetask.database.sites import siteManager
 from lovely.remotetask.errors import REASON_SIZE
 from lovely.remotetask.errors import RemoteTaskError
@@ -112,12 +111,6 @@ def missingOf(name, task):
         if isDatabaseError(error):
             raise
         return f'what {name!r} needs, which its method missing cannot say: {messageOf(error)}'
-
-
-def missingClass(loaded):
-    """Return the class of an object from the database, as text, if this process lacks it; else None."""
-    kind = type(loaded)
-    return f'the class {kind.__module__}.{kind.__name__}' if isinstance(loaded, Broken) else None
 
 
 def policyOf(job, task):

@@ -8,10 +8,10 @@ from persistent import Persistent
 from zope.interface import Interface
 from zope.interface import implementer
 
+from lovely.remotetask.database.sites import missingClass
 from lovely.remotetask.encoding.plain import ownCopy
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TaskError
-from lovely.remotetask.execution.tasks import missingClass
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.m01.interfaces import IJob

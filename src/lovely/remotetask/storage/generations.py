@@ -18,11 +18,13 @@ from typing import NamedTuple
 
 import transaction
 
+from lovely.remotetask.common.checks import shown
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.common.release import release
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.database.sites import missingClass
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.errors import RemoteTaskError
@@ -66,13 +68,21 @@ STEPS: dict[int, Step] = {}
 
 def isFit(service):
     """Return whether this release may work with the data of a service; only looks at its two numbers."""
-    return service.generation >= OLDEST and service.needs <= GENERATION
+    return _areNumbers(service) and service.generation >= OLDEST and service.needs <= GENERATION
+
+
+def _areNumbers(service):
+    """Return whether what a service has as its two numbers are some."""
+    return all(type(number) is int and number >= 0 for number in (service.generation, service.needs))
 
 
 def fault(service):
     """Return why this release must not work with the data of a service, a sentence; None when it may."""
     if isFit(service):
         return None
+    if not _areNumbers(service):
+        return (f'the task service {whereIs(service)} is damaged: {shown(service.generation)} and '
+                f'{shown(service.needs)} are no generations; put back a backup')
     if service.generation < FIRST:
         return (f'the task service {service.__name__!r} was made by lovely.remotetask 0.5 or older, whose jobs this '
                 f'release cannot read: remove the service, add a new one, and add again what still has to be done')
@@ -96,11 +106,14 @@ class Plan(NamedTuple):
 def planOf(service, path, now):
     """Return the `Plan` for a service; changes nothing.
 
-    path -- of the service, a tuple of names.
+    service -- what is at the path: a service, or an object of a class that this process lacks.
+    path -- a tuple of names.
     now -- UTC seconds.
     """
+    if (missing := missingClass(service)) is not None:
+        return Plan(path, 0, (), (), f'{missing} is missing here: install the package that has it')
     number, reason = service.generation, None
-    if number < FIRST or service.needs > GENERATION:
+    if not _areNumbers(service) or number < FIRST or service.needs > GENERATION:
         reason = fault(service)
     elif any(each not in STEPS for each in range(number, GENERATION)):
         reason = (f'it is of generation {number}, from which this release, {release()}, has no way: upgrade it with an '
@@ -133,21 +146,25 @@ def upgrade(db, path, now, user='', patience=PATIENCE):
     user -- who has asked for it.
     patience -- seconds for which transactions are waited for that older releases have begun before they are excluded.
 
-    Interrupted, it goes on where it was.  Hosts whose release knows the new generation may run meanwhile.
+    Interrupted, it goes on where it was, after the same patience: whoever has excluded older releases may have been
+    killed a moment ago.  Hosts whose release knows the new generation may run meanwhile.
 
     Raise `WrongGeneration` when this release cannot do it, and `RemoteTaskError` when hosts must be stopped before.
     """
-    manager, done = transaction.TransactionManager(explicit=True), False
+    manager, done, hasWaited = transaction.TransactionManager(explicit=True), False, False
     with contextlib.closing(db.open(manager)) as connection:
-        while (part := _part(manager, connection, path, now, user)) is not None:
-            done = True
+        while (part := _part(manager, connection, path, now, user, hasWaited)) is not None:
+            done, hasWaited = True, hasWaited or part == EXCLUDED
             if part == EXCLUDED:
                 time.sleep(patience)
     return done
 
 
-def _part(manager, connection, path, now, user):
-    """Do one transaction; return what it has done, EXCLUDED, WORKED or UPGRADED, or None for nothing."""
+def _part(manager, connection, path, now, user, hasWaited=True):
+    """Do one transaction; return what it has done, EXCLUDED, WORKED or UPGRADED, or None for nothing.
+
+    hasWaited -- whether the transactions of older releases are over, if these were excluded.
+    """
     for attempt in manager.attempts(ATTEMPTS):
         with attempt as txn:
             service = atPath(connection.root()[ROOT_NAME], path)
@@ -159,6 +176,8 @@ def _part(manager, connection, path, now, user):
             if plan.hosts:
                 raise RemoteTaskError(f'stop these processing hosts of {pathText(path)} first, which cannot work with '
                                       f'it after the upgrade: {named(plan.hosts)}')
+            if plan.generation < service.needs and not hasWaited:
+                return EXCLUDED                         # by whoever was interrupted
             part = _do(service, plan.steps[0])
             notes.write(txn, [notes.Act('upgrade', path=pathText(path))], user)
     if part != WORKED:

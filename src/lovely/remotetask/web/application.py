@@ -23,6 +23,7 @@ from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.failures import isDatabaseError
+from lovely.remotetask.database.freshness import catchUp
 from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.database.transactions import lastTransaction
@@ -263,9 +264,10 @@ class Application:
         form = _form(request)
         self.guard.checkChange(request, caller, form.get('token', [None])[0])
         manager = transaction.TransactionManager(explicit=True)
+        catchUp(self.db)                # some verbs leave out jobs whose status does not fit, and refuse nothing
         with contextlib.closing(self.db.open(manager)) as connection:
             context = Context(request, form, caller, connection, _servicePath(request.GET), self.clock(), None, self)
-            done = fresh(self.db, lambda: self._tryToCarryOut(context, verb, manager))
+            done = self._tryToCarryOut(context, verb, manager)
         if isinstance(done, webob.Response):
             return done
         log.info('user %s at %s: %s in %s', ascii(caller.name or notes.ANYBODY), caller.address or '-',

@@ -39,7 +39,7 @@ ACTS = {
     'updateCronJob': _onJob('schedule'),
     'reschedule': _onJob('reschedule'),
     'runNow': _onJob('run'),
-    'startJob': lambda service, arguments, result: _onJob('start')(service, arguments, result) if result else [],
+    'startJob': _onJob('start'),
     'cancel': _onJob('cancel'),
     'askStack': _onJob('askStack'),
     'retry': _onJob('retry'),

@@ -11,7 +11,8 @@ from lovely.remotetask import errors
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.freshness import catchUp
-from lovely.remotetask.database.freshness import mayBePremature
+from lovely.remotetask.database.freshness import isByState
+from lovely.remotetask.database.freshness import mayBeBehind
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.faults import OutcomeUnknown
@@ -95,16 +96,16 @@ class Committer:
         else:
             self._answered()
             notifierOf(self._db).notify()               # not all storages tell of the commits of this process
-            again = []
-            for write, result, refusal in outcomes:
-                if isFirst and mayBePremature(self._db, refusal):
+            again, isPremature = [], isFirst and mayBeBehind(self._db)
+            for write, result, refusal, byState in outcomes:
+                if byState and isPremature:
                     again.append(write)
                 else:
                     write.end(result, refusal)
             self.acknowledge(again, isFirst=False)
 
     def _commit(self, writes, isFirst):
-        """Run the writes in one transaction; return a list of each write, its result, and its refusal or None."""
+        """Run the writes in one transaction; return a list of each write and what `_run` returns."""
         if not isFirst:
             catchUp(self._db)
         connection = self._session.open()
@@ -129,12 +130,16 @@ class Committer:
         return outcomes
 
     def _run(self, connection, write, acts):
-        """Run a write; return its result, and its refusal or None.  What it has done is put into the list of acts."""
+        """Run a write; return its result, its refusal or None, and whether the state of the database refuses it.
+
+        A write that finds nothing to do returns False.  What it has done is put into the list of acts.
+        """
         try:
             service = self._resolve(connection, write.path)
             result = write.function(service)
         except errors.RemoteTaskError as refusal:
-            return None, refusal
-        if write.acts is not None:
+            return None, refusal, isByState(refusal)
+        if write.acts is not None and result is not False:
             acts += write.acts(service, result)
-        return write.serialize(result), None         # outside: a result that cannot be sent comes after the change
+        # Outside: a result that cannot be sent comes after the change.
+        return write.serialize(result), None, result is False

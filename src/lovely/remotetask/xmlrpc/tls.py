@@ -3,6 +3,9 @@
 import logging
 import ssl
 
+from lovely.remotetask.common.keys import reasonOf
+from lovely.remotetask.common.keys import refusePassword
+from lovely.remotetask.common.keys import warnIfOpen
 from lovely.remotetask.config.users import fileSignature
 from lovely.remotetask.errors import ConfigurationError
 
@@ -35,12 +38,11 @@ class Certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            # Without a password of its own, OpenSSL would ask for one at the terminal.
-            context.load_cert_chain(*self._paths, password='')
+            context.load_cert_chain(*self._paths, refusePassword)
+            warnIfOpen(self._paths[1])
         except (OSError, ValueError) as error:
-            reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
             raise ConfigurationError(f'cannot use the certificate {self._paths[0]} with the key {self._paths[1]}: '
-                                     f'{reason}') from error
+                                     f'{reasonOf(error)}') from error
         return context
 
     def context(self):
