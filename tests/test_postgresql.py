@@ -479,6 +479,16 @@ class HangTest(PostgreSQLCase):
         closeDatabase(db)
         self.assertLess(time.monotonic() - began, 10)
 
+    def test_a_database_is_opened_meanwhile(self):
+        self.server.database()                      # it has its tables
+        self.server.hang()
+        late = threading.Timer(PATIENCE, self.server.goOn)
+        late.start()
+        self.addCleanup(late.cancel)
+        with self.assertRaisesRegex(psycopg2.OperationalError, 'timeout expired'):
+            Database(lambda: databaseFromString(self.server.config)).close()
+        self.assertNotIn('PGCONNECT_TIMEOUT', os.environ)
+
     def test_what_the_dsn_does_not_say(self):
         name, value = 'keepalives_idle', '77'
         config = self.server.config.replace("user=", f"{name}='{value}' options='-c work_mem=5MB' user=")

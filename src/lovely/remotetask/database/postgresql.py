@@ -37,6 +37,9 @@ DEFAULTS = {
     'keepalives_idle': IDLE, 'keepalives_interval': INTERVAL, 'keepalives_count': COUNT,
     'options': f'-c tcp_keepalives_idle={IDLE} -c tcp_keepalives_interval={INTERVAL} -c tcp_keepalives_count={COUNT}'}
 
+#: Where libpq looks for the `connect_timeout` that a `dsn` does not have.
+_CONNECT_TIMEOUT = 'PGCONNECT_TIMEOUT'
+
 #: What PostgreSQL says, by SQLSTATE, when others make the same tables, functions and rows at the same time.
 RACED = frozenset({
     '23505',                    # unique_violation
@@ -94,6 +97,23 @@ LISTEN remotetask;
 def isRaced(error):
     """Return whether an exception says that another process has made the tables at the same time."""
     return getattr(error, 'pgcode', None) in RACED
+
+
+@contextlib.contextmanager
+def connectTimeout():
+    """Have a connection that begins in the block wait for a server that hangs as `DEFAULTS` says, and not for ever.
+
+    For the first connections, which RelStorage makes before anybody can change its `dsn`.  What that says, or the
+    environment, is left alone.
+    """
+    if _CONNECT_TIMEOUT in os.environ:
+        yield
+        return
+    os.environ[_CONNECT_TIMEOUT] = str(DEFAULTS['connect_timeout'])
+    try:
+        yield
+    finally:
+        os.environ.pop(_CONNECT_TIMEOUT, None)      # it is no business of what tasks start
 
 
 class Connections:
