@@ -18,6 +18,7 @@ import ZEO
 from zope.app.appsetup import product as appsetup
 
 import lovely.remotetask
+from lovely.remotetask.cli.forms import databaseSection
 from lovely.remotetask.config import products
 from lovely.remotetask.config import sections
 from lovely.remotetask.config import settings as config
@@ -361,6 +362,7 @@ class PostgreSQLSampleTest(ConfigTestCase):
         text = textwrap.dedent(text[text.index(start):].split('</zodb>')[0].partition('\n')[2]) + '</zodb>\n'
         text = re.sub(r'\${([^}]*)}', lambda match: self.values[match[1]], text)
         self.assertIn('<postgresql>', text)
+        self.assertIn('  cache-local-mb 0\n', text)         # RelStorage frees not all of its cache
         self.assertEqual(self.load(text).databaseDescription, 'relstorage')
 
     values = {'common:cache': 'cache-size 2000', 'deployment:keep-history': 'true', 'deployment:var': '/srv/var',
@@ -372,6 +374,10 @@ class PostgreSQLSampleTest(ConfigTestCase):
 
     def test_document(self):
         self.check((PACKAGE / 'documents' / 'postgresql.txt').read_text(), 'section ``<zodb>``::')
+
+    def test_init(self):
+        text = databaseSection('/srv/films', 'dbname=films', areBlobsShared=False)
+        self.check(f'# start\n{text}', '# start')
 
 
 class ValuesTest(unittest.TestCase):

@@ -434,6 +434,9 @@ class HangTest(PostgreSQLCase):
         self.enterContext(unittest.mock.patch.object(postgresql, 'PING_INTERVAL', 0.1))
         self.enterContext(unittest.mock.patch.dict(postgresql.DEFAULTS, connect_timeout=2))
         self.addCleanup(self.server.goOn)
+        late = threading.Timer(PATIENCE, self.server.goOn)      # a test that waits in vain fails then
+        late.start()
+        self.addCleanup(late.cancel)
 
     def open(self):
         """Return a database whose connections are watched, and a function that counts what is committed there."""
@@ -478,6 +481,33 @@ class HangTest(PostgreSQLCase):
         began = time.monotonic()
         closeDatabase(db)
         self.assertLess(time.monotonic() - began, 10)
+
+    def test_a_database_is_opened_meanwhile(self):
+        self.server.database()                      # it has its tables
+        self.server.hang()
+        with self.assertRaisesRegex(psycopg2.OperationalError, 'timeout expired'):
+            Database(lambda: databaseFromString(self.server.config)).close()
+        self.assertNotIn('PGCONNECT_TIMEOUT', os.environ)
+
+    def test_single_backends_that_hang(self):
+        db, count = self.open()
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+            for pid in self.backendsOf('RS: Load') + self.backendsOf('RS: Store'):
+                os.kill(pid, signal.SIGSTOP)
+            self.waitUntil(lambda: self.tryCount(count), 'a commit')
+            self.assertRegex(logs.output[0], r'the process \d+ of PostgreSQL has not answered for 2 seconds, but')
+        self.assertTrue(notifierOf(db).hearsOthers)
+
+    def test_statements_that_take_long(self):
+        db, count = self.open()
+        connection, cursor = postgresqlOf(db).connmanager.open_for_store()      # as a pack does
+        with contextlib.closing(connection):
+            cursor.execute('SELECT pg_sleep(4)')
+
+    def backendsOf(self, name):
+        """Return the process ids of those backends whose client has given itself a name."""
+        return [pid for pid, in self.server._execute(f"SELECT pid FROM pg_stat_activity WHERE application_name = "
+                                                     f"'{name}'")]
 
     def test_what_the_dsn_does_not_say(self):
         name, value = 'keepalives_idle', '77'

@@ -1,12 +1,14 @@
 """Storages that wrap another one, as zc.zlibstorage does: what needs the kind of the storage below finds it."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import unittest
+from unittest.mock import patch
 
 from zc.zlibstorage import ZlibStorage
 from ZODB.config import databaseFromString
@@ -16,6 +18,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.tests.hexstorage import HexStorage
 
+from lovely.remotetask.database import opening
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.opening import closeDatabase
@@ -84,6 +87,24 @@ class TestBase(unittest.TestCase):
                 self.assertIn(f'commits of other processes are noticed by looking every "wait-time", and a server that '
                               f'hangs is not noticed: {reason}', line)
                 self.assertFalse(notifierOf(db).hearsOthers)
+
+    def test_a_storage_that_takes_long_to_open(self):
+        told, threads = threading.Event(), threading.active_count()
+
+        def open():
+            self.assertTrue(told.wait(30))
+            return self.open(MappingStorage())
+
+        handler = logging.NullHandler()
+        handler.handle = lambda record: told.set()
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logs, \
+                patch.object(opening, 'LONG_OPENING', 0):
+            logging.getLogger('lovely.remotetask').addHandler(handler)
+            self.addCleanup(logging.getLogger('lovely.remotetask').removeHandler, handler)
+            Database(open)
+        line, = logs.output
+        self.assertIn('the database has not opened for 0 seconds', line)
+        self.assertEqual(threading.active_count(), threads)
 
     def test_a_storage_that_cannot_be_closed(self):
         db = self.open(MappingStorage())

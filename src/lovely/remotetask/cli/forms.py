@@ -61,7 +61,8 @@ _POSTGRESQL = """\
   <relstorage>
     # The same for all processes of a database.
     keep-history true
-    cache-local-mb 5
+    # RelStorage's own cache would grow without end; see "Memory" in postgresql.txt.
+    cache-local-mb 0
     # Large inputs, results and files: those that were used last.
     blob-dir {directory}/var/blobs
     blob-cache-size 1GB

@@ -14,6 +14,7 @@ from lovely.remotetask.database.connections import SeparateClient
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.notifications import stopListening
+from lovely.remotetask.database.postgresql import connectTimeout
 from lovely.remotetask.database.postgresql import isRaced
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import fileOf
@@ -31,6 +32,9 @@ log = logging.getLogger('lovely.remotetask')
 
 #: How often opening is tried when others open the same new database, and seconds between two tries, at the most.
 OPENINGS, OPENING_PAUSE = 20, 0.5
+
+#: Seconds after which the log says that a database has not opened yet.
+LONG_OPENING = 5
 
 
 class Database:
@@ -74,7 +78,8 @@ class Database:
         # which do so at the same time, meet a conflict.
         for failures in range(OPENINGS):
             try:
-                return self._openOnce()
+                with connectTimeout(), _tellIfLong():
+                    return self._openOnce()
             except Exception as error:
                 if failures == OPENINGS - 1 or not (isinstance(error, ConflictError) or isRaced(error)):
                     raise
@@ -90,6 +95,21 @@ class Database:
         if self.taskClient.isSeparate:
             self.taskClient.close()
         self._shut(self.db)
+
+
+@contextlib.contextmanager
+def _tellIfLong():
+    """Log it when the block takes long."""
+    timer = threading.Timer(LONG_OPENING, log.warning, (
+        'the database has not opened for %d seconds: its server does not answer, or a file without an index is read',
+        LONG_OPENING))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()                    # at once: no thread is left
 
 
 def closeDatabase(db):

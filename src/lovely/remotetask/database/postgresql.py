@@ -10,6 +10,7 @@ import os
 import selectors
 import socket
 import threading
+import time
 import weakref
 
 from ZODB.utils import p64
@@ -36,6 +37,12 @@ DEFAULTS = {
     'connect_timeout': ANSWER_TIME, 'tcp_user_timeout': 1000 * VANISHED,
     'keepalives_idle': IDLE, 'keepalives_interval': INTERVAL, 'keepalives_count': COUNT,
     'options': f'-c tcp_keepalives_idle={IDLE} -c tcp_keepalives_interval={INTERVAL} -c tcp_keepalives_count={COUNT}'}
+
+#: What libpq says of a connection that waits for an answer (PQTRANS_ACTIVE).
+ACTIVE = 1
+
+#: Where libpq looks for the `connect_timeout` that a `dsn` does not have.
+_CONNECT_TIMEOUT = 'PGCONNECT_TIMEOUT'
 
 #: What PostgreSQL says, by SQLSTATE, when others make the same tables, functions and rows at the same time.
 RACED = frozenset({
@@ -90,10 +97,34 @@ END $do$;
 LISTEN remotetask;
 """
 
+# Which of some backends that owe this process an answer have nothing to do, as the server has it, and so hang.  One
+# that hangs in a statement cannot be told from one that works, as a pack does for a long time.
+_HANGING = """\
+SELECT pid FROM pg_stat_activity
+    WHERE pid = ANY(%s) AND state LIKE 'idle%%' AND state_change < now() - %s * interval '1s'
+"""
+
 
 def isRaced(error):
     """Return whether an exception says that another process has made the tables at the same time."""
     return getattr(error, 'pgcode', None) in RACED
+
+
+@contextlib.contextmanager
+def connectTimeout():
+    """Have a connection that begins in the block wait for a server that hangs as `DEFAULTS` says, and not for ever.
+
+    For the first connections, which RelStorage makes before anybody can change its `dsn`.  What that says, or the
+    environment, is left alone.
+    """
+    if _CONNECT_TIMEOUT in os.environ:
+        yield
+        return
+    os.environ[_CONNECT_TIMEOUT] = str(DEFAULTS['connect_timeout'])
+    try:
+        yield
+    finally:
+        os.environ.pop(_CONNECT_TIMEOUT, None)      # it is no business of what tasks start
 
 
 class Connections:
@@ -106,6 +137,7 @@ class Connections:
     def __init__(self, manager):
         """`manager` is RelStorage's `IConnectionManager` of the database."""
         self._all, self._lock = weakref.WeakSet(), threading.Lock()
+        self._waiting = {}                              # connection -> how often in a row it was found waiting
         addToDSN(manager, DEFAULTS)
         manager.add_on_store_opened(self._note)
         manager.add_on_load_opened(self._note)
@@ -135,13 +167,44 @@ class Connections:
         finally:
             done.set()
 
+    def ask(self, cursor):
+        """Ask the server whether it is there; end those connections whose backend does not take what it was asked.
+
+        To be called every PING_INTERVAL seconds.  These calls are counted, and not the time, in which this process
+        itself may have been stopped.
+
+        cursor -- of a connection of the same role.
+        """
+        with self._lock:
+            waiting = [connection for connection in self._all if _isWaiting(connection)]
+        self._waiting = {connection: self._waiting.get(connection, 0) + 1 for connection in waiting}
+        late = {connection.info.backend_pid: connection for connection, looks in self._waiting.items()
+                if looks > ANSWER_TIME / PING_INTERVAL}
+        if not late:
+            cursor.execute('SELECT 1')
+            return
+        cursor.execute(_HANGING, (list(late), ANSWER_TIME))
+        for pid, in cursor.fetchall():
+            log.warning('the process %d of PostgreSQL has not answered for %d seconds, but others do: connecting anew',
+                        pid, ANSWER_TIME)
+            _shutDown([late[pid]])
+
     def _end(self, more):
         with self._lock:
             connections = [*self._all, *more]
-        for connection in connections:
-            # An exception: it is closed.
-            with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+        _shutDown(connections)
+
+
+def _isWaiting(connection):
+    """Return whether a connection has asked the server something, and has no answer yet."""
+    return not connection.closed and connection.info.transaction_status == ACTIVE
+
+
+def _shutDown(connections):
+    for connection in connections:
+        # An exception: it is closed.
+        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class CommitListener:
@@ -237,12 +300,14 @@ class CommitListener:
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
+            asked = time.monotonic()
             while not self._isDone():
-                if selector.select(PING_INTERVAL):
+                if selector.select(max(0, asked + PING_INTERVAL - time.monotonic())):
                     connection.poll()
-                else:
+                if time.monotonic() - asked >= PING_INTERVAL:
                     with self.open.answering(ANSWER_TIME, connection):
-                        cursor.execute('SELECT 1')
+                        self.open.ask(cursor)
+                    asked = time.monotonic()
                 told, connection.notifies[:] = connection.notifies[:], ()
                 payloads = [each.payload for each in told if not self._isOwn(each.pid)]
                 if payloads:

@@ -27,6 +27,7 @@ _RELSTORAGE_CONF = """\
 %import relstorage
 <zodb>
   <relstorage>
+    cache-local-mb 0
     blob-dir {directory}/blobs
     <postgresql>
       driver psycopg2
