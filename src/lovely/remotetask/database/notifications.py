@@ -32,7 +32,8 @@ class CommitNotifier:
         A wakeup may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
         those to one of these objects set it then, or all.  If it also has a method `note`, that is called before, with
         the ids of those that were written, or None when that is not known.  One with an attribute `ignoresUnknown`
-        that is true is left alone when that is not known.
+        that is true is left alone when that is not known.  A method `hear` is called before with the ids of all objects
+        that such a commit has written, a sequence.
         """
         with self._lock:
             self._wakeups.add(wakeup)
@@ -58,6 +59,8 @@ class CommitNotifier:
                 if written is None or written:
                     if hasattr(wakeup, 'note'):
                         wakeup.note(written)
+                    if oids is not None and hasattr(wakeup, 'hear'):
+                        wakeup.hear(oids)
                     wakeup.set()
 
 

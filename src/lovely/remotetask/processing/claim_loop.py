@@ -70,8 +70,8 @@ class ClaimLoop:
     lifecycle -- the `Lifecycle`.
     pool -- the `WorkerPool`.
     notices -- the `Notices`.
-    wakeup -- the event that the notifier of the database sets; its `interest` is a set that is replaced as a whole, by
-        this thread alone (see `notifications.CommitNotifier.subscribe`).
+    wakeup -- the `Wakeup` that the notifier of the database sets; its `interest` is a set that is replaced as a whole,
+        by this thread alone.
     settings -- the `Settings`.
     clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
     """
@@ -184,7 +184,7 @@ class ClaimLoop:
         want = self.demand(load, len(reports)) if isRunning and mayClaim(self.failures) else 0
         # One that is about to stop has no threads, for the record: nobody leaves jobs to it.
         return Work(reports, want, self._settings.threads if isRunning else 0, load.duration, self._busyFor(load),
-                    self._inFlight.snapshot())
+                    self._inFlight.snapshot(), self.wakeup.takeWritten())
 
     def demand(self, load, ended=0):
         """Return how many jobs to claim; 0 or less for none.
