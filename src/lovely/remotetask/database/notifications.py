@@ -11,6 +11,7 @@ from lovely.remotetask.database.postgresql import CommitListener
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import isClosed
 from lovely.remotetask.database.storages import postgresqlOf
+from lovely.remotetask.database.zeo import useProtocol
 
 
 class CommitNotifier:
@@ -108,6 +109,7 @@ def _makeNotifier(db):
     if adapter is not None:
         db.storage.registerDB(_Listener(adapter, notifier, client))
         notifier.hearsOthers = True
+        useProtocol()                   # an application has opened it by itself: from its next connection on
     if postgresql is not None:
         reference = weakref.ref(db)
         notifier.listener = CommitListener(postgresql.connmanager, notifier,
