@@ -6,8 +6,10 @@ Nothing outside of these namespaces is touched, and no name or address is shared
 import ctypes
 import itertools
 import os
+import pathlib
 import shutil
 import subprocess
+import sys
 import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +87,7 @@ class Network:
 
     def __init__(self):
         self._prefix = f'remotetask-{os.getpid()}-{next(_numbers)}'
-        self._namespaces, self._machines, self._rules = [], [], []
+        self._namespaces, self._machines, self._rules, self._carriers = [], [], [], []
         self._router = None
 
     def start(self):
@@ -129,9 +131,37 @@ class Network:
 
     def lose(self, sender, receiver):
         """Lose all that one machine sends to another, and tell nobody."""
-        rule = ['from', sender.address, 'to', receiver.address, 'blackhole']
+        self._rule(sender, receiver, 'blackhole')
+
+    def _rule(self, sender, receiver, *action):
+        rule = ['from', sender.address, 'to', receiver.address, *action]
         _ip('-n', self._router, 'rule', 'add', *rule)
         self._rules.append(rule)
+
+    def separate(self, one, other, seconds, loss=0.0):
+        """Put a distance between two machines, for those packets that are sent from now on.
+
+        seconds -- of a round trip, half of it in each direction.
+        loss -- the share of the packets that are lost, 0 to 1.
+
+        Raise `ImpossibleHere`.
+        """
+        number = 100 + len(self._carriers)
+        device = f'far{number}'
+        carrier = subprocess.Popen(
+            ['ip', 'netns', 'exec', self._router, sys.executable, pathlib.Path(__file__).with_name('distance.py'),
+             device, str(seconds / 2), str(loss), str(number)], text=True, stdout=subprocess.PIPE)
+        self._carriers.append(carrier)
+        if carrier.stdout.readline() != 'ready\n':
+            raise ImpossibleHere('there is no TUN device')
+        _ip('-n', self._router, 'link', 'set', device, 'up')
+        _ip('-n', self._router, 'route', 'add', 'default', 'dev', device, 'table', str(number))
+        for sender, receiver in (one, other), (other, one):
+            # What comes back from the device is routed on as usual.
+            self._rule(sender, receiver, 'iif', self._port(sender), 'lookup', str(number))
+
+    def _port(self, machine):
+        return f'port{self._machines.index(machine) + 1}'
 
     def cut(self, one, *others):
         """Lose all between a machine and the others, in both directions.
@@ -143,12 +173,15 @@ class Network:
             self.lose(other, one)
 
     def heal(self):
-        """Lose nothing any more."""
+        """Lose nothing any more, and nothing is far away."""
         while self._rules:
             _ip('-n', self._router, 'rule', 'delete', *self._rules.pop())
 
     def close(self):
         """Remove everything.  Processes that still run on a machine keep that, without a cable."""
+        for carrier in self._carriers:
+            carrier.kill()
+            carrier.communicate()
         for machine in self._machines:
             machine.close()
         for namespace in reversed(self._namespaces):

@@ -7,6 +7,7 @@ import unittest
 from types import SimpleNamespace
 
 from lovely.remotetask.processing.claim_strategy import CLAIMING
+from lovely.remotetask.processing.claim_strategy import LARGEST_STORE
 from lovely.remotetask.processing.claim_strategy import LONGEST_HEAD_START
 from lovely.remotetask.processing.claim_strategy import MOST
 from lovely.remotetask.processing.claim_strategy import PATIENCE
@@ -22,6 +23,7 @@ from lovely.remotetask.processing.claim_strategy import elsewhere
 from lovely.remotetask.processing.claim_strategy import headStart
 from lovely.remotetask.processing.claim_strategy import horizon
 from lovely.remotetask.processing.claim_strategy import mayClaim
+from lovely.remotetask.processing.claim_strategy import store
 from lovely.remotetask.processing.load_sharing import AT_ONCE
 from lovely.remotetask.processing.load_sharing import FIRST
 from lovely.remotetask.processing.load_sharing import HELD_UP
@@ -62,6 +64,13 @@ class TestDemand(unittest.TestCase):
     def test_in_order_nothing_is_held_in_store(self):
         self.assertEqual(demand(1, 0, STORE / 10, 0, isOrdered=True), 1)
         self.assertEqual(demand(1, 0, STORE / 10, 1, isOrdered=True), 0)
+
+    def test_more_is_claimed_at_once_where_commits_take_long(self):
+        self.assertEqual(store([]), STORE)
+        self.assertEqual(store([STORE / 10, STORE]), STORE)
+        self.assertEqual(store([3 * STORE, 2 * STORE, 9 * STORE]), 4 * STORE)
+        self.assertEqual(store([60.0]), LARGEST_STORE)
+        self.assertEqual(demand(1, 0, STORE / 2, 1, store=4 * STORE), 7)
 
     def test_a_host_without_threads(self):
         for duration in None, STORE / 10, 10 * STORE:

@@ -257,6 +257,7 @@ class TestQueues(unittest.TestCase):
         jobids = self.add(12)
         begun = self.take(0).claim.jobid
         self.assertEqual(self.inFlight.nextMoment(), self.now + min(STALE_AFTER, LONG_AFTER))
+        self.assertEqual(self.inFlight.nextMoment(staleAfter=LONG_AFTER * 2), self.now + LONG_AFTER)
         self.assertEqual(self.inFlight.withdraw(STALE_AFTER), [])
         self.now += STALE_AFTER * 1.01
         claims = self.inFlight.withdraw(STALE_AFTER)

@@ -14,6 +14,7 @@ import threading
 import time
 import types
 import unittest
+import unittest.mock
 
 from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
@@ -38,6 +39,7 @@ from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import DEFAULT_SERVICE
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing.ports import freePort
 
 
@@ -276,6 +278,21 @@ class TestAccepting(unittest.TestCase):
             ended.join(PATIENCE)
         self.assertIn(len(accepted), (2, 3))
         self.assertIn('has refused a connection: it gave no reason', logs.output[0])
+
+    def test_an_application_that_has_opened_it_by_itself_pauses_too(self):
+        own, = zeo.Protocol.__bases__
+        self.enterContext(unittest.mock.patch('ZEO.asyncio.client.Protocol', own))
+        with temporaryZEO() as process:
+            db = process.database()
+            notifierOf(db)
+            process.kill()
+            with socket.create_server(process.address) as server:
+                moments = []
+                for _ in range(2):
+                    server.accept()[0].close()
+                    moments.append(time.monotonic())
+            db.close()
+        self.assertGreaterEqual(moments[1] - moments[0], zeo.REFUSED_PAUSE)
 
     @staticmethod
     def accept(server, accepted):

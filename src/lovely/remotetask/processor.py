@@ -37,6 +37,7 @@ from lovely.remotetask.processing.ownership import ATTEMPTS
 from lovely.remotetask.processing.ownership import LeaseLost
 from lovely.remotetask.processing.ownership import ServiceRemoved
 from lovely.remotetask.processing.session import once
+from lovely.remotetask.processing.wakeup import Wakeup
 from lovely.remotetask.processing.worker import Worker
 from lovely.remotetask.processing.worker_pool import LAST_JOIN
 from lovely.remotetask.processing.worker_pool import WorkerPool
@@ -105,11 +106,10 @@ class MultiProcessor:
         self._settings = Settings(waitTime, maxThreads, {} if keep is None else dict(keep), self.ordered,
                                   self._taskClient.isSeparate)
         self._lifecycle = Lifecycle(monotonic)
-        self._wakeup = threading.Event()
-        self._wakeup.interest = None            # see `CommitNotifier.subscribe`
+        self._wakeup = Wakeup()
         self.inFlight = InFlight(self._wake, monotonic)
         self.cycle = Cycle(db, self.servicePath, name, lease, maxThreads, schedule, self.ordered, clock, monotonic,
-                           tasks)
+                           tasks, self._taskClient.prefetch if self._taskClient.isSeparate else None)
         self._notices = Notices(self.servicePath, clock)
         self._pool = WorkerPool(self.inFlight, self._worker, self._mayRest, self._notices, clock)
         self.loop = ClaimLoop(self.cycle, self.inFlight, self._lifecycle, self._pool, self._notices, self._wakeup,

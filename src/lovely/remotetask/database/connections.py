@@ -6,8 +6,11 @@ import threading
 
 import transaction
 from ZODB.POSException import StorageError
+from ZODB.utils import p64
+from ZODB.utils import u64
 
 from lovely.remotetask.common.internals import isUnchanged
+from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.transactions import tryAbort
 
 
@@ -29,6 +32,12 @@ class SharedClient:
 
     def release(self):
         """Be done with it: to be called once for each `acquire`, with all its connections closed."""
+
+    def prefetch(self, oids):
+        """Have a separate client ask its server for records, if it is open, and do not wait for them.
+
+        oids -- a list of object ids.
+        """
 
 
 class ThreadConnection:
@@ -128,6 +137,17 @@ class SeparateClient(SharedClient):
                 return
             db, self._db = self._db, None
         self._close(db)
+
+    def prefetch(self, oids):
+        """See `SharedClient`."""
+        db = self._db                           # without the lock, which is held while a client is opened
+        client = None if db is None else clientOf(db)
+        if client is None or not client.is_connected():
+            return
+        try:
+            client.prefetch(oids, p64(u64(client.lastTransaction()) + 1))
+        except Exception:                       # closed meanwhile, say
+            log.debug('a client of the database cannot load in advance', exc_info=True)
 
     def close(self):
         """Close the client even if somebody has it still."""

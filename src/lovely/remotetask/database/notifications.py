@@ -11,6 +11,7 @@ from lovely.remotetask.database.postgresql import CommitListener
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import isClosed
 from lovely.remotetask.database.storages import postgresqlOf
+from lovely.remotetask.database.zeo import useProtocol
 
 
 class CommitNotifier:
@@ -32,7 +33,8 @@ class CommitNotifier:
         A wakeup may have an attribute `interest`, a set of object ids or None: of the commits of other processes only
         those to one of these objects set it then, or all.  If it also has a method `note`, that is called before, with
         the ids of those that were written, or None when that is not known.  One with an attribute `ignoresUnknown`
-        that is true is left alone when that is not known.
+        that is true is left alone when that is not known.  A method `hear` is called before with the ids of all objects
+        that such a commit has written, a sequence.
         """
         with self._lock:
             self._wakeups.add(wakeup)
@@ -58,6 +60,8 @@ class CommitNotifier:
                 if written is None or written:
                     if hasattr(wakeup, 'note'):
                         wakeup.note(written)
+                    if oids is not None and hasattr(wakeup, 'hear'):
+                        wakeup.hear(oids)
                     wakeup.set()
 
 
@@ -105,6 +109,7 @@ def _makeNotifier(db):
     if adapter is not None:
         db.storage.registerDB(_Listener(adapter, notifier, client))
         notifier.hearsOthers = True
+        useProtocol()                   # an application has opened it by itself: from its next connection on
     if postgresql is not None:
         reference = weakref.ref(db)
         notifier.listener = CommitListener(postgresql.connmanager, notifier,

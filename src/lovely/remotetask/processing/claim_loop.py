@@ -1,5 +1,6 @@
 """The loop of the thread that keeps a host's ledger: report, claim, hand out, wait until there is something to do."""
 # SPDX-License-Identifier: ZPL-2.1
+import collections
 import logging
 import random
 import time
@@ -21,6 +22,7 @@ from lovely.remotetask.execution.run import failed
 from lovely.remotetask.processing.claim_strategy import demand
 from lovely.remotetask.processing.claim_strategy import headStart
 from lovely.remotetask.processing.claim_strategy import mayClaim
+from lovely.remotetask.processing.claim_strategy import store
 from lovely.remotetask.processing.cycle import CLEANED
 from lovely.remotetask.processing.in_flight import STALE_AFTER
 from lovely.remotetask.processing.iteration import Work
@@ -46,6 +48,9 @@ LEAST_WAIT = 0.01
 #: Seconds between two looks of an idle host at others on its machine: so soon it sees that one of them died.
 NEIGHBOUR_INTERVAL = 0.4
 
+#: Iterations whose durations count.
+REMEMBERED = 4
+
 #: After so many conflicts in a row the pause grows, as after other failures: it claims other jobs, and need not wait
 #: long for these.
 CONFLICTS = 10
@@ -70,8 +75,8 @@ class ClaimLoop:
     lifecycle -- the `Lifecycle`.
     pool -- the `WorkerPool`.
     notices -- the `Notices`.
-    wakeup -- the event that the notifier of the database sets; its `interest` is a set that is replaced as a whole, by
-        this thread alone (see `notifications.CommitNotifier.subscribe`).
+    wakeup -- the `Wakeup` that the notifier of the database sets; its `interest` is a set that is replaced as a whole,
+        by this thread alone.
     settings -- the `Settings`.
     clock, monotonic -- return UTC seconds, and seconds of the monotonic clock.
     """
@@ -85,6 +90,7 @@ class ClaimLoop:
         self.failures = 0               # iterations that have failed in a row
         self.givenBack = 0              # claims that were given back at the end
         self._returned = set()          # ids of those that were given back before, while runs went on
+        self._durations = collections.deque(maxlen=REMEMBERED)      # seconds of the last iterations that have written
         self._cleanAt = float('-inf')   # when to look for jobs to be removed, by the monotonic clock
 
     def run(self):
@@ -138,7 +144,10 @@ class ClaimLoop:
         self.reports += self._inFlight.takeReports()
         seen, unseen = self._bySight()
         work = self._work(load, seen)
+        began = self.monotonic()
         result = self.cycle.iterate(work)
+        if result.isWritten:
+            self._durations.append(self.monotonic() - began)
         self.reports = unseen
         self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
                               self.cycle.name)
@@ -150,7 +159,12 @@ class ClaimLoop:
     def _returnStale(self, load):
         """Give back what has waited for long: jobs take longer than was thought, and other hosts may be free."""
         isHeldUp = self.cycle.state.isQuick and self._busyFor(load) >= HELD_UP
-        self._return(None if isHeldUp else STALE_AFTER)
+        self._return(None if isHeldUp else self._staleAfter)
+
+    @property
+    def _staleAfter(self):
+        """Seconds after which claims that no thread has taken go back to the queue."""
+        return max(STALE_AFTER, 2 * store(self._durations))
 
     def _return(self, age=None):
         """Let the next iteration return the claims on jobs that have not begun; return whether there are any.
@@ -185,7 +199,7 @@ class ClaimLoop:
         want = self.demand(load, len(reports)) if isRunning and mayClaim(self.failures) else 0
         # One that is about to stop has no threads, for the record: nobody leaves jobs to it.
         return Work(reports, want, self._settings.threads if isRunning else 0, load.duration, self._busyFor(load),
-                    self._inFlight.snapshot())
+                    self._inFlight.snapshot(), self.wakeup.takeWritten())
 
     def demand(self, load, ended=0):
         """Return how many jobs to claim; 0 or less for none.
@@ -194,7 +208,7 @@ class ClaimLoop:
         ended -- how many of those that are claimed have ended.
         """
         return demand(self._settings.threads, load.unwanted, load.duration, len(self.cycle.openClaims) - ended,
-                      self._settings.isOrdered)
+                      self._settings.isOrdered, store(self._durations))
 
     def _handOut(self, work, result):
         """Pass on what has come out of an iteration to those who run jobs."""
@@ -342,7 +356,7 @@ class ClaimLoop:
             waits.append(state.nextTime - self.clock())
         if state.isQuick and self.cycle.openClaims:
             waits.append(HELD_UP - self._busyFor(self._inFlight.load(self._settings.threads)))
-        if (nextMoment := self._inFlight.nextMoment()) is not None:
+        if (nextMoment := self._inFlight.nextMoment(self._staleAfter)) is not None:
             waits.append(nextMoment - moment)
         if self._cleans:
             waits.append(self._cleanAt - moment)

@@ -16,9 +16,9 @@ from lovely.remotetask.processing.load_sharing import Survey
 from lovely.remotetask.storage.shards import SHARDS
 
 
-#: A host claims work for so many seconds of its threads, so that a commit does not leave them idle; and at most so many
-#: jobs.
-STORE, MOST = 0.1, 1000
+#: A host claims work for so many seconds of its threads, so that a commit does not leave them idle; up to the second
+#: number if commits take long, as over a slow network; and at most so many jobs.
+STORE, LARGEST_STORE, MOST = 0.1, 1.0, 1000
 
 #: After a conflict a host passes over fewer ids of a queue than that.
 SKIP = 128
@@ -96,8 +96,18 @@ class Decision:
     isCut: bool = False                 # whether so many of the ids that were taken are not for it that it left off
 
 
-def demand(threads, unwanted, duration, claimed, isOrdered=False):
-    """Return how many more jobs keep the threads busy for STORE seconds; 0 or less for none.
+def store(durations):
+    """Return for how many seconds of its threads a host claims work.
+
+    durations -- seconds that the last iterations took which have written; the shortest counts, others met a mishap.
+
+    While one iteration claims, the threads run what the one before has claimed.
+    """
+    return min(LARGEST_STORE, max(STORE, 2 * min(durations, default=0.0)))
+
+
+def demand(threads, unwanted, duration, claimed, isOrdered=False, store=STORE):
+    """Return how many more jobs keep the threads busy for `store` seconds; 0 or less for none.
 
     threads -- that run jobs.
     unwanted -- how many of these run something whose outcome is not wanted any more.
@@ -107,7 +117,7 @@ def demand(threads, unwanted, duration, claimed, isOrdered=False):
     """
     free = threads - unwanted
     if duration is not None and not isOrdered:
-        free = int(min(MOST, free * max(1, STORE / max(duration, 1e-6))))
+        free = int(min(MOST, free * max(1, store / max(duration, 1e-6))))
     return free - claimed
 
 

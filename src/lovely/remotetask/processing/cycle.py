@@ -37,6 +37,7 @@ from lovely.remotetask.processing.session import Session
 from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import cleanup
 from lovely.remotetask.storage import hosts
+from lovely.remotetask.storage import preloading
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import stacks
@@ -84,11 +85,13 @@ class Cycle:
     schedule -- whether this host may become the scheduler.
     ordered -- whether jobs are claimed in the order in which they were added, whatever their shards.
     tasks -- patterns of the names of tasks that this host takes, see `tasks.takes`; None for all.
+    prefetch -- called with the ids of the records that those who run the claims will load; None for nobody.
     """
 
     def __init__(self, db, path, name=None, lease=30.0, threads=1, schedule=True, ordered=False,
-                 clock=time.time, monotonic=time.monotonic, tasks=None):
+                 clock=time.time, monotonic=time.monotonic, tasks=None, prefetch=None):
         self.lease, self.threads, self.ordered, self.clock, self.monotonic = lease, threads, ordered, clock, monotonic
+        self._prefetch = prefetch
         self._tasks = None if tasks is None else tuple(tasks)
         limits = {} if tasks is None else {'tasks': self._tasks}
         owner = hosts.identity(threads=threads, lease=lease, since=clock(), schedule=schedule,
@@ -132,6 +135,7 @@ class Cycle:
         """
         self.session.oid = None
         try:
+            self.session.transact(self._warmUp)
             ends = self.ownership.take(self.session, self.clock, self.monotonic)
             self._oid = self.session.transact(lambda service: service._p_oid)
         except BaseException:
@@ -139,6 +143,11 @@ class Cycle:
             raise
         self._noteCommit(self.monotonic())
         return ends
+
+    def _warmUp(self, service):
+        """Load what the first iteration needs: one object after the other would take long if the server is far away."""
+        preloading.preload(service)
+        queryTask(service, '')                  # its site may have tasks of its own
 
     def iterate(self, work):
         """Do one transaction; return its `Result`.
@@ -174,6 +183,7 @@ class Cycle:
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
+        self._announce(view, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view, [one for one in messages if one.extra['event'] == 'host.lost'])
         return Result(state, claims, unwanted, lost, outcomes, rescued, asked, self._isReclaimed,
@@ -194,6 +204,8 @@ class Cycle:
     def _begin(self, work):
         """Begin a transaction; return its `View`."""
         service = self._service()
+        if work.expected and work.want > 0 and not self.state.freeBefore:       # most likely it is this host's job
+            self.session.connection.prefetch(work.expected)
         threads = self.threads if work.threads is None else work.threads
         return View(service, service.ledgers[self.name], self.name, threads, self.clock(), self.monotonic())
 
@@ -318,6 +330,11 @@ class Cycle:
                 view.ledger.mark(claim.jobid, ONCE)
             elif claim.suspect:
                 view.ledger.mark(claim.jobid, ALONE)
+
+    def _announce(self, view, claims):
+        """Have those who run the claims load the jobs while these are committed."""
+        if claims and self._prefetch is not None:
+            self._prefetch(preloading.unchanged(view.service, [claim.jobid for claim in claims]))
 
     def _stateAfter(self, view, published, scheduled, decision):
         """Return the `State` that follows, if this is committed."""

@@ -14,7 +14,7 @@ from lovely.remotetask.storage.transitions import Returned
 #: Seconds after which it is put on record that a job runs: what is shorter costs no transaction of its own.
 LONG_AFTER = 1.0
 
-#: Seconds after which claims that no thread has taken are looked at.
+#: Seconds after which claims that no thread has taken are looked at, unless iterations take long.
 STALE_AFTER = 0.5
 
 #: Seconds between two writes of progress.
@@ -255,13 +255,16 @@ class InFlight:
                 execution.unwanted = execution.unwanted or execution.token in tokens
         self.interrupt(tokens, reason)
 
-    def nextMoment(self):
-        """Return when there will be something to do that nobody wakes us for, by the monotonic clock; or None."""
+    def nextMoment(self, staleAfter=STALE_AFTER):
+        """Return when there will be something to do that nobody wakes us for, by the monotonic clock; or None.
+
+        staleAfter -- seconds after which claims that no thread has taken are looked at.
+        """
         with self._lock:
             moments = [self._shownAt + PROGRESS_PAUSE] if self._hasProgress else []
             since = self._waitingSince()
             if since is not None:
-                moments.append(since + STALE_AFTER)
+                moments.append(since + staleAfter)
             for execution in self._executions:
                 if execution.unwanted:
                     continue

@@ -30,6 +30,7 @@ class Work:
     duration: float | None = None       # seconds that a job takes lately, for the record; None for unknown
     busyFor: float = 0.0                # for how many seconds all threads have been busy with the same jobs
     snapshot: Snapshot = field(default_factory=Snapshot)
+    expected: Sequence = ()             # ids of records that are needed if there is something to claim
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What a thread that runs jobs does: one run after the other, each until its end is on record or known."""
 # SPDX-License-Identifier: ZPL-2.1
-import contextlib
 import logging
 import random
 import time
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import transaction
 from transaction.interfaces import TransientError
 from ZODB.POSException import ConflictError
-from ZODB.POSException import StorageError
 from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 
@@ -42,6 +40,7 @@ from lovely.remotetask.processing.fence import actOf
 from lovely.remotetask.processing.fence import confirm
 from lovely.remotetask.processing.fence import marked
 from lovely.remotetask.processing.fence import touched
+from lovely.remotetask.storage import preloading
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.transitions import Outcome
 from lovely.remotetask.storage.transitions import Recorded
@@ -113,9 +112,14 @@ class Worker:
         return self._client.connection is not None
 
     def warmUp(self):
-        """Open the connection before the first job comes, if that can be done now."""
-        with contextlib.suppress(StorageError):
-            self._client.open()
+        """Open the connection, and load what all jobs need, before the first one comes; if that can be done now."""
+        try:
+            service = self._begin(self._client.open()).service
+            preloading.preloadPages(service)
+            queryTask(service, '')              # its site may have tasks of its own
+        except Exception:                       # the first run meets it, too
+            log.debug('processing host %s cannot load in advance', self.name, exc_info=True)
+        self.tryAbort()
 
     def tryAbort(self):
         """End the transaction of the last run."""

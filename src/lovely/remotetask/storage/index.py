@@ -89,6 +89,11 @@ class Hosts(Persistent):
         self._names = IOBTree()
         self._numbers = OIBTree()
 
+    @property
+    def parts(self):
+        """Its stored parts."""
+        return self._names, self._numbers
+
     def add(self, name):
         """Return the number of a host, a new one if it has none."""
         number = self.numberOf(name)

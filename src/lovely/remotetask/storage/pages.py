@@ -42,6 +42,11 @@ class Pages(Persistent):
         """The connection; None outside a database."""
         return self._p_jar
 
+    @property
+    def directory(self):
+        """The stored object in which the pages are found."""
+        return self._pages
+
     def page(self, jobid):
         """Return the page that an id belongs to; None when there is none."""
         return self._pages.get(jobid >> PAGE_BITS)
