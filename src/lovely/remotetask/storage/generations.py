@@ -27,6 +27,7 @@ from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.database.sites import missingClass
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongGeneration
 from lovely.remotetask.storage import hosts
@@ -165,25 +166,32 @@ def _part(manager, connection, path, now, user, hasWaited=True):
 
     hasWaited -- whether the transactions of older releases are over, if these were excluded.
     """
-    for attempt in manager.attempts(ATTEMPTS):
-        with attempt as txn:
-            service = atPath(connection.root()[ROOT_NAME], path)
-            plan = planOf(service, path, now())
-            if plan.fault is not None:
-                raise WrongGeneration(plan.fault)
-            if not plan.steps:
-                return None
-            if plan.hosts:
-                raise RemoteTaskError(f'stop these processing hosts of {pathText(path)} first, which cannot work with '
-                                      f'it after the upgrade: {named(plan.hosts)}')
-            if plan.generation < service.needs and not hasWaited:
-                return EXCLUDED                         # by whoever was interrupted
-            part = _do(service, plan.steps[0])
-            notes.write(txn, [notes.Act('upgrade', path=pathText(path))], user)
-    if part != WORKED:
-        log.info('service %s: %s; it is of generation %d', pathText(path), part, service.generation,
+    def tryOnce():
+        service = atPath(connection.root()[ROOT_NAME], path)
+        plan = planOf(service, path, now())
+        _checkPlan(plan)
+        if not plan.steps:
+            return None, service.generation
+        if plan.generation < service.needs and not hasWaited:
+            return EXCLUDED, service.generation             # by whoever was interrupted
+        part = _do(service, plan.steps[0])
+        notes.write(manager.get(), [notes.Act('upgrade', path=pathText(path))], user)
+        return part, service.generation
+
+    part, generation = transact(manager, tryOnce, ATTEMPTS)
+    if part not in (None, WORKED):
+        log.info('service %s: %s; it is of generation %d', pathText(path), part, generation,
                  extra=about('service.upgraded', service=pathText(path)))
     return part
+
+
+def _checkPlan(plan):
+    """Raise `WrongGeneration` or `RemoteTaskError` when what is planned cannot be done now."""
+    if plan.fault is not None:
+        raise WrongGeneration(plan.fault)
+    if plan.hosts:
+        raise RemoteTaskError(f'stop these processing hosts of {pathText(plan.path)} first, which cannot work with it '
+                              f'after the upgrade: {named(plan.hosts)}')
 
 
 def _do(service, step):
