@@ -22,6 +22,7 @@ from lovely.remotetask.processing.claim_strategy import demand
 from lovely.remotetask.processing.claim_strategy import elsewhere
 from lovely.remotetask.processing.claim_strategy import headStart
 from lovely.remotetask.processing.claim_strategy import horizon
+from lovely.remotetask.processing.claim_strategy import isFar
 from lovely.remotetask.processing.claim_strategy import mayClaim
 from lovely.remotetask.processing.claim_strategy import store
 from lovely.remotetask.processing.load_sharing import AT_ONCE
@@ -70,6 +71,7 @@ class TestDemand(unittest.TestCase):
         self.assertEqual(store([STORE / 10, STORE]), STORE)
         self.assertEqual(store([3 * STORE, 2 * STORE, 9 * STORE]), 4 * STORE)
         self.assertEqual(store([60.0]), LARGEST_STORE)
+        self.assertEqual([isFar(durations) for durations in ([], [STORE / 10, 60.0], [STORE])], [False, False, True])
         self.assertEqual(demand(1, 0, STORE / 2, 1, store=4 * STORE), 7)
 
     def test_a_host_without_threads(self):

@@ -488,6 +488,20 @@ class TestIterations(ProcessorCase):
         self.manager.begin()
         self.assertEqual(self.service.getStatus(later), QUEUED)
 
+    def test_jobs_are_loaded_in_advance_where_commits_take_long(self):
+        asked = []
+        self.cycle.leave(set())
+        cycle = Cycle(self.db, PATH, 'b', clock=self.clock, prefetch=asked.append)
+        self.addCleanup(cycle.close)
+        cycle.attach()
+        self.add('double', 1)
+        self.assertEqual(len(cycle.iterate(Work(want=1)).claims), 1)
+        self.assertEqual(asked, [])
+        jobid = self.add('double', 1)
+        self.assertEqual(len(cycle.iterate(Work(want=1, isFar=True)).claims), 1)
+        self.assertEqual(asked, [[ready.shardOf(self.service, jobid).pages.directory._p_oid,
+                                  ready.shardOf(self.service, jobid).pages.page(jobid)._p_oid]])
+
     def test_after_a_conflict_it_goes_elsewhere(self):
         positions = set()
         for _ in range(20):

@@ -21,6 +21,7 @@ from lovely.remotetask.errors import WrongGeneration
 from lovely.remotetask.execution.run import failed
 from lovely.remotetask.processing.claim_strategy import demand
 from lovely.remotetask.processing.claim_strategy import headStart
+from lovely.remotetask.processing.claim_strategy import isFar
 from lovely.remotetask.processing.claim_strategy import mayClaim
 from lovely.remotetask.processing.claim_strategy import store
 from lovely.remotetask.processing.cycle import CLEANED
@@ -199,7 +200,7 @@ class ClaimLoop:
         want = self.demand(load, len(reports)) if isRunning and mayClaim(self.failures) else 0
         # One that is about to stop has no threads, for the record: nobody leaves jobs to it.
         return Work(reports, want, self._settings.threads if isRunning else 0, load.duration, self._busyFor(load),
-                    self._inFlight.snapshot(), self.wakeup.takeWritten())
+                    self._inFlight.snapshot(), self.wakeup.takeWritten(), isFar(self._durations))
 
     def demand(self, load, ended=0):
         """Return how many jobs to claim; 0 or less for none.

@@ -106,6 +106,11 @@ def store(durations):
     return min(LARGEST_STORE, max(STORE, 2 * min(durations, default=0.0)))
 
 
+def isFar(durations):
+    """Return whether a host is so far from its database server that it claims ahead; see `store`."""
+    return store(durations) > STORE
+
+
 def demand(threads, unwanted, duration, claimed, isOrdered=False, store=STORE):
     """Return how many more jobs keep the threads busy for `store` seconds; 0 or less for none.
 

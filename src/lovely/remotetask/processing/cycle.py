@@ -183,7 +183,7 @@ class Cycle:
         claims, decision = self._claim(view, work)
         claims += self._adopt(view, work, claims)
         self._mark(view, claims)
-        self._announce(view, claims)
+        self._announce(view, work, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view, [one for one in messages if one.extra['event'] == 'host.lost'])
         return Result(state, claims, unwanted, lost, outcomes, rescued, asked, self._isReclaimed,
@@ -331,9 +331,12 @@ class Cycle:
             elif claim.suspect:
                 view.ledger.mark(claim.jobid, ALONE)
 
-    def _announce(self, view, claims):
-        """Have those who run the claims load the jobs while these are committed."""
-        if claims and self._prefetch is not None:
+    def _announce(self, view, work, claims):
+        """Have those who run the claims load the jobs while these are committed, if that takes long.
+
+        Else they load them no later, and most of what is asked for here would be loaded twice.
+        """
+        if claims and work.isFar and self._prefetch is not None:
             self._prefetch(preloading.unchanged(view.service, [claim.jobid for claim in claims]))
 
     def _stateAfter(self, view, published, scheduled, decision):

@@ -31,6 +31,7 @@ class Work:
     busyFor: float = 0.0                # for how many seconds all threads have been busy with the same jobs
     snapshot: Snapshot = field(default_factory=Snapshot)
     expected: Sequence = ()             # ids of records that are needed if there is something to claim
+    isFar: bool = False                 # whether iterations take long lately, as those of a host that is far away do
 
 
 @dataclass(frozen=True)
