@@ -5,6 +5,7 @@ import contextlib
 import errno
 import logging
 import threading
+import time
 import unittest
 
 import transaction
@@ -28,6 +29,7 @@ from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.storage.transitions import Recorded
+from lovely.remotetask.testing import PATIENCE
 from test_processor import PATH
 from test_processor import ProcessorCase
 from test_processor import claimOne
@@ -445,27 +447,33 @@ class TestStorageErrors(RunCase):
 
         self.task(lambda service, jobid: None, 'write')
         self.provide('echo', echo)
+        self.db.setCacheSize(0)                 # so that each transaction has something to load
         host = self.start(waitTime=0.05, maxThreads=2)
         expected = 0
-        for method in 'tpc_begin', 'store', 'tpc_vote', 'tpc_finish', 'tpc_abort', 'load', 'lastTransaction':
-            for error in OSError(errno.ENOSPC, 'no space left on device'), DriverError('the server went away'):
-                with self.subTest(method, error=error):
-                    jobids = [self.add('write'), self.add('echo')]
-                    expected += 1
-                    self.connection.close()                             # its own errors are not meant here
-                    self.storage.faults = {method: [error] * 6}
-                    while self.storage.faults[method] and method != 'tpc_abort':
-                        self.assertTrue(host.running)
-                        self.db.cacheMinimize()                         # so that there is something to load
-                        host._wakeup.set()
-                        host._lifecycle.ended.wait(0.01)
-                    self.storage.faults = {}
-                    self.connection = self.db.open(self.manager)
-                    self.service = self.connection.root()['Application']['TaskService']
-                    self.assertEqual(self.statuses(*jobids), ['completed'] * 2)
-                    self.assertEqual([self.service.jobs[jobid].errors for jobid in jobids], [(), ()])
-                    self.assertEqual(self.service.data['written'], expected)
-                    self.assertTrue(all(thread.is_alive() for thread in (host.thread, *host.threads)))
+        with self.assertLogs('lovely.remotetask', logging.DEBUG) as logs:
+            for method in 'tpc_begin', 'store', 'tpc_vote', 'tpc_finish', 'tpc_abort', 'load', 'lastTransaction':
+                for error in OSError(errno.ENOSPC, 'no space left on device'), DriverError('the server went away'):
+                    with self.subTest(method, error=error):
+                        jobids = [self.add('write'), self.add('echo')]
+                        expected += 1
+                        self.connection.close()                         # its own errors are not meant here
+                        self.meet(host, method, [error] * 6, logs)
+                        self.connection = self.db.open(self.manager)
+                        self.service = self.connection.root()['Application']['TaskService']
+                        self.assertEqual(self.statuses(*jobids), ['completed'] * 2)
+                        self.assertEqual([self.service.jobs[jobid].errors for jobid in jobids], [(), ()])
+                        self.assertEqual(self.service.data['written'], expected)
+                        self.assertTrue(all(thread.is_alive() for thread in (host.thread, *host.threads)))
+
+    def meet(self, host, method, errors, logs):
+        """Have a method of the storage raise errors, until the host has met all of them."""
+        self.storage.faults, until = {method: errors}, time.monotonic() + 3 * PATIENCE
+        while self.storage.faults[method] and method != 'tpc_abort':
+            self.assertTrue(host.running)
+            self.assertLess(time.monotonic(), until, '\n'.join(logs.output[-5:]))
+            host._wakeup.set()
+            host._lifecycle.ended.wait(0.01)
+        self.storage.faults = {}
 
     def test_in_a_task(self):
         def load(service, jobid):
