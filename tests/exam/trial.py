@@ -8,6 +8,7 @@ import xmlrpc.client
 from collections.abc import Callable
 from typing import NamedTuple
 
+from exam.deployment import LEASE
 from exam.deployment import PATIENCE
 from exam.deployment import programOf
 from exam.load import Unchanged
@@ -151,6 +152,11 @@ class Trial:
         yield
         program.signal(signal.SIGCONT)
         self.tell(f'{program.name} goes on')
+
+    def stopOne(self):
+        """Stop a host that is drawn by chance, for a random time of up to two leases."""
+        with self.stopped(self.drawHost()):
+            self.wait(0.5, LEASE * 2)
 
     def killServer(self):
         """Kill the database server, and start it again after a random time."""

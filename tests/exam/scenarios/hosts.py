@@ -81,13 +81,9 @@ def frontend(trial):
 @scenario()
 def mixed(trial):
     """Anything happens."""
-    def stop():
-        with trial.stopped(trial.drawHost()):
-            trial.wait(0.5, LEASE * 2)
-
     while trial.goesOn:
         trial.wait(0.2, 1)
-        trial.rng.choice([lambda: trial.kill(trial.drawHost()), lambda: trial.terminate(trial.drawHost()), stop,
-                           lambda: trial.kill(trial.deployment.frontend), trial.killServer, trial.hangServer,
-                           trial.cancelOne])()
+        trial.rng.choice([lambda: trial.kill(trial.drawHost()), lambda: trial.terminate(trial.drawHost()),
+                           trial.stopOne, lambda: trial.kill(trial.deployment.frontend), trial.killServer,
+                           trial.hangServer, trial.cancelOne])()
         trial.deployment.mend()

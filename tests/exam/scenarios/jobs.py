@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: ZPL-2.1
 import time
 
-from exam.deployment import LEASE
 from exam.load import Order
 from exam.load import call
 from exam.orders import ending
@@ -45,13 +44,9 @@ def poison(trial):
 @scenario(work=ending)
 def own(trial):
     """Tasks cancel their own jobs, with and without a commit of their own, while hosts are killed and stopped."""
-    def stop():
-        with trial.stopped(trial.drawHost()):
-            trial.wait(0.5, LEASE * 2)
-
     while trial.goesOn:
         trial.wait(0.5, 2)
-        trial.rng.choice([lambda: trial.kill(trial.drawHost()), stop])()
+        trial.rng.choice([lambda: trial.kill(trial.drawHost()), trial.stopOne])()
         trial.deployment.mend()
 
 

@@ -5,7 +5,7 @@ import logging
 
 log = logging.getLogger('lovely.remotetask')
 
-#: What was said last.
+#: The last warning, if there was one.
 _last: list[str] = []
 
 

@@ -6,12 +6,12 @@ from lovely.remotetask.database.storedfiles import WrongPart
 from lovely.remotetask.files import NoFile
 
 
-#: What a call is refused by because of the state of the database.  A plain `ValueError` may be about what is stored as
-#: well: about the schedule that a change does not fit, say.
+#: Exceptions that refuse a call because of the state of the database.  A plain `ValueError` may be about stored data as
+#: well: about a schedule that a change does not fit, for example.
 BY_STATE = (errors.UnknownJob, errors.UnknownService, errors.UnknownTask, errors.UnknownUpload, errors.TooManyUploads,
             errors.WrongState, errors.WrongGeneration, NoFile, WrongPart, ValueError)
 
-#: What is about the arguments of a call alone, whatever it was made from; the log has been told of some of it.
+#: Exceptions about the arguments of a call alone, whatever their cause is; some of them have been logged.
 BY_ARGUMENTS = errors.InvalidInput, errors.TaskError
 
 #: How many exceptions of which one was made from the next are looked at: whoever wrote a task may have made a circle.

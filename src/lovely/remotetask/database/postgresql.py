@@ -114,8 +114,8 @@ def isRaced(error):
 def connectTimeout():
     """Have a connection that begins in the block wait for a server that hangs as `DEFAULTS` says, and not for ever.
 
-    For the first connections, which RelStorage makes before anybody can change its `dsn`.  What that says, or the
-    environment, is left alone.
+    For the first connections, which RelStorage makes before anybody can change its `dsn`.  A `connect_timeout`
+    in the `dsn` or in the environment is kept.
     """
     if _CONNECT_TIMEOUT in os.environ:
         yield

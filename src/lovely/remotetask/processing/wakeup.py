@@ -1,9 +1,9 @@
-"""What wakes the claim loop, and what it may load at once then."""
+"""The event that wakes the claim loop, and the ids of the records that it can load at once then."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
 
 
-#: A commit that has written more records than that is none of a lone job: then it does not matter when they come.
+#: A commit that has written more records than that has added many jobs: loading them one by one costs little then.
 FEW = 8
 
 

@@ -273,7 +273,7 @@ class Worker:
         output = encode(outcome.output)
         if output is not None:
             outcome = outcome._replace(output=output)
-            # What the task has committed itself may have ended the job, and the claim loop may not have seen that yet.
+            # A commit of the task itself may have ended the job, and the claim loop may not have seen that yet.
             if not touched(last) and (last is txn or transitions.holds(service.jobs.get(claim.jobid), claim)):
                 return outcome
         return self._complete(connection, service, claim, outcome)

@@ -141,10 +141,10 @@ class Ledger(Persistent):
 
 
 class ShardLedger(Ledger):
-    """What was done by no processing host: jobs cancelled, removed, run in the thread of an application.
+    """A ledger for changes that no processing host makes: cancelled and removed jobs, runs in an application's thread.
 
-    Everybody writes it.  So it counts by objects of their own, which the database merges: those who cancel or remove
-    jobs at the same time do not conflict, whatever host has them.
+    All processes write it.  So each count is an object of its own, which the database merges: transactions that cancel
+    or remove jobs at the same time do not conflict, whatever host has these jobs.
     """
 
     def __init__(self):

@@ -29,7 +29,7 @@ class ReadyQueue(Persistent):
 
     **What is given back comes first.**  It was at the head before it was claimed, but nothing can be merged that is put
     there: `zc.queue` adds at the end.  So it goes into buckets of its own, the *head*, in any order, and each entry
-    says since when its job has been ready.  Who pulls takes the oldest first.  Many hosts that stop at the same time
+    says since when its job has been ready.  A pull takes the oldest first.  Many hosts that stop at the same time
     give back as they would put, and do not conflict.  The head is as long as what hosts had claimed: not long.
     """
 

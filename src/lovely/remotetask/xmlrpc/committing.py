@@ -132,7 +132,7 @@ class Committer:
     def _run(self, connection, write, acts):
         """Run a write; return its result, its refusal or None, and whether the state of the database refuses it.
 
-        A write that finds nothing to do returns False.  What it has done is put into the list of acts.
+        A write that finds nothing to do returns False.  Its acts are added to the list.
         """
         try:
             service = self._resolve(connection, write.path)
