@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import io
+import os
 import random
 import shutil
+import subprocess
+import threading
 import unittest
 
+from exam.growth import Growth
+from exam.growth import taken
 from exam.main import main
 from exam.running import run
 
@@ -77,6 +82,60 @@ class ExamTest(unittest.TestCase):
 
     def test_jobs_end_their_host(self):
         self.examine('poison')
+
+    def test_nothing_happens_but_work(self):
+        self.examine('soak')
+
+    def test_nothing_happens_but_work_on_postgresql(self):
+        self.examine('soak', 'postgresql')
+
+
+class TestGrowth(unittest.TestCase):
+
+    def seen(self, quantity, *values):
+        growth = Growth()
+        for value in values:
+            growth.note('host', {quantity: value})
+        return growth
+
+    def test_it_compares_the_end_with_what_followed_the_warm_up(self):
+        growth = self.seen('memory in MiB', 10, 20, 50, 52, 51, 50, 70, 71, 69)
+        self.assertEqual(growth.figures, ['host: memory in MiB 51 -> 70'])
+        self.assertEqual(growth.violations, ['host grows: memory in MiB 51.0 -> 70.0'])
+
+    def test_the_warm_up_is_no_growth(self):
+        self.assertEqual(self.seen('memory in MiB', 10, 20, 50, 52, 51, 50, 53, 54, 55).violations, [])
+
+    def test_a_moment_is_no_growth(self):
+        self.assertEqual(self.seen('threads', 5, 5, 5, 5, 5, 5, 5, 90, 5).violations, [])
+
+    def test_too_few_looks(self):
+        self.assertEqual(self.seen('threads', 5, 6).figures, [])
+
+    def test_what_a_process_takes(self):
+        before = taken([os.getpid()])
+        over = threading.Event()
+        held = b'x' * (50 << 20)
+        threads = [threading.Thread(target=over.wait) for _ in range(4)]
+        try:
+            for thread in threads:
+                thread.start()
+            with contextlib.ExitStack() as stack:
+                for _ in range(9):
+                    stack.enter_context(open(os.devnull))
+                after = taken([os.getpid()])
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(after['descriptors'] - before['descriptors'], 9)
+        self.assertEqual(after['threads'] - before['threads'], 4)
+        self.assertGreater(after['memory in MiB'] - before['memory in MiB'], len(held) / 2**20 - 10)
+
+    def test_a_process_that_has_ended_takes_nothing(self):
+        process = subprocess.Popen(['true'])
+        process.wait()
+        self.assertEqual(sum(taken([process.pid]).values()), 0)
 
 
 class TestBeside(unittest.TestCase):

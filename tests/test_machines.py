@@ -255,8 +255,7 @@ class MachinesTest(unittest.TestCase):
         self.db = self.server.database()
         install(self.db)
         with opened(self.db) as root:
-            tasks.prepare(root, ORDERS)
-            root._p_jar.transaction_manager.commit()
+            tasks.prepare(root, ORDERS, root._p_jar.transaction_manager.commit)
         self.deployment = Machines(self.server, [self.front, *self.hosts])
         self.addCleanup(self.deployment.close)
         self.moveClock(self.deployment.hosts[1])

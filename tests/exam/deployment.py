@@ -141,10 +141,12 @@ class Deployment:
 
     server -- the `TemporaryZEO` or `TemporaryPostgreSQL`, running.
     hosts -- how many processing hosts.
+    processor -- the text of more keys for their configuration.
     """
 
-    def __init__(self, server, hosts):
+    def __init__(self, server, hosts, processor=''):
         self.server, self.directory = server, server.directory
+        self._processor = f'threads 4\nlease {LEASE}s\n{processor}'
         self._write('site.zcml', SITE)
         self.frontend = self._program('frontend', 'frontend')
         self.hosts = [self._program(f'host-{number + 1}', 'processor') for number in range(hosts)]
@@ -158,7 +160,7 @@ class Deployment:
 
     def _program(self, name, command):
         path = self._write(f'{name}.conf', configurationOf(self.directory, self.server.config, name,
-                                                           processor=f'threads 4\nlease {LEASE}s'))
+                                                           processor=self._processor))
         return Program(name, ['-C', path, command], self.directory)
 
     @property
@@ -232,21 +234,21 @@ def serviceOf(root):
 
 
 @contextlib.contextmanager
-def deployment(hosts, orders, temporaryServer):
+def deployment(hosts, orders, temporaryServer, processor=''):
     """Run a `Deployment`; give it when all is ready.
 
     hosts -- how many processing hosts.
     orders -- how many counters to prepare.
     temporaryServer -- `testing.temporaryZEO` or `testing.temporaryPostgreSQL`.
+    processor -- the text of more keys for the configuration of hosts.
     """
     with temporaryServer() as server, contextlib.ExitStack() as stack:
         database = server.database()
         install(database)
         with opened(database) as root:
-            tasks.prepare(root, orders)
-            root._p_jar.transaction_manager.commit()
+            tasks.prepare(root, orders, root._p_jar.transaction_manager.commit)
         database.close()
-        made = Deployment(server, hosts)
+        made = Deployment(server, hosts, processor)
         stack.callback(made.close)
         made.restore()
         yield made

@@ -39,6 +39,7 @@ class Verdict(NamedTuple):
     rescue: float           # seconds: the longest time from the loss of a host to the next run of a job that ran there
     repeats: int            # outside effects beyond one for each job
     violations: list        # texts
+    figures: list           # what was measured besides, texts
     story: str              # faults and logs: what is to be read when there are violations
 
     @property
@@ -97,8 +98,11 @@ class Judge:
     def __init__(self, trial):
         self.trial, self.load = trial, trial.load
         self.violations = [*trial.violations, *trial.load.errors]
-        self.rows = trial.deployment.trace
-        self.effects = collections.Counter(jobid for word, jobid, *_ in self.rows if word == tasks.EFFECT)
+        self.rows = collections.defaultdict(list)       # id -> word, process id and time of each line of the trace
+        for word, jobid, *rest in trial.deployment.trace:
+            self.rows[jobid].append((word, *rest))
+        self.effects = collections.Counter({jobid: [word for word, *_ in rows].count(tasks.EFFECT)
+                                            for jobid, rows in self.rows.items()})
         self.jobs = 0
 
     def judge(self, service, root):
@@ -109,6 +113,8 @@ class Judge:
             if job.status == CRONJOB or 'number' not in job.input and job.schedule is None:
                 continue                                # a schedule
             known.add(jobid)
+            if not len(known) % 1000:
+                root._p_jar.cacheGC()                   # there can be millions
             if job.schedule is None:
                 number = job.input['number']
                 orders[number] += 1
@@ -118,16 +124,22 @@ class Judge:
             value = 0 if counter is None else counter.value
             for wrong in self._wrong(job, value, ends.get(jobid, [])):
                 self._violation(job, f'{wrong}; counter {value}, ends {ends.get(jobid)}')
-        self.jobs = len(known)
+        gone = set(self.load.accepted) - known
+        self.jobs = len(known | gone)
         if self.trial.scenario.alive:
             self.violations += [f'no host was lost, but {line}' for program in self.trial.deployment.hosts
                                 for line in program.rescues]
-        self.violations += [f'job {jobid} was accepted, and is not there' for jobid in set(self.load.accepted) - known]
+        if self.trial.scenario.kept:
+            self.violations += [f'job {jobid} was accepted, and is not there' for jobid in gone]
+        else:
+            orders.update(self.load.accepted[jobid] for jobid in gone)
+            self.violations += [f'job {jobid} was removed, and {wrong}'
+                                for jobid in gone for wrong in self._wrongWhenRemoved(jobid, root)]
         self.violations += [f'order {number} has {count} jobs' for number, count in orders.items() if count > 1]
         self.violations += [f'order {number} was refused, and has a job' for number in self.load.refused & set(orders)]
         self.violations += [f'order {number} has no job, and counter {counter.value}'
                             for number, counter in root[tasks.ORDERS].items()
-                            if counter.value and number not in orders]
+                            if number not in orders and counter.value]
 
     def _ends(self, service):
         """Return id -> list of the ends that the ledgers have on record; there is to be one."""
@@ -164,12 +176,21 @@ class Judge:
                 job.attempt > failures + self._ofLostHosts(job) or job.status == COMPLETED and job.attempt < failures):
             yield f'failed {failures} times, and was charged {job.attempt} attempts'
 
+    def _wrongWhenRemoved(self, jobid, root):
+        """Yield what is wrong with a job that has ended and was removed, as texts."""
+        number = self.load.accepted[jobid]
+        order, value = self.load.orders[number], root[tasks.ORDERS][number].value
+        if value != (order.task != 'plain'):
+            yield f'was counted {value} times, being {order.task}'
+        if not self.effects[jobid]:
+            yield 'has no outside effect'
+
     def _ofLostHosts(self, job):
         """Count the attempts that a job may be charged for hosts that were lost: its run was on record, being long.
 
         A short one takes long where the machine has too much to do.
         """
-        begun = [when for word, jobid, _, when in self.rows if jobid == job.id and word == tasks.BEGUN]
+        begun = [when for word, _, when in self.rows[job.id] if word == tasks.BEGUN]
         return sum('the processing host ' in failure.message
                    and any(when + LONG_AFTER <= failure.time for when in begun) for failure in job.errors)
 
@@ -182,7 +203,7 @@ class Judge:
         return expected + [CANCELLED] if job.id in self.trial.maybeCancelled else expected
 
     def _violation(self, job, wrong):
-        rows = [f'{word} by {pid} at {when:.3f}' for word, jobid, pid, when in self.rows if jobid == job.id]
+        rows = [f'{word} by {pid} at {when:.3f}' for word, pid, when in self.rows[job.id]]
         self.violations.append(f'job {job.id} ({job.task} {str(job.input)[:80]}) {wrong}: status {job.status}, run '
                                f'{job.run}, attempt {job.attempt}, error {job.error}; trace: '
                                f'{", ".join(rows) or "none"}')
@@ -194,14 +215,10 @@ class Judge:
 
     def rescue(self):
         """Return the longest time from the loss of a process to the next run of a job that ran there; in seconds."""
-        runs = collections.defaultdict(list)
-        for word, jobid, pid, when in self.rows:
-            if word == tasks.BEGUN:
-                runs[jobid].append((when, pid))
         # Of each job, the runs that were followed by another one: by process.
         followed = collections.defaultdict(list)
-        for one in runs.values():
-            for (began, pid), (again, _) in itertools.pairwise(one):
+        for rows in self.rows.values():
+            for (_, pid, began), (_, _, again) in itertools.pairwise(row for row in rows if row[0] == tasks.BEGUN):
                 followed[pid].append((began, again))
         return max((again - lost for lost, pid in self.trial.losses for began, again in followed[pid]
                     if began < lost < again), default=0.0)
@@ -219,4 +236,4 @@ def judge(trial):
                 judge.violations += trial.check(serviceOf(root))
     story = '\n'.join(['what was done:', *(f'  {text}' for text in trial.story), trial.deployment.logs])
     return Verdict(trial.scenario.name, trial.seed, judge.jobs, trial.faults, judge.rescue(), judge.repeats,
-                   judge.violations, story)
+                   judge.violations, trial.figures, story)

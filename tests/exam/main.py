@@ -44,6 +44,8 @@ def main(arguments=None):
     for name in options.scenario or SCENARIOS:
         print(f'{name}: {SCENARIOS[name].run.__doc__}', flush=True)
         verdicts.append(run(name, seed, options.minutes * 60, options.storage, beside))
+        for figure in verdicts[-1].figures:
+            print(f'  {figure}', flush=True)
         if verdicts[-1].violations:
             print(verdicts[-1].report, flush=True)
     print(table(verdicts))

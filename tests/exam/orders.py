@@ -29,6 +29,13 @@ def ending(rng):
     return Order('ends', {'seconds': rng.choice([0, 0, 0.01, 0.3]), 'commits': rng.random() < 0.5}, CANCELLED)
 
 
+def steady(rng):
+    """Return an order of any kind, as `ending` does, or at times one whose input and result are blobs."""
+    if rng.random() < 0.02:
+        return Order('effect', {'payload': 'x' * rng.randrange(100_000, 500_000)})
+    return ending(rng) if rng.random() < 0.2 else anything(rng)
+
+
 def tiring(rng):
     """Return an order that keeps hosts busy, of which few complete: one that fails often, is long, or conflicts."""
     draw = rng.random()

@@ -21,7 +21,7 @@ def run(name, seed, seconds, storage='zeo', beside=None):
     scenario = SCENARIOS[name]
     storage = scenario.storage or storage
     orders = int(scenario.rate * seconds * 1.1) + 100
-    with deployment(scenario.hosts, orders, STORAGES[storage]) as made:
+    with deployment(scenario.hosts, orders, STORAGES[storage], scenario.processor) as made:
         clients = Load(made, scenario.work, seed, orders, scenario.rate)
         trial = Trial(scenario, made, clients, seed, seconds, beside)
         clients.start()

@@ -19,6 +19,9 @@ from lovely.remotetask.interfaces import ITask
 #: `Counter` that many jobs write.
 ORDERS, TICKS, SHARED = 'exam.orders', 'exam.ticks', 'exam.shared'
 
+#: Counters made in a transaction: there can be millions.
+AT_ONCE = 10_000
+
 #: The file that all processes append to, in the directory where they run.
 TRACE = 'trace'
 
@@ -32,11 +35,14 @@ class Counter(Persistent):
     value = 0
 
 
-def prepare(root, orders):
-    """Make the counters.  Each order finds its own, so that two of them never conflict."""
-    root[ORDERS] = IOBTree({number: Counter() for number in range(orders)})
-    root[TICKS] = IOBTree()
-    root[SHARED] = Counter()
+def prepare(root, orders, commit):
+    """Make the counters, and `commit` them.  Each order finds its own, so that two of them never conflict."""
+    root[ORDERS], root[TICKS], root[SHARED] = IOBTree(), IOBTree(), Counter()
+    for number in range(orders):
+        root[ORDERS][number] = Counter()
+        if not number % AT_ONCE:
+            commit()
+    commit()
 
 
 def trace(word, jobid):

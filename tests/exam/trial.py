@@ -40,6 +40,8 @@ class Scenario(NamedTuple):
     uncharged: bool = False     # no attempt is charged but for what a task does
     alive: bool = False         # no host is lost, and none is said to be
     storage: str | None = None  # which of `storages.STORAGES` it needs; None for any
+    processor: str = ''         # more keys for the configuration of hosts
+    kept: bool = True           # hosts remove no job that has ended
 
 
 #: By name, in the order in which they are run.
@@ -65,6 +67,7 @@ class Trial:
         self.story = []                 # what was done, as texts with times
         self.losses = []                # when a process was lost, in UTC seconds, and its id
         self.violations = []
+        self.figures = []               # what is told of a trial besides its faults, texts
         self.cancelled = set()          # ids that were cancelled, as the front end says
         self.maybeCancelled = set()     # ids of which it did not say so
         self.check = None               # a function of the service that returns a list of violations

@@ -64,6 +64,11 @@ class TemporaryPostgreSQL:
         return [] if first is None else [first, *_childrenOf(first)]
 
     @property
+    def size(self):
+        """How large the database is, in bytes; with blobs.  The server has to run."""
+        return self._execute('SELECT pg_database_size(current_database())')[0][0]
+
+    @property
     def config(self):
         """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
         return self._configFor(self._server)

@@ -73,6 +73,11 @@ class TemporaryZEO:
         return [] if self.process is None else [self.process.pid]
 
     @property
+    def size(self):
+        """How large the file of its data is, in bytes; without blobs."""
+        return os.path.getsize(os.path.join(self.directory, 'Data.fs'))
+
+    @property
     def config(self):
         """The text of a `<zodb>` section for a configuration file, with the `%import` that it needs."""
         return self._fill(_ZODB_CONF, self.address)
