@@ -40,8 +40,8 @@ from lovely.remotetask.storage.transitions import Returned
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Clock
 from lovely.remotetask.testing import temporaryZEO
-from test_processor import PATH
-from test_processor import ProcessorCase
+from processorcase import PATH
+from processorcase import ProcessorCase
 
 
 #: Seconds of the lease of the cycles here, whose clock the tests set.

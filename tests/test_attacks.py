@@ -15,7 +15,7 @@ import unittest
 import xmlrpc.client
 
 from lovely.remotetask.testing import Process
-from test_xmlrpc_gateway import inThread
+from threads import inThread
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.

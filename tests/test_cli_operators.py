@@ -31,11 +31,11 @@ from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import waitForJobs
+from servercase import ServerCase
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
 from test_cli import start
-from test_xmlrpc_server import ServerCase
 
 
 ANSI = re.compile(r'\x1b\[[0-9;]*m')

@@ -49,10 +49,10 @@ from lovely.remotetask.xmlrpc.calls import PART_SIZE
 from lovely.remotetask.xmlrpc.results import dumpResponse
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.wire import dumpFault
+from servercase import WAIT
+from servercase import ServerCase
 from test_cli import environment
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
+from threads import inThread
 
 
 def echo(input):

@@ -49,12 +49,12 @@ from lovely.remotetask.xmlrpc import access
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.faults import BadArguments
+from processorcase import PATH
+from processorcase import ProcessorCase
+from servercase import WAIT
+from servercase import ServerCase
 from test_cli import CommandTestCase
-from test_processor import PATH
-from test_processor import ProcessorCase
 from test_xmlrpc_methods import call
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
 
 
 NAN, INF, HUGE, DIGITS = float('nan'), float('inf'), 10 ** 400, 10 ** 5000

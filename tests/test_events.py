@@ -21,8 +21,8 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.ledger import Ledger
-from test_processor import PATH
-from test_processor import ProcessorCase
+from processorcase import PATH
+from processorcase import ProcessorCase
 from test_rescue import endedProcess
 
 

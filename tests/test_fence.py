@@ -30,10 +30,10 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.testing import PATIENCE
-from test_processor import PATH
-from test_processor import ProcessorCase
-from test_processor import claimOne
-from test_processor import runClaim
+from processorcase import PATH
+from processorcase import ProcessorCase
+from processorcase import claimOne
+from processorcase import runClaim
 
 
 class RunCase(ProcessorCase):

@@ -53,7 +53,7 @@ from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.results import plain
-from test_processor import ProcessorCase
+from processorcase import ProcessorCase
 
 
 DATA = pathlib.Path(__file__).parent / 'data'

@@ -53,7 +53,7 @@ from lovely.remotetask.xmlrpc.parser import parseCall
 from lovely.remotetask.xmlrpc.results import CYCLIC
 from lovely.remotetask.xmlrpc.results import TOO_DEEP
 from lovely.remotetask.xmlrpc.results import dumpResponse
-from test_xmlrpc_server import ServerCase
+from servercase import ServerCase
 
 
 LONG = 'REMOTETASK_FUZZ' in os.environ

@@ -34,8 +34,8 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage.generations import Step
 from lovely.remotetask.storage.ledger import Ledger
-from test_processor import PATH
-from test_processor import ProcessorCase
+from processorcase import PATH
+from processorcase import ProcessorCase
 
 
 #: Seconds for what happens at once.

@@ -13,6 +13,8 @@ import unittest
 
 from zope.component import provideUtility
 
+from accesscase import basic
+from accesscase import parked
 from lovely.remotetask.common import logs
 from lovely.remotetask.common.logs import JSONFormatter
 from lovely.remotetask.common.logs import about
@@ -32,8 +34,6 @@ from lovely.remotetask.testing import waitForJobs
 from lovely.remotetask.xmlrpc import accesslog
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.access import Unauthorized
-from test_access import basic
-from test_access import parked
 from test_rescue import RescueCase
 from webcase import NOW
 from webcase import WebCase

@@ -11,8 +11,8 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.storage.claiming import IN_VAIN
-from test_processor import PATH
-from test_processor import ProcessorCase
+from processorcase import PATH
+from processorcase import ProcessorCase
 
 
 class TestPatterns(unittest.TestCase):

@@ -9,7 +9,7 @@ from lovely.remotetask.common.logs import LoggedRun
 from lovely.remotetask.common.logs import RunFilter
 from lovely.remotetask.common.logs import tellRuns
 from lovely.remotetask.storage.transitions import Claim
-from test_processor import ProcessorCase
+from processorcase import ProcessorCase
 
 
 CLAIM = Claim(12, 0, 1, 'encode', None, request='r-1')

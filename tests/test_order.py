@@ -22,8 +22,8 @@ from lovely.remotetask.storage.ledger import ShardLedger
 from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.storage.transitions import Returned
-from test_processor import PATH
-from test_processor import ProcessorCase
+from processorcase import PATH
+from processorcase import ProcessorCase
 
 
 PATIENCE = 20

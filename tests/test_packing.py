@@ -20,9 +20,9 @@ from lovely.remotetask.storage import ready
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
+from processorcase import PATH
+from processorcase import ProcessorCase
 from test_cli import ServerTestCase
-from test_processor import PATH
-from test_processor import ProcessorCase
 
 
 PATIENCE = 20

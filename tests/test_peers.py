@@ -10,7 +10,7 @@ from lovely.remotetask.processing.peers import SURVEY
 from lovely.remotetask.processing.peers import Peers
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage.ledger import Ledger
-from test_processor import ProcessorCase
+from processorcase import ProcessorCase
 
 
 NAME = 'last'

@@ -17,6 +17,8 @@ import xmlrpc.client
 import trustme
 
 import lovely.remotetask
+from accesscase import AccessCase
+from accesscase import basic
 from lovely.remotetask import client as clientModule
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import File
@@ -27,13 +29,11 @@ from lovely.remotetask.testing import Process
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.server import Frontend
-from test_access import AccessCase
-from test_access import basic
+from servercase import CALL
+from servercase import WAIT
 from test_users import HASH
 from test_users import PASSWORD
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import CALL
-from test_xmlrpc_server import WAIT
+from threads import inThread
 
 
 NGINX = shutil.which('nginx', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')

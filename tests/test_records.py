@@ -41,10 +41,10 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import structs
 from lovely.remotetask.xmlrpc import waiting
-from test_processor import ProcessorCase
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
+from processorcase import ProcessorCase
+from servercase import WAIT
+from servercase import ServerCase
+from threads import inThread
 
 
 NAN, INF = float('nan'), float('inf')

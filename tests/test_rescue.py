@@ -36,8 +36,8 @@ from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
-from test_processor import PATH
-from test_processor import ProcessorCase
+from processorcase import PATH
+from processorcase import ProcessorCase
 
 
 DATA = pathlib.Path(__file__).parent / 'data'

@@ -31,7 +31,7 @@ from lovely.remotetask.storage.arguments import KEY_LENGTH
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import calls
 from lovely.remotetask.xmlrpc import faults
-from test_xmlrpc_server import ServerCase
+from servercase import ServerCase
 
 
 LONG = 'x' * 1_000_000

@@ -30,7 +30,7 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_rescue import RescueCase
-from test_xmlrpc_gateway import inThread
+from threads import inThread
 from webcase import WebCase
 
 

@@ -26,9 +26,9 @@ from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
-from test_processor import PATH
-from test_processor import ProcessorCase
-from test_processor import claimOne
+from processorcase import PATH
+from processorcase import ProcessorCase
+from processorcase import claimOne
 
 
 def outcomes(service, task='echo'):

@@ -18,6 +18,7 @@ from zope.component import provideUtility
 from zope.interface import Interface
 from zope.schema import Int
 
+from accesscase import AccessCase
 from deployment import DeploymentCase
 from lovely.remotetask import errors
 from lovely.remotetask.cli import main
@@ -42,7 +43,8 @@ from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc import methods
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.results import plain
-from test_access import AccessCase
+from servercase import WAIT
+from servercase import ServerCase
 from test_ffmpeg import SITE
 from test_ffmpeg import makeFilm
 from test_ffmpeg import probe
@@ -52,8 +54,6 @@ from test_files import BlobCase
 from test_files import bytesOf
 from test_files import peakMemory
 from test_files import sizeInChild
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
 
 
 class TestJoined(unittest.TestCase):

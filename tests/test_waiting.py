@@ -31,9 +31,9 @@ from lovely.remotetask.xmlrpc import waiting
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from lovely.remotetask.xmlrpc.tls import Certificate
-from test_xmlrpc_gateway import inThread
-from test_xmlrpc_server import WAIT
-from test_xmlrpc_server import ServerCase
+from servercase import WAIT
+from servercase import ServerCase
+from threads import inThread
 
 
 def request(method, *arguments, path='/'):

@@ -24,9 +24,9 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.xmlrpc import waiting
+from processorcase import PATH
 from servers import PostgreSQL
 from servers import emptyPostgreSQL
-from test_processor import PATH
 from test_xmlrpc_gateway import GatewayCase
 
 

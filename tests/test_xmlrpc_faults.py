@@ -29,8 +29,8 @@ from lovely.remotetask.xmlrpc import faults
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
 from lovely.remotetask.xmlrpc.dispatcher import faultOf
+from servercase import ServerCase
 from test_xmlrpc_server import Raising
-from test_xmlrpc_server import ServerCase
 
 
 class TestTable(unittest.TestCase):

@@ -29,6 +29,7 @@ from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import Gathering
 from servers import holdBack
+from threads import inThread
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen
@@ -66,20 +67,6 @@ def append(value):
         jobs[jobid] = value
         return jobid
     return function
-
-
-def inThread(function, *arguments):
-    """Start the function in a thread; return the thread and a list that gets its result or exception."""
-    outcome = []
-
-    def run():
-        try:
-            outcome.append(function(*arguments))
-        except BaseException as error:
-            outcome.append(error)
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread, outcome
 
 
 class Gateway(gateways.Gateway):

@@ -44,7 +44,7 @@ class IRunEnded(IJobEvent):
 
 
 class IJobCompleted(IRunEnded):
-    """The job is completed; of a cron job this run is."""
+    """The job is completed, or one run of a cron job is."""
 
 
 class IRunFailed(IRunEnded):
@@ -55,7 +55,7 @@ class IRunFailed(IRunEnded):
 
 
 class IJobFailed(IRunFailed):
-    """The job has ended in an error, and is not run again by itself; of a cron job this run has."""
+    """The job has ended in an error and will not be retried, or one run of a cron job has."""
 
 
 class IJobRetried(IRunFailed):
@@ -85,14 +85,14 @@ class JobStarted(JobEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded(JobEvent):
-    """What the events have that tell an end; see `IRunEnded`."""
+    """What the events about an end have; see `IRunEnded`."""
 
     duration: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFailed(RunEnded):
-    """What the events have that tell a failure; see `IRunFailed`."""
+    """What the events about a failure have; see `IRunFailed`."""
 
     error: str
     traceback: str

@@ -61,8 +61,8 @@ class File:
     move -- true to give it away: the file at the path is gone then, and over one file system it is not even copied; the
         file object is closed.
 
-    It is copied when the job is added or the task has returned, not before, and not in the task: one that is gone when
-    the task is left is to be opened in there: `File(open(path, 'rb'))`.
+    It is copied when the job is added or the task has returned, not before, and not in the task: open a file in the
+    task if it will be gone when the task returns: `File(open(path, 'rb'))`.
     """
 
     def __init__(self, source: str | bytes | os.PathLike[str] | BinaryIO, move: bool = False) -> None:
@@ -119,7 +119,7 @@ def _isSeekable(file: Any) -> bool:
 
 
 class _Lent:
-    """A file object of somebody else's, who closes it himself."""
+    """A file object that its owner closes."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -7,7 +7,7 @@ from zope.schema import Float
 from zope.schema import Int
 from zope.schema import TextLine
 
-# They are part of the contract, and have a module of their own for who needs no contracts.
+# They are part of the contract, and have a module of their own for clients, which need no contracts.
 from lovely.remotetask.statuses import CANCELLED as CANCELLED
 from lovely.remotetask.statuses import COMPLETED as COMPLETED
 from lovely.remotetask.statuses import CRONJOB as CRONJOB
@@ -221,12 +221,12 @@ class ITaskService(Interface):
         """
 
     def addBulk(verb, filter, expected, user, now=None):
-        """Add a job that does something with all jobs that fit a filter now, a part at a time; return its id.
+        """Add a job that changes all jobs that fit a filter now, a part at a time; return its id.
 
-        verb -- 'cancel', 'retry' or 'remove'; jobs that it cannot be done with are left as they are.
+        verb -- 'cancel', 'retry' or 'remove'; it skips jobs whose status does not allow that.
         filter -- a text: see `filters`.
         expected -- about how many jobs these are, for the progress.
-        user -- who wants it, a text: it is in the notes of the transactions.
+        user -- the user who asked for it, a text for the notes of the transactions.
 
         Its result is a dict: changed, the number of jobs.  Raise `ValueError` for another verb, filter or number.
         """
@@ -267,10 +267,10 @@ class ITaskService(Interface):
         """
 
     def runNow(jobid, now=None):
-        """Run a job at once that waits for a time; return the id of the job that runs.
+        """Run a job at once, although it waits for a time; return the id of the job that runs.
 
         It is a cron or delayed job, or one that waits for its next attempt.  A schedule goes on as if nothing had
-        happened, also one that is not active; of one that adds new jobs the id is that of the new one.
+        happened, also one that is not active.  If it adds new jobs, the id is that of the new job.
 
         Raise `errors.UnknownJob`, or `errors.WrongState` when it is another job, or a run is queued or goes on.
         """
@@ -495,13 +495,13 @@ class ITaskService(Interface):
     def isProcessing():
         """Return whether `startProcessing` has started a thread of this process that processes this service's jobs.
 
-        Whether any host does, in whatever process, `getProcessingHosts` says.  So does `isProcessing` of XML-RPC, of a
-        `Client` and of the command line: who calls these knows no process but the hosts'.
+        `getProcessingHosts` says whether any host does, in whatever process.  So does `isProcessing` of XML-RPC, of a
+        `Client` and of the command line.
         """
 
 
 class IProcessorFactory(Interface):
-    """Makes the processor of a service; registered as a utility, it makes those of all services that name no other."""
+    """Makes the processor of a service; registered as a utility, it is used for all services that name no other."""
 
     def __call__(db, servicePath, **arguments):
         """Return an `IProcessor` that has not begun.

@@ -1,4 +1,4 @@
-"""Jobs as they are stored: a task that was asked for, what with, and what became of it."""
+"""Jobs as they are stored: the task, its input, and the outcome."""
 # SPDX-License-Identifier: ZPL-2.1
 import functools
 import operator
@@ -35,7 +35,7 @@ from lovely.remotetask.schedules.misfire import decide
 from lovely.remotetask.schedules.zones import checkTimeZone
 
 
-#: What says when a cron job runs, and all that can be said of its schedule.
+#: The attributes that say when a cron job runs, and all those of its schedule.
 WHEN = (*RANGES, 'delay', 'crontab')
 SCHEDULE = (*WHEN, 'timeZone', 'misfire', 'newJobs', 'overlap', 'active')
 
@@ -67,13 +67,13 @@ def field(name):
 class _More(property):
     """See `more`."""
 
-    toRow = None            # makes of a value what the row has of it
+    toRow = None            # converts a value to what the row has
 
 
 def more(name, default=None, read=None, write=None):
-    """Return the property for what few jobs have: None and the default are not stored.
+    """Return the property for an attribute that few jobs have: None and the default are not stored.
 
-    read, write -- make of what is stored what is to be had, and the other way round.
+    read, write -- convert the stored value to that of the attribute, and back; None for as it is.
     """
     def get(self):
         stored = (self.row.more or {}).get(name)
@@ -92,7 +92,7 @@ def _policyOf(value):
 
 
 def _encoded(value):
-    """Return what a row has of a value, an `Encoded` or any other: bytes, None, or BESIDE."""
+    """Return what a row stores for a value, an `Encoded` or any other: bytes, None, or BESIDE."""
     if value is None:
         return None
     encoded = value if isinstance(value, rows.Encoded) else rows.encode(value)
@@ -101,14 +101,14 @@ def _encoded(value):
 
 @implementer(IJob)
 class Job:
-    """See `IJob`.  A view of the row that says what the job is: what is set here is written there at once.
+    """See `IJob`.  A view of the row of the job: an attribute that is set here is written there at once.
 
-    A view holds nothing, so that it is always as fresh as the row.  Two views of one job are equal.  To set something
-    on a job that was removed raises `errors.UnknownJob`.
+    A view holds nothing, so that it is always as fresh as the row.  Two views of one job are equal.  Setting an
+    attribute of a removed job raises `errors.UnknownJob`.
     """
 
-    # The database refuses the second of two transactions that write the same row: that is what keeps a host that was
-    # given up from overwriting what its successor did.
+    # The database refuses the second of two transactions that write the same row: so a host that was given up cannot
+    # overwrite what its successor did.
 
     __slots__ = 'id', '_pages', '_page', '_data', '_row'
 
@@ -150,7 +150,7 @@ class Job:
     attempt = field('attempt')
     host = field('host')            # the number of the host of its last run; 0 for none
     run = field('run')              # how many claims on it have ended without ending the job: part of a claim's token
-    due = more('due')               # its key in the timetable's calendar, in microseconds; of another one it is stale
+    due = more('due')               # its key in the calendar, in microseconds; an entry with another is stale
     retryAt = more('retryAt')       # UTC seconds: do not run it before, whatever else is said
     readySince = more('readySince')     # UTC seconds; None: since it was added.  Stale while it waits for a time
     schedule = more('schedule')     # id of the cron job that added it
@@ -173,7 +173,7 @@ class Job:
 
     def _write(self, row):
         if self._data is not None and self.id not in self._page:
-            raise UnknownJob(self.id)           # it was removed meanwhile, and is not to come back
+            raise UnknownJob(self.id)           # it was removed meanwhile, and must not come back
         self._data, self._row = rows.pack(row), row
         self._page[self.id] = self._data
 
@@ -209,13 +209,13 @@ class Job:
         return self._pages.value(name, self.id) if encoded is rows.BESIDE else rows.decode(encoded)
 
     def put(self, name, value):
-        """Return what the row is to have of a value, an `Encoded` or any other; what is too large is stored beside it.
+        """Store a value, an `Encoded` or any other, beside the row if it is large; return what the row stores for it.
 
         A value comes as `storedfiles.toStore` has given it.
         """
         encoded = _encoded(value)
         if encoded is rows.BESIDE:
-            # First the row: when that meets a conflict nothing of the value, as a blob, has been stored.
+            # First the row: if that meets a conflict, nothing of the value, such as its blob, has been stored.
             self.touch()
             self._pages.putValue(name, self.id, value)
         return encoded
@@ -233,7 +233,7 @@ class Job:
     def inputFor(self, encoded):
         """Return the input for a run, which may change it.
 
-        encoded -- what the row has of it.
+        encoded -- what the row stores for it.
         """
         if encoded is rows.BESIDE:
             return storedfiles.valueOf(ownCopy(self.stored('input')))
@@ -250,7 +250,7 @@ class Job:
 
     @property
     def errors(self):
-        """See `IJob`.  In place of those that cannot be loaded one says so: they are not to stop what the job does."""
+        """See `IJob`.  If they cannot be loaded, a `Failure` says so instead, so that the job can go on."""
         try:
             failures = storedfiles.valueOf(self.stored('errors')) or ()
             return tuple(Failure(*failure[:len(Failure._fields)]) for failure in failures)
@@ -307,7 +307,7 @@ class CronJob(Job):
     pending = more('pending', False)        # whether a run is queued or goes on; only then it is not in the calendar
     calledFor = more('calledFor')
     askedFor = more('askedFor')     # UTC seconds: when somebody asked for the run that is queued or goes on
-    madeUpTo = more('madeUpTo')     # UTC seconds: of its times until then it is decided which are made up for
+    madeUpTo = more('madeUpTo')     # UTC seconds: which of its missed times until then are made up for is decided
     history = more('history', (), read=lambda runs: tuple(Run(*run[:len(Run._fields)]) for run in runs),
                    write=lambda runs: tuple(tuple(run) for run in runs))
     lastJob = more('lastJob')               # id of the last job that it added
@@ -374,7 +374,8 @@ class CronJob(Job):
 
     @property
     def isFailing(self):
-        """Whether it runs itself, and its last run failed; of one that adds jobs these say how they ended."""
+        """Whether it runs itself, and its last run failed.  With `newJobs` this is False: its jobs say how they ended.
+        """
         return bool(self.history) and self.history[-1].status == ERROR
 
     @property

@@ -1,4 +1,4 @@
-"""The options of a task: which there are, which values they may have, and what is said of others."""
+"""The options of a task: their names, the values that they may have, and the messages for other ones."""
 # SPDX-License-Identifier: ZPL-2.1
 import difflib
 import sys
@@ -42,7 +42,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class Options(RunOptions, total=False):
-    """What can be said of a task when it is declared."""
+    """What a declaration of a task can say."""
 
     #: Interfaces whose fields the input and the result have to fit; see `ITask`.
     inputSchema: Any
@@ -57,7 +57,7 @@ def _isPolicy(value: Any) -> bool:
     return isinstance(value, RetryPolicy) or (isinstance(value, dict) and asPolicy(value) is not None)
 
 
-#: Option -> whether a value will do, and what is expected; None is for the default.
+#: Option -> a function that says whether a value is right, and what is expected; None stands for the default.
 _RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
     'retryPolicy': (_isPolicy, 'a RetryPolicy or a dict of its fields'),
     'timeLimit': (isSpan, 'a number of seconds above 0'),

@@ -50,7 +50,7 @@ log = logging.getLogger('lovely.remotetask')
 #: The most threads that run jobs.
 MOST_THREADS = 1000
 
-#: Seconds that it takes to give jobs back when the time to stop is over: that is a commit.
+#: Seconds that `stop` allows for giving jobs back, which is a commit, when its time is over.
 GIVE_BACK = 2
 
 #: Seconds for which the first releases slept when they had started a thread.  Nothing sleeps here; the name stays for
@@ -253,7 +253,7 @@ class MultiProcessor:
     # By hand
 
     def processNext(self, jobid=None):
-        """See `IProcessor`.  In the caller's thread, of which the current transaction must not have begun anything."""
+        """See `IProcessor`.  It works in the caller's thread, whose current transaction must have no changes."""
         if touched(transaction.get()):
             raise RemoteTaskError('the current transaction has changes: commit or abort it before a job is processed')
         claim = self._once(lambda service: claimNext(service, self.clock(), jobid, self._tasks))
@@ -280,7 +280,7 @@ class MultiProcessor:
 
 
 class Scheduler(MultiProcessor):
-    """Runs no jobs, but queues them when they are due, if it comes to be the scheduler."""
+    """Runs no jobs, but queues them when they are due, if it becomes the scheduler."""
 
     threadName = 'remotetasks-scheduler'
 

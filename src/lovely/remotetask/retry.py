@@ -1,4 +1,4 @@
-"""Retry decisions, as values: whoever asked carries them out.  No sleep, no clock, no database."""
+"""Retry decisions, as values that the caller carries out.  No sleep, no clock, no database."""
 # SPDX-License-Identifier: ZPL-2.1
 from dataclasses import dataclass
 from dataclasses import fields

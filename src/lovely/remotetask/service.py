@@ -101,8 +101,8 @@ from lovely.remotetask.storage.shards import newId
 from lovely.remotetask.storage.timetable import Timetable
 
 
-#: The ids of a writer's jobs count up from a random start: so they lie side by side, and apart from those of others.
-#: They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
+#: The ids that one writer gives count up from a random start: so they are close together, and far from those of
+#: others.  They count on when the service is loaded anew.  Connection -> oid of the service -> the next id.
 _nextIds: Any = weakref.WeakKeyDictionary()
 
 #: What each service has stored of its own; those of releases up to 0.5 had other things.
@@ -111,7 +111,7 @@ STORED = ('shards', 'suspects', 'schedule', 'ledgers', 'index', 'keys', 'hosts',
 #: The name of the service that `install` makes.
 DEFAULT_SERVICE = 'TaskService'
 
-#: How often that is tried: other processes of a new deployment may do the same at the same time.
+#: How often `install` tries: other processes of a new deployment may do the same at the same time.
 INSTALLS = 10
 
 
@@ -125,7 +125,7 @@ class TaskService(Item, Contained, Persistent):
     processorArguments = {'waitTime': 1.0}
     paused = False
     generation = needs = 0  # see `storage.generations`; releases up to 0.5 did not say
-    release = ''            # that has made the service, or upgraded it
+    release = ''            # the one that made the service, or upgraded it
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_cancelling = None    # the number of the shard whose ledger has what this connection cancels; None for any one
@@ -133,7 +133,7 @@ class TaskService(Item, Contained, Persistent):
 
     def __init__(self):
         self.shards = tuple(Shard() for _ in range(SHARDS))
-        self.suspects = ReadyQueue()            # ready, but run where it can be noticed when they end their host
+        self.suspects = ReadyQueue()            # ready, but claimed one at a time: see `rescue`
         self.schedule = Timetable()
         self.ledgers = OOBTree()
         self.index = StatusIndex()
@@ -144,8 +144,8 @@ class TaskService(Item, Contained, Persistent):
         self.generation = self.needs = generations.GENERATION
         self.release = release()
 
-    # Nobody is to work with data of a generation that this release does not know, and nobody can forget to ask: what is
-    # in STORED is out of reach then.
+    # This release must not work with data of a generation that it does not know.  No caller can forget to check that:
+    # what is in STORED is then out of reach.
 
     def __setstate__(self, state):
         """Load the service; set aside what this release must not work with."""
@@ -340,12 +340,12 @@ class TaskService(Item, Contained, Persistent):
         self._checkSchedule(job, present(now))
         job.due = None
         if job.pending and job.status == DELAYED:
-            # It was a cron job, of which a run is queued or going on: that is not what is wanted now.
+            # It was a cron job, of which a run is queued or going on: that run is not wanted now.
             ready.dequeue(self, jobid)
             job.pending, job.askedFor = False, None
             job.run += 1
         if not job.pending:
-            job.calledFor = None        # what the old schedule missed, or the new one would have, is past
+            job.calledFor = None        # forget the missed times of either schedule
         ready.place(self, job)
         self.schedule.inbox.put(jobid)
         self._wake()
@@ -400,7 +400,9 @@ class TaskService(Item, Contained, Persistent):
         transitions.tellJob(self, 'job.cancelled', job)
 
     def _enterCancelled(self, job, now):
-        """Enter the end of a job in the ledger of a shard, any one: those who cancel at the same time write others."""
+        """Enter the end of a job in the ledger of a random shard, so that callers who cancel at the same time write
+        different ones.
+        """
         if self._v_cancelling is None:
             self._v_cancelling = random.randrange(SHARDS)
         ledger = self.shards[self._v_cancelling].ledger
@@ -539,7 +541,7 @@ class TaskService(Item, Contained, Persistent):
                 return True
         if self._p_jar is None or self._p_oid is None:
             return self.jobs[jobid].status == CANCELLED
-        # As things are now: the transaction of the task sees them as they were at its beginning.
+        # In a transaction of its own: that of the task shows the database as it was when the task began.
         with self._p_jar.db().transaction() as connection:
             return connection.get(self._p_oid).jobs[jobid].status == CANCELLED
 
@@ -613,7 +615,7 @@ class TaskService(Item, Contained, Persistent):
 
 
 def _defaultFactory():
-    """Return what makes processors where no ZCML has been read, which registers it: threads are not loaded before."""
+    """Return the factory for processes without ZCML; it is imported here, so that others need not load it."""
     return importlib.import_module('lovely.remotetask.processor').SimpleProcessor
 
 

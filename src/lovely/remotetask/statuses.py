@@ -27,9 +27,9 @@ FINAL = (CANCELLED, ERROR, COMPLETED)
 
 
 def areFinal(statuses: Iterable[str | None], any: bool) -> bool:
-    """Return whether nothing happens any more to jobs in these statuses; None is that of a job that was removed.
+    """Return whether jobs in these statuses are final; None stands for a removed job, which is.
 
-    any -- whether one of the jobs is enough; else it has to be so for all of them.
+    any -- whether one final job is enough; otherwise all must be final.
     """
     final = [status is None or status in FINAL for status in statuses]
     return all(final) or any and True in final

@@ -25,7 +25,7 @@ class _Side:
 
     def python(self, arguments, directory):
         """Run a Python with this package to its end; return its exit code, its standard output, and its errors."""
-        # Not of the terminal's group: a Ctrl-C is for us, who then have it clean up.
+        # In a process group of its own: Ctrl-C comes to us alone, and we make it clean up.
         with subprocess.Popen([sys.executable, *arguments], cwd=directory, text=True, env=self._environment,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
             try:

@@ -69,9 +69,9 @@ def _request(address, method, arguments):
 
 
 class Caller:
-    """A connection to a front end for requests that are made already: it is the front end that is to be measured.
+    """A connection to a front end that sends ready-made requests: the front end is to be measured, not the client.
 
-    Whatever reads a whole answer takes as much of the machine as the front end itself.
+    A client that parsed each answer would take as much processor time as the front end.
     """
 
     def __init__(self, address):
@@ -109,7 +109,7 @@ class Caller:
 
 
 class Orders:
-    """What can be ordered; each method prepares it and returns a callable that does it and returns a dict."""
+    """The orders: each method prepares one, and returns a callable that carries it out and returns a dict."""
 
     def __init__(self):
         self._closing = contextlib.ExitStack()

@@ -43,7 +43,7 @@ class BenchDatabase:
         opener -- the argument of `database.opening.Database`.
         settings -- `Settings`.
         embedded -- whether one process alone can open it.
-        check -- called while something is waited for; it raises an exception when that is in vain.
+        check -- called during each wait; it raises an exception when the wait is in vain.
         """
         self.path, self._opener, self._settings = path, opener, settings
         self._embedded, self._check, self._opened = embedded, check, None

@@ -96,7 +96,7 @@ class Directory:
         return os.path.join(self.path, f'{name}.log')
 
     def setUpLog(self, name):
-        """Log what happens in this process as one of this name would; return how to end that, a callable."""
+        """Log what happens in this process under that name; return a callable that ends that."""
         logger, handler = logging.getLogger('lovely.remotetask'), logging.FileHandler(self._log(name))
         before = logger.level, logger.propagate
         handler.setFormatter(logging.Formatter('%(levelname)s %(message)s'))

@@ -25,13 +25,13 @@ from lovely.remotetask.interfaces import FINAL
 #: Seconds between two looks at hosts that drain a queue: they are not to be disturbed.
 PAUSE = 0.02
 
-#: Seconds of a job of those that are to keep all threads busy, and how many of them each thread gets.
+#: Seconds that a job takes of those that keep all threads busy, and how many of these each thread gets.
 LONG, ROUNDS = 0.5, 8
 
 #: How many processing hosts share long jobs, or have nothing to do.
 PAIR = 2
 
-#: Seconds in which hosts settle before they are taken to be idle, and for which they are then looked at.
+#: Seconds after which hosts count as idle, and for which they are then measured.
 SETTLE, IDLE = 1.5, 5.0
 
 #: Seconds after which the latency is known well enough.
@@ -180,7 +180,7 @@ def bulk(stage):
 
 
 def draining(stage):
-    """A queue that hosts empty, from the moment on in which they may."""
+    """A queue that hosts empty, from the moment when they may begin."""
     settings = stage.settings
     for count in (1,) if stage.embedded else settings.hosts:
         stage.hosts(count)
@@ -248,7 +248,7 @@ def mixed(stage):
 
 
 def latency(stage):
-    """One job at a time, from before it is added until its result is in hand, as whoever waits for commits sees it."""
+    """One job at a time: from just before it is added until a client that waits for commits has its result."""
     stage.hosts(1)
     stage.database.resume()
     times, end = [], time.monotonic() + ENOUGH
@@ -322,7 +322,7 @@ def same(stage):
 
 
 def different(stage):
-    """Jobs of which each writes an object of its own."""
+    """Jobs that each write an object of their own."""
     for count in (1,) if stage.embedded else stage.settings.hosts:
         yield from _writing(stage, 'write many objects', lambda number: number, count)
 
@@ -343,7 +343,7 @@ def _writing(stage, name, target, hosts, paced=False):
 
 
 def busy(stage):
-    """Long jobs: how much of the time all threads of two hosts have one, from the first claim to the last result."""
+    """Long jobs: the part of the time in which all threads of two hosts are busy, from first claim to last result."""
     stage.hosts(PAIR)
     seconds, threads = stage.settings.seconds or LONG, PAIR * THREADS
     jobs = ROUNDS * threads
@@ -381,7 +381,7 @@ def idle(stage):
 
 
 def limited(stage):
-    """Jobs for other hosts in front of a single one: what it costs a host to leave them, until that one is done."""
+    """One job behind many that only other hosts take: what it costs a host to pass over these."""
     stage.hosts(1)
     jobs, name = stage.settings.jobs, 'leave to other hosts'
     for _ in stage.settings.rounds():

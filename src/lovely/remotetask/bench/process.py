@@ -67,7 +67,7 @@ def processorTime(pid):
 
 
 def endedTime(pid):
-    """Return the seconds of processor time that the children of a process have taken which have ended; 0 if it has."""
+    """Return the processor time of a process's ended children, in seconds; 0 if the process itself has ended."""
     fields = contentOf(f'/proc/{pid}/stat').rpartition(')')[2].split()
     return sum(map(int, fields[13:15])) / os.sysconf('SC_CLK_TCK')
 

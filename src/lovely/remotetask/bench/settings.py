@@ -19,7 +19,7 @@ SERVICE, FOLDER = 'bench', 'remotetask-bench-'
 
 
 class BenchError(RemoteTaskError):
-    """It cannot be measured.  `log` is the end of what the process has logged that is to blame, or ''."""
+    """The measurement failed.  `log` is the end of the log of the process that is to blame, or ''."""
 
     def __init__(self, message, log=''):
         super().__init__(message)
@@ -45,7 +45,7 @@ class Settings:
 
     @property
     def some(self):
-        """A tenth of the jobs, for what takes longer with each; 20 at least."""
+        """A tenth of the jobs, at least 20: for measures in which each job takes longer."""
         return max(20, self.jobs // 10)
 
     @property

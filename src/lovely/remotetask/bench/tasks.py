@@ -46,7 +46,7 @@ class Elsewhere:
     inputSchema = outputSchema = Interface
 
     def missing(self):
-        """Return what they all lack."""
+        """Return what every host lacks."""
         return 'another host'
 
     def __call__(self, service, jobid, input):

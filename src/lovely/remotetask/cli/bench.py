@@ -78,7 +78,7 @@ def bench(context, server, only, jsonPath, oldPath, checkout, plotPath, **parame
       $ remotetask bench --zeo --only bulk --only drain --repeat 5 --against ../main
     """
     configurationPath, only = _chosen(context, server, only, oldPath, checkout)
-    # Here, not above: nobody waits for all of that who measures nothing.
+    # Imported here: all other commands would wait for it, too.
     from lovely.remotetask.bench import report
     from lovely.remotetask.bench.settings import Settings
 
@@ -147,7 +147,7 @@ def _measuredInTurns(settings, only, server, checkout):
 def _progress():
     """Show a bar; give a function that moves it on, as `measures.run` takes it.
 
-    Raise `CommandFailure` for a `BenchError`, when the log of who is to blame has been shown.
+    Raise `CommandFailure` for a `BenchError`, after showing the log of the process that is to blame.
     """
     from rich.progress import TimeElapsedColumn
 

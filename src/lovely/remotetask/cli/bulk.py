@@ -56,10 +56,10 @@ def changeAll(client, verb, filter, yes, wait, timeout):
 
 
 def checkOne(filter, others, isBulk, message):
-    """Raise `click.UsageError` unless one thing is said of which jobs are meant.
+    """Raise `click.UsageError` unless the caller says in exactly one way which jobs are meant.
 
     filter -- of --filter; None without.
-    others -- how many other things are said.
+    others -- how many other ways are used.
     isBulk -- whether an option is given that belongs to --filter.
     """
     if (filter is not None) + others != 1:

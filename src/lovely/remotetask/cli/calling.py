@@ -1,4 +1,4 @@
-"""What the client commands have in common: options, types of arguments, and how what goes wrong is told."""
+"""What the client commands have in common: options, types of arguments, and the messages for errors."""
 # SPDX-License-Identifier: ZPL-2.1
 import copy
 import functools

@@ -18,7 +18,7 @@ from lovely.remotetask.statuses import PROCESSING
 from lovely.remotetask.statuses import QUEUED
 
 
-#: Tasks that are named at the most when nobody takes them.
+#: The greatest number of tasks that are named when no host takes them.
 TOLD_TASKS = 5
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
@@ -26,7 +26,7 @@ NAMES = ('OK', 'WARNING', 'CRITICAL', 'UNKNOWN')
 
 
 class Levels(click.ParamType):
-    """From which value on it is a warning, and, behind a comma, critical: as 5m,30m.  A dash is for never.
+    """Two limits, such as 5m,30m: the values from which it is a warning, and critical.  A dash stands for never.
 
     read -- makes a number of a text, or raises `ValueError`.
     """

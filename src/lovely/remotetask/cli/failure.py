@@ -20,7 +20,7 @@ class CommandFailure(click.ClickException):
 
 
 def harmless(text):
-    """Return `text`, with a space for whatever a terminal would obey; line breaks stay."""
+    """Return `text`, with a space for each character that a terminal would obey; line breaks stay."""
     return ''.join(c if c.isprintable() or c == '\n' else ' ' for c in text)
 
 

@@ -4,7 +4,7 @@ import time
 
 
 class GracePeriod:
-    """The time to stop in, for all that stops together; it begins when somebody asks what is left of it."""
+    """The time in which everything stops together; it begins when `left` is first called."""
 
     def __init__(self, seconds):
         """`seconds` are a float, 0 or more."""

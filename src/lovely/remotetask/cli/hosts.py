@@ -1,4 +1,4 @@
-"""The processing hosts of a process: one for each task service, as long as there is that service."""
+"""The processing hosts of a process: one for each task service, as long as that service exists."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import threading

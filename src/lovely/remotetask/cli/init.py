@@ -16,7 +16,7 @@ from lovely.remotetask.cli.pages import arePagesInstalled
 from lovely.remotetask.config.sections import address as toAddress
 
 
-#: What some of the files, or the programs that read them, would take for something else.
+#: Characters that some of the files, or the programs that read them, would take for something else.
 _SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:]''')
 PORT = 8080
 #: Where the database server of a site listens.
@@ -98,7 +98,7 @@ def _checkDatabase(database):
             raise click.BadParameter('the password belongs in ~/.pgpass, not in a configuration file', **hint)
         return
     try:
-        # With a host: ZEO would listen everywhere for none, where this package takes the machine itself.
+        # Always with a host: without one ZEO listens on all interfaces, while this package means the machine itself.
         if toAddress(database)[1] and database.rpartition(':')[0]:
             return
     except ValueError:

@@ -60,10 +60,10 @@ from lovely.remotetask.xmlrpc.tls import Certificate
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Seconds after which a thread that computes, as a task may, lets the one go on that speaks with the clients.
+#: Seconds after which a thread that computes, such as a task's, lets the thread go on that serves the clients.
 SWITCH_INTERVAL = 0.001
 
-#: How many files a job has open that runs a program or a child process, about.
+#: About how many files a job has open while it runs a program or a child process.
 FILES_PER_JOB = 10
 
 #: The autostart directives of a configuration without any: all task services.
@@ -228,7 +228,7 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
 
 
 def _say(line):
-    """Print a line; nobody has to be there who reads it."""
+    """Print a line; it is fine when nobody reads it."""
     try:
         click.echo(line)
     except OSError as error:

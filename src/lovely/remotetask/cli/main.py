@@ -103,7 +103,7 @@ def run(arguments=None):
         return _fail(error, FAILURE)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:                     # whoever read our output has seen enough
+    except BrokenPipeError:                     # the program that read our output has ended
         return FAILURE
     except ReadOnlyError:
         return _fail('the database is read-only', FAILURE)

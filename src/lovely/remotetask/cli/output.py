@@ -45,10 +45,10 @@ _RUNS = (Column('called for'), Column('job', dispensable=2), Column('status'), C
          Column('took', dispensable=1), Column('error', 10))
 _FAILURES = (Column('failed'), Column('host', 6, 1), Column('message', 10))
 
-#: Seconds after which it is said that nobody processes the job that is waited for.
+#: Seconds of waiting for a job after which a line says that no host processes it.
 NOBODY = 3.0
 
-#: Seconds between two looks at the progress of a job that is waited for.
+#: Seconds between two looks at the progress of that job.
 POLL_INTERVAL = 0.5
 
 

@@ -20,7 +20,7 @@ SETTLED = 1.0
 #: The number of calls, the latest ones, that are shown of each thread.
 SHOWN_CALLS = 100
 
-#: Seconds that a step of the start has to end after a request to stop; nothing has begun then that would need an end.
+#: Seconds that a step of the start may go on after a request to stop; then the process just ends, as nothing has begun.
 LONGEST_STEP = 2.0
 
 log = logging.getLogger('lovely.remotetask')
@@ -61,7 +61,7 @@ class Signals:
     def check(self):
         """Raise `Interrupted` if the process has been asked to stop.  To be called between the steps of its start.
 
-        Not the signal itself interrupts them: this might be in the middle of a commit.
+        The signal itself interrupts no step, which may be in the middle of a commit.
         """
         if self._isStopping:
             self._hasBegun = True

@@ -90,7 +90,7 @@ def _shrink(columns, widths, room):
 
 def _line(row, widths):
     cells = [click.style(_cell(text, size), fg=COLOURS.get(text)) for text, size in zip(row, widths)]
-    # What is at the end of a line and cannot be seen would wrap it.
+    # Invisible characters at the end would wrap the line.
     line = _GAP.join([*cells[:-1], click.style(cut(row[-1], widths[-1]), fg=COLOURS.get(row[-1]))])
     return line if row[-1] else _GAP.join(cells[:-1]).rstrip()
 
@@ -130,7 +130,7 @@ def counted(number, noun):
 
 
 def shown(text, command):
-    """Return a text; in place of a long one that would flood a terminal its size, and the command that gives it."""
+    """Return a text; for one that would flood a terminal, return its size and the command that prints it."""
     if len(text) <= SHOWN or not isTerminal():
         return text
     return f'({len(text)} characters; {command})'

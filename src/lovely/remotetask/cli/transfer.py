@@ -34,7 +34,7 @@ from lovely.remotetask.storage import transfer
 from lovely.remotetask.storage.ready import ledgers
 
 
-#: Lines that are imported in one transaction at the most, and their bytes, about; and the bytes of one line.
+#: The most lines that one transaction imports, and about how many bytes; and the most bytes of one line.
 BATCH_LINES, BATCH_BYTES, LINE_BYTES = 1000, 64 * 1024 ** 2, 256 * 1024 ** 2
 
 #: How often a batch is tried when other processes have written the same.
@@ -158,7 +158,7 @@ class _Position:
 
 @contextlib.contextmanager
 def _tellingWhere(first):
-    """Give the `_Position`; however the block ends before its time, say where to go on.  `first` is the first line."""
+    """Give the `_Position`; when the block fails, say where to go on.  `first` is the first line."""
     position = _Position()
     try:
         yield position

@@ -59,7 +59,7 @@ def _fieldOf(name: str, field: Any) -> list[Any]:
 
 
 def _waitingTime(timeout: float) -> float:
-    """Return for how many seconds to wait at the most; raise `BadArguments` for what is no number of 0 or more."""
+    """Return the most seconds to wait; raise `BadArguments` unless `timeout` is a number, 0 or more."""
     if not isNumber(timeout, 0, math.inf):
         raise faults.BadArguments(f'timeout: {shown(timeout)} is not a number of seconds, 0 or more')
     return min(timeout, LONGEST)
@@ -83,8 +83,8 @@ class Client(RepeatingClient):
     """The task service at a URL, for any number of threads.
 
     `RepeatingClient` says how it is made and closed, which calls are repeated, and what all methods raise.  `add` and
-    `addMany` send a key with each job, one of their own making unless the caller gives one: the same key again adds
-    nothing, and gives the same id; so they are repeated as well.
+    `addMany` send a key with each job: the caller's, or a new one.  A key that was sent before adds nothing and returns
+    the same id, so these calls are repeated as well.
     """
 
     # Adding jobs
@@ -193,7 +193,7 @@ class Client(RepeatingClient):
         return self.call('addBulk', verb, filter, expected)
 
     def reschedule(self, jobid: int) -> bool:
-        """Look at a cron job's schedule again.  Raise `errors.UnknownJob`."""
+        """Make the scheduler read a cron job's schedule again.  Raise `errors.UnknownJob`."""
         return self.call('reschedule', jobid)
 
     def updateCronJob(self, jobid: int, **changes: Any) -> bool:
@@ -222,9 +222,9 @@ class Client(RepeatingClient):
         start, size -- which of them: 0 is the newest; at most 1000.
         task -- only those of this task; nothing is counted then.
         since -- only those that ended, or were added, since then, in UTC seconds; there is no `total` then.
-        filter -- instead of the others except `size`: what the jobs have to fit, as 'status:error task:avi2* since:1h'.
-            The dict then has also: `cursor`, None when there is no more; `looked`, how many jobs were looked at; `cut`,
-            whether the look ended before there were `size` that fit.
+        filter -- terms that the jobs must fit, such as 'status:error task:avi2* since:1h'; only `size` and `after` go
+            with it.  The dict then also has: `cursor`, None when there is no more; `looked`, how many jobs were looked
+            at; `cut`, whether the look ended before there were `size` that fit.
         after -- with a filter: the `cursor` of the last answer, to go on.
         """
         return self.call('getJobs', status, start, size, task, since, filter, after)
@@ -253,7 +253,7 @@ class Client(RepeatingClient):
         return self.call('getError', jobid)
 
     def getProgress(self, jobid: int) -> dict[str, Any] | None:
-        """Return what the running task has said of how far it is, None for nothing.
+        """Return the progress that the running task reported; None if it has reported nothing.
 
         It is a dict: `fraction`, from 0 to 1 or None for unknown; `message`.  Raise `errors.UnknownJob`.
         """
@@ -398,7 +398,7 @@ class Client(RepeatingClient):
         return self.call('getAvailableTasks')
 
     def getStatistics(self, window: float = 3600.0) -> dict[str, Any]:
-        """Return a dict of how the service does.
+        """Return figures about the service, a dict.
 
         window -- seconds in which failures are counted.
 

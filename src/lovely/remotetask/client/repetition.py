@@ -27,7 +27,7 @@ TIMEOUT = 60.0
 #: Seconds before a call is repeated: the first time, the longest, and the growth.
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 2.0, 2
 
-#: How often a call is repeated whose connection breaks where nobody has ever answered.
+#: How often a call is repeated when its connection breaks and no front end has ever answered.
 STRANGE = 3
 
 # Faults that say that nothing was changed.
@@ -37,7 +37,7 @@ _TOO_BUSY, _NO_ANSWER = (429, 503), (502, 504)
 
 
 def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool) -> float | None:
-    """Return the seconds after which a call is to be made again that ended so; None: it is not.
+    """Return the seconds to wait before a failed call is repeated; None if it must not be.
 
     error -- an exception.
     attempt -- how often the call has been made before, 0 at first.
@@ -46,7 +46,7 @@ def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool)
     """
     pause = min(FIRST_PAUSE * PAUSE_GROWTH ** min(attempt, 100), LONGEST_PAUSE)     # a power may not overflow
     if isinstance(error, ConnectionBroken):
-        # Most likely a connection that was kept too long; or what is there is no front end, or has TLS, or has none.
+        # Most likely the connection was kept too long; or the other side is no front end, or only one of us speaks TLS.
         return (pause if attempt else 0) if repeatable and (answered or attempt < STRANGE) else None
     if isinstance(error, NotConnected):
         return pause if error.refused and (answered or attempt) else None
@@ -63,7 +63,7 @@ def pauseAfter(error: Exception, attempt: int, repeatable: bool, answered: bool)
 def needed(method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments of a call without the last ones that are None and may be left out.
 
-    A front end of an older release may not know them, and needs not: nothing is asked of them.
+    A front end of an older release may not know them, and does not need them.
     """
     count = len(arguments)
     required = METHODS[method].required if method in METHODS else count
@@ -88,15 +88,17 @@ class RepeatingClient:
 
     It keeps its connections open until `close`; as a context manager it closes them at the end of the block.
 
-    A call that meets a front end that is too busy (HTTP 429 and 503, after the time that it asks for), about to stop,
-    without its database, or of a release that cannot work with what is stored is repeated, with growing pauses, as
-    long as `timeout` allows, because nothing was changed.  So is one that nobody listens to, if the front end has
-    answered before; else it is raised at once.
-    When the connection breaks, or the front end itself or a proxy before it (HTTP 502 and 504) does not know the
-    outcome, only what is harmless twice is repeated, as methods that just look (`isRepeatable` in the table of
-    `xmlrpc.calls`).  All other methods are sent once, over a new connection, as one that was kept may be closed by the
-    other side just when it is used again.
-    Where nobody has ever answered, a connection that breaks is met by a few more only.
+    A call that has changed nothing is repeated, with growing pauses, as long as `timeout` allows: when the front end is
+    too busy (HTTP 429 and 503, after the time that it asks for), about to stop, without its database, or of a release
+    that cannot work with the stored data.  When nobody listens at the address, a call is repeated if the front end has
+    answered before; otherwise the error is raised at once.
+
+    When the connection breaks, or the front end or a proxy before it (HTTP 502 and 504) does not know the outcome, only
+    calls that are harmless twice are repeated, such as those that only read (`isRepeatable` in the table of
+    `xmlrpc.calls`).  All other calls are sent once, over a new connection: the server may close a kept one just when it
+    is used again.
+
+    If no front end has ever answered, a call whose connection breaks is repeated only a few times.
 
     All methods but `close` raise:
 

@@ -49,7 +49,7 @@ class Sending:
                  traceback: TracebackType | None) -> None:
         if error is None:
             for file in self._files:
-                with contextlib.suppress(OSError):      # the jobs are there, and their ids are not to be lost
+                with contextlib.suppress(OSError):      # the jobs were added: the caller must get their ids
                     file.giveAway()
         elif _isRefusal(error):
             for upload in self._uploads:
@@ -68,8 +68,8 @@ class Sending:
         draft = exchanged(input, File, files.append)
         if not files:
             return input, None
-        bodyOf('add', (task, draft))            # what cannot be sent is not worth the way of the files
-        sizes = [_sizeOf(file) for file in files]                   # one that is missing is seen before any is sent
+        bodyOf('add', (task, draft))            # refuse what cannot be sent before any file is sent
+        sizes = [_sizeOf(file) for file in files]                   # a missing file is noticed before any is sent
         for file, size in zip(files, sizes):
             if id(file) not in self._sent:
                 self._sent[id(file)] = self._sendFile(task, file, size)
@@ -103,14 +103,14 @@ class Sending:
 
 
 def _isRefusal(error: BaseException) -> bool:
-    """Return whether the front end is there, and told to keep nothing: else to drop an upload takes long, or fails."""
+    """Return whether a call failed while the front end answers: otherwise dropping an upload is slow, or fails."""
     if isinstance(error, RemoteFault):
         return not isinstance(error, (faults.OutcomeUnknown, faults.DatabaseUnavailable, faults.Stopping))
     return isinstance(error, (Unreadable, faults.BadArguments, KeyboardInterrupt))
 
 
 def _sizeOf(file: File) -> float | None:
-    """Return the bytes of a file; None for one that says it only at its end, as a pipe."""
+    """Return the bytes of a file; None for one whose size nobody knows, such as a pipe."""
     try:
         return float(file.size)
     except (OSError, AttributeError):

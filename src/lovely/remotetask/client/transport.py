@@ -36,16 +36,15 @@ _CHUNK_SIZE = 64 * 1024
 # Bytes that are read of the reason for a refusal.
 _SENTENCE_SIZE = 1000
 
-# What xmlrpc.client raises for what is no answer.
+# What xmlrpc.client raises for an answer that is not XML-RPC.
 _NO_XMLRPC = (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError, ArithmeticError)
 
 
 class RemoteFault(errors.RemoteTaskError):
     """The front end refused a call, or could not carry it out.
 
-    What is raised for a fault code of `xmlrpc.faults` is one of these and of the class that the code stands for, so
-    that `except errors.UnknownJob` works.  It has the message and `code`; the other attributes of that class stay with
-    the front end.
+    For a fault code of `xmlrpc.faults`, the exception is also an instance of the class that the code stands for, so
+    that `except errors.UnknownJob` works.  It has the message and `code`, but not the other attributes of that class.
     """
 
     def __init__(self, code: int, sentence: str) -> None:
@@ -101,7 +100,7 @@ class BadAnswer(errors.RemoteTaskError):
 
 
 class HttpError(errors.RemoteTaskError):
-    """The request was refused by its looks, before any call was made of it; `status` is the number of HTTP.
+    """The request was refused before the call in it was read; `status` is the number of HTTP.
 
     502 and 504 are of a proxy that got no answer from the front end: whether the call was carried out is unknown.
     """
@@ -117,7 +116,7 @@ class HttpError(errors.RemoteTaskError):
 
 
 class NotAuthorized(HttpError):
-    """The front end knows no such user, or the password is another.
+    """The front end knows no such user, or the password is wrong.
 
     Both stand in the URL, before the host, unless the password is in the file that `PASSWORD_FILE` names.
     """
@@ -182,7 +181,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that has to be there by a time."""
+    """An answer that must arrive by a given time."""
 
     def __init__(self, sock: socket.socket, until: float, **arguments: Any) -> None:
         super().__init__(sock, **arguments)
@@ -295,7 +294,7 @@ class ConnectionPool:
         sock = connection.sock
         try:
             sock.settimeout(_left(until))
-            with contextlib.suppress(ConnectionError):      # who refuses a request may not read it to its end
+            with contextlib.suppress(ConnectionError):      # a server that refuses a request may not read it to its end
                 traceparent = tracing.injected()
                 headers = self._headers if traceparent is None else {**self._headers, 'traceparent': traceparent}
                 connection.request('POST', self._target, body, headers)

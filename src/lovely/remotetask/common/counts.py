@@ -7,7 +7,7 @@ import threading
 #: Seconds: the upper bounds of the classes that durations are counted in; one more class is for what takes longer.
 BOUNDS = (.005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
-#: Sets of labels that are told apart for one name; what comes then has this label only.
+#: The most sets of labels of one name; later ones are counted together, under this label.
 MOST, OTHER = 500, 'other'
 
 #: Name -> what it is, and its labels.
@@ -30,7 +30,7 @@ DURATIONS = {
 }
 
 _WHERE = (('frontend',), ('cycle',), ('task',))
-#: Labels that there are from the beginning, at 0: of a series that begins with 1, nobody sees that it has grown.
+#: Labels that exist from the beginning, at 0: nobody would see the first increase of a series that begins with 1.
 INITIAL = {'logins_refused': (('xmlrpc',), ('pages',), ('metrics',)), 'conflicts': _WHERE, 'database_failures': _WHERE,
            'database_wait_seconds': _WHERE, 'late_outcomes': ((),)}
 
@@ -38,7 +38,7 @@ INITIAL = {'logins_refused': (('xmlrpc',), ('pages',), ('metrics',)), 'conflicts
 class Counts:
     """Numbers and durations by name and labels, which any thread adds to.
 
-    Who does something many times a second adds them together: each addition takes a lock.
+    Each addition takes a lock: code that counts many times a second sums up first.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""What is used of other libraries by names that these keep for themselves.
+"""What this package uses of other libraries by their private names.
 
 No other module knows such a name.  Each function says why there is no public way, and what is lost without the name.
 That may be speed or safety which nobody would miss at once: so a line of the log says it, once in a process.
@@ -142,7 +142,7 @@ def cleanUpFailures(storage):
 # RelStorage
 
 def addToDSN(manager, defaults):
-    """Add to what an `IConnectionManager` of PostgreSQL connects with what that does not say; only for psycopg2.
+    """Add defaults to the parameters that an `IConnectionManager` of PostgreSQL connects with; only for psycopg2.
 
     There is no public way to change it.
 
@@ -160,7 +160,7 @@ def addToDSN(manager, defaults):
 
 
 def sqlAdapterOf(storage):
-    """Return what a `RelStorage` speaks with its database by, an `IRelStorageAdapter`; None where that is missing.
+    """Return the `IRelStorageAdapter` by which a `RelStorage` speaks with its database; None where that is missing.
 
     Of it are used: `schema.database_type` and `connmanager`, an `IConnectionManager`.  There is no public way to it.
     """
@@ -180,7 +180,7 @@ def forgetNewIds(storage):
 
 
 def serverOf(storage):
-    """Return what a `ClientStorage` speaks with its server by; None where that is missing.
+    """Return the object by which a `ClientStorage` speaks with its server; None where that is missing.
 
     Of it are used: `call`, `loop`, and `client` with `register`, `invalidateTransaction`, `cache` and `protocol`; of
     that one `server_call`, `close` and `sm_protocol.transport`.  `ClientStorage` itself has no time limit for an

@@ -1,6 +1,6 @@
-"""Lines of a log, as text and as JSON; what callers and tasks have said is short in them, and passes for no other line.
+"""Lines of a log, as text and as JSON; texts of callers and tasks are cut and escaped, so none passes for another line.
 
-And of which run a line is: `LoggedRun` says so for the thread that does the run, `RunFilter` notes it on the record.
+`LoggedRun` says which run a thread does; `RunFilter` notes that on each record.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import contextvars
@@ -25,7 +25,7 @@ _run = contextvars.ContextVar('run', default=None)
 FIELDS = ('event', 'service', 'job', 'task', 'attempt', 'host', 'request', 'duration', 'wait', 'error', 'jobs', 'user',
           'address', 'status')
 
-#: Of what becomes of each job.  These are many lines: nobody sees them who has not set its level to INFO.
+#: What becomes of each job.  These are many lines, which come only if the level of this logger is set to INFO.
 jobLog = logging.getLogger('lovely.remotetask.jobs')
 if jobLog.level == logging.NOTSET:
     jobLog.setLevel(logging.WARNING)
@@ -106,7 +106,7 @@ def logError(log, message, *arguments, error, level=logging.ERROR, extra=None):
 
 
 class LoggedRun:
-    """While entered, what this thread logs is of a run; also what it logs by `asyncio.to_thread`.
+    """A context manager: what this thread logs in the block is of a run; also what it logs by `asyncio.to_thread`.
 
     claim -- what is run: it has `jobid`, `task`, `attempt`, `request` and `label`.
     host -- the name of the processing host.
@@ -146,7 +146,7 @@ class RunFilter(logging.Filter):
 
 
 class RunFormatter(logging.Formatter):
-    """Has the lines of a run begin with job, task and request, unless they do.
+    """Makes the lines of a run begin with job, task and request, unless they already do.
 
     formatter -- makes the rest of the line.
     """
@@ -165,7 +165,7 @@ class RunFormatter(logging.Formatter):
 
 
 def tellRuns(handler):
-    """Have a handler of `logging` tell of which run a line is.  Twice is fine.
+    """Make a handler of `logging` say which run a line is of.  Twice is fine.
 
     A formatter whose attribute `hasFields` is true shows the attributes of records: its messages stay as they are.
     """

@@ -1,4 +1,4 @@
-"""Which values are nobody's business, as passwords: told by their names, and hidden wherever they are shown."""
+"""Secrets, such as passwords: known by the names of their fields, and hidden wherever values are shown."""
 # SPDX-License-Identifier: ZPL-2.1
 import fnmatch
 import functools
@@ -28,8 +28,8 @@ PAIRS = frozenset(('api key', 'access key', 'private key', 'secret key', 'sessio
 #: Nested values that are looked into at the most.
 DEPTH = 200
 
-#: Characters of a secret, at the least, that is hidden within texts: a shorter one would hide half of them.  With less
-#: than WITHIN it is hidden as a word of its own only.
+#: The fewest characters of a secret that is hidden within texts: a shorter one would hide half of each.  One of fewer
+#: than WITHIN is hidden only where it is a word of its own.
 SHORTEST, WITHIN = 4, 8
 
 #: Secrets of one job that are hidden within texts, and characters of a text that may be JSON, at the most.
@@ -136,7 +136,7 @@ def _formsOf(text):
 
 
 def _patternOf(form):
-    # What is short may be a part of other words, which say nothing of it.
+    # A short secret may be a part of other words, which do not tell it.
     return re.escape(form) if len(form) >= WITHIN else rf'(?<![^\W_]){re.escape(form)}(?![^\W_])'
 
 

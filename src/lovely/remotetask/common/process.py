@@ -1,4 +1,4 @@
-"""What a process inherits from whoever starts it, made what the rest takes for granted: see operating.txt."""
+"""What a process inherits from its parent, and how this package sets it right: see operating.txt."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import errno
@@ -26,8 +26,8 @@ _needed = 200
 def openStandardDescriptors():
     """Open /dev/null as standard input, output and error output where these are closed.
 
-    Otherwise the next file that is opened would be one of them: a database, say, into which everything is written then
-    that anybody writes to the "standard error output".
+    Otherwise the next file that is opened takes the place of one of them: whatever is written to the "standard error
+    output" may then end up in a database.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -103,8 +103,8 @@ def reapAsProcessOne():
     """As process 1 of a container, go on in a child process; in any other process do nothing.
 
     The parent waits for all children.  The system gives it those of processes that have ended, and they would stay
-    zombies if nobody waited for them.  That this is another process than the one that runs tasks keeps it from taking
-    the exit status of a child that a task waits for.  It passes signals on to the child process, and ends as that does.
+    zombies if nobody waited for them.  The process that runs tasks must not do that itself: it would take the exit
+    status of a child that a task waits for.  It passes signals on to the child process, and ends as that does.
 
     To be called before other threads start.
     """

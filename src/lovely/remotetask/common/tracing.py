@@ -36,7 +36,7 @@ class Sending:
 
 @contextlib.contextmanager
 def calledWith(traceparent):
-    """Take the trace context of a caller, a header's text or None, for that of what is added within."""
+    """Give jobs that are added in the block the trace context of a caller: the text of a header, or None."""
     token = _caller.set(traceparent if isSampled(traceparent) else None)
     try:
         yield

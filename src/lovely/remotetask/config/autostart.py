@@ -23,7 +23,7 @@ log = logging.getLogger('lovely.remotetask')
 def getAutostartServiceNames():
     """Return the patterns of the product configuration: `site@service`, either of them '*', no site for the root.
 
-    Raise `ConfigurationError` that names a key which is none.
+    Raise `ConfigurationError` that names a key which is unknown.
     """
     settings = productConfiguration(PRODUCT) or {}
     try:

@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 
 class ServiceWatch:
-    """Starts what processes the services that patterns fit, and stops it when these do not fit any more.
+    """Starts processing each service that the patterns fit, and stops that when the service is gone.
 
     `look` does so once.  A thread, which `start` starts, does so whenever that may have changed.  It keeps what it has
     loaded to find the services.  A commit to one of these objects wakes it, as far as this process is told of it; and
@@ -60,7 +60,7 @@ class ServiceWatch:
         self._cacheSize = None              # of the connection, before it was ours
         self._loaded = None                 # the objects that were looked at; None when all must be looked at
         self._known = {}                    # key -> `Found`, of each that has begun and not ended
-        self._told = set()                  # what the log has been told, for not to tell it again and again
+        self._told = set()                  # failures that have been logged: each is logged once
         self._stopRequested, self._wakeup = threading.Event(), threading.Event()
         self._wakeup.interest, self._wakeup.ignoresUnknown = frozenset(), True
         self._thread = None

@@ -44,8 +44,8 @@ ROLES = ('view', 'submit', 'manage')
 NAME_LENGTH = 100
 #: Bytes of a password, in UTF-8; bcrypt takes no more.
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 72
-#: Seconds after its last use for which a password that was right is not checked by its hash again: who calls once a day
-#: is not told to wait when somebody else guesses at his name.
+#: Seconds after its last use for which a right password is not hashed again: a client that calls once a day must not
+#: wait because somebody else guesses at its name.
 REMEMBERED = 86400.0
 
 _FIELDS = 'name:hash:role:tasks:services'

@@ -9,12 +9,12 @@ import zoneinfo
 #: Levels of nesting that plain data may have: what is deeper is stored as an object.
 PLAIN_DEPTH = 50
 
-#: Levels of nesting that any value may have.  A pickler calls itself for each level, twice for an object, and how often
-#: it can is another number in each Python: the lowest, 1000 in all calls of a thread, leaves room for the caller.
+#: Levels of nesting that any value may have.  A pickler calls itself for each level, twice for an object.  How often it
+#: can differs between Pythons: even the lowest number, 1000 calls of a thread, leaves room for the caller.
 NESTING = 200
 
 ATOMS = frozenset((str, int, float, bool, bytes, type(None), complex, datetime.date, datetime.timedelta))
-#: Those that are plain as well unless their time zone is somebody's own class, of which nobody knows what it holds.
+#: Types that are plain as well, unless their time zone is of an application's class, which may hold anything.
 MOMENTS = frozenset((datetime.datetime, datetime.time))
 ZONES = frozenset((type(None), datetime.timezone))
 
@@ -55,8 +55,8 @@ class TooDeep(ValueError):
 def checkNesting(value):
     """Raise `TooDeep` for a value that is nested more than `NESTING` deep.
 
-    A level is a list, dict, tuple or set, or an object that is stored with its attributes.  What was met before counts
-    no more: a value that contains itself is as deep as its parts.
+    A level is a list, dict, tuple or set, or an object that is stored with its attributes.  A part that was met before
+    does not count again: a value that contains itself is as deep as its parts.
     """
     met, levels = set(), [iter((value,))]
     while levels:

@@ -1,4 +1,4 @@
-"""What the row of a job must have that our code relies on: a row without it stands for a broken job."""
+"""Checks of a job's row: a row that lacks what our code relies on stands for a broken job."""
 # SPDX-License-Identifier: ZPL-2.1
 from typing import NamedTuple
 
@@ -53,12 +53,12 @@ def _tupleOf(isRight):
     return lambda value: type(value) is tuple and all(map(isRight, value))
 
 
-# The statuses that a row may have: that a job is being processed its ledger says.
+# The statuses that a row may have: PROCESSING is none, as the ledger says which jobs are being processed.
 _STORED = frozenset(STATUSES) - {PROCESSING}
 
 _isCount = _isOfRange(0, 2 ** 31 - 1)
 
-#: What the fields of a row have to be that our code relies on, and what is in its `more`.
+#: What our code relies on in the fields of a row, and in its `more`.
 RIGHT = {
     'kind': lambda value: value in (JOB, CRON_JOB),
     'created': isTime,

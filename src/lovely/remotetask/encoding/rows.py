@@ -63,7 +63,7 @@ class Encoded(bytes):
 
 
 def encode(value):
-    """Return the `Encoded` value; None for one that needs a record of its own, as no plain data or too large."""
+    """Return the `Encoded` value; None for one that needs a record of its own: it is not plain data, or too large."""
     try:
         encoded = Encoded(pickle.dumps(plainCopy(value), _PROTOCOL))
     except NotPlain:
@@ -105,8 +105,7 @@ def pack(row):
 def unpack(data):
     """Return the `Row` that bytes stand for.  Raise `ValueError` when they stand for none.
 
-    Bytes that are not as they were written are not unpickled: the values in a damaged row, which are pickles too, would
-    be met only later, and by others.
+    Damaged bytes are not unpickled: the values in a row are pickles, too, and their damage would show only later.
     """
     pickled = data[_CHECKSUM:]
     if zlib.crc32(pickled).to_bytes(_CHECKSUM, 'big') != data[:_CHECKSUM]:
@@ -193,7 +192,7 @@ def written(row):
 
 
 class LooseRow:
-    """Where the row of a job is that is in no database: see `pages.Pages`."""
+    """Holds the row of a job that is in no database: see `pages.Pages`."""
 
     jar = None
 

@@ -28,7 +28,7 @@ from lovely.remotetask.storage.search import hidesIn
 from lovely.remotetask.storage.search import search
 
 
-#: What the task is called.  It is none of those that jobs can be added for by their names.
+#: The name of the task.  Callers cannot add a job for it by this name.
 NAME = 'remotetask.bulk'
 
 #: Jobs that one transaction changes, and looks at, at the most; after a conflict the next one changes half as many.

@@ -32,7 +32,7 @@ from lovely.remotetask.functions import callTask
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Seconds for which what a process prints is waited for, that the task has left behind out of reach.
+#: Seconds to wait for the output of processes that the task left behind, where nobody can end them.
 DRAIN = 1.0
 
 _LENGTH = struct.Struct('!Q')           # stands before each pickle, in both directions
@@ -82,8 +82,8 @@ def runInChild(task, jobid, input, control=None, timeLimit=None, memoryLimit=Non
     memoryLimit -- bytes of address space, as counted by RLIMIT_AS: the interpreter, its libraries and mapped files are
         among them; None for any.  Beyond it the task gets a `MemoryError`.
 
-    label -- what the lines of the log begin with that the task logs, and those that it prints, of the level INFO; None
-        to have it print to where this process does, as it also does when lines of that level are not logged.
+    label -- how each line of the log begins that the task logs, or prints, at the level INFO; None to have it print to
+        where this process does, as it also does when lines of that level are not logged.
     extra -- what these lines have besides: see `logs.about`.
 
     The task reads nothing from its standard input.  When it has returned, all
@@ -168,7 +168,7 @@ class _Talk:
             return False
         self._received += data
         while message := _unframed(self._received):
-            if not self._group.ending:              # what is said to an end that was asked for does not count
+            if not self._group.ending:              # the answer to a requested end does not count
                 getattr(self, '_' + message[0])(*message[1:])
         return True
 
@@ -277,7 +277,7 @@ def main(descriptor, memoryLimit, level=None):
         except (Exception, SystemExit) as error:
             answer = 'error', *_described(error)
         send(*answer)
-    # What is to be done at exit is done, but a thread that the task has left behind does not keep us.
+    # Do what is to be done at exit, but do not wait for a thread that the task left behind.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, GRACE)
 
@@ -342,7 +342,7 @@ def _pickled(result):
 
 
 def _described(error):
-    """Return what the host is to know of an exception: a pickle or None, a line, and the traceback."""
+    """Return what the host needs of an exception: a pickle or None, a line, and the traceback."""
     name = type(error).__name__
     return (next(_pickles(error), None), f'{name}: {error}' if str(error) else name,
             ''.join(traceback.format_exception(error)))

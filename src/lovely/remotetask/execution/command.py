@@ -129,8 +129,8 @@ class CommandTask:
         if self.directory is not None and not os.path.isdir(self.directory):
             raise TaskError(f'the directory {self.directory!r} of {self.program} does not exist on this '
                             f'processing host')
-        # What remains of a race: who may write into the directory on this very host can put a symbolic link there
-        # between this check and the program's own look.  A client cannot, it only names files.
+        # A race remains: a user of this host who may write into the directory can put a symbolic link there between
+        # this check and the program's own look.  A client cannot, as it only names files.
         try:
             arguments = self._arguments(input)
         except InvalidInput as error:

@@ -30,7 +30,7 @@ class Control:
     def __init__(self, jobid, onProgress=None):
         self.jobid = jobid
         self.reason = None              # why the run is to end, a sentence; None as long as it may go on
-        self.watched = False            # whether anybody would notice if it were told to end
+        self.watched = False            # whether the run can be told to end
         self.progress = None            # the last report: fraction from 0 to 1 or None, and a message
         self.examine = None             # called with an exception of the task before it is dealt with: a debugger
         self._onProgress = onProgress
@@ -110,7 +110,7 @@ def stackOf(frame):
 
 
 def current():
-    """Return the `Control` of the run that this thread does; None when it does none for a processor."""
+    """Return the `Control` of the run that this thread does; None if it does none."""
     return getattr(_current, 'control', None)
 
 

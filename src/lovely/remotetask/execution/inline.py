@@ -29,7 +29,7 @@ def claimNext(service, now, jobid=None, tasks=None):
         return transitions.claimOn(job)
     _schedule(service, now)
     lacks = functools.partial(lacking, service, 'this process', patterns=tasks)
-    chosen = {} if tasks is None else {'lacks': lacks}      # without a choice each job is taken, to fail if it has to
+    chosen = {} if tasks is None else {'lacks': lacks}      # without patterns any job is taken, even one that will fail
     claims = (claiming.claimSuspect(service, now, **chosen) or claiming.claimStranded(service, 1, now, lacks)
               or claiming.claimOldest(service, now, **chosen))
     return claims[0] if claims else None
@@ -75,7 +75,7 @@ def processAll(service, now, tasks=None):
 
 
 def _claimAgain(service, claim, now):
-    """Make sure of a claim whose task ended the transaction that it was made in: its job is not to run for ever."""
+    """Renew a claim whose task ended the transaction in which it was made: otherwise its job would run for ever."""
     _schedule(service, now)
     shard = ready.shardOf(service, claim.jobid)
     if ready.dequeue(service, claim.jobid):

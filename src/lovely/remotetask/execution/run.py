@@ -114,8 +114,8 @@ def _nameOf(kind):
 def failed(claim, error, started, ended, host, policy=None, draw=0.0, service=None):
     """Return the `Outcome` of a run that ended with an exception, and log it.
 
-    Of a run that was told to end nobody wants the outcome any more, and what it meets may come from just that: its
-    database may have been closed.
+    If the run was told to end, nobody wants its outcome any more, and its error may come from that, as when its
+    database was closed: so it is logged as no failure.
     """
     pause = (DEFAULT if policy is None else policy).decide(claim.attempt + 1, error, draw)
     control = current()
@@ -128,10 +128,10 @@ def failed(claim, error, started, ended, host, policy=None, draw=0.0, service=No
         log.info('%s was ended: %s; after that it met %s', claim.label, control.reason, said, extra=extra)
         log.debug('%s', claim.label, exc_info=error, extra=extra)
     else:
-        # An alarm on ERROR is to ring for what is lost, and for nothing that heals itself.
+        # The level ERROR is for jobs that are lost, not for runs that will be retried.
         level, what = ((logging.ERROR, 'failed') if pause is None else
                        (logging.WARNING, f'failed, and runs again in {pause:.2f} s'))
-        if isinstance(error, (TaskError, Retry)):           # the task means it: its traceback is kept on the job only
+        if isinstance(error, (TaskError, Retry)):           # on purpose: only the job keeps the traceback
             log.log(level, '%s %s: %s', claim.label, what, said, extra=extra)
         else:
             logError(log, '%s %s: %s', claim.label, what, said, error=error, level=level, extra=extra)

@@ -18,8 +18,9 @@ EXIT_TIME = 5.0
 #: Seconds that `stop` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
 
-# What has been started: key -> processor; the first part of a key is the database.
-_running = {}
+# What has been started: key -> processor; and what is being started: key -> an object for each start.  The first part
+# of a key is the database.  The lock guards both; nobody waits for a database while he has it.
+_running, _starting = {}, {}
 _lock = threading.Lock()
 
 # The databases that are not closed before their processors have stopped.
@@ -31,6 +32,7 @@ def _forget():
     global _lock
     _lock = threading.Lock()
     _running.clear()
+    _starting.clear()
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -45,30 +47,57 @@ def keyOf(obj, kind=None):
 
 
 def start(key, make):
-    """Start a processor unless there is one, and return it; None when there is one.
+    """Start a processor and return it; None when there is one, or when it was stopped before it had started.
 
     key -- see `keyOf`.
     make -- a callable that returns an `IProcessor` with a method `start`.
+
+    Raise what `make` and that method raise.
     """
     with _lock:
-        if running(key) is not None:
+        if key in _starting or running(key) is not None:
             return None
-        processor = make()
-        processor.start()
+        this = _starting[key] = object()
         _stopAtExit()
         _stopBeforeClose(key[0])
-        _running[key] = processor
+    try:
+        processor = make()
+        processor.start()                       # this takes as long as the database takes
+    except BaseException:
+        _endStart(key, this, None)
+        raise
+    if _endStart(key, this, processor):
         return processor
+    processor.stop(EXIT_TIME, wait=STOP_TIME)
+    return None
+
+
+def _endStart(key, this, processor):
+    """Note that a start has ended; return whether it is wanted still: `stop` and `stopAll` may have come before.
+
+    key, this -- see `_starting`.
+    processor -- is registered if it is wanted; None for a start that has failed.
+    """
+    with _lock:
+        if _starting.get(key) is not this:
+            return False
+        del _starting[key]
+        if processor is not None:
+            _running[key] = processor
+        return True
 
 
 def stop(key):
-    """Stop a processor, and return whether there was one: it claims nothing more, while running jobs go on."""
+    """Stop a processor, and return whether there was one: it claims nothing more, while running jobs go on.
+
+    One that is being started is stopped as soon as it has started; nobody waits for that here.
+    """
     with _lock:
+        isStarting = _starting.pop(key, None) is not None
         processor = _running.pop(key, None)
-    if processor is None:
-        return False
-    processor.stop(wait=STOP_TIME)
-    return True
+    if processor is not None:
+        processor.stop(wait=STOP_TIME)
+    return isStarting or processor is not None
 
 
 def running(key):
@@ -93,7 +122,10 @@ def _stopBeforeClose(db):
 
 
 def stopAll(db=None):
-    """Stop the processors of this process, or of one `ZODB.DB`, with EXIT_TIME for all of them together."""
+    """Stop the processors of this process, or of one `ZODB.DB`, with EXIT_TIME for all of them together.
+
+    Those that are being started are stopped as soon as they have started; nobody waits for that here.
+    """
     end = time.monotonic() + EXIT_TIME
     while processors := _taken(db):             # what follows the services may have started another one meanwhile
         for processor in processors:
@@ -105,5 +137,7 @@ def stopAll(db=None):
 def _taken(db):
     """Return the running processors of a `ZODB.DB`, or all if that is None; they are registered no more."""
     with _lock:
+        for key in [key for key in _starting if db in (None, key[0])]:
+            del _starting[key]
         keys = [key for key in _running if db in (None, key[0])]
         return [processor for processor in map(_running.pop, keys) if processor.running]

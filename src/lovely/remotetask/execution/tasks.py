@@ -102,7 +102,7 @@ def lacking(service, host, name, patterns=None):
 def missingOf(name, task):
     """Return what this host lacks to run a task, as text, or None.
 
-    A `missing` of the task that fails is a mistake in it: no other job is to wait for that.
+    If the task's own `missing` raises, that is a mistake in the task, and must not hold up other jobs.
     """
     missing = getattr(task, 'missing', None)
     try:
@@ -143,8 +143,8 @@ def checkJob(tasks, name, input):
     tasks -- the `AddableTasks` of the service.
     name -- what the task is registered as.
 
-    Whatever else its schema's constraints or its own `checkInput` raise is a mistake in them, not of the caller's: that
-    is logged, and `TaskError` says so.
+    Any other exception of its schema's constraints, or of its own `checkInput`, is a mistake in these, not the
+    caller's: it is logged, and `TaskError` says so.
     """
     if not isinstance(name, str):
         raise UnknownTask(name, findTasks(tasks.service))

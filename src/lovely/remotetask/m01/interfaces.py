@@ -14,8 +14,8 @@ from zope.schema import TextLine
 class IJob(Interface):
     """A job.  A factory is a job as well: the prototype that is registered by a name.
 
-    What follows `retryDelay` only a job has that was added, and is read-only but for `retryTime`.  All times are
-    `datetime` objects with the time zone UTC, or None as long as there is none.
+    The attributes after `retryDelay` are only on jobs that were added, and read-only, except `retryTime`.  All times
+    are `datetime` objects with the time zone UTC, or None as long as there is none.
     """
 
     jobName = Attribute('The name of its factory; None before it is registered.')
@@ -148,7 +148,8 @@ class IRemoteProcessor(Interface):
     def processNextJob(jobQuery=None, callTime=None):
         """Process the next job; return whether there was one.
 
-        Raise `JobFailed` when it has failed and will be run again.  That is on record then: commit the transaction.
+        Raise `JobFailed` when it has failed and will be run again.  The failure is on the job then: commit the
+        transaction.
         """
 
     def processJob(jobid, callTime=None):

@@ -25,7 +25,7 @@ class RemoteException(TaskError):
 
 
 class JobFailed(RemoteTaskError):
-    """A job that was processed by hand has failed, and will be run again.  That is on record: commit it.
+    """A job that was processed by hand has failed, and will be run again.  Commit the transaction, which notes that.
 
     error -- the `JobError`.
     """
@@ -155,7 +155,8 @@ class Job(Persistent):
 
 @implementer(ITask)
 class FactoryTask:
-    """A factory as the task of its name.  It can be made of any object: what is no good is said when a job is to run.
+    """A factory as the task of its name.  It can be made of any object: an unusable one is reported when a job is to
+    run.
 
     service -- from the connection of the running thread; its `__parent__` is the remote processor.
     """

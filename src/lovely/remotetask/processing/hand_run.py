@@ -1,4 +1,4 @@
-"""One job that somebody runs by hand, in a thread of his own: claimed in a ledger that is kept alive meanwhile."""
+"""One job that somebody runs by hand: the job is claimed in a ledger, whose heartbeat goes on meanwhile."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import socket

@@ -61,7 +61,7 @@ class State:
     slowerSince: float | None = None    # see `load_sharing.Publication`
     isScheduler: bool = False           # whether this host was the scheduler
     handedAt: float = float('-inf')     # when it gave that role to another host, by the monotonic clock
-    hasMore: bool = False               # whether it left off among jobs that are not for it: there may be more to claim
+    hasMore: bool = False               # whether it gave up among jobs for others: there may be more to claim
 
 
 class Message(NamedTuple):
@@ -78,7 +78,7 @@ class Result:
 
     state: State
     claims: list                # `Claim`s to run
-    unwanted: list              # of `Snapshot.watched` those whose runs are not wanted any more
+    unwanted: list              # those of `Snapshot.watched` whose runs are not wanted any more
     lost: list                  # pairs of id and run, of the claims that were found to be lost
     outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
     rescued: Sequence = ()      # the `rescue.Ended`s of other hosts, which are lost

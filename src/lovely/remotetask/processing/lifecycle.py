@@ -4,7 +4,7 @@ import threading
 
 
 class Lifecycle:
-    """Shared by who starts and stops the processor, the thread that keeps the ledger, and those that run jobs.
+    """Shared by the threads that start and stop the processor, keep the ledger, and run jobs.
 
     `_lock` guards `_isRunning` and `_deadline`.  The two events guard themselves.
 

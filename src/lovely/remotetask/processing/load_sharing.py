@@ -1,4 +1,4 @@
-"""Load sharing: what is on record of the hosts that share a service, and how much these do without help."""
+"""Load sharing: what the ledgers say of the hosts that share a service, and how much these do without help."""
 # SPDX-License-Identifier: ZPL-2.1
 import math
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""Tells subscribers what becomes of the runs of a host, in a thread of its own: nobody else waits for a subscriber."""
+"""Tells subscribers about the runs of a host, in a thread of its own, so that no other thread waits for a subscriber.
+"""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import queue
@@ -22,7 +23,7 @@ from lovely.remotetask.interfaces import QUEUED
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Events that wait for slow subscribers at the most; what comes then is dropped, and logged.
+#: The most events that wait for slow subscribers; further ones are dropped, and that is logged.
 WAITING_EVENTS = 10000
 
 #: Seconds that subscribers have for the last events when the host stops: less than `processor.GIVE_BACK`.

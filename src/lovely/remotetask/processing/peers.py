@@ -22,7 +22,7 @@ HANDOVER = 60.0
 
 
 class Peers:
-    """Watches the other hosts.
+    """Watches the other hosts of a service.
 
     What it keeps are observations: they hold whatever becomes of the transaction in which they were made.  The thread
     that keeps the ledger makes them.  Other threads read `survey` only: an immutable value, which is replaced as a

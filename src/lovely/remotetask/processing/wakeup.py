@@ -3,7 +3,7 @@
 import threading
 
 
-#: A commit that has written more records than that has added many jobs: loading them one by one costs little then.
+#: A commit that wrote more records than that has added many jobs: loading these one by one costs little per job.
 FEW = 8
 
 

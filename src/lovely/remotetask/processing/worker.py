@@ -54,7 +54,7 @@ PAUSE, LONGEST_PAUSE = 0.01, 2.0
 #: After so many failures of the database in a row a line of the log says so.
 TOLD_FAILURES = frozenset(10 ** power for power in range(1, 7))
 
-#: As how many failures a conflict counts when the task is serialized here already: it came from another host.
+#: How many failures a conflict counts as when this host already serializes the task: another host caused it.
 FAR = 3
 
 #: Seconds after which a transaction is too old for another run: not every storage tells at once what was committed.
@@ -67,7 +67,7 @@ def pause(failures, draw):
 
 
 class Repeat(TransientError):
-    """A transaction is to be tried again: one of its data managers says so, or the database."""
+    """Raised to repeat a transaction: one of its data managers, or the database, says that it should be tried again."""
 
 
 class View(NamedTuple):

@@ -1,2 +1,2 @@
-"""When a schedule has its times, and which of those that were missed are made up for.  Pure: time is an argument."""
+"""When a schedule has its times, and which missed times are made up for.  Pure: time is an argument."""
 # SPDX-License-Identifier: ZPL-2.1

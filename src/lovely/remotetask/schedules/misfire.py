@@ -1,4 +1,4 @@
-"""Misfire decisions, as values: which of the times that a schedule missed are made up for.  Pure."""
+"""Misfire decisions, as values: which missed times of a schedule are made up for.  Pure."""
 # SPDX-License-Identifier: ZPL-2.1
 
 

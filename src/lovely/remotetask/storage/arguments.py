@@ -1,4 +1,4 @@
-"""What callers give a service: jobs that are to be added, times, selections; checked, before anything is changed."""
+"""Checks of what callers give a service, before anything is changed: new jobs, times, selections."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import math
@@ -73,7 +73,7 @@ def present(now):
 def checkedOptions(new):
     """Return the `NewJob` with its policy as a `RetryPolicy`, which may have been a dict of its fields.
 
-    Raise `ValueError` that names what a job cannot be added with, of all but its task and input.
+    Raise `ValueError` that names a wrong option; the task and the input are not checked here.
     """
     check('startLater', new.startLater, isinstance(new.startLater, bool), 'a bool')
     check('timeLimit', new.timeLimit, new.timeLimit is None or isSpan(new.timeLimit), 'a number of seconds above 0')

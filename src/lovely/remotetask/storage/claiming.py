@@ -16,7 +16,7 @@ from lovely.remotetask.storage.transitions import claimOn
 from lovely.remotetask.storage.transitions import endBroken
 
 
-#: Ids that one transaction takes out of the queues in vain: their jobs are gone or broken, or for other hosts.
+#: The most ids that one transaction takes out of the queues in vain: of jobs that are gone, broken, or for other hosts.
 IN_VAIN = 1000
 
 

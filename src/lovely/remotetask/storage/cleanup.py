@@ -19,7 +19,8 @@ from lovely.remotetask.storage.ready import shardOf
 def forget(service, ledger, status, entries):
     """Take entries, pairs of time in microseconds and id, out of what a ledger has of a final status.
 
-    How many there are is counted elsewhere: a host that works writes its ledger all the time, and is not to conflict.
+    The number of entries is kept elsewhere: a busy host writes its ledger all the time, and this must not conflict with
+    it.
     """
     finished = ledger.finished[status]
     for key, _ in entries:

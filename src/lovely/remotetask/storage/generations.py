@@ -44,7 +44,7 @@ OLDEST = 1
 #: The first one that there was; releases up to 0.5 did not write any.
 FIRST = 1
 
-#: Seconds for which transactions are waited for that older releases have begun before they are excluded.
+#: Seconds to wait for transactions that older releases began before they were excluded.
 PATIENCE = 5.0
 
 #: What a transaction of an upgrade does, in the words of the log.
@@ -55,7 +55,7 @@ ATTEMPTS = 10
 
 
 class Step(NamedTuple):
-    """What brings the data of a service from one generation to the next."""
+    """Upgrades the data of a service from one generation to the next."""
 
     text: str           # what it does, for people
     needs: int          # the least GENERATION of a release that may work with the data from then on
@@ -145,7 +145,7 @@ def upgrade(db, path, now, user='', patience=PATIENCE):
     path -- of the service, a tuple of names.
     now -- returns UTC seconds.
     user -- who has asked for it.
-    patience -- seconds for which transactions are waited for that older releases have begun before they are excluded.
+    patience -- seconds to wait for transactions that older releases began before they were excluded.
 
     Interrupted, it goes on where it was, after the same patience: whoever has excluded older releases may have been
     killed a moment ago.  Hosts whose release knows the new generation may run meanwhile.

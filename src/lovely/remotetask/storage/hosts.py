@@ -1,4 +1,4 @@
-"""Which hosts live: judged by their processes where that can be seen, else by what they last wrote."""
+"""Which hosts live: judged by their processes on this machine, and by their last heartbeats elsewhere."""
 # SPDX-License-Identifier: ZPL-2.1
 import functools
 import os

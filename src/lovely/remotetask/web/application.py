@@ -28,7 +28,7 @@ from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.database.transactions import openedAt
-from lovely.remotetask.database.transactions import pauseAfter
+from lovely.remotetask.database.transactions import transact
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.filters import parseTime
 from lovely.remotetask.web import actions
@@ -82,6 +82,15 @@ class Refused(errors.RemoteTaskError):
         """`status` is of HTTP."""
         super().__init__(message)
         self.status = status
+
+
+class _NotDone(Exception):
+    """A verb has changed nothing: its form has a mistake, which `response` tells."""
+
+    def __init__(self, response):
+        """`response` is a `webob.Response`."""
+        super().__init__()
+        self.response = response
 
 
 class Route(NamedTuple):
@@ -267,39 +276,23 @@ class Application:
         catchUp(self.db)                # some verbs leave out jobs whose status does not fit, and refuse nothing
         with contextlib.closing(self.db.open(manager)) as connection:
             context = Context(request, form, caller, connection, _servicePath(request.GET), self.clock(), None, self)
-            done = self._tryToCarryOut(context, verb, manager)
-        if isinstance(done, webob.Response):
-            return done
+            try:
+                done = transact(manager, lambda: self._carryOut(context, verb, manager), ATTEMPTS)
+            except _NotDone as error:
+                return error.response
         log.info('user %s at %s: %s in %s', ascii(caller.name or notes.ANYBODY), caller.address or '-',
                  ascii(notes.sentenceOf(done.act)), ascii(context.path),
                  extra=about('change.made', user=caller.name or notes.ANYBODY, address=caller.address))
         return webob.Response(status=303, location=self._next(context, done))
 
-    def _tryToCarryOut(self, context, verb, manager):
-        for number in range(1, ATTEMPTS + 1):
-            manager.begin()
-            try:
-                return self._carryOut(context, verb, manager)
-            except TransientError:
-                manager.abort()
-                if number == ATTEMPTS:
-                    raise
-                time.sleep(pauseAfter(number))
-            except BaseException:
-                manager.abort()
-                raise
-
     def _carryOut(self, context, verb, manager):
-        """Do what a verb says, and commit it; return `actions.Done`, or the response that says what is wrong."""
+        """Do what a verb says, in the transaction of `manager`; return `actions.Done`, or raise `_NotDone`."""
         with _refusing(None):
             done = actions.carryOut(context, verb)
         if isinstance(done, Page):
-            response = webob.Response(render(done, context), status=done.status)
-            manager.abort()
-            return response
+            raise _NotDone(webob.Response(render(done, context), status=done.status))
         path = whereIs(context.service)
         notes.write(manager.get(), [done.act._replace(path=path)], context.caller.name or notes.ANYBODY)
-        manager.commit()
         return done
 
     def _next(self, context, done):
