@@ -328,6 +328,8 @@ def release(service, ledger, jobid, now, started=True, suspect=False, isLast=Fal
     ledger.release(jobid)
     if started:
         job.change(run=job.run + 1, suspect=suspect or None)
+    else:
+        job.touch()             # who ends it at the same time took it for claimed: its id would stay in the queue
     if isLast:
         enqueue(service, job)
     else:
