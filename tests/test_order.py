@@ -10,6 +10,7 @@ from zope.component import provideUtility
 
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
@@ -167,6 +168,30 @@ class TestGivenBack(OrderCase):
         self.assertTrue(host.loop._leaveIfDone())
         self.assertEqual((host.givenBack, self.queue(jobids)), (3, jobids[1:]))
         self.assertEqual({self.service.jobs[jobid].run for jobid in jobids}, {0})
+
+    def test_what_is_not_run_again(self):
+        jobids, host = self.addMany(8), self.host('host')
+        claimed = self.claim(host, 7, jobids[0] >> BITS)
+        host.inFlight.add([transitions.claimOn(self.service.jobs[jobid]) for jobid in claimed], b'')
+        for _ in range(3):
+            host.inFlight.acquire(host.inFlight.newQueue())
+        once, cancelled, again, early, *waiting = claimed
+        host.cycle.session.transact(lambda service: service.ledgers['host'].mark(once, ONCE))
+        host._lifecycle.begin()
+        host._lifecycle.requestStop(PATIENCE)
+        self.assertFalse(host.loop._leaveIfDone())                  # those that have not begun are to be given back
+        self.manager.begin()
+        for jobid in cancelled, early:                              # and there are runs that do not end
+            self.service.cancel(jobid)
+        self.manager.commit()
+        host.loop.iterate()
+        host._lifecycle.requestStop(0)
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
+            self.assertTrue(host.loop._leaveIfDone())
+        self.assertEqual([record.getMessage() for record in logged.records if record.event == 'host.gaveBack'],
+                         [f'processing host host: the time to stop is over, 1 jobs are run again: {again}'])
+        self.assertEqual((host.givenBack, self.queue(jobids)), (4, [again, *waiting, jobids[-1]]))
+        self.assertEqual(self.service.getStatus(once), ERROR)
 
     def test_a_claim_that_is_to_be_given_back_when_the_host_leaves(self):
         # It is not run any more, and that is not on record; it is none that its host's end has interrupted.
