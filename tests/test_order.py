@@ -1,13 +1,18 @@
 """The order of the queues when claims are given back, and those who cancel jobs at the same time."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import unittest.mock
 
 import transaction
+from BTrees.LLBTree import LLBTree
+from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
+from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import PROCESSING
+from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.iteration import Work
@@ -17,6 +22,7 @@ from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
+from lovely.remotetask.storage.ledger import MICROSECONDS
 from lovely.remotetask.storage.ledger import ONCE
 from lovely.remotetask.storage.ledger import ShardLedger
 from lovely.remotetask.storage.shards import BITS
@@ -163,6 +169,30 @@ class TestGivenBack(OrderCase):
         self.assertEqual((host.givenBack, self.queue(jobids)), (3, jobids[1:]))
         self.assertEqual({self.service.jobs[jobid].run for jobid in jobids}, {0})
 
+    def test_what_is_not_run_again(self):
+        jobids, host = self.addMany(8), self.host('host')
+        claimed = self.claim(host, 7, jobids[0] >> BITS)
+        host.inFlight.add([transitions.claimOn(self.service.jobs[jobid]) for jobid in claimed], b'')
+        for _ in range(3):
+            host.inFlight.acquire(host.inFlight.newQueue())
+        once, cancelled, again, early, *waiting = claimed
+        host.cycle.session.transact(lambda service: service.ledgers['host'].mark(once, ONCE))
+        host._lifecycle.begin()
+        host._lifecycle.requestStop(PATIENCE)
+        self.assertFalse(host.loop._leaveIfDone())                  # those that have not begun are to be given back
+        self.manager.begin()
+        for jobid in cancelled, early:                              # and there are runs that do not end
+            self.service.cancel(jobid)
+        self.manager.commit()
+        host.loop.iterate()
+        host._lifecycle.requestStop(0)
+        with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
+            self.assertTrue(host.loop._leaveIfDone())
+        self.assertEqual([record.getMessage() for record in logged.records if record.event == 'host.gaveBack'],
+                         [f'processing host host: the time to stop is over, 1 jobs are run again: {again}'])
+        self.assertEqual((host.givenBack, self.queue(jobids)), (4, [again, *waiting, jobids[-1]]))
+        self.assertEqual(self.service.getStatus(once), ERROR)
+
     def test_a_claim_that_is_to_be_given_back_when_the_host_leaves(self):
         # It is not run any more, and that is not on record; it is none that its host's end has interrupted.
         self.provide('once', lambda input: input, atMostOnce=True)
@@ -240,6 +270,53 @@ class TestCancelling(OrderCase):
         queue = service.shards[running >> BITS].ready
         self.assertEqual(len(queue.unloaded()), 1 + 600 // queue.bucketSize + 1)        # it was not looked for there
         manager.commit()
+
+    def test_what_is_given_back_at_the_same_time(self):
+        # To the one the job is claimed, to the other not cancelled: one of the two must look once more.
+        jobids, host = self.addMany(2), self.host('host')
+        claimed = self.claim(host, 2, jobids[0] >> BITS)
+        (manager, user), = self.users(1)
+        user.cancel(jobids[0])
+        host.cycle.ownership._giveUp(host.cycle.session.begin(), claimed, 0.0)
+        manager.commit()
+        with self.assertRaises(ConflictError):
+            host.cycle.session.manager.commit()
+        host.cycle.session.tryAbort()
+        host.cycle.leave(claimed)
+        self.assertEqual((self.queue(jobids), self.service.countJobs()[QUEUED]), (jobids[1:], 1))
+
+    def test_at_the_end_of_a_long_queue(self):
+        queue = self.service.shards[0].ready
+        for jobid in range(20 * queue.bucketSize):
+            queue.put(jobid)
+        self.manager.commit()
+        self.connection.cacheMinimize()
+        asked = []
+        with unittest.mock.patch.object(self.connection, 'prefetch', asked.append):
+            self.assertTrue(queue.remove(20 * queue.bucketSize - 1))
+        self.assertEqual([len(buckets) for buckets in asked], [21])         # at once: the server may be far away
+        self.assertEqual(sum(bool(bucket._p_changed) for bucket in queue._buckets), 1)
+
+    def test_many_at_the_same_moment(self):
+        # Each has a place of its own in the ledger; to look for it must not take the longer the more there are.
+        class Counting(LLBTree):
+            looks = 0
+
+            def __contains__(self, key):
+                self.looks += 1
+                return super().__contains__(key)
+
+            def keys(self, *bounds):
+                for key in super().keys(*bounds):
+                    self.looks += 1
+                    yield key
+
+        ledger = ShardLedger()
+        tree = ledger.finished[CANCELLED] = Counting()
+        ends = [ledger.finish(jobid, CANCELLED, 5.0) for jobid in range(2000)]
+        self.assertEqual(ends, [(5 * MICROSECONDS + number) / MICROSECONDS for number in range(2000)])
+        self.assertLess(tree.looks, 2000 * 30)
+        self.assertEqual(ledger.finish(2000, CANCELLED, 4.999999), 4.999999)
 
     def test_the_host_hears_of_it(self):
         jobids, host = self.addMany(2), self.host('host')

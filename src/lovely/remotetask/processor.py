@@ -159,7 +159,7 @@ class MultiProcessor:
 
     @property
     def givenBack(self):
-        """How many claims the last stop has given back."""
+        """How many jobs the last stop has given back to their queues."""
         return self.loop.givenBack
 
     # Starting and stopping

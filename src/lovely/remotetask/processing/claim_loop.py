@@ -90,7 +90,7 @@ class ClaimLoop:
         self.reports = []               # that have been taken, but are not settled yet
         self.failures = 0               # iterations that have failed in a row
         self.givenBack = 0              # claims that were given back at the end
-        self._returned = set()          # ids of those that were given back before, while runs went on
+        self._returned = set()          # ids of the jobs that were given back before, while runs went on
         self._durations = collections.deque(maxlen=REMEMBERED)      # seconds of the last iterations that have written
         self._cleanAt = float('-inf')   # when to look for jobs to be removed, by the monotonic clock
 
@@ -153,6 +153,8 @@ class ClaimLoop:
         self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
                               self.cycle.name)
         self._notices.rescued(result.rescued)
+        if not self._lifecycle.isRunning:
+            self._returned.update(result.returned)
         if seen:
             notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
         self._handOut(work, result)
@@ -259,30 +261,29 @@ class ClaimLoop:
         unstarted = self._inFlight.withdrawUnstarted()
         if not self._inFlight.isIdle:
             self._inFlight.giveUp('the processing host stops')
-        executions = self._inFlight.executions()
-        self._leave(unstarted)
-        if executions:
+        running = {execution.claim.jobid for execution in self._inFlight.executions()}
+        again = sorted(running & self._leave(unstarted))            # others were cancelled, or must not run twice
+        if again:
             log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
-                        len(executions), ', '.join(str(execution.claim.jobid) for execution in executions),
-                        extra=self._about('host.gaveBack', jobs=len(executions)))
+                        len(again), ', '.join(map(str, again)), extra=self._about('host.gaveBack', jobs=len(again)))
         return True
 
     def _returnEarly(self):
         """Give back what has not begun while runs go on: others begin it meanwhile."""
-        returned = self._inFlight.withdraw()
-        for report in returned:
-            self._inFlight.report(report)
-            self._returned.add(report.jobid)
-        if returned:
+        if self._return():
             self.wakeup.set()
 
     def _leave(self, unstarted):
-        """Give back all claims, those on the ids of `unstarted` as such, and the ledger."""
+        """Give back all claims, those on the ids of `unstarted` as such, and the ledger.
+
+        Return the ids of the jobs that are in their queues then.
+        """
         self.reports += self._inFlight.takeReports()
         pending = {report.jobid for report in self.reports if isinstance(report, Returned)}
         rescued = self.cycle.leave(unstarted | pending)
-        self.givenBack = rescued.claims + len(self._returned - pending)
+        self.givenBack = len(self._returned | rescued.returned)
         self._notices.rescued(rescued.ends)
+        return rescued.returned
 
     # Failures
 

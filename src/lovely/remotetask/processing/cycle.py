@@ -176,6 +176,7 @@ class Cycle:
         lost = self._checkOwner(view)
         published = self._publish(view, work)
         outcomes = self._report(view, work)
+        returned = self._returned(view, work)
         unwanted = self._unwanted(view, work.snapshot)
         messages, rescued = self._watchPeers(view)
         scheduled = self._schedule(view)
@@ -186,7 +187,7 @@ class Cycle:
         self._announce(view, work, claims)
         state = self._stateAfter(view, published, scheduled, decision)
         isWritten, beatAt = self._commit(view, [one for one in messages if one.extra['event'] == 'host.lost'])
-        return Result(state, claims, unwanted, lost, outcomes, rescued, asked, self._isReclaimed,
+        return Result(state, claims, unwanted, lost, outcomes, returned, rescued, asked, self._isReclaimed,
                       messages + scheduled.messages, isWritten, beatAt)
 
     # The steps
@@ -243,6 +244,12 @@ class Cycle:
             counts.add('late_outcomes', number=sum(outcome is None and isinstance(report, transitions.Outcome)
                                                    for report, outcome in zip(work.reports, outcomes)))
         return found
+
+    def _returned(self, view, work):
+        """Return the ids of the jobs that have been given back; others have ended meanwhile, and their claims as well.
+        """
+        return [report.jobid for report in work.reports if isinstance(report, transitions.Returned)
+                and transitions.holds(view.service.jobs.get(report.jobid), report)]
 
     def _unwanted(self, view, snapshot):
         """Return those of the watched runs that are not wanted any more."""

@@ -81,6 +81,7 @@ class Result:
     unwanted: list              # those of `Snapshot.watched` whose runs are not wanted any more
     lost: list                  # pairs of id and run, of the claims that were found to be lost
     outcomes: Sequence = ()     # the `Outcome`s of runs that are on their jobs now
+    returned: Sequence = ()     # ids of the jobs that have been given back to their queues
     rescued: Sequence = ()      # the `rescue.Ended`s of other hosts, which are lost
     asked: Sequence = ()        # ids of jobs of which somebody wants to know where their runs are
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before

@@ -156,13 +156,15 @@ class Ownership:
         ledger = service.ledgers[self.name]
         if not ledger.owner or ledger.owner['token'] != self.owner['token']:
             return rescue.Rescued()
-        jobids, ends = list(ledger.claimed.keys()), []
+        jobids, ends, returned = list(ledger.claimed.keys()), [], set()
         for jobid in jobids:
-            ends += rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
+            isReturned, ended = rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
+            returned.update([jobid] if isReturned else [])
+            ends += ended
         ledger.owner = None
         if service.schedule.scheduler == self.name:
             service.schedule.scheduler = None
-        return rescue.Rescued(len(jobids), tuple(ends))
+        return rescue.Rescued(len(jobids), tuple(ends), frozenset(returned))
 
 
 def _freeName(service):

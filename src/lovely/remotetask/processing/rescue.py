@@ -49,6 +49,7 @@ class Rescued(NamedTuple):
 
     claims: int = 0     # how many there were
     ends: tuple = ()    # an `Ended` for each run that is known to have begun
+    returned: frozenset = frozenset()       # ids of the jobs that a host which stops has given back to their queues
 
 
 def rescue(service, name, now, silent=None):
@@ -96,10 +97,9 @@ def _interrupted(service, ledger, jobid, mark, error, now):
 def interrupt(service, name, jobid, unstarted, now):
     """Give a claim back whose host stops in good order: no attempt is charged, but what must not run twice ends.
 
-    Return a list with the `Ended` of that.
+    Return whether it is in its queue, and a list with the `Ended` of what must not run twice.
     """
     ledger = service.ledgers[name]
     if not unstarted and ledger.started.get(jobid) == ONCE:
-        return list(_interrupted(service, ledger, jobid, ONCE, HostDied(name), now))
-    release(service, ledger, jobid, now, started=not unstarted)
-    return []
+        return False, list(_interrupted(service, ledger, jobid, ONCE, HostDied(name), now))
+    return release(service, ledger, jobid, now, started=not unstarted), []

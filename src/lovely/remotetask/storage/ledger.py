@@ -30,14 +30,18 @@ def microseconds(time):
 
 
 def _put(tree, key, jobid):
-    """Put an id into a tree by a time in microseconds, moved on to the next that is not taken; return that time."""
-    if key in tree:
-        for taken in tree.keys(key):
-            if taken != key:
-                break
-            key += 1
-    tree[key] = jobid
-    return key
+    """Put an id into a tree by a time in microseconds, moved on to one that is not taken; return that time.
+
+    Thousands of jobs may end at the same time, as those do that one call cancels: few of the taken times are looked at.
+    """
+    free, step = key, 1
+    while free in tree:
+        key, free, step = free, free + step, 2 * step
+    while free - key > 1:                       # the first one is taken
+        middle = (key + free) // 2
+        key, free = (middle, free) if middle in tree else (key, middle)
+    tree[free] = jobid
+    return free
 
 
 class Ledger(Persistent):
@@ -123,7 +127,7 @@ class Ledger(Persistent):
         return None if began is None else began / MICROSECONDS
 
     def finish(self, jobid, status, when):
-        """Note the end of a job and return its time: `when`, in UTC seconds, moved on to the next that is not taken."""
+        """Note the end of a job and return its time: `when`, in UTC seconds, moved on to one that is not taken."""
         key = _put(self.finished[status], microseconds(when), jobid)
         self.count(status, 1)
         return key / MICROSECONDS

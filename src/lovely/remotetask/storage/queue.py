@@ -7,6 +7,8 @@ from zc.queue import Queue
 #: An id has so many bits; what an entry has above them says of which run of the job it is.
 ID_BITS = 31
 
+_IDS = (1 << ID_BITS) - 1
+
 
 class ReadyQueue(Persistent):
     """Ids in buckets: `zc.queue.Queue` objects of some 256 ids, which a plain ZEO server merges.
@@ -117,22 +119,27 @@ class ReadyQueue(Persistent):
             bucket.closed = True
 
     def remove(self, jobid):
-        """Remove an id; return whether it was there.  Looks through all buckets, and writes one."""
+        """Remove an id; return whether it was there.  Looks through all buckets, and writes one.
+
+        A database server is asked at once for all that are not in memory.
+        """
+        if self._p_jar is not None:
+            self._p_jar.prefetch(self.unloaded())
         for bucket in self._head + self._buckets:
-            for index, entry in enumerate(bucket):
-                if _idOf(entry) == jobid:
-                    bucket.pull(index)
-                    return True
+            jobids = _idsOf(bucket)
+            if jobid in jobids:
+                bucket.pull(jobids.index(jobid))
+                return True
         return False
 
     def __iter__(self):
         yield from map(_idOf, self._sortedHead())
         for bucket in self._buckets:
-            yield from map(_idOf, bucket)
+            yield from _idsOf(bucket)
 
     def __reversed__(self):
         for bucket in reversed(self._buckets):
-            yield from map(_idOf, reversed(list(bucket)))
+            yield from reversed(_idsOf(bucket))
         yield from map(_idOf, reversed(self._sortedHead()))
 
     def lengths(self):
@@ -164,4 +171,11 @@ def _put(buckets, entry, size):
 
 def _idOf(entry):
     """Return the id of an entry, of whichever kind."""
-    return entry[1] if type(entry) is tuple else entry & (1 << ID_BITS) - 1
+    return entry[1] if type(entry) is tuple else entry & _IDS
+
+
+def _idsOf(bucket):
+    """Return a list of the ids of the entries of a bucket.  Queues are long: what is done for each one is done in C."""
+    entries = list(bucket)
+    isHead = bool(entries) and type(entries[0]) is tuple
+    return [entry[1] for entry in entries] if isHead else [entry & _IDS for entry in entries]

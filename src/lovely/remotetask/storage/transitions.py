@@ -312,7 +312,8 @@ def tellJob(service, event, job):
 
 
 def release(service, ledger, jobid, now, started=True, suspect=False, isLast=False):
-    """Return a claimed job to its queue, where it was before, without charging it an attempt.
+    """Return a claimed job to its queue, where it was before, without charging it an attempt; or close a claim on a
+    run that nobody waits for any more.  Return whether the job is in its queue.
 
     started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
     suspect -- whether it may be the reason why its host ended.
@@ -320,18 +321,21 @@ def release(service, ledger, jobid, now, started=True, suspect=False, isLast=Fal
     """
     run = ledger.claimed.get(jobid)
     if run is None:
-        return
+        return False
     job = service.jobs.get(jobid)
     if not holds(job, Recorded(jobid, run)):
         acknowledge(service, ledger, Recorded(jobid, run), now)
-        return
+        return False
     ledger.release(jobid)
     if started:
         job.change(run=job.run + 1, suspect=suspect or None)
+    else:
+        job.touch()             # who ends it at the same time took it for claimed: its id would stay in the queue
     if isLast:
         enqueue(service, job)
     else:
         putBack(service, job)
+    return True
 
 
 def setProgress(service, jobid, fraction, message):
