@@ -33,6 +33,11 @@ def eggs():
     return pathlib.Path(found.pop()).parent.parent if found else None        # without what is for this Python
 
 
+def buildoutProgram():
+    """Return the path of the program."""
+    return os.path.join(os.path.dirname(sys.executable), 'buildout')
+
+
 @unittest.skipUnless(eggs(), 'the tests were not made by buildout')
 class TestBuildoutOfHost(DeploymentCase):
 
@@ -50,10 +55,10 @@ class TestBuildoutOfHost(DeploymentCase):
             if path.name != 'deployment.cfg':
                 shutil.copy(path, directory)
         (directory / 'deployment.cfg').write_text(text)
-        buildout = os.path.join(os.path.dirname(sys.executable), 'buildout')
         # The package is here already, so it needs no program for it.
         options = f'buildout:eggs-directory={eggs()}', 'buildout:develop='
-        done = subprocess.run([buildout, '-q', *options, 'install', 'directories', 'host.conf', 'supervisord.conf'],
+        parts = 'directories', 'host.conf', 'supervisord.conf'
+        done = subprocess.run([buildoutProgram(), '-q', *options, 'install', *parts],
                               cwd=directory, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual((done.returncode, done.stdout), (0, ''))
         return directory
@@ -80,6 +85,25 @@ class TestBuildoutOfHost(DeploymentCase):
             self.assertEqual(service.getJob(jobid)['host'], socket.gethostname())
         self.assertGreater(sum(path.stat().st_size for path in (directory / 'var').rglob('*.blob')), 1_000_000)
         self.assertEqual(host.end(), 0)
+
+
+@unittest.skipUnless(eggs(), 'the tests were not made by buildout')
+class TestDirectoryOfBuildout(unittest.TestCase):
+
+    level = 2
+
+    def test_that_scripts_cannot_name(self):
+        for name in 'my films', 'a%b':
+            directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / name
+            directory.mkdir()
+            for path in ROOT.glob('*.cfg'):
+                shutil.copy(path, directory)
+            done = subprocess.run([buildoutProgram(), '-q', 'install', 'directories'], cwd=directory, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            with self.subTest(name):
+                self.assertEqual(done.returncode, 1)
+                self.assertIn('move this directory to a path without blanks or special characters', done.stdout)
+                self.assertFalse((directory / 'etc').exists())
 
 
 @unittest.skipUnless(LOGROTATE, 'logrotate is not installed')

@@ -17,11 +17,11 @@ from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from zope.site.folder import Folder
 
+import missing
 from lovely.remotetask.cli import main
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongGeneration
-from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.job import Failure
 from lovely.remotetask.job import Run
 from lovely.remotetask.processing.hand_run import HandRun
@@ -357,16 +357,8 @@ class TestCommand(unittest.TestCase):
         self.assertEqual((code, said.splitlines()[2:]), (1, ['remotetask: the database is read-only']))
 
     def test_a_service_whose_class_is_missing(self):
-        module = sys.modules['gone'] = types.ModuleType('gone')
-        self.addCleanup(sys.modules.pop, 'gone', None)
-        module.Special = type('Special', (TaskService,), {'__module__': 'gone'})
-
-        def add(service):
-            service.__parent__['special'] = special = module.Special()
-            service.__parent__.getSiteManager().registerUtility(special, ITaskService, 'special')
-
-        self.change(add)
-        del sys.modules['gone']
+        with missing.package() as module:
+            self.change(lambda service: missing.add(service.__parent__, module))
         for options in ('--check',), ('/special',), ():
             with self.subTest(options):
                 code, said = self.run_('upgrade', *options)

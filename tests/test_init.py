@@ -74,11 +74,11 @@ class InitTestCase(unittest.TestCase):
         self.directory = pathlib.Path(os.path.realpath(directory.name))
         self.site = self.directory / 'films'
 
-    def init(self, *arguments):
-        """Run the command; return its exit code, standard and error output."""
+    def init(self, *arguments, program='test'):
+        """Run the command, as the program of a path; return its exit code, standard and error output."""
         output, errors = io.StringIO(), io.StringIO()
         with contextlib.chdir(self.directory), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), \
-                unittest.mock.patch.object(sys, 'argv', ['test']):
+                unittest.mock.patch.object(sys, 'argv', [str(program)]):
             code = main.run(['init', *map(str, arguments)])
         return code, output.getvalue(), errors.getvalue()
 
@@ -87,7 +87,7 @@ class InitTestCase(unittest.TestCase):
         return re.search('^ExecStart=(.*)$', unit.read_text(), re.MULTILINE)[1]
 
     def content(self):
-        return {path.relative_to(self.directory): path.is_file() and path.read_text()
+        return {path.relative_to(self.directory): path.is_file() and path.read_bytes()
                 for path in self.directory.rglob('*')}
 
 
@@ -307,11 +307,40 @@ class TestReadme(ServingTestCase):
         self.assertEqual(process.wait(PATIENCE), 0)
 
 
+class TestPaths(ServingTestCase):
+
+    def test_other_than_ascii(self):
+        port = freePorts()
+        code, said, _ = self.init('fé-日本', '--port', port)
+        self.assertEqual(code, 0)
+        serve, add = re.findall('^    (.* serve|.* add .*)$', said, re.MULTILINE)
+        # As under an init system, which knows of no language.
+        process = self.serve(f'env -u LANG -u LC_ALL {serve}')
+        self.assertEqual(self.shell(add), '"Hello, World!"\n')
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_a_program_with_a_blank(self):
+        program = self.directory / 'my 100% program' / 'remotetask'
+        program.parent.mkdir()
+        program.symlink_to('/bin/true')
+        code, said, _ = self.init('films', '--split', program=program)
+        self.assertEqual(code, 0)
+        self.shell('\n'.join(re.findall(f"^    ('{program}' .*)", said, re.MULTILINE)))
+        unit = self.site / 'remotetask-frontend.service'
+        self.assertEqual(self.started(unit).partition(' -C')[0], f'"{program}"'.replace('%', '%%'))
+        if shutil.which('systemd-analyze'):
+            verified = subprocess.run(['systemd-analyze', 'verify', '--man=no', unit], text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            self.assertEqual(verified.returncode, 0, verified.stdout)
+            self.assertNotIn('ExecStart', verified.stdout)
+
+
 class TestRefusals(InitTestCase):
 
-    def refused(self, reason, *arguments):
+    def refused(self, reason, *arguments, program='test'):
         before = self.content()
-        code, said, errors = self.init(*arguments)
+        code, said, errors = self.init(*arguments, program=program)
         self.assertEqual((code, said), (2, ''), errors)
         self.assertRegex(errors, r'\Aremotetask: [^\n]+\n\Z')
         self.assertIn(reason, errors)
@@ -332,12 +361,22 @@ class TestRefusals(InitTestCase):
     def test_no_place_for_a_site(self):
         self.site.write_text('')
         self.refused('is not a directory', 'films')
-        self.refused('has a character', 'my films')
-        self.refused('has a character', 'films$1')
+        for name in ('my films', 'films$1', 'films%n', 'a"b', "it's", 'a\\b', 'a`b', 'films!', 'a\tb', 'a\x07b',
+                     'a\x7fb', 'a\u2028b', os.fsdecode(b'films\xff')):
+            with self.subTest(name):
+                self.refused('has a character', name)
         (self.directory / 'package').mkdir()
         (self.directory / 'package' / '__init__.py').write_text('')
         self.refused('is a Python package', 'package')
         self.refused('port', 'other', '--port', '0')
+
+    def test_no_place_for_a_program(self):
+        for name in 'a$b', "it's", 'a"b', 'a\\b', 'a\tb':
+            program = self.directory / name / 'remotetask'
+            program.parent.mkdir()
+            program.symlink_to('/bin/true')
+            with self.subTest(name):
+                self.refused('install the package elsewhere', 'films', program=program)
 
     def test_what_cannot_be_written(self):
         self.site.write_text('')

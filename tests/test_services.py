@@ -10,6 +10,7 @@ from zope.component import testing
 from zope.component.interfaces import ISite
 from zope.site.folder import Folder
 
+import missing
 from lovely.remotetask.application import getService
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.service import install
@@ -55,6 +56,30 @@ class TestServices(DatabaseCase):
         code, output, errors = self.remotetask('service', 'list')
         self.assertEqual((code, errors), (0, ''))
         return [line.split()[0] for line in output.splitlines()[1:]]
+
+    def test_those_that_cannot_be_used_here(self):
+        def change(connection):
+            missing.add(connection.root()['Application'], module)
+            service = getService(connection, '/')
+            service.generation, service.needs, service.release = 99, 99, '9.9'
+
+        self.assertEqual(self.remotetask('service', 'add', '/Films')[0], 0)
+        with missing.package() as module:
+            self.inDatabase(change)
+        code, output, errors = self.remotetask('service', 'list')
+        self.assertEqual((code, errors), (0, ''))
+        table, reasons = output.splitlines()[1:4], output.splitlines()[4:]
+        self.assertEqual([line.split() for line in table],
+                         [['/Films', '0', '-'], ['/TaskService', '-', '-'], ['/special', '-', '-']])
+        self.assertIn('the task service /special cannot be used: the class gone.Special is missing here', reasons[0])
+        self.assertIn('the task service /TaskService is of generation 99', reasons[1])
+        self.fails(1, "there is no task service at '/special'", 'service', 'remove', '/special')
+
+    def test_an_interface_that_is_missing(self):
+        with missing.package() as module:
+            self.inDatabase(lambda connection: missing.add(connection.root()['Application'], module, module.ISpecial))
+        self.fails(1, 'the site / has something registered for the interface gone.ISpecial, which is missing here',
+                   'service', 'list')
 
     def test_add_and_remove_in_the_root(self):
         self.assertEqual(self.remotetask('service', 'add', '/Films'), (0, 'service /Films\n', ''))

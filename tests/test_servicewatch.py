@@ -11,6 +11,7 @@ from zope.component import provideUtility
 from zope.component import testing
 from zope.site.folder import Folder
 
+import missing
 from deployment import DeploymentCase
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import removeService
@@ -130,6 +131,21 @@ class TestServiceWatch(WatchCase):
         self.commit(replace)
         self.assertTrue(self.changed.acquire(timeout=PATIENCE))         # its end
         self.wait('/Films')
+
+    def test_a_service_whose_class_is_missing(self):
+        said = 'the task service /special is not processed here: the class gone.Special is missing here: install'
+        with self.assertLogs('lovely.remotetask', 'WARNING') as caught:
+            self.watch()
+            missing.addTo(self.db)
+            self.add('Films')
+            self.wait('/Films', '/TaskService')
+            self.remove('Films')
+            self.wait('/TaskService')
+            self.assertEqual(len(caught.output), 1)                     # once, however often it is met
+            self.assertIn(said, caught.output[0])
+            self.watch('@Films', '@special')                            # as when the host starts
+            self.watch('*@TaskService')                                 # which has nothing to do with it
+        self.assertEqual([said in line for line in caught.output if 'not found' not in line], [True, True])
 
     def test_what_cannot_be_begun_is_tried_again(self):
         watch = self.watch()

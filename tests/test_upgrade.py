@@ -30,6 +30,22 @@ STEPS[1] = Step('nothing but a number', 2, lambda service: True)
 PATIENCE = 0
 """
 
+#: The same, in six parts.  The one that a file names hangs as long as that is there.
+IN_PARTS = """
+import pathlib
+
+def _doPart(service):
+    service.parts = getattr(service, 'parts', 0) + 1
+    print('part', service.parts, flush=True)
+    while pathlib.Path('hangs').exists() and pathlib.Path('hangs').read_text() == str(service.parts):
+        time.sleep(0.01)
+    return service.parts == 6
+
+GENERATION = OLDEST = 2
+STEPS[1] = Step('in parts', 2, _doPart)
+PATIENCE = 0
+"""
+
 TASKS = """
 import os
 
@@ -222,6 +238,36 @@ class TestNextGeneration(UpgradeCase):
         code, told = self.ends(self.remotetask('alpha', 'processor'))
         self.assertEqual(code, 1)
         self.assertIn(f'remotetask: {said}\n', told)
+
+
+class TestKilledUpgrade(UpgradeCase):
+
+    hostNames = ()
+    version, changes = '9.3', {'storage/generations.py': IN_PARTS}
+
+    def upgrade(self):
+        """Start the command of the copy; return the process."""
+        path = self.configure('beta')
+        return self.start('-m', 'lovely.remotetask', '-C', path, 'upgrade', tree=self.tree)
+
+    def test_it_goes_on_where_it_was(self):
+        jobids = self.add(10, self.url)
+        self.write('hangs', '3')
+        process = self.upgrade()
+        process.waitFor('part 3')
+        process.popen.kill()
+        self.ends(process)
+        code, said = self.ends(self.startOther('beta', 'processor'))    # which does not work with what is half done
+        self.assertEqual(code, 1)
+        self.assertIn('is of generation 1, and this release, 9.3, needs 2: "remotetask upgrade --check" says', said)
+        (self.directory / 'hangs').unlink()
+        code, said = self.ends(self.upgrade())
+        self.assertEqual((code, [line for line in said.splitlines() if line.startswith('part')]),
+                         (0, ['part 3', 'part 4', 'part 5', 'part 6']))     # what was committed is not done again
+        frontend, host = self.startOther('frontend-2', 'frontend'), self.startOther('beta', 'processor')
+        self.await_(jobids, frontend.waitFor('listening on '))
+        self.assertEqual(self.trees(), {'9.3': 10})
+        self.assertEqual(host.end(), 0)
 
 
 if __name__ == '__main__':

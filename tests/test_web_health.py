@@ -19,9 +19,15 @@ import zope.component.testing
 from prometheus_client.parser import text_string_to_metric_families
 from ZODB.DB import DB
 from ZODB.MappingStorage import MappingStorage
+from ZODB.mvccadapter import MVCCAdapterInstance
+from ZODB.POSException import POSKeyError
 from ZODB.POSException import StorageError
 from zope.component import provideUtility
 
+import missing
+from lovely.remotetask.application import addService
+from lovely.remotetask.application import getService
+from lovely.remotetask.application import removeService
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.pages import startMetrics
 from lovely.remotetask.cli.pages import startPages
@@ -64,7 +70,7 @@ class TestHealth(WebCase):
 
     def test_live_and_ready(self):
         self.assertEqual(self.get('/live').json, {'problem': None})
-        self.assertEqual(self.get('/ready').json, {'problem': None})
+        self.assertEqual(self.get('/ready').json, {'problem': None, 'unusable': {}})
 
     def test_live_never_asks_the_database(self):
         with unittest.mock.patch.object(self.db, 'open', side_effect=AssertionError):
@@ -74,7 +80,7 @@ class TestHealth(WebCase):
         with unittest.mock.patch.object(self.db, 'open', side_effect=StorageError('away')):
             with self.assertLogs('lovely.remotetask', 'WARNING'):
                 response = self.get('/ready', status=503)
-        self.assertEqual(response.json, {'problem': 'the database fails: StorageError'})
+        self.assertEqual(response.json, {'problem': 'the database fails: StorageError', 'unusable': {}})
 
     def test_a_database_that_does_not_answer(self):
         """One look goes on, whoever asks, and nobody waits for long."""
@@ -88,11 +94,11 @@ class TestHealth(WebCase):
         readiness = Readiness(self.db, patience=0.05)
         with unittest.mock.patch.object(self.db, 'open', openLater):
             for _ in range(3):
-                self.assertEqual(readiness.problem(), 'the database does not answer')
+                self.assertEqual(readiness.seen().problem, 'the database does not answer')
             self.assertEqual(len(opened), 1)
             goOn.set()
             patient = Readiness(self.db, patience=60)
-            self.assertIsNone(patient.problem())
+            self.assertIsNone(patient.seen().problem)
             for thread in threading.enumerate():
                 if thread.name == 'remotetask-ready':
                     thread.join(60)
@@ -122,8 +128,7 @@ class TestHealth(WebCase):
     def test_no_service(self):
         with self.db.transaction() as connection:
             del connection.root()['Application']
-        with self.assertLogs('lovely.remotetask', 'ERROR'):
-            self.assertEqual(self.get('/ready', status=503).json['problem'], 'there is no task service in the database')
+        self.assertEqual(self.get('/ready', status=503).json['problem'], 'there is no task service in the database')
 
     def test_data_of_another_release(self):
         with self.service() as service:
@@ -133,6 +138,75 @@ class TestHealth(WebCase):
         for path in '/', '/jobs', '/hosts':
             self.assertIn('install lovely.remotetask 9.9 or a newer one', self.get(path, status=503).text)
         self.get('/live')
+
+
+class TestUnusable(WebCase):
+    """Of several services one is of another release, and the class of one is missing: the others are shown."""
+
+    def setUp(self):
+        super().setUp()
+        missing.addTo(self.db)
+        with self.db.transaction() as connection:
+            addService(connection.root()['Application'], 'Films', 'Films').add('echo')
+
+    def makeDefaultNewer(self):
+        with self.service() as service:
+            service.generation, service.needs, service.release = 99, 99, '9.9'
+        self.db.cacheMinimize()
+
+    def usable(self):
+        """Return what the metrics say: path -> whether the service can be used."""
+        return {sample.labels['service']: sample.value
+                for family in text_string_to_metric_families(self.get('/metrics').text)
+                for sample in family.samples if sample.name == 'remotetask_service_usable'}
+
+    def test_metrics(self):
+        self.assertEqual(self.usable(), {'/': 1, '/Films': 1, '/special': 0})
+        self.makeDefaultNewer()
+        self.assertEqual(self.usable(), {'/TaskService': 0, '/Films': 1, '/special': 0})
+        text = self.get('/metrics').text
+        self.assertIn('remotetask_jobs{service="/Films",status="queued"} 1.0\n', text)
+        self.assertNotIn('remotetask_jobs{service="/TaskService"', text)
+
+    def test_metrics_of_a_damaged_service(self):
+        with self.db.transaction() as connection:
+            oid = getService(connection, '/Films').shards[0]._p_oid
+        self.db.cacheMinimize()
+        load = MVCCAdapterInstance.load
+
+        def loadOthers(storage, found):
+            if found == oid:
+                raise POSKeyError(found)
+            return load(storage, found)
+
+        with unittest.mock.patch.object(MVCCAdapterInstance, 'load', loadOthers):
+            with self.assertLogs('lovely.remotetask', 'ERROR') as caught:
+                self.assertEqual(self.usable(), {'/': 1, '/Films': 0, '/special': 0})
+        self.assertIn('the task service /Films cannot be measured', caught.output[0])
+
+    def test_health(self):
+        reason = 'the task service /special cannot be used: the class gone.Special is missing here: install the ' \
+                 'package that has it'
+        self.assertEqual(self.get('/ready').json, {'problem': None, 'unusable': {'/special': reason}})
+        self.makeDefaultNewer()
+        self.assertEqual(list(Readiness(self.db).seen().unusable), ['/special', '/TaskService'])
+        with self.db.transaction() as connection:
+            removeService(connection.root()['Application'], '/Films', force=True)
+        seen = Readiness(self.db).seen()
+        self.assertEqual(seen.problem, '; '.join(seen.unusable.values()))
+
+    def test_pages(self):
+        overview = self.get('/').text
+        self.assertIn('the class gone.Special is missing here', overview)
+        self.assertIn('<a href="/?service=%2FFilms">/Films</a>', overview)
+        self.assertNotIn('%2Fspecial', overview)
+        self.assertIn('the class gone.Special is missing here', self.get('/?service=/special', status=404).text)
+        self.makeDefaultNewer()
+        for path in '/', '/jobs', '/jobs?service=/special':
+            with self.subTest(path):
+                said = self.get(path, status=404 if 'special' in path else 503).text
+                self.assertIn('<a href="/?service=%2FFilms">/Films</a>', said)
+        self.assertIn('is of generation 99', self.get('/?service=/Films').text)
 
 
 class TestMetrics(WebCase):

@@ -61,8 +61,9 @@ class UnknownJob(RemoteTaskError, KeyError):
 class UnknownService(RemoteTaskError, LookupError):
     """No task service is registered at that path; check the site and the service's name."""
 
-    def __init__(self, path: Any) -> None:
-        super().__init__(f'there is no task service at {shown(path, PATH_SIZE)}')
+    def __init__(self, path: Any, reason: str = '') -> None:
+        """`reason` says why what is there is none, '' for nothing there."""
+        super().__init__(f'there is no task service at {shown(path, PATH_SIZE)}{reason and f": {reason}"}')
         self.path = path
 
 

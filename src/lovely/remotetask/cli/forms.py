@@ -14,7 +14,7 @@ from lovely.remotetask.common.process import ownerName
 #: The directory of the data, which is made as well.
 DATA = 'var'
 #: The words that start the database server, but for its options.
-DATABASE_SERVER = f'{sys.executable} -m lovely.remotetask.runzeo'
+DATABASE_SERVER = sys.executable, '-m', 'lovely.remotetask.runzeo'
 
 WITHOUT = 'They are not installed: pip install "lovely.remotetask[web]", and take away the # signs below.'
 
@@ -155,7 +155,8 @@ def _processUnit(name, after=''):
 def _databaseServer(address):
     """Return the files of a database server that listens at `address`."""
     # ZEO would be ended by SIGHUP.
-    unit = _unit(_DATABASE_UNIT, 'the database server', 'zeo.conf', reload='USR2', program=DATABASE_SERVER)
+    unit = _unit(_DATABASE_UNIT, 'the database server', 'zeo.conf', reload='USR2',
+                 program=unitCommand(DATABASE_SERVER))
     return {'zeo.conf': File('says where the database server is, and its data', 'zeo.conf', {'address': address}),
             f'{_DATABASE_UNIT}.service': unit}
 
@@ -165,6 +166,11 @@ def _unit(name, what, command, after='', reload='HUP', **program):
     return File(f'a unit of systemd: {what}', 'unit.service', {
         'unit': name, 'what': what, 'start': command, 'after': f' {after}' if after else '', 'reload': reload,
         **program})
+
+
+def unitCommand(words):
+    """Return the words of a command as a unit has them; none has a quote, a backslash or a dollar sign."""
+    return ' '.join(f'"{word}"' if ' ' in word else word for word in (word.replace('%', '%%') for word in words))
 
 
 def isPostgreSQL(database):

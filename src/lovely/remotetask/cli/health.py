@@ -42,12 +42,20 @@ def health(configurationPath, ready, url, answer_timeout):
     where = url.rstrip('/') + ('/ready' if ready else '/live')
     try:
         with urllib.request.urlopen(where, timeout=answer_timeout) as answer:
-            answer.read(SIZE)
+            unusable = _unusable(answer)
     except urllib.error.HTTPError as error:
         raise CommandFailure(f'not {"ready" if ready else "alive"}: {_problem(error)}') from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CommandFailure(f'no answer from {where}: {getattr(error, "reason", None) or error}') from error
-    click.echo('ready' if ready else 'alive')
+    click.echo('\n'.join(['ready' if ready else 'alive', *unusable]))
+
+
+def _unusable(answer):
+    """Return what an answer says of services that cannot be used, a list of lines."""
+    try:
+        return [oneLine(str(reason)) for reason in json.loads(answer.read(SIZE)).get('unusable', {}).values()]
+    except (ValueError, AttributeError):
+        return []
 
 
 def _problem(error):

@@ -16,8 +16,10 @@ from lovely.remotetask.cli.pages import arePagesInstalled
 from lovely.remotetask.config.sections import address as toAddress
 
 
-#: Characters that some of the files, or the programs that read them, would take for something else.
-_SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:]''')
+#: Characters that some of the files, the programs that read them, or a shell would take for something else.
+_SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:!`]''')
+#: Characters in the path of a program that `forms.unitCommand` cannot write.
+_SPECIAL_IN_UNIT = re.compile(r'''[$"'\\]''')
 PORT = 8080
 #: Where the database server of a site listens.
 DATABASE = '127.0.0.1:8100'
@@ -57,6 +59,7 @@ def init(directory, port, split, host, database, name):
     else:
         form = forms.split(directory, database or DATABASE) if split else forms.single()
     _checkDirectory(directory, form)
+    _checkPrograms()
     try:
         forms.write(form, directory, _valuesOf(directory, port, name))
     except OSError as error:
@@ -66,11 +69,11 @@ def init(directory, port, split, host, database, name):
 
 def _valuesOf(directory, port, name):
     """Return what stands in the files for `${name}`, whatever the form is; the arguments are those of the command."""
-    program = _program()
+    program, *rest = _program()
     return {'port': port, 'name': (name or _nameFor(directory)).replace('$', '$$'),      # a $ starts a substitution
             'web': forms.webSection(_pagesPort(port)), 'extra': '[web]' if arePagesInstalled() else '',
             'python': '{}.{}'.format(*sys.version_info),
-            'program': ' '.join([os.path.abspath(program[0]), *program[1:]])}
+            'program': forms.unitCommand([os.path.abspath(program), *rest])}
 
 
 def _checkOptions(split, host, database, name):
@@ -135,15 +138,28 @@ def _nameFor(directory):
 
 def _checkDirectory(directory, form):
     """Raise `CommandFailure` when a site cannot be in that directory, or something is there already."""
-    if special := _SPECIAL.search(directory):
-        raise CommandFailure(f'the path {directory} has a character, {special[0]!r}, that configuration files read '
-                             'otherwise; take another one', BAD_INPUT)
+    if (special := _special(directory, _SPECIAL)) is not None:
+        raise CommandFailure(f'the path {directory} has a character, {special!r}, that configuration files or shells '
+                             'read otherwise; take another one', BAD_INPUT)
     if os.path.lexists(directory) and not os.path.isdir(directory):
         raise CommandFailure(f'{directory} is not a directory', BAD_INPUT)
     if os.path.exists(os.path.join(directory, '__init__.py')):
         raise CommandFailure(f'{directory} is a Python package; a site has a directory of its own', BAD_INPUT)
     if there := [name for name in form.files if os.path.lexists(os.path.join(directory, name))]:
         raise CommandFailure(f'{directory} has {", ".join(there)} already; nothing was written', BAD_INPUT)
+
+
+def _checkPrograms():
+    """Raise `CommandFailure` when a unit cannot start this program, or the database server, from where it is."""
+    for program in os.path.abspath(_program()[0]), sys.executable:
+        if (special := _special(program, _SPECIAL_IN_UNIT)) is not None:
+            raise CommandFailure(f'the path of the program {program} has a character, {special!r}, that systemd reads '
+                                 'otherwise; install the package elsewhere', BAD_INPUT)
+
+
+def _special(path, special):
+    """Return the first character of a path that fits a pattern, or that is not printable; None for none."""
+    return next((character for character in path if special.match(character) or not character.isprintable()), None)
 
 
 def _pagesPort(port):
@@ -182,7 +198,7 @@ def _typedProgram():
 
 def _starts(directory, form, program):
     """Return the lines that start the processes."""
-    server = [f'    {forms.DATABASE_SERVER} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
+    server = [f'    {shlex.join(forms.DATABASE_SERVER)} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
     return [*server, *(f'    {program} -C {directory}/{command}' for command in form.commands)]
 
 

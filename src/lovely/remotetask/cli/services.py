@@ -12,13 +12,16 @@ from lovely.remotetask.application import addService
 from lovely.remotetask.application import removeService
 from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
-from lovely.remotetask.cli.local import DEFAULT_AUTOSTART
+from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.site import makeRoot
 from lovely.remotetask.cli.site import opened
 from lovely.remotetask.cli.tables import Column
 from lovely.remotetask.cli.tables import printTable
 from lovely.remotetask.common.process import osUser
+from lovely.remotetask.config.autostart import EVERYWHERE
 from lovely.remotetask.config.autostart import matching
+from lovely.remotetask.config.autostart import unusable
+from lovely.remotetask.config.autostart import urlPath
 from lovely.remotetask.database import notes
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.database.sites import localServices
@@ -137,7 +140,8 @@ def _folderIn(folder, name, makes):
 def show(connection):
     """Print the task services: path, jobs that have not ended, processing hosts.
 
-    These are the services of the root folder and of the sites in it, as servers process them.
+    These are the services of the root folder and of the sites in it, as servers process them.  Below the table is why
+    some of them cannot be used here.
 
     \b
     Example:
@@ -146,13 +150,22 @@ def show(connection):
       /TaskService  12    alpha, beta
       /site1/Films  0     -
     """
-    rows = []
-    for site, name, one in matching(connection, [DEFAULT_AUTOSTART]):
-        path = f'/{name}' if site == 'root' else f'/{site}/{name}'
+    reasons = unusable(connection)
+    rows = [[path, '-', '-'] for path in reasons]
+    for site, name, one in matching(connection, EVERYWHERE):
+        path = urlPath(site, name)
+        if path in reasons:
+            continue
         left = sum(count for status, count in one.countJobs().items() if status not in FINAL)
         hosts = ', '.join(sorted(host['name'] for host in one.getProcessingHosts())) or '-'
         rows.append([path, str(left), hosts])
-    return lambda: printTable(_COLUMNS, sorted(rows))
+    return lambda: _print(sorted(rows), reasons)
+
+
+def _print(rows, reasons):
+    printTable(_COLUMNS, rows)
+    for reason in reasons.values():
+        click.echo(oneLine(reason))
 
 
 @_command('remove')

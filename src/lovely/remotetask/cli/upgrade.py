@@ -6,15 +6,14 @@ import click
 
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
-from lovely.remotetask.cli.local import DEFAULT_AUTOSTART
 from lovely.remotetask.cli.site import opened
 from lovely.remotetask.common.process import osUser
 from lovely.remotetask.common.release import release
+from lovely.remotetask.config.autostart import EVERYWHERE
+from lovely.remotetask.config.autostart import broken
 from lovely.remotetask.config.autostart import matching
-from lovely.remotetask.config.autostart import sitesOf
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
-from lovely.remotetask.database.sites import brokenServices
 from lovely.remotetask.database.sites import missingClass
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.sites import pathText
@@ -73,19 +72,12 @@ def _plansOf(db, paths):
     with db.transaction() as connection:
         services = {names: atPath(connection.root().get(ROOT_NAME), names) for names in map(_namesIn, paths)}
         if not paths:
-            found = matching(connection, [DEFAULT_AUTOSTART], lambda *arguments: None)
-            services = {**_broken(connection), **{pathOf(service): service for _, _, service in found}}
+            found = matching(connection, EVERYWHERE, lambda *arguments: None)
+            services = {**broken(connection, EVERYWHERE), **{pathOf(service): service for _, _, service in found}}
         for names, service in services.items():
             if not ITaskService.providedBy(service) and missingClass(service) is None:
                 raise UnknownService(pathText(names))
         return [generations.planOf(service, names, time.time()) for names, service in sorted(services.items())]
-
-
-def _broken(connection):
-    """Return path -> object of the services whose class is missing here, as far as can be told."""
-    root = connection.root().get(ROOT_NAME)
-    return {(*pathOf(site), name): service
-            for _, site in (() if root is None else sitesOf(root)) for name, service in brokenServices(site).items()}
 
 
 def _namesIn(path):

@@ -11,14 +11,22 @@ from lovely.remotetask.config.products import PRODUCT
 from lovely.remotetask.config.products import checkProduct
 from lovely.remotetask.config.products import productConfiguration
 from lovely.remotetask.database.sites import ROOT_NAME
+from lovely.remotetask.database.sites import brokenServices
 from lovely.remotetask.database.sites import checkedRoot
+from lovely.remotetask.database.sites import loadFault
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.storage import generations
 
 
 log = logging.getLogger('lovely.remotetask')
+
+#: The patterns that all services fit.
+EVERYWHERE = ('*@*',)
+
 
 def getAutostartServiceNames():
     """Return the patterns of the product configuration: `site@service`, either of them '*', no site for the root.
@@ -93,6 +101,36 @@ def matching(connection, patterns, tell=log.log):  # noqa: C901
                 tell(logging.WARNING, 'no services started by directive %s', pattern)
             else:
                 tell(logging.ERROR, 'service %s on site %s not found', serviceName, siteName or 'root')
+
+
+def broken(connection, patterns):
+    """Return those services that patterns fit and whose class this process lacks: path, a tuple of names -> object.
+
+    The path is that of URLs, as far as such an object tells it.  For the arguments see `matching`, which leaves them
+    out.
+    """
+    root = checkedRoot(connection)
+    pairs = [pattern.rpartition('@')[::2] for pattern in patterns]
+    return {(*pathOf(site), name): service
+            for siteName, site in (() if root is None else sitesOf(root))
+            for name, service in brokenServices(site).items()
+            if any(one in ('*', siteName, '' if siteName == 'root' else None) and other in ('*', name)
+                   for one, other in pairs)}
+
+
+def unusable(connection):
+    """Return why this process cannot work with some of the services of a database: path of the URL -> a sentence."""
+    found = {pathText(path): f'the task service {pathText(path)} cannot be used: {loadFault(service)}'
+             for path, service in broken(connection, EVERYWHERE).items()}
+    for site, name, service in matching(connection, EVERYWHERE, lambda *arguments: None):
+        if (fault := generations.fault(service)) is not None:
+            found[urlPath(site, name)] = fault
+    return found
+
+
+def urlPath(site, name):
+    """Return the path of the URL of a service; for the arguments see `matching`."""
+    return f'/{name}' if site == 'root' else f'/{site}/{name}'
 
 
 def servicePaths(db, patterns, tell=log.log):

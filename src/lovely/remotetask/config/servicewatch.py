@@ -8,10 +8,14 @@ import transaction
 
 from lovely.remotetask.common.internals import activeObjects
 from lovely.remotetask.common.internals import resizeCache
+from lovely.remotetask.common.logs import about
+from lovely.remotetask.config.autostart import broken
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
+from lovely.remotetask.database.sites import loadFault
 from lovely.remotetask.database.sites import pathOf
+from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import tryAbort
 
 
@@ -79,6 +83,7 @@ class ServiceWatch:
         for found, service in self._services(log.log):
             self._begin(found, service)
             self._known[found.key] = found
+        self._tellOfBroken()
         self._note()
 
     def _inTransaction(self, function):
@@ -98,6 +103,14 @@ class ServiceWatch:
         for site, name, service in matching(self._connection, self._patterns, tell):
             yield Found(service._p_oid, pathOf(service), site, name), service
 
+    def _tellOfBroken(self):
+        """Log, once, which services the patterns fit that this process cannot even load."""
+        for path, service in broken(self._connection, self._patterns).items():
+            text = f'the task service {pathText(path)} is not processed here: {loadFault(service)}'
+            if text not in self._told:
+                self._told.add(text)
+                log.warning('%s', text, extra=about('service.missing', service=pathText(path)))
+
     def _note(self):
         """Note what all this depends on."""
         self._loaded = activeObjects(self._connection)
@@ -111,6 +124,7 @@ class ServiceWatch:
         services = {found.key: (found, service) for found, service in self._services(lambda *arguments: None)}
         for key in self._known.keys() - services.keys():
             self._end(self._known.pop(key))
+        self._tellOfBroken()
         new = sorted(services.keys() - self._known.keys())
         if all([self._hasBegun(*services[key]) for key in new]):
             self._note()

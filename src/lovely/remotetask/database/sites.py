@@ -4,6 +4,7 @@ from ZODB.broken import Broken
 from ZODB.POSException import POSKeyError
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
+from zope.interface.interfaces import IInterface
 
 from lovely.remotetask.database import zopeapp
 from lovely.remotetask.errors import RemoteTaskError
@@ -91,21 +92,40 @@ def localServices(site):
     Those that were taken out of their folder, and have stayed registered, are none.
     """
     return {registration.name: registration.component
-            for registration in site.getSiteManager().registeredUtilities()
-            if registration.provided.isOrExtends(ITaskService) and not _isGone(registration.component)}
+            for registration in _registrations(site) if not _isGone(registration.component)}
 
 
 def brokenServices(site):
     """Return what is registered in the site as a task service, but is of a class that this process lacks."""
     return {registration.name: registration.component
-            for registration in site.getSiteManager().registeredUtilities()
-            if registration.provided.isOrExtends(ITaskService) and missingClass(registration.component) is not None}
+            for registration in _registrations(site) if missingClass(registration.component) is not None}
+
+
+def _registrations(site):
+    """Yield the registrations of a site for task services.
+
+    Raise `RemoteTaskError` for one with an interface that this process lacks: Zope can read none of that site then.
+    """
+    for registration in site.getSiteManager().registeredUtilities():
+        if not IInterface.providedBy(registration.provided):
+            kind = registration.provided
+            raise RemoteTaskError(f'the site {pathText(pathOf(site))} has something registered for the interface '
+                                  f'{kind.__module__}.{kind.__name__}, which is missing here: install the package that '
+                                  'has it')
+        if registration.provided.isOrExtends(ITaskService):
+            yield registration
 
 
 def missingClass(loaded):
     """Return the class of an object from the database, as text, if this process lacks it; else None."""
     kind = type(loaded)
     return f'the class {kind.__module__}.{kind.__name__}' if isinstance(loaded, Broken) else None
+
+
+def loadFault(loaded):
+    """Return why this process cannot use an object from the database, a sentence, if it lacks its class; else None."""
+    missing = missingClass(loaded)
+    return None if missing is None else f'{missing} is missing here: install the package that has it'
 
 
 def _isGone(service):
@@ -125,6 +145,10 @@ def findService(root, path):
         site = atPath(root, folders)
         # The usual case, far cheaper than to look at all registrations.
         service = site.getSiteManager().utilities.registered((), ITaskService, name)
+        if (fault := loadFault(service)) is not None:
+            raise UnknownService(path, fault)
         return localServices(site)[name] if service is None or _isGone(service) else service
+    except UnknownService:
+        raise
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
         raise UnknownService(path) from None

@@ -24,7 +24,7 @@ from lovely.remotetask.common.release import release
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
-from lovely.remotetask.database.sites import missingClass
+from lovely.remotetask.database.sites import loadFault
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.database.transactions import transact
@@ -111,8 +111,8 @@ def planOf(service, path, now):
     path -- a tuple of names.
     now -- UTC seconds.
     """
-    if (missing := missingClass(service)) is not None:
-        return Plan(path, 0, (), (), f'{missing} is missing here: install the package that has it')
+    if (reason := loadFault(service)) is not None:
+        return Plan(path, 0, (), (), reason)
     number, reason = service.generation, None
     if not _areNumbers(service) or number < FIRST or service.needs > GENERATION:
         reason = fault(service)

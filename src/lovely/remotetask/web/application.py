@@ -209,9 +209,13 @@ class Application:
 
     def _health(self, path):
         """Return whether this process lives, or whether it can do its work; anybody may know."""
-        problem = self.readiness.problem() if path == '/ready' else None
-        return webob.Response(json.dumps({'problem': problem}), content_type='application/json', charset='utf-8',
-                              status=200 if problem is None else 503)
+        if path == '/live':
+            found = {'problem': None}
+        else:
+            seen = self.readiness.seen()
+            found = {'problem': seen.problem, 'unusable': seen.unusable}
+        return webob.Response(json.dumps(found), content_type='application/json', charset='utf-8',
+                              status=200 if found['problem'] is None else 503)
 
     def _metrics(self, request, caller):
         now = self.clock()
@@ -220,7 +224,8 @@ class Application:
             services = [(path, context._replace(path=path)) for path in context.services()]
             for _, one in services:
                 one.allow('getStatistics')
-            found = metrics.families(connection, [(path, one.service) for path, one in services], now)
+            found = metrics.families(connection, [(path, one.service) for path, one in services], now,
+                                     context.unusable())
             text = metrics.textOf([*found, *processmetrics.families()])
         return webob.Response(text, headerlist=[('Content-Type', metrics.CONTENT_TYPE)])
 
@@ -243,11 +248,20 @@ class Application:
                     context = Context(request, {}, caller, connection, _servicePath(request.GET), moment or now, at,
                                       self)
                     return _made(view, context, arguments)
-            response = fresh(self.db, make)
+            try:
+                response = fresh(self.db, make)
+            except (errors.WrongGeneration, errors.UnknownService) as error:
+                return self._refusal(request, error, self._services(request, caller))
         response.etag = tag
         response.headers['Cache-Control'] = 'private, no-cache'
         response.headers['Vary'] = 'Authorization, Cookie'
         return response
+
+    def _services(self, request, caller):
+        """Return the pages of the services that work and that the caller may see: path -> URL."""
+        with self._reading(None) as connection:
+            context = Context(request, {}, caller, connection, DEFAULT, self.clock(), None, self)
+            return {path: context.url('/', service=None if path == DEFAULT else path) for path in context.services()}
 
     @contextlib.contextmanager
     def _reading(self, moment):
@@ -307,8 +321,11 @@ class Application:
 
     # What goes wrong
 
-    def _refusal(self, request, error):
-        """Return the response for an exception."""
+    def _refusal(self, request, error, services=None):
+        """Return the response for an exception.
+
+        services -- to look at instead: path -> URL.
+        """
         status, title, message = 500, 'Something went wrong', 'The log of the process that serves this page says more.'
         if isinstance(error, Refused):
             status, title, message = error.status, 'Not like that', str(error)
@@ -324,7 +341,8 @@ class Application:
                 log.error('a page could not be made', exc_info=error)
         if isinstance(error, (Unauthorized, Throttled)):
             counts.add('logins_refused', 'pages')
-        response = webob.Response(renderRefusal(title, message, mountPoint(request) + '/'), status=status)
+        response = webob.Response(renderRefusal(title, message, mountPoint(request) + '/', services or {}),
+                                  status=status)
         if status == 401 and self.guard.asksForPassword:
             response.headers['WWW-Authenticate'] = 'Basic realm="remote tasks", charset="UTF-8"'
         if status == 405:

@@ -9,12 +9,16 @@ from lovely.remotetask import filters
 from lovely.remotetask.common.masking import hidesOf
 from lovely.remotetask.common.masking import masked
 from lovely.remotetask.common.masking import secretsOf
+from lovely.remotetask.config.autostart import EVERYWHERE
 from lovely.remotetask.config.autostart import matching
+from lovely.remotetask.config.autostart import unusable
+from lovely.remotetask.config.autostart import urlPath
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import queryTask
+from lovely.remotetask.storage import generations
 from lovely.remotetask.storage.search import hidesIn
 from lovely.remotetask.storage.search import inputOf
 from lovely.remotetask.xmlrpc.calls import METHODS
@@ -105,16 +109,25 @@ class Context(NamedTuple):
         return job
 
     def services(self):
-        """Return the paths of the services that the caller may see, sorted."""
+        """Return the paths of the services that this process can work with and the caller may see, sorted."""
         root, found = self.connection.root().get(ROOT_NAME), {}
         with contextlib.suppress(UnknownService):
             found[findService(root, DEFAULT)._p_oid] = DEFAULT
-        for site, name, service in matching(self.connection, ['*@*']):
-            path = f'/{name}' if site == 'root' else f'/{site}/{name}'
+        for site, name, service in matching(self.connection, EVERYWHERE, lambda *arguments: None):
+            path = urlPath(site, name)
             found[service._p_oid] = min(path, found.get(service._p_oid, path), key=len)
+            if generations.fault(service) is not None:
+                del found[service._p_oid]
+        return sorted(filter(self._sees, found.values()))
+
+    def unusable(self):
+        """Return why this process cannot work with other services that the caller may see: path -> a sentence."""
+        return {path: reason for path, reason in sorted(unusable(self.connection).items()) if self._sees(path)}
+
+    def _sees(self, path):
+        """Return whether the caller may see a service."""
         patterns = self.caller.services
-        return sorted(path for path in found.values()
-                      if patterns is None or any(filters.fits(path, pattern) for pattern in patterns))
+        return patterns is None or any(filters.fits(path, pattern) for pattern in patterns)
 
     # What is shown
 

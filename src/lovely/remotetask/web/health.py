@@ -4,10 +4,14 @@ import contextlib
 import logging
 import threading
 import time
+from typing import NamedTuple
 
 import transaction
 
+from lovely.remotetask.config.autostart import EVERYWHERE
 from lovely.remotetask.config.autostart import matching
+from lovely.remotetask.config.autostart import unusable
+from lovely.remotetask.config.autostart import urlPath
 from lovely.remotetask.errors import RemoteTaskError
 
 
@@ -15,6 +19,13 @@ log = logging.getLogger('lovely.remotetask')
 
 #: Seconds that a look at the database may take, and for which it is good.
 PATIENCE, FRESH = 2.0, 1.0
+
+
+class Seen(NamedTuple):
+    """What a look at the database has shown."""
+
+    problem: str | None         # why there is no work to be done now, a sentence; None when there is
+    unusable: dict              # path of a service that this process cannot work with -> why not, a sentence
 
 
 class Readiness:
@@ -29,20 +40,20 @@ class Readiness:
         self._db, self._patience = db, patience
         self._changed = threading.Condition()       # guards what follows
         self._isLooking = False
-        self._seen, self._problem = float('-inf'), 'nobody has looked yet'
+        self._at, self._seen = float('-inf'), Seen('nobody has looked yet', {})
 
-    def problem(self):
-        """Return why there is no work to be done now, a sentence; None when there is.  Takes `patience` at the most."""
+    def seen(self):
+        """Return what is `Seen` now.  Takes `patience` at the most."""
         until = time.monotonic() + self._patience
         with self._changed:
-            if time.monotonic() - self._seen > FRESH:
+            if time.monotonic() - self._at > FRESH:
                 began = time.monotonic()
                 self._begin()
-                while self._seen < began and time.monotonic() < until:
+                while self._at < began and time.monotonic() < until:
                     self._changed.wait(until - time.monotonic())
-                if self._seen < began:
-                    return 'the database does not answer'
-            return self._problem
+                if self._at < began:
+                    return Seen('the database does not answer', {})
+            return self._seen
 
     def _begin(self):
         if not self._isLooking:
@@ -51,30 +62,29 @@ class Readiness:
 
     def _look(self):
         try:
-            problem = lookAt(self._db)
+            seen = lookAt(self._db)
         except RemoteTaskError as error:
-            problem = str(error)
+            seen = Seen(str(error), {})
         except Exception as error:              # each kind of storage has errors of its own
             log.warning('not ready: %s: %s', type(error).__name__, error)
-            problem = f'the database fails: {type(error).__name__}'
+            seen = Seen(f'the database fails: {type(error).__name__}', {})
         with self._changed:
-            self._seen, self._problem, self._isLooking = time.monotonic(), problem, False
+            self._at, self._seen, self._isLooking = time.monotonic(), seen, False
             self._changed.notify_all()
 
 
 def lookAt(db):
-    """Return what keeps the services of a database from being used, a sentence; None for nothing."""
+    """Return what is `Seen` of a database: there is work to be done if one of its services can be used."""
     if (ping := getattr(db.storage, 'ping', None)) is not None:
         ping()                      # of ZEO; what follows may be answered by its cache
     manager = transaction.TransactionManager(explicit=True)
     with contextlib.closing(db.open(manager)) as connection:
         manager.begin()
         try:
-            services = [service for _, _, service in matching(connection, ['*@*'])]
-            if not services:
-                return 'there is no task service in the database'
-            for service in services:
-                service.checkGeneration()
+            paths = {urlPath(site, name) for site, name, _ in matching(connection, EVERYWHERE, lambda *arguments: None)}
+            reasons = unusable(connection)
         finally:
             manager.abort()
-    return None
+    if paths - reasons.keys():
+        return Seen(None, reasons)
+    return Seen('; '.join(reasons.values()) or 'there is no task service in the database', reasons)

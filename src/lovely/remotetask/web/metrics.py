@@ -5,6 +5,7 @@ What one process counts of itself is in `processmetrics`, under other names.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
+import logging
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -13,12 +14,15 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
 from lovely.remotetask.common.counts import BOUNDS
+from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.packing import PACKED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.storage.ready import fetch
 from lovely.remotetask.storage.tallies import LOST
 from lovely.remotetask.storage.tallies import RETRIED
 
+
+log = logging.getLogger('lovely.remotetask')
 
 #: The type of what `text` returns.
 CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
@@ -28,6 +32,7 @@ LOOKED_AT = 100
 
 #: Name -> what it is, and its labels besides the service.
 GAUGES = {
+    'service_usable': ('Whether the process that is asked can work with the service; all else is left out if not', ()),
     'jobs': ('How many jobs there are', ('status',)),
     'oldest_ready_seconds': ('For how long the job waits that waits longest, retries left out; 0 when none waits', ()),
     'longest_running_seconds': ('For how long the oldest run has been going on; 0 when none is known', ()),
@@ -75,34 +80,51 @@ class _Families:
         return self._found
 
 
-def families(connection, services, now):
+def families(connection, services, now, unusable):
     """Return the metric families of a database.
 
     connection -- of the database.
     services -- of it, pairs of path and `ITaskService`.
     now -- UTC seconds.
+    unusable -- paths of those that this process cannot work with.
     """
     gauges = {name: GaugeMetricFamily(PREFIX + name, text, labels=('service', *labels))
               for name, (text, labels) in GAUGES.items()}
+    usable, tasks = dict.fromkeys(unusable, 0.0), []
     for path, service in services:
-        for name, labels, value in measured(service, now):
+        try:
+            rows, tallies = list(measured(service, now)), service.getTaskStatistics()
+        except Exception as error:              # what a damaged record leads to is open
+            if isDatabaseError(error):
+                raise
+            log.exception('the task service %s cannot be measured', path)
+            usable[path] = 0.0
+            continue
+        usable[path] = 1.0
+        tasks.append((path, tallies))
+        for name, labels, value in rows:
             gauges[name].add_metric((path, *labels), value)
+    for path, value in usable.items():
+        gauges['service_usable'].add_metric((path,), value)
     db, last = connection.db(), connection.root().get(PACKED)
     values = {'database_bytes': db.getSize(), 'last_pack_seconds': None if last is None else max(0.0, now - last)}
-    found = [*gauges.values(), *taskFamilies(services)]
+    found = [*gauges.values(), *taskFamilies(tasks)]
     found += [GaugeMetricFamily(PREFIX + name, DATABASE_GAUGES[name], value=value)
               for name, value in values.items() if value is not None]
     return found
 
 
 def taskFamilies(services):
-    """Return the metric families of the tasks of services."""
+    """Return the metric families of the tasks of services.
+
+    services -- pairs of path and what `ITaskService.getTaskStatistics` returns.
+    """
     counters = {name: CounterMetricFamily(PREFIX + name, text, labels=('service', *labels))
                 for name, (text, labels) in TASK_COUNTERS.items()}
     durations = {name: HistogramMetricFamily(PREFIX + name, text, labels=('service', *labels))
                  for name, (text, labels) in TASK_DURATIONS.items()}
-    for path, service in services:
-        for task, tally in service.getTaskStatistics().items():
+    for path, tallies in services:
+        for task, tally in tallies.items():
             for status in FINAL:
                 counters['jobs_finished'].add_metric((path, task, status), tally.outcomes[status])
             counters['runs_retried'].add_metric((path, task), tally.outcomes[RETRIED])

@@ -82,9 +82,10 @@ def _encoded(text):
     return text.encode('utf-8', 'backslashreplace')
 
 
-def renderRefusal(title, message, home):
+def renderRefusal(title, message, home, services):
     """Return the HTML, bytes, of a page that says why there is no other; for whoever may not be known.
 
     home -- the URL of the first page.
+    services -- to look at instead: path -> URL.
     """
-    return _encoded(_load['refusal'](title=title, message=message, home=home))
+    return _encoded(_load['refusal'](title=title, message=message, home=home, services=services))

@@ -56,7 +56,8 @@ def overview(context):
     drawn = [(title, charts.chart(counter.bins(service, context.now, *bins, keep=context.at is None), bins[0]))
              for title, bins in (('Last hour', charts.HOUR), ('Last day', charts.DAY))]
     return Page('overview', 'Overview', {'statistics': statistics, 'hosts': hostsOf(context), 'charts': drawn,
-                                         'late': lateSchedules(context), 'services': context.services()})
+                                         'late': lateSchedules(context), 'services': context.services(),
+                                         'unusable': context.unusable()})
 
 
 def lateSchedules(context):
