@@ -141,10 +141,15 @@ def cleanUpFailures(storage):
 
 # RelStorage
 
-def addToDSN(manager, defaults):
-    """Add to what an `IConnectionManager` of PostgreSQL connects with what that does not say; only for psycopg2.
+#: Where libpq looks for what a connection string and its service do not say: name of the parameter -> variable.
+LIBPQ_ENVIRONMENT = {'connect_timeout': 'PGCONNECT_TIMEOUT', 'options': 'PGOPTIONS'}
 
-    There is no public way to change it.
+
+def addToDSN(manager, defaults):
+    """Add to what an `IConnectionManager` of PostgreSQL connects with what nobody says; only for psycopg2.
+
+    What counts as said is in the connection string, in its service, or in the environment.  There is no public way to
+    change it.  With a service this connects once, and raises what that raises.
 
     defaults -- name of a parameter of libpq -> value.  One named `options` is put before the options that there are.
     """
@@ -152,7 +157,12 @@ def addToDSN(manager, defaults):
     if dsn is None or manager.driver.__name__ != 'psycopg2':
         return
     libpq = manager.driver.driver_module.extensions
-    said = libpq.parse_dsn(dsn)
+    said = {name: os.environ[variable] for name, variable in LIBPQ_ENVIRONMENT.items() if variable in os.environ}
+    said.update(libpq.parse_dsn(dsn))
+    if 'service' in said or 'PGSERVICE' in os.environ:      # libpq alone finds what that says
+        connection, _ = manager.open()
+        with contextlib.closing(connection):
+            said.update(connection.get_dsn_parameters())
     missing = {name: value for name, value in defaults.items() if name not in said}
     if 'options' in said and 'options' in defaults:
         missing['options'] = f'{defaults["options"]} {said["options"]}'
