@@ -92,7 +92,14 @@ def localServices(site):
     """
     return {registration.name: registration.component
             for registration in site.getSiteManager().registeredUtilities()
-            if registration.provided.isOrExtends(ITaskService) and not _isGone(registration.component)}
+            if registration.provided.isOrExtends(ITaskService) and not isGone(registration.component)}
+
+
+def strayServices(site):
+    """Return the names of services that are registered in a site of Zope, but are not where they were put."""
+    return [registration.name for registration in site.getSiteManager().registeredUtilities()
+            if registration.provided.isOrExtends(ITaskService) and isGone(registration.component)
+            and getattr(registration.component, 'zopePath', None) is not None]
 
 
 def brokenServices(site):
@@ -108,9 +115,11 @@ def missingClass(loaded):
     return f'the class {kind.__module__}.{kind.__name__}' if isinstance(loaded, Broken) else None
 
 
-def _isGone(service):
-    """Return whether a service is in no folder any more: nobody would process its jobs."""
-    return nearestSite(service) is None and getattr(service, 'zopePath', None) is None
+def isGone(service):
+    """Return whether a service is in its folder no more: nobody would process its jobs."""
+    if getattr(service, 'zopePath', None) is not None:
+        return service.__parent__ is None
+    return nearestSite(service) is None
 
 
 def findService(root, path):
@@ -125,6 +134,6 @@ def findService(root, path):
         site = atPath(root, folders)
         # The usual case, far cheaper than to look at all registrations.
         service = site.getSiteManager().utilities.registered((), ITaskService, name)
-        return localServices(site)[name] if service is None or _isGone(service) else service
+        return localServices(site)[name] if service is None or isGone(service) else service
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
         raise UnknownService(path) from None
