@@ -84,8 +84,8 @@ def matching(connection, patterns, tell=log.log):  # noqa: C901
         fits = False
         for name, site in sites:
             for stray in strayServices(site) if ISite.providedBy(site) else ():
-                tell(logging.WARNING, 'service %s on site %s is not in the folder that it was put into: it is left alone',
-                     stray, name)
+                tell(logging.WARNING, 'service %s on site %s is not in the folder that it was put into: it is left '
+                                      'alone', stray, name)
             for registered, service in sorted(_services(name, site, connection).items(), reverse=True):
                 if serviceName not in ('*', registered):
                     continue
