@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import tempfile
@@ -40,6 +41,7 @@ from lovely.remotetask.database.storages import postgresqlOf
 from lovely.remotetask.database.transactions import lastSeen
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.database.transactions import openedAt
+from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import Process
@@ -59,6 +61,20 @@ from test_away import CountingCase
 from test_backup import DOCUMENT
 from test_backup import commands
 
+
+#: Where Debian and its kin have the pooler.
+PGBOUNCER = '/usr/sbin/pgbouncer'
+
+PGBOUNCER_INI = """\
+[databases]
+postgres = host={directory} user=remotetask
+[pgbouncer]
+listen_port = 6432
+unix_socket_dir = {directory}
+auth_type = any
+pool_mode = {mode}
+ignore_startup_parameters = options
+"""
 
 #: What a call may meet while the database is away.
 EXPECTED = (DatabaseUnavailable, OutcomeUnknown)
@@ -525,6 +541,81 @@ class HangTest(PostgreSQLCase):
             cursor.execute('SHOW work_mem')
             self.assertEqual(cursor.fetchone(), ('5MB',))
             self.assertIn('tcp_keepalives_idle=15', found['options'])
+
+    def settings(self, config, *names):
+        """Return what the first connection to a database, and what the next one has for settings of the server."""
+        database = Database(lambda: databaseFromString(config))
+        with contextlib.closing(database):
+            first = database.db.storage._load_connection.cursor
+            connection, cursor = postgresqlOf(database.db).connmanager.open()
+            with contextlib.closing(connection):
+                return [[self.setting(each, name) for name in names] for each in (first, cursor)]
+
+    def setting(self, cursor, name):
+        cursor.execute(f'SHOW {name}')
+        return cursor.fetchone()[0]
+
+    def test_what_the_environment_and_a_service_say(self):
+        with unittest.mock.patch.dict(os.environ, PGOPTIONS='-c work_mem=6MB', PGCONNECT_TIMEOUT='7'):
+            _, found = self.settings(self.server.config, 'work_mem', 'idle_in_transaction_session_timeout')
+            self.assertEqual(found, ['6MB', '0'])
+            db = self.server.database()
+            notifierOf(db)
+            self.assertNotIn('connect_timeout', postgresqlOf(db).connmanager._dsn)
+        service = os.path.join(self.server.directory, 'service.conf')
+        with open(service, 'w') as file:
+            file.write(f'[films]\nhost={self.server._server}\ndbname=postgres\nuser=remotetask\nconnect_timeout=7\n'
+                       'options=-c work_mem=7MB\n')
+        config = re.sub('dsn .*', "dsn service='films'", self.server.config)
+        with unittest.mock.patch.dict(os.environ, PGSERVICEFILE=service):
+            _, found = self.settings(config, 'work_mem', 'idle_in_transaction_session_timeout')
+            self.assertEqual(found, ['7MB', '0'])
+        self.assertNotIn('PGOPTIONS', os.environ)
+
+    def test_a_transaction_may_be_idle_for_as_long_as_a_task_runs(self):
+        name = 'idle_in_transaction_session_timeout'
+        self.server._execute(f"ALTER ROLE remotetask SET {name} = '1s'")
+        self.addCleanup(self.server._execute, f'ALTER ROLE remotetask RESET {name}')
+        self.assertEqual(self.settings(self.server.config, name), [['0'], ['0']])
+        config = self.server.config.replace("user=", f"options='-c {name}=5s' user=")
+        self.assertEqual(self.settings(config, name), [['5s'], ['5s']])         # who says so means it
+
+
+@unittest.skipUnless(os.path.exists(PGBOUNCER), f'PgBouncer is not installed, there is no {PGBOUNCER}')
+class PoolerTest(PostgreSQLCase):
+    """PgBouncer stands before the server."""
+
+    level = 2
+
+    def pool(self, mode):
+        """Start a pooler in a mode; return the text of a `<zodb>` section to reach the database by it."""
+        directory = self.server._server             # which belongs to the user of the server
+        path = os.path.join(self.server.directory, 'pooler.ini')
+        with open(path, 'w') as file:
+            file.write(PGBOUNCER_INI.format(directory=directory, mode=mode))
+        pooler = subprocess.Popen([PGBOUNCER, '-q', *(() if os.getuid() else ('-u', 'postgres')), path],
+                                  stderr=subprocess.PIPE)
+        self.addCleanup(pooler.communicate)
+        self.addCleanup(pooler.terminate)
+        self.waitUntil(lambda: os.path.exists(os.path.join(directory, '.s.PGSQL.6432')), 'the pooler')
+        return self.server.config.replace("dbname=", "port=6432 dbname=")
+
+    def test_in_session_mode_commits_are_heard(self):
+        config = self.pool('session')
+        own, other = (Database(lambda: databaseFromString(config)) for _ in range(2))
+        for database in own, other:
+            self.addCleanup(database.close)
+        notifierOf(own.db).subscribe(wakeup := threading.Event())
+        self.waitUntil(lambda: notifierOf(own.db).hearsOthers, 'notifications')
+        wakeup.clear()
+        with other.db.transaction() as connection:
+            connection.root()['number'] = 1
+        self.assertTrue(wakeup.wait(PATIENCE))
+
+    def test_in_another_mode_a_process_says_so_and_does_not_start(self):
+        config = self.pool('transaction')
+        with self.assertRaisesRegex(ConfigurationError, 'pool_mode = session'):
+            Database(lambda: databaseFromString(config)).close()
 
 
 class PagesTest(PostgreSQLCase):

@@ -541,6 +541,80 @@ class TestSetup(ZopeCase):
             '/own/queue', '/own', 'queue', '/renamed/queue', '/deep/renamed/queue', 'works',
             '/deep/copy_of_renamed/queue', False, 'CopyError', 'CopyError', [], None])
 
+    def test_a_manager_removes_it(self):
+        """Nobody finds it, and all others go on.  It can be added again, and the removal be undone."""
+        self.assertEqual(self.zope.script("""
+            import transaction
+            from five.localsitemanager import make_objectmanager_site
+            from OFS.Folder import Folder
+            from lovely.remotetask import TaskService
+            from lovely.remotetask.application import addService, getService
+            from lovely.remotetask.config.autostart import servicePaths
+            from lovely.remotetask.interfaces import ITaskService
+            db, seen = app._p_jar.db(), []
+            paths = lambda: ['/'.join(path) for path in servicePaths(db, ['*@*'])]
+            app._setObject('barn', Folder('barn'))
+            make_objectmanager_site(app.barn)
+            jobid = addService(app.barn, 'tasks').add('echo', 'again')
+            app._setObject('shed', Folder('shed'))
+            app.shed._setObject('deep', TaskService())
+            app.getSiteManager().registerUtility(app.shed.deep, ITaskService, 'deep')
+            transaction.commit()
+            seen.append(paths())
+            app.barn.manage_delObjects(['tasks'])
+            app.manage_delObjects(['shed'])
+            transaction.commit()
+            seen.append(paths())
+            for path in '/barn/tasks', '/deep':
+                try:
+                    getService(app, path)
+                except LookupError as error:
+                    seen.append(str(error))
+            db.undo(db.undoInfo(0, 1)[0]['id'])
+            transaction.commit()
+            seen += [paths(), app.barn.tasks.jobs[jobid].input]
+            app.barn.manage_delObjects(['tasks'])
+            seen.append(len(addService(app.barn, 'tasks').jobs))
+            app.manage_delObjects(['barn', 'shed'])
+            transaction.commit()
+            print('>>> ' + json.dumps(seen))
+            """), [['tasks', 'shed/deep', 'films/encoder', 'barn/tasks'], ['tasks', 'films/encoder'],
+                   "there is no task service at '/barn/tasks'", "there is no task service at '/deep'",
+                   ['tasks', 'shed/deep', 'films/encoder', 'barn/tasks'], 'again', 0])
+
+    def test_one_that_is_not_where_it_was_put_keeps_no_other_from_being_processed(self):
+        code, said = self.zope.console("""
+            import logging
+            import transaction
+            from OFS.Folder import Folder
+            from lovely.remotetask.application import addService
+            from lovely.remotetask.config.autostart import servicePaths
+            app._setObject('attic', Folder('attic'))
+            addService(app.attic, 'tasks')
+            app.attic._delObject('tasks', suppress_events=True)
+            transaction.commit()
+            logging.basicConfig(level=logging.WARNING)
+            print(servicePaths(app._p_jar.db(), ['*@*']))
+            app._delObject('attic')
+            transaction.commit()
+            """)
+        self.assertEqual(code, 0, said)
+        self.assertIn('service tasks on site attic is not in the folder that it was put into: it is left alone', said)
+        self.assertIn("[('tasks',), ('films', 'encoder')]", said)
+
+    def test_a_copy_is_paused(self):
+        self.assertEqual(self.zope.script("""
+            from OFS.Folder import Folder
+            from lovely.remotetask.application import addService
+            app._setObject('depot', Folder('depot'))
+            addService(app.depot, 'tasks').add('echo')
+            import transaction
+            transaction.savepoint()
+            app.manage_pasteObjects(app.manage_copyObjects(['depot']))
+            copy = app.copy_of_depot.tasks
+            print('>>> ' + json.dumps([len(copy.jobs), copy.paused, app.depot.tasks.paused, list(copy.zopePath)]))
+            """), [1, True, False, ['copy_of_depot', 'tasks']])
+
     def test_export_takes_nothing_else_along(self):
         size, whole = self.zope.script("""
             import io

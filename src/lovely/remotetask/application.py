@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ZODB.interfaces import IConnection
+from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
+from zope.lifecycleevent.interfaces import IObjectCopiedEvent
+from zope.lifecycleevent.interfaces import IObjectRemovedEvent
 from zope.site import LocalSiteManager
 
 from lovely.remotetask.common.checks import check
@@ -17,7 +20,6 @@ from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import nearestSite
-from lovely.remotetask.database.sites import siteManager
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import ITaskService
@@ -116,13 +118,35 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
         left = sum(count for status, count in service.countJobs().items() if status not in FINAL)
         if left:
             raise RemoteTaskError(f'the task service at {path} has jobs that have not ended, {left} of them')
-    parent, manager = service.__parent__, siteManager(service.__parent__)
-    close(service)              # what others add meanwhile is not to be lost with it
-    for name, registered in localServices(nearestSite(parent)).items():
-        if registered is service:
-            manager.unregisterUtility(service, ITaskService, name)
+    parent = service.__parent__
+    _retire(service, parent)
     del parent[service.__name__]
-    announceServices(root._p_jar)
+
+
+@adapter(ITaskService, IObjectRemovedEvent)
+def retire(service: Any, event: Any) -> None:
+    """Unregister a service that was removed from its folder, or with a folder above it, in Zope's pages for example."""
+    _retire(service, event.oldParent)
+
+
+@adapter(ITaskService, IObjectCopiedEvent)
+def pauseCopy(service: Any, event: Any) -> None:
+    """Pause a service that was copied with a folder above it: its jobs would be run twice."""
+    service.paused = True
+
+
+def _retire(service: Any, parent: Any) -> None:
+    """Have nobody find a service in the sites above it, from a folder up."""
+    if isinstance(service, TaskService):
+        close(service)          # what others add meanwhile is not to be lost with it
+    site = nearestSite(parent)
+    while site is not None:
+        manager = site.getSiteManager()
+        for registration in list(manager.registeredUtilities()):
+            if registration.component is service:
+                manager.unregisterUtility(service, registration.provided, registration.name)
+        site = nearestSite(getattr(site, '__parent__', None))
+    announceServices(service._p_jar)
 
 
 def _makeSite(folder: Any, isZopes: bool) -> None:

@@ -141,10 +141,15 @@ def cleanUpFailures(storage):
 
 # RelStorage
 
+#: Where libpq looks for what a connection string and its service do not say: name of the parameter -> variable.
+LIBPQ_ENVIRONMENT = {'connect_timeout': 'PGCONNECT_TIMEOUT', 'options': 'PGOPTIONS'}
+
+
 def addToDSN(manager, defaults):
     """Add defaults to the parameters that an `IConnectionManager` of PostgreSQL connects with; only for psycopg2.
 
-    There is no public way to change it.
+    A default is for a parameter that is neither in the connection string, nor in its service, nor in the environment.
+    There is no public way to add one.  With a service this connects once, and raises what that raises.
 
     defaults -- name of a parameter of libpq -> value.  One named `options` is put before the options that there are.
     """
@@ -152,7 +157,12 @@ def addToDSN(manager, defaults):
     if dsn is None or manager.driver.__name__ != 'psycopg2':
         return
     libpq = manager.driver.driver_module.extensions
-    said = libpq.parse_dsn(dsn)
+    said = {name: os.environ[variable] for name, variable in LIBPQ_ENVIRONMENT.items() if variable in os.environ}
+    said.update(libpq.parse_dsn(dsn))
+    if 'service' in said or 'PGSERVICE' in os.environ:      # libpq alone finds what that says
+        connection, _ = manager.open()
+        with contextlib.closing(connection):
+            said.update(connection.get_dsn_parameters())
     missing = {name: value for name, value in defaults.items() if name not in said}
     if 'options' in said and 'options' in defaults:
         missing['options'] = f'{defaults["options"]} {said["options"]}'

@@ -13,10 +13,12 @@ from lovely.remotetask.config.products import productConfiguration
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import brokenServices
 from lovely.remotetask.database.sites import checkedRoot
+from lovely.remotetask.database.sites import isGone
 from lovely.remotetask.database.sites import loadFault
 from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.sites import pathText
+from lovely.remotetask.database.sites import strayServices
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.storage import generations
@@ -58,7 +60,7 @@ def _services(name, site, connection):
     if name == 'root':
         for found, service in getGlobalSiteManager().getUtilitiesFor(ITaskService):
             jar = getattr(service, '_p_jar', None)
-            if jar is not None and jar.db() is connection.db() and len(pathOf(service)) == 1:
+            if jar is not None and jar.db() is connection.db() and not isGone(service) and len(pathOf(service)) == 1:
                 services.setdefault(found, connection.get(service._p_oid))
     return services
 
@@ -89,6 +91,9 @@ def matching(connection, patterns, tell=log.log):  # noqa: C901
             continue
         fits = False
         for name, site in sites:
+            for stray in strayServices(site) if ISite.providedBy(site) else ():
+                tell(logging.WARNING, 'service %s on site %s is not in the folder that it was put into: it is left '
+                                      'alone', stray, name)
             for registered, service in sorted(_services(name, site, connection).items(), reverse=True):
                 if serviceName not in ('*', registered):
                     continue

@@ -14,11 +14,13 @@ from lovely.remotetask.database.connections import SeparateClient
 from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.notifications import stopListening
-from lovely.remotetask.database.postgresql import connectTimeout
+from lovely.remotetask.database.postgresql import checkPooler
+from lovely.remotetask.database.postgresql import firstConnections
 from lovely.remotetask.database.postgresql import isRaced
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import fileOf
 from lovely.remotetask.database.storages import isClosed
+from lovely.remotetask.database.storages import postgresqlOf
 from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.zeo import CLOSE_TIME
 from lovely.remotetask.database.zeo import Watchdog
@@ -64,13 +66,20 @@ class Database:
 
     def _open(self):
         db = self._openNew()
-        client, file = clientOf(db), fileOf(db)
+        client, file, postgresql = clientOf(db), fileOf(db), postgresqlOf(db)
         if client is not None:
             notifierOf(db)                       # whose listener makes reconnecting safe
             guard(client, self._fail)
             self._watchdogs[db] = Watchdog(client)
         elif file is not None:
             cleanUpFailures(file)
+        elif postgresql is not None:
+            try:
+                notifierOf(db)                   # which adds to what it connects with
+                checkPooler(postgresql.connmanager)
+            except BaseException:
+                closeDatabase(db)
+                raise
         return db
 
     def _openNew(self):
@@ -78,7 +87,7 @@ class Database:
         # which do so at the same time, meet a conflict.
         for failures in range(OPENINGS):
             try:
-                with connectTimeout(), _tellIfLong():
+                with firstConnections(), _tellIfLong():
                     return self._openOnce()
             except Exception as error:
                 if failures == OPENINGS - 1 or not (isinstance(error, ConflictError) or isRaced(error)):

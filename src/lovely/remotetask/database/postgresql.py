@@ -15,11 +15,13 @@ import weakref
 
 from ZODB.utils import p64
 
+from lovely.remotetask.common.internals import LIBPQ_ENVIRONMENT
 from lovely.remotetask.common.internals import addToDSN
 from lovely.remotetask.common.keepalive import COUNT
 from lovely.remotetask.common.keepalive import IDLE
 from lovely.remotetask.common.keepalive import INTERVAL
 from lovely.remotetask.common.keepalive import VANISHED
+from lovely.remotetask.errors import ConfigurationError
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -31,18 +33,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 #: Seconds between two questions to a server, and after which one that does not answer is taken to hang, a whole number.
 PING_INTERVAL, ANSWER_TIME = 2.0, 10
 
-#: What a connection has where the `dsn` says nothing else: a server that hangs accepts connections, and a machine that
-#: has vanished ends none, on either side.
+#: What a connection has where nobody says anything else: a server that hangs accepts connections, and a machine that
+#: has vanished ends none, on either side.  The transaction of a task is idle for as long as the task runs: a job whose
+#: run took longer than an administrator grants to such transactions would be run again and again.
 DEFAULTS = {
     'connect_timeout': ANSWER_TIME, 'tcp_user_timeout': 1000 * VANISHED,
     'keepalives_idle': IDLE, 'keepalives_interval': INTERVAL, 'keepalives_count': COUNT,
-    'options': f'-c tcp_keepalives_idle={IDLE} -c tcp_keepalives_interval={INTERVAL} -c tcp_keepalives_count={COUNT}'}
+    'options': f'-c tcp_keepalives_idle={IDLE} -c tcp_keepalives_interval={INTERVAL} -c tcp_keepalives_count={COUNT} '
+               '-c idle_in_transaction_session_timeout=0'}
 
 #: What libpq says of a connection that waits for an answer (PQTRANS_ACTIVE).
 ACTIVE = 1
-
-#: Where libpq looks for the `connect_timeout` that a `dsn` does not have.
-_CONNECT_TIMEOUT = 'PGCONNECT_TIMEOUT'
 
 #: What PostgreSQL says, by SQLSTATE, when others make the same tables, functions and rows at the same time.
 RACED = frozenset({
@@ -104,6 +105,9 @@ SELECT pid FROM pg_stat_activity
     WHERE pid = ANY(%s) AND state LIKE 'idle%%' AND state_change < now() - %s * interval '1s'
 """
 
+# Which backend a connection has, as no other is or was.
+_BACKEND = 'SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()'
+
 
 def isRaced(error):
     """Return whether an exception says that another process has made the tables at the same time."""
@@ -111,20 +115,43 @@ def isRaced(error):
 
 
 @contextlib.contextmanager
-def connectTimeout():
-    """Have a connection that begins in the block wait for a server that hangs as `DEFAULTS` says, and not for ever.
+def firstConnections():
+    """Have a connection that begins in the block take the `DEFAULTS` that libpq takes from the environment.
 
-    For the first connections, which RelStorage makes before anybody can change its `dsn`.  A `connect_timeout`
-    in the `dsn` or in the environment is kept.
+    For the first connections, which RelStorage makes before anybody can change its `dsn`.  What is in the `dsn` or in
+    the environment is kept.
     """
-    if _CONNECT_TIMEOUT in os.environ:
-        yield
-        return
-    os.environ[_CONNECT_TIMEOUT] = str(DEFAULTS['connect_timeout'])
+    ours = {variable: str(DEFAULTS[name]) for name, variable in LIBPQ_ENVIRONMENT.items() if variable not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.pop(_CONNECT_TIMEOUT, None)      # it is no business of what tasks start
+        for variable in ours:
+            os.environ.pop(variable, None)          # it is no business of what tasks start
+
+
+def checkPooler(manager):
+    """Raise `ConfigurationError` if two connections share a backend, because of a pooler that is not in session mode.
+
+    RelStorage's temporary tables and prepared statements belong to a backend, and so does who listens.
+
+    manager -- RelStorage's `IConnectionManager` of the database.
+    """
+    with contextlib.ExitStack() as stack:
+        first, second = _backendOf(manager, stack), _backendOf(manager, stack)
+    if first == second:
+        raise ConfigurationError('the pooler before PostgreSQL is not in session mode: each transaction has another '
+                                 'backend; set pool_mode = session for this database, or connect without the pooler')
+
+
+def _backendOf(manager, stack):
+    """Return what identifies the backend of a new connection, which stays open until the end of an `ExitStack`."""
+    connection, cursor = manager.open(application_name='remotetask: check')
+    stack.callback(connection.close)
+    cursor.execute(_BACKEND)
+    found = cursor.fetchone()
+    connection.rollback()
+    return found
 
 
 class Connections:

@@ -92,7 +92,13 @@ def localServices(site):
     Those that were taken out of their folder, and have stayed registered, are none.
     """
     return {registration.name: registration.component
-            for registration in _registrations(site) if not _isGone(registration.component)}
+            for registration in _registrations(site) if not isGone(registration.component)}
+
+
+def strayServices(site):
+    """Return the names of services that are registered in a site of Zope, but are not where they were put."""
+    return [registration.name for registration in _registrations(site)
+            if isGone(registration.component) and getattr(registration.component, 'zopePath', None) is not None]
 
 
 def brokenServices(site):
@@ -128,9 +134,11 @@ def loadFault(loaded):
     return None if missing is None else f'{missing} is missing here: install the package that has it'
 
 
-def _isGone(service):
-    """Return whether a service is in no folder any more: nobody would process its jobs."""
-    return nearestSite(service) is None and getattr(service, 'zopePath', None) is None
+def isGone(service):
+    """Return whether a service is in its folder no more: nobody would process its jobs."""
+    if getattr(service, 'zopePath', None) is not None:
+        return service.__parent__ is None
+    return nearestSite(service) is None
 
 
 def findService(root, path):
@@ -147,7 +155,7 @@ def findService(root, path):
         service = site.getSiteManager().utilities.registered((), ITaskService, name)
         if (fault := loadFault(service)) is not None:
             raise UnknownService(path, fault)
-        return localServices(site)[name] if service is None or _isGone(service) else service
+        return localServices(site)[name] if service is None or isGone(service) else service
     except UnknownService:
         raise
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
