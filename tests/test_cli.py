@@ -270,6 +270,8 @@ class Jobs(SimpleXMLRPCServer):
         task, input, status = self._find(jobid)
         if status != 'completed' or task == 'nothing':
             return None
+        if task == 'large':
+            raise xmlrpc.client.Fault(faults.RESULT_TOO_LARGE, str(faults.ResultTooLarge(5)))
         if task == 'special':
             return {'bytes': b'\x00\xff', 'time': datetime.datetime(2024, 2, 29, 12, 30, 1), 'text': 'ünï'}
         return input
@@ -397,6 +399,10 @@ class ClientTest(ClientTestCase):
         self.assertEqual((code, errors), (0, ''))
         self.assertIn('ünï', output)
         self.assertEqual(json.loads(output), {'bytes': 'AP8=', 'time': '2024-02-29T12:30:01', 'text': 'ünï'})
+
+    def test_result_that_is_too_large_for_an_answer(self):
+        self.fails(1, 'job 1 was added, but: the result is larger than 5 bytes, ', 'add', 'large', '--wait')
+        self.fails(1, 'in parts, and so does: remotetask result ID --output FILE\n', 'result', '1')
 
     def test_result_that_a_terminal_would_obey(self):
         code, output, errors = self.remotetask('add', 'echo', '"\\u009b1m\\ud83d\\ude00"', '--wait')

@@ -27,6 +27,7 @@ from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import fileOf
 from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.transactions import lastTransaction
+from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.testing import temporaryZEO
 
 
@@ -148,6 +149,12 @@ class TestWrappedClient(unittest.TestCase):
         self.assertEqual(threads.count('remotetask-watchdog'), 1)
         self.assertIsNot(client, self.database.db.storage)
         self.assertEqual(client._server.client.register.__name__, 'checkAndRegister')
+
+    def test_a_client_without_a_directory_for_blobs_is_refused_and_closed(self):
+        storage = self.zeo.storage(blob_dir=None, shared_blob_dir=False)
+        with self.assertRaisesRegex(ConfigurationError, 'no directory for blobs.* add "blob-dir DIRECTORY" to <client'):
+            Database(lambda: DB(ZlibStorage(storage)))
+        self.assertFalse(storage.is_connected())
 
     def test_what_was_written_is_compressed_and_read_by_others(self):
         with self.database.db.transaction() as connection:

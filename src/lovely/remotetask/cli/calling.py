@@ -54,6 +54,8 @@ def failureOf(error, url=''):
         return CommandFailure(f'{error}; if the front end speaks TLS, the URL begins with https://')
     if isinstance(error, JobFailed):
         return CommandFailure(str(error), JOB_FAILED)
+    if isinstance(error, faults.ResultTooLarge):
+        return CommandFailure(f'{error}, and so does: remotetask result ID --output FILE')
     return CommandFailure(str(error), BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILURE)
 
 

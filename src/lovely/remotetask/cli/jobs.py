@@ -237,7 +237,7 @@ def stack(client, jobid, patience):
         if time.monotonic() > until:
             raise CommandFailure(f'the host of job {jobid} does not answer')
         time.sleep(0.1)
-    click.echo('\n'.join(map(oneLine, answer['text'].splitlines())))
+    click.echo(harmless(answer['text']))
 
 
 @calling.command

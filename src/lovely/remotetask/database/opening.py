@@ -20,6 +20,7 @@ from lovely.remotetask.database.postgresql import isRaced
 from lovely.remotetask.database.storages import clientOf
 from lovely.remotetask.database.storages import fileOf
 from lovely.remotetask.database.storages import isClosed
+from lovely.remotetask.database.storages import lacksBlobs
 from lovely.remotetask.database.storages import postgresqlOf
 from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.zeo import CLOSE_TIME
@@ -27,6 +28,7 @@ from lovely.remotetask.database.zeo import Watchdog
 from lovely.remotetask.database.zeo import guard
 from lovely.remotetask.database.zeo import leaveIfSilent
 from lovely.remotetask.database.zeo import useProtocol
+from lovely.remotetask.errors import ConfigurationError
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -53,6 +55,9 @@ class Database:
 
         open -- a callable that opens a `ZODB.DB`.
         fail -- called with an exception when the database cannot be used any more, from any thread.
+
+        Raise `ConfigurationError` for a client of ZEO without a directory for blobs whose server has them: it could not
+        read large values, and the jobs that have such an input would wait for the database for ever.
         """
         useProtocol()
         self._openOnce, self._fail = open, fail
@@ -68,6 +73,7 @@ class Database:
         db = self._openNew()
         client, file, postgresql = clientOf(db), fileOf(db), postgresqlOf(db)
         if client is not None:
+            self._checkBlobs(db, client)
             notifierOf(db)                       # whose listener makes reconnecting safe
             guard(client, self._fail)
             self._watchdogs[db] = Watchdog(client)
@@ -81,6 +87,14 @@ class Database:
                 closeDatabase(db)
                 raise
         return db
+
+    @staticmethod
+    def _checkBlobs(db, client):
+        if lacksBlobs(client):
+            closeDatabase(db)
+            raise ConfigurationError('the client of the database server has no directory for blobs, where large values '
+                                     'and files are: add "blob-dir DIRECTORY" to <clientstorage>, and "shared-blob-dir '
+                                     'yes" if it is the directory of the server')
 
     def _openNew(self):
         # Whoever opens an empty database first makes its root object, and its tables; the others of a new deployment,

@@ -3,6 +3,7 @@
 from ZEO.ClientStorage import ClientStorage
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
+from ZODB.interfaces import IBlobStorage
 from ZODB.interfaces import IStorageWrapper
 from ZODB.MappingStorage import MappingStorage
 
@@ -38,6 +39,14 @@ def clientOf(db):
     """Return the `ClientStorage` that a `ZODB.DB` has, wrapped or not; None for another kind."""
     storage = baseOf(db.storage)
     return storage if isinstance(storage, ClientStorage) else None
+
+
+def lacksBlobs(client):
+    """Return whether a `ClientStorage` has no directory for blobs, although its server has blobs.
+
+    It could read none of the large values and files that other processes have stored.
+    """
+    return IBlobStorage.providedBy(client) and not client.blob_dir
 
 
 def fileOf(db):
