@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import tracemalloc
 import unittest
 import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
@@ -660,6 +661,24 @@ class PagesTest(PostgreSQLCase):
         response = self.get(f'/jobs?at={at}')
         self.assertEqual((response.status_code, response.text.count('id="job-')), (200, 1), response.text)
         self.assertIn('<td>install</td>', self.get('/changes').text)
+
+    def test_a_long_history(self, count=100_000):
+        self.open(self.server.config)
+        self.add()
+        manager = postgresqlOf(self.db).connmanager
+        entries = self.db.undoInfo(0, 100)
+        self.assertGreater(len(entries), 1)
+        for first in range(2):
+            self.assertEqual([{key: entry[key] for key in ('time', 'user_name', 'description')}
+                              for entry in entries[first:]], postgresql.transactionsOf(manager, first, 100))
+        self.server._execute("INSERT INTO transaction (tid, packed, username, description) SELECT 100 + number, false, "
+                             f"'', repeat('x', 200)::bytea FROM generate_series(1, {count}) AS number")
+        self.get('/changes')                # what is loaded once is loaded
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        self.assertIn('<td>install</td>', self.get('/changes').text)
+        taken = tracemalloc.get_traced_memory()[1]
+        self.assertLess(taken, 100 * count, f'all {count} transactions were read')
 
     def test_without_history(self):
         self.open(self.server.config.replace('<relstorage>', '<relstorage>\nkeep-history false'))

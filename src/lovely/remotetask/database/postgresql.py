@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 
+from persistent.timestamp import TimeStamp
 from ZODB.utils import p64
 
 from lovely.remotetask.common.internals import LIBPQ_ENVIRONMENT
@@ -105,6 +106,11 @@ SELECT pid FROM pg_stat_activity
     WHERE pid = ANY(%s) AND state LIKE 'idle%%' AND state_change < now() - %s * interval '1s'
 """
 
+# What is in the history, the newest first.  RelStorage's `undoLog` reads all of it, however little is asked for.
+_TRANSACTIONS = """\
+SELECT tid, username, description FROM transaction WHERE NOT packed AND tid <> 0 ORDER BY tid DESC LIMIT %s OFFSET %s
+"""
+
 # Which backend a connection has, as no other is or was.
 _BACKEND = 'SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()'
 
@@ -152,6 +158,23 @@ def _backendOf(manager, stack):
     found = cursor.fetchone()
     connection.rollback()
     return found
+
+
+def transactionsOf(manager, first, last):
+    """Return transactions of a database with history, as `ZODB.DB.undoInfo` does, without what extensions have added.
+
+    manager -- RelStorage's `IConnectionManager` of the database.
+    first, last -- which of them, the newest being 0: from `first` up to `last`, which is not included.
+    """
+    connection, cursor = manager.open(application_name='remotetask: history')
+    with contextlib.closing(connection):
+        cursor.execute(_TRANSACTIONS, (last - first, first))
+        return [{'time': TimeStamp(p64(tid)).timeTime(), 'user_name': _text(user), 'description': _text(description)}
+                for tid, user, description in cursor]
+
+
+def _text(value):
+    return bytes(value).decode('utf-8', 'replace')
 
 
 class Connections:

@@ -6,7 +6,9 @@ from ZEO.Exceptions import ServerException
 from ZODB.POSException import UndoError
 
 from lovely.remotetask.database import notes
+from lovely.remotetask.database.postgresql import transactionsOf
 from lovely.remotetask.database.sites import whereIs
+from lovely.remotetask.database.storages import postgresqlOf
 from lovely.remotetask.web.rendering import Page
 
 
@@ -75,8 +77,11 @@ def changes(context):
 
 def _entries(db, first):
     """Return entries of the database's history, the newest first, and whether it tells none because it is packed."""
+    last, postgresql = first + LOOKED_AT, postgresqlOf(db)
     try:
-        return db.undoInfo(first, first + LOOKED_AT), False
+        if postgresql is not None:
+            return transactionsOf(postgresql.connmanager, first, last), False
+        return db.undoInfo(first, last), False
     except (UndoError, ServerException) as error:       # ZEO's server tells its clients of an exception in the second
         if PACKED not in str(error):
             raise
