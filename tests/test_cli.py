@@ -175,6 +175,15 @@ class UsageTest(CommandTestCase):
         self.fails(2, "'--status'", 'jobs', '--status', 'unknown')
         self.fails(2, "'--size'", 'jobs', '--size', '0')
 
+    def test_no_database_is_made_by_who_works_on_one(self):
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(directory))
+        for arguments in (('service', 'list'), ('service', 'add', '/Films'), ('upgrade', '--check'), ('pack',),
+                          ('export', '-'), ('import', '-'), ('run-here', '1')):
+            with self.subTest(arguments):
+                self.fails(2, 'var/Data.fs, and no configuration file was given: name it, as in', *arguments)
+        self.assertEqual(os.listdir(directory), [])
+
     def test_urls(self):
         for url in ('nonsense', 'ftp://localhost/', 'http://', 'http://localhost:x/', 'http://localhost:99999/',
                     'http://a b/', 'http://local\nhost/', 'http://[::1/', 'http://höst/'):

@@ -238,8 +238,11 @@ class TestCalls(FrontendCase):
         for input in 2 ** 31, object(), {1: 2}, '\ud800', cyclic:
             with self.assertRaisesRegex(faults.BadArguments, r'\Aadd: the arguments cannot be sent: '):
                 self.client.add('echo', input)
-        with self.assertRaises(faults.ParseError):
-            self.client.add('echo', '\x00')
+        for input, said in ((['\x00'], r"input\[0\] is '\\x00', which"), (float('-inf'), 'input is -inf, which'),
+                            ({'b': float('nan')}, r"input\['b'\] is nan, which"),
+                            ({'\x00': 1}, r"input: the key is '\\x00', which")):
+            with self.subTest(input), self.assertRaisesRegex(faults.BadArguments, said):
+                self.client.add('echo', input)
         with self.db.transaction() as connection:
             self.assertEqual(len(connection.root()['/'].jobs), 0)
 

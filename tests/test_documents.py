@@ -141,6 +141,7 @@ class TestPages(unittest.TestCase):
             for path in DOCUMENTS.glob('*.txt'):
                 self.assertTrue((pages / path.name).with_suffix('.html').exists(), path)
             self.assertIn('claimNextJob', (pages / 'api.html').read_text('utf-8'))
+            self.assertRegex((pages / 'readme.html').read_text('utf-8'), '<a [^>]*href="tasks.html"[^>]*><code')
 
 
 def load_tests(loader, tests, pattern):

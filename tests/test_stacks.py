@@ -231,7 +231,7 @@ class TestHosts(WebCase):
         jobid = self.do('add', 'waiting')
         self.assertTrue(self.begun.wait(PATIENCE))
         result = stack(jobid)
-        self.assertRegex(result.output, r'\n  File ".*", line \d+, in waiting\n    \S.*\n')  # as Python does
+        self.assertRegex(result.output, r'\n  File ".*", line \d+, in waiting\n    \S.*\n')    # as Python indents it
         result = stack(self.do('add', 'echo', None, True))
         self.assertRegex(str(result.exception), 'is start later: cannot look into it')
 

@@ -28,6 +28,8 @@ from lovely.remotetask.database.storages import fileOf
 from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.service import install
 from lovely.remotetask.testing import temporaryZEO
 
 
@@ -155,6 +157,21 @@ class TestWrappedClient(unittest.TestCase):
         with self.assertRaisesRegex(ConfigurationError, 'no directory for blobs.* add "blob-dir DIRECTORY" to <client'):
             Database(lambda: DB(ZlibStorage(storage)))
         self.assertFalse(storage.is_connected())
+
+    def test_an_application_that_processes_without_such_a_directory_is_warned(self):
+        install(self.database.db)
+        lacking = DB(ZlibStorage(self.zeo.storage(blob_dir=None, shared_blob_dir=False)))
+        self.addCleanup(lacking.close)
+
+        def process(db):
+            host = MultiProcessor(db, ('TaskService',), name='host')
+            host.start()
+            self.assertTrue(host.stop(20))
+        with self.assertLogs('lovely.remotetask', logging.WARNING) as caught:
+            process(lacking)
+        self.assertRegex(caught.output[0], 'processing host host: .* no directory for blobs')
+        with self.assertNoLogs('lovely.remotetask', logging.WARNING):
+            process(self.database.db)
 
     def test_what_was_written_is_compressed_and_read_by_others(self):
         with self.database.db.transaction() as connection:

@@ -195,6 +195,7 @@ class TestPages(WebCase):
         self.assertEqual(len(self.get(f'/jobs/{jobids[2]}/output').body), 150_000)
         self.get(f'/jobs/{jobids[1]}/output', status=404)
         self.get('/jobs/77/output', status=404)
+        self.assertIn('<h1>Not found</h1>', self.get('/nowhere', status=404).text)
         with unittest.mock.patch.object(jobpages, 'DOWNLOAD', 100):
             self.assertIn('--output FILE', self.get(f'/jobs/{jobids[2]}/output', status=400).text)
 
@@ -330,7 +331,9 @@ class TestPages(WebCase):
             service.claimNextJob(NOW - 90)
             ledger = transitions.claimant(service, service.jobs[jobid])
             ledger.mark(jobid, LONG, NOW - 75)
-        self.assertIn('1 min 15 s', self.get('/jobs').text)
+        page = self.get('/jobs').text
+        self.assertIn('1 min 15 s', page)
+        self.assertRegex(page, r'tableStart"><time datetime="[0-9T:-]+Z">\d\d:\d\d:\d\d</time>')
         self.assertIn('this run began', self.get(f'/jobs/{jobid}').text)
         with self.service() as service:
             service.processNext(NOW, jobid)

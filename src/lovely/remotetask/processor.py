@@ -18,6 +18,8 @@ from lovely.remotetask.database.connections import SharedClient
 from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import pathText
+from lovely.remotetask.database.storages import clientOf
+from lovely.remotetask.database.storages import lacksBlobs
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongGeneration
 from lovely.remotetask.execution.inline import claimNext
@@ -198,6 +200,10 @@ class MultiProcessor:
         self._notices.rescued(self.cycle.attach())
         self._lifecycle.begin()
         notifierOf(self.db).subscribe(self._wakeup)
+        client = clientOf(self.db)
+        if client is not None and lacksBlobs(client):       # only in an application: `Database` refuses it
+            log.warning('processing host %s: the client of the database server has no directory for blobs (blob_dir): '
+                        'jobs with a large input wait here for ever', self.name)
 
     def _process(self):
         try:

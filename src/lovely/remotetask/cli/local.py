@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from zc.lockfile import LockError
 from ZEO.Exceptions import ClientDisconnected
 
 from lovely.remotetask.cli.burst import Burst
+from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.grace import GracePeriod
 from lovely.remotetask.cli.hosts import Hosts
@@ -31,6 +33,7 @@ from lovely.remotetask.common.release import release
 from lovely.remotetask.config.autostart import matching
 from lovely.remotetask.config.autostart import servicePaths
 from lovely.remotetask.config.autostart import splitPatterns
+from lovely.remotetask.config.settings import defaultDatabase
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.config.zcml import loadSiteOf
@@ -180,7 +183,7 @@ def pack(configurationPath, days):
       $ remotetask -C remotetask.conf pack --days 1
     """
     keepFilesPrivate()
-    configuration = load(configurationPath)
+    configuration = loadExisting(configurationPath)
     setUpLogging(configuration)
     with contextlib.closing(openDatabase(configuration)) as database:
         before = database.db.getSize()
@@ -308,6 +311,18 @@ def setUpLogging(configuration):
     configuration.setUpLogging()
     if (zeo := logging.getLogger('ZEO')).level == logging.NOTSET:
         zeo.setLevel(logging.WARNING)
+
+
+def loadExisting(configurationPath):
+    """Return the `Configuration` in a file, for a command that works on a database that is there.
+
+    Raise `CommandFailure` without a file where no server has made the default database: this is the wrong directory,
+    or the file was forgotten.  A database that is made here would look like one without jobs.
+    """
+    if configurationPath is None and not os.path.exists(defaultDatabase()):
+        raise CommandFailure(f'there is no database {defaultDatabase()}, and no configuration file was given: name it, '
+                             'as in "remotetask -C remotetask.conf ..."', BAD_INPUT)
+    return load(configurationPath)
 
 
 def openDatabase(configuration, *arguments):

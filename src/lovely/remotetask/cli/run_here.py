@@ -15,7 +15,6 @@ from lovely.remotetask.cli.output import printResult
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import osUser
 from lovely.remotetask.config.autostart import servicePaths
-from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.zcml import loadSiteOf
 from lovely.remotetask.database.storedfiles import valueOf
 from lovely.remotetask.errors import UnknownJob
@@ -51,7 +50,7 @@ def runHere(configurationPath, jobid, debugs):
       4    the job failed; it is told on the standard error output
     """
     keepFilesPrivate()
-    configuration = load(configurationPath)
+    configuration = local.loadExisting(configurationPath)
     configuration.setUpLogging()
     with contextlib.closing(local.openDatabase(configuration)) as database:
         loadSiteOf(database.db, configuration.siteDefinition)

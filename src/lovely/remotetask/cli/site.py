@@ -3,10 +3,10 @@
 import contextlib
 
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.local import loadExisting
 from lovely.remotetask.cli.local import openDatabase
 from lovely.remotetask.cli.local import setUpLogging
 from lovely.remotetask.common.process import keepFilesPrivate
-from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.zcml import loadSiteOf
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.zopeapp import isRunning
@@ -19,10 +19,11 @@ def opened(configurationPath):
 
     configurationPath -- of the file; None for the default configuration.
 
-    Raise `ConfigurationError` for a mistake in the configuration, `CommandFailure` when the database cannot be opened.
+    Raise `ConfigurationError` for a mistake in the configuration, `CommandFailure` when the database cannot be opened,
+    or is to be the default one and is not there.
     """
     keepFilesPrivate()
-    configuration = load(configurationPath)
+    configuration = loadExisting(configurationPath)
     setUpLogging(configuration)
     with contextlib.closing(openDatabase(configuration)) as database:
         loadSiteOf(database.db, configuration.siteDefinition)

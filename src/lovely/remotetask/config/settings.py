@@ -151,6 +151,11 @@ def load(path=None):
     return configuration
 
 
+def defaultDatabase():
+    """Return the absolute path of the file that `load()` without a file takes as the database."""
+    return os.path.abspath('var/Data.fs')
+
+
 def defaultWeb():
     """Return the `WebSettings` of an empty section."""
     return _readText(_loadSchema(os.curdir), '<web/>').web
@@ -267,7 +272,7 @@ _DEFAULT_DATABASE = """
 
 def _readDefaultDatabase(schema):
     """Return the section of a database in the directory `var`, which is made if it is missing."""
-    directory = os.path.abspath('var')
+    directory = os.path.dirname(defaultDatabase())
     try:
         # Jobs may carry anything: the directory is nobody else's business.
         os.makedirs(directory, mode=0o700, exist_ok=True)

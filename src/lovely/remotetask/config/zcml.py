@@ -62,6 +62,11 @@ _PLACE = re.compile(r'File "([^"]*)", line (\d+)[-.\d]*')
 #: Names before a sentence that says it all: of our own exceptions, and the private module of zope.schema's.
 _EXCEPTION = re.compile(r'^(?:zope\.schema\._bootstrapinterfaces\.)?(?:(?:ValidationError|ValueError): )?')
 
+#: How zope.configuration says that a directive is none: its namespace and its name.
+_UNKNOWN = re.compile(r"^\('Unknown directive', (?P<namespace>'[^']*'|None), '(?P<name>[^']*)'\)$")
+#: The directives of meta.zcml that site definitions use.
+NAMESPACE, DIRECTIVES = 'http://namespaces.lovelysystems.com/remotetask', ('tasks', 'task', 'command')
+
 
 class IRetryOptions(Interface):
     """What follows when a run of a task fails, or its host does; see `retry.RetryPolicy`."""
@@ -366,7 +371,7 @@ def _explain(error):
         return _PLACE.sub(r'\1, line \2', str(error))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     places = [_PLACE.sub(r'\1, line \2', line) for line in lines if _PLACE.match(line)]
-    reasons = [_EXCEPTION.sub('', line) for line in lines if not _PLACE.match(line)]
+    reasons = [_UNKNOWN.sub(_unknown, _EXCEPTION.sub('', line)) for line in lines if not _PLACE.match(line)]
     # zope.configuration puts the outermost file first; but a wrapped exception has its own file before all others.
     places.reverse()
     if isinstance(error, xmlconfig.ZopeSAXParseException):
@@ -376,3 +381,11 @@ def _explain(error):
     elif isinstance(error, ConfigurationWrapperError) and places:
         places.insert(0, places.pop())
     return '\n    included by '.join([': '.join(places[:1] + reasons), *places[1:]])
+
+
+def _unknown(match):
+    """Return the sentence for a directive that is none; `match` is of `_UNKNOWN`."""
+    namespace, name = match['namespace'].strip("'"), match['name']
+    if namespace == NAMESPACE:
+        return noSuch('directive', name, DIRECTIVES)
+    return f'there is no directive {name!r} in the namespace {namespace!r}; an <include> may be missing before it'

@@ -1,14 +1,18 @@
 """Sphinx's configuration: `python -m sphinx -W src/lovely/remotetask/documents OUTPUT` makes pages of the documents."""
 # SPDX-License-Identifier: ZPL-2.1
 import importlib.metadata
+import os
 import re
+
+from docutils import nodes
 
 
 project = 'lovely.remotetask'
 release = importlib.metadata.version(project)
 copyright = 'Zope Community'
 html_theme = 'alabaster'
-html_theme_options = {'description': 'Durable remote tasks on the ZODB', 'page_width': '1060px'}
+html_theme_options = {'description': 'Durable remote tasks on the ZODB', 'page_width': '1160px',
+                      'sidebar_width': '310px'}
 html_show_sourcelink = False
 
 extensions = ['sphinx.ext.autodoc', 'sphinxcontrib.zopeext.autointerface']
@@ -37,6 +41,17 @@ def _listArguments(app, what, name, obj, options, lines):
     lines[:] = listed
 
 
+def _linkDocuments(app, doctree, docname):
+    """Make a link of each document that is named as a file, as in ``tasks.txt``."""
+    for literal in list(doctree.findall(nodes.literal)):
+        name, extension = os.path.splitext(literal.astext())
+        if extension == '.txt' and name in app.env.found_docs and name != docname:
+            link = nodes.reference(internal=True, refuri=app.builder.get_relative_uri(docname, name))
+            literal.replace_self(link)
+            link += literal
+
+
 def setup(app):
     """Register what is above with Sphinx."""
+    app.connect('doctree-resolved', _linkDocuments)
     app.connect('autodoc-process-docstring', _listArguments)

@@ -328,7 +328,8 @@ class Application:
         """
         status, title, message = 500, 'Something went wrong', 'The log of the process that serves this page says more.'
         if isinstance(error, Refused):
-            status, title, message = error.status, 'Not like that', str(error)
+            title = 'Not found' if error.status == 404 else 'Not like that'
+            status, message = error.status, str(error)
         elif isDatabaseError(error) or isinstance(error, TransientError):
             status, title, message = 503, 'Try again', 'The database does not answer, or was too busy.'
             log.warning('a page could not be made: %s: %s', type(error).__name__, error)

@@ -27,6 +27,16 @@ def asTime(moment):
     return datetime.fromtimestamp(moment, timezone.utc).strftime('%Y-%m-%d %H:%M:%S')
 
 
+def asTimeAfter(start, moment):
+    """Return UTC seconds as `asTime` does, without the date if `start`, beside which it stands, has the same.
+
+    >>> asTimeAfter(0, 7), asTimeAfter(0, 86407), asTimeAfter(0, None)
+    ('00:00:07', '1970-01-02 00:00:07', '')
+    """
+    date, _, time = asTime(moment).partition(' ')
+    return time if asTime(start).startswith(f'{date} ') else asTime(moment)
+
+
 def asMachineTime(moment):
     """Return UTC seconds as HTML has it in <time datetime>.
 

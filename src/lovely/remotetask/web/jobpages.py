@@ -54,6 +54,7 @@ class Row(NamedTuple):
 
     job: Any
     status: str
+    started: float | None       # when its last run began, or the one that goes on, in UTC seconds; None: nobody knows
     ended: float | None         # when, in UTC seconds; None for a job that goes on, though a run of it may have ended
     detail: str
     seconds: float | None       # that its last run took, or the one that goes on has taken
@@ -71,18 +72,18 @@ def rowOf(context, job):
     """Return the `Row` of a job."""
     status = statusOf(context.service, job)
     isBroken = isinstance(job, BrokenJob)
-    seconds = _spent(context, job, status)
+    started = context.service.getRun(job.id).started if status == PROCESSING else job.started
+    seconds = _spent(context, job, status, started)
     ended = job.completed if status in FINAL else None
-    return Row(job, status, ended, detailOf(context, job), seconds, status not in FINAL,
+    return Row(job, status, started, ended, detailOf(context, job), seconds, status not in FINAL,
                status == 'error' and not isBroken, status in FINAL and not isBroken)
 
 
-def _spent(context, job, status):
+def _spent(context, job, status, started):
     """Return how many seconds the last run of a job took, or the one that goes on has taken; None when nobody knows."""
     if status == PROCESSING:
-        began = context.service.getRun(job.id).started
-        return None if began is None else max(0.0, context.now - began)
-    return None if job.started is None or job.completed is None else job.completed - job.started
+        return None if started is None else max(0.0, context.now - started)
+    return None if started is None or job.completed is None else job.completed - started
 
 
 def detailOf(context, job):

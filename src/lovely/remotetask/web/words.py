@@ -24,6 +24,8 @@ def ofSchedule(job):
     >>> from lovely.remotetask.job import CronJob
     >>> ofSchedule(CronJob(1, 'echo', None, minute=(0, 30), hour=(8,), dayOfWeek=(0, 1, 2, 3, 4)))
     'at 08:00 and 08:30, Monday to Friday, UTC'
+    >>> ofSchedule(CronJob(1, 'echo', None, minute=tuple(range(0, 60, 5)), hour=(8, 9, 10)))
+    'every 5 minutes of the hours 8 to 10, UTC'
     >>> ofSchedule(CronJob(1, 'echo', None, delay=90, newJobs=True))
     'every 1 min 30 s'
     """
@@ -43,12 +45,13 @@ def _times(minute, hour):
         return 'every minute'
     if not minute:
         return f'every minute of the hours {_list(hour, str)}'
+    step = _step(minute, 60)
     if not hour:
-        step = _step(minute, 60)
         return f'every {step} minutes' if step else f'at minute {_list(minute, str)} of every hour'
     if len(minute) * len(hour) <= 6:
         return 'at ' + _joined([f'{each:02}:{one:02}' for each in sorted(hour) for one in sorted(minute)])
-    return f'at minute {_list(minute, str)} of the hours {_list(hour, str)}'
+    often = f'every {step} minutes' if step else f'at minute {_list(minute, str)}'
+    return f'{often} of the hours {_list(hour, str)}'
 
 
 def _step(values, end):

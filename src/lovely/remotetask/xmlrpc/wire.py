@@ -1,5 +1,6 @@
 """Plain data to XML: calls, responses and faults, as the standard library writes them, and safely."""
 # SPDX-License-Identifier: ZPL-2.1
+import math
 import re
 from datetime import datetime
 from datetime import timezone
@@ -36,8 +37,9 @@ def _encode(text):
 class _CallMarshaller(Marshaller):
     """Loses nothing of a value that it takes.
 
-    It keeps the moment that a datetime means: the standard library leaves out its zone and what is below a second.  And
-    it refuses objects, as open files, of which the standard library would send the attributes instead.
+    It keeps the moment that a datetime means: the standard library leaves out its zone and what is below a second.  It
+    refuses objects, as open files, of which the standard library would send the attributes instead.  And it refuses
+    what no front end could read: numbers that are not finite, and characters that XML cannot carry.
     """
 
     dispatch = dict(Marshaller.dispatch)
@@ -50,6 +52,27 @@ class _CallMarshaller(Marshaller):
         write(f'<value><dateTime.iso8601>{text}{zone}</dateTime.iso8601></value>\n')
 
     dispatch[datetime] = dump_datetime
+
+    def dump_double(self, value, write):
+        if not math.isfinite(value):
+            raise ValueError('the number is not finite')
+        super().dump_double(value, write)
+
+    dispatch[float] = dump_double
+
+    def dump_unicode(self, value, write):
+        if not isSendable(value):
+            raise ValueError('the text has a character that XML cannot carry')
+        super().dump_unicode(value, write)
+
+    dispatch[str] = dump_unicode
+
+    def dump_struct(self, value, write):
+        if not all(isSendable(key) for key in value if isinstance(key, str)):
+            raise ValueError('a key has a character that XML cannot carry')
+        super().dump_struct(value, write)
+
+    dispatch[dict] = dump_struct
 
     def dump_instance(self, value, write):
         if type(value) not in WRAPPERS:
@@ -86,6 +109,8 @@ def misfit(value, place, depth=NESTING):
     for key, item in value.items() if kind is dict else enumerate(value):
         if kind is dict and type(key) is not str:
             return f'{place}: the key {shown(key)} is no str'
+        if kind is dict and not isSendable(key):
+            return f'{place}: the key is {shown(key)}, which XML-RPC cannot carry'
         if (found := misfit(item, f'{place}[{shown(key)}]', depth - 1)) is not None:
             return found
     return None
@@ -99,7 +124,7 @@ def _misfitOf(value, place):
     except OverflowError:
         return f'{place} is {shown(value)}, and an int of XML-RPC has 32 bits'
     except Exception:
-        what = shown(value) if isinstance(value, str) else f'of the type {type(value).__name__}'
+        what = shown(value) if isinstance(value, (str, float)) else f'of the type {type(value).__name__}'
         hint = '; hand over File(...) of lovely.remotetask.client' if hasattr(value, 'read') else ''
         return f'{place} is {what}, which XML-RPC cannot carry{hint}'
 
