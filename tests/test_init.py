@@ -321,8 +321,8 @@ class TestPaths(ServingTestCase):
         self.assertEqual(process.wait(PATIENCE), 0)
 
     def test_below_tmp(self):
-        for isTemporary, own in (True, 'no'), (False, 'yes'):
-            with unittest.mock.patch('lovely.remotetask.cli.init._TEMPORARY', (f'{self.directory}/',) if isTemporary else ()):
+        for hidden, own in ((f'{self.directory}/',), 'no'), ((), 'yes'):
+            with unittest.mock.patch('lovely.remotetask.cli.init._TEMPORARY', hidden):
                 self.assertEqual(self.init(own, '--host', '--database', 'zeo:8100')[0], 0)
             self.assertIn(f'\nPrivateTmp={own}\n', (self.directory / own / 'remotetask-host.service').read_text())
 
