@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -317,7 +318,11 @@ class TestMetrics(WebCase):
         self.get('/metrics', 'films', status=403)
 
     def test_the_alerts_use_names_that_there_are(self):
-        text = (pathlib.Path(metrics.__file__).parent / 'alerts.yaml').read_text()
+        path = pathlib.Path(metrics.__file__).parent / 'alerts.yaml'
+        if (program := shutil.which('promtool')) is not None:
+            checked = subprocess.run([program, 'check', 'rules', path], capture_output=True, text=True)
+            self.assertEqual(checked.returncode, 0, checked.stderr)
+        text = path.read_text()
         used = set(re.findall(r'remotetask_([a-z_]+)', text))
         self.assertLessEqual(used, self.names())
         self.assertGreater(len(used), 5)
