@@ -241,6 +241,20 @@ class AwayTest(CountingCase):
         self.assertEqual(ours, [], self.said())
 
 
+class MonitoringTest(CountingCase):
+
+    level = 2
+    hostNames = ()
+
+    def test_it_does_not_trust_the_cache(self):
+        for _ in range(2):
+            self.assertTrue(self.call('getStatistics')[0])
+        self.server.kill()
+        self.assertEqual(self.call('getStatistics'), (False, DATABASE_UNAVAILABLE))
+        self.server.start()
+        self.waitUntil(lambda: self.call('getStatistics')[0], 'an answer', RECOVERY)
+
+
 class SecondServerTest(CountingCase):
     """Clients that know two addresses of one database, of which each has a server at times."""
 

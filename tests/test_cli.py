@@ -660,6 +660,21 @@ class BadServerTest(CommandTestCase):
         self.fails(3, 'cannot connect', 'tasks', '--url', 'http://nowhere.invalid/')
         self.fails(3, 'cannot connect', 'tasks', '--url', f'http://{"x" * 70}.invalid/')
 
+    def test_monitoring(self):
+        """An answer that nobody gets is critical, whatever stands in the way."""
+        def fault(code):
+            return self.http(xmlrpc.client.dumps(xmlrpc.client.Fault(code, 'no'), methodresponse=True).encode())
+
+        for level, answer in ((2, None), (2, b''), (2, fault(faults.DATABASE_UNAVAILABLE)), (2, fault(faults.STOPPING)),
+                              (2, fault(faults.WRONG_GENERATION)), (3, fault(faults.NOT_ALLOWED)),
+                              (2, b'HTTP/1.1 504 No\r\nContent-Length: 0\r\n\r\n'),
+                              (3, b'HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n')):
+            with self.subTest(answer):
+                self.answering(answer)
+                code, output, errors = self.remotetask('check', '--answer-timeout', '200ms')
+                self.assertEqual((code, errors), (level, ''), output)
+                self.assertRegex(output, r'\A(CRITICAL|UNKNOWN) - [^\n]+\n\Z')
+
     def test_silence(self):
         self.answering(None)
         self.fails(1, 'did not answer within 0.2 seconds', 'tasks', '--answer-timeout', '200ms')

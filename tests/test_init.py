@@ -320,6 +320,12 @@ class TestPaths(ServingTestCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(PATIENCE), 0)
 
+    def test_below_tmp(self):
+        for hidden, own in ((f'{self.directory}/',), 'no'), ((), 'yes'):
+            with unittest.mock.patch('lovely.remotetask.cli.init._TEMPORARY', hidden):
+                self.assertEqual(self.init(own, '--host', '--database', 'zeo:8100')[0], 0)
+            self.assertIn(f'\nPrivateTmp={own}\n', (self.directory / own / 'remotetask-host.service').read_text())
+
     def test_a_program_with_a_blank(self):
         program = self.directory / 'my 100% program' / 'remotetask'
         program.parent.mkdir()

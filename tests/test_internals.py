@@ -1,6 +1,7 @@
 """Private names of other libraries: where they are used, that the releases have them, what a lack of one does."""
 # SPDX-License-Identifier: ZPL-2.1
 import ast
+import asyncio
 import contextlib
 import inspect
 import pathlib
@@ -116,6 +117,11 @@ class TestReleases(unittest.TestCase):
 
     def fileStorage(self):
         return FileStorage(self.directory.name + '/Data.fs')
+
+    def test_asyncio(self):
+        self.assertTrue(hasattr(asyncio.SelectorEventLoop, '_make_ssl_transport'))      # `test_zeo_tls` uses it
+        with contextlib.closing(internals.loopThatTells(None)) as loop:
+            self.assertIsInstance(loop, asyncio.SelectorEventLoop)
 
     def test_transaction(self):
         manager = transaction.TransactionManager(explicit=True)

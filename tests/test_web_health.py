@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -258,6 +259,17 @@ class TestMetrics(WebCase):
         self.assertEqual(found['remotetask_longest_running_seconds'][here], 40)
         self.assertEqual(found['remotetask_jobs_stranded'][here], 2)
 
+    def test_without_the_database(self):
+        self.assertEqual(self.metrics()['remotetask_ready'], {frozenset(): 1})
+        with unittest.mock.patch.object(self.db, 'open', side_effect=StorageError('away')), \
+                unittest.mock.patch('lovely.remotetask.web.health.FRESH', -1.0), \
+                self.assertLogs('lovely.remotetask', 'WARNING'):
+            found = self.metrics()
+            self.get('/metrics', 'films', status=403)
+        self.assertEqual(found['remotetask_ready'], {frozenset(): 0})
+        self.assertIn('process_resident_memory_bytes', found)
+        self.assertNotIn('remotetask_jobs', found)
+
     def test_the_release_of_each_host(self):
         with self.service() as service:
             for name, about in ('alpha', {}), ('beta', {'release': '9.9'}):
@@ -306,7 +318,11 @@ class TestMetrics(WebCase):
         self.get('/metrics', 'films', status=403)
 
     def test_the_alerts_use_names_that_there_are(self):
-        text = (pathlib.Path(metrics.__file__).parent / 'alerts.yaml').read_text()
+        path = pathlib.Path(metrics.__file__).parent / 'alerts.yaml'
+        if (program := shutil.which('promtool')) is not None:
+            checked = subprocess.run([program, 'check', 'rules', path], capture_output=True, text=True)
+            self.assertEqual(checked.returncode, 0, checked.stderr)
+        text = path.read_text()
         used = set(re.findall(r'remotetask_([a-z_]+)', text))
         self.assertLessEqual(used, self.names())
         self.assertGreater(len(used), 5)
@@ -320,11 +336,12 @@ class TestMetrics(WebCase):
         self.assertLessEqual(used, self.names())
         # Each is there, a histogram in one of its parts.
         shown = {re.sub('_(total|sum|count|bucket)$', '', name) for name in used}
-        self.assertEqual(shown, {*itertools.chain(*TABLES), *metrics.DATABASE_GAUGES})
+        self.assertEqual(shown, {*itertools.chain(*TABLES), *metrics.DATABASE_GAUGES, *metrics.PROCESS_GAUGES})
 
     def names(self):
         """Return the names of all series."""
-        found = {*metrics.GAUGES, *metrics.DATABASE_GAUGES, *(f'{name}_total' for name in metrics.TASK_COUNTERS),
+        found = {*metrics.GAUGES, *metrics.DATABASE_GAUGES, *metrics.PROCESS_GAUGES,
+                 *(f'{name}_total' for name in metrics.TASK_COUNTERS),
                  *(f'{name}_total' for name in COUNTERS)}
         return found | {f'{name}_{part}' for name in (*metrics.TASK_DURATIONS, *DURATIONS)
                         for part in ('sum', 'count', 'bucket')}

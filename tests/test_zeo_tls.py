@@ -77,7 +77,7 @@ site-definition {directory}/site.zcml
 """
 
 #: How the line begins that the server has for a client that it refuses.
-REFUSED = 'a client of the database gets no connection: '
+REFUSED = 'a client of the database at 127.0.0.1 (port '
 
 #: What makes a certificate of no authority.
 STRANGER = ['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj',

@@ -10,8 +10,6 @@ from lovely.remotetask.common.process import openStandardDescriptors
 # First of all: to import some libraries opens files, with newer releases of libffi even `ctypes`.
 openStandardDescriptors()
 
-import asyncio
-
 import ZEO.asyncio.server
 import ZEO.runzeo
 import ZEO.zconfig
@@ -20,6 +18,7 @@ from lovely.remotetask.common.keepalive import VANISHED
 from lovely.remotetask.common.keepalive import keepAlive
 from lovely.remotetask.common.process import keepFilesPrivate
 from lovely.remotetask.common.process import resetSignals
+from lovely.remotetask.database.tls import newServerLoop
 from lovely.remotetask.database.tls import serverContext
 
 
@@ -44,7 +43,7 @@ def main(arguments=None):
     keepFilesPrivate()
     ZEO.asyncio.server.ServerProtocol = Protocol
     # With uvloop, which ZEO takes where that is installed, it would tell its clients of commits out of order.
-    ZEO.asyncio.server.new_event_loop = asyncio.new_event_loop
+    ZEO.asyncio.server.new_event_loop = newServerLoop
     ZEO.zconfig.server_ssl = serverContext          # the schema of its configuration names it
     ZEO.runzeo.main(arguments)
 

@@ -221,13 +221,17 @@ def alias(command, name):
     return hidden
 
 
-def commandOf(kind):
+def commandOf(kind, answerTimeout):
     """Return a decorator that makes a command of that kind, a class; see `command`."""
-    return functools.partial(command, kind=kind)
+    return functools.partial(command, kind=kind, answerTimeout=answerTimeout)
 
 
-def command(function, kind=click.Command):
-    """Make a command of a function of a `Client` and whatever else is declared by decorators below this one."""
+def command(function, kind=click.Command, answerTimeout='60s'):
+    """Make a command of a function of a `Client` and whatever else is declared by decorators below this one.
+
+    kind -- the class of the command.
+    answerTimeout -- how long it waits for an answer by default, as a user writes it.
+    """
 
     @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower(), cls=kind)
     @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
@@ -235,7 +239,7 @@ def command(function, kind=click.Command):
                   help='The URL of the front end.  The path names the task service.  If it has '
                        'users: https://USER:PASSWORD@example.org/, or https://USER@example.org/ and the password in '
                        'the file that REMOTETASK_PASSWORD_FILE names.')
-    @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default='60s', show_default=True,
+    @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default=answerTimeout, show_default=True,
                   help='How long to wait for an answer, even if the front end is busy or restarts meanwhile: 20s, '
                        '1.5m; without a unit in seconds.')
     @functools.wraps(function)

@@ -9,6 +9,9 @@ from lovely.remotetask.cli import calling
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.cli.tables import duration
+from lovely.remotetask.client import ConnectionBroken
+from lovely.remotetask.client import HttpError
+from lovely.remotetask.client import NoAnswer
 from lovely.remotetask.client import NotConnected
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.statuses import CRONJOB
@@ -16,10 +19,14 @@ from lovely.remotetask.statuses import DELAYED
 from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.statuses import PROCESSING
 from lovely.remotetask.statuses import QUEUED
+from lovely.remotetask.xmlrpc import faults
 
 
 #: The greatest number of tasks that are named when no host takes them.
 TOLD_TASKS = 5
+
+#: Exceptions of a front end that does not answer, or has no database that it can work with.
+_AWAY = (NotConnected, ConnectionBroken, NoAnswer, faults.DatabaseUnavailable, faults.Stopping, errors.WrongGeneration)
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 NAMES = ('OK', 'WARNING', 'CRITICAL', 'UNKNOWN')
@@ -80,7 +87,7 @@ def _levels(name, default, read, text):
     return click.option(name, metavar='W[,C]', type=Levels(read), default=default, show_default=True, help=text)
 
 
-@calling.commandOf(_Check)
+@calling.commandOf(_Check, '20s')
 @_levels('--waiting', '5m,30m', calling.seconds, 'How long a job that is ready has been waiting.')
 @_levels('--running', '-', calling.seconds, 'How long a run has been going on.')
 @_levels('--failures', '1,10', _count, 'How many jobs, and runs of cron jobs, have failed in the window.')
@@ -91,8 +98,8 @@ def check(client, waiting, running, failures, window, late):
     """Check the service for a monitoring system.
 
     Each limit is a pair: from the first value on it is a WARNING, from the second on CRITICAL.  A service that no host
-    processes, or that cannot be reached, is CRITICAL; one that is paused, or has a schedule that cannot be handled, or
-    a job that no host can run, is a WARNING.
+    processes, or a front end that does not answer or has no database to work with, is CRITICAL; a service that is
+    paused, or has a schedule that cannot be handled, or a job that no host can run, is a WARNING.
 
     \b
     Example:
@@ -109,7 +116,7 @@ def check(client, waiting, running, failures, window, late):
     try:
         found = client.getStatistics(window)
     except errors.RemoteTaskError as error:
-        _end(CRITICAL if isinstance(error, NotConnected) else UNKNOWN, oneLine(cut(str(error), 500)))
+        _end(CRITICAL if _isAway(error) else UNKNOWN, oneLine(cut(str(error), 500)))
     problems = findings(found, time.time(), waiting, running, failures, late)
     level = max((level for level, _ in problems), default=OK)
     problems.sort(key=lambda problem: -problem[0])
@@ -118,6 +125,11 @@ def check(client, waiting, running, failures, window, late):
                f'{counted(found["failures"], "failure")} in {duration(window)}')
     text = '; '.join(text for _, text in problems) or summary
     _end(level, f'{text} | {_performance(found)}')
+
+
+def _isAway(error):
+    """Return whether nobody gets an answer, and not only this user, or from this URL."""
+    return isinstance(error, _AWAY) or isinstance(error, HttpError) and error.status >= 500
 
 
 def _end(level, text):

@@ -20,6 +20,8 @@ from lovely.remotetask.config.sections import address as toAddress
 _SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:!`]''')
 #: Characters in the path of a program that `forms.unitCommand` cannot write.
 _SPECIAL_IN_UNIT = re.compile(r'''[$"'\\]''')
+#: What systemd hides from a process that has a /tmp of its own.
+_TEMPORARY = '/tmp/', '/var/tmp/'
 PORT = 8080
 #: Where the database server of a site listens.
 DATABASE = '127.0.0.1:8100'
@@ -70,7 +72,9 @@ def init(directory, port, split, host, database, name):
 def _valuesOf(directory, port, name):
     """Return what stands in the files for `${name}`, whatever the form is; the arguments are those of the command."""
     program, *rest = _program()
-    return {'port': port, 'name': (name or _nameFor(directory)).replace('$', '$$'),      # a $ starts a substitution
+    paths = directory, os.path.abspath(program), sys.executable
+    return {'hasOwnTmp': 'no' if any(map(_isTemporary, paths)) else 'yes',
+            'port': port, 'name': (name or _nameFor(directory)).replace('$', '$$'),      # a $ starts a substitution
             'web': forms.webSection(_pagesPort(port)), 'extra': '[web]' if arePagesInstalled() else '',
             'python': '{}.{}'.format(*sys.version_info),
             'program': forms.unitCommand([os.path.abspath(program), *rest])}
@@ -147,6 +151,11 @@ def _checkDirectory(directory, form):
         raise CommandFailure(f'{directory} is a Python package; a site has a directory of its own', BAD_INPUT)
     if there := [name for name in form.files if os.path.lexists(os.path.join(directory, name))]:
         raise CommandFailure(f'{directory} has {", ".join(there)} already; nothing was written', BAD_INPUT)
+
+
+def _isTemporary(path):
+    """Return whether a process with a /tmp of its own would not find a path."""
+    return path.startswith(_TEMPORARY)
 
 
 def _checkPrograms():

@@ -5,6 +5,7 @@ That may be speed or safety which nobody would miss at once: so a line of the lo
 `test_internals` fails when an installed release lacks a name, or when another module uses one.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import asyncio
 import contextlib
 import logging
 import os
@@ -28,6 +29,22 @@ def _get(owner, name, lost):
         return getattr(owner, name)
     except AttributeError:
         tellMissing(f'{type(owner).__name__}.{name}', lost)
+
+
+# asyncio
+
+def loopThatTells(note):
+    """Return an event loop whose servers call `note` with the address of each client that is to speak TLS.
+
+    They do so in the context (`contextvars`) in which the handshake runs then.  There is no public way to learn who it
+    is that fails in it: without the name, the log has no address.
+    """
+    class Loop(asyncio.SelectorEventLoop):
+        def _make_ssl_transport(self, *arguments, extra=None, **options):
+            note((extra or {}).get('peername'))
+            return super()._make_ssl_transport(*arguments, extra=extra, **options)
+
+    return Loop()
 
 
 # transaction

@@ -153,10 +153,8 @@ def findService(root, path):
         site = atPath(root, folders)
         # The usual case, far cheaper than to look at all registrations.
         service = site.getSiteManager().utilities.registered((), ITaskService, name)
-        if (fault := loadFault(service)) is not None:
-            raise UnknownService(path, fault)
-        return localServices(site)[name] if service is None or isGone(service) else service
-    except UnknownService:
-        raise
+        if (fault := loadFault(service)) is None:
+            return localServices(site)[name] if service is None or isGone(service) else service
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
         raise UnknownService(path) from None
+    raise UnknownService(path, fault)

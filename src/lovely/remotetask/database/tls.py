@@ -1,11 +1,13 @@
 """TLS between a ZEO server and its clients: the section `<ssl>`, and why a client is refused."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextvars
 import logging
 import os
 import ssl
 
 import ZEO.zconfig
 
+from lovely.remotetask.common.internals import loopThatTells
 from lovely.remotetask.common.keys import reasonOf
 from lovely.remotetask.common.keys import refusePassword
 from lovely.remotetask.common.keys import warnIfOpen
@@ -13,6 +15,9 @@ from lovely.remotetask.database.complaints import complain
 
 
 log = logging.getLogger('lovely.remotetask')
+
+#: The address, as asyncio has it, of the client whose handshake runs; None where it is not known.
+_peer = contextvars.ContextVar('peer', default=None)
 
 #: The keys of the section that name files.
 _FILES = 'certificate', 'key', 'authenticate'
@@ -103,6 +108,16 @@ class TellingSSLObject(ssl.SSLObject):
             if self._isRefused:
                 raise
             self._isRefused = True
-            log.warning('a client of the database gets no connection: %s', error)
+            log.warning('a client of the database at %s gets no connection: %s', _peerText(), error)
             # Now asyncio sends what is to be sent, and waits for the client to go, as long as for any handshake.
             raise ssl.SSLWantReadError() from error
+
+
+def newServerLoop():
+    """Return an event loop for a server: it notes whose handshake runs, for the log."""
+    return loopThatTells(_peer.set)
+
+
+def _peerText():
+    peer = _peer.get()
+    return f'{peer[0]} (port {peer[1]})' if isinstance(peer, tuple) else 'an unknown address'

@@ -54,6 +54,7 @@ from lovely.remotetask.web.security import Guard
 from lovely.remotetask.web.security import NotLocal
 from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
+from lovely.remotetask.xmlrpc.calls import METHODS
 from lovely.remotetask.xmlrpc.faults import NotAllowed
 
 
@@ -218,16 +219,23 @@ class Application:
                               status=200 if found['problem'] is None else 503)
 
     def _metrics(self, request, caller):
+        seen, found = self.readiness.seen(), []
+        if seen.problem is None or seen.unusable:       # else there is no database, or what a cache still has of it
+            found = self._databaseMetrics(request, caller)
+        elif METHODS['getStatistics'].role not in caller.roles or caller.tasks is not None:
+            raise Refused(403, 'the metrics are of all tasks')
+        text = metrics.textOf([metrics.readiness(seen.problem is None), *found, *processmetrics.families()])
+        return webob.Response(text, headerlist=[('Content-Type', metrics.CONTENT_TYPE)])
+
+    def _databaseMetrics(self, request, caller):
         now = self.clock()
         with self._reading(None) as connection:
             context = Context(request, {}, caller, connection, DEFAULT, now, None, self)
             services = [(path, context._replace(path=path)) for path in context.services()]
             for _, one in services:
                 one.allow('getStatistics')
-            found = metrics.families(connection, [(path, one.service) for path, one in services], now,
-                                     context.unusable())
-            text = metrics.textOf([*found, *processmetrics.families()])
-        return webob.Response(text, headerlist=[('Content-Type', metrics.CONTENT_TYPE)])
+            return metrics.families(connection, [(path, one.service) for path, one in services], now,
+                                    context.unusable())
 
     # Pages
 

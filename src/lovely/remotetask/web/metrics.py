@@ -51,6 +51,10 @@ DATABASE_GAUGES = {
     'database_bytes': 'How large the database is',
     'last_pack_seconds': 'How long ago the database was packed by one of our processes',
 }
+#: The same of the process that is asked.
+PROCESS_GAUGES = {
+    'ready': 'Whether the pages can do their work, as /ready says; without their database they tell nothing of it',
+}
 #: What the database counts, exactly and for ever: see `ITaskService.getTaskStatistics`.
 TASK_COUNTERS = {
     'jobs_finished': ('Jobs that ended, and runs of cron jobs', ('task', 'status')),
@@ -112,6 +116,11 @@ def families(connection, services, now, unusable):
     found += [GaugeMetricFamily(PREFIX + name, DATABASE_GAUGES[name], value=value)
               for name, value in values.items() if value is not None]
     return found
+
+
+def readiness(isReady):
+    """Return the metric family that says whether the pages can do their work."""
+    return GaugeMetricFamily(PREFIX + 'ready', PROCESS_GAUGES['ready'], value=float(isReady))
 
 
 def taskFamilies(services):

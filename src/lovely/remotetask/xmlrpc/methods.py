@@ -9,6 +9,7 @@ import time
 from lovely.remotetask import errors
 from lovely.remotetask import interfaces
 from lovely.remotetask.common.release import release
+from lovely.remotetask.database.freshness import catchUp
 from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.filters import parseFilter
 from lovely.remotetask.storage import uploads
@@ -565,6 +566,9 @@ def getStatistics(service, window):
     scheduler is at work.
     Faults: bad arguments for a window that is not above 0.
     """
+    # A cache could tell that all is well for as long as the database server is away.
+    if service._p_jar is not None:
+        catchUp(service._p_jar.db())
     with _refusing('getStatistics'):
         return service.getStatistics(window=window)
 
