@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Any
 from typing import NamedTuple
 
+from lovely.remotetask.processing.claim_strategy import Leaving
 from lovely.remotetask.processing.claim_strategy import Position
 from lovely.remotetask.processing.claim_strategy import Yielding
 
@@ -62,6 +63,7 @@ class State:
     isScheduler: bool = False           # whether this host was the scheduler
     handedAt: float = float('-inf')     # when it gave that role to another host, by the monotonic clock
     hasMore: bool = False               # whether it left off among jobs that are not for it: there may be more to claim
+    leaving: Leaving = field(default_factory=Leaving)
 
 
 class Message(NamedTuple):

@@ -20,6 +20,19 @@ from lovely.remotetask.storage.transitions import endBroken
 IN_VAIN = 1000
 
 
+def declined(service, most, isLeft):
+    """Return the ids of all jobs that are ready, a tuple, if there are up to `most`, and all are left; else none.
+
+    isLeft -- called with the name of a task: whether a host leaves its jobs to other hosts.
+    """
+    jobids = list(itertools.islice(itertools.chain.from_iterable(shard.ready for shard in service.shards), most + 1))
+    if len(jobids) > most:
+        return ()
+    jobs = [job for _, job in fetch(service, jobids)]
+    isWhole = all(job is not None and not isinstance(job, BrokenJob) and isLeft(job.task) for job in jobs)
+    return tuple(jobids) if isWhole else ()
+
+
 class Allowance:
     """How many more ids a transaction may take out of the queues in vain."""
 
