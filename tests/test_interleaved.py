@@ -1,7 +1,7 @@
 """Transactions of many processes, interleaved at random: no job is lost, or in two places, and all counts are right.
 
-What is committed is merged as a database server does it.  The steps are the same ones each time; REMOTETASK_FUZZ=200 in
-the environment makes as many other walks.
+What is committed is merged as a database server does it.  The steps are the same ones each time; REMOTETASK_FUZZ=20000
+in the environment makes 200 other walks.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import collections
@@ -53,7 +53,7 @@ from lovely.remotetask.task import SimpleTask
 
 
 LONGER = 'REMOTETASK_FUZZ' in os.environ
-WALKS, STEPS = int(os.environ.get('REMOTETASK_FUZZ', 3)), 700
+WALKS, STEPS = int(os.environ.get('REMOTETASK_FUZZ', 300)) // 100, 700
 
 
 class Process:

@@ -16,6 +16,7 @@ from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.processing.claim_strategy import APART
 from lovely.remotetask.processing.claim_strategy import FEW
 from lovely.remotetask.processing.claim_strategy import Decision
 from lovely.remotetask.processing.claim_strategy import Leaving
@@ -313,7 +314,8 @@ class Cycle:
         """Claim one suspect if there is none in flight: if it ends its host, one knows which one did."""
         if ALONE in view.ledger.started.values():
             return []
-        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks, allowance)
+        skip = 0 if self.ordered else self.state.position.skip + APART * self.peers.survey.rank
+        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks, allowance, skip)
 
     def _decide(self, view, want):
         """Return the `Decision` of the claim strategy."""

@@ -112,9 +112,16 @@ def claimOldest(service, now, ledger=None, lacks=lambda name: None, allowance=No
     return _claimOne(service, pulled, now, ledger, lacks, allowance)
 
 
-def claimSuspect(service, now, ledger=None, lacks=lambda name: None, allowance=None):
-    """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claimOldest`."""
-    return _claimOne(service, service.suspects.pull, now, ledger, lacks, allowance)
+def claimSuspect(service, now, ledger=None, lacks=lambda name: None, allowance=None, skip=0):
+    """Claim the next suspect; return a list of one `Claim`, or of none.
+
+    skip -- how many suspects are left to other hosts, if there are more.  The other arguments are as for `claimOldest`.
+    """
+    def pulled():
+        suspects = service.suspects
+        return suspects.pull(1, skip % max(1, len(suspects)) if skip else 0)
+
+    return _claimOne(service, pulled, now, ledger, lacks, allowance)
 
 
 def _claimOne(service, pull, now, ledger, lacks, allowance):
