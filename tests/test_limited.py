@@ -1,16 +1,20 @@
 """Hosts that take some tasks only: they leave the jobs of other tasks to other hosts, and hold nobody up."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
-import unittest
+import unittest.mock
 
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.processing.claim_strategy import FEW
+from lovely.remotetask.processing.claim_strategy import LEFT
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.iteration import Work
+from lovely.remotetask.processing.peers import IDLE_SURVEY
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.storage.claiming import IN_VAIN
+from lovely.remotetask.testing import Clock
 from processorcase import PATH
 from processorcase import ProcessorCase
 
@@ -88,6 +92,41 @@ class TestLimitedHosts(ProcessorCase):
             cycle.peers.look(cycle._begin(Work()), False)
             cycle.close()
             self.assertEqual(cycle.peers.survey.before, before)
+
+    def test_few_jobs_are_left_in_their_queue_for_a_moment(self):
+        # To put them aside would cost the host that takes them a conflict, and another commit.
+        moment = Clock(1000.0)
+        films = Cycle(self.db, PATH, 'films', tasks=['avi2*'], monotonic=moment)
+        others = Cycle(self.db, PATH, 'others', tasks=['ech*', 'mov2flv'])
+        for cycle in films, others:
+            cycle.attach()
+            self.addCleanup(cycle.close)
+        jobids = [self.add('echo') for _ in range(2)]
+
+        def look(seconds=0.0):
+            """Return the result of an iteration, and how many jobs are put aside then."""
+            moment.advance(seconds)
+            result = films.iterate(Work(want=5))
+            self.manager.begin()
+            return result, sum(map(len, self.service.stranded.values()))
+
+        result, aside = look()
+        self.assertEqual((result.state.leaving.until, result.state.isSpared, aside), (moment() + LEFT, False, 0))
+        self.assertFalse(look(LEFT / 2)[0].isWritten)
+        self.assertEqual(look(LEFT / 2), (unittest.mock.ANY, 2))        # nobody was free for them
+        self.assertEqual([claim.jobid for claim in others.iterate(Work(want=5)).claims], sorted(jobids))
+        jobids.append(self.add('echo'))
+        self.assertEqual(look()[1], 0)
+        mine = self.add('avi2flv')
+        result, aside = look()                                          # its own may be behind them
+        self.assertEqual(([claim.jobid for claim in result.claims], result.state.leaving.until), ([mine], None))
+        self.service.addMany([{'task': 'echo'}] * (FEW + 1))
+        self.manager.commit()
+        aside = look()[1]
+        self.assertGreater(aside, FEW)                                  # these are not looked at again and again
+        others.leave()
+        self.add('echo')
+        self.assertEqual(look(IDLE_SURVEY)[1], aside + 3)               # nobody is there for it, and what is given back
 
     def test_by_hand(self):
         processor = MultiProcessor(self.db, PATH, tasks=['avi2*'])

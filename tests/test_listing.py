@@ -590,12 +590,31 @@ class TestConflicts(StorageCase):
         setup, service = self.user()
         jobids = [service.add('echo', startLater=True, now=now) for now in range(3)]
         setup.commit()
-        (one, service1), (two, service2) = self.user(), self.user()
-        service1.startJob(jobids[1])
-        service2.add('echo', startLater=True, now=9)
-        one.commit()
-        two.commit()
-        self.assertListed(self.user()[1])
+        for number in 1, 0, 2:                  # in the middle, at the beginning, the last but one of all
+            (one, service1), (two, service2) = self.user(), self.user()
+            service1.startJob(jobids[number])
+            service2.add('echo', startLater=True, now=9)
+            one.commit()
+            two.commit()
+            self.assertListed(self.user()[1])
+
+    def test_jobs_that_wait_for_their_next_attempt_come_and_go(self):
+        # There are few at a time, or none: a host enters what has failed, and the scheduler takes out what is due.
+        manager, service = self.user()
+        jobid = service.add('break', retryPolicy=RetryPolicy(base=20), now=5)
+        for _ in range(3):
+            service.process(5)
+            manager.commit()
+            (one, service1), (two, service2) = self.user(), self.user()
+            service1.runNow(jobid, now=6)
+            other = service2.add('break', retryPolicy=RetryPolicy(base=20), now=7)
+            service2.processNext(7)
+            one.commit()
+            two.commit()
+            manager.begin()
+            self.assertListed(service)
+            service.cancel(jobid)
+            jobid = other
 
     def test_the_same_key_conflicts(self):
         (one, service1), (two, service2) = self.user(), self.user()

@@ -15,6 +15,7 @@ from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processing import rescue
+from lovely.remotetask.processing.claim_strategy import APART
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.storage import claiming
@@ -204,6 +205,33 @@ class TestGivenBack(OrderCase):
         host._lifecycle.requestStop(0)
         self.assertTrue(host.loop._leaveIfDone())
         self.assertEqual((self.queue([jobid]), self.service.jobs[jobid].run), ([jobid], 0))
+
+
+class TestSuspects(OrderCase):
+
+    def test_several_hosts_claim_at_the_same_time(self):
+        gone, hosts = self.host('gone'), [self.host(name) for name in 'abc']
+        jobids = self.addMany(4 * APART)
+        self.claim(gone, 3 * APART, jobids[0] >> BITS)
+        self.manager.begin()
+        rescue.rescue(self.service, 'gone', 100.0)
+        self.manager.commit()
+        for _ in range(2):
+            self.manager.begin()
+            found, expected = [], list(self.service.suspects)[::APART]
+            for host in hosts:
+                view = host.cycle._begin(Work())
+                host.cycle.peers.look(view, False)
+                found += host.cycle._claimSuspect(view, lambda task: None, claiming.Allowance())
+            for host in hosts:
+                host.cycle.session.manager.commit()                 # and nobody conflicts
+            self.assertEqual([claim.jobid for claim in found], expected)
+        self.manager.begin()
+        while self.service.suspects:                                # the last host has its turn when there are few
+            view = hosts[-1].cycle._begin(Work())
+            self.assertEqual(len(hosts[-1].cycle._claimSuspect(view, lambda task: None, claiming.Allowance())), 1)
+            hosts[-1].cycle.session.manager.commit()
+            self.manager.begin()
 
 
 class TestCancelling(OrderCase):

@@ -356,6 +356,8 @@ class ClaimLoop:
             waits.append(remaining)
         if state.nextTime is not None:
             waits.append(state.nextTime - self.clock())
+        if state.leaving.until is not None:
+            waits.append(state.leaving.until - moment)
         if state.isQuick and self.cycle.openClaims:
             waits.append(HELD_UP - self._busyFor(self._inFlight.load(self._settings.threads)))
         if (nextMoment := self._inFlight.nextMoment(self._staleAfter)) is not None:

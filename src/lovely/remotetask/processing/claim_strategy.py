@@ -26,11 +26,17 @@ SKIP = 128
 #: A busy host leaves at least so many ids to each host of higher priority.
 PLACE = 64
 
+#: Each host leaves so many suspects to each host of higher priority: all claim one at a time, at the same time.
+APART = 8
+
 #: A host claims what hosts of higher priority could have claimed after so many seconds for each of them.
 PATIENCE = 0.2
 
 #: Of so many iterations that fail in a row the last one claims nothing.
 CLAIMING = 4
+
+#: A host leaves jobs of tasks that it does not take for so many seconds to hosts that do, if there are so few of them.
+LEFT, FEW = 1.0, 16
 
 #: An idle host waits n * n times the first number of seconds for n hosts of higher priority that have a free thread,
 #: and never longer than the second.
@@ -51,6 +57,19 @@ class Yielding:
 
     since: float | None = None
     serials: tuple = ()         # of their ledgers: they change when one of the hosts does something
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Since when a host has left all jobs that wait to hosts that take other tasks, by the monotonic clock, or None."""
+
+    since: float | None = None
+    jobids: tuple = ()
+
+    @property
+    def until(self):
+        """When it leaves them no longer; None when it does not leave any."""
+        return None if self.since is None else self.since + LEFT
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,7 @@ class Decision:
     isSpared: bool = False              # whether these do what there is, so that this host may sleep
     yielding: Yielding = field(default_factory=Yielding)
     isCut: bool = False                 # whether so many of the ids that were taken are not for it that it left off
+    leaving: Leaving = field(default_factory=Leaving)
 
 
 def store(durations):
@@ -172,6 +192,23 @@ def decide(situation, waiting=0):
     place = situation.position.skip + (situation.stride * situation.survey.rank if situation.held else 0)
     skip = left + place % max(1, waiting - left - count + 1)
     return Decision(max(0, count), Position(situation.position.shard, skip), freeBefore, False, yielding)
+
+
+def leaveToOthers(leaving, jobids, moment):
+    """Return the `Leaving` that follows: without a job when the host must put the jobs aside, out of the queues.
+
+    To put them aside at once would cost the hosts that take them a conflict, and a commit more for each job.  But none
+    of these may be free, and then others need not look at the jobs again and again.
+
+    leaving -- the last one.
+    jobids -- of all jobs that wait, if they are few, and living hosts take their tasks; else none.
+    moment -- seconds of the monotonic clock.
+    """
+    if not jobids:
+        return Leaving()
+    if leaving.jobids != jobids:
+        return Leaving(moment, jobids)
+    return leaving if moment < leaving.until else Leaving()
 
 
 def share(situation, waiting):

@@ -15,12 +15,17 @@ from lovely.remotetask.common.logs import about
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
+from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.processing.claim_strategy import APART
+from lovely.remotetask.processing.claim_strategy import FEW
 from lovely.remotetask.processing.claim_strategy import Decision
+from lovely.remotetask.processing.claim_strategy import Leaving
 from lovely.remotetask.processing.claim_strategy import Position
 from lovely.remotetask.processing.claim_strategy import Situation
 from lovely.remotetask.processing.claim_strategy import decide
 from lovely.remotetask.processing.claim_strategy import elsewhere
 from lovely.remotetask.processing.claim_strategy import horizon
+from lovely.remotetask.processing.claim_strategy import leaveToOthers
 from lovely.remotetask.processing.fence import touched
 from lovely.remotetask.processing.iteration import Result
 from lovely.remotetask.processing.iteration import State
@@ -283,6 +288,8 @@ class Cycle:
         allowance = claiming.Allowance()
         claims = self._claimSuspect(view, lacks, allowance)
         claims += claiming.claimStranded(view.service, want - len(claims), view.now, lacks, view.ledger)
+        if (leaving := self._leaveToOthers(view)).jobids:
+            return claims, dataclasses.replace(self._decisionOf(self.state.position), leaving=leaving)
         if self.ordered:
             claims = claims or claiming.claimOldest(view.service, view.now, view.ledger, lacks, allowance)
             return claims, dataclasses.replace(self._decisionOf(Position()), isCut=allowance.isSpent)
@@ -294,11 +301,21 @@ class Cycle:
     def _decisionOf(self, position):
         return Decision(0, position, yielding=self.state.yielding)
 
+    def _leaveToOthers(self, view):
+        """Return the `Leaving` of a host that does not take all tasks."""
+        others = self.peers.survey.patterns
+        if self._tasks is None or not others:
+            return Leaving()
+        isLeft = functools.cache(lambda task: not takes(self._tasks, task)
+                                 and any(takes(patterns, task) for patterns in others))
+        return leaveToOthers(self.state.leaving, claiming.declined(view.service, FEW, isLeft), view.moment)
+
     def _claimSuspect(self, view, lacks, allowance):
         """Claim one suspect if there is none in flight: if it ends its host, one knows which one did."""
         if ALONE in view.ledger.started.values():
             return []
-        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks, allowance)
+        skip = 0 if self.ordered else self.state.position.skip + APART * self.peers.survey.rank
+        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks, allowance, skip)
 
     def _decide(self, view, want):
         """Return the `Decision` of the claim strategy."""
@@ -357,7 +374,7 @@ class Cycle:
         return State(nextTime, service.paused, ready.interest(service, view.ledger, not decision.isSpared),
                      bool(rateOf(view.ledger.owner)), decision.isSpared, freeBefore, decision.position,
                      decision.yielding, published.slowerSince, scheduled.isScheduler, scheduled.handedAt,
-                     decision.isCut)
+                     decision.isCut, decision.leaving)
 
     def _commit(self, view, rescues):
         """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None.

@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Any
 from typing import NamedTuple
 
+from lovely.remotetask.processing.claim_strategy import Leaving
 from lovely.remotetask.processing.claim_strategy import Position
 from lovely.remotetask.processing.claim_strategy import Yielding
 
@@ -61,7 +62,8 @@ class State:
     slowerSince: float | None = None    # see `load_sharing.Publication`
     isScheduler: bool = False           # whether this host was the scheduler
     handedAt: float = float('-inf')     # when it gave that role to another host, by the monotonic clock
-    hasMore: bool = False               # whether it gave up among jobs for others: there may be more to claim
+    hasMore: bool = False               # whether it left off among jobs that are not for it: there may be more to claim
+    leaving: Leaving = field(default_factory=Leaving)
 
 
 class Message(NamedTuple):

@@ -138,11 +138,13 @@ class Peers:
             return
         self._surveyedAt, ledgers = view.moment, view.service.ledgers
         tasks = (view.ledger.owner or {}).get('tasks')          # nothing is left to a host that takes others
-        running = [name for name, ledger in ledgers.items() if name != view.name
-                   and self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE
-                   and ledger.owner.get('threads', 1) and ledger.owner.get('tasks') == tasks]
+        alive = {name: ledger.owner.get('tasks') for name, ledger in ledgers.items() if name != view.name
+                 and self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE
+                 and ledger.owner.get('threads', 1)}
+        running = [name for name in alive if alive[name] == tasks]
         self.survey = Survey(len(running), sum(bool(ledgers[name].claimed) for name in running),
-                             tuple(name for name in running if name < view.name))
+                             tuple(name for name in running if name < view.name),
+                             frozenset(patterns for patterns in alive.values() if patterns != tasks))
 
     def handOver(self, view):
         """Make another living host the scheduler, if there is one that may be: this one cannot handle some jobs.

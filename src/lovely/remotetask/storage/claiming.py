@@ -20,6 +20,19 @@ from lovely.remotetask.storage.transitions import endBroken
 IN_VAIN = 1000
 
 
+def declined(service, most, isLeft):
+    """Return the ids of all jobs that are ready, a tuple, if there are up to `most`, and all are left; else none.
+
+    isLeft -- called with the name of a task: whether a host leaves its jobs to other hosts.
+    """
+    jobids = list(itertools.islice(itertools.chain.from_iterable(shard.ready for shard in service.shards), most + 1))
+    if len(jobids) > most:
+        return ()
+    jobs = [job for _, job in fetch(service, jobids)]
+    isWhole = all(job is not None and not isinstance(job, BrokenJob) and isLeft(job.task) for job in jobs)
+    return tuple(jobids) if isWhole else ()
+
+
 class Allowance:
     """How many more ids a transaction may take out of the queues in vain."""
 
@@ -99,9 +112,16 @@ def claimOldest(service, now, ledger=None, lacks=lambda name: None, allowance=No
     return _claimOne(service, pulled, now, ledger, lacks, allowance)
 
 
-def claimSuspect(service, now, ledger=None, lacks=lambda name: None, allowance=None):
-    """Claim the next suspect; return a list of one `Claim`, or of none.  The arguments are those of `claimOldest`."""
-    return _claimOne(service, service.suspects.pull, now, ledger, lacks, allowance)
+def claimSuspect(service, now, ledger=None, lacks=lambda name: None, allowance=None, skip=0):
+    """Claim the next suspect; return a list of one `Claim`, or of none.
+
+    skip -- how many suspects are left to other hosts, if there are more.  The other arguments are as for `claimOldest`.
+    """
+    def pulled():
+        suspects = service.suspects
+        return suspects.pull(1, skip % max(1, len(suspects)) if skip else 0)
+
+    return _claimOne(service, pulled, now, ledger, lacks, allowance)
 
 
 def _claimOne(service, pull, now, ledger, lacks, allowance):

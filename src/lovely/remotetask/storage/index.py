@@ -1,5 +1,7 @@
 """Jobs that are found nowhere else by their status, and the keys that jobs were added with."""
 # SPDX-License-Identifier: ZPL-2.1
+import math
+
 from BTrees.IOBTree import IOBTree
 from BTrees.Length import Length
 from BTrees.OIBTree import OIBTree
@@ -23,6 +25,10 @@ FAILING = 'failing'
 
 PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING, FAILING)
 
+# What each part begins with, and no job has.  The database does not merge two changes of a set that is empty before or
+# after one of them, nor the removal of its first item with any other change.
+_FLOOR = -math.inf, 0
+
 
 def entryOf(job):
     """Return what stands for a job in lists, the newest last: when it was added, in microseconds, and its id."""
@@ -39,6 +45,27 @@ def partsOf(job):
     return (job.status,) if job.status in PARTS else ()
 
 
+class Entries:
+    """The entries of a part of the index, in their order: what a tree set has above the `_FLOOR`."""
+
+    def __init__(self, tree):
+        self._tree = tree
+
+    def keys(self, above=_FLOOR):
+        """Return a sequence of the entries above one; default: of all."""
+        return self._tree.keys(above, excludemin=True)
+
+    def maxKey(self, max=None):
+        """Return the last entry, or the last one up to `max`; raise `ValueError` when there is none."""
+        entry = self._tree.maxKey(max)
+        if entry == _FLOOR:
+            raise ValueError('there is no such entry')
+        return entry
+
+    def __iter__(self):
+        return iter(self.keys())
+
+
 class StatusIndex(Persistent):
     """Index by status of the jobs that are in no queue and in no ledger.
 
@@ -46,7 +73,7 @@ class StatusIndex(Persistent):
     """
 
     def __init__(self):
-        self._entries = {part: OOTreeSet() for part in PARTS}
+        self._entries = {part: OOTreeSet([_FLOOR]) for part in PARTS}
         self._lengths = {part: Length() for part in PARTS}
 
     def place(self, job):
@@ -78,8 +105,8 @@ class StatusIndex(Persistent):
         return self._lengths[part]()
 
     def entries(self, part):
-        """Return the tree set of a part: see `entryOf`."""
-        return self._entries[part]
+        """Return the `Entries` of a part: see `entryOf`."""
+        return Entries(self._entries[part])
 
 
 class Hosts(Persistent):

@@ -186,8 +186,8 @@ def _lookAgain(service, now):
         seen.latest, seen.part, seen.entry = now, 0, None
     if seen.part is None:
         return False
-    entries = list(itertools.islice(
-        service.index.entries(LOOKED_AT[seen.part]).keys(seen.entry, excludemin=seen.entry is not None), CHUNK))
+    entries = service.index.entries(LOOKED_AT[seen.part])
+    entries = list(itertools.islice(entries if seen.entry is None else entries.keys(seen.entry), CHUNK))
     for jobid, job in fetch(service, [jobid for _, jobid in entries]):
         if isScheduled(job) and job.due is not None and jobid not in service.schedule.aside:
             _bringForward(service, job, now)

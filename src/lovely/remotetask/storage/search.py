@@ -228,8 +228,8 @@ def _times(finished, below, sign):
 def _entered(entries, below, sign):
     """Yield the entries of a tree set below a cursor, the largest first."""
     if sign < 0:
-        start = {} if below[0] == math.inf else {'min': (-below[0], -below[1]), 'excludemin': True}
-        yield from ((-moment, -jobid) for moment, jobid in entries.keys(**start))
+        above = entries if below[0] == math.inf else entries.keys((-below[0], -below[1]))
+        yield from ((-moment, -jobid) for moment, jobid in above)
         return
     try:
         entry = entries.maxKey() if below[0] == math.inf else entries.maxKey((below[0], below[1] - 1))
