@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work: for those who restart it, and who send it requests."""
+"""Whether the process lives, and whether it can do its work: for supervisors, and for load balancers."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
@@ -32,7 +32,8 @@ class Readiness:
         self._seen, self._problem = float('-inf'), 'nobody has looked yet'
 
     def problem(self):
-        """Return why there is no work to be done now, a sentence; None when there is.  Takes `patience` at the most."""
+        """Return why the process cannot work now, a sentence; None if it can.  It takes `patience` seconds at the most.
+        """
         until = time.monotonic() + self._patience
         with self._changed:
             if time.monotonic() - self._seen > FRESH:
