@@ -51,7 +51,7 @@ class Call:
             if self._state not in states:
                 return False
             self._state, self._result, self._error = state, result, error
-            callback, self._callback = self._callback, None     # it refers to the call, and would keep a large result alive
+            callback, self._callback = self._callback, None     # it would keep the call, and a large result, alive
         if callback is not None:
             callback(self)
         return True
