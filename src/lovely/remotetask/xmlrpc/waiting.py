@@ -248,12 +248,14 @@ class JobWatcher:
                 wait.wake()
 
     def _close(self):
+        """Close the connection, if there is one.  The next look is at all jobs: another one may see other changes."""
+        self._new.clear()
+        self._wakeup.note(None)
         connection, self._connection = self._connection, None
         if connection is None:
             return
         for watched in self._jobs.values():
             watched.page = None
-        self._wakeup.note(None)                 # another one may see other changes
         resizeCache(connection, self._cacheSize)
         try:
             connection.close()
