@@ -149,10 +149,22 @@ class TestServiceWatch(WatchCase):
 
     def test_what_cannot_be_begun_is_tried_again(self):
         watch = self.watch()
+        self.fails(watch)
+
+    def test_what_cannot_be_begun_again_is_told_again(self):
+        watch = self.watch()
+        self.fails(watch)
+        self.remove('Films')
+        self.wait('/TaskService')
+        self.fails(watch)
+
+    def fails(self, watch):
+        """Add a service that cannot be begun at first."""
         self.failure = RemoteTaskError('the name is taken')
         with self.assertLogs('lovely.remotetask', 'ERROR') as caught:
             self.add('Films')
-            self.assertTrue(self.changed.acquire(timeout=PATIENCE) and self.changed.acquire(timeout=PATIENCE))
+            while self.failure is not None:
+                self.assertTrue(self.changed.acquire(timeout=PATIENCE))
             watch._wakeup.set()                                         # the next look
             self.wait('/Films', '/TaskService')
         self.assertIn('the task service /Films cannot be processed yet: the name is taken', caught.output[0])

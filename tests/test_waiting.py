@@ -12,10 +12,14 @@ import struct
 import tempfile
 import threading
 import unittest
+import unittest.mock
 import xmlrpc.client
 
 import trustme
 from transaction import TransactionManager
+from ZEO.Exceptions import ClientDisconnected
+from ZODB.DB import DB
+from ZODB.MappingStorage import MappingStorage
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -234,6 +238,75 @@ class TestWakeup(unittest.TestCase):
         notifier.notify(oids=[b'1'])
         notifier.notify()
         self.assertIsNone(wakeup.take())
+
+
+class FailingDB(DB):
+    """Opens no connection for the watcher while `fails`."""
+
+    fails, attempts = False, 0
+
+    def open(self, *arguments, **options):
+        if self.fails and threading.current_thread().name == 'remotetask-watcher':
+            self.attempts += 1
+            raise ClientDisconnected()
+        return super().open(*arguments, **options)
+
+
+class TestFailures(unittest.TestCase):
+    """The watcher, while the database fails it; nothing but orders and commits wakes it."""
+
+    waitUntil = ServerCase.waitUntil
+
+    def setUp(self):
+        self.addCleanup(testing.tearDown)
+        self.enterContext(unittest.mock.patch.object(waiting, 'POLL_INTERVAL', 3600))
+        provideUtility(SimpleTask(len), name='echo')
+        self.db = FailingDB(MappingStorage())
+        self.addCleanup(self.db.close)
+        install(self.db)
+        self.watcher = waiting.JobWatcher(self.db, self.resolve)
+
+    def start(self):
+        self.watcher.start()
+        self.addCleanup(self.watcher.stop, WAIT)
+
+    def resolve(self, connection, path):
+        if self.db.fails:
+            raise ClientDisconnected()
+        return findService(connection.root()[ROOT_NAME], '/')
+
+    def do(self, name, *arguments):
+        with self.db.transaction() as connection:
+            return getattr(findService(connection.root()[ROOT_NAME], '/'), name)(*arguments)
+
+    def order(self):
+        """Have the watcher look."""
+        self.watcher.forget(waiting.Wait('/', [1], False, None))
+
+    def test_a_job_that_ends_meanwhile(self):
+        self.start()
+        jobid, woken = self.do('add', 'echo', ''), threading.Event()
+        self.watcher.watch(waiting.Wait('/', [jobid], False, woken.set))
+        self.waitUntil(lambda: self.watcher.statistics()['foundJobs'])
+        self.db.fails = True
+        with self.assertLogs('lovely.remotetask', 'WARNING'):
+            self.do('cancel', jobid)
+            self.waitUntil(lambda: self.watcher.isAway)
+        self.order()
+        self.waitUntil(lambda: self.db.attempts)
+        self.db.fails = False
+        self.order()
+        self.assertTrue(woken.wait(WAIT))
+
+    def test_callers_who_come_and_go_leave_nothing(self):
+        for number in range(1, 4):
+            wait = waiting.Wait('/', [number], False, None)
+            self.watcher.watch(wait)
+            self.watcher.forget(wait)
+        self.start()
+        self.waitUntil(lambda: not self.watcher._orders)
+        self.assertTrue(self.watcher.stop(WAIT))
+        self.assertEqual(self.watcher._new, [])
 
 
 class TestLimits(WaitingCase):

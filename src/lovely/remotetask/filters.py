@@ -1,4 +1,4 @@
-"""The small grammar by which jobs are looked for, the same in pages, commands and calls: parsed here, and pure.
+"""Parses filters, the texts by which pages, commands and calls find jobs.  Pure.
 
 A filter is a text of terms that all have to fit, divided by spaces; what has a space in it stands in double quotes::
 
@@ -43,7 +43,7 @@ _DATES = ('%Y-%m-%d', '%Y-%m-%dT%H:%M', '%Y-%m-%dT%H:%M:%S', '%Y-%m-%dT%H:%M:%S.
 
 
 class Filter(NamedTuple):
-    """What a filter says; what it does not say is None or empty."""
+    """The conditions of a filter; those that it does not have are None or empty."""
 
     statuses: tuple = ()            # empty for any
     task: str | None = None         # pattern
@@ -57,7 +57,7 @@ class Filter(NamedTuple):
 
     @property
     def isIndexed(self):
-        """Whether all that it asks for is found by an index: then no job is looked at in vain.
+        """Whether indexes alone find the jobs that fit: then no other job is looked at.
 
         Queues have an order of their own, not that of time.
         """

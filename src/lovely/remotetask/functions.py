@@ -1,4 +1,4 @@
-"""How the function of a task is called: with the input alone, or with service, job id and input."""
+"""Calls the function of a task: with the input alone, or with service, job id and input."""
 # SPDX-License-Identifier: ZPL-2.1
 import functools
 import inspect

@@ -47,7 +47,7 @@ class SimpleTask:
     options -- see `options.RunOptions`.
 
     Raise `ValueError` for a function that can be called in neither way and for an option out of range, `TypeError` for
-    what is no option.
+    an unknown option.
     """
 
     def __init__(self, func: Callable[..., Any], inputSchema: Any = Interface, outputSchema: Any = Interface,
@@ -65,7 +65,7 @@ class SimpleTask:
 
 
 class DeclaredTask(SimpleTask):
-    """What the decorator `task` makes of a function: a task that knows its name, and can add jobs.
+    """A function with the decorator `task`: a task that knows its name, and can add jobs.
 
     name -- what jobs call it by, a text.
     func, options -- see `SimpleTask`.
@@ -111,7 +111,8 @@ class DeclaredTask(SimpleTask):
 
 
 def _imported(module: str, name: str) -> Any:
-    """Return what a module has by a dotted name: for a child process, which needs the function and no options."""
+    """Return the attribute of a module at a dotted name: for a child process, which needs the function and no options.
+    """
     return attrgetter(name)(importlib.import_module(module))
 
 

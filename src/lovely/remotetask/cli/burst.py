@@ -9,6 +9,7 @@ import transaction
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import atPath
+from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.storage.ledger import microseconds
 
@@ -54,6 +55,8 @@ class Burst:
                     self.failures = sum(map(self._failuresOf, there))
                     self._finish()
                     return
+            except UnknownService:
+                pass                    # it was removed: its processor sees that in a moment
             except Exception as error:
                 if not isDatabaseError(error):
                     raise

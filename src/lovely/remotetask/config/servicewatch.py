@@ -64,7 +64,7 @@ class ServiceWatch:
         self._cacheSize = None              # of the connection, before it was ours
         self._loaded = None                 # the objects that were looked at; None when all must be looked at
         self._known = {}                    # key -> `Found`, of each that has begun and not ended
-        self._told = set()                  # failures that have been logged: each is logged once
+        self._told = set()                  # failures that have been logged: each once, until all is well
         self._stopRequested, self._wakeup = threading.Event(), threading.Event()
         self._wakeup.interest, self._wakeup.ignoresUnknown = frozenset(), True
         self._thread = None
@@ -128,6 +128,7 @@ class ServiceWatch:
         new = sorted(services.keys() - self._known.keys())
         if all([self._hasBegun(*services[key]) for key in new]):
             self._note()
+            self._told.clear()
         return True
 
     def _hasBegun(self, found, service):
@@ -182,7 +183,7 @@ class ServiceWatch:
         self._close()
 
     def _tell(self, text, error):
-        """Log a failure, the first time that it comes: it is met again at each look."""
+        """Log a failure when it first comes, as each look meets it; once more if all was well in between."""
         if isDatabaseError(error):
             log.debug('%s', text, exc_info=error)
         elif text not in self._told:

@@ -1,4 +1,4 @@
-"""The configuration file: reads and checks it, and says where a mistake is.
+"""Reads and checks the configuration file, and says where a mistake is.
 
 `schema.xml` declares every key with its meaning, unit and default.
 """

@@ -1,4 +1,4 @@
-"""Why no connection to a database server comes about: for the log, and for whoever waits for one."""
+"""Why no connection to a database server comes about: for the log, and for code that waits for one."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 

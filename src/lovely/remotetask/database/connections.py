@@ -1,4 +1,4 @@
-"""Connections for threads that come and go, to a database that is open anyway or to a client of their own."""
+"""Connections of threads that run jobs: to the database of the host, or to a separate client."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
@@ -31,7 +31,7 @@ class SharedClient:
         return self._db
 
     def release(self):
-        """Be done with it: to be called once for each `acquire`, with all its connections closed."""
+        """End the use of it: call this once for each `acquire`, after all its connections are closed."""
 
     def prefetch(self, oids):
         """Have a separate client ask its server for records, if it is open, and do not wait for them.
@@ -108,7 +108,7 @@ class ThreadConnection:
 
 
 class SeparateClient(SharedClient):
-    """Lends a client of its own, which is open while somebody has it.
+    """Lends a separate client, which is open while somebody has it.
 
     Each client of a ZEO server hears of each commit, which takes time on both sides: one that nobody needs is closed.
     """

@@ -1,4 +1,4 @@
-"""What the database fails with, told from what a task fails with."""
+"""Tells failures of the database from failures of a task."""
 # SPDX-License-Identifier: ZPL-2.1
 from transaction.interfaces import TransientError
 from ZODB.interfaces import IStorage

@@ -1,4 +1,4 @@
-"""Looking once more before a call is refused: another process may have committed a moment ago what it needs."""
+"""Tries a refused call once more: another process may have committed a moment ago what it needs."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask import errors
 from lovely.remotetask.database.storages import clientOf

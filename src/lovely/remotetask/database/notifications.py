@@ -15,7 +15,7 @@ from lovely.remotetask.database.zeo import useProtocol
 
 
 class CommitNotifier:
-    """Everybody in this process who wants to be woken by a commit to one database."""
+    """Wakes all subscribers in this process after each commit to one database."""
 
     #: Whether commits of other processes are told of.
     hearsOthers = False
@@ -47,7 +47,7 @@ class CommitNotifier:
             self._wakeups.discard(wakeup)
 
     def notify(self, but=None, oids=None):
-        """Wake everybody, but whose wakeup is `but`.  Cheap, and calls nobody: it may run in ZEO's I/O thread.
+        """Set all wakeups except `but`.  Cheap, and calls nobody: it may run in ZEO's I/O thread.
 
         oids -- ids of the objects that were written; None when that is not known.
         """

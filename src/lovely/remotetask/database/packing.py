@@ -1,4 +1,4 @@
-"""Keeping a database small: what is removed after which time, and when it is packed."""
+"""Packing a database, so that it stays small: who packs it, and when."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
@@ -28,9 +28,9 @@ CHECK_INTERVAL = 60.0
 
 
 def claimPack(db, now, interval):
-    """Return whether the database is to be packed now by whoever asks, and note that it is.
+    """Return whether the caller should pack the database now, and note that it does.
 
-    Of several processes that ask at the same time one is told so.  Raise what the database raises.
+    Of several processes that ask at the same time only one gets True.  Raise what the database raises.
 
     now -- UTC seconds.
     interval -- seconds between two packs.

@@ -1,4 +1,4 @@
-"""What kind of storage a database has, below those that wrap it."""
+"""The kind of storage that a database has, below its wrappers."""
 # SPDX-License-Identifier: ZPL-2.1
 from ZEO.ClientStorage import ClientStorage
 from ZODB.DemoStorage import DemoStorage

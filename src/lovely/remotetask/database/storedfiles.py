@@ -1,4 +1,4 @@
-"""Files as they are stored: what is too large for a row or a record is in a blob of its own, and read from there."""
+"""Files as they are stored: a value that is too large for a row or a record has a blob of its own."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import functools
@@ -44,7 +44,7 @@ _PROTOCOL = 5
 
 
 class WrongPart(ValueError):
-    """This is not the part of a file that comes next, or not all parts have come."""
+    """The part of a file is not the next one, or not all parts have come."""
 
 
 class StoredFile(Persistent):
@@ -160,7 +160,7 @@ def newPart(data: bytes, jar: Any) -> Any:
 def partAsFile(part: Any, size: int = 0) -> StoredFile:
     """Return a `StoredFile` with what `newPart` has returned.
 
-    size -- of the part, in bytes; for who asks the file for its size.
+    size -- of the part, in bytes; for callers that ask the file for its size.
     """
     if isinstance(part, StoredFile):
         return part

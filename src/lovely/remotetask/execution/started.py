@@ -19,7 +19,7 @@ EXIT_TIME = 5.0
 STOP_TIME = 1.0
 
 # What has been started: key -> processor; and what is being started: key -> an object for each start.  The first part
-# of a key is the database.  The lock guards both; nobody waits for a database while he has it.
+# of a key is the database.  The lock guards both; no thread waits for a database while it holds the lock.
 _running, _starting = {}, {}
 _lock = threading.Lock()
 

@@ -52,8 +52,8 @@ NEIGHBOUR_INTERVAL = 0.4
 #: Iterations whose durations count.
 REMEMBERED = 4
 
-#: After so many conflicts in a row the pause grows, as after other failures: it claims other jobs, and need not wait
-#: long for these.
+#: Only after so many conflicts in a row the pause grows as after other failures: the next iteration claims other jobs,
+#: so it need not wait long.
 CONFLICTS = 10
 
 

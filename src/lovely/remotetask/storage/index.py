@@ -1,4 +1,4 @@
-"""Jobs that are found nowhere else by their status, and the keys that jobs were added with."""
+"""Index by status of the jobs that no queue or ledger has; idempotency keys; numbers of hosts."""
 # SPDX-License-Identifier: ZPL-2.1
 import math
 
@@ -16,8 +16,8 @@ from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.storage.ledger import microseconds
 
 
-#: Parts of the index that are no status: queued jobs that wait for their next attempt or for a host that has their
-#: task, and cron jobs of which a run is queued or going on, so that their ids are in queues and ledgers as well.
+#: Parts of the index that are no status: queued jobs that wait for their next attempt, or for a host that has their
+#: task; and cron jobs of which a run is queued or going on, whose ids are in queues and ledgers as well.
 RETRY, PENDING = 'retry', 'pending'
 
 #: Cron jobs whose last run failed: they do not end in ERROR.
@@ -79,7 +79,7 @@ class StatusIndex(Persistent):
     def place(self, job):
         """Enter a job where it belongs now, and nowhere else; return whether it is entered at all.
 
-        Looks at all parts: the status may have been changed by somebody who does not know of this.
+        It looks at all parts, as other code may have changed the status without a call of this.
         """
         entry, parts = entryOf(job), partsOf(job)
         for part, entries in self._entries.items():
@@ -91,7 +91,7 @@ class StatusIndex(Persistent):
         return bool(parts)
 
     def remove(self, jobid):
-        """Take out a job of which nothing is known but its id; return whether it was in.  Looks at all entries."""
+        """Take out a job of which only the id is known; return whether it was in.  Looks at all entries."""
         found = False
         for part, entries in self._entries.items():
             for entry in [entry for entry in entries if entry[1] == jobid]:

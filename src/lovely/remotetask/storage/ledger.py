@@ -1,4 +1,4 @@
-"""Who claims what, and what has ended: a book for each process that writes one."""
+"""Ledgers: what each processing host has claimed, and the jobs that it brought to their end."""
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
 
@@ -19,8 +19,8 @@ MICROSECONDS = 1_000_000
 #: Seconds for which it is known when the runs of cron jobs failed.
 KEPT_FAILED_RUNS = 86400.0
 
-# What `Ledger.started` says of a job that has been begun: that it runs for a while already; that it is a suspect, of
-# which one runs at a time; that it must not be begun again.
+# What `Ledger.started` says of a job that has begun: it has run for a while; it is a suspect, of which one runs at a
+# time; it must not begin again.
 LONG, ALONE, ONCE = 1, 2, 3
 
 
@@ -47,11 +47,11 @@ def _put(tree, key, jobid):
 class Ledger(Persistent):
     """The claims of one processing host, and the jobs that it brought to their end.
 
-    Only its owner writes it; so do a rescuer when the owner is lost, and `storage.cleanup`.  So no counter and no index
-    is shared by the hosts: sums over all ledgers are made by whoever asks.
+    Its owner writes it, a rescuer when the owner is lost, and `storage.cleanup`; nobody else does.  So hosts share no
+    counter and no index: a reader sums over all ledgers.
     """
 
-    #: Who runs under this name: what `hosts.identity` gives; None when nobody does.
+    #: The host that runs under this name, as `hosts.identity` describes it; None when there is none.
     owner = None
 
     #: The number of its host, as rows have it; see `index.Hosts`.  0 in the ledgers of the shards.
@@ -167,5 +167,5 @@ class ShardLedger(Ledger):
 
     @property
     def cancellations(self):
-        """The object that is written whenever a job is entered here that was cancelled."""
+        """The object that is written whenever a cancelled job is entered here."""
         return self._tally[CANCELLED]

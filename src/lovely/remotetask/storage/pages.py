@@ -12,7 +12,7 @@ from lovely.remotetask.encoding.rows import VALUES
 
 log = logging.getLogger('lovely.remotetask')
 
-#: A page holds the jobs whose ids differ in so many of the last bits.
+#: The ids of the jobs in one page differ only in this many of their last bits.
 PAGE_BITS = 4
 
 
@@ -65,9 +65,9 @@ class Pages(Persistent):
         return page
 
     def remove(self, jobid):
-        """Remove a job, if it is there; return the ids of those that are there no more.
+        """Remove a job, if it is there; return the ids of all jobs that are gone then.
 
-        A page that cannot be loaded goes as a whole: then these are all ids that could be in it.
+        A page that cannot be loaded is removed as a whole: then these are all ids that could be in it.
         """
         number = jobid >> PAGE_BITS
         page = self._pages.get(number)
@@ -109,7 +109,7 @@ class Pages(Persistent):
 
     @staticmethod
     def isReadable(record):
-        """Return whether a page or a value can be loaded.  Raise what the database raises when it is what fails."""
+        """Return whether a page or a value can be loaded.  Raise an error of the database itself."""
         try:
             record._p_activate()
         except Exception as error:

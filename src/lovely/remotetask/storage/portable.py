@@ -120,7 +120,7 @@ def _bytesOf(text):
 def policyToJSON(policy):
     """Return the dict for a `RetryPolicy`: the fields that differ from the default; a class as 'module:name'.
 
-    Raise `NotPortable` for one of a class of somebody's own.
+    Raise `NotPortable` for one of an application's class.
     """
     if type(policy) is not RetryPolicy:
         raise NotPortable(f'retryPolicy: {shown(policy)} is of a class of its own')

@@ -1,4 +1,4 @@
-"""Which jobs there are, how many, and how they fare: what is asked costs the same however many jobs are stored."""
+"""Which jobs there are, how many, and how they fare: the answers cost the same however many jobs are stored."""
 # SPDX-License-Identifier: ZPL-2.1
 import heapq
 import itertools
@@ -80,7 +80,7 @@ def _ofTask(service, entries, task):
 
 
 class Schedule(NamedTuple):
-    """A cron or delayed job, and how its runs fare.  Of jobs that it added and that are gone nothing is known."""
+    """A cron or delayed job, and how its runs fare.  Jobs that it added and that were removed are left out."""
 
     job: Any
     last: Run | None            # the last of its runs, or of the jobs that it added, that has ended
@@ -224,7 +224,7 @@ def statistics(service, now, window):
 def _retrying(service, stranded):
     """Return how many jobs wait for their next attempt.
 
-    stranded -- how many jobs are; they are in the same part of the index, but for the cron jobs among them.
+    stranded -- how many jobs are stranded; except for cron jobs, they are in the same part of the index.
     """
     cronJobs = service.index.entries(CRONJOB) if stranded else ()
     inOther = sum(any(jobid in jobids for jobids in service.stranded.values()) for _, jobid in cronJobs)

@@ -24,10 +24,10 @@ class ReadyQueue(Persistent):
     every put and the drop both write the bucket, and of two that do not know of each other one fails.  The last
     bucket is never dropped, so a put and a pull that meet there are merged.
 
-    **No entry is pulled by who means an earlier one.**  One process may look at the queue and be slow; meanwhile
-    another pulls an id, runs the job, and puts the id here again.  To `zc.queue` that would look as if nothing had
-    happened, and it would merge the pull of the slow one.  So *an entry is of one run of a job*: the id with the number
-    of the run above it, and the first pull can only fail.  tests/test_model.py plays both.
+    **No pull takes an entry for an earlier one.**  One process may look at the queue and be slow; meanwhile another
+    pulls an id, runs the job, and puts the id here again.  To `zc.queue` that would look as if nothing had happened,
+    and it would merge the pull of the slow one.  So *an entry is of one run of a job*: the id with the number of the
+    run above it, and the first pull can only fail.  tests/test_model.py plays both.
 
     **What is given back comes first.**  It was at the head before it was claimed, but nothing can be merged that is put
     there: `zc.queue` adds at the end.  So it goes into buckets of its own, the *head*, in any order, and each entry
@@ -114,7 +114,7 @@ class ReadyQueue(Persistent):
             setattr(self, name, tuple(bucket for bucket in buckets if bucket not in emptied))
 
     def close(self):
-        """Take no id from whoever does not know of this: such a put and this conflict."""
+        """Refuse later puts: a put of a transaction that does not see this conflicts with it."""
         for bucket in self.ends:
             bucket.closed = True
 

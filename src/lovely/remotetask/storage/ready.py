@@ -100,7 +100,7 @@ def queues(service):
 
 
 def close(service):
-    """Let nobody add a job that is to run who does not know of this: of two such transactions one conflicts."""
+    """Close all queues: a transaction that adds a job, and does not see this, conflicts with it."""
     for queue in (*queues(service), service.schedule.inbox):
         queue.close()
 
@@ -129,8 +129,8 @@ def waiting(service, most=None):
 def interest(service, ledger, claims=True):
     """Return the ids of the objects one of which is written whenever there is something new for the owner of a ledger.
 
-    Those are the ends of the queues, what says whether and where the service is processed, and what cancels a job.
-    None when some of them have no ids yet.
+    Those are the ends of the queues, the objects that say whether and where the service is processed, and those that a
+    cancellation writes.  None when some of them have no ids yet.
 
     claims -- whether the owner is to look for jobs to claim; else without the queues that these are in.
     """

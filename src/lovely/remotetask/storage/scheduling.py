@@ -31,8 +31,8 @@ from lovely.remotetask.storage.transitions import tell
 
 log = logging.getLogger('lovely.remotetask')
 
-#: Ids that the scheduler moves in one transaction at the most, and together; and the seconds after which a processing
-#: host leaves the rest to the next one: claims and heartbeats wait for it.
+#: The most ids that the scheduler moves in one transaction, and in one step; and the seconds after which a processing
+#: host leaves the rest to the next transaction, as claims and heartbeats wait for this one.
 LIMIT, CHUNK, ENOUGH = 1000, 100, 0.2
 
 #: Seconds after which a schedule is late: the log tells of it.
@@ -232,7 +232,7 @@ def _enter(service, job, now):
     if job.due != key:
         job.due = key
     else:
-        job.touch()                     # who takes an id out of the inbox must know the job as it is
+        job.touch()                     # a transaction that takes an id out of the inbox must see the job as it is
 
 
 def _call(service, job, now):

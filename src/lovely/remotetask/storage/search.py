@@ -1,4 +1,6 @@
-"""Jobs that fit a filter, in the order of time, page by page: by indexes, and by a walk that has an end."""
+"""Jobs that fit a filter, in the order of time, page by page: found by indexes, and by looking at a bounded number of
+jobs.
+"""
 # SPDX-License-Identifier: ZPL-2.1
 import heapq
 import itertools
@@ -43,7 +45,8 @@ LOOKED_AT, MOST_LOOKED_AT = 5000, 100_000
 #: Jobs that are loaded together.
 CHUNK = 64
 
-#: Queued jobs of one time that are put into the order of their ids: those that were added together are in it already.
+#: The most queued jobs of one time that are sorted by their ids; jobs that were added together are in that order
+#: anyway.
 TIES = 1000
 
 # Microseconds and an id; of as many digits as the keys of a ledger have.
@@ -66,7 +69,7 @@ class Source(NamedTuple):
     """
 
     status: str
-    host: str | None            # who ran them; None when no host did, or nobody knows
+    host: str | None            # the host that ran them; None for none, or unknown
     entries: Any                # an iterator
     isExact: bool = True        # whether an entry has the time that counts; a queue only has its own order
 
@@ -82,8 +85,8 @@ def search(service, filter, after=None, size=SIZE, most=LOOKED_AT, isWanted=None
     size -- of the page.
     most -- how many jobs to look at, at the most.
     isWanted -- called with the name of a task; returns whether its jobs may be found.  Default: all may.
-    hides -- called with the name of a field; of those for which it returns true nothing is found by their values.
-        Default: those that jobs of some task of the service hide.
+    hides -- called with the name of a field; if it returns true, no job is found by the value of that field.  Default:
+        those that jobs of some task of the service hide.
     patience -- after how many seconds it ends, too; CHUNK jobs are looked at in any case.
     oldest -- whether the oldest come first.
 

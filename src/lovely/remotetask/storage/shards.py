@@ -23,12 +23,12 @@ log = logging.getLogger('lovely.remotetask')
 SHARDS = 16
 BITS = 27           # an id has 31 bits, an int of XML-RPC; the upper four say in which shard it is
 
-#: Broken jobs that a process names in its log.
+#: The most broken jobs that a process names in its log.
 TOLD = 1000
 
 
 class Shard(Persistent):
-    """A part of the jobs, and which of these are ready; the ledger is for what no processing host did."""
+    """A part of the jobs, and which of these are ready; its ledger is for changes that no processing host made."""
 
     def __init__(self):
         self.pages = Pages()
@@ -83,8 +83,7 @@ def _tell(reason):
 def readable(pages, jobid):
     """Return the job of an id, None if there is none, or a `BrokenJob` in its place when its row is not whole.
 
-    This is the one check of what is stored of a job: all that reads jobs comes by here.  Raise what the database
-    raises when it is the database that fails.
+    All code that reads jobs calls this: nothing else checks stored rows.  Raise errors of the database itself.
     """
     page = pages.page(jobid)
     if page is None:

@@ -1,4 +1,4 @@
-"""Where runs are right now: asked for by whoever wants to know, answered by the hosts that have them.
+"""Where runs are right now: questions of callers, and the answers of the hosts that have the runs.
 
 A question stands in a tree of its own below the host's ledger: to ask writes neither the ledger, which would pass for a
 heartbeat, nor the job.  The commit wakes that host alone, and its claim loop answers in its next transactions.
@@ -19,7 +19,9 @@ SIZE = 64 * 1024
 
 
 class Stack(NamedTuple):
-    """What is known of where a run is.  Stored as a tuple: new fields go to the end, and are lost in an answer."""
+    """What is known of where a run is.  Stored as a tuple: new fields go to the end, and an answer by an older release
+    drops them.
+    """
 
     asked: float                # UTC seconds
     answered: float | None      # UTC seconds; None as long as the host has not answered

@@ -23,7 +23,7 @@ from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.storage.ledger import MICROSECONDS
 
 
-#: Besides a status in which a job ends: a run that failed, and is tried again; a claim that was lost with its host.
+#: Outcomes that are no final status: a run that failed and is tried again; a claim that was lost with its host.
 RETRIED, LOST = 'retried', 'lost'
 OUTCOMES = (COMPLETED, ERROR, CANCELLED, RETRIED, LOST)
 
@@ -63,8 +63,8 @@ class Durations(NamedTuple):
     def quantile(self, part):
         """Return the seconds that this part of them, from 0 to 1, did not exceed; None when there was none.
 
-        Inside a class they are taken to be evenly spread; above the last of BOUNDS nothing is known but that.  It is
-        no more than those that took as long can have taken, which tells something where they are few.
+        It is an estimate: values are taken to be evenly spread within their class; above the last of BOUNDS it is that
+        bound.  It never exceeds the sum of all, divided by the number of values that are at least as large.
         """
         rank, lower = part * self.count, 0.0
         most = self.seconds / max(1, self.count - math.ceil(rank) + 1)
@@ -76,7 +76,7 @@ class Durations(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """How the runs of one task fared, ever since."""
+    """How the runs of one task fared since the service was made."""
 
     outcomes: dict          # of OUTCOMES -> how many
     run: Durations          # of the runs that came to an end
@@ -84,7 +84,7 @@ class Tally(NamedTuple):
 
     @property
     def failureRate(self):
-        """Which part of what was completed or ended in ERROR is the latter; None when there is neither."""
+        """The part of the jobs in COMPLETED or ERROR that is in ERROR, from 0 to 1; None when there are none."""
         ended = self.outcomes[COMPLETED] + self.outcomes[ERROR]
         return self.outcomes[ERROR] / ended if ended else None
 
@@ -95,8 +95,7 @@ def enter(ledger, ends):
     ends -- a list of tuples: task, status of the `transitions.Outcome`, and in seconds how long the job was ready
         before, and how long it ran.
 
-    A host calls it once for all that has ended between two of its commits; what is done for each single run is done by
-    functions of Python that loop in C.
+    A host calls it once for all runs that ended between two of its commits; the loops over single runs are in C.
     """
     if not ends:
         return
@@ -173,7 +172,7 @@ def _sum(one, other):
 
 
 def _named(ledger, task):
-    """Return what a task is counted as that is none of the recent ones."""
+    """Return the name under which a task is counted that is none of the recent ones."""
     older = ledger.olderTasks
     if older is None or task in older or len(older) + sum(each not in older for each in ledger.tasks) < NAMED:
         return task

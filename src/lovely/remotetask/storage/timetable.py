@@ -1,4 +1,4 @@
-"""What is due when."""
+"""The timetable of a service: the scheduler's calendar, its inbox, and the jobs that it could not handle."""
 # SPDX-License-Identifier: ZPL-2.1
 import itertools
 
@@ -22,7 +22,7 @@ SET_BACK = 5.0
 
 
 class Seen(Persistent):
-    """The latest time that a scheduler has entered jobs at, to see whether the clock has been set back since."""
+    """The latest time at which a scheduler entered jobs: a clock that shows less was set back."""
 
     latest = None           # UTC seconds; up to a second behind, so that it is not written all the time
     part = None             # of the status index: where the jobs are looked at again after that
@@ -32,8 +32,9 @@ class Seen(Persistent):
 class Timetable(Persistent):
     """Ids by the time at which they are to be queued.
 
-    Everybody may write the inbox, which is merged; only the scheduler, one host at a time, writes the calendar.  An
-    entry of the calendar whose time is not its job's `due` is stale: nobody has to find and remove entries.
+    All processes write the inbox, which the database merges; only the scheduler, one host at a time, writes the
+    calendar.  An entry of the calendar whose time is not its job's `due` is stale: no caller need find and remove such
+    entries.
     """
 
     #: The name of the ledger whose owner is the scheduler.

@@ -44,7 +44,7 @@ from lovely.remotetask.storage.transitions import KEPT_FAILURES
 from lovely.remotetask.storage.transitions import claimed
 
 
-#: What a dict has that is stored on the job as it is; of a schedule there are some more.
+#: Keys of the dict whose values are stored on the job as they are; schedules have some more.
 PLAIN = 'timeLimit', 'request', 'attempt', 'suspect', 'retryAt'
 PLAIN_OF_SCHEDULE = 'calledFor', 'askedFor', 'madeUpTo', 'pending'
 
@@ -76,7 +76,7 @@ class Imported(NamedTuple):
 # Export
 
 def exported(service, limit):
-    """Yield `Exported` for each job that waits: first schedules, then the queues in their order, then what waits else.
+    """Yield `Exported` for each waiting job: first schedules, then the queues in their order, then all others.
 
     Jobs that are being run are none of these.
 
@@ -130,7 +130,7 @@ def _inputOf(job, limit):
         return toJSON(job.stored('input'), limit)
     except NotPortable:
         raise
-    except Exception as error:                  # what is of a class that is missing here fails with anything
+    except Exception as error:                  # a value whose class is missing here can raise anything
         if isDatabaseError(error):
             raise
         raise NotPortable(f'input: it cannot be loaded: {type(error).__name__}: {error}') from error

@@ -1,8 +1,8 @@
-"""How a run ends: recorded on its job, charged, given back; and the values that tell of a run.
+"""How a run ends: it is recorded on its job, charged as an attempt, or given back; and the values that describe a run.
 
 Functions over a service's parts.  Each works in the caller's transaction and commits nothing.  A *claim* is a note in a
-ledger that does not write the job; its token is the pair of job id and `Job.run`.  Whoever brings a job forward checks
-the token (`holds`) and writes the job, and the database lets only one of two such transactions commit.
+ledger that does not write the job; its token is the pair of job id and `Job.run`.  A transaction that changes the state
+of a job checks the token (`holds`) and writes the job; of two such transactions the database lets only one commit.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import logging
@@ -95,7 +95,7 @@ class Recorded(NamedTuple):
 
     jobid: int
     run: int
-    tid: bytes = b''        # the transaction that says so, or a later one: whoever closes the claim has to see it
+    tid: bytes = b''        # the transaction that says so, or a later one: the one that closes the claim must see it
     outcome: Outcome | None = None          # what the run itself has committed, without the output
 
 
@@ -213,7 +213,7 @@ def acknowledge(service, ledger, report, now, ends=None):
         return None
     job = service.jobs.get(report.jobid)
     if isinstance(report, Recorded) and holds(job, report):
-        # The thread that ran it looked at other data than these.  It counts as a failure, so that it has an end.
+        # The thread that ran it saw other data than these.  Count a failure, so that the job ends at last.
         attempts = (job.retryPolicy or DEFAULT).attempts
         return interrupted(service, ledger, job, Failure(now, 'the end of the run is not on record'), attempts, now)
     ledger.release(report.jobid)
@@ -251,8 +251,8 @@ def _close(ledger, job, report, ends):
     if job.run == report.run and job.status in FINAL and job.status != CANCELLED:
         if outcome is None:
             _note(ends, job.row, job.status, job.started, job.completed)
-        # Whoever cancels enters that himself.  Others may have ended in the same microsecond: the job says by which key
-        # it is found.
+        # The caller who cancelled has entered that.  Others may have ended in the same microsecond: the job knows its
+        # key.
         completed = ledger.finish(job.id, job.status, job.completed)
         if completed != job.completed:
             job.change(completed=completed)

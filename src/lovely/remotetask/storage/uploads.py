@@ -17,7 +17,7 @@ from lovely.remotetask.files import CHUNK
 
 GB = 1024 ** 3
 
-#: Uploads that wait for their jobs: how many there are at most, and how many bytes they have, of one user and of all.
+#: The most uploads that wait for their jobs, and the most bytes of these, for one user and for all together.
 USER_UPLOADS, USER_SIZE = 100, 20 * GB
 ALL_UPLOADS, ALL_SIZE = 1000, 100 * GB
 

@@ -1,4 +1,5 @@
-"""What tests of applications need: a service with stubbed tasks, a clock, ways to have jobs run, database servers."""
+"""Helpers for tests of applications: a service with stubbed tasks, a clock, functions that run jobs, database servers.
+"""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.testing.jobs import Clock
 from lovely.remotetask.testing.jobs import JobFailed

@@ -1,4 +1,4 @@
-"""Having jobs run: a clock that a test sets, running what is due, and waiting for what others run."""
+"""Running jobs in tests: a clock that a test sets, running what is due, and waiting for jobs that others run."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import threading
@@ -39,7 +39,7 @@ class Clock:
 
 
 class TooManyJobs(AssertionError):
-    """There are always more jobs to run; look for one that adds another of its kind each time."""
+    """There were more jobs to run than expected; look for one that adds another of its kind each time."""
 
 
 class JobFailed(AssertionError):
@@ -91,8 +91,8 @@ def _runNext(service, now):
 def waitForJobs(service, jobids, timeout=20.0):
     """Wait until other threads or processes have brought all these jobs to their end.
 
-    service -- an `ITaskService` from an open connection.  A new transaction is begun in it: commit first what is to
-    be kept, above all the jobs themselves.
+    service -- an `ITaskService` from an open connection.  This begins a new transaction in it: commit first, above all
+        the jobs themselves.
     jobids -- their ids.
     timeout -- seconds.
 

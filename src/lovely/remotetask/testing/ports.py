@@ -5,15 +5,15 @@ import random
 import socket
 
 
-#: Below those that systems give to who connects, or asks for any port.
+#: Below the range from which systems give ports to connections, and to servers that ask for any.
 PORTS = range(10_000, 32_000)
 
 
 def freePort():
     """Return a TCP port of 127.0.0.1 that is free now.
 
-    Nobody gets it by chance who asks the system for any port: so it stays free, most likely, until a server takes it.
-    Raise `OSError` when all that were tried are taken.
+    The system gives it to nobody by chance, so most likely it stays free until a server takes it.  Raise `OSError` when
+    all that were tried are taken.
     """
     for port in random.sample(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ import time
 from types import MappingProxyType
 
 
-#: Seconds in which a process has to say or do what it does within one.
+#: Seconds until a test fails that waits for something which takes less than one.
 PATIENCE = 30.0
 
 

@@ -1,4 +1,4 @@
-"""What the buttons do: each verb is a function that works in the caller's transaction, which is committed behind it."""
+"""What the buttons do: each verb is a function that works in the caller's transaction, and does not commit it."""
 # SPDX-License-Identifier: ZPL-2.1
 from collections.abc import Callable
 from typing import NamedTuple
@@ -85,7 +85,7 @@ def remove(context):
 # Selected jobs
 
 def _many(context, verb, isMeant, function):
-    """Do something with those of the selected jobs that it is meant for; the others may have changed meanwhile."""
+    """Do something with the selected jobs for which it is meant; others may have changed since the page was made."""
     jobids = context.form.get('jobs', [])[:SELECTED]
     if not jobids:
         return Done(Act(verb, count=0), 'none')
@@ -198,7 +198,7 @@ def _sent(context):
 # All jobs that fit a filter
 
 def bulk(context):
-    """Add a job that does something with all jobs that fit a filter."""
+    """Add a job that changes all jobs that fit a filter."""
     context.allow('clean')
     verb, text = context.field('verb'), context.field('filter').strip()
     if not bulkpages.hasConfirmed(context.field('expected'), context.field('typed')):

@@ -66,10 +66,10 @@ FORM_SIZE, FORM_FIELDS = 1024 * 1024, 2000
 #: Characters of a URL's query at the most: a filter of any characters fits in.
 QUERY_SIZE = 16 * 1024
 
-#: Seconds for which a page stays as it is while nothing is committed: durations on it are that old at the most.
+#: Seconds for which a page stays as it is while nothing is committed: durations on it are at most that old.
 STALE = 30
 
-#: How often a change is tried that meets conflicts.
+#: How often a change is tried when it meets conflicts.
 ATTEMPTS = 10
 
 #: Requests that use the database at the same time, by default; and seconds that another one waits for its turn.
@@ -77,7 +77,7 @@ CONCURRENT, PERMIT_TIME = 8, 1.0
 
 
 class Refused(errors.RemoteTaskError):
-    """The request makes no sense to the pages; the message says why."""
+    """The pages refuse a request; the message says why."""
 
     def __init__(self, status, message):
         """`status` is of HTTP."""
@@ -181,7 +181,7 @@ class Application:
                 return _static(match[1])
             if path in ('/live', '/ready'):
                 return self._health(path)
-        # Those who wait for a database that hangs must not keep the server from answering whether it lives.
+        # Requests that wait for a database that hangs must leave threads that answer whether the server lives.
         if not self._permits.acquire(timeout=PERMIT_TIME):
             raise Refused(503, 'too many requests are being answered, or the database does not answer: try again')
         try:
@@ -393,7 +393,7 @@ def _made(view, context, arguments):
 
 @contextlib.contextmanager
 def _refusing(at):
-    """Make what a view or a verb raises for values that make no sense a refusal.
+    """Turn exceptions of a view or a verb about wrong values into `Refused`.
 
     at -- the time that the page is of, as the URL has it; None for the present.
     """

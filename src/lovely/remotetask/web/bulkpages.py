@@ -1,4 +1,4 @@
-"""All jobs that fit a filter: how many they are, the question whether that is meant, and the job that does it."""
+"""Changing all jobs that fit a filter: their number, and the question whether all of them are meant."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.execution.bulk import refuseSecrets
 from lovely.remotetask.filters import parseFilter

@@ -1,4 +1,4 @@
-"""Who changed what: told by the database's own history, so nothing has to be written for it."""
+"""Who changed what: read from the database's own history, so that nothing need be written for it."""
 # SPDX-License-Identifier: ZPL-2.1
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ PACKED = 'disabled for database maintenance'
 #: What can be chosen in place of a verb: all that users did.
 USERS = 'users'
 
-#: What hosts write many times a second while they are busy: it is shown when it is asked for.
+#: The verb of what busy hosts write many times a second: it is shown only when it is asked for.
 FREQUENT = 'claim'
 
 #: The verbs that the form offers: what users do, and what hosts and programs do.

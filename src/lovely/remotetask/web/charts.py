@@ -14,7 +14,7 @@ from lovely.remotetask.storage.ready import ledgers
 #: Bins of a chart: seconds of one, and how many there are.
 HOUR, DAY = (60, 60), (900, 96)
 
-#: Seconds that a page spends on counting; what is missing then is counted for the next one.
+#: Seconds that a page spends on counting; the next page counts the rest.
 ENOUGH = 0.03
 
 #: Seconds after which the count of a bin does not change any more, but for jobs that are removed.
@@ -51,7 +51,7 @@ class Counter:
         self._known = OrderedDict()         # (oid of the service, seconds, start) -> Bin
 
     def bins(self, service, now, seconds, count, keep=True):
-        """Return a list of `Bin`s, the oldest first; None in place of one that there was no time to count.
+        """Return a list of `Bin`s, the oldest first; None for each that there was no time to count.
 
         now -- UTC seconds.
         seconds, count -- of a bin, and how many there are; the last one is not over.
@@ -74,7 +74,7 @@ class Counter:
         if self._monotonic() >= until:
             return None
         if seconds > PART and not isEmpty(service, start, start + seconds):
-            # A part after the other: so many may have ended in it that they cannot be counted at once.
+            # One part after the other: there may be too many to count them all at once.
             starts = range(start, min(start + seconds, int(now // PART + 1) * PART), PART)
             parts = [self._bin(service, each, PART, now, until, keep) for each in reversed(starts)]
             if None in parts:
@@ -98,7 +98,7 @@ def isEmpty(service, start, end):
 
 
 def counted(service, start, end):
-    """Return the `Bin` from `start` to `end`, UTC seconds.  The cost grows with the number of jobs by some hundreds."""
+    """Return the `Bin` from `start` to `end`, UTC seconds.  The cost grows by one step for some hundreds of jobs."""
     low, high = int(start * MICROSECONDS), int(end * MICROSECONDS) - 1
     completed, failed = (sum(len(ledger.finished[status].keys(low, high)) for ledger in ledgers(service))
                          for status in (COMPLETED, ERROR))

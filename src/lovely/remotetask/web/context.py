@@ -1,4 +1,4 @@
-"""What a page is made from: the request, who asks, the service, the time, and how other pages are called."""
+"""What a page is made from: the request, the caller, the service, the time, and the URLs of other pages."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import urllib.parse
@@ -80,7 +80,7 @@ class Context(NamedTuple):
         self.caller.check(methodName, method, self.path, values)
 
     def allowRole(self, methodName):
-        """Raise the same if the caller's role does not allow this method, or the service is not one of his.
+        """Raise the same if the caller's role does not allow this method, or he may not use the service.
 
         Which tasks he may know of is checked where they are known: see `wants` and `job`.
         """
@@ -140,7 +140,7 @@ class Context(NamedTuple):
         return masked(value, self._hides(job), secretsOf((inputOf(job), value), self._hides(job)))
 
     def shownText(self, job, text):
-        """Return a text that a job has given, as an error, without what its input hides; '' for none."""
+        """Return a text of a job, such as its error, without the secrets of its input; '' for none."""
         return self.secretsOf(job).hide(text) if text else ''
 
     def secretsOf(self, job):
@@ -151,7 +151,7 @@ class Context(NamedTuple):
         return self.hides(queryTask(self.service, job.task))
 
     def hidesAny(self):
-        """Return a function that says of a name whether it is hidden in jobs of any task."""
+        """Return a function that says whether the field of a name is hidden in jobs of any task."""
         return hidesIn(self.service, self.application.mask)
 
     # Other pages

@@ -12,7 +12,7 @@ from lovely.remotetask.common.checks import isTime
 from lovely.remotetask.common.checks import shown
 
 
-#: Of a value that is shown: items of a dict or list, levels, nodes in all, and characters of a text, at the most.
+#: The most that is shown of a value: items of a dict or list, levels, nodes in all, and characters of a text.
 ITEMS, DEPTH, NODES, CHARACTERS = 100, 12, 1000, 4000
 
 
@@ -111,7 +111,7 @@ def asSize(size):
 
 
 def brief(value, size):
-    """Return a value on one line, as JSON where it is that, cut to so many characters.
+    """Return a value on one line, as JSON if possible, cut to so many characters.
 
     >>> brief({'film': 'M', 'year': None}, 20)
     '{"film": "M", "ye...'

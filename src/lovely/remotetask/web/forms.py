@@ -14,13 +14,13 @@ from lovely.remotetask.common.checks import cut
 from lovely.remotetask.common.checks import shown
 
 
-#: What stands before the name of a field of the input in a form, lest it is taken for one of ours.
+#: The prefix of names of fields of the input in a form, so that they differ from our own fields.
 PREFIX = 'input.'
 
 #: The name of the field for the whole input, of a task that takes anything.
 WHOLE = 'input'
 
-#: Values that one can choose from in a form, at the most; more are written.
+#: The most values that a form offers to choose from; otherwise the user types one.
 CHOICES = 200
 
 

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work: for those who restart it, and who send it requests."""
+"""Whether the process lives, and whether it can do its work: for supervisors, and for load balancers."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import logging
@@ -43,7 +43,7 @@ class Readiness:
         self._at, self._seen = float('-inf'), Seen('nobody has looked yet', {})
 
     def seen(self):
-        """Return what is `Seen` now.  Takes `patience` at the most."""
+        """Return what is `Seen` now.  It takes `patience` seconds at the most."""
         until = time.monotonic() + self._patience
         with self._changed:
             if time.monotonic() - self._at > FRESH:

@@ -4,7 +4,7 @@ from zope.interface import Interface
 
 
 class IJobDetail(Interface):
-    """What lists say of a job besides: an adapter of an `IJob`, registered under the name of its task.
+    """What lists of jobs show of a job in the column for details: an adapter of `IJob`, named like its task.
 
     The text of `str` is shown, the first hundred characters or so; markup in it is shown as it is written.  Without an
     adapter the first words of the error are shown, or of the input.

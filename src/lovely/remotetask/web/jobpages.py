@@ -87,7 +87,7 @@ def _spent(context, job, status, started):
 
 
 def detailOf(context, job):
-    """Return what a list says of a job besides, a text: what its task's adapter says, or why it failed, or its input.
+    """Return the detail of a job in a list, a text: what its task's adapter says, or why it failed, or its input.
     """
     if job.task:
         found = siteManager(context.service).queryAdapter(job, IJobDetail, name=job.task)
@@ -129,7 +129,7 @@ def shownPart(context, job, name):
 
 
 def _allowListing(context):
-    # Who may know of some tasks only may not call getJobs; here the others' jobs are left out.
+    # A user who is limited to some tasks may not call getJobs; here the jobs of other tasks are left out.
     context.allow('getAvailableTasks' if context.isLimited else 'getJobs')
 
 

@@ -1,6 +1,6 @@
-"""Numbers for Prometheus: what the counters and indexes of the database say, the same from whichever process tells it.
+"""Numbers for Prometheus from the counters and indexes of the database: all processes tell the same.
 
-Nothing here scans jobs.  Labels are bounded: no id, no key, no user; hosts are labels of what concerns hosts only.
+Nothing here scans jobs.  Labels are bounded: no id, no key, no user; only numbers about hosts have hosts as labels.
 What one process counts of itself is in `processmetrics`, under other names.
 """
 # SPDX-License-Identifier: ZPL-2.1
@@ -144,7 +144,7 @@ def taskFamilies(services):
 
 
 def buckets(classes):
-    """Return the buckets of a histogram as Prometheus has them, pairs of the upper bound and of all up to there.
+    """Return the buckets of a histogram for Prometheus: pairs of an upper bound, and the number of all values up to it.
 
     classes -- how many there were in each class of `counts.BOUNDS`, and above the last one.
     """

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus that each process has of itself, and the WSGI callable that tells them where it has no pages.
+"""Numbers for Prometheus that a process has of itself, and the WSGI callable that serves them in one without pages.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import platform
@@ -54,7 +54,7 @@ class ProcessMetrics:
     """Answers /metrics, and nothing else, as WSGI has it; it never asks the database."""
 
     def __init__(self, users=None):
-        """Let those users see them who may see all; without users, this machine.
+        """Answer users who are not limited to some tasks or services; without users, answer this machine.
 
         users -- as for `application.application`.
         """

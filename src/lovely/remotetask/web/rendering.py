@@ -78,12 +78,12 @@ def render(page, context):
 
 
 def _encoded(text):
-    # A text that a job has may hold halves of characters, which UTF-8 has none for.
+    # A text of a job may hold halves of surrogate pairs, which UTF-8 cannot encode.
     return text.encode('utf-8', 'backslashreplace')
 
 
 def renderRefusal(title, message, home, services):
-    """Return the HTML, bytes, of a page that says why there is no other; for whoever may not be known.
+    """Return the HTML, bytes, of a page that says why a request was refused; the caller may be unknown.
 
     home -- the URL of the first page.
     services -- to look at instead: path -> URL.

@@ -1,4 +1,4 @@
-"""Who asks for a page, whether a change comes from one of our own pages, and what browsers are told to refuse."""
+"""Who the caller is, whether a change comes from one of our own pages, and what browsers are told to refuse."""
 # SPDX-License-Identifier: ZPL-2.1
 import hmac
 import ipaddress
@@ -37,14 +37,14 @@ class Forged(RemoteTaskError):
 
 
 class NotLocal(RemoteTaskError):
-    """Without users only this machine itself is answered; name a users file, or ask from here."""
+    """Without users, only requests from this machine are answered; name a users file, or ask from this machine."""
 
 
 class Guard:
-    """Says who asks, and whether a change is his."""
+    """Says who the caller is, and whether a change comes from him."""
 
     def __init__(self, users=None, identify=None):
-        """Set one of the two, or none: then only this machine itself is answered, and may do everything.
+        """Give one of the two, or none: then only requests from this machine are answered, and may do everything.
 
         users -- the path of a users file, a `config.users.Users`, or a `xmlrpc.access.Authenticator`.
         identify -- of an application with a log-in of its own: called with the WSGI environ, it returns a
@@ -86,7 +86,7 @@ class Guard:
         return hmac.digest(self._key, repr(caller.name).encode(), 'sha256').hex()
 
     def tagOf(self, caller):
-        """Return a text that is another for another `Principal`, or one with other rights, and tells nothing of him."""
+        """Return a text that differs for each `Principal` and his rights, and reveals nothing of them."""
         return hmac.digest(self._key, repr(caller).encode(), 'sha256').hex()[:16]
 
     def checkChange(self, request, caller, token):

@@ -1,4 +1,4 @@
-"""The server of the pages, where the application has none: waitress, in a thread that can be stopped."""
+"""The server of the pages in a process without another WSGI server: waitress, in a thread that can be stopped."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import socket
@@ -62,7 +62,7 @@ class Server:
             wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
 
     def stop(self, timeout=None):
-        """Take no more requests, and let those end that are being answered, for `timeout` seconds at most.
+        """Take no more requests, and wait up to `timeout` seconds for the end of those that are being answered.
 
         Return whether they have.  Twice, or before `start`, is fine.
         """

@@ -1,4 +1,4 @@
-"""Orders of the list of jobs: those that indexes give, of all jobs; and any other, of so many jobs, which says so.
+"""Orders of the list of jobs: by an index, for all jobs; or by sorting the newest ones, and the page says how many.
 
 An index has the jobs of each status in the order of their end or, as long as they have not ended, of their addition.
 So all jobs, a million as well, can be listed by that time, by status, and by end, at the cost of a page.  Nothing has
@@ -18,7 +18,7 @@ from lovely.remotetask.storage.search import Found
 from lovely.remotetask.storage.search import search
 
 
-#: Jobs that are put in order where no index does, and seconds that are spent on finding them.
+#: How many jobs are sorted where no index helps, and seconds that are spent on finding them.
 SORTED, PATIENCE = 1000, 0.5
 
 #: What the URL has as sort: a name, with - before it for the largest, the last or the newest first.

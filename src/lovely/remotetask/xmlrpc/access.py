@@ -1,15 +1,15 @@
-"""Who may call: users by HTTP Basic authentication, what they may do, and how fast passwords can be tried.
+"""Who may call: authentication of users by HTTP Basic, what they may do, and how fast passwords can be tried.
 
-Whoever failed has to wait.  Failures are counted for the client's address, for the name, and for both together.  Each
-count sinks by one in `FORGIVEN` seconds; from a limit on, the wait doubles with each failure, up to `LONGEST_WAIT`.  So
-one client with an old password holds up neither others at its address, who may share it, nor the same user elsewhere:
-the count for both together grows first, and keeps the other two low.  Where a user has logged in before, from that
-address, only the failures of that name at that address count; and a password that was right within a day is not
-asked about at all.  So nobody is locked out for good, and those at work not even for a moment, by failures of others.
-What is refused for being too early counts for nothing.
+After wrong passwords a client has to wait.  Failures are counted for the client's address, for the name, and for both
+together.  Each count sinks by one in `FORGIVEN` seconds; from a limit on, the wait doubles with each failure, up to
+`LONGEST_WAIT`.  So one client with an old password holds up neither others at its address, who may share it, nor the
+same user elsewhere: the count for both together grows first, and keeps the other two low.  Where a user has logged in
+before, from that address, only the failures of that name at that address count; and a password that was right within a
+day is not asked about at all.  So nobody is locked out for good by failures of others, and users at work are not even
+slowed down.  A request that comes too early is refused, and not counted.
 
-A user who is limited to some tasks sees the jobs of these only: any other job is unknown to him.  What concerns the
-jobs of all tasks, as `getJobs` or `clean`, is refused.
+A user who is limited to some tasks sees the jobs of these only: any other job is unknown to him.  Methods for jobs of
+all tasks, such as `getJobs` or `clean`, are refused.
 """
 # SPDX-License-Identifier: ZPL-2.1
 import base64
@@ -35,27 +35,27 @@ from lovely.remotetask.xmlrpc.signature import NO_SERVICE
 
 logger = logging.getLogger('lovely.remotetask')
 
-#: Failures in a short time that nobody has to wait for: of a name at an address; of an address; of a name.
+#: How many failures in a short time cause no wait: of a name at an address; of an address; of a name.
 PAIR_LIMIT, ADDRESS_LIMIT, NAME_LIMIT = 3, 20, 20
-#: Seconds in which a failure is forgotten, and that one waits at most.
+#: Seconds in which one failure is forgotten, and the longest wait in seconds.
 FORGIVEN, LONGEST_WAIT = 30.0, 60.0
 #: Counts that are kept; an attack from more addresses than that pushes out the oldest.
 TABLE_SIZE = 10000
-#: Passwords that are hashed at a time, so that the processors have time for others; and those that wait for it.
+#: How many passwords are hashed at a time, so that processors have time for other work; and how many wait for that.
 HASHES, QUEUE = max(1, (os.cpu_count() or 1) // 2), 32
-#: Threads that `Authenticator.authenticate` can use: the last one tells those who are too many.
+#: Threads that `Authenticator.authenticate` can use: the last one refuses those that are too many.
 PROOFS = HASHES + QUEUE + 1
 
-#: What a user is called who was not asked.
+#: The name of a user in a front end without users.
 ANYBODY = 'anybody'
 
-#: What a user who is limited to some tasks may call, although it names neither task nor job: it tells of no job.
+#: Methods without task or job that a user who is limited to some tasks may call: they tell of no job.
 ABOUT_NO_JOB = frozenset(('getAvailableTasks', 'getProcessingHosts', 'getRelease', 'isProcessing', 'putUpload',
                           'dropUpload'))
 
 
 class Unauthorized(errors.RemoteTaskError):
-    """The request names no user, or not with the right password."""
+    """The request names no user, or the password is wrong."""
 
 
 class Throttled(errors.RemoteTaskError):
@@ -274,7 +274,7 @@ class Authenticator:
         return {'checking': self._checking, 'failed': self._failed, **self.throttle.statistics()}
 
     def cached(self, authorization, address):
-        """Return the `Principal` if that takes but a moment; None if `authenticate` has to hash his password.
+        """Return the `Principal` if that is quick; None if `authenticate` has to hash the password.
 
         The arguments, and what is raised, are those of `authenticate`.
         """
@@ -312,7 +312,8 @@ class Authenticator:
             self._checking += 1
         try:
             with self._hashing:
-                # Many may have come with one password at a time, right or wrong: what has become of the others?
+                # Several requests may have come with this password at a time: another one may have been answered
+                # meanwhile.
                 return self._users.recall(name, password, time.monotonic()) or self._hash(name, password, address)
         finally:
             with self._lock:

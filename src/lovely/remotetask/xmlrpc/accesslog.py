@@ -15,7 +15,7 @@ logger = logging.getLogger('lovely.remotetask.access')
 TEXT_SIZE = 1000
 
 _MONTHS = 'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()
-# What could break a line, or a field of it, or be an order to a terminal.
+# Characters that could break a line or a field of it, or that a terminal would obey.
 _UNSAFE = re.compile(r'[^ !#-\[\]-~]')
 
 
@@ -40,7 +40,7 @@ def log(address, user, requestLine, status, size, headers, call, requestId, reas
     """Write a line: address - user [time] "request line" status bytes "referer" "user agent" call id "reason".
 
     address -- the client's, text.
-    user -- who it says it is; None if it is nobody.
+    user -- the user that it claims to be; None for none.
     requestLine -- as it came.
     status -- of the answer, an int.
     size -- of its body, in bytes.

@@ -1,4 +1,4 @@
-"""What calls have done, for the notes of their transactions."""
+"""Acts of calls, for the notes of their transactions."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.notes import Act
@@ -21,17 +21,17 @@ def _onService(verb):
 
 
 def _onJob(verb):
-    """Return what says that something was done to the job whose id is the first argument."""
+    """Return a function that makes the act of a call whose first argument is the id of a job."""
     return lambda service, arguments, result: [(verb, (arguments[0],), service.jobs[arguments[0]].task)]
 
 
 def _onSome(verb):
-    """Return what says that something was done to as many jobs as the result says."""
+    """Return a function that makes the act of a call whose result is a number of jobs."""
     return lambda service, arguments, result: [(verb, (), '', result)] if result else []
 
 
-#: The name of a method that writes -> what says what was done, called with the service, the call's arguments and its
-#: result: the first fields of `Act`s.
+#: The name of a method that writes -> a function that takes the service, the arguments of a call and its result, and
+#: returns the first fields of `Act`s.
 ACTS = {
     'add': _added,
     'addMany': _addedMany,
@@ -57,7 +57,7 @@ ACTS = {
 
 
 def actsOf(name, arguments, user):
-    """Return what says what a call has done: a function of the service and the result that returns a list of `Act`s.
+    """Return a function that takes the service and the result of a call, and returns a list of `Act`s.
 
     name -- of the method.
     arguments -- those of the call, checked.

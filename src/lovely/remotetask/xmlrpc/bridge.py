@@ -10,7 +10,7 @@ _CHECK_INTERVAL = 0.1
 
 
 class Bridge:
-    """Awaits in an event loop what the threads of a gateway do.
+    """Lets coroutines of an event loop await calls that the threads of a gateway carry out.
 
     `asyncio.wrap_future` would wake up the loop for each result, and set a timer for each call.  Here results that come
     together wake it up once, and one timer is for all.

@@ -20,7 +20,7 @@ from lovely.remotetask.xmlrpc.signature import Method
 #: Jobs that one transaction removes or starts again.
 BATCH = 500
 
-#: From how many jobs on people type their number, to confirm that they mean all jobs that fit a filter.
+#: From this many jobs on, people must type their number to confirm that they mean all jobs that fit a filter.
 TYPED = 100
 
 #: Jobs that one call of `getJobs` gives at most, and one of `addMany` adds.
@@ -36,7 +36,7 @@ WAITING_TIME = 3600
 #: Seconds in which `getStatistics` counts failures if nothing else is said.
 WINDOW_TIME = 3600.0
 
-#: Arrays and structs within each other, in both directions.  Pickling gives up at some 500 on old Pythons.
+#: The deepest nesting of arrays and structs, in both directions.  Pickling fails at some 500 on old Pythons.
 NESTING = 64
 #: Bytes that a result may come to, text and markup; see `results.plain`.
 RESULT_SIZE = 32 * 1024 * 1024

@@ -23,7 +23,7 @@ def _malformed(reason):
 
 
 class ChunkedDecoder:
-    """Takes a body out of the bytes that arrive; does no input or output itself."""
+    """Extracts a body from the bytes that arrive; does no input or output itself."""
 
     def __init__(self, limit):
         """`limit` is how many bytes the body may have."""

@@ -23,14 +23,14 @@ logger = logging.getLogger('lovely.remotetask')
 
 
 class Withdrawn(TransientError):
-    """Somebody whose call is part of the transaction does not wait for it any more."""
+    """A caller whose write is part of the transaction does not wait for it any more."""
 
 
 class VoteSentinel:
     """A data manager that knows whether all others of its transaction have voted.
 
-    What fails before that has changed nothing.  After it, the database may have committed although the commit raises:
-    the connection can break between its doing so and its saying so.
+    A failure before that has changed nothing.  After it, the database may have committed although the commit raises:
+    the connection can break before its answer comes.
     """
 
     allVoted = False
@@ -48,7 +48,7 @@ class VoteSentinel:
     commit = abort = tpc_finish = tpc_abort = tpc_begin
 
     def tpc_vote(self, transaction):
-        # Whoever did not want to wait any longer has been told that nothing was changed: without him, then.
+        # A caller who gave up was told that nothing was changed: so his write must not be committed.
         if not all([write.isWanted() for write in self._writes]):
             raise Withdrawn()
         self.allVoted = True
@@ -73,8 +73,8 @@ class Committer:
     def acknowledge(self, writes, isFirst=True):
         """Commit the writes together and end them; no error ends the writer.
 
-        isFirst -- whether those that are refused may be so because of what others have just changed: these are carried
-            out once more, when that is known.
+        isFirst -- whether refusals may come from changes of others that this process has not heard of yet: then the
+            refused writes are carried out once more.
         """
         if not writes:
             return
@@ -86,7 +86,7 @@ class Committer:
             for write in writes:
                 write.end(None, error)
         except BaseException as error:
-            # One of them spoilt it for all: who did will be seen when each has a transaction of its own.
+            # One of them made all fail: a transaction for each will show which.
             self._session.close()
             if len(writes) == 1:
                 writes[0].end(None, error)
@@ -123,7 +123,7 @@ class Committer:
         except BaseException as error:
             try:
                 manager.abort()
-            finally:                            # whatever comes of that: to try again could add twice
+            finally:                            # whatever the outcome: another try could add twice
                 if sentinel.allVoted:
                     raise OutcomeUnknown() from error
             raise

@@ -1,4 +1,6 @@
-"""The connections of all clients: who is waited for, what is held for them, and who has to go when that is too much."""
+"""The connections of all clients: which are waited for, how many bytes are held for them, and which must end when these
+are too many.
+"""
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
 from collections import Counter
@@ -82,7 +84,7 @@ class Connections:
         self._refused[error.reason.partition(':')[0]] += 1
 
     def _checkSilent(self):
-        # Apart from each other: who shakes no hands is not to push out who has.
+        # Counted apart: clients that finish no handshake must not push out those that have.
         limits = self._frontend.limits
         limit = limits.silent if self._frontend.tls is None else limits.silentTLS
         if max(len(self._expecting), len(self._handshakes)) > limit:

@@ -1,4 +1,4 @@
-"""What a caller is told when something is refused or fails: one table of exceptions and codes."""
+"""The faults that callers get: one table of exceptions and codes."""
 # SPDX-License-Identifier: ZPL-2.1
 from typing import NamedTuple
 
@@ -44,14 +44,14 @@ class NotAllowed(errors.RemoteTaskError):
 
 
 class DatabaseUnavailable(errors.RemoteTaskError):
-    """The database did not do its part; nothing was changed, so the call can be repeated."""
+    """The database failed or did not answer; nothing was changed, so the call can be repeated."""
 
     def __init__(self):
         super().__init__('the database is not available and nothing was changed: try again')
 
 
 class OutcomeUnknown(errors.RemoteTaskError):
-    """The database did not answer in the end; look what it holds before the call is repeated."""
+    """Nobody knows whether the change was committed; look into the database before the call is repeated."""
 
     def __init__(self):
         super().__init__('the database did not answer, so it is unknown whether the call was carried out: '
@@ -138,8 +138,8 @@ def faultFor(exception, requestId):
     exception -- any exception.
     requestId -- a text that finds the request in the log; the sentence names it when it says nothing else.
 
-    What is not in the table is an INTERNAL_ERROR: its sentence is constant but for the id, and whoever asked is to log
-    the exception.
+    What is not in the table is an INTERNAL_ERROR: its sentence is constant except for the id, and the caller of this
+    function must log the exception.
     """
     for class_ in type(exception).__mro__:
         entry = _BY_CLASS.get(class_)

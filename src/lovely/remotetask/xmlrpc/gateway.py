@@ -35,7 +35,7 @@ REFRESH = 60.0
 
 
 class Gathering:
-    """For how many writes the writer waits, to commit them together, and for how long; see `Gateway`."""
+    """How many writes the writer gathers for one commit, and how long it waits for them; see `Gateway`."""
 
     def __init__(self, longest=GATHER):
         """`longest` is how long it waits at most, in seconds."""
@@ -49,7 +49,7 @@ class Gathering:
 
 
 class _Reader:
-    """What belongs to a reader's thread: a session of its own, as nobody else is to wait for its lock."""
+    """The state of a reader's thread, with a session of its own, so that no other thread waits for its lock."""
 
     def __init__(self, db, attempts):
         self.session = Session(db, ReadManager, attempts)
@@ -100,7 +100,7 @@ class Gateway:
         self._begun = 0.0                       # when a reader has taken a read last, by time.monotonic
         self._running = False
         self._isGathering = False               # whether the writer waits for more writes
-        self._silent = False                    # whether nothing has come of the database since a call was given up
+        self._silent = False                    # whether the database has answered nothing since a call was given up
         self._watcher = JobWatcher(db, resolve)
         self._committer = Committer(db, resolve, attempts, self._noteAnswer)    # of the writer's thread alone
 
@@ -174,16 +174,16 @@ class Gateway:
 
     @property
     def timeout(self):
-        """Seconds that a new caller waits at most: fewer as long as nothing comes of the database."""
+        """The most seconds that a new caller waits: fewer while the database does not answer."""
         return min(self.deadline, SHORT_DEADLINE) if self._silent else self.deadline
 
     def read(self, path, function, serialize=plain):
-        """Call a function with the service at a path; what it changes is thrown away.  Return a `Call`.
+        """Call a function with the service at a path; its changes are thrown away.  Return a `Call`.
 
         path -- the path of a URL.
         function -- called with the service; once more after each conflict.
-        serialize -- called in the same thread with what that returns; its result is what the call results in, and can
-            be used anywhere.
+        serialize -- called in the same thread with the result of `function`; what it returns is the result of the call,
+            for any thread.
 
         Raise `Stopping`.  The call's exceptions are those that the function raises, `errors.UnknownService`, and
         `DatabaseUnavailable`.
@@ -243,7 +243,7 @@ class Gateway:
             return SECOND_READER if self._idle else None
 
     def giveUp(self, call):
-        """The deadline of a call is over: cancel it, or move its deadline.  Waits for nothing.
+        """Cancel a call whose deadline is over, or move its deadline.  Waits for nothing.
 
         A write that is being committed at the first deadline can only be given up at the last one, not knowing what
         comes of it: it ends with `OutcomeUnknown` then.
@@ -258,7 +258,7 @@ class Gateway:
             call.end(None, OutcomeUnknown())
 
     def _forget(self, waiting, call):
-        # A database can be silent for long, and what nobody waits for is not to pile up meanwhile.
+        # A database can be silent for long: calls that nobody waits for must not pile up meanwhile.
         with self._changed:
             if call in waiting:
                 waiting.remove(call)

@@ -45,7 +45,7 @@ _COMMANDS = ('GET', 'HEAD', 'PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE', 'CONNE
 class RequestHandler(Connection):
     """Reads the requests of one connection within the limits of its server, and answers them.
 
-    It is also what the dispatcher is told of a request: its `requestId`, `path`, `principal`, and how to wait for jobs.
+    The dispatcher gets it as the request: `requestId`, `path`, `principal`, and a way to wait for jobs.
     """
 
     def __init__(self, frontend, address):
@@ -128,7 +128,7 @@ class RequestHandler(Connection):
     async def _handle(self):
         try:
             await self._handleRequests()
-        except OSError as error:                # a client that goes or stalls is none of our failures
+        except OSError as error:                # a client that leaves or stalls is no failure of ours
             logger.debug('connection of %s ended: %s', self.address, error)
         except Exception:
             logger.exception('a connection of %s failed', self.address)
@@ -156,7 +156,7 @@ class RequestHandler(Connection):
                 return
             self._forget()
             idleTime = self.frontend.limits.idleTime
-            if self.buffer:                     # it has asked on: the others come first
+            if self.buffer:                     # it sent another request at once: let the others come first
                 await asyncio.sleep(0)
         await self._linger()
 

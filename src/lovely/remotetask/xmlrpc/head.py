@@ -9,8 +9,8 @@ from urllib.parse import unquote
 #: Bytes of a request line; a longer one is refused with 414.
 LINE_SIZE = 16 * 1024
 
-# Two implementations that disagree about where a request ends or what its headers are can be played off against each
-# other.  So nothing is guessed here: no line but with CR LF, no folded header, no blank before a colon.
+# An attacker can use two implementations that disagree about where a request ends, or what its headers are.  So nothing
+# is guessed here: no line but with CR LF, no folded header, no blank before a colon.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rf'({_TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])')
 #: A line of the head, or a trailer: name and value.
@@ -135,7 +135,7 @@ class Head(NamedTuple):
 def endOfHead(data, start):
     """Return where the body begins in the bytes of a request; None as long as the head is not complete.
 
-    start -- what is before has been looked at.
+    start -- bytes before it have been looked at.
     """
     found = data.find(_HEAD_END, max(0, start - len(_HEAD_END) + 1))
     return None if found < 0 else found + len(_HEAD_END)

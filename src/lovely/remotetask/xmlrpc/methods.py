@@ -1,4 +1,4 @@
-"""What the methods do that can be called: a function for each row of the table in `calls`.
+"""The methods that clients can call: a function for each row of the table in `calls`.
 
 The docstrings are what `system.methodHelp` answers.
 """
@@ -52,7 +52,7 @@ def getAvailableTasks(service):
 
 @contextlib.contextmanager
 def _refusing(method):
-    """Make a `ValueError`, the contract's word for what makes no sense, a refusal of the method's arguments."""
+    """Turn a `ValueError`, by which the service refuses wrong values, into `BadArguments` of the method."""
     try:
         yield
     except BadArguments as error:
@@ -169,7 +169,7 @@ def dropUpload(service, upload, user=None):
 
 
 def _checkBytes(method, name, value):
-    """Raise `BadArguments` for what is no number of bytes; a double stands for one that no int of 32 bits can."""
+    """Raise `BadArguments` unless the value is a number of bytes; it may be a double, as an int has only 32 bits."""
     if not 0 <= value < 2**53 or value != int(value):
         raise BadArguments(f'{method}: {name} must be a whole number, and not negative')
 

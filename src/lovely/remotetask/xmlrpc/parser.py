@@ -1,4 +1,4 @@
-"""The XML of a call, read: refuses what is no call, or leaves open what was meant; see `types.txt`."""
+"""Parses the XML of a call, and refuses what is no call or unclear; see `types.txt`."""
 # SPDX-License-Identifier: ZPL-2.1
 import codecs
 import math
@@ -27,7 +27,8 @@ _BASE64 = re.compile(r'[A-Za-z0-9+/\s]*(=\s*){0,2}')
 _METHOD_NAME = re.compile(r'[A-Za-z0-9_.:/]{1,255}')
 _BLANK = ' \t\r\n'
 
-#: The encodings that a request may be in.  Those that hide markup from who does not know them, as UTF-7, are not.
+#: The encodings that a request may have.  Encodings such as UTF-7 are left out: they hide markup from programs that do
+#: not know them.
 ENCODINGS = ('utf-8', 'utf-16', 'utf-16le', 'utf-16be', 'us-ascii',
              *(f'iso-8859-{number}' for number in range(1, 17) if number != 12),
              *(f'windows-{number}' for number in range(1250, 1259)),
@@ -172,11 +173,11 @@ class _Element:
 
 
 class _CallReader:
-    """Feeds the standard library's `Unmarshaller` what it can rely on.
+    """Feeds the standard library's `Unmarshaller` only with elements and texts that have been checked.
 
-    That one takes any order of any elements and ints of any size, and raises what its bookkeeping happens to raise.  So
-    each element and text is looked at here before it gets there.  Whatever it understands is taken, unless something of
-    the call would be lost, or it is unclear what was meant; `types.txt` says what is refused.
+    The `Unmarshaller` takes any elements in any order and ints of any size, and may raise any exception.  So this class
+    checks each element and text first.  It refuses a call only if something of it would be lost, or its meaning is
+    unclear; `types.txt` says what is refused.
     """
 
     def __init__(self):
@@ -200,7 +201,7 @@ class _CallReader:
         return self._target.getmethodname(), self._target.close()
 
     def _doctype(self, *declaration):
-        # There is no use for one in XML-RPC, and without one there are no entities to expand.
+        # XML-RPC has no use for a DTD, and without one there are no entities to expand.
         raise ParseError('a document type declaration is not allowed in a call')
 
     def _start(self, tag, attributes):

@@ -1,4 +1,4 @@
-"""A call that waits for a thread of the gateway, and what became of it."""
+"""A call that waits for a thread of the gateway, and its outcome."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
 
@@ -10,7 +10,7 @@ _PENDING, _RUNNING, _FINISHED, _CANCELLED = range(4)
 
 
 class Call:
-    """A function that waits for a thread to call it with a service, and what became of it.
+    """A function that waits for a thread to call it with a service, and its outcome.
 
     Its methods are those of `concurrent.futures.Future`, with the same meaning, as far as they are needed.  (With that
     class itself, and its condition for each call, 32 clients cost 16 us more of processor time for a call.)
@@ -24,7 +24,7 @@ class Call:
         """
         self.path, self.function, self.serialize = path, function, serialize
         self.deadline, self.last, self.acts = deadline, last, acts
-        #: For whoever waits for the call, to keep something of his own.
+        #: For the code that waits for the call: it may keep an object here.
         self.waiter = None
         self._lock = threading.Lock()           # guards what follows
         self._state = _PENDING
@@ -35,7 +35,7 @@ class Call:
         return self._state in (_FINISHED, _CANCELLED)
 
     def cancelled(self):
-        """Return whether nobody waits for it; a write is not carried out then, a read may go on."""
+        """Return whether the caller has given up; then a write is not carried out, but a read may go on."""
         return self._state == _CANCELLED
 
     def cancel(self):
@@ -51,7 +51,7 @@ class Call:
             if self._state not in states:
                 return False
             self._state, self._result, self._error = state, result, error
-            callback, self._callback = self._callback, None     # it knows the call: a large result is not to stay
+            callback, self._callback = self._callback, None     # it would keep the call, and a large result, alive
         if callback is not None:
             callback(self)
         return True

@@ -1,4 +1,4 @@
-"""Permits for what may be done at a time, and what needs one."""
+"""Permits limit how many requests are worked on at a time, and how many long and large ones."""
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from lovely.remotetask.xmlrpc.head import HTTPException
 #: Bytes of a body above which it needs a permit; see `Limits.largeBodies`.
 LARGE_BODY = 256 * 1024
 
-#: Bytes of a body above which it is taken apart in another thread: 8 KiB take a few milliseconds.
+#: Bytes of a body above which it is parsed in another thread: 8 KiB take a few milliseconds.
 LONG_BODY = 8 * 1024
 
 #: Calls with a long body that are worked on at a time: they take long in the database as well.
@@ -20,14 +20,14 @@ RETRY_AFTER = 'Retry-After', '1'
 
 
 class Permits:
-    """A semaphore that counts who has it and who waits for it, and refuses a request that waits for too long.
+    """A semaphore that counts its holders and waiters, and refuses a request that waits for too long.
 
     All methods belong to the thread of the event loop.
     """
 
     def __init__(self, count, kind):
         """count -- how many there are.
-        kind -- what they are for, in the plural, for who gets none.
+        kind -- what they are for, in the plural, for refusals.
         """
         self._semaphore = asyncio.Semaphore(count)
         self._kind = kind

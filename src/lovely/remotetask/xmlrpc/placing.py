@@ -1,4 +1,4 @@
-"""Files that were sent before: each is put into the input of a job, in the place of its id."""
+"""Puts files that were sent before into the inputs of jobs, each in the place of its id."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.files import exchanged
 from lovely.remotetask.storage import uploads
@@ -56,6 +56,6 @@ class Placing:
         return input
 
     def end(self):
-        """Drop the uploads that were taken: their files are the jobs' from now on."""
+        """Drop the uploads that were taken: their files belong to the jobs now."""
         for id in self._files:
             uploads.drop(self._service, self._user, id)

@@ -1,12 +1,12 @@
-"""A client's connection, as an asyncio protocol: bytes that come and go, and how long that may take."""
+"""A client's connection, as an asyncio protocol: it receives and sends bytes, within time limits."""
 # SPDX-License-Identifier: ZPL-2.1
 import asyncio
 
 
-#: What is read at a time, in bytes, so that memory is taken only as something really arrives.
+#: Bytes that are read at a time, so that memory is taken only when data really arrive.
 CHUNK_SIZE = 64 * 1024
 
-#: What is read of a client that waits for a response, in bytes: of its next requests as little as possible.
+#: Bytes that are read from a client that waits for a response: as few of its next requests as possible.
 ADVANCE_SIZE = 4096
 
 
@@ -90,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         await self._wait(deadline)
 
     def readUpTo(self, size):
-        """Let the client wait when more than so many bytes are in the buffer."""
+        """Read no more while more than so many bytes are in the buffer."""
         self._readLimit = size
         if self._isReadingPaused and len(self.buffer) <= size:
             self._isReadingPaused = False

@@ -1,4 +1,4 @@
-"""Values of Python as XML-RPC can carry them: whatever a task returned can be sent; see `types.txt`."""
+"""Converts values of Python to values that XML-RPC can carry, so that any result can be sent; see `types.txt`."""
 # SPDX-License-Identifier: ZPL-2.1
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from lovely.remotetask.xmlrpc.wire import sendable
 TOO_DEEP = '<nested too deeply>'
 CYCLIC = '<contains itself>'
 
-# What a value costs besides its text: about the length of its tags.
+# Bytes that a value costs besides its text: about the length of its tags.
 _VALUE_SIZE = 32
 
 # Of a class as such: a metaclass may have its own ideas.
@@ -82,7 +82,7 @@ _NOT_THE_VALUES = (TransientError, POSError, ResultTooLarge, MemoryError)
 
 
 class _Conversion:
-    """One call of `plain`: what may still be sent, and which containers are being converted."""
+    """One call of `plain`: how many bytes may still be sent, and which containers are being converted."""
 
     def __init__(self, limit):
         self._limit = self._left = limit

@@ -1,6 +1,6 @@
-"""What is hidden from users who may only look: the secrets in the input of a job, wherever they appear.
+"""Secrets in the input of a job, hidden from users with the role `view`, wherever they appear.
 
-Who may submit jobs sees them as they are: he could have a task tell them anyway.
+A user who may submit jobs sees them, as he could make a task tell them anyway.
 """
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.common.masking import hidesOf

@@ -29,10 +29,10 @@ else:
 
 logger = logging.getLogger('lovely.remotetask')
 
-# Threads that take long bodies apart: the interpreter runs one at a time, and the event loop is to have its share.
+# Threads that parse long bodies: the interpreter runs one at a time, and the event loop must have its share.
 _PARSERS = 4
 
-# Callers whose jobs have ended and who are in the database again: a job can have thousands.
+# The most callers that look at their ended jobs at a time: thousands may wait for one job.
 _WOKEN = 64
 
 # Connections that the system keeps until they are accepted.
@@ -101,8 +101,8 @@ class Frontend:
     def stop(self, timeout=None):
         """Take no more connections and calls, and wait for the responses under way, `timeout` seconds at most.
 
-        Who waits for jobs is told that the front end stops.  To be called from another thread than runs `serveForever`.
-        Return whether all connections have ended.  Twice, or before `serveForever`, is fine.
+        Callers that wait for jobs are told that the front end stops.  Call it from another thread than the one that
+        runs `serveForever`.  Return whether all connections have ended.  Twice, or before `serveForever`, is fine.
         """
         with self._lock:
             self.isStopping = True
@@ -220,7 +220,7 @@ def _listen(host, port):
 
 
 def _logContext(loop, context):
-    """Log what the event loop tells of; that a client goes or stalls is none of our failures."""
+    """Log what the event loop tells of; a client that leaves or stalls is no failure of ours."""
     error = context.get('exception')
     level = logging.DEBUG if error is None or isinstance(error, OSError) else logging.ERROR
     logger.log(level, '%s', context['message'], exc_info=error)

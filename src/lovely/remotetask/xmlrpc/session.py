@@ -1,4 +1,4 @@
-"""A thread's session with the database: its connection, opened when it is needed, and what is tried again."""
+"""A thread's session with the database: its connection, opened when it is needed, and calls that are tried again."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import time
@@ -88,7 +88,7 @@ class Session:
                        'a connection to the database could not be closed', exc_info=True)
 
     def refresh(self):
-        """Look at what was committed, if there is a connection: it piles up until then."""
+        """Take in what was committed, if there is a connection: invalidations pile up until then."""
         if self._connection is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What makes a row of the table of methods: its arguments and how they are checked, and whether it writes."""
+"""A row of the table of methods: its arguments and their checks, and whether it writes."""
 # SPDX-License-Identifier: ZPL-2.1
 from datetime import datetime
 from decimal import Decimal
@@ -11,9 +11,9 @@ from lovely.remotetask.xmlrpc.faults import WrongType
 
 #: What a method does with the service: nothing (it gets none), look at it, change it, change it in many transactions,
 #: wait for something there.
-#: Functions of the kind before the last are called until they have done less than they might have; the sum is answered.
-#: Each time they get the number of jobs that they may change, and the time of the call in UTC seconds: what ended after
-#: that is left alone, so that it comes to an end.
+#: A function of the kind REPEATS is called until it has changed fewer jobs than it may; the answer is the sum.  Each
+#: time it gets the number of jobs that it may change, and the time of the call in UTC seconds: it skips jobs that ended
+#: later, so that it comes to an end.
 NO_SERVICE, READS, WRITES, REPEATS, WAITS = 'no service', 'reads', 'writes', 'repeats', 'waits'
 
 _REQUIRED = object()

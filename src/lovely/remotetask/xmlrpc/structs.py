@@ -1,4 +1,4 @@
-"""Structs of XML-RPC: what remote callers are told of a job, and what they can say of one that they add."""
+"""Structs of XML-RPC: jobs as remote callers see them, and options of jobs that they add."""
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask import interfaces
 from lovely.remotetask.database.failures import isDatabaseError
@@ -15,7 +15,7 @@ from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.results import plain
 
 
-#: What a listing says of each job, besides its status.
+#: Fields of a job that a listing has, besides its status.
 SUMMARY = ('id', 'task', 'created', 'started', 'completed')
 
 #: Fields of a job that are sent as they are.
@@ -32,7 +32,7 @@ OPTIONS = ('key', 'timeLimit', 'retryPolicy', 'uploads')
 
 
 def summaryOf(service, job):
-    """Return a dict of what a listing says of a job."""
+    """Return the struct of a job in a listing, a dict."""
     place, scheduled = placeOf(service, job), {}
     if job.status in (interfaces.CRONJOB, interfaces.DELAYED):
         schedule = scheduleOf(service, job)
@@ -43,7 +43,7 @@ def summaryOf(service, job):
 
 
 def detailsOf(service, job):
-    """Return a dict of all that a remote caller can know of a job."""
+    """Return the struct with all fields of a job, a dict."""
     details = {name: getattr(job, name) for name in FIELDS}
     details.update(
         summaryOf(service, job), key=service.keys.of(job.id),
@@ -58,7 +58,7 @@ def detailsOf(service, job):
 
 
 def scheduleStruct(schedule):
-    """Return a dict of what a remote caller is told of a `queries.Schedule`."""
+    """Return the struct of a `queries.Schedule`, a dict."""
     job, last = schedule.job, schedule.last
     return {'id': job.id, 'task': job.task, 'status': job.status, 'created': job.created,
             **{name: getattr(job, name) for name in CRON_FIELDS},

@@ -1,4 +1,4 @@
-"""Waiting for jobs: one thread that looks at those which somebody waits for, whenever something was committed."""
+"""Waiting for jobs: after commits, one thread looks at all jobs for which callers wait."""
 # SPDX-License-Identifier: ZPL-2.1
 import logging
 import threading
@@ -21,7 +21,7 @@ logger = logging.getLogger('lovely.remotetask')
 JOBS = 100_000
 #: Seconds between two looks, whether something was heard or not: not every storage tells of commits.
 POLL_INTERVAL = 1.0
-#: Seconds that it rests between two looks, and as long as the last one took: commits can come in floods.
+#: Seconds that it rests between two looks, in addition to the time that the last one took: commits can come in floods.
 REST = 0.005
 #: Seconds after which a look that does not end means that the database is away.
 PATIENCE = 5.0
@@ -77,7 +77,7 @@ class Wakeup(threading.Event):
 
 
 class JobWatcher:
-    """Wakes those whose jobs have ended; nobody but its thread waits for the database."""
+    """Wakes callers whose jobs have ended; only its own thread waits for the database."""
 
     def __init__(self, db, resolve):
         """Nothing is opened yet; for the arguments see `gateway.Gateway`."""
@@ -152,7 +152,7 @@ class JobWatcher:
                     self._tryToLook(changed)
                 else:
                     notifier.unsubscribe(self._wakeup)
-                    self._close()               # what others commit would pile up in it
+                    self._close()               # invalidations would pile up in it
                 self._stopping.wait(max(REST, time.monotonic() - began))
                 if not self._wakeup.wait(POLL_INTERVAL if self._waits else None):
                     self._wakeup.note(None)
@@ -248,12 +248,14 @@ class JobWatcher:
                 wait.wake()
 
     def _close(self):
+        """Close the connection, if there is one.  The next look is at all jobs: another one may see other changes."""
+        self._new.clear()
+        self._wakeup.note(None)
         connection, self._connection = self._connection, None
         if connection is None:
             return
         for watched in self._jobs.values():
             watched.page = None
-        self._wakeup.note(None)                 # another one may see other changes
         resizeCache(connection, self._cacheSize)
         try:
             connection.close()
