@@ -365,14 +365,16 @@ class TestHost(Jobs, ZopeCase):
 
     layer = Layer('host', start=True, host=True)
 
-    def test_a_product_that_cannot_be_imported(self):
-        path = self.zope.write('Products/goods/__init__.py', 'import nowhere')
-        self.addCleanup(self.zope.write, path, GOODS)
-        code, said = self.zope.ended(self.zope.host())
-        self.assertEqual(code, 2)
-        self.assertIn("remotetask: a product of Zope cannot be imported: ModuleNotFoundError: No module named 'nowhere'"
-                      '\n', said)
-        self.assertNotIn('Traceback', said)
+    def test_a_product_that_fails(self):
+        self.addCleanup(self.zope.write, 'Products/goods/__init__.py', GOODS)
+        failing = GOODS.replace("'initialized'", '1 / 0')
+        for text, reason in (('import nowhere', "imported: ModuleNotFoundError: No module named 'nowhere'"),
+                             (failing, 'initialized: ZeroDivisionError: division by zero')):
+            self.zope.write('Products/goods/__init__.py', text)
+            code, said = self.zope.ended(self.zope.host())
+            self.assertEqual(code, 2)
+            self.assertIn(f'remotetask: the product goods of Zope cannot be {reason}\n', said)
+            self.assertNotIn('Traceback', said)
 
     def test_it_makes_nothing(self):
         self.assertIs(self.zope.shop('isProcessing'), False)

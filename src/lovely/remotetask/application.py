@@ -5,11 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ZODB.interfaces import IConnection
-from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
-from zope.lifecycleevent.interfaces import IObjectCopiedEvent
-from zope.lifecycleevent.interfaces import IObjectRemovedEvent
 from zope.site import LocalSiteManager
 
 from lovely.remotetask.common.checks import check
@@ -123,13 +120,11 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
     del parent[service.__name__]
 
 
-@adapter(ITaskService, IObjectRemovedEvent)
 def retire(service: Any, event: Any) -> None:
     """Unregister a service that was removed from its folder, or with a folder above it, in Zope's pages for example."""
     _retire(service, event.oldParent)
 
 
-@adapter(ITaskService, IObjectCopiedEvent)
 def pauseCopy(service: Any, event: Any) -> None:
     """Pause a service that was copied with a folder above it: its jobs would be run twice."""
     service.paused = True
