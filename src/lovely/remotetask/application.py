@@ -1,6 +1,7 @@
 """What an application calls: it finds the task service of its database, adds one to a folder, or removes one."""
 # SPDX-License-Identifier: ZPL-2.1
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -126,8 +127,14 @@ def retire(service: Any, event: Any) -> None:
 
 
 def pauseCopy(service: Any, event: Any) -> None:
-    """Pause a service that was copied with a folder above it: its jobs would be run twice."""
+    """Pause a service that was copied with a folder above it: its jobs would be run twice.  No host has any of them."""
+    # A front end does without.
+    from lovely.remotetask.processing.rescue import rescue
+
     service.paused = True
+    for name, ledger in service.ledgers.items():
+        if ledger.owner is not None:
+            rescue(service, name, time.time())
 
 
 def _retire(service: Any, parent: Any) -> None:
