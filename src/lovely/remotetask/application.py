@@ -122,12 +122,18 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
 
 
 def retire(service: Any, event: Any) -> None:
-    """Unregister a service that was removed from its folder, or with a folder above it, in Zope's pages for example."""
+    """Unregister a service that was removed from its folder, or with a folder above it, in Zope's pages for example.
+
+    event -- the `IObjectRemovedEvent`.
+    """
     _retire(service, event.oldParent)
 
 
 def pauseCopy(service: Any, event: Any) -> None:
-    """Pause a service that was copied with a folder above it: its jobs would be run twice.  No host has any of them."""
+    """Pause a copy of a service, whose jobs would be run twice, and take them from the hosts that have the original's.
+
+    event -- the `IObjectCopiedEvent` of the service, or of a folder above it.
+    """
     # A front end does without.
     from lovely.remotetask.processing.rescue import rescue
 
@@ -138,7 +144,7 @@ def pauseCopy(service: Any, event: Any) -> None:
 
 
 def _retire(service: Any, parent: Any) -> None:
-    """Have nobody find a service in the sites above it, from a folder up."""
+    """Unregister a service in the sites above it, beginning with a folder, its `parent`."""
     if isinstance(service, TaskService):
         close(service)          # what others add meanwhile is not to be lost with it
     site = nearestSite(parent)
