@@ -22,15 +22,18 @@ from zope.component import hooks
 from zope.component import provideHandler
 from zope.component import provideUtility
 from zope.component import testing
+from zope.component.event import objectEventNotify
 from zope.component.interfaces import ISite
 from zope.event import notify
 from zope.interface.verify import verifyObject
+from zope.lifecycleevent.interfaces import IObjectRemovedEvent
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
 from lovely.remotetask.application import removeService
+from lovely.remotetask.application import retire
 from lovely.remotetask.client import Client
 from lovely.remotetask.config import products
 from lovely.remotetask.config.autostart import servicePaths
@@ -216,6 +219,15 @@ class TestRemoveService(DatabaseTestCase):
 
     def test_a_schedule_that_is_added_afterwards_is_refused(self):
         self.conflict(lambda service: service.addCronJob('echo', minute=[0]), True)
+
+    def test_one_that_is_deleted_from_its_folder_is_unregistered(self):
+        provideHandler(objectEventNotify)
+        provideHandler(retire, (ITaskService, IObjectRemovedEvent))
+        self.install()
+        folder = self.connection.root()['Application']['site1'] = Folder()
+        addService(folder, 'queue', 'films')
+        del folder['queue']
+        self.assertEqual(list(folder.getSiteManager().registeredUtilities()), [])
 
 
 class Gone(Persistent):

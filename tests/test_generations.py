@@ -355,6 +355,8 @@ class TestCommand(unittest.TestCase):
         self.assertEqual(self.run_('upgrade', '--check')[0], 1)
         code, said = self.run_('upgrade')
         self.assertEqual((code, said.splitlines()[2:]), (1, ['remotetask: the database is read-only']))
+        FileStorage(str(self.directory / 'Data.fs'), create=True).close()       # an empty one does not even open
+        self.assertEqual(self.run_('upgrade'), (1, 'remotetask: the database is read-only\n'))
 
     def test_a_service_whose_class_is_missing(self):
         with missing.package() as module:

@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -598,8 +599,14 @@ class PoolerTest(PostgreSQLCase):
                                   stderr=subprocess.PIPE)
         self.addCleanup(pooler.communicate)
         self.addCleanup(pooler.terminate)
-        self.waitUntil(lambda: os.path.exists(os.path.join(directory, '.s.PGSQL.6432')), 'the pooler')
+        self.waitUntil(lambda: self.isListening(os.path.join(directory, '.s.PGSQL.6432')), 'the pooler')
         return self.server.config.replace("dbname=", "port=6432 dbname=")
+
+    def isListening(self, path):
+        """Return whether the pooler accepts connections; the socket of the one before may be left."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            return True
 
     def test_in_session_mode_commits_are_heard(self):
         config = self.pool('session')

@@ -17,7 +17,11 @@ from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.tests.hexstorage import HexStorage
+from zope.component import provideUtility
+from zope.component import testing as componentTesting
+from zope.interface import provider
 
+from lovely.remotetask.application import getService
 from lovely.remotetask.database import opening
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
@@ -28,7 +32,10 @@ from lovely.remotetask.database.storages import fileOf
 from lovely.remotetask.database.storages import silenceOf
 from lovely.remotetask.database.transactions import lastTransaction
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.errors import TaskError
+from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.testing import temporaryZEO
 
@@ -108,6 +115,43 @@ class TestBase(unittest.TestCase):
         line, = logs.output
         self.assertIn('the database has not opened for 0 seconds', line)
         self.assertEqual(threading.active_count(), threads)
+
+    def test_tasks_write_to_a_second_database(self):
+        """What they write there, and the end of their job, are one transaction; a conflict there repeats the run."""
+        self.addCleanup(componentTesting.tearDown)
+        databases = {}
+        db, second = (DB(MappingStorage(), database_name=name, databases=databases) for name in ('first', 'second'))
+        for each in db, second:
+            self.addCleanup(each.close)
+        install(db)
+
+        runs = []
+
+        @provider(ITask)
+        def sell(service, jobid, input):
+            root = service._p_jar.get_connection('second').root()
+            root['sold'] = root.get('sold', 0) + 1
+            runs.append(input)
+            if input == 'conflict' and runs.count(input) < 3:
+                with second.transaction() as connection:
+                    connection.root()['sold'] = 10 * runs.count(input)
+            if input == 'fail':
+                raise TaskError('out of stock')
+            return root['sold']
+
+        provideUtility(sell, ITask, name='sell')
+        with db.transaction() as connection:
+            service = getService(connection)
+            jobids = [service.add('sell', input) for input in ('', 'fail', 'conflict')]
+        processor = SimpleProcessor(db, ('TaskService',))
+        while processor.processNext():
+            pass
+        with db.transaction() as connection:
+            service = getService(connection)
+            self.assertEqual([service.getResult(jobid) for jobid in jobids], [1, None, 21])
+        with second.transaction() as connection:
+            self.assertEqual(connection.root()['sold'], 21)
+        self.assertEqual(runs.count('conflict'), 3)
 
     def test_a_storage_that_cannot_be_closed(self):
         db = self.open(MappingStorage())

@@ -365,14 +365,16 @@ class TestHost(Jobs, ZopeCase):
 
     layer = Layer('host', start=True, host=True)
 
-    def test_a_product_that_cannot_be_imported(self):
-        path = self.zope.write('Products/goods/__init__.py', 'import nowhere')
-        self.addCleanup(self.zope.write, path, GOODS)
-        code, said = self.zope.ended(self.zope.host())
-        self.assertEqual(code, 2)
-        self.assertIn("remotetask: a product of Zope cannot be imported: ModuleNotFoundError: No module named 'nowhere'"
-                      '\n', said)
-        self.assertNotIn('Traceback', said)
+    def test_a_product_that_fails(self):
+        self.addCleanup(self.zope.write, 'Products/goods/__init__.py', GOODS)
+        failing = GOODS.replace("'initialized'", '1 / 0')
+        for text, reason in (('import nowhere', "imported: ModuleNotFoundError: No module named 'nowhere'"),
+                             (failing, 'initialized: ZeroDivisionError: division by zero')):
+            self.zope.write('Products/goods/__init__.py', text)
+            code, said = self.zope.ended(self.zope.host())
+            self.assertEqual(code, 2)
+            self.assertIn(f'remotetask: the product goods of Zope cannot be {reason}\n', said)
+            self.assertNotIn('Traceback', said)
 
     def test_it_makes_nothing(self):
         self.assertIs(self.zope.shop('isProcessing'), False)
@@ -602,18 +604,29 @@ class TestSetup(ZopeCase):
         self.assertIn('service tasks on site attic is not in the folder that it was put into: it is left alone', said)
         self.assertIn("[('tasks',), ('films', 'encoder')]", said)
 
-    def test_a_copy_is_paused(self):
+    def test_a_copy_is_paused_and_no_host_has_it(self):
         self.assertEqual(self.zope.script("""
+            import time
+            import transaction
             from OFS.Folder import Folder
             from lovely.remotetask.application import addService
             app._setObject('depot', Folder('depot'))
-            addService(app.depot, 'tasks').add('echo')
-            import transaction
-            transaction.savepoint()
+            service = addService(app.depot, 'tasks')
+            jobid = service.add('late')
+            transaction.commit()
+            service.startProcessing()
+            while service.getStatus(jobid) != 'processing':
+                time.sleep(0.01)
+                transaction.begin()
             app.manage_pasteObjects(app.manage_copyObjects(['depot']))
-            copy = app.copy_of_depot.tasks
-            print('>>> ' + json.dumps([len(copy.jobs), copy.paused, app.depot.tasks.paused, list(copy.zopePath)]))
-            """), [1, True, False, ['copy_of_depot', 'tasks']])
+            copy, owners = app.copy_of_depot.tasks, lambda service: [l.owner is None for l in service.ledgers.values()]
+            print('>>> ' + json.dumps([copy.paused, owners(copy), copy.getStatus(jobid), list(copy.zopePath),
+                                       service.paused, owners(service), service.getStatus(jobid)]))
+            transaction.abort()
+            service.stopProcessing()
+            app.manage_delObjects(['depot'])
+            transaction.commit()
+            """), [True, [True], 'queued', ['copy_of_depot', 'tasks'], False, [False], 'processing'])
 
     def test_export_takes_nothing_else_along(self):
         size, whole = self.zope.script("""

@@ -1,15 +1,13 @@
 """What an application calls: it finds the task service of its database, adds one to a folder, or removes one."""
 # SPDX-License-Identifier: ZPL-2.1
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ZODB.interfaces import IConnection
-from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
-from zope.lifecycleevent.interfaces import IObjectCopiedEvent
-from zope.lifecycleevent.interfaces import IObjectRemovedEvent
 from zope.site import LocalSiteManager
 
 from lovely.remotetask.common.checks import check
@@ -123,20 +121,30 @@ def removeService(root: Any, path: str, force: bool = False) -> None:
     del parent[service.__name__]
 
 
-@adapter(ITaskService, IObjectRemovedEvent)
 def retire(service: Any, event: Any) -> None:
-    """Unregister a service that was removed from its folder, or with a folder above it, in Zope's pages for example."""
+    """Unregister a service that was removed from its folder, or with a folder above it, in Zope's pages for example.
+
+    event -- the `IObjectRemovedEvent`.
+    """
     _retire(service, event.oldParent)
 
 
-@adapter(ITaskService, IObjectCopiedEvent)
 def pauseCopy(service: Any, event: Any) -> None:
-    """Pause a service that was copied with a folder above it: its jobs would be run twice."""
+    """Pause a copy of a service, whose jobs would be run twice, and take them from the hosts that have the original's.
+
+    event -- the `IObjectCopiedEvent` of the service, or of a folder above it.
+    """
+    # A front end does without.
+    from lovely.remotetask.processing.rescue import rescue
+
     service.paused = True
+    for name, ledger in service.ledgers.items():
+        if ledger.owner is not None:
+            rescue(service, name, time.time())
 
 
 def _retire(service: Any, parent: Any) -> None:
-    """Have nobody find a service in the sites above it, from a folder up."""
+    """Unregister a service in the sites above it, beginning with a folder, its `parent`."""
     if isinstance(service, TaskService):
         close(service)          # what others add meanwhile is not to be lost with it
     site = nearestSite(parent)

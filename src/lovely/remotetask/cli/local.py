@@ -12,6 +12,7 @@ import zope.component
 import zope.component.hooks
 from zc.lockfile import LockError
 from ZEO.Exceptions import ClientDisconnected
+from ZODB.POSException import ReadOnlyError
 
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.cli.failure import BAD_INPUT
@@ -331,7 +332,7 @@ def openDatabase(configuration, *arguments):
     except LockError as error:
         raise CommandFailure(f'{configuration.databaseDescription} is in use by another process; stop that one, '
                              'or let many share the data by ZEO or RelStorage') from error
-    except RemoteTaskError:
+    except (RemoteTaskError, ReadOnlyError):
         raise
     except Exception as error:                          # each kind of storage has errors of its own
         log.debug('cannot open the database', exc_info=True)

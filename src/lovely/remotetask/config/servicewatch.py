@@ -17,6 +17,7 @@ from lovely.remotetask.database.sites import loadFault
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.database.transactions import tryAbort
+from lovely.remotetask.errors import RemoteTaskError
 
 
 log = logging.getLogger('lovely.remotetask')
@@ -188,7 +189,7 @@ class ServiceWatch:
             log.debug('%s', text, exc_info=error)
         elif text not in self._told:
             self._told.add(text)
-            log.error('%s', text, exc_info=error)
+            log.error('%s', text, exc_info=None if isinstance(error, RemoteTaskError) else error)   # which says it all
 
     def _close(self):
         connection, isClosed = self._connection, self._isClosed

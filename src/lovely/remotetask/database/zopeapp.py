@@ -6,6 +6,7 @@ Nothing here imports Zope before somebody else has: who has loaded the applicati
 import contextlib
 import logging
 import sys
+import traceback
 
 import transaction
 from zope.component import adapter
@@ -75,7 +76,7 @@ def products(db):
 
     db -- the `ZODB.DB`; nothing is done when it is none of Zope's.  Nothing is written to it.
 
-    Raise `ConfigurationError` when one of them cannot be imported.
+    Raise `ConfigurationError` that names one of them that cannot be imported or initialized: Zope would not start.
     """
     connection = db.open(transaction.TransactionManager())
     try:
@@ -86,18 +87,35 @@ def products(db):
         from OFS.Application import import_products
         from OFS.Application import install_products
         from Zope2.App.schema import configure_vocabulary_registry
-        try:
+        with _explained('imported'):
             import_products()                   # the directive `five:loadProducts` knows those that were imported
-        except Exception as error:
-            log.debug('cannot import the products', exc_info=True)
-            reason = f'{type(error).__name__}: {error}'
-            raise ConfigurationError(f'a product of Zope cannot be imported: {reason}') from error
         yield
         configure_vocabulary_registry()
-        install_products(app)
+        with _explained('initialized'):
+            install_products(app)
     finally:
         connection.transaction_manager.abort()
         connection.close()
+
+
+@contextlib.contextmanager
+def _explained(what):
+    """Raise `ConfigurationError` when the block fails with a product, which cannot be `what` then."""
+    try:
+        yield
+    except Exception as error:
+        log.debug('cannot use the products', exc_info=True)
+        product = next(filter(None, (_productIn(frame) for frame, _ in traceback.walk_tb(error.__traceback__))), None)
+        raise ConfigurationError(f'{product or "a product"} of Zope cannot be {what}: {type(error).__name__}: {error}'
+                                 ) from error
+
+
+def _productIn(frame):
+    """Return the name of the product that Zope is at in a frame of the stack; None if it is at none there."""
+    if frame.f_globals.get('__name__') != 'OFS.Application':
+        return None
+    name, module = frame.f_locals.get('product_name'), frame.f_locals.get('module')
+    return f'the product {name}' if name else module and f'the package {module.__name__}'
 
 
 # The application object
