@@ -19,6 +19,9 @@ from lovely.remotetask.testing import Process
 #: Seconds after which a silent host is taken for dead.
 LEASE = 2
 
+#: Objects that a connection keeps in memory: so few that none grows for long until it has as many.
+CACHE = 500
+
 #: Seconds in which all processes have to be ready.
 PATIENCE = 90
 
@@ -159,8 +162,8 @@ class Deployment:
         return path
 
     def _program(self, name, command):
-        path = self._write(f'{name}.conf', configurationOf(self.directory, self.server.config, name,
-                                                           processor=self._processor))
+        config = self.server.config.replace('<zodb>', f'<zodb>\n  cache-size {CACHE}')
+        path = self._write(f'{name}.conf', configurationOf(self.directory, config, name, processor=self._processor))
         return Program(name, ['-C', path, command], self.directory)
 
     @property
