@@ -65,6 +65,7 @@ class ServiceWatch:
         self._cacheSize = None              # of the connection, before it was ours
         self._loaded = None                 # the objects that were looked at; None when all must be looked at
         self._known = {}                    # key -> `Found`, of each that has begun and not ended
+        self._broken = {}                   # path -> why this process cannot load the service there
         self._told = set()                  # failures that have been logged: each once, until all is well
         self._stopRequested, self._wakeup = threading.Event(), threading.Event()
         self._wakeup.interest, self._wakeup.ignoresUnknown = frozenset(), True
@@ -106,11 +107,12 @@ class ServiceWatch:
 
     def _tellOfBroken(self):
         """Log, once, which services the patterns fit that this process cannot even load."""
-        for path, service in broken(self._connection, self._patterns).items():
-            text = f'the task service {pathText(path)} is not processed here: {loadFault(service)}'
-            if text not in self._told:
-                self._told.add(text)
-                log.warning('%s', text, extra=about('service.missing', service=pathText(path)))
+        before, self._broken = self._broken, {path: loadFault(service) for path, service in
+                                              broken(self._connection, self._patterns).items()}
+        for path, fault in self._broken.items():
+            if before.get(path) != fault:
+                log.warning('the task service %s is not processed here: %s', pathText(path), fault,
+                            extra=about('service.missing', service=pathText(path)))
 
     def _note(self):
         """Note what all this depends on."""
