@@ -1,6 +1,7 @@
 """Processors of a process: those that are being started while the database hangs."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
+import time
 
 from ZODB.Connection import TransactionMetaData
 
@@ -54,11 +55,24 @@ class TestHangingDatabase(ProcessorCase):
         self.assertEqual((outcome, processor.running), ([None], False))
         self.assertIsNone(started.running(self.key))
 
-    def test_nobody_who_stops_all_waits_for_it(self):
+    def test_stopping_all_does_not_wait_for_ever(self):
         self.check(started.stopAll, self.db, returns=None)
 
-    def test_nobody_who_stops_it_waits_for_it(self):
+    def test_stopping_it_does_not_wait_for_ever(self):
         self.check(started.stop, self.key, returns=True)
+
+    def test_all_are_stopped_after_a_start_that_goes_on(self):
+        goOn = self.hang()
+        processor, starts, outcome = self.starting()
+        closes, _ = inThread(started.stopAll, self.db)
+        while self.key in started._starting:
+            self.assertTrue(closes.is_alive())
+            time.sleep(0.001)
+        goOn()
+        closes.join(WAIT)
+        self.assertFalse(processor.running)         # the database can be closed
+        starts.join(WAIT)
+        self.assertEqual(outcome, [None])
 
     def test_it_is_started_once(self):
         goOn = self.hang()

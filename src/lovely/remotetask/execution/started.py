@@ -18,8 +18,8 @@ EXIT_TIME = 5.0
 #: Seconds that `stop` waits for a thread that has nothing to do any more.
 STOP_TIME = 1.0
 
-# What has been started: key -> processor; and what is being started: key -> an object for each start.  The first part
-# of a key is the database.  The lock guards both; no thread waits for a database while it holds the lock.
+# What has been started: key -> processor; and what is being started: key -> an event that is set when that start has
+# ended.  The first part of a key is the database.  The lock guards both; no thread waits while it holds the lock.
 _running, _starting = {}, {}
 _lock = threading.Lock()
 
@@ -57,19 +57,22 @@ def start(key, make):
     with _lock:
         if key in _starting or running(key) is not None:
             return None
-        this = _starting[key] = object()
+        this = _starting[key] = threading.Event()
         _stopAtExit()
         _stopBeforeClose(key[0])
     try:
-        processor = make()
-        processor.start()                       # this takes as long as the database takes
-    except BaseException:
-        _endStart(key, this, None)
-        raise
-    if _endStart(key, this, processor):
-        return processor
-    processor.stop(EXIT_TIME, wait=STOP_TIME)
-    return None
+        try:
+            processor = make()
+            processor.start()                   # this takes as long as the database takes
+        except BaseException:
+            _endStart(key, this, None)
+            raise
+        if _endStart(key, this, processor):
+            return processor
+        processor.stop(EXIT_TIME)
+        return None
+    finally:
+        this.set()
 
 
 def _endStart(key, this, processor):
@@ -90,14 +93,16 @@ def _endStart(key, this, processor):
 def stop(key):
     """Stop a processor, and return whether there was one: it claims nothing more, while running jobs go on.
 
-    One that is being started is stopped as soon as it has started; nobody waits for that here.
+    One that is being started is stopped as soon as it has started; this waits for that for STOP_TIME.
     """
     with _lock:
-        isStarting = _starting.pop(key, None) is not None
+        start = _starting.pop(key, None)
         processor = _running.pop(key, None)
+    if start is not None:
+        start.wait(STOP_TIME)
     if processor is not None:
         processor.stop(wait=STOP_TIME)
-    return isStarting or processor is not None
+    return start is not None or processor is not None
 
 
 def running(key):
@@ -124,20 +129,24 @@ def _stopBeforeClose(db):
 def stopAll(db=None):
     """Stop the processors of this process, or of one `ZODB.DB`, with EXIT_TIME for all of them together.
 
-    Those that are being started are stopped as soon as they have started; nobody waits for that here.
+    Those that are being started are stopped as soon as they have started, and that is waited for within the same time.
     """
-    end = time.monotonic() + EXIT_TIME
-    while processors := _taken(db):             # what follows the services may have started another one meanwhile
+    end, starts = time.monotonic() + EXIT_TIME, []
+    while processors := _taken(db, starts):     # what follows the services may have started another one
         for processor in processors:
             processor.stop(EXIT_TIME, wait=0)   # all claim nothing more, while the first is waited for
         for processor in processors:
             processor.stop(max(0.0, end - time.monotonic()))
+    for start in starts:
+        start.wait(max(0.0, end - time.monotonic()))
 
 
-def _taken(db):
-    """Return the running processors of a `ZODB.DB`, or all if that is None; they are registered no more."""
+def _taken(db, starts):
+    """Return the running processors of a `ZODB.DB`, or all if that is None; they are registered no more.
+
+    starts -- a list, to which the events of those that are being started are added.
+    """
     with _lock:
-        for key in [key for key in _starting if db in (None, key[0])]:
-            del _starting[key]
+        starts += [_starting.pop(key) for key in list(_starting) if db in (None, key[0])]
         keys = [key for key in _running if db in (None, key[0])]
         return [processor for processor in map(_running.pop, keys) if processor.running]
