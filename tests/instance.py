@@ -135,7 +135,10 @@ class Instance:
 
     def start(self):
         """Start the server."""
-        self.server = self.process('-c', 'from Zope2.Startup.serve import main; main()', 'zope.ini')
+        # A shell has what it runs in the background ignore SIGINT, and so the tests and what they start.
+        self.server = self.process('-c', 'import signal\n'
+                                   'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+                                   'from Zope2.Startup.serve import main; main()', 'zope.ini')
         self.address = self.server.waitFor('waitress: Serving on ', LONG)
 
     def get(self, path, user=None):
