@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import io
-import os
 import random
 import shutil
 import subprocess
-import threading
+import sys
 import unittest
 
 from exam.growth import Growth
@@ -17,6 +16,18 @@ from exam.running import run
 
 #: Seconds of load and faults.
 SECONDS = 5
+
+#: A program that takes 50 MiB, nine files and four threads when it is told to, and ends when its input ends.
+TAKING = """\
+import os, sys, threading
+print(flush=True)
+sys.stdin.readline()
+held = b'x' * (50 << 20), [open(os.devnull) for _ in range(9)]
+for _ in range(4):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+print(flush=True)
+sys.stdin.readline()
+"""
 
 
 class ExamTest(unittest.TestCase):
@@ -113,24 +124,18 @@ class TestGrowth(unittest.TestCase):
         self.assertEqual(self.seen('threads', 5, 6).figures, [])
 
     def test_what_a_process_takes(self):
-        before = taken([os.getpid()])
-        over = threading.Event()
-        held = b'x' * (50 << 20)
-        threads = [threading.Thread(target=over.wait) for _ in range(4)]
-        try:
-            for thread in threads:
-                thread.start()
-            with contextlib.ExitStack() as stack:
-                for _ in range(9):
-                    stack.enter_context(open(os.devnull))
-                after = taken([os.getpid()])
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
+        """In a process of its own, where nothing else comes and goes."""
+        with subprocess.Popen([sys.executable, '-c', TAKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            before = taken([process.pid])
+            process.stdin.write(b'\n')
+            process.stdin.flush()
+            process.stdout.readline()
+            after = taken([process.pid])
+            process.stdin.close()
         self.assertEqual(after['descriptors'] - before['descriptors'], 9)
         self.assertEqual(after['threads'] - before['threads'], 4)
-        self.assertGreater(after['memory in MiB'] - before['memory in MiB'], len(held) / 2**20 - 10)
+        self.assertAlmostEqual(after['memory in MiB'] - before['memory in MiB'], 50, delta=5)
 
     def test_a_process_that_has_ended_takes_nothing(self):
         process = subprocess.Popen(['true'])
