@@ -382,6 +382,7 @@ class TestAutostart(SiteTestCase):
         self.addCleanup(transaction.abort)
         self.addCleanup(setProductConfigurations, {})
         self.load('<include package="lovely.remotetask" />')
+        self.addCleanup(started.stopAll)
         connection.root()['x'] = 1
         for patterns in '', '*@*':              # there is no root folder, either
             setProductConfigurations({'lovely.remotetask': {'autostart': patterns}})
