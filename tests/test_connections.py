@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import unittest
+from concurrent import futures
 
 import transaction
 from persistent.mapping import PersistentMapping
@@ -27,7 +28,9 @@ from lovely.remotetask.processing.load_sharing import WARM
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
+from lovely.remotetask.testing import waitForJobs
 from processorcase import PATH
 from processorcase import claimOne
 
@@ -37,10 +40,11 @@ class Relay:
 
     address -- the pair of host and port for the client.
     passes -- an event: what the server says is passed on as long as it is set.
+    asked -- an event: the client has asked the server for something.
     """
 
     def __init__(self, server):
-        self.passes = threading.Event()
+        self.passes, self.asked = threading.Event(), threading.Event()
         self.passes.set()
         self._listener = socket.create_server(('127.0.0.1', 0))
         self.address = self._listener.getsockname()
@@ -62,6 +66,8 @@ class Relay:
             while data := source.recv(65536):
                 if isHeld:
                     self.passes.wait()
+                else:
+                    self.asked.set()
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
@@ -217,6 +223,36 @@ class TestClients(unittest.TestCase):
         with direct.db.transaction() as connection:
             service = connection.root()['Application']['TaskService']
             self.assertEqual((service.getStatus(jobid), service.jobs[jobid].errors), (COMPLETED, ()))
+
+    def test_waiting_for_jobs_sees_what_another_client_has_committed(self):
+        provideUtility(SimpleTask(lambda input: input), name='echo')
+        direct, relay = self.database().db, Relay(self.zeo.address)
+        self.addCleanup(relay.close)
+        install(direct)
+        behind = DB(ClientStorage(relay.address, wait_timeout=20))
+        self.addCleanup(behind.close)
+
+        def run():
+            with direct.transaction() as connection:
+                service = connection.root()['Application']['TaskService']
+                jobid = service.add('echo', 1)
+                runDueJobs(service)
+            return jobid
+
+        waits = futures.ThreadPoolExecutor(1)
+        self.addCleanup(waits.shutdown)
+        with contextlib.closing(behind.open(transaction.TransactionManager())) as connection:
+            service = connection.root()['Application']['TaskService']
+            self.assertEqual(waitForJobs(service, [run()]), [COMPLETED])    # all that this looks at has been loaded
+            relay.passes.clear()
+            self.addCleanup(relay.passes.set)
+            jobid = run()
+            relay.asked.clear()
+            waiting = waits.submit(waitForJobs, service, [jobid])
+            relay.asked.wait(20)
+            relay.passes.set()
+            self.assertEqual(waiting.result(20), [COMPLETED])
+            service._p_jar.transaction_manager.abort()
 
     def test_idle_hosts_have_one_client(self):
         provideUtility(SimpleTask(lambda input: 2 * input), name='double')

@@ -6,6 +6,7 @@ import time
 
 from transaction.interfaces import NoTransaction
 
+from lovely.remotetask.database.freshness import catchUp
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.interfaces import FINAL
@@ -96,13 +97,18 @@ def waitForJobs(service, jobids, timeout=20.0):
     jobids -- their ids.
     timeout -- seconds.
 
+    Another client of the database server may have committed the jobs, or their retry, a moment ago.
+
     Return the list of the statuses, in the order of the ids.  Raise `TimeoutError` that names the jobs which have
-    not ended, `errors.UnknownJob`, and `errors.RemoteTaskError` for a service that is in no database.
+    not ended, `errors.UnknownJob`, `errors.RemoteTaskError` for a service that is in no database, and what ZEO raises
+    if its server does not answer.
     """
     if service._p_jar is None:
         raise RemoteTaskError('the service is in no database, so nobody else can run its jobs: use runDueJobs')
     jobids, until = list(jobids), time.monotonic() + timeout
-    manager, notifier, wakeup = service._p_jar.transaction_manager, notifierOf(service._p_jar.db()), threading.Event()
+    db, manager, wakeup = service._p_jar.db(), service._p_jar.transaction_manager, threading.Event()
+    catchUp(db)
+    notifier = notifierOf(db)
     notifier.subscribe(wakeup)
     try:
         while True:
