@@ -37,6 +37,7 @@ class Standby(TemporaryPostgreSQL):
 
     def __init__(self, primary):
         os.mkdir(directory := os.path.join(primary.directory, 'standby'))
+        os.chmod(directory, 0o711)          # whatever the umask: the server is of another user
         super().__init__(directory)
         self._primary = primary
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
 import datetime
-import io
 import itertools
 import json
 import os
@@ -26,6 +25,7 @@ import ZEO
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
+from commands import runCommand
 from lovely.remotetask.cli import main
 from lovely.remotetask.cli import services
 from lovely.remotetask.cli import users
@@ -62,11 +62,7 @@ class CommandTestCase(unittest.TestCase):
 
     def remotetask(self, *arguments):
         """Run a command in this process; return exit code, standard and error output."""
-        output, errors = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            url = ['--url', self.url] if self.url else []
-            code = main.run([*arguments[:1], *url, *arguments[1:]])
-        return code, output.getvalue(), errors.getvalue()
+        return runCommand(*arguments[:1], *(['--url', self.url] if self.url else []), *arguments[1:])
 
     def fails(self, code, message, *arguments):
         """Run a command that fails with this code and one line with this message, below the id of a job it adds."""

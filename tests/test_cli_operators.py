@@ -18,6 +18,7 @@ from unittest import mock
 from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 
+from commands import runCommand
 from lovely.remotetask.cli import check
 from lovely.remotetask.cli import main
 from lovely.remotetask.cli import output
@@ -147,10 +148,7 @@ class OperatorCase(ServerCase):
             return function(connection.root()['/'])
 
     def remotetask(self, *arguments):
-        output, errors = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            code = main.run([arguments[0], '--url', self.url, *arguments[1:]])
-        return code, output.getvalue(), errors.getvalue()
+        return runCommand(arguments[0], '--url', self.url, *arguments[1:])
 
     def done(self, *arguments):
         code, output, errors = self.remotetask(*arguments)

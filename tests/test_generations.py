@@ -1,7 +1,6 @@
 """Stored data and code of different generations: who refuses what, what an upgrade does, and what is kept untouched."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import io
 import os
 import pathlib
 import sys
@@ -18,7 +17,7 @@ from ZODB.FileStorage import FileStorage
 from zope.site.folder import Folder
 
 import missing
-from lovely.remotetask.cli import main
+from commands import runCommand
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongGeneration
@@ -292,9 +291,8 @@ class TestCommand(unittest.TestCase):
 
     def run_(self, *arguments):
         """Run the command; return its exit code and what it prints."""
-        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
-            code = main.run(['-C', str(self.directory / 'remotetask.conf'), *arguments])
-        return code, output.getvalue()
+        code, output, errors = runCommand('-C', self.directory / 'remotetask.conf', *arguments)
+        return code, output + errors
 
     def become(self, do=lambda service: True):
         """Be of a release that needs another generation."""

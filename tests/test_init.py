@@ -1,7 +1,6 @@
 """The command `init`: what it writes works, by the commands that it prints; and it overwrites nothing."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
-import io
 import json
 import os
 import pathlib
@@ -20,8 +19,8 @@ import urllib.request
 from zope.component import provideUtility
 from zope.component import testing
 
+from commands import runCommand
 from lovely.remotetask.application import getService
-from lovely.remotetask.cli import main
 from lovely.remotetask.cli.forms import single
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
@@ -76,11 +75,8 @@ class InitTestCase(unittest.TestCase):
 
     def init(self, *arguments, program='test'):
         """Run the command, as the program of a path; return its exit code, standard and error output."""
-        output, errors = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), \
-                unittest.mock.patch.object(sys, 'argv', [str(program)]):
-            code = main.run(['init', *map(str, arguments)])
-        return code, output.getvalue(), errors.getvalue()
+        with contextlib.chdir(self.directory), unittest.mock.patch.object(sys, 'argv', [str(program)]):
+            return runCommand('init', *arguments)
 
     def started(self, unit):
         """Return the command that a unit starts."""

@@ -19,6 +19,7 @@ from zope.interface import Interface
 from zope.schema import Int
 
 from accesscase import AccessCase
+from commands import runCommand
 from deployment import DeploymentCase
 from lovely.remotetask import errors
 from lovely.remotetask.cli import main
@@ -563,9 +564,8 @@ class TestCommandLine(ClientCase):
 
     def run_(self, *arguments):
         """Run `remotetask add`; return the exit code, and what was printed."""
-        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as said:
-            code = main.run(['add', '--url', self.client.url, *map(str, arguments)])
-        return code, output.getvalue() + said.getvalue()
+        code, output, errors = runCommand('add', '--url', self.client.url, *arguments)
+        return code, output + errors
 
     def test_files(self):
         for arguments, title in (
