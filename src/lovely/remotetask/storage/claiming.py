@@ -19,6 +19,9 @@ from lovely.remotetask.storage.transitions import endBroken
 #: The most suspects that run at the same time on one host.
 TOGETHER = 32
 
+#: The most stranded suspects of a task that a claim passes over, to get at other stranded jobs.
+PASSED = 100
+
 #: The most ids that one transaction takes out of the queues in vain: of jobs that are gone, broken, or for other hosts.
 IN_VAIN = 1000
 
@@ -94,13 +97,13 @@ def claimStranded(service, count, now, lacks, ledger=None, group=None):
 
 
 def _stranded(service, count, lacks):
-    """Yield pairs of id and job, or None, of jobs that are stranded; of each task IN_VAIN at the most.
+    """Yield pairs of id and job, or None, of jobs that are stranded: of each task the first ones.
 
-    count -- how many are fetched at once.
+    count -- how many are wanted, and fetched at once.
     """
     for task, jobids in service.stranded.items():
         if count > 0 and jobids and not lacks(task):
-            waiting = iter(list(itertools.islice(jobids, IN_VAIN)))
+            waiting = iter(list(itertools.islice(jobids, count + PASSED)))
             while chunk := list(itertools.islice(waiting, count)):
                 yield from fetch(service, chunk)
 
