@@ -88,7 +88,7 @@ class User:
 
     def rescue(self, place):
         """Write what a rescuer writes."""
-        self.job(place).change(run=self.job(place).run + 1, suspect=True)
+        self.job(place).change(run=self.job(place).run + 1, suspect=1)
 
     def retry(self, place):
         cleanup.reopen(self.service, self.job(place), 0)

@@ -40,8 +40,8 @@ from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.index import PARTS
 from lovely.remotetask.storage.index import entryOf
 from lovely.remotetask.storage.index import partsOf
-from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
+from lovely.remotetask.storage.ledger import SUSPECT
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.queue import ReadyQueue
@@ -156,9 +156,10 @@ class Host(Process):
             transitions.acknowledge(service, ledger, report, self.now, ends)
         tallies.enter(ledger, ends)
         for jobid in self.running:
-            ledger.mark(jobid, self.rng.choice((LONG, LONG, ALONE)), self.now)
-        claims = claiming.claimSuspect(service, self.now, ledger, lacks)
-        claims += claiming.claimStranded(service, 2, self.now, lacks, ledger)
+            ledger.mark(jobid, self.rng.choice((LONG, LONG, SUSPECT)), self.now)
+        group = claiming.Group(self.rng.randrange(1, 5))
+        claims = claiming.claimSuspects(service, self.now, ledger, lacks, group=group, skip=self.rng.randrange(3))
+        claims += claiming.claimStranded(service, 2, self.now, lacks, ledger, group)
         claims += claiming.claim(service, self.rng.randrange(6), self.rng.randrange(3), self.now, ledger,
                                  self.rng.choice((0, 0, 1, 3)), lacks)[0]
         self.after.append(lambda: self.goOn(reports, claims))
@@ -296,6 +297,7 @@ class TestInterleaved(unittest.TestCase):
             provideUtility(SimpleTask(lambda input: input), name=name)
         # Small buckets, few shards, and neighbours on one page: whoever can conflict does.
         self.enterContext(unittest.mock.patch.object(ReadyQueue, 'bucketSize', 4))
+        self.enterContext(unittest.mock.patch.object(rescue, 'GROUPS', 2))
         numbers = itertools.count(1)
         for module in services, scheduling:
             self.enterContext(unittest.mock.patch.object(

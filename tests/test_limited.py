@@ -5,15 +5,20 @@ import unittest.mock
 
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
+from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import FEW
 from lovely.remotetask.processing.claim_strategy import LEFT
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processing.peers import IDLE_SURVEY
+from lovely.remotetask.processing.rescue import GROUPS
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.processor import SimpleProcessor
+from lovely.remotetask.storage import ready
 from lovely.remotetask.storage.claiming import IN_VAIN
+from lovely.remotetask.storage.ready import Declined
+from lovely.remotetask.storage.transitions import Returned
 from lovely.remotetask.testing import Clock
 from processorcase import PATH
 from processorcase import ProcessorCase
@@ -127,6 +132,33 @@ class TestLimitedHosts(ProcessorCase):
         others.leave()
         self.add('echo')
         self.assertEqual(look(IDLE_SURVEY)[1], aside + 3)               # nobody is there for it, and what is given back
+
+    def test_suspects_that_were_put_aside_run_in_groups(self):
+        gone, films, others = (Cycle(self.db, PATH, name, tasks=tasks) for name, tasks in (
+            ('gone', ['echo']), ('films', ['avi2*']), ('others', ['echo'])))
+        self.service.addMany([{'task': 'echo'}] * (GROUPS + 2))
+        self.manager.commit()
+        for cycle in gone, films, others:
+            self.addCleanup(cycle.close)
+            cycle.attach()
+            if cycle is gone:
+                self.assertEqual(len(cycle.iterate(Work(want=100)).claims), GROUPS + 2)
+        self.manager.begin()
+        rescue.rescue(self.service, 'gone', 100.0)
+        self.manager.commit()
+        films.iterate(Work(want=5))
+        self.manager.begin()
+        self.assertEqual(len(self.service.stranded['echo']), GROUPS + 2)
+        first = others.iterate(Work(want=5)).claims
+        self.assertEqual([claim.suspect for claim in first], [2, 2])
+        last = self.add('echo')                                         # is not held up by suspects
+        ready.dequeue(self.service, last)
+        ready.strand(self.service, self.service.jobs[last], Declined('for the test'))
+        self.manager.commit()
+        self.assertEqual([claim.jobid for claim in others.iterate(Work(want=5)).claims], [last])
+        self.assertEqual(others.iterate(Work(want=5)).claims, [])
+        second = others.iterate(Work([Returned(claim.jobid, claim.run) for claim in first], want=5)).claims
+        self.assertEqual([claim.suspect for claim in second], [2, 2])
 
     def test_by_hand(self):
         processor = MultiProcessor(self.db, PATH, tasks=['avi2*'])

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 import transaction
 from ZODB.DB import DB
@@ -34,6 +35,7 @@ from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.service import install
+from lovely.remotetask.storage import queue as queues
 from lovely.remotetask.storage import uploads
 from lovely.remotetask.storage.queue import ReadyQueue
 from lovely.remotetask.storage.shards import Jobs
@@ -264,6 +266,19 @@ class TestReadyQueue(unittest.TestCase):
         self.assertFalse(queue.remove(99))
         manager.commit()
         self.assertEqual(self.pull(8), [0, 1, 2, 3, 5, 6, 7])
+
+    def test_many_are_removed_one_after_the_other(self):
+        # Each search would look through a half of the 100 buckets.
+        for jobids in range(1000), range(999, -1, -1):
+            queue = ReadyQueue()
+            queue.bucketSize = 10
+            for jobid in range(1000):
+                queue.put(jobid)
+            with unittest.mock.patch.object(queues, '_idsOf', wraps=queues._idsOf) as look:
+                for jobid in jobids:
+                    self.assertTrue(queue.remove(jobid))
+            self.assertLess(look.call_count, 7000)
+            self.assertFalse(queue)
 
 
 class TestSchedules(unittest.TestCase):

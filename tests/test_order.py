@@ -15,16 +15,16 @@ from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processing import rescue
-from lovely.remotetask.processing.claim_strategy import APART
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
-from lovely.remotetask.storage.ledger import ALONE
+from lovely.remotetask.storage.claiming import TOGETHER
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import MICROSECONDS
 from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.ledger import SUSPECT
 from lovely.remotetask.storage.ledger import ShardLedger
 from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.storage.transitions import Recorded
@@ -136,7 +136,7 @@ class TestGivenBack(OrderCase):
 
     def test_by_a_rescue_that_knows_the_culprit(self):
         jobids, gone = self.addMany(4), self.host('gone')
-        culprit = self.claim(gone, 1, jobids[0] >> BITS, mark=ALONE)
+        culprit = self.claim(gone, 1, jobids[0] >> BITS, mark=SUSPECT)
         self.claim(gone, 2, jobids[0] >> BITS)
         self.manager.begin()
         rescue.rescue(self.service, 'gone', 100.0)
@@ -209,27 +209,30 @@ class TestGivenBack(OrderCase):
 
 class TestSuspects(OrderCase):
 
+    def claimSuspects(self, host, view):
+        return host.cycle._claimSuspects(view, lambda task: None, claiming.Allowance(), claiming.Group(9))
+
     def test_several_hosts_claim_at_the_same_time(self):
         gone, hosts = self.host('gone'), [self.host(name) for name in 'abc']
-        jobids = self.addMany(4 * APART)
-        self.claim(gone, 3 * APART, jobids[0] >> BITS)
+        jobids = self.addMany(4 * TOGETHER)
+        self.claim(gone, 3 * TOGETHER, jobids[0] >> BITS)
         self.manager.begin()
         rescue.rescue(self.service, 'gone', 100.0)
         self.manager.commit()
         for _ in range(2):
             self.manager.begin()
-            found, expected = [], list(self.service.suspects)[::APART]
+            found, suspects = [], list(self.service.suspects)
             for host in hosts:
                 view = host.cycle._begin(Work())
                 host.cycle.peers.look(view, False)
-                found += host.cycle._claimSuspect(view, lambda task: None, claiming.Allowance())
+                found.append([claim.jobid for claim in self.claimSuspects(host, view)])
             for host in hosts:
                 host.cycle.session.manager.commit()                 # and nobody conflicts
-            self.assertEqual([claim.jobid for claim in found], expected)
+            self.assertEqual(found, [suspects[place:place + 3] for place in range(0, 3 * TOGETHER - 9, TOGETHER)])
         self.manager.begin()
         while self.service.suspects:                                # the last host has its turn when there are few
             view = hosts[-1].cycle._begin(Work())
-            self.assertEqual(len(hosts[-1].cycle._claimSuspect(view, lambda task: None, claiming.Allowance())), 1)
+            self.assertTrue(self.claimSuspects(hosts[-1], view))
             hosts[-1].cycle.session.manager.commit()
             self.manager.begin()
 

@@ -65,7 +65,7 @@ WRONG = {
     'retryAt': ('now', INF, 1e300),
     'due': (1.5, '5', 10 ** 30),
     'schedule': ('5',),
-    'suspect': (None, 1),
+    'suspect': (None, 0, True),
     'retryPolicy': ('often', (3, 4)),
     'timeLimit': ('5', 0, NAN),
     'request': (5,),
@@ -365,11 +365,11 @@ class TestBroken(RecordCase):
         jobids = self.service.addMany([{'task': 'echo'}] * 3, now=1)
         for jobid in jobids:
             ready.dequeue(self.service, jobid)
-            self.service.jobs[jobid].suspect = True
+            self.service.jobs[jobid].suspect = 1
             ready.enqueue(self.service, self.service.jobs[jobid])
         for jobid in jobids[:2]:
             breakRow(self.service, jobid)
-        [claim] = claiming.claimSuspect(self.service, 2)
+        [claim] = claiming.claimSuspects(self.service, 2)
         self.assertEqual(claim.jobid, jobids[2])
 
     def test_set_aside_or_stranded(self):

@@ -30,9 +30,9 @@ from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage import ready
 from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
-from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.ledger import SUSPECT
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
@@ -88,37 +88,62 @@ class TestRescue(RescueCase):
     def test_what_was_merely_claimed_is_not_charged(self):
         jobids = self.claimed(None, None)
         self.assertEqual(self.rescue().claims, 2)
-        self.assertEqual(self.states(jobids), [('queued', 0, 1, True)] * 2)
+        self.assertEqual(self.states(jobids), [('queued', 0, 1, 1)] * 2)
         self.assertEqual((ready.waiting(self.service), len(self.ledger.claimed)), (2, 0))
 
     def test_what_was_running_is_charged(self):
         jobids = self.claimed(LONG, None)
         self.rescue(now=77)
-        self.assertEqual(self.states(jobids), [('queued', 1, 1, False), ('queued', 0, 1, True)])
+        self.assertEqual(self.states(jobids), [('queued', 1, 1, 0), ('queued', 0, 1, 1)])
         failure, = self.service.jobs[jobids[0]].errors
         self.assertEqual((failure.time, failure.host, str(failure)),
                          (77, 'gone', 'the processing host gone ended while the job was running'))
 
     def test_the_suspect_alone_is_charged(self):
-        jobids = self.claimed(LONG, ALONE, None)
+        jobids = self.claimed(LONG, SUSPECT, None)
         self.rescue()
         self.assertEqual(self.states(jobids),
-                         [('queued', 0, 1, False), ('queued', 1, 1, True), ('queued', 0, 1, False)])
+                         [('queued', 0, 1, 0), ('queued', 1, 1, 1), ('queued', 0, 1, 0)])
 
     def test_a_poison_ends_in_error(self):
         jobid, = self.claimed(None)
         self.rescue()
         for attempt in range(4):
             self.assertEqual(self.service.getStatus(jobid), 'queued')
-            self.assertEqual(len(claiming.claimSuspect(self.service, 0, self.ledger)), 1)
-            self.ledger.mark(jobid, ALONE)
+            self.assertEqual(len(claiming.claimSuspects(self.service, 0, self.ledger)), 1)
+            self.ledger.mark(jobid, SUSPECT)
             self.rescue()
         self.assertEqual((self.service.getStatus(jobid), len(self.service.jobs[jobid].errors)), ('error', 4))
         self.assertIn('ended while the job was running', self.service.getError(jobid))
         self.assertFalse(ready.waiting(self.service))
 
+    def test_many_suspects_run_in_groups_that_become_smaller(self):
+        jobids = self.claimed(*[None] * (2 * rescue.GROUPS + 1))
+        self.rescue()
+        self.assertEqual(self.states(jobids), [('queued', 0, 1, 3)] * len(jobids))
+        group = self.claimGroup()
+        self.assertEqual(group, jobids[:3])
+        long, other = self.claimed(LONG, None)
+        self.ledger.mark(group[1], LONG, 7.0)
+        self.rescue()                                   # any of the group may have done it, and nobody else
+        self.assertEqual(self.states(group), [('queued', 0, 2, 1)] * 3)
+        self.assertEqual(self.states([long, other]), [('queued', 0, 1, 0)] * 2)
+        self.assertEqual(self.claimGroup(), group[:1])
+        self.rescue()
+        self.assertEqual(self.states(group), [('queued', 1, 3, 1), ('queued', 0, 2, 1), ('queued', 0, 2, 1)])
+        self.assertEqual(self.claimGroup(), group[:1])
+        self.ledger.release(group[0])
+        self.assertEqual([self.claimGroup() for _ in range(3)], [group[1:2], group[2:], jobids[3:6]])
+
+    def claimGroup(self):
+        """Claim the next suspects, as a host does that has threads for many; return their ids."""
+        claims = claiming.claimSuspects(self.service, 0, self.ledger, group=claiming.Group(1000))
+        for claim in claims:
+            self.ledger.mark(claim.jobid, SUSPECT)
+        return [claim.jobid for claim in claims]
+
     def test_at_most_once(self):
-        jobids = self.claimed(ONCE, None, ALONE)            # whoever else may be the reason
+        jobids = self.claimed(ONCE, None, SUSPECT)            # whoever else may be the reason
         self.rescue()
         self.assertEqual([self.service.getStatus(jobid) for jobid in jobids], ['error', 'queued', 'queued'])
         self.assertIn('it must not run twice', self.service.getError(jobids[0]))
@@ -210,7 +235,7 @@ class TestFence(ProcessorCase):
         """Have the host of that name claim the only job there is."""
         self.manager.begin()
         ledger, now = self.service.ledgers[name], 3600.0
-        claims = claiming.claimSuspect(self.service, now, ledger)
+        claims = claiming.claimSuspects(self.service, now, ledger)
         claims += claiming.claim(self.service, 1, 0, now, ledger)[0]
         self.manager.commit()
         claim, = claims
@@ -298,7 +323,7 @@ class TestSuspects(ProcessorCase):
         jobids = [self.service.add('note', number) for number in range(count)]
         for jobid in jobids:
             ready.dequeue(self.service, jobid)
-            self.service.jobs[jobid].suspect = True
+            self.service.jobs[jobid].suspect = 1
             ready.enqueue(self.service, self.service.jobs[jobid])
         self.manager.commit()
         return jobids
@@ -317,7 +342,7 @@ class TestSuspects(ProcessorCase):
         self.start(name='host', maxThreads=4)
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
         self.assertEqual(set(most), {1})
-        self.assertTrue(all(list(mark.values()) == [ALONE] for mark in marks), marks)
+        self.assertTrue(all(list(mark.values()) == [SUSPECT] for mark in marks), marks)
         self.assertFalse(any(self.service.jobs[jobid].suspect for jobid in jobids))
         self.assertEqual((dict(self.service.ledgers['host'].started), self.left()), ({}, []))
 

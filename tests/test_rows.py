@@ -110,7 +110,7 @@ attributes = {
     'input': values, 'output': values, 'errors': st.lists(failures, max_size=10).map(tuple),
     'started': st.none() | times, 'completed': st.none() | times, 'error': st.none() | text,
     'attempt': st.integers(0, 99), 'run': st.integers(0, 2 ** 31 - 1),
-    'retryAt': st.none() | times, 'schedule': st.none() | st.integers(1, 2 ** 31 - 1), 'suspect': st.booleans(),
+    'retryAt': st.none() | times, 'schedule': st.none() | st.integers(1, 2 ** 31 - 1), 'suspect': st.integers(1, 1000),
     'timeLimit': st.none() | st.floats(0.1, 1e8), 'request': st.none() | text, 'retryPolicy': st.none() | policies}
 ofCronJobs = {
     'status': st.sampled_from([QUEUED, DELAYED, CRONJOB]),

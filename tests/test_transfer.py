@@ -306,7 +306,7 @@ class TestRefused(TransferCase):
                 (self.good, {'status': 'cronjob'}, 'status'), (self.good, {'status': []}, 'status'),
                 (self.good, {'status': 'start later', 'retryAt': NOW}, 'status'),
                 (self.good, {'attempt': -1}, 'attempt'), (self.good, {'attempt': 'a'}, 'attempt'),
-                (self.good, {'retryAt': 'x'}, 'retryAt'), (self.good, {'suspect': 1}, 'suspect'),
+                (self.good, {'retryAt': 'x'}, 'retryAt'), (self.good, {'suspect': True}, 'suspect'),
                 (self.good, {'timeLimit': -1}, 'timeLimit'), (self.good, {'key': ''}, 'key'),
                 (self.good, {'request': 5}, 'request'), (self.good, {'retryPolicy': []}, 'retryPolicy'),
                 (self.good, {'retryPolicy': {'attempts': 0}}, 'retryPolicy: attempts'),

@@ -155,7 +155,8 @@ class Job:
     readySince = more('readySince')     # UTC seconds; None: since it was added.  Stale while it waits for a time
     schedule = more('schedule')     # id of the cron job that added it
     stranded = more('stranded', False)      # whether it waits for a host that has its task: see `ready.strand`
-    suspect = more('suspect', False)        # whether a host ended after it had claimed this job
+    #: 0, or, if a host ended after it had claimed this job: how many such jobs may run at a time if this is one of them
+    suspect = more('suspect', 0)
     timeLimit = more('timeLimit')           # its own time limit in seconds; None for that of its task
     request = more('request')               # the id of the HTTP request that added it
     traceparent = more('traceparent')       # the trace context of the span that added it, if that was recorded

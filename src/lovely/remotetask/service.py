@@ -133,7 +133,7 @@ class TaskService(Item, Contained, Persistent):
 
     def __init__(self):
         self.shards = tuple(Shard() for _ in range(SHARDS))
-        self.suspects = ReadyQueue()            # ready, but claimed one at a time: see `rescue`
+        self.suspects = ReadyQueue()            # ready, but few are claimed at a time: see `rescue`
         self.schedule = Timetable()
         self.ledgers = OOBTree()
         self.index = StatusIndex()

@@ -30,7 +30,7 @@ def claimNext(service, now, jobid=None, tasks=None):
     _schedule(service, now)
     lacks = functools.partial(lacking, service, 'this process', patterns=tasks)
     chosen = {} if tasks is None else {'lacks': lacks}      # without patterns any job is taken, even one that will fail
-    claims = (claiming.claimSuspect(service, now, **chosen) or claiming.claimStranded(service, 1, now, lacks)
+    claims = (claiming.claimSuspects(service, now, **chosen) or claiming.claimStranded(service, 1, now, lacks)
               or claiming.claimOldest(service, now, **chosen))
     return claims[0] if claims else None
 

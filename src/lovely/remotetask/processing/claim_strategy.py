@@ -26,9 +26,6 @@ SKIP = 128
 #: A busy host leaves at least so many ids to each host of higher priority.
 PLACE = 64
 
-#: Each host leaves so many suspects to each host of higher priority: all claim one at a time, at the same time.
-APART = 8
-
 #: A host claims what hosts of higher priority could have claimed after so many seconds for each of them.
 PATIENCE = 0.2
 

@@ -16,7 +16,6 @@ from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.execution.tasks import takes
-from lovely.remotetask.processing.claim_strategy import APART
 from lovely.remotetask.processing.claim_strategy import FEW
 from lovely.remotetask.processing.claim_strategy import Decision
 from lovely.remotetask.processing.claim_strategy import Leaving
@@ -49,10 +48,11 @@ from lovely.remotetask.storage import stacks
 from lovely.remotetask.storage import tallies
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage import uploads
+from lovely.remotetask.storage.claiming import TOGETHER
 from lovely.remotetask.storage.generations import GENERATION
-from lovely.remotetask.storage.ledger import ALONE
 from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.ledger import SUSPECT
 from lovely.remotetask.storage.shards import SHARDS
 
 
@@ -286,8 +286,9 @@ class Cycle:
             return [], self._decisionOf(Position(self.state.position.shard))
         lacks = functools.cache(functools.partial(lacking, view.service, view.name, patterns=self._tasks))
         allowance = claiming.Allowance()
-        claims = self._claimSuspect(view, lacks, allowance)
-        claims += claiming.claimStranded(view.service, want - len(claims), view.now, lacks, view.ledger)
+        group = self._group(view, want)
+        claims = self._claimSuspects(view, lacks, allowance, group)
+        claims += claiming.claimStranded(view.service, want - len(claims), view.now, lacks, view.ledger, group)
         if (leaving := self._leaveToOthers(view)).jobids:
             return claims, dataclasses.replace(self._decisionOf(self.state.position), leaving=leaving)
         if self.ordered:
@@ -310,12 +311,19 @@ class Cycle:
                                  and any(takes(patterns, task) for patterns in others))
         return leaveToOthers(self.state.leaving, claiming.declined(view.service, FEW, isLeft), view.moment)
 
-    def _claimSuspect(self, view, lacks, allowance):
-        """Claim one suspect if there is none in flight: if it ends its host, one knows which one did."""
-        if ALONE in view.ledger.started.values():
-            return []
-        skip = 0 if self.ordered else self.state.position.skip + APART * self.peers.survey.rank
-        return claiming.claimSuspect(view.service, view.now, view.ledger, lacks, allowance, skip)
+    def _group(self, view, want):
+        """Return the `claiming.Group` for suspects: if they end their host, one of few has done that.
+
+        None join it while others are in flight.
+        """
+        if SUSPECT in view.ledger.started.values():
+            return claiming.Group(0)
+        return claiming.Group(1 if self.ordered else want)
+
+    def _claimSuspects(self, view, lacks, allowance, group):
+        """Claim suspects where other hosts claim none."""
+        skip = 0 if self.ordered else self.state.position.skip + TOGETHER * self.peers.survey.rank
+        return claiming.claimSuspects(view.service, view.now, view.ledger, lacks, allowance, group, skip)
 
     def _decide(self, view, want):
         """Return the `Decision` of the claim strategy."""
@@ -353,7 +361,7 @@ class Cycle:
             if once(claim.task):
                 view.ledger.mark(claim.jobid, ONCE)
             elif claim.suspect:
-                view.ledger.mark(claim.jobid, ALONE)
+                view.ledger.mark(claim.jobid, SUSPECT)
 
     def _announce(self, view, work, claims):
         """Have those who run the claims load the jobs while these are committed, if that takes long.

@@ -24,8 +24,9 @@ from lovely.remotetask.errors import HostDied
 from lovely.remotetask.execution.tasks import policyOf
 from lovely.remotetask.execution.tasks import queryTask
 from lovely.remotetask.job import Failure
-from lovely.remotetask.storage.ledger import ALONE
+from lovely.remotetask.storage.ledger import LONG
 from lovely.remotetask.storage.ledger import ONCE
+from lovely.remotetask.storage.ledger import SUSPECT
 from lovely.remotetask.storage.tallies import LOST
 from lovely.remotetask.storage.tallies import count
 from lovely.remotetask.storage.transitions import Claim
@@ -35,6 +36,10 @@ from lovely.remotetask.storage.transitions import claimOn
 from lovely.remotetask.storage.transitions import holds
 from lovely.remotetask.storage.transitions import interrupted
 from lovely.remotetask.storage.transitions import release
+
+
+#: Suspects run in groups that are so large that this many groups are enough.
+GROUPS = 32
 
 
 class Ended(NamedTuple):
@@ -60,25 +65,37 @@ def rescue(service, name, now, silent=None):
     silent -- seconds, of its lease: nothing was heard of it for so long; default: its process has ended.
 
     One of them may be the reason why the host was lost.  Those that were being run, as far as that is on record, have
-    used up an attempt: all of them, or, if there was a suspect among them, it alone.  Of the others nobody knows, so
-    they become suspects: they are run one at a time, their start on record, until the culprit is found.  A job that
-    must not be begun twice ends.
+    used up an attempt: all of them, or, if there was a single suspect among them, it alone.  Of others nobody knows, so
+    they become suspects: they are run in small groups, on record before they begin.  Those of a group that ends its
+    host are run in smaller ones, until the culprit runs without other suspects.  A job that must not be begun twice
+    ends.
     """
     ledger = service.ledgers[name]
     ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
-    started = ledger.started
-    culprit = next((jobid for jobid, mark in started.items() if mark == ALONE), None)
-    jobids, ends = list(ledger.claimed.keys()), []
+    marks, jobids, ends = dict(ledger.started), list(ledger.claimed.keys()), []
+    charged, suspects = _judge(jobids, marks)
+    size = -(-len(suspects) // GROUPS)
     for jobid in jobids:
-        mark = started.get(jobid)
-        if mark == ONCE or mark is not None and culprit in (None, jobid):
+        mark = marks.get(jobid)
+        if mark == ONCE or jobid in charged:
             ends += _interrupted(service, ledger, jobid, mark, HostDied(name, silent), now)
         else:
             job = service.jobs.get(jobid)
             if holds(job, Recorded(jobid, ledger.claimed[jobid])):
                 count(ledger, job.task, LOST)
-            release(service, ledger, jobid, now, suspect=culprit is None)
+            release(service, ledger, jobid, now, suspect=size if jobid in suspects else 0)
     return Rescued(len(jobids), tuple(ends))
+
+
+def _judge(jobids, marks):
+    """Return which of the jobs of a lost host have used up an attempt, and which are suspects: two sets of ids.
+
+    marks -- see `Ledger.started`.
+    """
+    group = {jobid for jobid in jobids if marks.get(jobid) == SUSPECT}
+    if group:
+        return (group, set()) if len(group) == 1 else (set(), group)
+    return ({jobid for jobid in jobids if marks.get(jobid) == LONG}, {jobid for jobid in jobids if jobid not in marks})
 
 
 def _interrupted(service, ledger, jobid, mark, error, now):
@@ -89,7 +106,7 @@ def _interrupted(service, ledger, jobid, mark, error, now):
         failure = Failure(now, f'{error}; it is not run again, because it must not run twice' if once else str(error),
                           '', error.host)
         attempts = 0 if once else policyOf(job, queryTask(service, job.task)).attempts
-        yield Ended(claim, interrupted(service, ledger, job, failure, attempts, now, suspect=mark == ALONE))
+        yield Ended(claim, interrupted(service, ledger, job, failure, attempts, now, suspect=int(mark == SUSPECT)))
     else:
         release(service, ledger, jobid, now)
 

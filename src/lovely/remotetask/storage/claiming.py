@@ -16,6 +16,12 @@ from lovely.remotetask.storage.transitions import claimOn
 from lovely.remotetask.storage.transitions import endBroken
 
 
+#: The most suspects that run at the same time on one host.
+TOGETHER = 32
+
+#: The most stranded suspects of a task that a claim passes over, to get at other stranded jobs.
+PASSED = 100
+
 #: The most ids that one transaction takes out of the queues in vain: of jobs that are gone, broken, or for other hosts.
 IN_VAIN = 1000
 
@@ -33,6 +39,31 @@ def declined(service, most, isLeft):
     return tuple(jobids) if isWhole else ()
 
 
+class Group:
+    """The suspects that a host claims to run at the same time: each says of how many it may be one.
+
+    most -- how many these are at the most.
+    """
+
+    def __init__(self, most):
+        self.most, self.size = min(most, TOGETHER), 0
+
+    @property
+    def room(self):
+        """How many more may join it."""
+        return self.most - self.size
+
+    def admits(self, job):
+        """Return whether a job, or None for one that is gone, may be claimed besides these."""
+        return job is None or not job.suspect or self.size < min(self.most, job.suspect)
+
+    def join(self, claims):
+        """Count those of some `Claim`s that are on suspects."""
+        for claim in claims:
+            if claim.suspect:
+                self.size, self.most = self.size + 1, min(self.most, claim.suspect)
+
+
 class Allowance:
     """How many more ids a transaction may take out of the queues in vain."""
 
@@ -45,20 +76,36 @@ class Allowance:
         return self.left <= 0
 
 
-def claimStranded(service, count, now, lacks, ledger=None):
+def claimStranded(service, count, now, lacks, ledger=None, group=None):
     """Claim up to `count` stranded jobs that this host can run; return a list of `Claim`s.
 
-    The other arguments are those of `claim`.
+    group -- the `Group` that suspects among them join; those that it does not admit stay where they are.  Default: one
+        of a single suspect.  The other arguments are those of `claim`.
     """
-    claims = []
-    for task, jobids in service.stranded.items():
-        if len(claims) < count and jobids and not lacks(task):
-            for jobid, job in fetch(service, list(itertools.islice(jobids, count - len(claims)))):
-                unstrand(service, jobid)
-                if job is not None and not isinstance(job, BrokenJob):
-                    place(service, job)
-                claims += _claim(service, job, now, ledger, lacks)
+    claims, group = [], Group(1) if group is None else group
+    for jobid, job in _stranded(service, count, lacks):
+        if len(claims) >= count:
+            break
+        if group.admits(job):
+            unstrand(service, jobid)
+            if job is not None and not isinstance(job, BrokenJob):
+                place(service, job)
+            found = _claim(service, job, now, ledger, lacks)
+            group.join(found)
+            claims += found
     return claims
+
+
+def _stranded(service, count, lacks):
+    """Yield pairs of id and job, or None, of jobs that are stranded: of each task the first ones.
+
+    count -- how many are wanted, and fetched at once.
+    """
+    for task, jobids in service.stranded.items():
+        if count > 0 and jobids and not lacks(task):
+            waiting = iter(list(itertools.islice(jobids, count + PASSED)))
+            while chunk := list(itertools.islice(waiting, count)):
+                yield from fetch(service, chunk)
 
 
 def claim(service, count, start, now, ledger=None, skip=0, lacks=lambda name: None, allowance=None):
@@ -105,34 +152,36 @@ def claimOldest(service, now, ledger=None, lacks=lambda name: None, allowance=No
 
     The arguments are as for `claim`; without an allowance the queues are looked through to their end.
     """
-    def pulled():
-        shard = oldestShard(service)
-        return [] if shard is None else service.shards[shard].ready.pull()
-
-    return _claimOne(service, pulled, now, ledger, lacks, allowance)
-
-
-def claimSuspect(service, now, ledger=None, lacks=lambda name: None, allowance=None, skip=0):
-    """Claim the next suspect; return a list of one `Claim`, or of none.
-
-    skip -- how many suspects are left to other hosts, if there are more.  The other arguments are as for `claimOldest`.
-    """
-    def pulled():
-        suspects = service.suspects
-        return suspects.pull(1, skip % max(1, len(suspects)) if skip else 0)
-
-    return _claimOne(service, pulled, now, ledger, lacks, allowance)
-
-
-def _claimOne(service, pull, now, ledger, lacks, allowance):
-    """Claim the first job that can be claimed of those whose ids `pull` returns, one at a time."""
-    while (allowance is None or not allowance.isSpent) and (jobids := pull()):
-        (_, job), = fetch(service, jobids)
+    while (allowance is None or not allowance.isSpent) and (shard := oldestShard(service)) is not None:
+        (_, job), = fetch(service, service.shards[shard].ready.pull())
         if claims := _claim(service, job, now, ledger, lacks):
             return claims
         if allowance is not None:
             allowance.left -= 1
     return []
+
+
+def claimSuspects(service, now, ledger=None, lacks=lambda name: None, allowance=None, group=None, skip=0):
+    """Claim the next suspects; return a list of `Claim`s.
+
+    group -- the `Group` that they join; default: one of a single suspect.
+    skip -- how many suspects are left to other hosts, if there are more.
+    The other arguments are as for `claimOldest`.
+    """
+    claims, group, suspects = [], Group(1) if group is None else group, service.suspects
+    while not claims and group.room > 0 and (allowance is None or not allowance.isSpent) and suspects:
+        place = skip % len(suspects) if skip else 0
+        jobs = fetch(service, list(itertools.islice(suspects, place, place + group.room)))
+        looked = 0
+        for _, job in itertools.takewhile(lambda item: group.admits(item[1]), jobs):
+            found = _claim(service, job, now, ledger, lacks)
+            group.join(found)
+            claims += found
+            looked += 1
+        suspects.pull(looked, place)
+        if allowance is not None:
+            allowance.left -= looked - len(claims)
+    return claims
 
 
 def _claim(service, job, now, ledger, lacks):

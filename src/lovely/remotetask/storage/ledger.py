@@ -19,9 +19,9 @@ MICROSECONDS = 1_000_000
 #: Seconds for which it is known when the runs of cron jobs failed.
 KEPT_FAILED_RUNS = 86400.0
 
-# What `Ledger.started` says of a job that has begun: it has run for a while; it is a suspect, of which one runs at a
+# What `Ledger.started` says of a job that has begun: it has run for a while; it is a suspect, of which few run at a
 # time; it must not begin again.
-LONG, ALONE, ONCE = 1, 2, 3
+LONG, SUSPECT, ONCE = 1, 2, 3
 
 
 def microseconds(time):
@@ -65,7 +65,7 @@ class Ledger(Persistent):
 
     def __init__(self):
         self._claimed = IIBucket()
-        #: id -> LONG, ALONE or ONCE, for those claims of which it matters
+        #: id -> LONG, SUSPECT or ONCE, for those claims of which it matters
         self.started = IIBTree()
         #: id -> when its run began, in microseconds, for those that have been running for a while
         self.began = LLBTree()

@@ -121,14 +121,18 @@ class ReadyQueue(Persistent):
     def remove(self, jobid):
         """Remove an id; return whether it was there.  Looks through all buckets, and writes one.
 
-        A database server is asked at once for all that are not in memory.
+        A database server is asked at once for all that are not in memory.  Callers that remove many ids go from one job
+        to the next: so the search begins where the last one ended.
         """
         if self._p_jar is not None:
             self._p_jar.prefetch(self.unloaded())
-        for bucket in self._head + self._buckets:
-            jobids = _idsOf(bucket)
+        buckets = self._head + self._buckets
+        last = min(getattr(self, '_v_removedAt', 0), len(buckets))
+        for place in (*range(last, len(buckets)), *reversed(range(last))):
+            jobids = _idsOf(buckets[place])
             if jobid in jobids:
-                bucket.pull(jobids.index(jobid))
+                buckets[place].pull(jobids.index(jobid))
+                self._v_removedAt = place
                 return True
         return False
 

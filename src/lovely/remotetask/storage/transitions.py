@@ -52,7 +52,7 @@ class Claim(NamedTuple):
     attempt: int            # failed runs before
     task: str
     input: Any              # what the job's row has of it: it may have to be loaded from a record of its own
-    suspect: bool = False   # whether a host ended after it had claimed the job
+    suspect: int = 0        # see `Job.suspect`
     retryPolicy: RetryPolicy | None = None
     timeLimit: float | None = None          # seconds
     request: str | None = None              # the id of the HTTP request that added the job
@@ -258,7 +258,7 @@ def _close(ledger, job, report, ends):
             job.change(completed=completed)
 
 
-def interrupted(service, ledger, job, failure, attempts, now, suspect=False):
+def interrupted(service, ledger, job, failure, attempts, now, suspect=0):
     """Charge a claimed job for a run that has come to no end, and queue it again or, after its last attempt, end it.
 
     Return the `Outcome` of that run.
@@ -311,12 +311,12 @@ def tellJob(service, event, job):
              extra=about(event, job=job.id, task=job.task, request=job.request, service=whereIs(service)))
 
 
-def release(service, ledger, jobid, now, started=True, suspect=False, isLast=False):
+def release(service, ledger, jobid, now, started=True, suspect=0, isLast=False):
     """Return a claimed job to its queue, where it was before, without charging it an attempt; or close a claim on a
     run that nobody waits for any more.  Return whether the job is in its queue.
 
     started -- whether it may be running: then its number of runs goes up, and what that run does is refused.
-    suspect -- whether it may be the reason why its host ended.
+    suspect -- see `Job.suspect`.
     isLast -- whether it goes to the end of the queue instead.
     """
     run = ledger.claimed.get(jobid)

@@ -105,5 +105,5 @@ def whyItWaits(job, status, isPaused, hosts, now):
     if not hosts:
         return 'No host processes the service.'
     if job.suspect:
-        return 'A host ended while it had this job: it runs when no other such job does.'
+        return 'A host ended while it had this job: such jobs run alone, or a few at a time.'
     return 'It waits for its turn.'
