@@ -24,7 +24,7 @@ from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.cli.pages import urlOf
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
-from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard

@@ -10,6 +10,7 @@ from dataclasses import field
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.failures import isDatabaseError
@@ -264,8 +265,9 @@ class ClaimLoop:
         running = {execution.claim.jobid for execution in self._inFlight.executions()}
         again = sorted(running & self._leave(unstarted))            # others were cancelled, or must not run twice
         if again:
-            log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
-                        len(again), ', '.join(map(str, again)), extra=self._about('host.gaveBack', jobs=len(again)))
+            log.warning('processing host %s: the time to stop is over, it gives back %s to be run again: %s',
+                        self.cycle.name, counted(len(again), 'job'), ', '.join(map(str, again)),
+                        extra=self._about('host.gaveBack', jobs=len(again)))
         return True
 
     def _returnEarly(self):
