@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 import unittest.mock
@@ -322,6 +323,7 @@ class TestMetrics(WebCase):
         if (program := shutil.which('promtool')) is not None:
             checked = subprocess.run([program, 'check', 'rules', path], capture_output=True, text=True)
             self.assertEqual(checked.returncode, 0, checked.stderr)
+            self.checkAwayAlert(program, path)
         text = path.read_text()
         used = set(re.findall(r'remotetask_([a-z_]+)', text))
         self.assertLessEqual(used, self.names())
@@ -329,6 +331,23 @@ class TestMetrics(WebCase):
         labels = {'service', 'instance', *itertools.chain(*(labels for table in TABLES
                                                             for _, labels in table.values()))}
         self.assertLessEqual(set(re.findall(r'\$labels\.([a-z_]+)', text)), labels)
+
+    def checkAwayAlert(self, program, path):
+        """Check that a host is told of that has no database: one of its transactions fails each 31 seconds."""
+        def alerts(name, values, at):
+            found = [{'exp_labels': {'severity': 'page', 'instance': 'alpha', 'where': 'cycle'},
+                      'exp_annotations': {'summary': 'The database fails alpha'}}] if name else []
+            series = 'remotetask_database_failures_total{instance="alpha", where="cycle"}'
+            return {'interval': '31s', 'input_series': [{'series': series, 'values': values}],
+                    'alert_rule_test': [{'eval_time': at, 'alertname': 'RemoteTaskDatabaseFails',
+                                         'exp_alerts': found}]}
+        tests = {'rule_files': [str(path)], 'evaluation_interval': '30s', 'tests': [
+            alerts(True, '0x10 0+1x20', '14m'), alerts(False, '0x10 1x40', '14m'), alerts(False, '0x60', '14m')]}
+        with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+            json.dump(tests, file)
+            file.flush()
+            checked = subprocess.run([program, 'test', 'rules', file.name], capture_output=True, text=True)
+        self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
 
     def test_the_dashboard_uses_names_that_there_are(self):
         dashboard = json.loads((pathlib.Path(metrics.__file__).parent / 'grafana.json').read_text())
