@@ -150,6 +150,17 @@ def checkPooler(manager):
                                  'backend; set pool_mode = session for this database, or connect without the pooler')
 
 
+def whyEnded(error):
+    """Return why a connection may have ended while a database was opened, a text; None for another exception.
+
+    What the pooler says of it, libpq does not pass on.
+    """
+    if 'server closed the connection unexpectedly' not in str(error):
+        return None
+    return ('the server has ended the connection, and its log says why; a pooler before PostgreSQL does so in '
+            'statement mode: set pool_mode = session for this database, or connect without the pooler')
+
+
 def _backendOf(manager, stack):
     """Return what identifies the backend of a new connection, which stays open until the end of an `ExitStack`."""
     connection, cursor = manager.open(application_name='remotetask: check')
