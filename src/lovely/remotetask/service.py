@@ -212,7 +212,10 @@ class TaskService(Item, Contained, Persistent):
         with naming(lambda: f'jobs[{len(news)}]'):
             for job in jobs:
                 news.append(self._checkedNew(newJob(job), tasks))       # noqa: PERF401 - its length is the place
-        inputs = [self._inputOf(new) for new in news]
+        inputs: list[Any] = []
+        with naming(lambda: f'jobs[{len(inputs)}]'):
+            for new in news:
+                inputs.append(self._inputOf(new))                       # noqa: PERF401
         names = {new.task for new in news}
         with tracing.sending(names.pop() if len(names) == 1 else None, self.__name__) as sending:
             jobids = [self._add(new, input, now, request, sending.traceparent) for new, input in zip(news, inputs)]
@@ -291,7 +294,7 @@ class TaskService(Item, Contained, Persistent):
 
     def _toStore(self, input):
         try:
-            return storedfiles.toStore(input, self._p_jar)
+            return storedfiles.toStore(input, self._p_jar, tries=self._p_jar is not None)
         except (files.Unreadable, files.NotStorable) as error:
             raise InvalidInput('', str(error)) from error
 
