@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 from ZODB.broken import Broken
 from ZODB.POSException import POSKeyError
+from ZODB.POSException import StateLoadError
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
 from zope.interface.interfaces import IInterface
@@ -143,10 +144,22 @@ def findService(root, path):
     *folders, name = path.strip('/').split('/')
     try:
         site = atPath(root, folders)
-        # The usual case, far cheaper than to look at all registrations.
-        service = site.getSiteManager().utilities.registered((), ITaskService, name)
+        service = _registered(site, name)
         if (fault := loadFault(service)) is None:
             return localServices(site)[name] if service is None or isGone(service) else service
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
         raise UnknownService(path) from None
     raise UnknownService(path, fault)
+
+
+def _registered(site, name):
+    """Return the task service that is registered by a name in a site, or None.
+
+    That is far cheaper than to look at all registrations.  Raise `RemoteTaskError` as `registeredServices` does.
+    """
+    try:
+        return site.getSiteManager().utilities.registered((), ITaskService, name)
+    except StateLoadError:
+        for _ in registeredServices(site):
+            pass
+        raise
