@@ -407,8 +407,8 @@ class Cycle:
         for text, arguments, extra in result.messages:
             log.warning(text, *arguments, extra=extra)
         if result.isReclaimed:
-            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the %s that it '
-                        'had claimed, and it goes on with others', self.name, self.lease,
+            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the %s that '
+                        'it had claimed, and it goes on with others', self.name, self.lease,
                         counted(len(result.lost), 'job'),
                         extra=about('host.silent', host=self.name, jobs=len(result.lost)))
         self.state = result.state
