@@ -1,5 +1,6 @@
 """What an application calls: `getService`, `addService`; databases that others have made; the event that starts."""
 # SPDX-License-Identifier: ZPL-2.1
+import io
 import os
 import pathlib
 import select
@@ -177,6 +178,33 @@ class TestAddService(DatabaseTestCase):
                 addService(folder)
             self.assertEqual(str(caught.exception), 'folder: a folder that can be a site is needed, not '
                              + type(folder).__name__)
+
+
+class TestCopy(DatabaseTestCase):
+
+    def test_a_copy_is_paused_until_somebody_resumes_it(self):
+        self.install()
+        provideUtility(SimpleTask(str), name='echo')
+        service = getService(self.connection)
+        service.add('echo')
+        self.commit()
+        copies = [self.copy(service), self.copy(service)]
+        self.assertEqual([one.paused for one in (service, *copies)], [False, True, True])
+        copies[0].resume()
+        self.commit()
+        for one in service, *copies:
+            one._p_deactivate()
+        self.assertEqual([(one.paused, one.isCopy) for one in (service, *copies)],
+                         [(False, False), (False, False), (True, True)])
+        self.assertEqual([len(one.jobs) for one in (service, *copies)], [1, 1, 1])
+        self.assertTrue(self.copy(copies[0]).paused)
+
+    def copy(self, service):
+        """Return a copy of the service, as ZODB exports and imports it."""
+        file = io.BytesIO()
+        self.connection.exportFile(service._p_oid, file)
+        file.seek(0)
+        return self.connection.importFile(file)
 
 
 def makeOld(service):

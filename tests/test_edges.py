@@ -10,7 +10,9 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
+from ZEO.Exceptions import ClientDisconnected
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -384,6 +386,26 @@ class TestProcessor(ProcessorCase):
         # As few as make sense: an idle processor does not keep a core busy.
         one = MultiProcessor(self.db, PATH, waitTime=0)
         self.assertEqual((one.waitTime, one.loop.idleTime()), (0, claimloop.LEAST_WAIT))
+
+    def test_it_tells_when_the_database_is_away_for_long_and_when_it_is_back(self):
+        self.enterContext(unittest.mock.patch.object(claimloop, 'LONG_AWAY', 0.0))
+        host, isBack = self.start(), threading.Event()
+        iterate, failures = host.cycle.iterate, iter([ClientDisconnected(), ClientDisconnected('no answer')])
+
+        def fail(work):
+            if (error := next(failures, None)) is not None:
+                raise error
+            if host.loop.failures == 0:
+                isBack.set()
+            return iterate(work)
+
+        with self.assertLogs('lovely.remotetask', 'INFO') as caught:
+            with unittest.mock.patch.object(host.cycle, 'iterate', fail):
+                while not isBack.wait(0.01):
+                    host._wakeup.set()
+        said = [record.getMessage() for record in caught.records if getattr(record, 'event', '').startswith('database')]
+        self.assertEqual(said, [f'processing host {host.name} waits for the database: ClientDisconnected',
+                                f'processing host {host.name} has the database again'])
 
     def test_no_threads(self):
         # It only schedules.

@@ -190,7 +190,8 @@ class TestGivenBack(OrderCase):
         with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
             self.assertTrue(host.loop._leaveIfDone())
         self.assertEqual([record.getMessage() for record in logged.records if record.event == 'host.gaveBack'],
-                         [f'processing host host: the time to stop is over, 1 jobs are run again: {again}'])
+                         ['processing host host: the time to stop is over, it gives back 1 job to be run again: '
+                          f'{again}'])
         self.assertEqual((host.givenBack, self.queue(jobids)), (4, [again, *waiting, jobids[-1]]))
         self.assertEqual(self.service.getStatus(once), ERROR)
 

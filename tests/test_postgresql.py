@@ -29,6 +29,9 @@ from zope.component import provideUtility
 from zope.component import testing as componentTesting
 
 from lovely.remotetask.application import getService
+from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.local import openDatabase
+from lovely.remotetask.config.settings import load
 from lovely.remotetask.database import postgresql
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
@@ -624,6 +627,14 @@ class PoolerTest(PostgreSQLCase):
         config = self.pool('transaction')
         with self.assertRaisesRegex(ConfigurationError, 'pool_mode = session'):
             Database(lambda: databaseFromString(config)).close()
+
+    def test_in_statement_mode_a_process_says_what_may_be_the_cause(self):
+        path = os.path.join(self.server.directory, 'pooled.conf')
+        with open(path, 'w') as file:
+            file.write(self.pool('statement'))
+        configuration = load(path)
+        with self.assertRaisesRegex(CommandFailure, 'log says why; a pooler .* in statement mode: set pool_mode'):
+            openDatabase(configuration).close()
 
 
 class PagesTest(PostgreSQLCase):

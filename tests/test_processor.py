@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+import types
 import unittest
 from datetime import datetime
 from datetime import timedelta
@@ -12,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 import transaction
 from BTrees.IIBTree import IIBucket
+from persistent.mapping import PersistentMapping
+from persistent.wref import WeakRef
 from ZODB.Connection import TransactionMetaData
 from zope.component import provideUtility
 
@@ -20,6 +23,7 @@ from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.transactions import lastSeen
 from lovely.remotetask.encoding.plain import NESTING
+from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ITask
@@ -88,6 +92,28 @@ class TestProcessing(ProcessorCase):
         self.assertEqual(depth(self.service.getResult(jobids[0])), NESTING)
         self.assertEqual(self.service.getError(jobids[1]),
                          f'the value cannot be stored: it is nested more than {NESTING} deep')
+
+    def test_an_input_that_cannot_be_pickled_is_refused_when_it_is_added(self):
+        self.provide('echo', lambda input: input)
+        lock = threading.Lock()
+        generator = (n for n in range(3))
+        for input in lock, {'lock': lock}, [lambda: None], {1: [generator]}, types.SimpleNamespace(lock=lock):
+            with self.assertRaisesRegex(InvalidInput, '^input: the value cannot be stored: .*ickle'):
+                self.service.add('echo', input)
+            with self.assertRaisesRegex(InvalidInput, r'ickle.* \(jobs\[1\]\)$'):
+                self.service.addMany([{'task': 'echo'}, {'task': 'echo', 'input': input}])
+            with self.assertRaisesRegex(InvalidInput, 'ickle'):
+                self.service.addCronJob('echo', input, minute=(0,))
+        self.assertEqual((len(self.service.jobs), self.left()), (0, []))
+
+    def test_an_input_may_refer_to_objects_of_the_database(self):
+        self.provide('echo', lambda input: [len(input['data']), input['weak']() is input['data'], input['class']])
+        self.data['lock'] = 1
+        new = PersistentMapping(left=self.data)
+        jobid = self.add('echo', {'data': self.data, 'weak': WeakRef(self.data), 'new': new, 'class': Exception})
+        self.start()
+        self.assertEqual(self.statuses(jobid), ['completed'])
+        self.assertEqual(self.service.getResult(jobid), [1, True, Exception])
 
     def test_moments_of_time_zones_as_results(self):
         class Zone(tzinfo):             # nobody can import it

@@ -368,7 +368,7 @@ class TestSuspects(ProcessorCase):
         self.assertTrue(begun.wait(PATIENCE))
         with self.assertLogs('lovely.remotetask', 'WARNING') as logged:
             self.assertTrue(processor.stop(0))
-        self.assertIn('1 jobs are run again', logged.output[0])
+        self.assertIn('it gives back 1 job to be run again: ', logged.output[0])
         self.manager.begin()
         self.assertEqual(sorted(self.left()), sorted(jobids))
         self.assertEqual(sorted(self.service.jobs[jobid].run for jobid in jobids), [0, 0, 1])

@@ -78,8 +78,9 @@ class TestServices(DatabaseCase):
     def test_an_interface_that_is_missing(self):
         with missing.package() as module:
             self.inDatabase(lambda connection: missing.add(connection.root()['Application'], module, module.ISpecial))
-        self.fails(1, 'the site / has something registered for the interface gone.ISpecial, which is missing here',
-                   'service', 'list')
+        for arguments in ('list',), ('remove', '/TaskService'):
+            self.fails(1, 'the site / has something registered for the interface gone.ISpecial, which is missing here',
+                       'service', *arguments)
 
     def test_add_and_remove_in_the_root(self):
         self.assertEqual(self.remotetask('service', 'add', '/Films'), (0, 'service /Films\n', ''))

@@ -169,6 +169,13 @@ class TestServiceWatch(WatchCase):
             self.wait('/Films', '/TaskService')
         self.assertIn('the task service /Films cannot be processed yet: the name is taken', caught.output[0])
 
+    def test_failures_with_ever_changing_texts_are_told_a_hundred_times(self):
+        watch = ServiceWatch(self.db, ['*@*'], self.begin, self.end)
+        with self.assertLogs('lovely.remotetask', 'ERROR') as caught:
+            for number in range(2 * servicewatch.MOST_TOLD):
+                watch._tell(f'at {number}', RemoteTaskError())
+        self.assertEqual((len(caught.output), len(watch._told)), (servicewatch.MOST_TOLD, servicewatch.MOST_TOLD))
+
     def test_nothing_is_loaded_while_nothing_changes(self):
         watch = ServiceWatch(self.db, ['*@*'], self.begin, self.end)
         self.addCleanup(watch.stop)

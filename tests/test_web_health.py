@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 import unittest.mock
@@ -16,6 +18,7 @@ import urllib.parse
 import urllib.request
 from types import SimpleNamespace
 
+import webob
 import zope.component.testing
 from prometheus_client.parser import text_string_to_metric_families
 from ZODB.DB import DB
@@ -71,7 +74,7 @@ class TestHealth(WebCase):
 
     def test_live_and_ready(self):
         self.assertEqual(self.get('/live').json, {'problem': None})
-        self.assertEqual(self.get('/ready').json, {'problem': None, 'unusable': {}})
+        self.assertEqual(self.get('/ready').json, {'problem': None, 'unusable': 0, 'reasons': {}})
 
     def test_live_never_asks_the_database(self):
         with unittest.mock.patch.object(self.db, 'open', side_effect=AssertionError):
@@ -81,7 +84,7 @@ class TestHealth(WebCase):
         with unittest.mock.patch.object(self.db, 'open', side_effect=StorageError('away')):
             with self.assertLogs('lovely.remotetask', 'WARNING'):
                 response = self.get('/ready', status=503)
-        self.assertEqual(response.json, {'problem': 'the database fails: StorageError', 'unusable': {}})
+        self.assertEqual(response.json, {'problem': 'the database fails: StorageError', 'unusable': 0, 'reasons': {}})
 
     def test_a_database_that_does_not_answer(self):
         """One look goes on, whoever asks, and nobody waits for long."""
@@ -188,13 +191,42 @@ class TestUnusable(WebCase):
     def test_health(self):
         reason = 'the task service /special cannot be used: the class gone.Special is missing here: install the ' \
                  'package that has it'
-        self.assertEqual(self.get('/ready').json, {'problem': None, 'unusable': {'/special': reason}})
+        self.assertEqual(self.get('/ready').json, {'problem': None, 'unusable': 1, 'reasons': {'/special': reason}})
         self.makeDefaultNewer()
         self.assertEqual(list(Readiness(self.db).seen().unusable), ['/special', '/TaskService'])
         with self.db.transaction() as connection:
             removeService(connection.root()['Application'], '/Films', force=True)
         seen = Readiness(self.db).seen()
-        self.assertEqual(seen.problem, '; '.join(seen.unusable.values()))
+        self.assertEqual((seen.problem, seen.detail),
+                         ('no task service can be used', '; '.join(seen.unusable.values())))
+
+    def test_nobody_is_told_names_without_a_password(self):
+        """Not from another machine, through no proxy, and nobody where there are users."""
+        self.checkUnnamed({'problem': None, 'unusable': 1})
+        with self.db.transaction() as connection:
+            for path in '/Films', '/TaskService':
+                removeService(connection.root()['Application'], path, force=True)
+        self.checkUnnamed({'problem': 'no task service can be used', 'unusable': 1})
+        with missing.package() as module, DB(self.db.storage).transaction() as connection:
+            root = connection.root()['Application']
+            root.getSiteManager().registerUtility(root['special'], module.ISpecial, 'more')
+        self.db.cacheMinimize()
+        self.assertIn('gone.ISpecial', Readiness(self.db).seen().detail)
+        self.checkUnnamed({'problem': 'the task services cannot be looked at', 'unusable': 0})
+
+    def checkUnnamed(self, told):
+        open, asking = application(self.db), application(self.db, self.usersPath())
+        for application_, environ in ((open, {'REMOTE_ADDR': '192.0.2.1'}), (asking, {'REMOTE_ADDR': '127.0.0.1'}),
+                                      (open, {'REMOTE_ADDR': '127.0.0.1', 'HTTP_X_FORWARDED_FOR': '192.0.2.1'})):
+            with self.subTest(**environ):
+                response = webob.Request.blank('/ready', environ=environ).get_response(application_)
+                self.assertEqual(response.json, told)
+
+    def usersPath(self):
+        path = self.directory + '/users'
+        pathlib.Path(path).write_text(USERS)
+        os.chmod(path, 0o600)
+        return path
 
     def test_pages(self):
         overview = self.get('/').text
@@ -322,6 +354,7 @@ class TestMetrics(WebCase):
         if (program := shutil.which('promtool')) is not None:
             checked = subprocess.run([program, 'check', 'rules', path], capture_output=True, text=True)
             self.assertEqual(checked.returncode, 0, checked.stderr)
+            self.checkAwayAlert(program, path)
         text = path.read_text()
         used = set(re.findall(r'remotetask_([a-z_]+)', text))
         self.assertLessEqual(used, self.names())
@@ -329,6 +362,23 @@ class TestMetrics(WebCase):
         labels = {'service', 'instance', *itertools.chain(*(labels for table in TABLES
                                                             for _, labels in table.values()))}
         self.assertLessEqual(set(re.findall(r'\$labels\.([a-z_]+)', text)), labels)
+
+    def checkAwayAlert(self, program, path):
+        """Check that a host is told of that has no database: one of its transactions fails each 31 seconds."""
+        def alerts(name, values, at):
+            found = [{'exp_labels': {'severity': 'page', 'instance': 'alpha', 'where': 'cycle'},
+                      'exp_annotations': {'summary': 'The database fails alpha'}}] if name else []
+            series = 'remotetask_database_failures_total{instance="alpha", where="cycle"}'
+            return {'interval': '31s', 'input_series': [{'series': series, 'values': values}],
+                    'alert_rule_test': [{'eval_time': at, 'alertname': 'RemoteTaskDatabaseFails',
+                                         'exp_alerts': found}]}
+        tests = {'rule_files': [str(path)], 'evaluation_interval': '30s', 'tests': [
+            alerts(True, '0x10 0+1x20', '14m'), alerts(False, '0x10 1x40', '14m'), alerts(False, '0x60', '14m')]}
+        with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+            json.dump(tests, file)
+            file.flush()
+            checked = subprocess.run([program, 'test', 'rules', file.name], capture_output=True, text=True)
+        self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
 
     def test_the_dashboard_uses_names_that_there_are(self):
         dashboard = json.loads((pathlib.Path(metrics.__file__).parent / 'grafana.json').read_text())

@@ -294,6 +294,24 @@ class TestAccepting(unittest.TestCase):
             db.close()
         self.assertGreaterEqual(moments[1] - moments[0], zeo.REFUSED_PAUSE)
 
+    def test_a_heartbeat_does_not_fail_before_the_greeting(self):
+        beats = threading.Semaphore(0)
+
+        class Hasty(zeo.Protocol):
+            def __init__(self, *arguments, **options):
+                super().__init__(*arguments, **{**options, 'heartbeat_interval': 0.01})
+
+            def heartbeat(self, write=True):
+                super().heartbeat(write)
+                beats.release()
+
+        self.enterContext(unittest.mock.patch('ZEO.asyncio.client.Protocol', Hasty))
+        with socket.create_server(('127.0.0.1', 0)) as server, self.assertNoLogs('asyncio', 'ERROR'):
+            storage = ClientStorage(server.getsockname(), wait=False)
+            self.addCleanup(storage.close)
+            for _ in range(3):
+                self.assertTrue(beats.acquire(timeout=PATIENCE))
+
     @staticmethod
     def accept(server, accepted):
         """Accept connections and end them, until the socket is closed."""

@@ -628,6 +628,53 @@ class TestSetup(ZopeCase):
             transaction.commit()
             """), [True, [True], 'queued', ['copy_of_depot', 'tasks'], False, [False], 'processing'])
 
+    def test_one_that_is_imported_is_paused_and_no_host_has_it(self):
+        """From a file of an export, at its own path as well, where the original was deleted before."""
+        self.assertEqual(self.zope.script("""
+            import os
+            import time
+            import transaction
+            from OFS.Folder import Folder
+            from lovely.remotetask.application import addService
+            app._setObject('yard', Folder('yard'))
+            service, seen = addService(app.yard, 'tasks'), []
+            jobid = service.add('late')
+            transaction.commit()
+            service.startProcessing()
+            while service.getStatus(jobid) != 'processing':
+                time.sleep(0.01)
+                transaction.begin()
+            transaction.abort()
+            with open('yard.zexp', 'wb') as file:
+                app._p_jar.exportFile(app.yard._p_oid, file)
+            app._setObject('fence', Folder('fence'))
+
+            def imported(folder, suppress):
+                folder._importObjectFromFile('yard.zexp', verify=0, suppress_events=suppress)
+                return folder.yard.tasks
+
+            def told(one):
+                one._p_jar.cacheMinimize()
+                return [one.paused, [ledger.owner is None for ledger in one.ledgers.values()], one.getStatus(jobid)]
+            seen.append(told(service))
+            copy = imported(app.fence, False)
+            transaction.commit()
+            seen += [told(copy), copy.isCopy, list(copy.zopePath)]
+            copy.resume()
+            transaction.commit()
+            seen += [told(copy)[0], told(service)[0]]
+            app.fence.manage_delObjects(['yard'])
+            seen.append(told(imported(app.fence, True))[0])
+            transaction.abort()
+            service.stopProcessing()
+            app.manage_delObjects(['yard', 'fence'])
+            seen.append(told(imported(app, False)))
+            app.manage_delObjects(['yard'])
+            transaction.commit()
+            print('>>> ' + json.dumps(seen))
+            """), [[False, [False], 'processing'], [True, [True], 'queued'], False, ['fence', 'yard', 'tasks'],
+                   False, False, True, [True, [True], 'queued']])
+
     def test_export_takes_nothing_else_along(self):
         size, whole = self.zope.script("""
             import io

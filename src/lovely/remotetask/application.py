@@ -132,12 +132,15 @@ def retire(service: Any, event: Any) -> None:
 def pauseCopy(service: Any, event: Any) -> None:
     """Pause a copy of a service, whose jobs would be run twice, and take them from the hosts that have the original's.
 
-    event -- the `IObjectCopiedEvent` of the service, or of a folder above it.
+    event -- the `IObjectAddedEvent` of the service, or of a folder above it: when it was copied, or imported from a
+        file.  Nothing is done with one that is no copy.
     """
     # A front end does without.
     from lovely.remotetask.processing.rescue import rescue
 
-    service.paused = True
+    if not getattr(service, 'isCopy', False):
+        return
+    service.paused = True               # stores it, and so it is one of its own from now on
     for name, ledger in service.ledgers.items():
         if ledger.owner is not None:
             rescue(service, name, time.time())

@@ -34,7 +34,7 @@ class Unreadable(TaskError):
 
 
 class NotStorable(TaskError):
-    """The value is nested too deeply to be stored; hand over a file, or a flatter value."""
+    """The value is nested too deeply to be stored, or cannot be pickled; hand over a file, or plain data."""
 
     def __init__(self, reason: str) -> None:
         """`reason` is a sentence about the value."""

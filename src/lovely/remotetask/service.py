@@ -126,6 +126,7 @@ class TaskService(Item, Contained, Persistent):
     paused = False
     generation = needs = 0  # see `storage.generations`; releases up to 0.5 did not say
     release = ''            # the one that made the service, or upgraded it
+    storedAs = None         # the id of the object, when it was written last: that of a copy is another one
 
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_cancelling = None    # the number of the shard whose ledger has what this connection cancels; None for any one
@@ -148,14 +149,24 @@ class TaskService(Item, Contained, Persistent):
     # what is in STORED is then out of reach.
 
     def __setstate__(self, state):
-        """Load the service; set aside what this release must not work with."""
+        """Load the service, paused if it is a copy; set aside what this release must not work with."""
         super().__setstate__(state)
+        if self.isCopy:
+            self.paused = True
         if not generations.isFit(self):
             self._v_aside = {name: self.__dict__.pop(name) for name in STORED if name in self.__dict__}
 
     def __getstate__(self):
-        """Return what is to be stored, and with it what was set aside."""
-        return {**super().__getstate__(), **self.__dict__.get('_v_aside', {})}
+        """Return what is to be stored, and with it what was set aside, and the id that it is stored by."""
+        state = {**super().__getstate__(), **self.__dict__.get('_v_aside', {})}
+        if self._p_oid is not None:
+            state['storedAs'] = self.__dict__['storedAs'] = self._p_oid
+        return state
+
+    @property
+    def isCopy(self) -> bool:
+        """Whether nobody has written it since it was copied or imported: the original runs the same jobs."""
+        return self.storedAs not in (None, self._p_oid)
 
     def reachAll(self):
         """Bring back what was set aside, until the service is loaded again: an upgrade works with it."""
@@ -201,7 +212,10 @@ class TaskService(Item, Contained, Persistent):
         with naming(lambda: f'jobs[{len(news)}]'):
             for job in jobs:
                 news.append(self._checkedNew(newJob(job), tasks))       # noqa: PERF401 - its length is the place
-        inputs = [self._inputOf(new) for new in news]
+        inputs: list[Any] = []
+        with naming(lambda: f'jobs[{len(inputs)}]'):
+            for new in news:
+                inputs.append(self._inputOf(new))                       # noqa: PERF401
         names = {new.task for new in news}
         with tracing.sending(names.pop() if len(names) == 1 else None, self.__name__) as sending:
             jobids = [self._add(new, input, now, request, sending.traceparent) for new, input in zip(news, inputs)]
@@ -280,7 +294,7 @@ class TaskService(Item, Contained, Persistent):
 
     def _toStore(self, input):
         try:
-            return storedfiles.toStore(input, self._p_jar)
+            return storedfiles.toStore(input, self._p_jar, tries=self._p_jar is not None)
         except (files.Unreadable, files.NotStorable) as error:
             raise InvalidInput('', str(error)) from error
 

@@ -7,7 +7,7 @@ import click
 from lovely.remotetask.cli import calling
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.output import waitShowing
-from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.config.sections import pauseSeconds
 from lovely.remotetask.xmlrpc.calls import TYPED
 

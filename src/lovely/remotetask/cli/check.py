@@ -7,12 +7,12 @@ import click
 from lovely.remotetask import errors
 from lovely.remotetask.cli import calling
 from lovely.remotetask.cli.failure import oneLine
-from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.cli.tables import duration
 from lovely.remotetask.client import ConnectionBroken
 from lovely.remotetask.client import HttpError
 from lovely.remotetask.client import NoAnswer
 from lovely.remotetask.client import NotConnected
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.checks import cut
 from lovely.remotetask.statuses import CRONJOB
 from lovely.remotetask.statuses import DELAYED

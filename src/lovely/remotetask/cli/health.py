@@ -10,6 +10,7 @@ import click
 from lovely.remotetask.cli.calling import Seconds
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.config.settings import load
 
@@ -53,8 +54,11 @@ def health(configurationPath, ready, url, answer_timeout):
 def _unusable(answer):
     """Return what an answer says of services that cannot be used, a list of lines."""
     try:
-        return [oneLine(str(reason)) for reason in json.loads(answer.read(SIZE)).get('unusable', {}).values()]
-    except (ValueError, AttributeError):
+        found = json.loads(answer.read(SIZE))
+        reasons, number = found.get('reasons', {}), found.get('unusable', 0)
+        return [oneLine(str(reason)) for reason in reasons.values()] or (
+            [f'{counted(int(number), "task service")} cannot be used here'] if number else [])
+    except (ValueError, TypeError, AttributeError):
         return []
 
 

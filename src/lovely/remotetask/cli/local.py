@@ -24,7 +24,7 @@ from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.cli.pages import urlOf
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
-from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.common.process import allowFiles
 from lovely.remotetask.common.process import discard
@@ -44,6 +44,7 @@ from lovely.remotetask.database.failures import DatabaseReplaced
 from lovely.remotetask.database.opening import Database
 from lovely.remotetask.database.packing import Packer
 from lovely.remotetask.database.packing import pack as packDatabase
+from lovely.remotetask.database.postgresql import whyUnfit
 from lovely.remotetask.database.sites import ROOT_NAME
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import findService
@@ -336,7 +337,7 @@ def openDatabase(configuration, *arguments):
         raise
     except Exception as error:                          # each kind of storage has errors of its own
         log.debug('cannot open the database', exc_info=True)
-        reason = None
+        reason = whyUnfit(error)
         if isinstance(error, ClientDisconnected):           # which says that it has waited for too long
             reason = lastComplaint() or whyUnreachable(configuration.databaseServers)
         raise CommandFailure(f'cannot open the database {configuration.databaseDescription}: '

@@ -13,10 +13,10 @@ from lovely.remotetask.cli.output import asTime
 from lovely.remotetask.cli.output import bars
 from lovely.remotetask.cli.output import printPairs
 from lovely.remotetask.cli.tables import Column
-from lovely.remotetask.cli.tables import counted
 from lovely.remotetask.cli.tables import duration
 from lovely.remotetask.cli.tables import printTable
 from lovely.remotetask.cli.tables import shortTime
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.statuses import CRONJOB
 from lovely.remotetask.statuses import DELAYED
 from lovely.remotetask.statuses import FINAL
@@ -137,7 +137,7 @@ def _summary(listing, task):
         return (f'{counted(len(listing["jobs"]), "job")}; the newest {LOOKED_AT} jobs of all tasks were looked at, '
                 '"remotetask tasks --statistics" has the numbers of each task')
     count = counted(len(listing['jobs']), 'job') if listing['total'] is None else (
-        f'{len(listing["jobs"])} of {listing["total"]} jobs')
+        f'{len(listing["jobs"])} of {counted(listing["total"], "job")}')
     return f'{count}; in all: {_counts(listing["counts"])}'
 
 

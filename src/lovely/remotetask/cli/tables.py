@@ -124,11 +124,6 @@ def duration(seconds):
     return f'{whole // 86400}d{whole % 86400 // 3600:02d}h'
 
 
-def counted(number, noun):
-    """Return a number with its noun, as '1 job' and '2 jobs'."""
-    return f'{number} {noun}{"" if number == 1 else "s"}'
-
-
 def shown(text, command):
     """Return a text; for one that would flood a terminal, return its size and the command that prints it."""
     if len(text) <= SHOWN or not isTerminal():

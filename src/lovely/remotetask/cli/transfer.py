@@ -17,7 +17,7 @@ from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.site import makeRoot
 from lovely.remotetask.cli.site import opened
-from lovely.remotetask.cli.tables import counted
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.process import osUser
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import ROOT_NAME

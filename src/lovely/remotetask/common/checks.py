@@ -27,6 +27,11 @@ def cut(text, size):
     return text if len(text) <= size else f'{text[:size - 3]}...'
 
 
+def counted(number, noun):
+    """Return a number with its noun, as '1 job' and '2 jobs'."""
+    return f'{number} {noun}{"" if number == 1 else "s"}'
+
+
 def isNumber(value, low, high):
     """Return whether a value is an int or a float from `low` to `high`.  A bool is none, and nan is in no range."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high

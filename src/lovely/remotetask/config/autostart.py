@@ -15,10 +15,9 @@ from lovely.remotetask.database.sites import brokenServices
 from lovely.remotetask.database.sites import checkedRoot
 from lovely.remotetask.database.sites import isGone
 from lovely.remotetask.database.sites import loadFault
-from lovely.remotetask.database.sites import localServices
 from lovely.remotetask.database.sites import pathOf
 from lovely.remotetask.database.sites import pathText
-from lovely.remotetask.database.sites import strayServices
+from lovely.remotetask.database.sites import registeredServices
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.interfaces import ITaskService
 from lovely.remotetask.storage import generations
@@ -54,18 +53,27 @@ def sitesOf(root):
     return sites + [(name, site) for name, site in root.items() if ISite.providedBy(site)]
 
 
-def _services(name, site, connection):
-    """Return the services of a site: name -> service.  The root has the globally registered ones of this database."""
-    services = localServices(site) if ISite.providedBy(site) else {}
+def _services(name, site, connection, tell):
+    """Return the services of a site, pairs of name and service; log which ones are not where they were put.
+
+    The root has those that are registered globally and are of this database, as well.
+    """
+    services = {}
+    for found, service in registeredServices(site) if ISite.providedBy(site) else ():
+        if not isGone(service):
+            services[found] = service
+        elif getattr(service, 'zopePath', None) is not None:
+            tell(logging.WARNING, 'service %s on site %s is not in the folder that it was put into: it is left alone',
+                 found, name)
     if name == 'root':
         for found, service in getGlobalSiteManager().getUtilitiesFor(ITaskService):
             jar = getattr(service, '_p_jar', None)
             if jar is not None and jar.db() is connection.db() and not isGone(service) and len(pathOf(service)) == 1:
                 services.setdefault(found, connection.get(service._p_oid))
-    return services
+    return sorted(services.items(), reverse=True)
 
 
-def matching(connection, patterns, tell=log.log):  # noqa: C901
+def matching(connection, patterns, tell=log.log):
     """Yield (name of the site, name of the service, service) for what the patterns fit, and log what they do not.
 
     connection -- an open connection of the database; its root folder is at ROOT_NAME.
@@ -78,34 +86,36 @@ def matching(connection, patterns, tell=log.log):  # noqa: C901
         return
     for pattern in patterns:
         siteName, _, serviceName = pattern.rpartition('@')
-        if siteName == '*':
-            sites = sitesOf(root)
-            if not ISite.providedBy(root):
-                sites.insert(0, ('root', root))
-        elif not siteName:
-            sites = [('root', root)]
-        elif siteName in root and ISite.providedBy(root[siteName]):
-            sites = [(siteName, root[siteName])]
-        else:
+        sites = _sitesThatFit(root, siteName)
+        if sites is None:
             tell(logging.ERROR, 'site %s not found', siteName)
             continue
-        fits = False
-        for name, site in sites:
-            for stray in strayServices(site) if ISite.providedBy(site) else ():
-                tell(logging.WARNING, 'service %s on site %s is not in the folder that it was put into: it is left '
-                                      'alone', stray, name)
-            for registered, service in sorted(_services(name, site, connection).items(), reverse=True):
-                if serviceName not in ('*', registered):
-                    continue
-                fits = True
-                if service._p_oid not in found:         # registered under several names, or fitted before
-                    found.add(service._p_oid)
-                    yield name, registered, service
-        if not fits:
-            if '*' in (siteName, serviceName):
-                tell(logging.WARNING, 'no services started by directive %s', pattern)
-            else:
-                tell(logging.ERROR, 'service %s on site %s not found', serviceName, siteName or 'root')
+        fitting = [(name, registered, service) for name, site in sites
+                   for registered, service in _services(name, site, connection, tell)
+                   if serviceName in ('*', registered)]
+        for name, registered, service in fitting:
+            if service._p_oid not in found:             # registered under several names, or fitted before
+                found.add(service._p_oid)
+                yield name, registered, service
+        if not fitting:
+            _tellNone(pattern, tell)
+
+
+def _sitesThatFit(root, pattern):
+    """Return the names and sites that the pattern of a site fits; None when it names one that is none."""
+    if pattern == '*':
+        return sitesOf(root) if ISite.providedBy(root) else [('root', root), *sitesOf(root)]
+    if not pattern:
+        return [('root', root)]
+    return [(pattern, root[pattern])] if pattern in root and ISite.providedBy(root[pattern]) else None
+
+
+def _tellNone(pattern, tell):
+    siteName, _, serviceName = pattern.rpartition('@')
+    if '*' in (siteName, serviceName):
+        tell(logging.WARNING, 'no services started by directive %s', pattern)
+    else:
+        tell(logging.ERROR, 'service %s on site %s not found', serviceName, siteName or 'root')
 
 
 def broken(connection, patterns):

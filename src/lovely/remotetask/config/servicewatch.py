@@ -29,6 +29,10 @@ INTERVAL, LEAST = 5.0, 0.2
 KEPT = 100_000
 
 
+#: Failures that are logged, at the most, until all is well: a text may have a number or a time in it.
+MOST_TOLD = 100
+
+
 class Found(NamedTuple):
     """A service that the patterns fit."""
 
@@ -189,7 +193,7 @@ class ServiceWatch:
         """Log a failure when it first comes, as each look meets it; once more if all was well in between."""
         if isDatabaseError(error):
             log.debug('%s', text, exc_info=error)
-        elif text not in self._told:
+        elif text not in self._told and len(self._told) < MOST_TOLD:
             self._told.add(text)
             log.error('%s', text, exc_info=None if isinstance(error, RemoteTaskError) else error)   # which says it all
 

@@ -106,6 +106,16 @@ SELECT pid FROM pg_stat_activity
     WHERE pid = ANY(%s) AND state LIKE 'idle%%' AND state_change < now() - %s * interval '1s'
 """
 
+# What is said when a database is opened -> what may be the cause.  libpq does not pass on what a pooler says.
+_CAUSES = {
+    'server closed the connection unexpectedly':
+        'the server has ended the connection, and its log says why; a pooler before PostgreSQL does so in statement '
+        'mode: set pool_mode = session for this database, or connect without the pooler',
+    'read-write mode during recovery':
+        "the server is a standby, which cannot be written to; connect to the primary: host='one,two' "
+        "target_session_attrs='read-write' finds it",
+}
+
 # What is in the history, the newest first.  RelStorage's `undoLog` reads all of it, however little is asked for.
 _TRANSACTIONS = """\
 SELECT tid, username, description FROM transaction WHERE NOT packed AND tid <> 0 ORDER BY tid DESC LIMIT %s OFFSET %s
@@ -148,6 +158,11 @@ def checkPooler(manager):
     if first == second:
         raise ConfigurationError('the pooler before PostgreSQL is not in session mode: each transaction has another '
                                  'backend; set pool_mode = session for this database, or connect without the pooler')
+
+
+def whyUnfit(error):
+    """Return what may be the cause of an exception that comes when a database is opened, a text; None if unknown."""
+    return next((cause for said, cause in _CAUSES.items() if said in str(error)), None)
 
 
 def _backendOf(manager, stack):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 from ZODB.broken import Broken
 from ZODB.POSException import POSKeyError
+from ZODB.POSException import StateLoadError
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
 from zope.interface.interfaces import IInterface
@@ -91,24 +92,16 @@ def localServices(site):
 
     Those that were taken out of their folder, and have stayed registered, are none.
     """
-    return {registration.name: registration.component
-            for registration in _registrations(site) if not isGone(registration.component)}
-
-
-def strayServices(site):
-    """Return the names of services that are registered in a site of Zope, but are not where they were put."""
-    return [registration.name for registration in _registrations(site)
-            if isGone(registration.component) and getattr(registration.component, 'zopePath', None) is not None]
+    return {name: service for name, service in registeredServices(site) if not isGone(service)}
 
 
 def brokenServices(site):
     """Return what is registered in the site as a task service, but is of a class that this process lacks."""
-    return {registration.name: registration.component
-            for registration in _registrations(site) if missingClass(registration.component) is not None}
+    return {name: service for name, service in registeredServices(site) if missingClass(service) is not None}
 
 
-def _registrations(site):
-    """Yield the registrations of a site for task services.
+def registeredServices(site):
+    """Yield what is registered in a site as a task service, wherever it is: pairs of name and object.
 
     Raise `RemoteTaskError` for one with an interface that this process lacks: Zope can read none of that site then.
     """
@@ -119,7 +112,7 @@ def _registrations(site):
                                   f'{kind.__module__}.{kind.__name__}, which is missing here: install the package that '
                                   'has it')
         if registration.provided.isOrExtends(ITaskService):
-            yield registration
+            yield registration.name, registration.component
 
 
 def missingClass(loaded):
@@ -151,10 +144,22 @@ def findService(root, path):
     *folders, name = path.strip('/').split('/')
     try:
         site = atPath(root, folders)
-        # The usual case, far cheaper than to look at all registrations.
-        service = site.getSiteManager().utilities.registered((), ITaskService, name)
+        service = _registered(site, name)
         if (fault := loadFault(service)) is None:
             return localServices(site)[name] if service is None or isGone(service) else service
     except (KeyError, AttributeError, LookupError):     # LookupError: a folder that is no site has no site manager
         raise UnknownService(path) from None
     raise UnknownService(path, fault)
+
+
+def _registered(site, name):
+    """Return the task service that is registered by a name in a site, or None.
+
+    That is far cheaper than to look at all registrations.  Raise `RemoteTaskError` as `registeredServices` does.
+    """
+    try:
+        return site.getSiteManager().utilities.registered((), ITaskService, name)
+    except StateLoadError:
+        for _ in registeredServices(site):
+            pass
+        raise

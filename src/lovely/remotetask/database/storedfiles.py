@@ -11,6 +11,7 @@ from typing import Any
 from typing import BinaryIO
 
 from persistent import Persistent
+from persistent.wref import WeakRef
 from ZODB.blob import Blob
 from ZODB.blob import rename_or_copy_blob
 from ZODB.interfaces import BlobError
@@ -119,21 +120,52 @@ class StoredFile(Persistent):
         return f'<{type(self).__name__} of {self.size} bytes>'
 
 
-def toStore(value: Any, jar: Any) -> Any:
+def toStore(value: Any, jar: Any, tries: bool = False) -> Any:
     """Return what is to be stored of a job's input or output: the value itself, if it is not large.
 
     jar -- the connection of the job; None outside a database, where only a `File` is exchanged.
+    tries -- whether to try if objects in it can be stored, lest the caller's commit fails.
 
     Large bytes, texts and plain data become a `StoredFile`, and so does each `File` in plain containers.  Where there
     is no place for blobs the data stay as they are.  Raise `Unreadable`, and `NotStorable` for what is nested too
-    deeply.
+    deeply, or cannot be pickled.
     """
     try:
-        checkNesting(value)
+        hasObjects = checkNesting(value)
     except TooDeep as error:
         raise NotStorable(str(error)) from None
-    if not _isSpecial(value):
-        return value
+    kept = _exchanged(value, jar) if _isSpecial(value) else value
+    if tries and hasObjects:
+        _tryToPickle(kept)
+    return kept
+
+
+class _Trial(pickle.Pickler):
+    """Pickles a value as the database will, without the objects in it that have records of their own."""
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return something for these objects."""
+        if isinstance(obj, (Persistent, WeakRef)) or not isinstance(obj, type) and hasattr(obj, '_p_oid'):
+            return True
+        return None
+
+
+class _Nowhere:
+    """Takes bytes, and forgets them."""
+
+    def write(self, data: Any) -> None:
+        """See `io.BufferedWriter`."""
+
+
+def _tryToPickle(value: Any) -> None:
+    try:
+        _Trial(_Nowhere(), _PROTOCOL).dump(value)
+    except Exception as error:          # of a class of the application's own, it may be anything
+        raise NotStorable(f'{type(error).__name__}: {error}') from error
+
+
+def _exchanged(value: Any, jar: Any) -> Any:
+    """Return what `toStore` stores of a value that may be large, or have a `File` in it."""
     kept = exchanged(value, File, lambda file: _newFile(FILE, file._fill, jar))
     if kept is not value or not _takesBlobs(jar):
         return kept

@@ -96,6 +96,10 @@ class Protocol(ZEO.asyncio.client.Protocol):
         self._complaint.cancel()
         super().finish_connection(protocol_version)
 
+    def heartbeat(self, write=True):
+        """Tell the server that this is there, as ZEO does, but not before its greeting: ZEO would fail then."""
+        super().heartbeat(write and hasattr(self, 'heartbeat_bytes'))
+
     def connection_lost(self, exc):
         """See `asyncio.Protocol`."""
         self._complaint.cancel()

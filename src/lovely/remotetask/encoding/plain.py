@@ -16,6 +16,7 @@ NESTING = 200
 ATOMS = frozenset((str, int, float, bool, bytes, type(None), complex, datetime.date, datetime.timedelta))
 #: Types that are plain as well, unless their time zone is of an application's class, which may hold anything.
 MOMENTS = frozenset((datetime.datetime, datetime.time))
+CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
 ZONES = frozenset((type(None), datetime.timezone))
 
 
@@ -53,16 +54,17 @@ class TooDeep(ValueError):
 
 
 def checkNesting(value):
-    """Raise `TooDeep` for a value that is nested more than `NESTING` deep.
+    """Return whether there are objects in a value; raise `TooDeep` for one that is nested more than `NESTING` deep.
 
     A level is a list, dict, tuple or set, or an object that is stored with its attributes.  A part that was met before
     does not count again: a value that contains itself is as deep as its parts.
     """
-    met, levels = set(), [iter((value,))]
+    met, levels, hasObjects = set(), [iter((value,))], False
     while levels:
         for item in levels[-1]:
             if type(item) in ATOMS or id(item) in met:
                 continue
+            hasObjects = hasObjects or type(item) not in CONTAINERS
             members = _membersOf(item)
             if members is not None:
                 if len(levels) > NESTING:
@@ -72,6 +74,7 @@ def checkNesting(value):
                 break
         else:
             levels.pop()
+    return hasObjects
 
 
 def _membersOf(value):

@@ -11,6 +11,7 @@ from zope.interface import Interface
 from zope.interface import implementer
 
 from lovely.remotetask.common.checks import check
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.sites import whereIs
 from lovely.remotetask.database.transactions import pauseAfter
@@ -134,7 +135,7 @@ class BulkTask:
                     changed += count
                     expected = max(input['expected'], changed)
                     service.setProgress(jobid, changed / expected if expected else None,
-                                        f'{input["verb"]}: {changed} of about {expected} jobs')
+                                        f'{input["verb"]}: {changed} of about {counted(expected, "job")}')
                 if changed == before:
                     break
         return {'changed': changed}

@@ -10,14 +10,17 @@ from dataclasses import field
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import about
+from lovely.remotetask.common.logs import line
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.errors import WrongGeneration
+from lovely.remotetask.execution.messages import messageOf
 from lovely.remotetask.execution.run import failed
 from lovely.remotetask.processing.claim_strategy import demand
 from lovely.remotetask.processing.claim_strategy import headStart
@@ -48,6 +51,9 @@ LEAST_WAIT = 0.01
 
 #: Seconds between two looks of an idle host at others on its machine: so soon it sees that one of them died.
 NEIGHBOUR_INTERVAL = 0.4
+
+#: Seconds without the database after which the log says so: a client may wait for half a minute until one try fails.
+LONG_AWAY = 10.0
 
 #: Iterations whose durations count.
 REMEMBERED = 4
@@ -89,6 +95,8 @@ class ClaimLoop:
         self._service = pathText(cycle.session.path)        # for the log
         self.reports = []               # that have been taken, but are not settled yet
         self.failures = 0               # iterations that have failed in a row
+        self._failingSince = None       # when the first of them began, by the monotonic clock
+        self._isToldAway = False        # whether the log says that the database is away
         self.givenBack = 0              # claims that were given back at the end
         self._returned = set()          # ids of the jobs that were given back before, while runs went on
         self._durations = collections.deque(maxlen=REMEMBERED)      # seconds of the last iterations that have written
@@ -106,6 +114,7 @@ class ClaimLoop:
             self.wakeup.clear()
             if not self._pool.isAlive:
                 raise RemoteTaskError('a thread that runs jobs has ended')
+            began = self.monotonic()
             try:
                 if self._pass():
                     return
@@ -113,12 +122,13 @@ class ClaimLoop:
                 raise
             except Exception as error:
                 self.failures += 1
+                self._failingSince = began if self._failingSince is None else self._failingSince
                 if not self._mayGoOn(error):
                     return
                 self._tellFailure(error)
                 self._backOff(error)
             else:
-                self.failures = 0
+                self._noteSuccess()
                 self._idle()
 
     def _pass(self):
@@ -264,8 +274,9 @@ class ClaimLoop:
         running = {execution.claim.jobid for execution in self._inFlight.executions()}
         again = sorted(running & self._leave(unstarted))            # others were cancelled, or must not run twice
         if again:
-            log.warning('processing host %s: the time to stop is over, %d jobs are run again: %s', self.cycle.name,
-                        len(again), ', '.join(map(str, again)), extra=self._about('host.gaveBack', jobs=len(again)))
+            log.warning('processing host %s: the time to stop is over, it gives back %s to be run again: %s',
+                        self.cycle.name, counted(len(again), 'job'), ', '.join(map(str, again)),
+                        extra=self._about('host.gaveBack', jobs=len(again)))
         return True
 
     def _returnEarly(self):
@@ -302,9 +313,16 @@ class ClaimLoop:
             log.error('processing host %s: a transaction failed, it is tried again', self.cycle.name, exc_info=error)
         else:
             log.debug('processing host %s: %s', self.cycle.name, error, exc_info=error)
-        if self.failures in TOLD_FAILURES:
-            log.warning('processing host %s waits for the database: %s', self.cycle.name, error,
+        isLong = self.monotonic() - self._failingSince >= LONG_AWAY
+        if self.failures in TOLD_FAILURES or isLong and not self._isToldAway:
+            self._isToldAway = True
+            log.warning('processing host %s waits for the database: %s', self.cycle.name, line(messageOf(error)),
                         extra=self._about('database.away'))
+
+    def _noteSuccess(self):
+        if self._isToldAway:
+            log.info('processing host %s has the database again', self.cycle.name, extra=self._about('database.back'))
+        self.failures, self._failingSince, self._isToldAway = 0, None, False
 
     def _about(self, event, **more):
         return about(event, service=self._service, host=self.cycle.name, **more)

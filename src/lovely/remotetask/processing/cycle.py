@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ZODB.POSException import ConflictError
 
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.errors import UnknownService
@@ -414,9 +415,10 @@ class Cycle:
         for text, arguments, extra in result.messages:
             log.warning(text, *arguments, extra=extra)
         if result.isReclaimed:
-            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the '
-                        '%d jobs that it had claimed, and it goes on with others', self.name, self.lease,
-                        len(result.lost), extra=about('host.silent', host=self.name, jobs=len(result.lost)))
+            log.warning('processing host %s was silent for its lease of %g s, as others saw it: they run the %s that '
+                        'it had claimed, and it goes on with others', self.name, self.lease,
+                        counted(len(result.lost), 'job'),
+                        extra=about('host.silent', host=self.name, jobs=len(result.lost)))
         self.state = result.state
         self._isReclaimed = self._isContended = self._isInDoubt = False
         for jobid, run in [*((report.jobid, report.run) for report in work.reports), *result.lost]:

@@ -11,6 +11,7 @@ from zope.component import getGlobalSiteManager
 from zope.component.event import dispatch
 from zope.interface import implementedBy
 
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.logs import jobLog
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.events import JobCompleted
@@ -144,8 +145,8 @@ class Notices:
         self._events.put(None)
         thread.join(timeout)
         if thread.is_alive():               # the event that is being told counts, the None at the end does not
-            log.error('the host stops, and does not wait for subscribers: %d events may not reach them',
-                      self._events.qsize())
+            log.error('the host stops, and does not wait for subscribers: %s may not reach them',
+                      counted(self._events.qsize(), 'event'))
 
     # The thread that notifies
 

@@ -1,5 +1,6 @@
 """The other hosts of a service: whether they live, who takes over from those that do not, how many run jobs."""
 # SPDX-License-Identifier: ZPL-2.1
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.iteration import Message
@@ -155,8 +156,8 @@ class Peers:
             if self._liveness.stateOf(name, ledger, view.moment) == hosts.ALIVE \
                     and ledger.owner.get('schedule', True):
                 view.service.schedule.scheduler = name
-                return [Message('%s becomes the scheduler: %s cannot handle %d jobs',
-                                (name, view.name, len(view.service.schedule.aside)),
+                return [Message('%s becomes the scheduler: %s cannot handle %s',
+                                (name, view.name, counted(len(view.service.schedule.aside), 'job')),
                                 about('schedule.handed', host=name))]
         return []
 

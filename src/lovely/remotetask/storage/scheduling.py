@@ -5,6 +5,7 @@ import logging
 import math
 import time
 
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.logs import about
 from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.database.sites import whereIs
@@ -55,8 +56,8 @@ def tick(service, now, limit=LIMIT, patience=math.inf, monotonic=time.monotonic)
     hasMore = _move(service, now, limit, late, monotonic() + patience, monotonic)
     if late:
         path = whereIs(service)
-        tell(service, log, logging.WARNING, '%d schedules of %s are late, the first one by %.0f s', len(late), path,
-             max(late), extra=about('schedule.late', service=path, jobs=len(late), wait=max(late)))
+        tell(service, log, logging.WARNING, 'late: %s of %s, the first one by %.0f s', counted(len(late), 'schedule'),
+             path, max(late), extra=about('schedule.late', service=path, jobs=len(late), wait=max(late)))
     return hasMore
 
 

@@ -180,7 +180,7 @@ class Application:
             if (match := _STATIC.fullmatch(path)) is not None:
                 return _static(match[1])
             if path in ('/live', '/ready'):
-                return self._health(path)
+                return self._health(request, path)
         # Requests that wait for a database that hangs must leave threads that answer whether the server lives.
         if not self._permits.acquire(timeout=PERMIT_TIME):
             raise Refused(503, 'too many requests are being answered, or the database does not answer: try again')
@@ -208,13 +208,12 @@ class Application:
 
     # For machines
 
-    def _health(self, path):
-        """Return whether this process lives, or whether it can do its work; anybody may know."""
+    def _health(self, request, path):
+        """Return whether this process lives, or whether it can do its work; anybody may know that, but no names."""
         if path == '/live':
             found = {'problem': None}
         else:
-            seen = self.readiness.seen()
-            found = {'problem': seen.problem, 'unusable': seen.unusable}
+            found = self.readiness.seen().told(self.guard.isAtHome(request))
         return webob.Response(json.dumps(found), content_type='application/json', charset='utf-8',
                               status=200 if found['problem'] is None else 503)
 

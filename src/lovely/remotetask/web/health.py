@@ -24,8 +24,16 @@ PATIENCE, FRESH = 2.0, 1.0
 class Seen(NamedTuple):
     """What a look at the database has shown."""
 
-    problem: str | None         # why there is no work to be done now, a sentence; None when there is
+    problem: str | None         # why there is no work to be done now, for anybody; None when there is
     unusable: dict              # path of a service that this process cannot work with -> why not, a sentence
+    detail: str = ''            # what more there is to the problem: it may have names of services, folders and classes
+
+    def told(self, names):
+        """Return this as plain data; `names` says whether the reader may know names of services."""
+        if names:
+            problem = f'{self.problem}: {self.detail}' if self.detail else self.problem
+            return {'problem': problem, 'unusable': len(self.unusable), 'reasons': self.unusable}
+        return {'problem': self.problem, 'unusable': len(self.unusable)}
 
 
 class Readiness:
@@ -64,7 +72,7 @@ class Readiness:
         try:
             seen = lookAt(self._db)
         except RemoteTaskError as error:
-            seen = Seen(str(error), {})
+            seen = Seen('the task services cannot be looked at', {}, str(error))
         except Exception as error:              # each kind of storage has errors of its own
             log.warning('not ready: %s: %s', type(error).__name__, error)
             seen = Seen(f'the database fails: {type(error).__name__}', {})
@@ -87,4 +95,6 @@ def lookAt(db):
             manager.abort()
     if paths - reasons.keys():
         return Seen(None, reasons)
-    return Seen('; '.join(reasons.values()) or 'there is no task service in the database', reasons)
+    if reasons:
+        return Seen('no task service can be used', reasons, '; '.join(reasons.values()))
+    return Seen('there is no task service in the database', {})

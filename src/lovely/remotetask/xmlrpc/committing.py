@@ -8,6 +8,7 @@ from transaction import TransactionManager
 from transaction.interfaces import TransientError
 
 from lovely.remotetask import errors
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.counts import counts
 from lovely.remotetask.database import notes
 from lovely.remotetask.database.freshness import catchUp
@@ -82,7 +83,7 @@ class Committer:
             outcomes = self._session.run(lambda: self._commit(writes, isFirst))
         except (DatabaseUnavailable, OutcomeUnknown) as error:
             self._session.close()
-            logger.error('the database failed %d calls: %r', len(writes), error.__cause__)
+            logger.error('the database failed %s: %r', counted(len(writes), 'call'), error.__cause__)
             for write in writes:
                 write.end(None, error)
         except BaseException as error:
