@@ -1,18 +1,15 @@
 """A deployment for tests: a site with tasks, configuration files, and real processes over a database server."""
 # SPDX-License-Identifier: ZPL-2.1
 import pathlib
-import time
 import unittest
 
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
+from waits import waitUntil
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.
 PATIENCE = 30
-
-#: Seconds between two looks at what nobody tells of.
-PAUSE = 0.02
 
 _SITE = """\
 <configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
@@ -121,9 +118,4 @@ class DeploymentCase(unittest.TestCase):
 
     def waitUntil(self, condition, what, patience=PATIENCE):
         """Return the condition's value as soon as it is true; fail after so many seconds."""
-        until = time.monotonic() + patience
-        while not (value := condition()):
-            if time.monotonic() > until:
-                self.fail(f'in vain waited for {what}:\n{self.said()}')
-            time.sleep(PAUSE)
-        return value
+        return waitUntil(condition, what, self.said, patience)

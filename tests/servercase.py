@@ -7,7 +7,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 import unittest
 import xmlrpc.client
 
@@ -23,6 +22,7 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from threads import inThread
+from waits import waitUntil
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen
@@ -123,12 +123,7 @@ class ServerCase(unittest.TestCase):
         finally:
             connection.close()
 
-    def waitUntil(self, condition):
-        """Wait until the condition, a function, is true; for what no event tells of."""
-        until = time.monotonic() + WAIT
-        while not condition():
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.01)
+    waitUntil = staticmethod(waitUntil)
 
     def assertFault(self, code, sentence, function, *arguments):
         with self.assertRaises(xmlrpc.client.Fault) as caught:

@@ -4,12 +4,12 @@ import contextlib
 import logging
 import os
 import threading
-import time
 import unittest
 from unittest.mock import patch
 
 from lovely.remotetask.testing import temporaryPostgreSQL
 from lovely.remotetask.testing.postgresql import TemporaryPostgreSQL
+from waits import waitUntil
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.
@@ -108,13 +108,7 @@ class PostgreSQLCase(unittest.TestCase):
                 'kill': lambda: self.server.killBackend(self.server.backends()[-1]),
                 'terminate': self.server.terminateBackends}
 
-    def waitUntil(self, condition, what):
-        """Return the condition's value as soon as it is true."""
-        until = time.monotonic() + PATIENCE
-        while not (value := condition()):
-            self.assertLess(time.monotonic(), until, f'in vain waited for {what}')
-            time.sleep(0.01)
-        return value
+    waitUntil = staticmethod(waitUntil)
 
 
 def holdBack(case, db):

@@ -37,11 +37,11 @@ from lovely.remotetask.xmlrpc.access import Throttled
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from servercase import CALL
 from servercase import WAIT
-from servercase import ServerCase
 from test_users import HASH
 from test_users import OTHER_PASSWORD
 from test_users import PASSWORD
 from threads import inThread
+from waits import waitUntil
 
 
 class TestCaller(unittest.TestCase):
@@ -130,7 +130,7 @@ class SlowUsers(Users):
 
 class TestAuthenticator(unittest.TestCase):
 
-    waitUntil = ServerCase.waitUntil
+    waitUntil = staticmethod(waitUntil)
 
     level = 2
 

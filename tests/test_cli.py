@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
 import xmlrpc.client
 from xmlrpc.server import SimpleXMLRPCRequestHandler
@@ -31,6 +30,7 @@ from lovely.remotetask.cli import services
 from lovely.remotetask.cli import users
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc import faults
+from waits import waitUntil
 
 
 OPERATING = pathlib.Path(users.__file__).parent.parent / 'documents' / 'operating.txt'
@@ -768,14 +768,7 @@ class ServerTestCase(CommandTestCase):
     def awaitFile(self, name, text=''):
         """Wait until another process has written a file with this text."""
         path = os.path.join(self.directory, name)
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            with contextlib.suppress(FileNotFoundError):
-                with open(path) as file:
-                    if text in file.read():
-                        return
-            time.sleep(0.01)
-        self.fail(f'no {text!r} in {path}')
+        waitUntil(lambda: os.path.exists(path) and text in pathlib.Path(path).read_text(), f'{text!r} in {path}')
 
     def refuses(self, code, message, *arguments):
         """Start a server that can't; it ends with this code and one line with this message."""
@@ -954,10 +947,8 @@ class ManyProcessesTest(ServerTestCase):
         return result
 
     def awaitStatus(self, jobid, status):
-        end = time.monotonic() + PATIENCE
-        while (shown := self.remotetask('status', jobid)[1].strip()) != status:
-            self.assertLess(time.monotonic(), end, shown)
-            time.sleep(0.02)
+        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
+                  lambda: self.remotetask('status', jobid)[1])
 
     def test_name_taken(self):
         database = self.zeo()

@@ -37,6 +37,7 @@ from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
 from test_cli import start
+from waits import waitUntil
 
 
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
@@ -683,10 +684,8 @@ class ProcessesTest(ServerTestCase):
         self.assertNotIn('ZODB.blob', '\n'.join(lines))
 
     def awaitStatus(self, jobid, status):
-        end = time.monotonic() + PATIENCE
-        while (shown := self.remotetask('status', jobid)[1].strip()) != status:
-            self.assertLess(time.monotonic(), end, shown)
-            time.sleep(0.02)
+        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
+                  lambda: self.remotetask('status', jobid)[1])
 
 
 if __name__ == '__main__':

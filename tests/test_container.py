@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 import lovely.remotetask
@@ -21,6 +20,7 @@ from lovely.remotetask.client import Client
 from lovely.remotetask.testing import PATIENCE
 from test_init import freePorts
 from test_packaging import built
+from waits import waitUntil
 
 
 DOCUMENT = pathlib.Path(lovely.remotetask.__file__).parent / 'documents' / 'deploying.txt'
@@ -159,10 +159,7 @@ class TestContainer(unittest.TestCase):
         self.waitUntil(lambda: self.podman('logs', 'films').split().count('ready') == times)
 
     def waitUntil(self, condition):
-        until = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), until, self.podman('logs', 'films', check=False))
-            time.sleep(0.05)
+        waitUntil(condition, said=lambda: self.podman('logs', 'films', check=False))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import unittest
 import xmlrpc.client
 
@@ -18,6 +17,7 @@ import lovely.remotetask
 from deployment import PATIENCE
 from deployment import DeploymentCase
 from lovely.remotetask.testing import Process
+from waits import waitUntil
 
 
 LOGROTATE = shutil.which('logrotate', path=os.environ.get('PATH', '') + ':/usr/sbin')
@@ -127,10 +127,9 @@ class TestLogrotate(unittest.TestCase):
         command, = re.findall('systemctl reload .*', text)
         (directory / 'logrotate.conf').write_text(text.replace(command, f'kill -HUP {server.pid}'))
         subprocess.run([LOGROTATE, '--force', '--state', directory / 'state', directory / 'logrotate.conf'], check=True)
-        until = time.monotonic() + PATIENCE
-        while not (logs / 'site.log').exists() or 'reopened the log' not in (logs / 'site.log').read_text():
-            self.assertLess(time.monotonic(), until, [path.read_text() for path in logs.iterdir()])
-            time.sleep(0.01)
+        log = logs / 'site.log'
+        waitUntil(lambda: log.exists() and 'reopened the log' in log.read_text(), 'a new log',
+                  lambda: str([path.read_text() for path in logs.iterdir()]))
         self.assertEqual(server.end(), 0)
         self.assertIn('has started', (logs / 'site.log.1').read_text())
         self.assertIn('stopping', (logs / 'site.log').read_text())

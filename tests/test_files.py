@@ -10,7 +10,6 @@ import pickle
 import re
 import tempfile
 import threading
-import time
 import unittest
 import xmlrpc.client
 from unittest import mock
@@ -54,6 +53,7 @@ from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.results import plain
 from processorcase import ProcessorCase
+from waits import waitUntil
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -643,8 +643,7 @@ class TestProcesses(DeploymentCase):
     def test_the_result_of_a_cancelled_job_is_not_stored(self):
         jobid = self.proxy.add('slow', 5)
         path = self.directory / 'begun'
-        while not path.exists():
-            time.sleep(0.01)
+        waitUntil(path.exists)
         self.proxy.cancel(jobid)
         (self.directory / 'go').touch()
         self.assertEqual(self.host.end(), 0)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 
 import transaction
@@ -28,6 +27,7 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.gateway import Gateway
+from waits import waitUntil
 
 
 #: Seconds after which something that should have happened long ago makes a test fail.
@@ -109,11 +109,7 @@ class FullDiskTest(unittest.TestCase):
         self.assertTrue(done.wait(PATIENCE))
         return call.result()
 
-    def waitUntil(self, condition, what):
-        until = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), until, f'in vain waited for {what}')
-            time.sleep(0.01)
+    waitUntil = staticmethod(waitUntil)
 
     def look(self, function):
         manager = transaction.TransactionManager()

@@ -236,6 +236,22 @@ class TestHost(InitTestCase):
         for process in host, *(processes[name] for name in ('frontend', 'web', 'zeo')):
             self.assertEqual(process.end(), 0)
 
+    def test_the_database_server_of_buildout(self):
+        program = self.directory / 'bin' / 'remotetask'
+        program.parent.mkdir()
+        program.symlink_to('/bin/true')
+        server = program.with_name('runzeo')
+        python = f'{sys.executable} -m lovely.remotetask.runzeo'
+        for number, (text, command) in enumerate((
+                ('import lovely.remotetask.runzeo', str(server)), ('from ZEO.runzeo import main', python))):
+            server.write_text(text)
+            site = self.directory / str(number)
+            with self.subTest(text):
+                code, said, _ = self.init(site, '--split', program=program)
+                self.assertEqual(code, 0)
+                self.assertIn(f'\n    {command} -C {site}/zeo.conf\n', said)
+                self.assertEqual(self.started(site / 'remotetask-zeo.service'), f'{command} -C {site}/zeo.conf')
+
     def test_what_does_not_fit(self):
         for reason, *options in (
                 ('not both', '--host', '--split'), ('needs --database', '--host'),

@@ -23,6 +23,7 @@ from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import ProcessorCase
 from test_cli import ServerTestCase
+from waits import waitUntil
 
 
 PATIENCE = 20
@@ -31,13 +32,7 @@ PATIENCE = 20
 class TestRetention(ProcessorCase):
 
     def until(self, condition):
-        wakeup = threading.Event()
-        for _ in range(1000):
-            self.manager.begin()
-            if condition():
-                return
-            wakeup.wait(0.02)
-        self.fail('waited in vain')
+        waitUntil(lambda: self.manager.begin() and condition())
 
     def test_what_is_old_goes_by_itself(self):
         self.provide('echo', lambda input: input)

@@ -26,6 +26,7 @@ from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
 from test_cli import start
+from waits import waitUntil
 
 
 SITE = '''<configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">
@@ -63,15 +64,6 @@ class ProcessTestCase(ServerTestCase):
         code, output, errors = self.remotetask('add', task, input, '--wait', '--timeout', '60s')
         return output if code == 0 else errors
 
-    def until(self, condition, what):
-        """Wait until a function returns something true, and return that."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if result := condition():
-                return result
-            time.sleep(0.01)
-        self.fail(f'still not: {what}')
-
 
 class SignalsTest(ProcessTestCase):
 
@@ -108,7 +100,7 @@ class SignalsTest(ProcessTestCase):
             process.send_signal(number)
         with open(os.path.join(self.directory, 'release'), 'w') as release:
             release.write('released')
-        self.assertEqual(self.until(lambda: self.remotetask('result', jobid)[1], 'a result'), '"released"\n')
+        self.assertEqual(waitUntil(lambda: self.remotetask('result', jobid)[1], 'a result'), '"released"\n')
         self.stop(process)
         self.assertEqual(pathlib.Path(self.directory, 'running').read_text(), 'x')
 
@@ -140,7 +132,7 @@ class SignalsTest(ProcessTestCase):
                                 iter(process.stderr.readline, '')), process.poll())
         self.write('release', '')
         for jobid in jobids:
-            self.assertEqual(self.until(lambda: self.remotetask('result', jobid)[1], 'a result'), '1\n')
+            self.assertEqual(waitUntil(lambda: self.remotetask('result', jobid)[1], 'a result'), '1\n')
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
         self.assertEqual(process.returncode, 0)
@@ -250,7 +242,7 @@ class TerminalTest(ProcessTestCase):
         shell.kill()
         shell.wait()
         self.awaitFile('remotetask.conf.log', 'stopping')
-        self.until(lambda: not os.path.exists(f'/proc/{server}'), 'the end of the server')
+        waitUntil(lambda: not os.path.exists(f'/proc/{server}'), 'the end of the server')
 
 
 class DescriptorsTest(ProcessTestCase):
@@ -587,10 +579,10 @@ class ProcessOneTest(ProcessTestCase):
         worker, = self.children(one)
         # The exit status is the program's, and nobody else takes it.
         self.assertIn('exited with status 3', self.run_('leave'))
-        left = self.until(lambda: [pid for pid in self.children(one) if pid != worker], 'a process that is left')
+        left = waitUntil(lambda: [pid for pid in self.children(one) if pid != worker], 'a process that is left')
         with open(os.path.join(self.directory, 'release'), 'w') as release:
             release.write('\n')
-        self.until(lambda: not any(map(self.state, left)), 'the end of what was left')
+        waitUntil(lambda: not any(map(self.state, left)), 'the end of what was left')
         self.assertEqual(self.children(one), [worker])
         os.kill(one, signal.SIGTERM)
         self.assertEqual(process.wait(PATIENCE), 0)

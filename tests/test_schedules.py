@@ -1,7 +1,6 @@
 """What operators ask: where and since when jobs run, how schedules fare, what has failed lately; and runs by hand."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
-import time
 import unittest
 
 import transaction
@@ -23,6 +22,7 @@ from lovely.remotetask.storage.ledger import KEPT_FAILED_RUNS
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import methods
+from waits import waitUntil
 
 
 PATIENCE = 60
@@ -94,14 +94,11 @@ class WhereTest(unittest.TestCase):
         return processor
 
     def until(self, condition):
-        """Return what `condition` returns of the service, as soon as that is true."""
-        until = time.monotonic() + PATIENCE
-        while True:
+        """Return what `condition` returns, as soon as that is true in a new transaction."""
+        def look():                     # nobody in this process is told of each commit of a host
             transaction.abort()
-            if found := condition():
-                return found
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.02)            # nobody in this process is told of each commit of a host
+            return condition()
+        return waitUntil(look)
 
     def test_a_job_that_runs(self):
         jobid = self.add('wait')

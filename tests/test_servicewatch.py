@@ -1,7 +1,6 @@
 """Processing hosts take up new services while they run, and let go of those that were removed."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
-import time
 import unittest
 from unittest.mock import patch
 
@@ -27,6 +26,7 @@ from lovely.remotetask.service import StartRemoteTasksEvent
 from lovely.remotetask.service import bootStrapSubscriber
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from waits import waitUntil
 
 
 #: Seconds for what happens at once, should it never happen; and between two looks when nothing is heard.
@@ -221,10 +221,7 @@ class TestApplication(WatchCase):
         self.assertEqual([thread.name for thread in threading.enumerate() if 'remotetask' in thread.name], [])
 
     def wait(self, condition):
-        until = time.monotonic() + PATIENCE
-        while not self.commit(condition):
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.01)
+        waitUntil(lambda: self.commit(condition))
 
 
 class TestProcessor(WatchCase):

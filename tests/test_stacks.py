@@ -31,6 +31,7 @@ from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_rescue import RescueCase
 from threads import inThread
+from waits import waitUntil
 from webcase import WebCase
 
 
@@ -170,19 +171,12 @@ class TestHosts(WebCase):
         """Ask, and return the answer when there is one."""
         if ask:
             self.do('askStack', jobid)
-        self.await_(lambda: self.do('getStack', jobid).answered is not None)
+        waitUntil(lambda: self.do('getStack', jobid).answered is not None)
         return self.do('getStack', jobid).text
-
-    def await_(self, condition):
-        """Look again and again until a condition is true, which no commit tells."""
-        until = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.02)
 
     def end(self, jobid):
         self.do('cancel', jobid)
-        self.await_(lambda: not self.processor.inFlight.executions())
+        waitUntil(lambda: not self.processor.inFlight.executions())
 
     def test_a_thread(self):
         jobid = self.do('add', 'waiting', 'a secret, too')
@@ -194,7 +188,7 @@ class TestHosts(WebCase):
     def test_a_child_process(self):
         path = self.directory + '/begun'
         jobid = self.do('add', 'sleeping', path)
-        self.await_(lambda: os.path.exists(path))
+        waitUntil(lambda: os.path.exists(path))
         for _ in range(2):
             text = self.answer(jobid)
             self.assertRegex(text, r'\Aprocess \d+: ')
@@ -205,8 +199,8 @@ class TestHosts(WebCase):
 
     def test_a_program(self):
         jobid = self.do('add', 'program', {'seconds': PATIENCE})
-        self.await_(lambda: self.status(jobid) == 'processing')
-        self.await_(lambda: re.match('process [0-9]', self.answer(jobid)))          # before, it is being started
+        waitUntil(lambda: self.status(jobid) == 'processing')
+        waitUntil(lambda: re.match('process [0-9]', self.answer(jobid)))          # before, it is being started
         text = self.answer(jobid)
         self.assertRegex(text, rf'\Aprocess \d+: {shutil.which("sleep")}\Z')
         self.end(jobid)

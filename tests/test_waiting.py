@@ -38,6 +38,7 @@ from lovely.remotetask.xmlrpc.tls import Certificate
 from servercase import WAIT
 from servercase import ServerCase
 from threads import inThread
+from waits import waitUntil
 
 
 def request(method, *arguments, path='/'):
@@ -255,7 +256,7 @@ class FailingDB(DB):
 class TestFailures(unittest.TestCase):
     """The watcher, while the database fails it; nothing but orders and commits wakes it."""
 
-    waitUntil = ServerCase.waitUntil
+    waitUntil = staticmethod(waitUntil)
 
     def setUp(self):
         self.addCleanup(testing.tearDown)

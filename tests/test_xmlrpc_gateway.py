@@ -30,6 +30,7 @@ from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import Gathering
 from servers import holdBack
 from threads import inThread
+from waits import waitUntil
 
 
 WAIT = 30       # seconds for what happens at once, should it never happen
@@ -92,15 +93,7 @@ class Gateway(gateways.Gateway):
 
 class LogCase(unittest.TestCase):
 
-    def waitUntil(self, condition):
-        deadline = threading.Event()
-        timer = threading.Timer(WAIT, deadline.set)
-        timer.start()
-        try:
-            while not condition():
-                self.assertFalse(deadline.wait(0.001))
-        finally:
-            timer.cancel()
+    waitUntil = staticmethod(waitUntil)
 
     @contextlib.contextmanager
     def assertFailureLogged(self):

@@ -62,7 +62,7 @@ class UnknownService(RemoteTaskError, LookupError):
     """No task service is registered at that path; check the site and the service's name."""
 
     def __init__(self, path: Any, reason: str = '') -> None:
-        """`reason` says why what is there is none, '' for nothing there."""
+        """`reason` says why the object at the path cannot be used; '' if there is none."""
         super().__init__(f'there is no task service at {shown(path, PATH_SIZE)}{reason and f": {reason}"}')
         self.path = path
 

@@ -128,7 +128,7 @@ def check(client, waiting, running, failures, window, late):
 
 
 def _isAway(error):
-    """Return whether nobody gets an answer, and not only this user, or from this URL."""
+    """Return whether an error means that nobody gets an answer, and not this user, or at this URL, alone."""
     return isinstance(error, _AWAY) or isinstance(error, HttpError) and error.status >= 500
 
 

@@ -13,8 +13,8 @@ from lovely.remotetask.common.process import ownerName
 
 #: The directory of the data, which is made as well.
 DATA = 'var'
-#: The words that start the database server, but for its options.
-DATABASE_SERVER = sys.executable, '-m', 'lovely.remotetask.runzeo'
+#: The module that is the database server.
+_RUNZEO = 'lovely.remotetask.runzeo'
 
 WITHOUT = 'They are not installed: pip install "lovely.remotetask[web]", and take away the # signs below.'
 
@@ -156,9 +156,22 @@ def _databaseServer(address):
     """Return the files of a database server that listens at `address`."""
     # ZEO would be ended by SIGHUP.
     unit = _unit(_DATABASE_UNIT, 'the database server', 'zeo.conf', reload='USR2',
-                 program=unitCommand(DATABASE_SERVER))
+                 program=unitCommand(databaseServer()))
     return {'zeo.conf': File('says where the database server is, and its data', 'zeo.conf', {'address': address}),
             f'{_DATABASE_UNIT}.service': unit}
+
+
+def databaseServer():
+    """Return the words that start the database server, but for its options.
+
+    With buildout that is the `runzeo` beside this program: Python alone does not find the packages.  The `runzeo` that
+    pip installs is ZEO's own.
+    """
+    path = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), 'runzeo')
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
+        if _RUNZEO.encode() in file.read():
+            return [path]
+    return [sys.executable, '-m', _RUNZEO]
 
 
 def _unit(name, what, command, after='', reload='HUP', **program):

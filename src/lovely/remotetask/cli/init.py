@@ -207,7 +207,7 @@ def _typedProgram():
 
 def _starts(directory, form, program):
     """Return the lines that start the processes."""
-    server = [f'    {shlex.join(forms.DATABASE_SERVER)} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
+    server = [f'    {shlex.join(forms.databaseServer())} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
     return [*server, *(f'    {program} -C {directory}/{command}' for command in form.commands)]
 
 

@@ -36,8 +36,8 @@ def _get(owner, name, lost):
 def loopThatTells(note):
     """Return an event loop whose servers call `note` with the address of each client that is to speak TLS.
 
-    They do so in the context (`contextvars`) in which the handshake runs then.  There is no public way to learn who it
-    is that fails in it: without the name, the log has no address.
+    The call and the handshake run in the same context (`contextvars`).  There is no public way to learn whose handshake
+    has failed: without the name, the log has no address.
     """
     class Loop(asyncio.SelectorEventLoop):
         def _make_ssl_transport(self, *arguments, extra=None, **options):

@@ -62,7 +62,7 @@ _PLACE = re.compile(r'File "([^"]*)", line (\d+)[-.\d]*')
 #: Names before a sentence that says it all: of our own exceptions, and the private module of zope.schema's.
 _EXCEPTION = re.compile(r'^(?:zope\.schema\._bootstrapinterfaces\.)?(?:(?:ValidationError|ValueError): )?')
 
-#: How zope.configuration says that a directive is none: its namespace and its name.
+#: What zope.configuration says of a directive that it does not know: its namespace and its name.
 _UNKNOWN = re.compile(r"^\('Unknown directive', (?P<namespace>'[^']*'|None), '(?P<name>[^']*)'\)$")
 #: The directives of meta.zcml that site definitions use.
 NAMESPACE, DIRECTIVES = 'http://namespaces.lovelysystems.com/remotetask', ('tasks', 'task', 'command')
@@ -384,7 +384,7 @@ def _explain(error):
 
 
 def _unknown(match):
-    """Return the sentence for a directive that is none; `match` is of `_UNKNOWN`."""
+    """Return the sentence for an unknown directive; `match` is of `_UNKNOWN`."""
     namespace, name = match['namespace'].strip("'"), match['name']
     if namespace == NAMESPACE:
         return noSuch('directive', name, DIRECTIVES)

@@ -34,7 +34,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 #: Seconds between two questions to a server, and after which one that does not answer is taken to hang, a whole number.
 PING_INTERVAL, ANSWER_TIME = 2.0, 10
 
-#: What a connection has where nobody says anything else: a server that hangs accepts connections, and a machine that
+#: Parameters of a connection that are given nowhere else: a server that hangs accepts connections, and a machine that
 #: has vanished ends none, on either side.  The transaction of a task is idle for as long as the task runs: a job whose
 #: run took longer than an administrator grants to such transactions would be run again and again.
 DEFAULTS = {
@@ -121,7 +121,7 @@ _TRANSACTIONS = """\
 SELECT tid, username, description FROM transaction WHERE NOT packed AND tid <> 0 ORDER BY tid DESC LIMIT %s OFFSET %s
 """
 
-# Which backend a connection has, as no other is or was.
+# Identifies the backend of a connection: the number of a process alone is used again.
 _BACKEND = 'SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()'
 
 
@@ -149,7 +149,7 @@ def firstConnections():
 def checkPooler(manager):
     """Raise `ConfigurationError` if two connections share a backend, because of a pooler that is not in session mode.
 
-    RelStorage's temporary tables and prepared statements belong to a backend, and so does who listens.
+    RelStorage's temporary tables and prepared statements belong to a backend, and so do notifications.
 
     manager -- RelStorage's `IConnectionManager` of the database.
     """

@@ -128,7 +128,7 @@ def loadFault(loaded):
 
 
 def isGone(service):
-    """Return whether a service is in its folder no more: nobody would process its jobs."""
+    """Return whether a service is no longer in its folder: nobody would process its jobs."""
     if getattr(service, 'zopePath', None) is not None:
         return service.__parent__ is None
     return nearestSite(service) is None

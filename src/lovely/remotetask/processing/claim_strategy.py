@@ -58,7 +58,8 @@ class Yielding:
 
 @dataclass(frozen=True)
 class Leaving:
-    """Since when a host has left all jobs that wait to hosts that take other tasks, by the monotonic clock, or None."""
+    """All jobs that wait, if a host leaves them to hosts that take other tasks; and since when, by the monotonic clock.
+    """
 
     since: float | None = None
     jobids: tuple = ()

@@ -37,7 +37,7 @@ class Survey:
     running: int = 0                    # how many live
     working: int = 0                    # how many of these had claims
     before: tuple[str, ...] = ()        # names of those of higher priority: that come before this one
-    patterns: frozenset = frozenset()   # of the tasks that hosts take which take others than this one; None for all
+    patterns: frozenset = frozenset()   # of the tasks of each host that takes others than this one; None for all
 
     @property
     def rank(self):

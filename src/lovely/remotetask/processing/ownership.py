@@ -159,7 +159,8 @@ class Ownership:
         jobids, ends, returned = list(ledger.claimed.keys()), [], set()
         for jobid in jobids:
             isReturned, ended = rescue.interrupt(service, self.name, jobid, jobid in unstarted, now)
-            returned.update([jobid] if isReturned else [])
+            if isReturned:
+                returned.add(jobid)
             ends += ended
         ledger.owner = None
         if service.schedule.scheduler == self.name:

@@ -27,7 +27,7 @@ IN_VAIN = 1000
 
 
 def declined(service, most, isLeft):
-    """Return the ids of all jobs that are ready, a tuple, if there are up to `most`, and all are left; else none.
+    """Return the ids of all ready jobs, a tuple; an empty one if there are more than `most`, or one is not left.
 
     isLeft -- called with the name of a task: whether a host leaves its jobs to other hosts.
     """
@@ -35,8 +35,8 @@ def declined(service, most, isLeft):
     if len(jobids) > most:
         return ()
     jobs = [job for _, job in fetch(service, jobids)]
-    isWhole = all(job is not None and not isinstance(job, BrokenJob) and isLeft(job.task) for job in jobs)
-    return tuple(jobids) if isWhole else ()
+    areLeft = all(job is not None and not isinstance(job, BrokenJob) and isLeft(job.task) for job in jobs)
+    return tuple(jobids) if areLeft else ()
 
 
 class Group:

@@ -25,8 +25,8 @@ FAILING = 'failing'
 
 PARTS = (STARTLATER, DELAYED, CRONJOB, RETRY, PENDING, FAILING)
 
-# What each part begins with, and no job has.  The database does not merge two changes of a set that is empty before or
-# after one of them, nor the removal of its first item with any other change.
+# The first entry of each part, which stands for no job.  The database does not merge two changes of a set that is empty
+# before or after one of them, nor the removal of its first item with any other change.
 _FLOOR = -math.inf, 0
 
 

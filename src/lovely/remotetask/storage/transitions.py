@@ -330,7 +330,7 @@ def release(service, ledger, jobid, now, started=True, suspect=0, isLast=False):
     if started:
         job.change(run=job.run + 1, suspect=suspect or None)
     else:
-        job.touch()             # who ends it at the same time took it for claimed: its id would stay in the queue
+        job.touch()             # conflicts with its end, which sees a claim still, and would leave its id in the queue
     if isLast:
         enqueue(service, job)
     else:

@@ -219,7 +219,7 @@ class Application:
 
     def _metrics(self, request, caller):
         seen, found = self.readiness.seen(), []
-        if seen.problem is None or seen.unusable:       # else there is no database, or what a cache still has of it
+        if seen.problem is None or seen.unusable:       # otherwise at most a cache would answer
             found = self._databaseMetrics(request, caller)
         elif METHODS['getStatistics'].role not in caller.roles or caller.tasks is not None:
             raise Refused(403, 'the metrics are of all tasks')

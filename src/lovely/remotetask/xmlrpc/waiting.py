@@ -248,7 +248,7 @@ class JobWatcher:
                 wait.wake()
 
     def _close(self):
-        """Close the connection, if there is one.  The next look is at all jobs: another one may see other changes."""
+        """Close the connection, if there is one.  The next one looks at all jobs: it may see other changes."""
         self._new.clear()
         self._wakeup.note(None)
         connection, self._connection = self._connection, None
