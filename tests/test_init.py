@@ -16,6 +16,7 @@ import tempfile
 import unittest
 import unittest.mock
 import urllib.request
+import venv
 
 from zope.component import provideUtility
 from zope.component import testing
@@ -204,6 +205,45 @@ class TestUnits(InitTestCase):
                     verified = subprocess.run(['systemd-analyze', 'verify', '--man=no', *units], text=True,
                                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                     self.assertEqual((verified.returncode, verified.stdout), (0, ''))
+
+
+class TestDatabaseServer(InitTestCase):
+    """The command that starts the database server of a split site."""
+
+    def setUp(self):
+        super().setUp()
+        self.program, self.runzeo = self.directory / 'bin' / 'remotetask', self.directory / 'bin' / 'runzeo'
+        self.program.parent.mkdir()
+        self.program.symlink_to('/bin/true')
+
+    def server(self):
+        """Return the words that a new site says before its configuration file; those of the unit are the same."""
+        code, said, errors = self.init('films', '--split', program=self.program)
+        self.assertEqual((code, errors), (0, ''))
+        started = self.started(self.site / 'remotetask-zeo.service')
+        self.assertIn(f'\n    {started}\n', said)
+        return started.partition(' -C')[0]
+
+    def test_that_of_buildout(self):
+        self.runzeo.write_text('import lovely.remotetask.runzeo\n')
+        self.assertEqual(self.server(), str(self.runzeo))
+
+    def test_that_of_zeo_does_not_tell_why_it_refuses_clients(self):
+        self.runzeo.write_text('from ZEO.runzeo import main\n')
+        self.assertEqual(self.server(), f'{sys.executable} -m lovely.remotetask.runzeo')
+
+    def test_none(self):
+        venv.create(self.directory / 'empty', symlinks=True)
+        python = self.directory / 'empty' / 'bin' / 'python'
+        self.enterContext(unittest.mock.patch.dict(os.environ))
+        os.environ.pop('PYTHONPATH', None)
+        with unittest.mock.patch.object(sys, 'executable', str(python)):
+            code, said, errors = self.init('films', '--split', program=self.program)
+            self.assertEqual((code, said), (2, ''))
+            self.assertRegex(errors, r'\Aremotetask: [^\n]+ run ".venv/bin/buildout install database" [^\n]+\n\Z')
+            self.assertFalse(self.site.exists())
+            # In one process there is no database server to start.
+            self.assertEqual(self.init('films', program=self.program)[0], 0)
 
 
 class TestHost(InitTestCase):

@@ -4,7 +4,6 @@ import contextlib
 import importlib.resources
 import os
 import string
-import sys
 from typing import NamedTuple
 
 from lovely.remotetask.cli.pages import arePagesInstalled
@@ -13,8 +12,6 @@ from lovely.remotetask.common.process import ownerName
 
 #: The directory of the data, which is made as well.
 DATA = 'var'
-#: The words that start the database server, but for its options.
-DATABASE_SERVER = sys.executable, '-m', 'lovely.remotetask.runzeo'
 
 WITHOUT = 'They are not installed: pip install "lovely.remotetask[web]", and take away the # signs below.'
 
@@ -116,12 +113,13 @@ def single():
     }, ('remotetask.conf serve',))
 
 
-def split(directory, database):
+def split(directory, database, server):
     """Return the `Form` of a site with a process for each part, all on this machine.
 
     directory -- its path.
     database -- where the database server of the site is to listen, 'host:port'; or a PostgreSQL server that is there,
         as `isPostgreSQL` takes it.
+    server -- the words that start a database server, but for its options.
     """
     section = {'database': databaseSection(directory, database, areBlobsShared=True)}
     names = 'frontend', *(['web'] if arePagesInstalled() else []), 'host'
@@ -129,7 +127,7 @@ def split(directory, database):
     units = dict(_processUnit(name, after) for name in names)
     return Form({
         **_TASKS,
-        **({} if isPostgreSQL(database) else _databaseServer(database)),
+        **({} if isPostgreSQL(database) else _databaseServer(database, server)),
         'frontend.conf': File('says where front end and pages are', 'frontend.conf', section),
         'host.conf': File('is for the processing host', 'host.conf', section),
         **units,
@@ -152,11 +150,11 @@ def _processUnit(name, after=''):
     return f'remotetask-{name}.service', _unit(f'remotetask-{name}', what, command, after)
 
 
-def _databaseServer(address):
-    """Return the files of a database server that listens at `address`."""
+def _databaseServer(address, words):
+    """Return the files of a database server that listens at `address`; `words` start it."""
     # ZEO would be ended by SIGHUP.
     unit = _unit(_DATABASE_UNIT, 'the database server', 'zeo.conf', reload='USR2',
-                 program=unitCommand(DATABASE_SERVER))
+                 program=unitCommand(words))
     return {'zeo.conf': File('says where the database server is, and its data', 'zeo.conf', {'address': address}),
             f'{_DATABASE_UNIT}.service': unit}
 
