@@ -15,14 +15,18 @@ import sys
 import tempfile
 import unittest
 import unittest.mock
+import urllib.parse
 import urllib.request
 import venv
 
+import psycopg2
+import psycopg2.extensions
 from zope.component import provideUtility
 from zope.component import testing
 
 from lovely.remotetask.application import getService
 from lovely.remotetask.cli import main
+from lovely.remotetask.cli.forms import databaseSection
 from lovely.remotetask.cli.forms import single
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
@@ -293,6 +297,7 @@ class TestHost(InitTestCase):
                 ('the pages and the database server would both listen at port 8100', '--split', '--port', '8099'),
                 ('both listen at port 8080', '--split', '--database', '[::1]:8080'),
                 ('not printable', '--host', '--database', 'zeo:8100\n%import evil'),
+                ('not printable', '--host', '--database', 'postgresql://db/films%0A%25import%20evil'),
                 ('belongs in ~/.pgpass', '--host', '--database', "host=db password='secret'"),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:secret@db/films'),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:se@ret@[db/films'),
@@ -305,6 +310,24 @@ class TestHost(InitTestCase):
                 self.assertFalse(self.site.exists())
 
 
+class TestAddressOfPostgreSQL(unittest.TestCase):
+
+    def test_a_url_becomes_keywords_to_which_others_can_be_added(self):
+        for url in ('postgresql://db/films', 'postgres://remotetask@db.example.org:5433/films', 'postgresql:///films',
+                    'postgresql://db', "postgresql://o'neil%5C@db/my%20films?sslmode=require&options=-c%20a%3Db+c",
+                    'postgresql://ann@[::1]:5433/films', 'postgresql://one:1,two,[::2]:3/films',
+                    'postgresql://one,two/films?target_session_attrs=read-write',
+                    'postgresql://%2Fvar%2Frun/films', 'postgresql:///films?host=/tmp&port=5433'):
+            with self.subTest(url):
+                dsn = re.search('^      dsn (.*)$', databaseSection('/films', url, True), re.MULTILINE)[1]
+                said = psycopg2.extensions.parse_dsn(f"{dsn} application_name='films'")
+                self.assertEqual(said, {**psycopg2.extensions.parse_dsn(url), 'application_name': 'films'})
+
+    def test_keywords_stay(self):
+        for keywords in "host='db' dbname=films", 'dbname=postgresql://db/films', 'service=films':
+            self.assertIn(f'      dsn {keywords}\n', databaseSection('/films', keywords, True))
+
+
 class TestHostOfPostgreSQL(InitTestCase):
 
     layer = PostgreSQL
@@ -314,7 +337,9 @@ class TestHostOfPostgreSQL(InitTestCase):
         provideUtility(SimpleTask(len), name='greet')           # which the host knows better
         server = self.enterContext(emptyPostgreSQL())
         dsn = re.search('dsn (.*)', server.config)[1]
-        self.assertEqual(self.init(self.site, '--host', '--database', dsn, '--name', 'beta $1')[0], 0)
+        words = urllib.parse.urlencode(psycopg2.extensions.parse_dsn(dsn), quote_via=urllib.parse.quote)
+        url = f'postgresql://?{words}'
+        self.assertEqual(self.init(self.site, '--host', '--database', url, '--name', 'beta $1')[0], 0)
         db = server.database()
         install(db)
         with db.transaction() as connection:

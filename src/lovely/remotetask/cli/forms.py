@@ -3,7 +3,9 @@
 import contextlib
 import importlib.resources
 import os
+import re
 import string
+import urllib.parse
 from typing import NamedTuple
 
 from lovely.remotetask.cli.pages import arePagesInstalled
@@ -97,6 +99,9 @@ _COMMANDS = {
     'host': ('host.conf processor', 'a processing host'),
 }
 
+#: A host of a URL of libpq, and its port.
+_HOST = re.compile(r'(\[[^]]*\]|[^:]*)(?::(.*))?', re.DOTALL)
+
 #: The unit of the database server.
 _DATABASE_UNIT = 'remotetask-zeo'
 
@@ -176,13 +181,30 @@ def isPostgreSQL(database):
     return '=' in database or database.startswith(('postgresql://', 'postgres://'))
 
 
+def _keywordsOf(url):
+    """Return a URL of libpq as keywords and values: RelStorage adds others to them, and knows no URLs."""
+    rest, _, query = url.partition('://')[2].partition('?')
+    place, _, name = rest.partition('/')
+    user, _, hosts = place.rpartition('@')
+    pairs = [_HOST.fullmatch(host).groups('') for host in hosts.split(',')]
+    values = {'host': ','.join(host.strip('[]') for host, _ in pairs), 'port': ','.join(port for _, port in pairs),
+              'dbname': name, 'user': user, **dict(pair.split('=', 1) for pair in query.split('&') if '=' in pair)}
+    return ' '.join(f'{name}={_quoted(urllib.parse.unquote(value))}' for name, value in values.items() if value)
+
+
+def _quoted(value):
+    """Return a value as it stands behind a keyword."""
+    return "'{}'".format(re.sub(r"(['\\])", r'\\\1', value))
+
+
 def databaseSection(directory, database, areBlobsShared):
     """Return the section <zodb>; for the arguments see `split`.
 
     areBlobsShared -- whether the process is on the machine of the database server, and uses its directory of blobs.
     """
     if isPostgreSQL(database):
-        storage = _POSTGRESQL.format(directory=directory, database=database.replace('$', '$$'))
+        keywords = _keywordsOf(database) if '://' in database.partition('=')[0] else database
+        storage = _POSTGRESQL.format(directory=directory, database=keywords.replace('$', '$$'))
         return _DATABASE.format(package='relstorage', storage=storage)
     blobs = (_SHARED_BLOBS if areBlobsShared else _OWN_BLOBS).format(directory=directory)
     return _DATABASE.format(package='ZEO', storage=_ZEO.format(database=database, blobs=blobs))

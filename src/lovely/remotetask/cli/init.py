@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.parse
 
 import click
 
@@ -111,7 +112,7 @@ def _checkDatabase(database):
     if database is None:
         return
     hint = {'param_hint': "'--database'"}
-    if not database.isprintable():
+    if not urllib.parse.unquote(database).isprintable():
         raise click.BadParameter(f'{database!r} has characters that are not printable', **hint)
     if forms.isPostgreSQL(database):
         if _hasPassword(database):
