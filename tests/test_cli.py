@@ -28,6 +28,7 @@ from commands import runCommand
 from lovely.remotetask.cli import main
 from lovely.remotetask.cli import services
 from lovely.remotetask.cli import users
+from lovely.remotetask.cli.words import COMMANDS
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc import faults
 from waits import waitUntil
@@ -170,6 +171,21 @@ class UsageTest(CommandTestCase):
         self.fails(2, "'nan' is not a time", 'add', 'echo', '--wait', '--timeout', 'nan')
         self.fails(2, "'--status'", 'jobs', '--status', 'unknown')
         self.fails(2, "'--size'", 'jobs', '--size', '0')
+
+    def test_words_of_other_systems(self):
+        for word, ours in COMMANDS.items():
+            with self.subTest(word):
+                self.assertNotIn(word, main.remotetask.commands)
+                command = [*ours.removesuffix(' --filter').split(), '--help']
+                self.assertEqual(CliRunner().invoke(main.remotetask, command).exit_code, 0)
+                self.fails(2, f"No such command '{word}'; here it is: remotetask {ours} (see remotetask --help)", word)
+        self.fails(2, "No such command 'worker' (see remotetask service --help)", 'service', 'worker')
+        self.fails(2, "'-C' goes before the command: remotetask -C FILE serve (see", 'serve', '-C', 'films.conf')
+        self.fails(2, "'--config' goes before the command: remotetask -C FILE service list (see", 'service', 'list',
+                   '--config', 'films.conf')
+        self.fails(2, "No such option '--countdown'; to run it later, or again and again: remotetask schedule (see",
+                   'add', 'echo', '--countdown', '10')
+        self.fails(2, "No such option '--delay' (see remotetask jobs --help)", 'jobs', '--delay', '5')
 
     def test_no_database_is_made_by_who_works_on_one(self):
         directory = self.enterContext(tempfile.TemporaryDirectory())
@@ -679,6 +695,8 @@ class BadServerTest(CommandTestCase):
         self.answering(b'HTTP/1.1 404 Not\x1bFound\r\nContent-Length: 0\r\n\r\n')
         self.fails(1, '/ answers with HTTP status 404 Not', 'tasks')
         self.assertIn(b'Authorization: Basic dXNlcjpzZWNyZXQ=', self.requests[0])
+        self.answering(b'HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n')
+        self.fails(1, '405 Method Not Allowed; the URL must be that of the front end, not of the pages', 'tasks')
 
     def test_the_password_is_not_shown(self):
         self.answering(b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n')

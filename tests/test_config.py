@@ -11,6 +11,7 @@ import sys
 import tempfile
 import textwrap
 import unittest
+import unittest.mock
 import xml.etree.ElementTree
 
 import transaction
@@ -511,6 +512,9 @@ class MistakesTest(ConfigTestCase):
 
     def test_import(self):
         self.check('\n%import nowhere\n', 2, "could not load package nowhere")
+        # As where the extra is not installed.
+        with unittest.mock.patch.dict(sys.modules, {'relstorage': None}):
+            self.check('\n%import relstorage\n', 2, 'for PostgreSQL install lovely.remotetask[postgresql]')
 
     def test_include(self):
         self.check('\n%include other.conf\n', 2, f'{self.directory}/other.conf')

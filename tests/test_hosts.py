@@ -8,12 +8,14 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import transaction
+from ZEO.Exceptions import ClientDisconnected
 from ZODB.DB import DB
 from ZODB.POSException import ConflictError
 from zope.component import provideUtility
 
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
@@ -22,6 +24,7 @@ from lovely.remotetask.processing.claim_strategy import CLAIMING
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
+from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import install
 from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import hosts
@@ -125,6 +128,32 @@ class TestHosts(HostCase):
         self.assertEqual([claim.jobid for claim in cycle.iterate(Work(want=3)).claims], [jobids[0], jobids[2]])
         self.manager.begin()
         self.assertEqual(list(self.service.ledgers['a'].claimed), [jobids[0], jobids[2]])
+
+    def test_the_next_run_of_a_job_that_nobody_knows_of(self):
+        # One commit has put a failed run on record and claimed the next one, because it came late; its answer was lost.
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.add('double', 1)
+        cycle = self.attached('a')
+        claim, = cycle.iterate(Work(want=1)).claims
+        report = failed(claim, ValueError('once'), 1.0, 2.0, 'a', RetryPolicy(attempts=3, base=0))
+        manager = cycle.session.manager
+        commit = manager.commit
+
+        def loseAnswer():
+            commit()
+            raise ClientDisconnected('Connection lost')
+
+        manager.commit = loseAnswer
+        with self.assertRaises(ClientDisconnected):
+            cycle.iterate(Work([report], want=1))
+        manager.commit = commit
+        self.manager.begin()
+        self.assertEqual(dict(self.service.ledgers['a'].claimed), {jobid: claim.run + 1})
+        result = cycle.iterate(Work([report], want=1))
+        self.assertEqual([(found.jobid, found.run) for found in result.claims], [(jobid, claim.run + 1)])
+        self.assertEqual(cycle.openClaims, {jobid: claim.run + 1})
+        self.manager.begin()
+        self.assertEqual(dict(self.service.ledgers['a'].claimed), {jobid: claim.run + 1})
 
     def test_two_hosts_share(self):
         ran = []

@@ -14,13 +14,18 @@ import sys
 import tempfile
 import unittest
 import unittest.mock
+import urllib.parse
 import urllib.request
+import venv
 
+import psycopg2
+import psycopg2.extensions
 from zope.component import provideUtility
 from zope.component import testing
 
 from commands import runCommand
 from lovely.remotetask.application import getService
+from lovely.remotetask.cli.forms import databaseSection
 from lovely.remotetask.cli.forms import single
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
@@ -202,6 +207,45 @@ class TestUnits(InitTestCase):
                     self.assertEqual((verified.returncode, verified.stdout), (0, ''))
 
 
+class TestDatabaseServer(InitTestCase):
+    """The command that starts the database server of a split site."""
+
+    def setUp(self):
+        super().setUp()
+        self.program, self.runzeo = self.directory / 'bin' / 'remotetask', self.directory / 'bin' / 'runzeo'
+        self.program.parent.mkdir()
+        self.program.symlink_to('/bin/true')
+
+    def server(self):
+        """Return the words that a new site says before its configuration file; those of the unit are the same."""
+        code, said, errors = self.init('films', '--split', program=self.program)
+        self.assertEqual((code, errors), (0, ''))
+        started = self.started(self.site / 'remotetask-zeo.service')
+        self.assertIn(f'\n    {started}\n', said)
+        return started.partition(' -C')[0]
+
+    def test_that_of_buildout(self):
+        self.runzeo.write_text('import lovely.remotetask.runzeo\n')
+        self.assertEqual(self.server(), str(self.runzeo))
+
+    def test_that_of_zeo_does_not_tell_why_it_refuses_clients(self):
+        self.runzeo.write_text('from ZEO.runzeo import main\n')
+        self.assertEqual(self.server(), f'{sys.executable} -m lovely.remotetask.runzeo')
+
+    def test_none(self):
+        venv.create(self.directory / 'empty', symlinks=True)
+        python = self.directory / 'empty' / 'bin' / 'python'
+        self.enterContext(unittest.mock.patch.dict(os.environ))
+        os.environ.pop('PYTHONPATH', None)
+        with unittest.mock.patch.object(sys, 'executable', str(python)):
+            code, said, errors = self.init('films', '--split', program=self.program)
+            self.assertEqual((code, said), (2, ''))
+            self.assertRegex(errors, r'\Aremotetask: [^\n]+ run ".venv/bin/buildout install remotetask" [^\n]+\n\Z')
+            self.assertFalse(self.site.exists())
+            # In one process there is no database server to start.
+            self.assertEqual(self.init('films', program=self.program)[0], 0)
+
+
 class TestHost(InitTestCase):
     """The processes of a split site, and a host in a directory of its own, as on another machine."""
 
@@ -236,22 +280,6 @@ class TestHost(InitTestCase):
         for process in host, *(processes[name] for name in ('frontend', 'web', 'zeo')):
             self.assertEqual(process.end(), 0)
 
-    def test_the_database_server_of_buildout(self):
-        program = self.directory / 'bin' / 'remotetask'
-        program.parent.mkdir()
-        program.symlink_to('/bin/true')
-        server = program.with_name('runzeo')
-        python = f'{sys.executable} -m lovely.remotetask.runzeo'
-        for number, (text, command) in enumerate((
-                ('import lovely.remotetask.runzeo', str(server)), ('from ZEO.runzeo import main', python))):
-            server.write_text(text)
-            site = self.directory / str(number)
-            with self.subTest(text):
-                code, said, _ = self.init(site, '--split', program=program)
-                self.assertEqual(code, 0)
-                self.assertIn(f'\n    {command} -C {site}/zeo.conf\n', said)
-                self.assertEqual(self.started(site / 'remotetask-zeo.service'), f'{command} -C {site}/zeo.conf')
-
     def test_what_does_not_fit(self):
         for reason, *options in (
                 ('not both', '--host', '--split'), ('needs --database', '--host'),
@@ -265,6 +293,7 @@ class TestHost(InitTestCase):
                 ('the pages and the database server would both listen at port 8100', '--split', '--port', '8099'),
                 ('both listen at port 8080', '--split', '--database', '[::1]:8080'),
                 ('not printable', '--host', '--database', 'zeo:8100\n%import evil'),
+                ('not printable', '--host', '--database', 'postgresql://db/films%0A%25import%20evil'),
                 ('belongs in ~/.pgpass', '--host', '--database', "host=db password='secret'"),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:secret@db/films'),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:se@ret@[db/films'),
@@ -277,6 +306,24 @@ class TestHost(InitTestCase):
                 self.assertFalse(self.site.exists())
 
 
+class TestAddressOfPostgreSQL(unittest.TestCase):
+
+    def test_a_url_becomes_keywords_to_which_others_can_be_added(self):
+        for url in ('postgresql://db/films', 'postgres://remotetask@db.example.org:5433/films', 'postgresql:///films',
+                    'postgresql://db', "postgresql://o'neil%5C@db/my%20films?sslmode=require&options=-c%20a%3Db+c",
+                    'postgresql://ann@[::1]:5433/films', 'postgresql://one:1,two,[::2]:3/films',
+                    'postgresql://one,two/films?target_session_attrs=read-write',
+                    'postgresql://%2Fvar%2Frun/films', 'postgresql:///films?host=/tmp&port=5433'):
+            with self.subTest(url):
+                dsn = re.search('^      dsn (.*)$', databaseSection('/films', url, True), re.MULTILINE)[1]
+                said = psycopg2.extensions.parse_dsn(f"{dsn} application_name='films'")
+                self.assertEqual(said, {**psycopg2.extensions.parse_dsn(url), 'application_name': 'films'})
+
+    def test_keywords_stay(self):
+        for keywords in "host='db' dbname=films", 'dbname=postgresql://db/films', 'service=films':
+            self.assertIn(f'      dsn {keywords}\n', databaseSection('/films', keywords, True))
+
+
 class TestHostOfPostgreSQL(InitTestCase):
 
     layer = PostgreSQL
@@ -286,7 +333,9 @@ class TestHostOfPostgreSQL(InitTestCase):
         provideUtility(SimpleTask(len), name='greet')           # which the host knows better
         server = self.enterContext(emptyPostgreSQL())
         dsn = re.search('dsn (.*)', server.config)[1]
-        self.assertEqual(self.init(self.site, '--host', '--database', dsn, '--name', 'beta $1')[0], 0)
+        words = urllib.parse.urlencode(psycopg2.extensions.parse_dsn(dsn), quote_via=urllib.parse.quote)
+        url = f'postgresql://?{words}'
+        self.assertEqual(self.init(self.site, '--host', '--database', url, '--name', 'beta $1')[0], 0)
         db = server.database()
         install(db)
         with db.transaction() as connection:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 import copy
 import functools
+import http
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from lovely.remotetask.client import NotAuthorized
 from lovely.remotetask.client import NotConnected
 from lovely.remotetask.client.transport import PASSWORD_FILE
 from lovely.remotetask.client.transport import ConnectionBroken
+from lovely.remotetask.client.transport import HttpError
 from lovely.remotetask.common.checks import shown
 from lovely.remotetask.config.sections import seconds
 from lovely.remotetask.xmlrpc import faults
@@ -33,6 +35,9 @@ from lovely.remotetask.xmlrpc import faults
 
 # What OpenSSL says of a certificate for another name or address (X509_V_ERR_HOSTNAME_MISMATCH and the like).
 _OTHER_HOST = (62, 64)
+
+# What pages, and most Web sites, answer to a call of XML-RPC.
+_NOT_ALLOWED = http.HTTPStatus.METHOD_NOT_ALLOWED
 
 # What the caller can correct by calling differently.
 _BAD_INPUT = (faults.ParseError, faults.BadArguments, errors.UnknownTask, errors.InvalidInput)
@@ -50,6 +55,8 @@ def failureOf(error, url=''):
         if '@' in rest:
             return CommandFailure(f'{error}; there is no such user, or {_reasonOf(rest)}')
         return CommandFailure(f'{error}; put user and password into the URL, {scheme or "http"}://USER:PASSWORD@HOST/')
+    if isinstance(error, HttpError) and error.status == _NOT_ALLOWED:
+        return CommandFailure(f'{error}; the URL must be that of the front end, not of the pages')
     if isinstance(error, ConnectionBroken) and scheme.lower() == 'http':
         return CommandFailure(f'{error}; if the front end speaks TLS, the URL begins with https://')
     if isinstance(error, JobFailed):

@@ -3,8 +3,9 @@
 import contextlib
 import importlib.resources
 import os
+import re
 import string
-import sys
+import urllib.parse
 from typing import NamedTuple
 
 from lovely.remotetask.cli.pages import arePagesInstalled
@@ -13,8 +14,6 @@ from lovely.remotetask.common.process import ownerName
 
 #: The directory of the data, which is made as well.
 DATA = 'var'
-#: The module that is the database server.
-_RUNZEO = 'lovely.remotetask.runzeo'
 
 WITHOUT = 'They are not installed: pip install "lovely.remotetask[web]", and take away the # signs below.'
 
@@ -100,6 +99,9 @@ _COMMANDS = {
     'host': ('host.conf processor', 'a processing host'),
 }
 
+#: A host of a URL of libpq, and its port.
+_HOST = re.compile(r'(\[[^]]*\]|[^:]*)(?::(.*))?', re.DOTALL)
+
 #: The unit of the database server.
 _DATABASE_UNIT = 'remotetask-zeo'
 
@@ -116,12 +118,13 @@ def single():
     }, ('remotetask.conf serve',))
 
 
-def split(directory, database):
+def split(directory, database, server):
     """Return the `Form` of a site with a process for each part, all on this machine.
 
     directory -- its path.
     database -- where the database server of the site is to listen, 'host:port'; or a PostgreSQL server that is there,
         as `isPostgreSQL` takes it.
+    server -- the words that start a database server, but for its options.
     """
     section = {'database': databaseSection(directory, database, areBlobsShared=True)}
     names = 'frontend', *(['web'] if arePagesInstalled() else []), 'host'
@@ -129,7 +132,7 @@ def split(directory, database):
     units = dict(_processUnit(name, after) for name in names)
     return Form({
         **_TASKS,
-        **({} if isPostgreSQL(database) else _databaseServer(database)),
+        **({} if isPostgreSQL(database) else _databaseServer(database, server)),
         'frontend.conf': File('says where front end and pages are', 'frontend.conf', section),
         'host.conf': File('is for the processing host', 'host.conf', section),
         **units,
@@ -152,26 +155,13 @@ def _processUnit(name, after=''):
     return f'remotetask-{name}.service', _unit(f'remotetask-{name}', what, command, after)
 
 
-def _databaseServer(address):
-    """Return the files of a database server that listens at `address`."""
+def _databaseServer(address, words):
+    """Return the files of a database server that listens at `address`; `words` start it."""
     # ZEO would be ended by SIGHUP.
     unit = _unit(_DATABASE_UNIT, 'the database server', 'zeo.conf', reload='USR2',
-                 program=unitCommand(databaseServer()))
+                 program=unitCommand(words))
     return {'zeo.conf': File('says where the database server is, and its data', 'zeo.conf', {'address': address}),
             f'{_DATABASE_UNIT}.service': unit}
-
-
-def databaseServer():
-    """Return the words that start the database server, but for its options.
-
-    With buildout that is the `runzeo` beside this program: Python alone does not find the packages.  The `runzeo` that
-    pip installs is ZEO's own.
-    """
-    path = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), 'runzeo')
-    with contextlib.suppress(OSError), open(path, 'rb') as file:
-        if _RUNZEO.encode() in file.read():
-            return [path]
-    return [sys.executable, '-m', _RUNZEO]
 
 
 def _unit(name, what, command, after='', reload='HUP', **program):
@@ -191,13 +181,30 @@ def isPostgreSQL(database):
     return '=' in database or database.startswith(('postgresql://', 'postgres://'))
 
 
+def _keywordsOf(url):
+    """Return a URL of libpq as keywords and values: RelStorage adds others to them, and knows no URLs."""
+    rest, _, query = url.partition('://')[2].partition('?')
+    place, _, name = rest.partition('/')
+    user, _, hosts = place.rpartition('@')
+    pairs = [_HOST.fullmatch(host).groups('') for host in hosts.split(',')]
+    values = {'host': ','.join(host.strip('[]') for host, _ in pairs), 'port': ','.join(port for _, port in pairs),
+              'dbname': name, 'user': user, **dict(pair.split('=', 1) for pair in query.split('&') if '=' in pair)}
+    return ' '.join(f'{name}={_quoted(urllib.parse.unquote(value))}' for name, value in values.items() if value)
+
+
+def _quoted(value):
+    """Return a value as it stands behind a keyword."""
+    return "'{}'".format(re.sub(r"(['\\])", r'\\\1', value))
+
+
 def databaseSection(directory, database, areBlobsShared):
     """Return the section <zodb>; for the arguments see `split`.
 
     areBlobsShared -- whether the process is on the machine of the database server, and uses its directory of blobs.
     """
     if isPostgreSQL(database):
-        storage = _POSTGRESQL.format(directory=directory, database=database.replace('$', '$$'))
+        keywords = _keywordsOf(database) if '://' in database.partition('=')[0] else database
+        storage = _POSTGRESQL.format(directory=directory, database=keywords.replace('$', '$$'))
         return _DATABASE.format(package='relstorage', storage=storage)
     blobs = (_SHARED_BLOBS if areBlobsShared else _OWN_BLOBS).format(directory=directory)
     return _DATABASE.format(package='ZEO', storage=_ZEO.format(database=database, blobs=blobs))

@@ -1,11 +1,14 @@
 """The command `init`: a directory with all that a site needs to begin, or a processing host on another machine."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
+import urllib.parse
 
 import click
 
@@ -22,6 +25,15 @@ _SPECIAL = re.compile(r'''[\s$%#"'\\<>&|;{}()\[\]*?:!`]''')
 _SPECIAL_IN_UNIT = re.compile(r'''[$"'\\]''')
 #: What systemd hides from a process that has a /tmp of its own.
 _TEMPORARY = '/tmp/', '/var/tmp/'
+#: The module of the database server, and what ends with 0 where Python finds it.
+_RUNZEO = 'lovely.remotetask.runzeo'
+_FIND = f"""
+import importlib.util, sys
+try:
+    sys.exit(importlib.util.find_spec({_RUNZEO!r}) is None)
+except ImportError:
+    sys.exit(1)
+"""
 PORT = 8080
 #: Where the database server of a site listens.
 DATABASE = '127.0.0.1:8100'
@@ -59,9 +71,11 @@ def init(directory, port, split, host, database, name):
     if host:
         form = forms.host(directory, database)
     else:
-        form = forms.split(directory, database or DATABASE) if split else forms.single()
+        form = forms.split(directory, database or DATABASE, _databaseServer()) if split else forms.single()
     _checkDirectory(directory, form)
     _checkPrograms()
+    if 'zeo.conf' in form.files:
+        _checkDatabaseServer()
     try:
         forms.write(form, directory, _valuesOf(directory, port, name))
     except OSError as error:
@@ -98,7 +112,7 @@ def _checkDatabase(database):
     if database is None:
         return
     hint = {'param_hint': "'--database'"}
-    if not database.isprintable():
+    if not urllib.parse.unquote(database).isprintable():
         raise click.BadParameter(f'{database!r} has characters that are not printable', **hint)
     if forms.isPostgreSQL(database):
         if _hasPassword(database):
@@ -166,6 +180,14 @@ def _checkPrograms():
                                  'otherwise; install the package elsewhere', BAD_INPUT)
 
 
+def _checkDatabaseServer():
+    """Raise `CommandFailure` when the command that starts the database server would not find this package."""
+    if _databaseServer()[0] == sys.executable and subprocess.run([sys.executable, '-c', _FIND], check=False).returncode:
+        raise CommandFailure(f'{sys.executable} does not find {_RUNZEO}, so nothing could start the database server: '
+                             'in a clone, run ".venv/bin/buildout install remotetask" first, which makes bin/runzeo',
+                             BAD_INPUT)
+
+
 def _special(path, special):
     """Return the first character of a path that fits a pattern, or that is not printable; None for none."""
     return next((character for character in path if special.match(character) or not character.isprintable()), None)
@@ -196,6 +218,17 @@ def _told(directory, form, port, isHost):
         *(_hostTold() if isHost else _siteTold(program, port))]
 
 
+def _databaseServer():
+    """Return the words that start the database server, but for its options."""
+    # The Python of a buildout does not find the package: its programs say where it is.  The program that pip puts there
+    # is ZEO's own.
+    program = os.path.join(os.path.dirname(os.path.abspath(_program()[0])), 'runzeo')
+    with contextlib.suppress(OSError, ValueError), open(program, encoding='utf-8') as script:
+        if _RUNZEO in script.read():
+            return [program]
+    return [sys.executable, '-m', _RUNZEO]
+
+
 def _typedProgram():
     """Return what a user types for this program, a text."""
     words = _program()
@@ -207,7 +240,7 @@ def _typedProgram():
 
 def _starts(directory, form, program):
     """Return the lines that start the processes."""
-    server = [f'    {shlex.join(forms.databaseServer())} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
+    server = [f'    {shlex.join(_databaseServer())} -C {directory}/zeo.conf'] if 'zeo.conf' in form.files else []
     return [*server, *(f'    {program} -C {directory}/{command}' for command in form.commands)]
 
 

@@ -31,6 +31,7 @@ from lovely.remotetask.cli.failure import BAD_INPUT
 from lovely.remotetask.cli.failure import FAILURE
 from lovely.remotetask.cli.failure import INTERRUPTED
 from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.cli.words import adviceOn
 from lovely.remotetask.common.process import discard
 from lovely.remotetask.common.process import resetSignals
 from lovely.remotetask.common.release import release
@@ -94,7 +95,7 @@ def run(arguments=None):
         return code or 0
     except click.UsageError as error:
         hint = f' (see {error.ctx.command_path} --help)' if error.ctx is not None else ''
-        return _fail(error.format_message().rstrip('.') + hint, error.exit_code)
+        return _fail((adviceOn(error) or error.format_message().rstrip('.')) + hint, error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except ConfigurationError as error:

@@ -4,6 +4,7 @@
 """
 # SPDX-License-Identifier: ZPL-2.1
 import functools
+import importlib.util
 import io
 import logging
 import os
@@ -250,6 +251,8 @@ def _mistake(error, position):
         reason = f'{type(error).__name__}: {error}'
     if reason.startswith('invalid literal for int()'):
         reason = f'{error.value!r} is neither a whole number nor one of the words that this key knows'
+    if reason.startswith('could not load package relstorage') and importlib.util.find_spec('relstorage') is None:
+        reason = f'{reason}; for PostgreSQL install lovely.remotetask[postgresql]'
     lines = reason.split('\n')
     if len(lines) > 2:                          # some reasons have a traceback in them; its end says it all
         reason = f'{lines[0]}: {lines[-1] or lines[-2]}'

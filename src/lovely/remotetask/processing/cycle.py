@@ -345,9 +345,10 @@ class Cycle:
         """
         if not self._isInDoubt:
             return []
-        known = {*self.openClaims, *(claim.jobid for claim in claims), *(report.jobid for report in work.reports)}
+        # Not the jobs: what it does not know of may be the next run of a job of which it knows the one before.
+        known = {*self.openClaims.items(), *((one.jobid, one.run) for one in (*claims, *work.reports))}
         adopted = []
-        for unknown in [transitions.Recorded(*item) for item in view.ledger.claimed.items() if item[0] not in known]:
+        for unknown in [transitions.Recorded(*item) for item in view.ledger.claimed.items() if item not in known]:
             job = view.service.jobs.get(unknown.jobid)
             if transitions.holds(job, unknown):
                 adopted.append(transitions.claimOn(job))
