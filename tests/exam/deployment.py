@@ -19,8 +19,9 @@ from lovely.remotetask.testing import Process
 #: Seconds after which a silent host is taken for dead.
 LEASE = 2
 
-#: Objects that a connection keeps in memory: so few that none grows for long until it has as many.
-CACHE = 500
+#: Objects that a connection keeps in memory, and the size of the file that a client of ZEO keeps others in, whose index
+#: is in memory: so little that none grows for long until it has as much.
+CACHE, CLIENT_CACHE = 500, '2MB'
 
 #: Seconds in which all processes have to be ready.
 PATIENCE = 90
@@ -162,7 +163,8 @@ class Deployment:
         return path
 
     def _program(self, name, command):
-        config = self.server.config.replace('<zodb>', f'<zodb>\n  cache-size {CACHE}')
+        config = self.server.config.replace('<zodb>', f'<zodb>\n  cache-size {CACHE}').replace(
+            '<clientstorage>', f'<clientstorage>\n    cache-size {CLIENT_CACHE}')
         path = self._write(f'{name}.conf', configurationOf(self.directory, config, name, processor=self._processor))
         return Program(name, ['-C', path, command], self.directory)
 
