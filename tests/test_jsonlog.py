@@ -231,7 +231,7 @@ class TestEvents(LogCase, WebCase):
         self.assertEqual((line['event'], line['jobs'], line['service'], line['level']),
                          ('schedule.late', 2, '/TaskService', 'WARNING'))
         self.assertGreater(line['wait'], 86400 - 3600)
-        self.assertRegex(line['message'], 'late: 2 schedules of /TaskService, the first one by [0-9]+ s')
+        self.assertRegex(line['message'], '2 schedules of /TaskService came late, the first one by [0-9]+ s')
 
     def test_buttons(self):
         jobid = self.do('add', 'echo')

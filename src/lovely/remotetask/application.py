@@ -135,7 +135,7 @@ def pauseCopy(service: Any, event: Any) -> None:
     event -- the `IObjectAddedEvent` of the service, or of a folder above it: when it was copied, or imported from a
         file.  Nothing is done with one that is no copy.
     """
-    # A front end does without.
+    # Imported here: a front end does not load what hosts need.
     from lovely.remotetask.processing.rescue import rescue
 
     if not getattr(service, 'isCopy', False):

@@ -155,7 +155,7 @@ class Job:
     readySince = more('readySince')     # UTC seconds; None: since it was added.  Stale while it waits for a time
     schedule = more('schedule')     # id of the cron job that added it
     stranded = more('stranded', False)      # whether it waits for a host that has its task: see `ready.strand`
-    #: 0, or, if a host ended after it had claimed this job: how many such jobs may run at a time if this is one of them
+    #: 0, unless a host ended after it had claimed this job.  Else how many suspects may run together, with this one.
     suspect = more('suspect', 0)
     timeLimit = more('timeLimit')           # its own time limit in seconds; None for that of its task
     request = more('request')               # the id of the HTTP request that added it

@@ -196,6 +196,8 @@ class ServiceWatch:
         elif text not in self._told and len(self._told) < MOST_TOLD:
             self._told.add(text)
             log.error('%s', text, exc_info=None if isinstance(error, RemoteTaskError) else error)   # which says it all
+            if len(self._told) == MOST_TOLD:
+                log.error('no more such failures are told until all task services can be processed again')
 
     def _close(self):
         connection, isClosed = self._connection, self._isClosed

@@ -56,8 +56,9 @@ def tick(service, now, limit=LIMIT, patience=math.inf, monotonic=time.monotonic)
     hasMore = _move(service, now, limit, late, monotonic() + patience, monotonic)
     if late:
         path = whereIs(service)
-        tell(service, log, logging.WARNING, 'late: %s of %s, the first one by %.0f s', counted(len(late), 'schedule'),
-             path, max(late), extra=about('schedule.late', service=path, jobs=len(late), wait=max(late)))
+        tell(service, log, logging.WARNING, '%s of %s came late, the first one by %.0f s',
+             counted(len(late), 'schedule'), path, max(late),
+             extra=about('schedule.late', service=path, jobs=len(late), wait=max(late)))
     return hasMore
 
 
