@@ -150,7 +150,8 @@ class Deployment:
 
     def __init__(self, server, hosts, processor=''):
         self.server, self.directory = server, server.directory
-        self._processor = f'threads 4\nlease {LEASE}s\n{processor}'
+        lease = '' if 'lease ' in processor else f'lease {LEASE}s\n'
+        self._processor = f'threads 4\n{lease}{processor}'
         self._write('site.zcml', SITE)
         self.frontend = self._program('frontend', 'frontend')
         self.hosts = [self._program(f'host-{number + 1}', 'processor') for number in range(hosts)]
