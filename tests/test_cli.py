@@ -475,7 +475,7 @@ id          task                status     added       started     took   host
 ''', ''))
         code, output, errors = self.remotetask('jobs', '--status', 'completed', '--size', '5', '--start', '1')
         self.assertEqual(output, 'id  task  status  added  started  took  host\n\n'
-                                 '0 of 1 jobs; in all: 1 queued, 1 completed\n')
+                                 '0 of 1 job; in all: 1 queued, 1 completed\n')
         self.assertEqual(self.server.calls, [('getJobs', None, 0, 20),
                                              ('getJobs', 'completed', 1, 5)])
 
