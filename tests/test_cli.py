@@ -17,6 +17,7 @@ import tempfile
 import threading
 import unittest
 import xmlrpc.client
+from unittest import mock
 from xmlrpc.server import SimpleXMLRPCRequestHandler
 from xmlrpc.server import SimpleXMLRPCServer
 
@@ -201,6 +202,26 @@ class UsageTest(CommandTestCase):
                     'http://a b/', 'http://local\nhost/', 'http://[::1/', 'http://höst/'):
             with self.subTest(url):
                 self.fails(2, 'is not a URL', 'tasks', '--url', url)
+
+    def test_urls_of_configuration_files(self):
+        def fails(code, message, command, text):
+            path = pathlib.Path(directory, 'remotetask.conf')
+            path.write_text(text)
+            result = runCommand('-C', path, command)
+            self.assertEqual(result[:2], (code, ''))
+            self.assertIn(message, result[2])
+
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        for address, host in (('127.0.0.1', '127.0.0.1'), ('0.0.0.0', '127.0.0.1'), ('[::]', '[::1]')):
+            address = f'{address}:{(port := freePort())}'
+            fails(3, f'http://{host}:{port}/: cannot connect', 'tasks', f'<frontend>\n address {address}\n</frontend>')
+            fails(1, f'http://{host}:{port}/live: ', 'health', f'<web>\n address {address}\n</web>')
+        fails(3, f'https://127.0.0.1:{port}/: cannot connect', 'tasks',
+              f'<frontend>\n address {port}\n certificate x\n</frontend>')
+        for command, code in (('tasks', 2), ('check', 3)):
+            fails(code, 'remotetask.conf takes any free port: give its --url', command,
+                  '<frontend>\n address 0\n</frontend>')
+            fails(code, 'remotetask.conf, line 1: ', command, '<nonsense>')
 
     def test_no_json(self):
         self.fails(2, 'not JSON: line 2 column 7: Expecting value', 'add', 'echo', '{"a": 1,\n "b": x}')
@@ -539,6 +560,22 @@ hosts            1 of 2 processing, paused
             self.assertEqual((code, errors), (0, ''))
         self.assertEqual(paths, ['/', '/', '/site1/films'])
 
+    def test_where_the_url_comes_from(self):
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        paths = [os.path.join(directory, name) for name in ('ours.conf', 'other.conf')]
+        for path, port in zip(paths, (self.server.server_address[1], freePort())):
+            pathlib.Path(path).write_text(f'<frontend>\n address {port}\n</frontend>\n')
+        ours, other = paths
+        for variables, *arguments, code in (
+                ({}, '-C', ours, 'tasks', 0),
+                ({'REMOTETASK_CONFIG': ours}, 'tasks', 0),
+                ({'REMOTETASK_CONFIG': ours}, '-C', other, 'tasks', 3),
+                ({'REMOTETASK_URL': self.url}, '-C', other, 'tasks', 3),
+                ({'REMOTETASK_URL': self.url, 'REMOTETASK_CONFIG': other}, 'tasks', 0),
+                ({}, '-C', other, 'tasks', '--url', self.url, 0)):
+            with self.subTest(variables=variables, arguments=arguments), mock.patch.dict(os.environ, variables):
+                self.assertEqual(runCommand(*arguments)[0], code)
+
     def test_another_process(self):
         process = start('add', 'echo', '-', '--wait', env=environment(REMOTETASK_URL=self.url), stdin=subprocess.PIPE)
         output, errors = process.communicate('["from standard input"]', timeout=PATIENCE)
@@ -686,6 +723,8 @@ class BadServerTest(CommandTestCase):
                 code, output, errors = self.remotetask('check', '--answer-timeout', '200ms')
                 self.assertEqual((code, errors), (level, ''), output)
                 self.assertRegex(output, r'\A(CRITICAL|UNKNOWN) - [^\n]+\n\Z')
+        with mock.patch.dict(os.environ, {'REMOTETASK_PASSWORD_FILE': '/nowhere/password'}):
+            self.fails(3, 'REMOTETASK_PASSWORD_FILE', 'check', '--url', self.url.replace(':secret', ''))
 
     def test_silence(self):
         self.answering(None)

@@ -13,6 +13,7 @@ from datetime import datetime
 from datetime import timezone
 
 import click
+from click.core import ParameterSource
 
 from lovely.remotetask import errors
 from lovely.remotetask.cli.failure import BAD_INPUT
@@ -20,6 +21,8 @@ from lovely.remotetask.cli.failure import CANNOT_CONNECT
 from lovely.remotetask.cli.failure import FAILURE
 from lovely.remotetask.cli.failure import JOB_FAILED
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.urls import DEFAULT_URL
+from lovely.remotetask.cli.urls import frontendURL
 from lovely.remotetask.client import Client
 from lovely.remotetask.client import File
 from lovely.remotetask.client import JobFailed
@@ -228,6 +231,13 @@ def alias(command, name):
     return hidden
 
 
+def _chosenURL(context, url):
+    """Return the URL of the front end: an option wins over the environment, and then the URL over the file."""
+    isFileGiven = context.find_root().get_parameter_source('config') is ParameterSource.COMMANDLINE
+    isFromEnvironment = context.get_parameter_source('url') is ParameterSource.ENVIRONMENT
+    return frontendURL(context.obj) if url is None or isFileGiven and isFromEnvironment else url
+
+
 def commandOf(kind, answerTimeout):
     """Return a decorator that makes a command of that kind, a class; see `command`."""
     return functools.partial(command, kind=kind, answerTimeout=answerTimeout)
@@ -241,16 +251,18 @@ def command(function, kind=click.Command, answerTimeout='60s'):
     """
 
     @click.command(re.sub('([A-Z])', r'-\1', function.__name__).lower(), cls=kind)
-    @click.option('--url', default='http://127.0.0.1:8080/', envvar='REMOTETASK_URL', show_default=True,
-                  show_envvar=True,
-                  help='The URL of the front end.  The path names the task service.  If it has '
+    @click.option('--url', envvar='REMOTETASK_URL', show_envvar=True,
+                  help=f'The URL of the front end; default: that of the configuration file, or {DEFAULT_URL} without '
+                       'one.  The path names the task service.  If it has '
                        'users: https://USER:PASSWORD@example.org/, or https://USER@example.org/ and the password in '
                        'the file that REMOTETASK_PASSWORD_FILE names.')
     @click.option('--answer-timeout', metavar='TIME', type=Seconds(), default=answerTimeout, show_default=True,
                   help='How long to wait for an answer, even if the front end is busy or restarts meanwhile: 20s, '
                        '1.5m; without a unit in seconds.')
+    @click.pass_context
     @functools.wraps(function)
-    def run(url, answer_timeout, **arguments):
+    def run(context, url, answer_timeout, **arguments):
+        url = _chosenURL(context, url)
         try:
             client = Client(url, answer_timeout)
         except ValueError as error:

@@ -6,6 +6,7 @@ import click
 
 from lovely.remotetask import errors
 from lovely.remotetask.cli import calling
+from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
 from lovely.remotetask.cli.tables import duration
 from lovely.remotetask.client import ConnectionBroken
@@ -78,9 +79,11 @@ class _Check(click.Command):
         """Do what the command does."""
         try:
             return super().invoke(context)
-        except click.UsageError as error:           # of the URL
+        except click.ClickException as error:       # of the URL or the password
             error.exit_code = UNKNOWN
             raise
+        except errors.ConfigurationError as error:
+            raise CommandFailure(str(error), UNKNOWN) from error
 
 
 def _levels(name, default, read, text):

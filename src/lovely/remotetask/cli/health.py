@@ -10,6 +10,7 @@ import click
 from lovely.remotetask.cli.calling import Seconds
 from lovely.remotetask.cli.failure import CommandFailure
 from lovely.remotetask.cli.failure import oneLine
+from lovely.remotetask.cli.urls import localURL
 from lovely.remotetask.common.checks import counted
 from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.config.settings import load
@@ -36,8 +37,7 @@ def health(configurationPath, ready, url, answer_timeout):
       ready
     """
     if url is None:
-        host, port = ((load(configurationPath).web if configurationPath else None) or defaultWeb()).address
-        url = f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
+        url = localURL(((load(configurationPath).web if configurationPath else None) or defaultWeb()).address)
     elif not url.startswith(('http://', 'https://')):
         raise click.BadParameter('it begins with http:// or https://', param_hint="'--url'")
     where = url.rstrip('/') + ('/ready' if ready else '/live')

@@ -21,9 +21,9 @@ from lovely.remotetask.cli.grace import GracePeriod
 from lovely.remotetask.cli.hosts import Hosts
 from lovely.remotetask.cli.pages import startMetrics
 from lovely.remotetask.cli.pages import startPages
-from lovely.remotetask.cli.pages import urlOf
 from lovely.remotetask.cli.signals import Interrupted
 from lovely.remotetask.cli.signals import Signals
+from lovely.remotetask.cli.urls import urlOf
 from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.checks import isNumber
 from lovely.remotetask.common.process import allowFiles

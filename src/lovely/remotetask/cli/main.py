@@ -54,7 +54,7 @@ def remotetask(context, config):
 
     serve, frontend, processor, scheduler and web are servers.  The servers and pack, bench, export, import, run-here,
     service, upgrade and user read a configuration file; init writes one.  All other commands are clients: they call a
-    front end and need no configuration file.
+    front end, and need its URL or its configuration file.
 
     \b
     To try it, in two terminals:

@@ -3,6 +3,7 @@
 import importlib.util
 
 from lovely.remotetask.cli.failure import CommandFailure
+from lovely.remotetask.cli.urls import urlOf
 from lovely.remotetask.config.settings import defaultWeb
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import ConfigurationError
@@ -107,9 +108,3 @@ def startMetrics(section, settings, users, closing, grace):
     closing.callback(lambda: server.stop(grace.left()))
     server.start()
     return f'metrics: {urlOf(server.address)}metrics'
-
-
-def urlOf(address, scheme='http'):
-    """Return the URL of a server at an address, a pair of host and port."""
-    host, port = address
-    return f'{scheme}://[{host}]:{port}/' if ':' in host else f'{scheme}://{host}:{port}/'
