@@ -98,7 +98,7 @@ class AliveCase(ProcessorCase):
     def job(self, jobid):
         self.manager.begin()
         job = self.service.jobs[jobid]
-        return job.run, job.attempt, self.service.getStatus(jobid)
+        return job.run, job.failedAttempts, self.service.getStatus(jobid)
 
 
 class TestHeartbeat(AliveCase):
@@ -628,7 +628,7 @@ class TestStalls(unittest.TestCase):
     def check(self, *jobids):
         self.assertEqual(self.lines, [])
         for jobid in jobids:
-            self.assertEqual((self.service.jobs[jobid].attempt, self.service.jobs[jobid].run), (0, 0))
+            self.assertEqual((self.service.jobs[jobid].failedAttempts, self.service.jobs[jobid].run), (0, 0))
 
     def test_a_client_that_stalls_after_its_vote(self):
         begun, go = threading.Semaphore(0), threading.Event()
@@ -671,7 +671,7 @@ class TestStalls(unittest.TestCase):
         self.heard()
         self.assertEqual(dict(self.service.data), dict.fromkeys(jobids, 1))
         self.assertEqual(self.lines, [])
-        self.assertEqual({self.service.jobs[jobid].attempt for jobid in jobids + others}, {0})
+        self.assertEqual({self.service.jobs[jobid].failedAttempts for jobid in jobids + others}, {0})
 
     def test_jobs_that_fail_again_and_again_beside_a_long_one(self):
         begun, go, pause = threading.Semaphore(0), threading.Event(), threading.Event()
@@ -700,7 +700,7 @@ class TestStalls(unittest.TestCase):
             self.assertEqual(self.statuses(*waiting, *failing), {'completed'})
         self.assertGreater(len(runs), 20)
         self.assertEqual([line for line in self.lines if 'as asked' not in line], [])
-        self.assertEqual({(self.service.jobs[jobid].attempt, self.service.jobs[jobid].run) for jobid in waiting},
+        self.assertEqual({(self.service.jobs[jobid].failedAttempts, self.service.jobs[jobid].run) for jobid in waiting},
                          {(0, 0)})
 
 

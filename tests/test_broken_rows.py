@@ -72,7 +72,7 @@ def notRows(real):
         st.sampled_from([(), (1,), [1] * len(row), {}, 'text', None, tuple(row)[:-1], (*row, 1),
                          *(tuple(row._replace(**{name: wrong})) for name, wrong in (
                              ('writes', None), ('kind', 'letter'), ('kind', None), ('task', 5), ('created', 'now'),
-                             ('status', 'lost'), ('status', None), ('run', '1'), ('attempt', None), ('error', 7),
+                             ('status', 'lost'), ('status', None), ('run', '1'), ('failedAttempts', None), ('error', 7),
                              ('started', 'x'), ('completed', []), ('input', 'x'), ('output', {}), ('errors', []),
                              ('more', ())))]).map(packed))
 

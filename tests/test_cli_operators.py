@@ -230,12 +230,12 @@ class ListsTest(OperatorCase):
         jobid = self.service(lambda service: service.add('crash', 0, retryPolicy=policy))
         self.service(lambda service: service.process(time.time()))
         text = self.done('job', str(jobid))
-        for name in ('completed ', 'retryAt', 'task', 'attempt', 'input'):
+        for name in ('completed ', 'retryAt', 'task', 'failedAttempts', 'input'):
             self.assertRegex(text, f'(?m)^{name}')
         for name in ('schedule', 'key', 'output', 'host  '):
             self.assertNotRegex(text, f'(?m)^{name}')
         self.assertRegex(text, r'(?m)^failed +host +message\n[\d:]+ +- +ZeroDivisionError: division by zero$')
-        self.assertEqual(json.loads(self.done('job', str(jobid), '--json'))['attempt'], 1)
+        self.assertEqual(json.loads(self.done('job', str(jobid), '--json'))['failedAttempts'], 1)
 
     def test_a_schedule_with_its_history(self):
         jobid = self.service(lambda service: service.addCronJob('fail', crontab='* * * * *', now=0))

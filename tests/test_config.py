@@ -574,7 +574,7 @@ class LoggingTest(ConfigTestCase):
     def test_lines_of_a_run(self):
         more = ('from lovely.remotetask.common.logs import LoggedRun\n'
                 'from lovely.remotetask.storage.transitions import Claim\n'
-                'with LoggedRun(Claim(12, 0, 0, "encode", None), "alpha", ()):\n'
+                'with LoggedRun(Claim(12, 0, 1, "encode", None), "alpha", ()):\n'
                 '    log.warning("slow")\n')
         self.assertIn('WARNING some.where job 12 (encode): slow', self.run_('', more).stderr)
         done = self.run_('<eventlog>\n<logfile>\npath STDOUT\nformat %(levelname)s %(message)s\n</logfile>\n'

@@ -321,7 +321,7 @@ class TestTask(ServiceCase):
         self.assertEqual(self.service.getResult(jobid), 'done')
 
     def test_limit_and_policy(self):
-        claim = Claim(1, 0, 0, 'odd', None)
+        claim = Claim(1, 0, 1, 'odd', None)
         policy = RetryPolicy(attempts=1, base=0)
         for task, limit in ((None, None), (self.task(), None), (self.task(timeLimit=5), 5),
                             (self.task(timeLimit=0), None)):

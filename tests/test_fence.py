@@ -108,7 +108,7 @@ class TestOwnJob(RunCase):
                 self.finish(host, self.claimed(host, at))
                 self.assertEqual((self.runs.count(jobid), self.written()), (1, count))
                 self.assertEqual(self.service.getStatus(jobid), CANCELLED)
-                self.assertEqual((self.service.jobs[jobid].attempt, self.service.jobs[jobid].errors), (0, ()))
+                self.assertEqual((self.service.jobs[jobid].failedAttempts, self.service.jobs[jobid].errors), (0, ()))
                 self.assertEqual((self.left(), self.service.countJobs()[CANCELLED]), ([], count))
 
     def test_cancelled_and_removed(self):
@@ -181,7 +181,7 @@ class TestOwnJob(RunCase):
                 self.assertEqual(self.runs.count(jobid), 1)
                 host.cycle.iterate(Work())
                 self.manager.begin()
-                self.assertEqual((job.scheduledFor, job.attempt), (420.0 if name == 'update' else 120.0, 0))
+                self.assertEqual((job.scheduledFor, job.failedAttempts), (420.0 if name == 'update' else 120.0, 0))
                 host.cycle.leave()
                 self.service.cancel(jobid)
                 self.manager.commit()
@@ -191,7 +191,7 @@ class TestOwnJob(RunCase):
         jobid, host = self.scheduled(minute=range(60)), self.host()
         self.finish(host, self.claimed(host, 60.0))
         job = self.service.jobs[jobid]
-        self.assertEqual((job.status, job.attempt, self.written(), self.left()), (DELAYED, 0, 1, []))
+        self.assertEqual((job.status, job.failedAttempts, self.written(), self.left()), (DELAYED, 0, 1, []))
         host.clock = host.cycle.clock = lambda: 90.0
         self.assertEqual(host.cycle.iterate(Work(want=1)).claims, [])
         self.manager.begin()
@@ -229,11 +229,11 @@ class TestOwnJob(RunCase):
     def test_a_run_whose_end_is_lost_is_charged(self):
         # A claim whose run says that all is on record, and it is not: this must not go on for ever.
         jobid, host = self.add_echo(), self.host()
-        for attempt in 1, 2, 3:
+        for count in 1, 2, 3:
             claim = self.claimed(host)
             host.cycle.iterate(Work([Recorded(claim.jobid, claim.run)]))
             self.manager.begin()
-            self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].attempt), (QUEUED, attempt))
+            self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].failedAttempts), (QUEUED, count))
         claim = self.claimed(host)
         host.cycle.iterate(Work([Recorded(claim.jobid, claim.run)]))
         self.manager.begin()

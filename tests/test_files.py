@@ -341,7 +341,7 @@ class TestBlobs(BlobCase):
             self.service.add('echo', File('/nowhere/film'))
         self.provide('lost', lambda input: File('/nowhere/film'))
         job = self.run1('lost')
-        self.assertEqual((job.status, job.error, job.attempt),
+        self.assertEqual((job.status, job.error, job.failedAttempts),
                          ('error', 'the file /nowhere/film cannot be read: No such file or directory', 1))
 
     def test_references_to_the_database_stay_references(self):

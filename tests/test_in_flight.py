@@ -25,7 +25,7 @@ class TestSerialized(unittest.TestCase):
     def add(self, *tasks):
         for task in tasks:
             self.number += 1
-            self.inFlight.add([Claim(self.number, 0, 0, task, None)], b'')
+            self.inFlight.add([Claim(self.number, 0, 1, task, None)], b'')
 
     def take(self, conflicts=0):
         run, _ = self.inFlight.acquire(self.queue)
@@ -110,7 +110,7 @@ class TestLostClaims(unittest.TestCase):
 
     def setUp(self):
         self.inFlight = InFlight(lambda: None, lambda: 0.0)
-        self.inFlight.add([Claim(1, run, 0, 'task', None) for run in (0, 1)], b'')
+        self.inFlight.add([Claim(1, run, 1, 'task', None) for run in (0, 1)], b'')
         self.old, self.new = (self.inFlight.acquire(self.inFlight.newQueue())[0] for _ in range(2))
 
     def test_the_lost_run_is_told_and_counts_no_more(self):
@@ -130,13 +130,13 @@ class TestLostClaims(unittest.TestCase):
         self.assertIsNone(self.inFlight.nextMoment())
 
     def test_what_has_not_begun_does_not_begin(self):
-        self.inFlight.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3)], b'')
+        self.inFlight.add([Claim(jobid, 0, 1, 'task', None) for jobid in (2, 3)], b'')
         self.inFlight.drop([(2, 0), (3, 1)], 'lost')
         self.assertEqual(self.inFlight.withdraw(), [Returned(3, 0)])
 
     def test_nor_does_what_a_thread_has_in_its_queue(self):
         self.inFlight._average = BATCH / 4
-        self.inFlight.add([Claim(jobid, 0, 0, 'task', None) for jobid in (2, 3, 4, 5, 6, 7)], b'')
+        self.inFlight.add([Claim(jobid, 0, 1, 'task', None) for jobid in (2, 3, 4, 5, 6, 7)], b'')
         queue = self.inFlight.newQueue()
         self.assertEqual((self.inFlight.acquire(queue)[0].claim.jobid, len(queue)), (2, 1))
         self.inFlight.drop([(3, 0), (4, 0)], 'lost')
@@ -156,7 +156,7 @@ class TestPace(unittest.TestCase):
 
     def take(self):
         self.number += 1
-        self.inFlight.add([Claim(self.number, 0, 0, 'task', None)], b'')
+        self.inFlight.add([Claim(self.number, 0, 1, 'task', None)], b'')
         run, _ = self.inFlight.acquire(self.queue)
         return run
 
@@ -203,7 +203,7 @@ class TestQueues(unittest.TestCase):
         """Add claims; return their ids."""
         first = self.number + 1
         self.number += count
-        self.inFlight.add([Claim(number, 0, 0, 'task', None) for number in range(first, self.number + 1)], b'')
+        self.inFlight.add([Claim(number, 0, 1, 'task', None) for number in range(first, self.number + 1)], b'')
         return list(range(first, self.number + 1))
 
     def take(self, thread):
@@ -279,7 +279,7 @@ class TestTheEnd(unittest.TestCase):
         self.inFlight = InFlight(lambda: None, lambda: 0.0)
 
     def add(self, *jobids):
-        self.inFlight.add([Claim(jobid, 0, 0, 'task', None) for jobid in jobids], b'')
+        self.inFlight.add([Claim(jobid, 0, 1, 'task', None) for jobid in jobids], b'')
 
     def test_what_has_not_begun_is_withdrawn_for_good(self):
         self.add(1, 2, 3)
@@ -333,7 +333,7 @@ class TestExecution(unittest.TestCase):
     def setUp(self):
         self.now = 100.0
         self.inFlight = InFlight(lambda: None, lambda: self.now)
-        self.inFlight.add([Claim(1, 0, 0, 'task', None)], b'')
+        self.inFlight.add([Claim(1, 0, 1, 'task', None)], b'')
         self.execution, _ = self.inFlight.acquire(self.inFlight.newQueue())
 
     def test_the_time_limit(self):

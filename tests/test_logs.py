@@ -12,7 +12,7 @@ from lovely.remotetask.storage.transitions import Claim
 from processorcase import ProcessorCase
 
 
-CLAIM = Claim(12, 0, 1, 'encode', None, request='r-1')
+CLAIM = Claim(12, 0, 2, 'encode', None, request='r-1')
 
 log = logging.getLogger('films')
 

@@ -339,7 +339,7 @@ class TestLateOwners(ProcessorCase):
         written = [self.service.data[name]['written'] for name in ('slow', 'other')]
         effect = 0 if work == self.plain else 1
         self.assertEqual(written, [before[0], before[1] + effect])
-        self.assertEqual((job.output, job.attempt, job.errors), ('other', 0, ()))
+        self.assertEqual((job.output, job.failedAttempts, job.errors), ('other', 0, ()))
         if kind == 'job':
             self.assertEqual((job.status, job.run), (COMPLETED, 1))
             ends = [list(ledger.finished[COMPLETED].values()) for ledger in ready.ledgers(self.service)]

@@ -71,7 +71,7 @@ class TestProcessing(ProcessorCase):
         self.assertEqual(self.statuses(*good, bad), ['completed'] * 20 + ['error'])
         self.assertEqual(dict(self.service.data), dict.fromkeys(good, 1))       # 5 threads, one object: conflicts
         self.assertEqual(len(self.service.jobs[bad].errors), 4)
-        self.assertTrue(all(self.service.jobs[jobid].attempt == 0 for jobid in good))
+        self.assertTrue(all(self.service.jobs[jobid].failedAttempts == 0 for jobid in good))
 
     def test_results_that_cannot_be_stored(self):
         self.provide('lambda', lambda input: lambda: None)
@@ -176,7 +176,7 @@ class TestProcessing(ProcessorCase):
             first, *others = self.add('close', input), self.add('write', str(input)), self.add('write', str(input))
             self.assertEqual(self.statuses(first, *others), ['error', 'completed', 'completed'])
             self.assertIn('failed' if input == 'and fail' else 'closed the connection', self.service.getError(first))
-            self.assertEqual([self.service.jobs[jobid].attempt for jobid in others], [0, 0])
+            self.assertEqual([self.service.jobs[jobid].failedAttempts for jobid in others], [0, 0])
             self.assertEqual(self.service.data[str(input)], 2)
 
     def test_a_connection_that_another_thread_has_by_now_is_left_alone(self):
@@ -200,7 +200,7 @@ class TestProcessing(ProcessorCase):
         self.start(maxThreads=1)
         jobids = [self.add('explicit'), self.add('echo'), self.add('echo', object)]
         self.assertEqual(self.statuses(*jobids), ['completed'] * 3)
-        self.assertEqual([self.service.jobs[jobid].attempt for jobid in jobids], [0] * 3)
+        self.assertEqual([self.service.jobs[jobid].failedAttempts for jobid in jobids], [0] * 3)
 
     def test_system_exit_is_a_failure(self):
         self.provide('exit', lambda input: sys.exit(3), retryPolicy=RetryPolicy(attempts=2, base=0.01))
@@ -222,7 +222,7 @@ class TestProcessing(ProcessorCase):
         jobid = self.add('third')
         self.assertEqual(self.statuses(jobid), ['completed'])
         job = self.service.jobs[jobid]
-        self.assertEqual((job.output, job.attempt, [str(failure) for failure in job.errors]),
+        self.assertEqual((job.output, job.failedAttempts, [str(failure) for failure in job.errors]),
                          (3, 2, ['OSError: not yet'] * 2))
         self.assertIn('Traceback', job.errors[0].traceback)
 

@@ -59,7 +59,7 @@ WRONG = {
     'error': (5,),
     'input': ('text', 5),
     'errors': ([], ('a text',)),
-    'attempt': (None, '1', 1.5, -1),
+    'failedAttempts': (None, '1', 1.5, -1),
     'run': (None, '1', 1.5, -1, 2 ** 31, True),
     'started': ('now', NAN),
     'retryAt': ('now', INF, 1e300),

@@ -80,7 +80,7 @@ class RescueCase(unittest.TestCase):
 
     def states(self, jobids):
         jobs = [self.service.jobs[jobid] for jobid in jobids]
-        return [(job.status, job.attempt, job.run, job.suspect) for job in jobs]
+        return [(job.status, job.failedAttempts, job.run, job.suspect) for job in jobs]
 
 
 class TestRescue(RescueCase):
@@ -372,7 +372,7 @@ class TestSuspects(ProcessorCase):
         self.manager.begin()
         self.assertEqual(sorted(self.left()), sorted(jobids))
         self.assertEqual(sorted(self.service.jobs[jobid].run for jobid in jobids), [0, 0, 1])
-        self.assertEqual({self.service.jobs[jobid].attempt for jobid in jobids}, {0})
+        self.assertEqual({self.service.jobs[jobid].failedAttempts for jobid in jobids}, {0})
 
     def test_at_most_once_is_on_record_before_it_begins(self):
         marks = []
@@ -425,7 +425,7 @@ class TestRetries(RescueCase):
             self.service.process(0)
             self.assertEqual(self.service.jobs[jobid].retryAt, 5)
             self.service.process(5)
-        self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].attempt), ('error', 2))
+        self.assertEqual((self.service.getStatus(jobid), self.service.jobs[jobid].failedAttempts), ('error', 2))
 
     def test_refused(self):
         for options in ({'retryPolicy': 3}, {'timeLimit': 0}, {'timeLimit': True}, {'timeLimit': 'x'}):
@@ -468,7 +468,7 @@ class TestRetries(RescueCase):
         self.failing = False
         self.service.retry(jobids[0])
         job = self.service.jobs[jobids[0]]
-        self.assertEqual((job.status, job.attempt, job.error, len(job.errors)), ('queued', 0, None, 1))
+        self.assertEqual((job.status, job.failedAttempts, job.error, len(job.errors)), ('queued', 0, None, 1))
         with self.assertRaises(WrongState):
             self.service.retry(jobids[0])
         self.service.process(6)
@@ -569,11 +569,11 @@ class TestRunning(ProcessorCase):
         self.addCleanup(go.set)
 
         def work(service, jobid, input):
-            if service.jobs[jobid].attempt == 0:
+            if service.jobs[jobid].failedAttempts == 0:
                 begun.set()
                 go.wait(PATIENCE)
                 service.data['late'] = True
-            return service.jobs[jobid].attempt
+            return service.jobs[jobid].failedAttempts
 
         work.timeLimit = 0.05
         provideUtility(work, ITask, name='work')
@@ -584,7 +584,7 @@ class TestRunning(ProcessorCase):
             self.assertEqual(self.statuses(jobid), ['completed'])       # the second attempt, in the other thread
         self.assertIn('longer than its time limit of 0.05 s', logged.output[0])
         self.assertTrue(logged.records[0].getMessage().startswith(f'job {jobid} (work) failed, and runs again in '))
-        self.assertEqual((self.service.getResult(jobid), self.service.jobs[jobid].attempt), (1, 1))
+        self.assertEqual((self.service.getResult(jobid), self.service.jobs[jobid].failedAttempts), (1, 1))
         go.set()
         self.statuses(*[self.add('echo') for _ in range(10)])
         self.assertEqual((dict(self.service.data), self.left()), ({}, []))
@@ -610,7 +610,7 @@ class TestRunning(ProcessorCase):
             self.assertEqual(self.statuses(*jobids), ['completed', 'error'])
         self.assertEqual(self.service.getResult(jobids[0]), 125)
         self.assertIn('status 7', self.service.getError(jobids[1]))
-        self.assertEqual(self.service.jobs[jobids[1]].attempt, 2)
+        self.assertEqual(self.service.jobs[jobids[1]].failedAttempts, 2)
 
 
 def pow3(input):

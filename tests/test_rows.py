@@ -109,7 +109,7 @@ attributes = {
     'task': text, 'created': times, 'status': st.sampled_from([QUEUED, STARTLATER]),
     'input': values, 'output': values, 'errors': st.lists(failures, max_size=10).map(tuple),
     'started': st.none() | times, 'completed': st.none() | times, 'error': st.none() | text,
-    'attempt': st.integers(0, 99), 'run': st.integers(0, 2 ** 31 - 1),
+    'failedAttempts': st.integers(0, 99), 'run': st.integers(0, 2 ** 31 - 1),
     'retryAt': st.none() | times, 'schedule': st.none() | st.integers(1, 2 ** 31 - 1), 'suspect': st.integers(1, 1000),
     'timeLimit': st.none() | st.floats(0.1, 1e8), 'request': st.none() | text, 'retryPolicy': st.none() | policies}
 ofCronJobs = {
@@ -233,7 +233,7 @@ class TestRoundTrip(ProcessorCase):
         job.store(self.pages)
         job, before = self.service.jobs[ROWS], self.pages.get(ROWS)
         for name, value in (('task', None), ('task', b'echo'), ('created', 'now'), ('created', None), ('status', 3),
-                            ('error', OSError('x')), ('attempt', 1.5), ('run', 'x'), ('started', ())):
+                            ('error', OSError('x')), ('failedAttempts', 1.5), ('run', 'x'), ('started', ())):
             with self.subTest(name, value=value):
                 with self.assertRaisesRegex(ValueError, name):
                     setattr(job, name, value)

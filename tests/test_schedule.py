@@ -556,9 +556,9 @@ class TestClocks(ScheduleCase):
         jobid = self.service.add('fail', now=0, retryPolicy=RetryPolicy(base=100, jitter=0))
         with self.assertLogs('lovely.remotetask'):
             self.process(10 ** 9, 10, 109)
-            self.assertEqual(self.service.jobs[jobid].attempt, 1)
+            self.assertEqual(self.service.jobs[jobid].failedAttempts, 1)
             self.process(110)
-        self.assertEqual(self.service.jobs[jobid].attempt, 2)
+        self.assertEqual(self.service.jobs[jobid].failedAttempts, 2)
 
     def test_a_host_whose_clock_is_ahead(self):
         # It is another one than the scheduler, whose clock is right and was not set back.

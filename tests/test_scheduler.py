@@ -266,7 +266,7 @@ class TestWhatAHostLacks(ZEOCase):
         self.host('b')
         jobids = [jobid, schedule, *(self.job('note', number) for number in range(20))]
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
-        self.assertEqual({(job.attempt, job.error) for job in map(self.service.jobs.get, jobids)}, {(0, None)})
+        self.assertEqual({(job.failedAttempts, job.error) for job in map(self.service.jobs.get, jobids)}, {(0, None)})
         self.assertEqual((self.service.countJobs()['queued'], [*map(list, self.service.stranded.values())]), (0, [[]]))
         with open(self.notes) as notes:
             self.assertEqual(sorted(notes), sorted(f'b {number}\n' for number in (1, 3, *range(20))))
@@ -281,7 +281,7 @@ class TestWhatAHostLacks(ZEOCase):
         os.chmod(path, 0o700)
         self.until(lambda: self.service.getStatus(jobid) == 'completed')         # without another host
         self.assertEqual(self.service.getResult(jobid)['output'], 'here\n')
-        self.assertEqual((self.service.jobs[jobid].attempt, self.service.jobs[jobid].error), (0, None))
+        self.assertEqual((self.service.jobs[jobid].failedAttempts, self.service.jobs[jobid].error), (0, None))
 
     def test_by_hand(self):
         # A job that a host has set aside is run by hand, where that can be done.

@@ -241,7 +241,7 @@ class FailedRunsTest(Tasks):
         provideUtility(SimpleTask(lambda input: 1 / 0), name='echo')
         self.service.process(3)
         self.assertEqual((self.service.getStatistics(3)['retrying'], self.service.getStatistics(3)['stranded']), (2, 0))
-        self.assertEqual(job.attempt, 1)
+        self.assertEqual(job.failedAttempts, 1)
 
     def test_what_is_stranded_does_not_wait_for_an_attempt(self):
         jobids = [self.service.add('echo', now=1), self.service.addCronJob('echo', minute=(0,), now=1)]
@@ -341,7 +341,7 @@ class RunNowTest(Tasks):
         jobid = self.service.add('weak', now=0, retryPolicy=RetryPolicy(attempts=2, base=1000, jitter=0))
         self.service.process(1)
         self.service.process(2)
-        self.assertEqual(self.service.jobs[jobid].attempt, 1)
+        self.assertEqual(self.service.jobs[jobid].failedAttempts, 1)
         self.assertEqual(self.service.runNow(jobid, 3), jobid)
         self.service.process(4)
         self.assertEqual(self.service.getStatus(jobid), 'error')

@@ -131,12 +131,12 @@ class TestJobs(TransferCase):
         self.source.process(NOW)
         self.assertEqual(self.source.jobs[jobid].retryAt, NOW + 60)
         job = self.moved()[jobid]
-        self.assertEqual((job.status, job.retryAt, job.attempt), ('queued', NOW + 60, 1))
+        self.assertEqual((job.status, job.retryAt, job.failedAttempts), ('queued', NOW + 60, 1))
         self.assertEqual([str(error) for error in job.errors], [str(self.source.jobs[jobid].errors[0])])
         self.target.process(NOW + 59)
-        self.assertEqual(job.attempt, 1)
+        self.assertEqual(job.failedAttempts, 1)
         self.target.process(NOW + 61)
-        self.assertEqual(job.attempt, 2)
+        self.assertEqual(job.failedAttempts, 2)
 
     def test_taken_ids(self):
         jobid = self.source.add('echo', 1, now=NOW)
@@ -305,7 +305,8 @@ class TestRefused(TransferCase):
                 (self.good, {'created': 'now'}, "created: 'now'"), (self.good, {'status': 'completed'}, 'status'),
                 (self.good, {'status': 'cronjob'}, 'status'), (self.good, {'status': []}, 'status'),
                 (self.good, {'status': 'start later', 'retryAt': NOW}, 'status'),
-                (self.good, {'attempt': -1}, 'attempt'), (self.good, {'attempt': 'a'}, 'attempt'),
+                (self.good, {'failedAttempts': -1}, 'failedAttempts'),
+                (self.good, {'failedAttempts': 'a'}, 'failedAttempts'),
                 (self.good, {'retryAt': 'x'}, 'retryAt'), (self.good, {'suspect': True}, 'suspect'),
                 (self.good, {'timeLimit': -1}, 'timeLimit'), (self.good, {'key': ''}, 'key'),
                 (self.good, {'request': 5}, 'request'), (self.good, {'retryPolicy': []}, 'retryPolicy'),

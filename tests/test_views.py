@@ -28,11 +28,11 @@ class TestViews(ProcessorCase):
         self.view = self.service.jobs[self.jobid]
 
     def test_held_over_transactions(self):
-        self.other.service.jobs[self.jobid].change(error='seen', attempt=2)
+        self.other.service.jobs[self.jobid].change(error='seen', failedAttempts=2)
         self.assertTrue(self.other.commit())
-        self.assertEqual((self.view.error, self.view.attempt), (None, 0))       # as in all of this transaction
+        self.assertEqual((self.view.error, self.view.failedAttempts), (None, 0))       # as in all of this transaction
         self.manager.begin()
-        self.assertEqual((self.view.error, self.view.attempt), ('seen', 2))
+        self.assertEqual((self.view.error, self.view.failedAttempts), ('seen', 2))
         self.other.begin().service.jobs[self.jobid].output = LARGE
         self.other.commit()
         self.manager.begin()
@@ -46,10 +46,10 @@ class TestViews(ProcessorCase):
         self.other.service.jobs[self.jobid].error = 'kept'
         self.other.commit()
         self.manager.begin()
-        self.view.attempt = 7
+        self.view.failedAttempts = 7
         self.manager.commit()
         job = self.other.begin().service.jobs[self.jobid]
-        self.assertEqual((job.error, job.attempt), ('kept', 7))
+        self.assertEqual((job.error, job.failedAttempts), ('kept', 7))
 
     def test_a_job_that_was_removed(self):
         for neighbours in (), (self.neighbour,):                # the last one takes its page along
@@ -81,8 +81,8 @@ class TestViews(ProcessorCase):
         one, two = self.service.jobs[self.jobid], self.service.jobs[self.jobid]
         one.error = 'at once'
         self.assertEqual(two.error, 'at once')
-        two.change(error=None, attempt=1)
-        self.assertEqual((one.error, one.attempt), (None, 1))
+        two.change(error=None, failedAttempts=1)
+        self.assertEqual((one.error, one.failedAttempts), (None, 1))
 
     def test_equality(self):
         one, two = self.service.jobs[self.jobid], self.service.jobs[self.jobid]

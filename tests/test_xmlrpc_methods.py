@@ -308,7 +308,7 @@ class TestMethods(unittest.TestCase):
         self.service.process(6.0)
         self.assertEqual(call(self.service, 'getJob', jobid), {
             'id': jobid, 'task': 'square', 'status': 'queued', 'created': 5.0, 'started': 6.0, 'completed': 6.0,
-            'host': None, 'attempt': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None,
+            'host': None, 'failedAttempts': 1, 'error': None, 'retryAt': 16.0, 'timeLimit': 7, 'schedule': None,
             'request': 'r', 'key': 'a', 'progress': None, 'input': {'a': [1]}, 'output': None, 'errors': [
                 {'time': 6.0, 'message': 'ZeroDivisionError: division by zero', 'host': '',
                  'traceback': self.service.jobs[jobid].errors[0].traceback}],

@@ -176,9 +176,10 @@ class Judge:
         if isOnce and self.effects[job.id] > 1:
             yield f'has {self.effects[job.id]} outside effects'
         failures = job.input.get('failures', 0)
+        charged = job.failedAttempts
         if self.trial.scenario.uncharged and job.task != 'poison' and (
-                job.attempt > failures + self._ofLostHosts(job) or job.status == COMPLETED and job.attempt < failures):
-            yield f'failed {failures} times, and was charged {job.attempt} attempts'
+                charged > failures + self._ofLostHosts(job) or job.status == COMPLETED and charged < failures):
+            yield f'failed {failures} times, and was charged {charged} attempts'
 
     def _wrongWhenRemoved(self, jobid, root):
         """Yield what is wrong with a job that has ended and was removed, as texts."""
@@ -209,7 +210,7 @@ class Judge:
     def _violation(self, job, wrong):
         rows = [f'{word} by {pid} at {when:.3f}' for word, pid, when in self.rows[job.id]]
         self.violations.append(f'job {job.id} ({job.task} {str(job.input)[:80]}) {wrong}: status {job.status}, run '
-                               f'{job.run}, attempt {job.attempt}, error {job.error}; trace: '
+                               f'{job.run}, failed attempts {job.failedAttempts}, error {job.error}; trace: '
                                f'{", ".join(rows) or "none"}')
 
     @property

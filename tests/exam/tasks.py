@@ -103,7 +103,7 @@ class Fails(Effect):
     def work(self, service, jobid, input):
         """Count, and perhaps fail."""
         super().work(service, jobid, input)
-        if service.jobs[jobid].attempt < input['failures']:
+        if service.jobs[jobid].failedAttempts < input['failures']:
             raise RuntimeError('fails as it was asked to')
 
 
@@ -124,7 +124,7 @@ class Again(Effect):
     def work(self, service, jobid, input):
         """Count, and perhaps ask for another run."""
         super().work(service, jobid, input)
-        if service.jobs[jobid].attempt < input['failures']:
+        if service.jobs[jobid].failedAttempts < input['failures']:
             raise Retry(after=0.05)
 
 

@@ -80,8 +80,8 @@ class IJob(Interface):
     error = Attribute('Why it ended in ERROR, as text; or why it waits: no host has its task, or the scheduler cannot '
                       'handle its schedule.  None otherwise.')
     errors = Attribute('The failures of its attempts, oldest first: a tuple of `job.Failure`.')
-    attempt = Int(title='Attempt', description='How many of its runs have failed since it was added, or since the last '
-                  'call of `retry`: 0 when the first run succeeded, 2 when the third one did.')
+    failedAttempts = Int(title='Failed attempts', description='How many of its runs have failed since it was added, or '
+                         'since the last call of `retry`: 0 when the first run succeeded, 2 when the third one did.')
     created = Float(title='Created', description='When it was added, in UTC seconds.')
     started = Float(title='Started', description='When its last run began, in UTC seconds; None before.',
                     required=False)

@@ -147,7 +147,7 @@ class Job:
 
     task, created, status = field('task'), field('created'), field('status')
     started, completed, error = field('started'), field('completed'), field('error')
-    attempt = field('attempt')
+    failedAttempts = field('failedAttempts')
     host = field('host')            # the number of the host of its last run; 0 for none
     run = field('run')              # how many claims on it have ended without ending the job: part of a claim's token
     due = more('due')               # its key in the calendar, in microseconds; an entry with another is stale

@@ -129,7 +129,7 @@ class LoggedRun:
     def fields(self):
         """What a record of the run has as attributes, a dict."""
         claim = self.claim
-        return {'job': claim.jobid, 'task': claim.task, 'attempt': claim.attempt + 1, 'request': claim.request,
+        return {'job': claim.jobid, 'task': claim.task, 'attempt': claim.attempt, 'request': claim.request,
                 'service': '/' + '/'.join(self.servicePath), 'host': self.host}
 
 

@@ -89,7 +89,7 @@ def processing(claim, service, host):
     """
     api = _api()
     links = [] if claim.traceparent is None else [api.Link(_spanContextOf(api, claim.traceparent))]
-    attributes = {'messaging.message.id': str(claim.jobid), 'remotetask.attempt': claim.attempt + 1,
+    attributes = {'messaging.message.id': str(claim.jobid), 'remotetask.attempt': claim.attempt,
                   'remotetask.host': host}
     if claim.request is not None:
         attributes['remotetask.request'] = claim.request

@@ -63,7 +63,7 @@ RIGHT = {
     'kind': lambda value: value in (JOB, CRON_JOB),
     'created': isTime,
     'status': lambda value: value in _STORED,
-    **dict.fromkeys(('run', 'attempt', 'host'), _isCount),
+    **dict.fromkeys(('run', 'failedAttempts', 'host'), _isCount),
     **dict.fromkeys(('started', 'completed'), _orNone(isTime)),
 }
 RIGHT_MORE = {
@@ -86,7 +86,7 @@ def faultOf(row):
     """Return what is wrong with a row, in a few words; None when it is whole."""
     # First the row of most jobs, quickly: that of each job that is claimed comes by here.
     if row.more or row.kind != JOB or row.status not in _STORED or not (
-            EARLIEST <= row.created <= LATEST and 0 <= row.run < 2 ** 31 and 0 <= row.attempt < 2 ** 31
+            EARLIEST <= row.created <= LATEST and 0 <= row.run < 2 ** 31 and 0 <= row.failedAttempts < 2 ** 31
             and 0 <= row.host < 2 ** 31
             and (row.started is None or EARLIEST <= row.started <= LATEST)
             and (row.completed is None or EARLIEST <= row.completed <= LATEST)):

@@ -41,7 +41,7 @@ class Row(NamedTuple):
     created: float
     status: str
     run: int = 0
-    attempt: int = 0
+    failedAttempts: int = 0
     host: int = 0           # where its last run was: the number of the host, see `index.Hosts`; 0 for none
     started: float | None = None
     completed: float | None = None

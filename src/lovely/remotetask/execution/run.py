@@ -117,7 +117,7 @@ def failed(claim, error, started, ended, host, policy=None, draw=0.0, service=No
     If the run was told to end, nobody wants its outcome any more, and its error may come from that, as when its
     database was closed: so it is logged as no failure.
     """
-    pause = (DEFAULT if policy is None else policy).decide(claim.attempt + 1, error, draw)
+    pause = (DEFAULT if policy is None else policy).decide(claim.attempt, error, draw)
     control = current()
     message = messageOf(error)
     said = line(message)

@@ -124,7 +124,7 @@ class Job(Persistent):
     status = property(lambda self: self._v_record and self._v_service.getStatus(self._v_record.id))
     output = property(lambda self: self._v_record and self._v_record.output)
     errors = property(lambda self: [JobError(failure) for failure in self._v_record.errors] if self._v_record else [])
-    retryCounter = property(lambda self: self._v_record.attempt if self._v_record else 0)
+    retryCounter = property(lambda self: self._v_record.failedAttempts if self._v_record else 0)
     created = property(lambda self: self._v_record and timeOf(self._v_record.created))
     queued = created
     started = property(lambda self: self._v_record and timeOf(self._v_record.started))

@@ -60,7 +60,7 @@ def actOf(verb, servicePath, claim, host):
     claim -- the `Claim` on the job.
     host -- the name of the processing host.
     """
-    return notes.Act(verb, (claim.jobid,), claim.task, attempt=claim.attempt + 1, on=host,
+    return notes.Act(verb, (claim.jobid,), claim.task, attempt=claim.attempt, on=host,
                      path=pathText(servicePath))
 
 

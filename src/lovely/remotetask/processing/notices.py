@@ -118,7 +118,7 @@ class Notices:
         self._put(self._event(kind, claim, host, outcome.started, **more))
 
     def _event(self, kind, claim, host, started, **more):
-        return kind(jobid=claim.jobid, task=claim.task, attempt=claim.attempt + 1, host=host,
+        return kind(jobid=claim.jobid, task=claim.task, attempt=claim.attempt, host=host,
                     servicePath=self._servicePath, request=claim.request, started=started, **more)
 
     def _put(self, event):

@@ -55,7 +55,7 @@ def reopen(service, job, now):
     for ledger in ledgers(service):
         if ledger.finished[ERROR].get(key) == job.id:
             forget(service, ledger, ERROR, [(key, job.id)])
-    job.change(status=QUEUED, error=None, completed=None, attempt=0, run=job.run + 1, readySince=now)
+    job.change(status=QUEUED, error=None, completed=None, failedAttempts=0, run=job.run + 1, readySince=now)
     enqueue(service, job)
 
 

@@ -45,7 +45,7 @@ from lovely.remotetask.storage.transitions import claimed
 
 
 #: Keys of the dict whose values are stored on the job as they are; schedules have some more.
-PLAIN = 'timeLimit', 'request', 'attempt', 'suspect', 'retryAt'
+PLAIN = 'timeLimit', 'request', 'failedAttempts', 'suspect', 'retryAt'
 PLAIN_OF_SCHEDULE = 'calledFor', 'askedFor', 'madeUpTo', 'pending'
 
 #: All that there may be in a dict.

@@ -49,7 +49,7 @@ class Claim(NamedTuple):
 
     jobid: int
     run: int                # `Job.run` when it was claimed: with the id, the token
-    attempt: int            # failed runs before
+    attempt: int            # the number of the run among those that can fail, from 1 on
     task: str
     input: Any              # what the job's row has of it: it may have to be loaded from a record of its own
     suspect: int = 0        # see `Job.suspect`
@@ -66,7 +66,7 @@ class Claim(NamedTuple):
 
     def about(self, event, **more):
         """Return the argument `extra` for a line of the log about the run; see `logs.about`."""
-        return about(event, job=self.jobid, task=self.task, attempt=self.attempt + 1, request=self.request, **more)
+        return about(event, job=self.jobid, task=self.task, attempt=self.attempt, request=self.request, **more)
 
 
 class Outcome(NamedTuple):
@@ -103,9 +103,9 @@ def claimOn(job):
     """Return the `Claim` for a job that a ledger says is claimed."""
     row = job.row
     if row.more is None:
-        return Claim(job.id, row.run, row.attempt, row.task, row.input)
-    return Claim(job.id, row.run, row.attempt, row.task, row.input, job.suspect, job.retryPolicy, job.timeLimit,
-                 job.request, job.traceparent)
+        return Claim(job.id, row.run, row.failedAttempts + 1, row.task, row.input)
+    return Claim(job.id, row.run, row.failedAttempts + 1, row.task, row.input, job.suspect, job.retryPolicy,
+                 job.timeLimit, job.request, job.traceparent)
 
 
 def holds(job, claim):
@@ -176,7 +176,7 @@ def record(service, job, outcome, host=0):
         if row.status != CRONJOB:
             job.change(status=outcome.status, **changes)
             return
-        changes['attempt'] = 0
+        changes['failedAttempts'] = 0
         calledFor = job.calledFor if job.askedFor is None else job.askedFor
         job.history = job.historyWith(Run(calledFor, job.id, outcome.status, started, ended, changes['error']))
         changes['askedFor'] = None
@@ -190,7 +190,7 @@ def record(service, job, outcome, host=0):
 def charge(job, failure):
     """Note a failed attempt on its job."""
     job.errors = (job.errors + (failure,))[-KEPT_FAILURES:]
-    job.attempt += 1
+    job.failedAttempts += 1
 
 
 def acknowledge(service, ledger, report, now, ends=None):
@@ -270,7 +270,7 @@ def interrupted(service, ledger, job, failure, attempts, now, suspect=0):
     claim, began = claimOn(job), ledger.beganAt(job.id)
     more = {'service': whereIs(service), 'host': failure.host, 'error': line(failure.message)}
     count(ledger, job.task, LOST)
-    if job.attempt + 1 >= attempts:
+    if job.failedAttempts + 1 >= attempts:
         tell(service, log, logging.ERROR, '%s failed: %s', claim.label, more['error'],
              extra=claim.about('job.failed', **more))
         started = began if began is not None else now if job.started is None else job.started

@@ -287,7 +287,7 @@ def momentsOf(job, place):
     """
     found = [('added', job.created, '', '')]
     attempts = job.errors
-    number = max(0, job.attempt - len(attempts))
+    number = max(0, job.failedAttempts - len(attempts))
     found += [(f'attempt {number + index} failed', failure.time, failure.host, failure.message)
               for index, failure in enumerate(attempts, 1)]
     if place.isRunning and place.started is not None:

@@ -489,11 +489,12 @@ def getJob(service, jobid):
 
     What is known of a job.  Times are double, in seconds since 1970 UTC; what does not apply is nil.  The members are:
     int id, string task, string status, mixed input, mixed output, string error, array errors (what went wrong in its
-    last attempts: structs of double time, string message, string host, string traceback), int attempt (how many have
-    failed since it was added or retried: 0 after a success at the first run), string host (where it runs, or ran last),
-    double created, started, completed (of its last run; started is nil until a run has been going on for a second),
-    retryAt (when it is tried again), double timeLimit, struct retryPolicy, int schedule (the id of the cron job that
-    added it), string request (the id of the request that added it), string key, struct progress (see getProgress).
+    last attempts: structs of double time, string message, string host, string traceback), int failedAttempts (how
+    many have failed since it was added or retried: 0 after a success at the first run), string host (where it runs, or
+    ran last), double created, started, completed (of its last run; started is nil until a run has been going on for a
+    second), retryAt (when it is tried again), double timeLimit, struct retryPolicy, int schedule (the id of the cron
+    job that added it), string request (the id of the request that added it), string key, struct progress (see
+    getProgress).
     An input or output above 65536 bytes is nil: getResult and getResultPart give the output.
     A cron job has besides: what can be changed with updateCronJob, and boolean eitherDay, double scheduledFor (its next
     call), double calledFor (the last one), int lastJob (that it added), array history (its last runs: structs of double

@@ -19,7 +19,7 @@ from lovely.remotetask.xmlrpc.results import plain
 SUMMARY = ('id', 'task', 'created', 'started', 'completed')
 
 #: Fields of a job that are sent as they are.
-FIELDS = SUMMARY + ('attempt', 'error', 'retryAt', 'timeLimit', 'schedule', 'request')
+FIELDS = SUMMARY + ('failedAttempts', 'error', 'retryAt', 'timeLimit', 'schedule', 'request')
 
 #: Those of a cron job besides.
 CRON_FIELDS = SCHEDULE + ('eitherDay', 'scheduledFor', 'calledFor', 'lastJob')
