@@ -1,6 +1,7 @@
 """Several processing hosts on one service: claims, neighbours that end, names, late hosts, stopping."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import transaction
+from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.DB import DB
 from ZODB.POSException import ConflictError
@@ -35,6 +37,42 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import HostCase
+from servers import PATIENCE
+from test_connections import Relay
+from threads import inThread
+
+
+class Cable(Relay):
+    """Breaks in the middle of a commit: the client is told so at once, the server gets the last message later.
+
+    cuts -- an event: it breaks when the next commit ends.
+    voted -- an event: the client votes about the next one, over another connection.
+    goesOn -- an event: the server gets the message.
+    """
+
+    def __init__(self, server):
+        self.cuts, self.voted, self.goesOn = threading.Event(), threading.Event(), threading.Event()
+        super().__init__(server)
+
+    def _pass(self, source, target, isHeld):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.cuts.is_set() and b'tpc_finish' in data:
+                    self.cuts.clear()
+                    self.voted.clear()
+                    source.shutdown(socket.SHUT_RDWR)
+                    self.goesOn.wait()
+                    target.sendall(data)
+                    return
+                target.sendall(data)
+                if b'vote' in data and not self.cuts.is_set():
+                    self.voted.set()
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.goesOn.set()
+        super().close()
 
 
 class TestHosts(HostCase):
@@ -154,6 +192,31 @@ class TestHosts(HostCase):
         self.assertEqual(cycle.openClaims, {jobid: claim.run + 1})
         self.manager.begin()
         self.assertEqual(dict(self.service.ledgers['a'].claimed), {jobid: claim.run + 1})
+
+    def test_a_commit_that_the_server_finishes_late(self):
+        # The last message of a commit is still under way when the connection has broken, and the client has another.
+        self.provide('double', lambda input: 2 * input)
+        server = self.enterContext(temporaryZEO())
+        db = self.enterContext(contextlib.closing(server.database()))
+        install(db)
+        cable = self.enterContext(contextlib.closing(Cable(server.address)))
+        clients = self.enterContext(contextlib.closing(DB(ClientStorage(cable.address, wait_timeout=PATIENCE))))
+        cycle = Cycle(clients, PATH, 'a')
+        self.addCleanup(cycle.close)
+        cycle.attach()
+        cycle.iterate(Work())
+        with db.transaction() as connection:
+            jobid = connection.root()['Application']['TaskService'].add('double', 1)
+        clients.storage.ping()
+        cable.cuts.set()
+        with self.assertLogs(), self.assertRaises(ClientDisconnected):
+            cycle.iterate(Work(want=1))
+        thread, outcome = inThread(cycle.iterate, Work())
+        self.assertTrue(cable.voted.wait(PATIENCE))
+        cable.goesOn.set()
+        thread.join(PATIENCE)
+        self.assertIsInstance(outcome[0], ConflictError)
+        self.assertEqual([claim.jobid for claim in cycle.iterate(Work()).claims], [jobid])
 
     def test_two_hosts_share(self):
         ran = []

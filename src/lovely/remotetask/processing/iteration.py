@@ -88,5 +88,9 @@ class Result:
     asked: Sequence = ()        # ids of jobs of which somebody wants to know where their runs are
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
     messages: Sequence = ()     # `Message`s
-    isWritten: bool = False     # whether there was something to commit
-    beatAt: float | None = None     # when the heartbeat was written, by the monotonic clock; None if it was not
+    beatAt: float | None = None     # when the heartbeat was written, by the monotonic clock; None if nothing was
+
+    @property
+    def isWritten(self):
+        """Whether there was something to commit."""
+        return self.beatAt is not None
