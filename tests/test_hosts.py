@@ -24,6 +24,7 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import CLAIMING
 from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.iteration import Snapshot
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
@@ -217,6 +218,48 @@ class TestHosts(HostCase):
         thread.join(PATIENCE)
         self.assertIsInstance(outcome[0], ConflictError)
         self.assertEqual([claim.jobid for claim in cycle.iterate(Work()).claims], [jobid])
+
+    def test_a_run_that_is_over_on_record_and_goes_on(self):
+        # Somebody has changed the schedule, and the host has claimed the next run: it has its own marks and progress.
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.service.addCronJob('double', 1, minute=(0,), now=1000.0)
+        self.service.runNow(jobid)
+        self.manager.commit()
+        cycle = self.attached('a')
+        late, = cycle.iterate(Work(want=1)).claims
+        snapshot = Snapshot([((jobid, late.run), 5.0)], [((jobid, late.run), (0.5, 'late'))])
+        cycle.iterate(Work(snapshot=snapshot))
+        self.manager.begin()
+        self.assertEqual(self.service.getProgress(jobid), (0.5, 'late'))
+        self.service.updateCronJob(jobid, minute=(), delay=0)
+        self.manager.commit()
+        claim, = cycle.iterate(Work(want=1)).claims
+        self.assertEqual(claim.run, late.run + 1)
+        cycle.iterate(Work(snapshot=snapshot))
+        self.manager.begin()
+        ledger = self.service.ledgers['a']
+        self.assertEqual((self.service.getProgress(jobid), dict(ledger.started), dict(ledger.began)), (None, {}, {}))
+        self.service.setProgress(jobid, 0.25)
+        self.assertEqual(dict(ledger.progress), {jobid: (0.25, '')})
+
+    def test_a_run_that_goes_on_elsewhere(self):
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.service.addCronJob('double', 1, minute=(0,), now=1000.0)
+        self.service.runNow(jobid)
+        self.manager.commit()
+        first, second = self.attached('a'), self.attached('b')
+        late, = first.iterate(Work(want=1)).claims
+        first.iterate(Work(snapshot=Snapshot(progress=[((jobid, late.run), (0.5, 'late'))])))
+        self.manager.begin()
+        self.service.updateCronJob(jobid, minute=(), delay=0)
+        self.manager.commit()
+        first.iterate(Work())                           # it is the scheduler
+        self.assertEqual(len(second.iterate(Work(want=1)).claims), 1)
+        self.manager.begin()
+        self.assertIsNone(self.service.getProgress(jobid))
+        self.service.setProgress(jobid, 0.25)
+        self.assertEqual(self.service.getProgress(jobid), (0.25, ''))
+        self.assertEqual(dict(self.service.ledgers['a'].progress), {jobid: (0.5, 'late')})
 
     def test_two_hosts_share(self):
         ran = []

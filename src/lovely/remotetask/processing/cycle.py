@@ -240,10 +240,11 @@ class Cycle:
         outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now, ends)
                     for report in work.reports]
         tallies.enter(view.ledger, ends)
-        for jobid, seconds in work.snapshot.long:
-            view.ledger.mark(jobid, LONG, view.now - seconds)
-        for jobid, progress in work.snapshot.progress:
-            if jobid in view.ledger.claimed:
+        for (jobid, run), seconds in work.snapshot.long:
+            if view.ledger.claimed.get(jobid) == run:
+                view.ledger.mark(jobid, LONG, view.now - seconds)
+        for (jobid, run), progress in work.snapshot.progress:
+            if view.ledger.claimed.get(jobid) == run:
                 view.ledger.progress[jobid] = progress
         found = [outcome for outcome in outcomes if outcome is not None]
         if len(found) < len(outcomes):

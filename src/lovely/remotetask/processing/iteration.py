@@ -15,9 +15,9 @@ from lovely.remotetask.processing.claim_strategy import Yielding
 class Snapshot:
     """What the runs in flight have to put on record or to ask, at one moment."""
 
-    long: Sequence = ()         # pairs of id and seconds, of jobs that have been running for a while
-    progress: Sequence = ()     # pairs of id and progress: a pair of a fraction or None, and a text
-    watched: Sequence = ()      # pairs of id and run, of jobs that may have been cancelled
+    long: Sequence = ()         # pairs of token and seconds, of runs that have been going on for a while
+    progress: Sequence = ()     # pairs of token and progress: a pair of a fraction or None, and a text
+    watched: Sequence = ()      # tokens, pairs of id and run, of jobs that may have been cancelled
     stacks: Sequence = ()       # pairs of id and text, of runs that somebody has asked for
 
 
