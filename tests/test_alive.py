@@ -145,7 +145,7 @@ class TestHeartbeat(AliveCase):
     def test_of_claims_that_are_given_back(self):
         cycle, _ = self.cycle('a'), self.add('echo')
         turn = self.reporting(cycle, lambda claim: Returned(claim.jobid, claim.run))
-        self.assertEqual(self.longestSilence(cycle, turn), LEASE / 3)
+        self.assertLessEqual(self.longestSilence(cycle, turn), LEASE / 3)
 
     def test_of_jobs_that_are_cancelled(self):
         cycle, _ = self.cycle('a'), self.add('echo')
@@ -157,7 +157,7 @@ class TestHeartbeat(AliveCase):
             self.manager.commit()
             return Recorded(claim.jobid, claim.run)
 
-        self.assertEqual(self.longestSilence(cycle, self.reporting(cycle, cancel)), LEASE / 3)
+        self.assertLessEqual(self.longestSilence(cycle, self.reporting(cycle, cancel)), LEASE / 3)
 
     def test_of_schedules(self):
         cycle = self.cycle('a')
@@ -408,7 +408,7 @@ class TestTaking(AliveCase):
 
     def test_two_rescuers(self):
         jobid, = self.silent('c', LONG)
-        first, second = self.cycle('a'), self.cycle('b')
+        first, second = self.cycle('a', schedule=False), self.cycle('b', schedule=False)
         for _ in range(40):
             self.now.advance(1)
             first.iterate(Work())

@@ -1,6 +1,7 @@
 """Several processing hosts on one service: claims, neighbours that end, names, late hosts, stopping."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import transaction
+from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.DB import DB
 from ZODB.POSException import ConflictError
@@ -22,6 +24,7 @@ from lovely.remotetask.job import Failure
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import CLAIMING
 from lovely.remotetask.processing.cycle import Cycle
+from lovely.remotetask.processing.iteration import Snapshot
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
@@ -35,6 +38,42 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import HostCase
+from servers import PATIENCE
+from test_connections import Relay
+from threads import inThread
+
+
+class Cable(Relay):
+    """Breaks in the middle of a commit: the client is told so at once, the server gets the last message later.
+
+    cuts -- an event: it breaks when the next commit ends.
+    voted -- an event: the client votes about the next one, over another connection.
+    goesOn -- an event: the server gets the message.
+    """
+
+    def __init__(self, server):
+        self.cuts, self.voted, self.goesOn = threading.Event(), threading.Event(), threading.Event()
+        super().__init__(server)
+
+    def _pass(self, source, target, isHeld):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.cuts.is_set() and b'tpc_finish' in data:
+                    self.cuts.clear()
+                    self.voted.clear()
+                    source.shutdown(socket.SHUT_RDWR)
+                    self.goesOn.wait()
+                    target.sendall(data)
+                    return
+                target.sendall(data)
+                if b'vote' in data and not self.cuts.is_set():
+                    self.voted.set()
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.goesOn.set()
+        super().close()
 
 
 class TestHosts(HostCase):
@@ -154,6 +193,73 @@ class TestHosts(HostCase):
         self.assertEqual(cycle.openClaims, {jobid: claim.run + 1})
         self.manager.begin()
         self.assertEqual(dict(self.service.ledgers['a'].claimed), {jobid: claim.run + 1})
+
+    def test_a_commit_that_the_server_finishes_late(self):
+        # The last message of a commit is still under way when the connection has broken, and the client has another.
+        self.provide('double', lambda input: 2 * input)
+        server = self.enterContext(temporaryZEO())
+        db = self.enterContext(contextlib.closing(server.database()))
+        install(db)
+        cable = self.enterContext(contextlib.closing(Cable(server.address)))
+        clients = self.enterContext(contextlib.closing(DB(ClientStorage(cable.address, wait_timeout=PATIENCE))))
+        cycle = Cycle(clients, PATH, 'a')
+        self.addCleanup(cycle.close)
+        cycle.attach()
+        cycle.iterate(Work())
+        with db.transaction() as connection:
+            jobid = connection.root()['Application']['TaskService'].add('double', 1)
+        clients.storage.ping()
+        cable.cuts.set()
+        with self.assertLogs(), self.assertRaises(ClientDisconnected):
+            cycle.iterate(Work(want=1))
+        thread, outcome = inThread(cycle.iterate, Work())
+        self.assertTrue(cable.voted.wait(PATIENCE))
+        cable.goesOn.set()
+        thread.join(PATIENCE)
+        self.assertIsInstance(outcome[0], ConflictError)
+        self.assertEqual([claim.jobid for claim in cycle.iterate(Work()).claims], [jobid])
+
+    def test_a_run_that_is_over_on_record_and_goes_on(self):
+        # Somebody has changed the schedule, and the host has claimed the next run: it has its own marks and progress.
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.service.addCronJob('double', 1, minute=(0,), now=1000.0)
+        self.service.runNow(jobid)
+        self.manager.commit()
+        cycle = self.attached('a')
+        late, = cycle.iterate(Work(want=1)).claims
+        snapshot = Snapshot([((jobid, late.run), 5.0)], [((jobid, late.run), (0.5, 'late'))])
+        cycle.iterate(Work(snapshot=snapshot))
+        self.manager.begin()
+        self.assertEqual(self.service.getProgress(jobid), (0.5, 'late'))
+        self.service.updateCronJob(jobid, minute=(), delay=0)
+        self.manager.commit()
+        claim, = cycle.iterate(Work(want=1)).claims
+        self.assertEqual(claim.run, late.run + 1)
+        cycle.iterate(Work(snapshot=snapshot))
+        self.manager.begin()
+        ledger = self.service.ledgers['a']
+        self.assertEqual((self.service.getProgress(jobid), dict(ledger.started), dict(ledger.began)), (None, {}, {}))
+        self.service.setProgress(jobid, 0.25)
+        self.assertEqual(dict(ledger.progress), {jobid: (0.25, '')})
+
+    def test_a_run_that_goes_on_elsewhere(self):
+        self.provide('double', lambda input: 2 * input)
+        jobid = self.service.addCronJob('double', 1, minute=(0,), now=1000.0)
+        self.service.runNow(jobid)
+        self.manager.commit()
+        first, second = self.attached('a'), self.attached('b')
+        late, = first.iterate(Work(want=1)).claims
+        first.iterate(Work(snapshot=Snapshot(progress=[((jobid, late.run), (0.5, 'late'))])))
+        self.manager.begin()
+        self.service.updateCronJob(jobid, minute=(), delay=0)
+        self.manager.commit()
+        first.iterate(Work())                           # it is the scheduler
+        self.assertEqual(len(second.iterate(Work(want=1)).claims), 1)
+        self.manager.begin()
+        self.assertIsNone(self.service.getProgress(jobid))
+        self.service.setProgress(jobid, 0.25)
+        self.assertEqual(self.service.getProgress(jobid), (0.25, ''))
+        self.assertEqual(dict(self.service.ledgers['a'].progress), {jobid: (0.5, 'late')})
 
     def test_two_hosts_share(self):
         ran = []

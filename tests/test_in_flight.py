@@ -125,7 +125,7 @@ class TestLostClaims(unittest.TestCase):
             run.began = -100.0
         self.inFlight.drop([(1, 0)], 'lost')
         snapshot = self.inFlight.snapshot()
-        self.assertEqual(snapshot, Snapshot([(1, 100.0)], [(1, (0.5, 'progress'))], [(1, 1)]))
+        self.assertEqual(snapshot, Snapshot([((1, 1), 100.0)], [((1, 1), (0.5, 'progress'))], [(1, 1)]))
         self.inFlight.confirm(snapshot)
         self.assertIsNone(self.inFlight.nextMoment())
 
@@ -141,6 +141,26 @@ class TestLostClaims(unittest.TestCase):
         self.assertEqual((self.inFlight.acquire(queue)[0].claim.jobid, len(queue)), (2, 1))
         self.inFlight.drop([(3, 0), (4, 0)], 'lost')
         self.assertEqual([claim.jobid for claim in self.inFlight.withdraw()], [5, 6, 7])
+
+    def test_each_has_its_own_marks_and_progress(self):
+        self.old.control.report(0.5, 'late')
+        self.old.began = -100.0
+        snapshot = self.inFlight.snapshot()
+        self.assertEqual((snapshot.long, snapshot.progress), ([((1, 0), 100.0)], [((1, 0), (0.5, 'late'))]))
+        self.inFlight.confirm(snapshot)
+        self.new.control.report(0.5, 'late')
+        self.new.began = -1000.0
+        self.assertEqual(self.inFlight.snapshot().long, [((1, 1), 1000.0)])
+        self.assertEqual((self.old.shown, self.new.shown), ((0.5, 'late'), None))
+
+    def test_the_last_one_is_looked_at(self):
+        for executions in [self.old, self.new], [self.new, self.old]:
+            self.inFlight._executions, looked = executions, []
+            for run in executions:
+                run.control.look = lambda answer, looked=looked, run=run: looked.append(run)
+            self.inFlight.lookAt([])
+            self.inFlight.lookAt([1])
+            self.assertEqual(looked, [self.new])
 
     def test_runs_are_told_one_by_one(self):
         self.inFlight.interrupt([(1, 1)], 'cancelled')

@@ -72,3 +72,20 @@ class TestPoison(ZEOCase):
         self.until(lambda: {self.service.getStatus(jobid) for jobid in others} == {'completed'})
         self.assertEqual(self.service.getStatus(poison), 'error')
         self.assertFalse([jobid for jobid in others if self.service.jobs[jobid].errors])
+
+    def test_beside_suspects(self):
+        # It comes when others are suspects: it does not end its hosts again and again, at the expense of these.
+        for name in 'poison', 'echo':
+            provideUtility(SimpleTask(len), name=name)          # for who adds jobs
+        policy = RetryPolicy(attempts=2)
+        others = self.service.addMany([{'task': 'echo', 'retryPolicy': policy}] * 3, now=1000.0)
+        self.manager.commit()
+        self.assertEqual(self.host('claims').wait(PATIENCE), -signal.SIGKILL)
+        poison = self.service.add('poison', retryPolicy=RetryPolicy(attempts=1), now=2000.0)
+        self.manager.commit()
+        self.assertEqual(self.host('runs').wait(PATIENCE), -signal.SIGKILL)         # with one of the suspects
+        self.assertEqual(self.host('lives').wait(PATIENCE), -signal.SIGKILL)        # after these, without others
+        self.host('lives')
+        self.until(lambda: self.service.getStatus(poison) == 'error')
+        self.assertEqual({self.service.getStatus(jobid) for jobid in others}, {'completed'})
+        self.assertEqual(sum(len(self.service.jobs[jobid].errors) for jobid in others), 1)

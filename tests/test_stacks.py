@@ -77,6 +77,17 @@ class TestQuestions(RescueCase):
         self.ask(jobid, NOW + 7)
         self.assertEqual(self.service.getStack(jobid), (NOW + 7, None, ''))
 
+    def test_the_question_to_the_host_that_has_the_run_now(self):
+        jobid, = self.claimed(None)
+        self.ask(jobid)
+        stacks.attend(self.ledger, [(jobid, 'here')], NOW)
+        self.rescue()
+        other = self.service.ledgers['other'] = Ledger()
+        other.owner, other.questions = hosts.identity(threads=2), IOBTree()
+        claiming.claimSuspects(self.service, NOW, other)
+        self.ask(jobid, NOW + 5)
+        self.assertEqual(self.service.getStack(jobid), (NOW + 5, None, ''))
+
     def test_it_is_forgotten_after_a_minute(self):
         first, second = self.claimed(None, None)
         self.ask(first)

@@ -192,9 +192,9 @@ class Cycle:
         self._mark(view, claims)
         self._announce(view, work, claims)
         state = self._stateAfter(view, published, scheduled, decision)
-        isWritten, beatAt = self._commit(view, [one for one in messages if one.extra['event'] == 'host.lost'])
+        beatAt = self._commit(view, [one for one in messages if one.extra['event'] == 'host.lost'])
         return Result(state, claims, unwanted, lost, outcomes, returned, rescued, asked, self._isReclaimed,
-                      messages + scheduled.messages, isWritten, beatAt)
+                      messages + scheduled.messages, beatAt)
 
     # The steps
 
@@ -240,10 +240,11 @@ class Cycle:
         outcomes = [transitions.acknowledge(view.service, view.ledger, report, view.now, ends)
                     for report in work.reports]
         tallies.enter(view.ledger, ends)
-        for jobid, seconds in work.snapshot.long:
-            view.ledger.mark(jobid, LONG, view.now - seconds)
-        for jobid, progress in work.snapshot.progress:
-            if jobid in view.ledger.claimed:
+        for (jobid, run), seconds in work.snapshot.long:
+            if view.ledger.claimed.get(jobid) == run:
+                view.ledger.mark(jobid, LONG, view.now - seconds)
+        for (jobid, run), progress in work.snapshot.progress:
+            if view.ledger.claimed.get(jobid) == run:
                 view.ledger.progress[jobid] = progress
         found = [outcome for outcome in outcomes if outcome is not None]
         if len(found) < len(outcomes):
@@ -387,17 +388,16 @@ class Cycle:
                      decision.isCut, decision.leaving)
 
     def _commit(self, view, rescues):
-        """Commit if anything has changed; return whether it has, and the moment of the heartbeat in it, or None.
+        """Commit if anything has changed; return the moment of the heartbeat in it, or None.
 
         rescues -- the `Message`s about hosts that were rescued.
         """
-        # In doubt it writes in any case: then a commit that is still under way can only fail.
-        if self._isInDoubt or view.moment >= self.nextBeat:
-            view.ledger._p_changed = True
-        if not touched(self.session.manager.get()):
+        if not touched(self.session.manager.get()) and not self._isInDoubt and view.moment < self.nextBeat:
             self.session.manager.abort()
-            return False, None
-        isBeat = bool(view.ledger._p_changed)
+            return None
+        # Each commit writes this record.  So of one whose outcome is unknown, and the next one, which did not see it,
+        # only one succeeds: the server may finish the first one late.
+        view.ledger._p_changed = True
         for message in rescues:
             self.session.note('rescue', self.name, about=message.extra['host'])
         if not rescues:
@@ -405,7 +405,7 @@ class Cycle:
         began = self.monotonic()
         self.session.manager.commit()
         counts.observe('commit_seconds', 'cycle', seconds=self.monotonic() - began)
-        return True, view.moment if isBeat else None
+        return view.moment
 
     # What follows
 
@@ -427,13 +427,9 @@ class Cycle:
                 del self.openClaims[jobid]
         self.openClaims.update((claim.jobid, claim.run) for claim in result.claims)
 
-    def _noteCommit(self, beatAt=None):
-        """Note that a commit has succeeded.
-
-        beatAt -- when the heartbeat was written that was in it, by the monotonic clock; None if there was none.
-        """
-        if beatAt is not None:
-            self._beatenAt = beatAt
+    def _noteCommit(self, beatAt):
+        """Note that a commit has succeeded, with a heartbeat of that moment of the monotonic clock."""
+        self._beatenAt = beatAt
         self.peers.wrote(self.monotonic())
 
     def _noteFailure(self, error):

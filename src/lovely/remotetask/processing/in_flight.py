@@ -191,9 +191,9 @@ class InFlight:
             wanted = [execution for execution in self._executions if not execution.unwanted]
             isTime = self._hasProgress and moment - self._shownAt >= PROGRESS_PAUSE
             return Snapshot(
-                [(each.claim.jobid, moment - each.began) for each in wanted
+                [(each.token, moment - each.began) for each in wanted
                  if not each.marked and moment - each.began >= LONG_AFTER],
-                [(each.claim.jobid, each.control.progress) for each in wanted
+                [(each.token, each.control.progress) for each in wanted
                  if isTime and each.control.progress != each.shown],
                 [each.token for each in wanted if each.control.watched], tuple(self._stacks.items()))
 
@@ -204,8 +204,8 @@ class InFlight:
                 self._stacks.pop(jobid, None)
             progress, long = dict(snapshot.progress), dict(snapshot.long)
             for execution in self._executions:
-                execution.marked = execution.marked or execution.claim.jobid in long
-                execution.shown = progress.get(execution.claim.jobid, execution.shown)
+                execution.marked = execution.marked or execution.token in long
+                execution.shown = progress.get(execution.token, execution.shown)
             if progress:
                 self._shownAt = self._monotonic()
             if progress or not self._executions:
@@ -213,9 +213,10 @@ class InFlight:
                                         for execution in self._executions if not execution.unwanted)
 
     def lookAt(self, jobids):
-        """Find out where the runs of these jobs are; those of the last call are not asked again."""
+        """Find out where the last runs of these jobs are; those of the last call are not asked again."""
         new, self._asked = set(jobids) - self._asked, frozenset(jobids)
-        executions = {execution.claim.jobid: execution for execution in self.executions()} if new else {}
+        executions = sorted(self.executions(), key=lambda execution: execution.token) if new else ()
+        executions = {execution.claim.jobid: execution for execution in executions}
         for jobid in new:
             answer = functools.partial(self._noteStack, jobid)
             if jobid in executions:

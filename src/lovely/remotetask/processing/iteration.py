@@ -15,9 +15,9 @@ from lovely.remotetask.processing.claim_strategy import Yielding
 class Snapshot:
     """What the runs in flight have to put on record or to ask, at one moment."""
 
-    long: Sequence = ()         # pairs of id and seconds, of jobs that have been running for a while
-    progress: Sequence = ()     # pairs of id and progress: a pair of a fraction or None, and a text
-    watched: Sequence = ()      # pairs of id and run, of jobs that may have been cancelled
+    long: Sequence = ()         # pairs of token and seconds, of runs that have been going on for a while
+    progress: Sequence = ()     # pairs of token and progress: a pair of a fraction or None, and a text
+    watched: Sequence = ()      # tokens, pairs of id and run, of jobs that may have been cancelled
     stacks: Sequence = ()       # pairs of id and text, of runs that somebody has asked for
 
 
@@ -88,5 +88,9 @@ class Result:
     asked: Sequence = ()        # ids of jobs of which somebody wants to know where their runs are
     isReclaimed: bool = False   # whether others took this host for silent and rescued its jobs, before
     messages: Sequence = ()     # `Message`s
-    isWritten: bool = False     # whether there was something to commit
-    beatAt: float | None = None     # when the heartbeat was written, by the monotonic clock; None if it was not
+    beatAt: float | None = None     # when the heartbeat was written, by the monotonic clock; None if nothing was
+
+    @property
+    def isWritten(self):
+        """Whether there was something to commit."""
+        return self.beatAt is not None

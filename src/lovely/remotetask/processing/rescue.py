@@ -65,16 +65,15 @@ def rescue(service, name, now, silent=None):
     silent -- seconds, of its lease: nothing was heard of it for so long; default: its process has ended.
 
     One of them may be the reason why the host was lost.  Those that were being run, as far as that is on record, have
-    used up an attempt: all of them, or, if there was a single suspect among them, it alone.  Of others nobody knows, so
-    they become suspects: they are run in small groups, on record before they begin.  Those of a group that ends its
-    host are run in smaller ones, until the culprit runs without other suspects.  A job that must not be begun twice
-    ends.
+    used up an attempt: all of them, or, if there was a single suspect among them, it alone.  Those of a group of
+    suspects have not: they are run one at a time.  Of others nobody knows, so they become suspects: they are run in
+    small groups, on record before they begin.  So each job that ends its hosts runs without other suspects at last.  A
+    job that must not be begun twice ends.
     """
     ledger = service.ledgers[name]
     ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
     marks, jobids, ends = dict(ledger.started), list(ledger.claimed.keys()), []
     charged, suspects = _judge(jobids, marks)
-    size = -(-len(suspects) // GROUPS)
     for jobid in jobids:
         mark = marks.get(jobid)
         if mark == ONCE or jobid in charged:
@@ -83,19 +82,22 @@ def rescue(service, name, now, silent=None):
             job = service.jobs.get(jobid)
             if holds(job, Recorded(jobid, ledger.claimed[jobid])):
                 count(ledger, job.task, LOST)
-            release(service, ledger, jobid, now, suspect=size if jobid in suspects else 0)
+            release(service, ledger, jobid, now, suspect=suspects.get(jobid, 0))
     return Rescued(len(jobids), tuple(ends))
 
 
 def _judge(jobids, marks):
-    """Return which of the jobs of a lost host have used up an attempt, and which are suspects: two sets of ids.
+    """Return which of the jobs of a lost host have used up an attempt, a set of ids, and which are suspects: a dict of
+    id to what `Job.suspect` is to be.
 
     marks -- see `Ledger.started`.
     """
     group = {jobid for jobid in jobids if marks.get(jobid) == SUSPECT}
-    if group:
-        return (group, set()) if len(group) == 1 else (set(), group)
-    return ({jobid for jobid in jobids if marks.get(jobid) == LONG}, {jobid for jobid in jobids if jobid not in marks})
+    unknown = [jobid for jobid in jobids if jobid not in marks]
+    suspects = dict.fromkeys(unknown, -(-len(unknown) // GROUPS))
+    if len(group) > 1:
+        return set(), {**suspects, **dict.fromkeys(group, 1)}
+    return group or {jobid for jobid in jobids if marks.get(jobid) == LONG}, suspects
 
 
 def _interrupted(service, ledger, jobid, mark, error, now):

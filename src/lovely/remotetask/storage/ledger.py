@@ -95,7 +95,8 @@ class Ledger(Persistent):
         return self._tally
 
     def claim(self, jobid, run):
-        """Note that the job, in its run number `run`, is being worked on here."""
+        """Note that the job, in its run number `run`, is being worked on here; forget a run before, if it was here."""
+        self.release(jobid)
         self.claimed[jobid] = run
 
     def release(self, jobid):

@@ -4,6 +4,7 @@ A question stands in a tree of its own below the host's ledger: to ask writes ne
 heartbeat, nor the job.  The commit wakes that host alone, and its claim loop answers in its next transactions.
 """
 # SPDX-License-Identifier: ZPL-2.1
+import operator
 from typing import NamedTuple
 
 from lovely.remotetask.errors import WrongState
@@ -47,11 +48,11 @@ def ask(service, job, now):
 
 
 def find(service, jobid):
-    """Return the `Stack` of a job that somebody has asked for lately, or None."""
-    for ledger in ledgers(service):
-        if ledger.questions is not None and jobid in ledger.questions:
-            return Stack(*ledger.questions[jobid][:len(Stack._fields)])
-    return None
+    """Return the `Stack` of a job that somebody has asked for last, or None: another host may have run it before."""
+    found = [ledger.questions[jobid] for ledger in ledgers(service)
+             if ledger.questions is not None and jobid in ledger.questions]
+    last = max(found, key=operator.itemgetter(0), default=None)
+    return None if last is None else Stack(*last[:len(Stack._fields)])
 
 
 def attend(ledger, answers, now):

@@ -28,7 +28,6 @@ from lovely.remotetask.storage.ledger import MICROSECONDS
 from lovely.remotetask.storage.ledger import microseconds
 from lovely.remotetask.storage.ready import dequeue
 from lovely.remotetask.storage.ready import enqueue
-from lovely.remotetask.storage.ready import ledgers
 from lovely.remotetask.storage.ready import place
 from lovely.remotetask.storage.ready import putBack
 from lovely.remotetask.storage.ready import readySince
@@ -340,9 +339,10 @@ def release(service, ledger, jobid, now, started=True, suspect=0, isLast=False):
 
 def setProgress(service, jobid, fraction, message):
     """Note how far the run of a claimed job is; nothing happens to one that nobody has claimed."""
-    for ledger in ledgers(service):
-        if jobid in ledger.claimed:
-            ledger.progress[jobid] = fraction, message
+    job = service.jobs.get(jobid)
+    ledger = None if job is None else claimant(service, job)
+    if ledger is not None:
+        ledger.progress[jobid] = fraction, message
 
 
 def claimant(service, job):
@@ -359,7 +359,5 @@ def claimed(service, job):
 
 def progress(service, jobid):
     """Return how far the run of a job is, fraction and message; None when nothing is known."""
-    for ledger in ledgers(service):
-        if ledger.progress and jobid in ledger.progress:
-            return ledger.progress[jobid]
-    return None
+    ledger = claimant(service, service.jobs[jobid])
+    return None if ledger is None else ledger.progress.get(jobid)
