@@ -205,6 +205,19 @@ class TestWrite(GatewayCase):
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(gateway.gathering.expected, 1)
 
+    def test_callers_that_give_up_while_more_are_waited_for_do_not_end_the_writer(self):
+        gateway = self.expecting(WAIT)
+        call = gateways.Gateway.write(gateway, '/', append('a'))
+        gateway.flush()
+        self.waitUntil(lambda: gateway._isGathering)
+        gateway.giveUp(call)
+        with gateway._changed:
+            gateway.gathering.expected = 0              # as when the time to wait is over
+            gateway._changed.notify_all()
+        self.waitUntil(lambda: not gateway._isGathering)
+        self.assertEqual(gateway.write('/', append('b')), 1)
+        self.assertEqual(self.stored(), {1: 'b'})
+
     def test_who_stops_does_not_wait_for_more(self):
         gateway = self.expecting(1000)
         thread, outcome = inThread(gateway.write, '/', append(0))
