@@ -27,12 +27,14 @@ from zope.component.event import objectEventNotify
 from zope.component.interfaces import ISite
 from zope.event import notify
 from zope.interface.verify import verifyObject
+from zope.lifecycleevent import ObjectAddedEvent
 from zope.lifecycleevent.interfaces import IObjectRemovedEvent
 from zope.site import LocalSiteManager
 from zope.site.folder import Folder
 
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import getService
+from lovely.remotetask.application import pauseCopy
 from lovely.remotetask.application import removeService
 from lovely.remotetask.application import retire
 from lovely.remotetask.client import Client
@@ -198,6 +200,32 @@ class TestCopy(DatabaseTestCase):
                          [(False, False), (False, False), (True, True)])
         self.assertEqual([len(one.jobs) for one in (service, *copies)], [1, 1, 1])
         self.assertTrue(self.copy(copies[0]).paused)
+
+    def test_one_that_is_added_again_after_a_rollback_or_a_conflict_is_no_copy(self):
+        self.install()
+        manager, root = self.connection.transaction_manager, self.connection.root()['Application']
+        names, services, before = ('Films', 'Sounds'), (TaskService(), TaskService()), manager.savepoint()
+        root['Films'] = services[0]
+        manager.savepoint()
+        before.rollback()
+
+        root['Sounds'] = services[1]
+        self.connection.root()['here'] = 1
+        with self.db.transaction() as other:
+            other.root()['there'] = 1
+        with self.assertRaises(ConflictError):
+            self.commit()
+        manager.abort()
+
+        for name, service in zip(names, services):
+            self.assertIsNone(service._p_oid)
+            root[name] = service
+            pauseCopy(service, ObjectAddedEvent(service))
+        self.commit()
+        for service in services:
+            self.assertEqual((service.paused, service.isCopy), (False, False))
+            service._p_deactivate()
+            self.assertEqual((service.paused, service.isCopy), (False, False))
 
     def copy(self, service):
         """Return a copy of the service, as ZODB exports and imports it."""

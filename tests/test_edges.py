@@ -390,7 +390,8 @@ class TestProcessor(ProcessorCase):
     def test_it_tells_when_the_database_is_away_for_long_and_when_it_is_back(self):
         self.enterContext(unittest.mock.patch.object(claimloop, 'LONG_AWAY', 0.0))
         host, isBack = self.start(), threading.Event()
-        iterate, failures = host.cycle.iterate, iter([ClientDisconnected(), ClientDisconnected('no answer')])
+        iterate = host.cycle.iterate
+        failures = iter([ValueError('a fault'), ClientDisconnected(), ClientDisconnected('no answer')])
 
         def fail(work):
             if (error := next(failures, None)) is not None:
@@ -406,6 +407,13 @@ class TestProcessor(ProcessorCase):
         said = [record.getMessage() for record in caught.records if getattr(record, 'event', '').startswith('database')]
         self.assertEqual(said, [f'processing host {host.name} waits for the database: ClientDisconnected',
                                 f'processing host {host.name} has the database again'])
+
+    def test_it_does_not_tell_that_the_database_is_away_for_a_moment(self):
+        loop = self.start().loop
+        loop.failures, loop._failingSince = 10, loop.monotonic()
+        with self.assertNoLogs('lovely.remotetask', 'INFO'):
+            loop._tellFailure(ClientDisconnected())
+            loop._noteSuccess()
 
     def test_no_threads(self):
         # It only schedules.

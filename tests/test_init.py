@@ -1,6 +1,7 @@
 """The command `init`: what it writes works, by the commands that it prints; and it overwrites nothing."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ import venv
 
 import psycopg2
 import psycopg2.extensions
+import ZConfig
 from zope.component import provideUtility
 from zope.component import testing
 
@@ -297,6 +299,14 @@ class TestHost(InitTestCase):
                 ('belongs in ~/.pgpass', '--host', '--database', "host=db password='secret'"),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:secret@db/films'),
                 ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://ann:se@ret@[db/films'),
+                ('belongs in ~/.pgpass', '--host', '--database', 'postgresql://db/films?pass%77ord=secret'),
+                ('invalid connection option "hots"', '--host', '--database', 'hots=db dbname=films'),
+                ('unterminated quoted string', '--split', '--database', "host='db dbname=films"),
+                ('invalid URI query parameter: "hots"', '--host', '--database', 'postgresql://db/films?hots=db'),
+                ('missing key/value separator', '--host', '--database', 'postgresql://db/films?sslmode'),
+                ('looking for matching "]"', '--host', '--database', 'postgresql://[::1/films'),
+                ('invalid percent-encoded token', '--host', '--database', 'postgresql://db/100%'),
+                ("'postgresql://' is not the address", '--host', '--database', 'postgresql://'),
                 ('is not a name', '--host', '--database', 'zeo:8100', '--name', 'be\nta')):
             with self.subTest(options):
                 code, said, errors = self.init('films', *options)
@@ -306,22 +316,33 @@ class TestHost(InitTestCase):
                 self.assertFalse(self.site.exists())
 
 
+    def test_postgresql_needs_its_extra(self):
+        with unittest.mock.patch.dict(sys.modules, {'psycopg2.extensions': None}):
+            code, said, errors = self.init('films', '--host', '--database', 'postgresql://db/films')
+            self.assertEqual((code, said), (2, ''))
+            self.assertIn('for PostgreSQL install lovely.remotetask[postgresql]', errors)
+            self.assertFalse(self.site.exists())
+            self.assertEqual(self.init('films', '--host', '--database', 'zeo:8100')[0], 0)
+
+
 class TestAddressOfPostgreSQL(unittest.TestCase):
 
-    def test_a_url_becomes_keywords_to_which_others_can_be_added(self):
-        for url in ('postgresql://db/films', 'postgres://remotetask@db.example.org:5433/films', 'postgresql:///films',
+    def test_it_becomes_keywords_to_which_others_can_be_added(self):
+        for text in ('postgresql://db/films', 'postgres://remotetask@db.example.org:5433/films', 'postgresql:///films',
                     'postgresql://db', "postgresql://o'neil%5C@db/my%20films?sslmode=require&options=-c%20a%3Db+c",
                     'postgresql://ann@[::1]:5433/films', 'postgresql://one:1,two,[::2]:3/films',
                     'postgresql://one,two/films?target_session_attrs=read-write',
-                    'postgresql://%2Fvar%2Frun/films', 'postgresql:///films?host=/tmp&port=5433'):
-            with self.subTest(url):
-                dsn = re.search('^      dsn (.*)$', databaseSection('/films', url, True), re.MULTILINE)[1]
-                said = psycopg2.extensions.parse_dsn(f"{dsn} application_name='films'")
-                self.assertEqual(said, {**psycopg2.extensions.parse_dsn(url), 'application_name': 'films'})
-
-    def test_keywords_stay(self):
-        for keywords in "host='db' dbname=films", 'dbname=postgresql://db/films', 'service=films':
-            self.assertIn(f'      dsn {keywords}\n', databaseSection('/films', keywords, True))
+                    'postgresql://%2Fvar%2Frun/films', 'postgresql:///films?host=/tmp&port=5433',
+                    'postgresql://db/films?ssl=true', 'postgresql://an?n@db/passwords', 'postgresql://ann@one@two/films',
+                    'postgresql://db?user=ann@other', 'postgresql://db/%24HOME%23%27%5C%25%20',
+                    "host='db' dbname=films", 'dbname=postgresql://db/films', 'service=films',
+                    r"host = /tmp dbname='o\'neil \\ $HOME'"):
+            with self.subTest(text):
+                config, _ = ZConfig.loadConfigFile(
+                    ZConfig.loadSchemaFile(io.StringIO('<schema><key name="dsn" /></schema>')),
+                    io.StringIO(re.search('^ *dsn .*$', databaseSection('/films', text, True), re.MULTILINE)[0]))
+                said = psycopg2.extensions.parse_dsn(f"{config.dsn} application_name='films'")
+                self.assertEqual(said, {**psycopg2.extensions.parse_dsn(text), 'application_name': 'films'})
 
 
 class TestHostOfPostgreSQL(InitTestCase):

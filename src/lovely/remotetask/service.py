@@ -126,8 +126,9 @@ class TaskService(Item, Contained, Persistent):
     paused = False
     generation = needs = 0  # see `storage.generations`; releases up to 0.5 did not say
     release = ''            # the one that made the service, or upgraded it
-    storedAs = None         # the id of the object, when it was written last: that of a copy is another one
+    storedAs = None         # the id of the object, in what is stored: in that of a copy it is another one
 
+    _v_isCopy = False       # whether it was made from what is stored by another id, and is not stored itself
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_cancelling = None    # the number of the shard whose ledger has what this connection cancels; None for any one
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -151,8 +152,8 @@ class TaskService(Item, Contained, Persistent):
     def __setstate__(self, state):
         """Load the service, paused if it is a copy; set aside what this release must not work with."""
         super().__setstate__(state)
-        if self.isCopy:
-            self.paused = True
+        if self.storedAs not in (None, self._p_oid):
+            self.paused = self._v_isCopy = True
         if not generations.isFit(self):
             self._v_aside = {name: self.__dict__.pop(name) for name in STORED if name in self.__dict__}
 
@@ -160,13 +161,13 @@ class TaskService(Item, Contained, Persistent):
         """Return what is to be stored, and with it what was set aside, and the id that it is stored by."""
         state = {**super().__getstate__(), **self.__dict__.get('_v_aside', {})}
         if self._p_oid is not None:
-            state['storedAs'] = self.__dict__['storedAs'] = self._p_oid
+            state['storedAs'], self._v_isCopy = self._p_oid, False
         return state
 
     @property
     def isCopy(self) -> bool:
         """Whether nobody has written it since it was copied or imported: the original runs the same jobs."""
-        return self.storedAs not in (None, self._p_oid)
+        return self._v_isCopy
 
     def reachAll(self):
         """Bring back what was set aside, until the service is loaded again: an upgrade works with it."""

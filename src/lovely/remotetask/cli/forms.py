@@ -1,11 +1,10 @@
 """The forms of a site that `init` writes: which files each of them has, and what stands in these."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import importlib
 import importlib.resources
 import os
-import re
 import string
-import urllib.parse
 from typing import NamedTuple
 
 from lovely.remotetask.cli.pages import arePagesInstalled
@@ -99,9 +98,6 @@ _COMMANDS = {
     'host': ('host.conf processor', 'a processing host'),
 }
 
-#: A host of a URL of libpq, and its port.
-_HOST = re.compile(r'(\[[^]]*\]|[^:]*)(?::(.*))?', re.DOTALL)
-
 #: The unit of the database server.
 _DATABASE_UNIT = 'remotetask-zeo'
 
@@ -181,20 +177,22 @@ def isPostgreSQL(database):
     return '=' in database or database.startswith(('postgresql://', 'postgres://'))
 
 
-def _keywordsOf(url):
-    """Return a URL of libpq as keywords and values: RelStorage adds others to them, and knows no URLs."""
-    rest, _, query = url.partition('://')[2].partition('?')
-    place, _, name = rest.partition('/')
-    user, _, hosts = place.rpartition('@')
-    pairs = [_HOST.fullmatch(host).groups('') for host in hosts.split(',')]
-    values = {'host': ','.join(host.strip('[]') for host, _ in pairs), 'port': ','.join(port for _, port in pairs),
-              'dbname': name, 'user': user, **dict(pair.split('=', 1) for pair in query.split('&') if '=' in pair)}
-    return ' '.join(f'{name}={_quoted(urllib.parse.unquote(value))}' for name, value in values.items() if value)
+def parametersOf(database):
+    """Return what a text says of a PostgreSQL server, as libpq takes it: name of a parameter -> value.
+
+    Raise `ValueError` for what libpq does not take, and where it is not installed.
+    """
+    try:
+        return _libpq().parse_dsn(database)
+    except ImportError:
+        raise ValueError('for PostgreSQL install lovely.remotetask[postgresql] first') from None
+    except Exception as error:                          # psycopg2.ProgrammingError
+        raise ValueError(str(error).strip()) from error
 
 
-def _quoted(value):
-    """Return a value as it stands behind a keyword."""
-    return "'{}'".format(re.sub(r"(['\\])", r'\\\1', value))
+def _libpq():
+    """Return the module that reads and writes texts for libpq; raise `ImportError`."""
+    return importlib.import_module('psycopg2.extensions')
 
 
 def databaseSection(directory, database, areBlobsShared):
@@ -203,7 +201,8 @@ def databaseSection(directory, database, areBlobsShared):
     areBlobsShared -- whether the process is on the machine of the database server, and uses its directory of blobs.
     """
     if isPostgreSQL(database):
-        keywords = _keywordsOf(database) if '://' in database.partition('=')[0] else database
+        # RelStorage adds others to keywords and values, and knows no URLs.
+        keywords = _libpq().make_dsn(**parametersOf(database))
         storage = _POSTGRESQL.format(directory=directory, database=keywords.replace('$', '$$'))
         return _DATABASE.format(package='relstorage', storage=storage)
     blobs = (_SHARED_BLOBS if areBlobsShared else _OWN_BLOBS).format(directory=directory)

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.parse
 
 import click
 
@@ -112,11 +111,17 @@ def _checkDatabase(database):
     if database is None:
         return
     hint = {'param_hint': "'--database'"}
-    if not urllib.parse.unquote(database).isprintable():
-        raise click.BadParameter(f'{database!r} has characters that are not printable', **hint)
+    said = {}
     if forms.isPostgreSQL(database):
-        if _hasPassword(database):
-            raise click.BadParameter('the password belongs in ~/.pgpass, not in a configuration file', **hint)
+        try:
+            said = forms.parametersOf(database)
+        except ValueError as error:
+            raise click.BadParameter(str(error), **hint) from error
+    if not ''.join([database, *said.values()]).isprintable():
+        raise click.BadParameter(f'{database!r} has characters that are not printable', **hint)
+    if any('password' in name for name in said):
+        raise click.BadParameter('the password belongs in ~/.pgpass, not in a configuration file', **hint)
+    if said:
         return
     try:
         # Always with a host: without one ZEO listens on all interfaces, while this package means the machine itself.
@@ -126,13 +131,6 @@ def _checkDatabase(database):
         pass
     raise click.BadParameter(f'{database!r} is not the address of a database server: write HOST:PORT, or for '
                              'PostgreSQL postgresql://HOST/NAME', **hint)
-
-
-def _hasPassword(database):
-    """Return whether a text that names a PostgreSQL server has a password in it."""
-    # Not by `urlsplit`, which refuses some texts that libpq takes.
-    _, isUrl, rest = database.partition('://')
-    return 'password' in database.lower() or bool(isUrl) and ':' in rest.partition('/')[0].rpartition('@')[0]
 
 
 def _checkPorts(port, database):

@@ -311,10 +311,10 @@ class ClaimLoop:
     def _tellFailure(self, error):
         if not isDatabaseError(error):
             log.error('processing host %s: a transaction failed, it is tried again', self.cycle.name, exc_info=error)
-        else:
-            log.debug('processing host %s: %s', self.cycle.name, error, exc_info=error)
+            return
+        log.debug('processing host %s: %s', self.cycle.name, error, exc_info=error)
         isLong = self.monotonic() - self._failingSince >= LONG_AWAY
-        if self.failures in TOLD_FAILURES or isLong and not self._isToldAway:
+        if isLong and (self.failures in TOLD_FAILURES or not self._isToldAway):
             self._isToldAway = True
             log.warning('processing host %s waits for the database: %s', self.cycle.name, line(messageOf(error)),
                         extra=self._about('database.away'))

@@ -83,7 +83,7 @@ class Committer:
             outcomes = self._session.run(lambda: self._commit(writes, isFirst))
         except (DatabaseUnavailable, OutcomeUnknown) as error:
             self._session.close()
-            logger.error('the database failed %s: %r', counted(len(writes), 'call'), error.__cause__)
+            logger.warning('the database failed %s: %r', counted(len(writes), 'call'), error.__cause__)
             for write in writes:
                 write.end(None, error)
         except BaseException as error:

@@ -331,10 +331,16 @@ class Gateway:
     def _next(self):
         """Return the writes to be committed together, as soon as there are any; none at the end."""
         with self._changed:
-            while self._running and not self._waiting:
-                self._changed.wait()
-            self._isGathering, until = True, time.monotonic() + self.gathering.seconds
-            while self._running and self._hasFewer and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
-            self._isGathering = False
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
+            while True:
+                while self._running and not self._waiting:
+                    self._changed.wait()
+                self._gather()
+                if self._waiting or not self._running:      # else those who called have given up meanwhile
+                    return [self._waiting.popleft() for _ in range(min(len(self._waiting), self.batch))]
+
+    def _gather(self):
+        """Wait for as many writes as there were lately, but not for long; the lock is held."""
+        self._isGathering, until = True, time.monotonic() + self.gathering.seconds
+        while self._running and self._hasFewer and (left := until - time.monotonic()) > 0:
+            self._changed.wait(left)
+        self._isGathering = False
