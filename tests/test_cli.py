@@ -31,13 +31,11 @@ from lovely.remotetask.cli import users
 from lovely.remotetask.cli.words import COMMANDS
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc import faults
+from waits import PATIENCE
 from waits import waitUntil
 
 
 OPERATING = pathlib.Path(users.__file__).parent.parent / 'documents' / 'operating.txt'
-
-#: Seconds after which a process or thread that should have ended long ago makes a test fail.
-PATIENCE = 60
 
 
 def environment(**more):

@@ -310,7 +310,7 @@ class BulkTest(OperatorCase):
             service.process()
         host = MultiProcessor(self.db, ('TaskService',), name='p-1', waitTime=0.05, maxThreads=2)
         host.start()
-        self.addCleanup(host.stop, 30)
+        self.addCleanup(host.stop, PATIENCE)
         found = self.remotetask('retry', '--filter', 'task:fail', '--yes', '--wait')
         self.assertEqual(found[:2], (0, '150\n'), found)
         with contextlib.closing(self.db.open()) as connection:

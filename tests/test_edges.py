@@ -8,7 +8,6 @@ import os
 import pathlib
 import tempfile
 import threading
-import time
 import unittest
 import unittest.mock
 
@@ -53,10 +52,11 @@ from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from processorcase import PATH
 from processorcase import ProcessorCase
-from servercase import WAIT
 from servercase import ServerCase
 from test_cli import CommandTestCase
 from test_xmlrpc_methods import call
+from waits import PATIENCE
+from waits import waitUntil
 
 
 NAN, INF, HUGE, DIGITS = float('nan'), float('inf'), 10 ** 400, 10 ** 5000
@@ -401,8 +401,7 @@ class TestProcessor(ProcessorCase):
 
         with self.assertLogs('lovely.remotetask', 'INFO') as caught:
             with unittest.mock.patch.object(host.cycle, 'iterate', fail):
-                while not isBack.wait(0.01):
-                    host._wakeup.set()
+                waitUntil(lambda: host._wakeup.set() or isBack.is_set())
         said = [record.getMessage() for record in caught.records if getattr(record, 'event', '').startswith('database')]
         self.assertEqual(said, [f'processing host {host.name} waits for the database: ClientDisconnected',
                                 f'processing host {host.name} has the database again'])
@@ -422,21 +421,16 @@ class TestProcessor(ProcessorCase):
         for _ in range(2):
             self.assertTrue(MultiProcessor(self.db, PATH).processNext())
         self.start(keep={'completed': 0})
-        wakeup, until = threading.Event(), time.monotonic() + WAIT
-        self.manager.begin()
-        while jobid in self.service.jobs:
-            self.assertLess(time.monotonic(), until)
-            wakeup.wait(0.02)
-            self.manager.begin()
+        waitUntil(lambda: self.manager.begin() and jobid not in self.service.jobs)
         self.assertEqual(self.service.getStatus(failed), 'error')
 
     def test_stop_at_once(self):
         begun, end = threading.Event(), threading.Event()
         self.addCleanup(end.set)
-        self.provide('wait', lambda input: (begun.set(), end.wait(20)))
+        self.provide('wait', lambda input: (begun.set(), end.wait(PATIENCE)))
         one = self.start(maxThreads=1)
         jobid = self.add('wait')
-        self.assertTrue(begun.wait(20))
+        self.assertTrue(begun.wait(PATIENCE))
         self.assertTrue(one.stop(0))
         self.manager.begin()
         self.assertEqual(self.service.getStatus(jobid), 'queued')

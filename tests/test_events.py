@@ -24,10 +24,7 @@ from lovely.remotetask.storage.ledger import Ledger
 from processorcase import PATH
 from processorcase import ProcessorCase
 from test_rescue import endedProcess
-
-
-#: Seconds until a test gives up.
-PATIENCE = 20
+from waits import PATIENCE
 
 
 class TestEvents(ProcessorCase):

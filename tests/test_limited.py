@@ -22,6 +22,7 @@ from lovely.remotetask.storage.transitions import Returned
 from lovely.remotetask.testing import Clock
 from processorcase import PATH
 from processorcase import ProcessorCase
+from waits import PATIENCE
 
 
 class TestPatterns(unittest.TestCase):
@@ -72,7 +73,7 @@ class TestLimitedHosts(ProcessorCase):
                 self.factory = factory
                 processor = self.start(tasks=['avi2*'], waitTime=100, lease=1000)       # longer than anybody waits here
                 self.assertEqual(self.statuses(mine), ['completed'])
-                self.assertTrue(processor.stop(20))
+                self.assertTrue(processor.stop(PATIENCE))
 
     def test_jobs_that_were_left_do_not_run_twice(self):
         self.start(tasks=['avi2*'], name='films')
@@ -194,7 +195,7 @@ class TestLimitedHosts(ProcessorCase):
             found = self.service.getStatistics()
             if found['unclaimable'] == expected:
                 return found
-            self.assertTrue(wakeup.wait(20), found)
+            self.assertTrue(wakeup.wait(PATIENCE), found)
             wakeup.clear()
 
     def test_what_no_living_host_takes(self):
@@ -204,7 +205,7 @@ class TestLimitedHosts(ProcessorCase):
         self.assertEqual((found['stranded'], found['retrying']), (2, 0))
         self.assertEqual([host['tasks'] for host in found['hosts']], [['avi2*']])
         self.statuses(jobids[1])
-        self.assertTrue(films.stop(20))
+        self.assertTrue(films.stop(PATIENCE))
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             self.factory = Scheduler                            # it runs nothing, so it takes nothing
             self.start(name='scheduler')

@@ -26,11 +26,12 @@ from lovely.remotetask.service import StartRemoteTasksEvent
 from lovely.remotetask.service import bootStrapSubscriber
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from waits import PATIENCE
 from waits import waitUntil
 
 
-#: Seconds for what happens at once, should it never happen; and between two looks when nothing is heard.
-PATIENCE, NEVER = 30, 3600.0
+#: Seconds between two looks when nothing is heard.
+NEVER = 3600.0
 
 
 class CountingStorage(MappingStorage):

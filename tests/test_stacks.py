@@ -31,12 +31,12 @@ from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_rescue import RescueCase
 from threads import inThread
+from waits import PATIENCE
 from waits import waitUntil
 from webcase import WebCase
 
 
 PATH = 'TaskService',
-PATIENCE = 30
 NOW = 1000.0
 
 
@@ -157,7 +157,7 @@ class TestHosts(WebCase):
         provideUtility(CommandTask('sleep {seconds}'), name='program')
         self.processor = MultiProcessor(self.db, PATH, name='alpha', waitTime=30.0)
         self.processor.start()
-        self.addCleanup(lambda: self.assertTrue(self.processor.stop(30)))
+        self.addCleanup(lambda: self.assertTrue(self.processor.stop(PATIENCE)))
         self.addCleanup(self.go.set)            # before the processor stops
         self.now = time.time()
 
@@ -214,10 +214,10 @@ class TestHosts(WebCase):
     def test_the_command(self):
         gateway = Gateway(self.db, lambda connection, path: findService(connection.root()['Application'], path))
         gateway.start()
-        self.addCleanup(gateway.stop, 10)
+        self.addCleanup(gateway.stop, PATIENCE)
         frontend = Frontend(('127.0.0.1', 0), gateway)
         inThread(frontend.serveForever)
-        self.addCleanup(frontend.stop, 10)
+        self.addCleanup(frontend.stop, PATIENCE)
 
         def stack(jobid):
             url = 'http://{}:{}/'.format(*frontend.address)

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import unittest
 
+from waits import PATIENCE
+
 
 HERE = pathlib.Path(__file__).parent
 
@@ -52,7 +54,7 @@ class TestLimit(unittest.TestCase):
             code = (f'import timelimit, zope.testrunner; timelimit.start(0.5); '
                     f'zope.testrunner.run(["--path", {directory!r}, "--tests-pattern", "^test_", "-t", {pattern!r}])')
             ended = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True, timeout=120, cwd=directory,
+                                   text=True, timeout=PATIENCE, cwd=directory,
                                    env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(HERE), *sys.path])})
         return ended.returncode, ended.stdout
 

@@ -30,6 +30,7 @@ from test_cli import ServerTestCase
 from test_cli import environment
 from test_users import HASH
 from test_users import PASSWORD
+from waits import waitUntil
 
 
 WEB = '<web>\naddress 0\n</web>\n'
@@ -178,9 +179,7 @@ class TestWeb(WebProcessCase):
         url = self.pages(self.untilReady(web))
         with Client(self.url) as client:
             jobid = client.add('echo', 'over ZEO', startLater=True)
-        until = time.monotonic() + PATIENCE
-        while f'"/jobs/{jobid}"' not in self.read(f'{url}jobs'):        # it hears of commits a moment later
-            self.assertLess(time.monotonic(), until)
+        waitUntil(lambda: f'"/jobs/{jobid}"' in self.read(f'{url}jobs'))      # it hears of commits a moment later
         page = self.read(f'{url}jobs/{jobid}')
         token = page.partition('name="token" value="')[2].partition('"')[0]
         request = urllib.request.Request(f'{url}do/start', f'token={token}&jobid={jobid}'.encode(),

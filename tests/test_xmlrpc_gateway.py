@@ -30,10 +30,11 @@ from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import Gathering
 from servers import holdBack
 from threads import inThread
+from waits import PATIENCE
 from waits import waitUntil
 
 
-WAIT = 30       # seconds for what happens at once, should it never happen
+WAIT = PATIENCE
 
 
 class FailingStorage(FileStorage):
@@ -546,12 +547,7 @@ class TestOverZEO(LogCase):
         with self.assertRaises(DatabaseUnavailable), self.assertLogs('ZODB', 'ERROR'):
             gateway.read('/unseen', len)                # which the client's cache does not hold
         self.server.start()
-        connected = threading.Event()
-        timer = threading.Timer(WAIT, connected.set)
-        timer.start()
-        self.addCleanup(timer.cancel)
-        while not self.db.storage.is_connected():
-            self.assertFalse(connected.wait(0.01), 'the client did not find the server again')
+        waitUntil(self.db.storage.is_connected)
         self.assertEqual(gateway.write('/', add), 2)
         self.assertEqual(gateway.read('/unseen', len), 0)
 
