@@ -1,9 +1,7 @@
 """Hosts that take some tasks only: they leave the jobs of other tasks to other hosts, and hold nobody up."""
 # SPDX-License-Identifier: ZPL-2.1
-import threading
 import unittest.mock
 
-from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import FEW
@@ -23,6 +21,7 @@ from lovely.remotetask.testing import Clock
 from processorcase import PATH
 from processorcase import ProcessorCase
 from waits import PATIENCE
+from waits import waitUntil
 
 
 class TestPatterns(unittest.TestCase):
@@ -186,17 +185,12 @@ class TestLimitedHosts(ProcessorCase):
         self.assertEqual(self.ran, ['avi2flv', 'echo'])
 
     def awaitUnclaimable(self, expected):
-        """Wait until the statistics say this of tasks that nobody takes, woken by commits; return the statistics."""
-        wakeup = threading.Event()
-        notifierOf(self.db).subscribe(wakeup)
-        self.addCleanup(notifierOf(self.db).unsubscribe, wakeup)
-        while True:
+        """Wait until the statistics say this of tasks that nobody takes; return the statistics."""
+        def look():                     # nobody in this process is told when a host puts jobs aside
             self.manager.begin()
             found = self.service.getStatistics()
-            if found['unclaimable'] == expected:
-                return found
-            self.assertTrue(wakeup.wait(PATIENCE), found)
-            wakeup.clear()
+            return found['unclaimable'] == expected and found
+        return waitUntil(look)
 
     def test_what_no_living_host_takes(self):
         films = self.start(tasks=['avi2*'], name='films')

@@ -220,7 +220,7 @@ class TestApplication(WatchCase):
             self.wait(lambda root: len(started._running) == 2)          # the watch, and the default service
         self.assertIn('INFO:lovely.remotetask:service Films on site root started', caught.output)
         self.db.close()
-        self.assertEqual([thread.name for thread in threading.enumerate() if 'remotetask' in thread.name], [])
+        waitUntil(lambda: not any('remotetask' in thread.name for thread in threading.enumerate()))
 
     def wait(self, condition):
         waitUntil(lambda: self.commit(condition))
