@@ -89,10 +89,11 @@ class TestHealth(WebCase):
 
     def test_a_database_that_does_not_answer(self):
         """One look goes on, whoever asks, and nobody waits for long."""
-        opened, goOn, open = [], threading.Event(), self.db.open
+        opened, isOpening, goOn, open = [], threading.Event(), threading.Event(), self.db.open
 
         def openLater(*arguments):
             opened.append(None)
+            isOpening.set()
             goOn.wait(PATIENCE)
             return open(*arguments)
 
@@ -100,9 +101,10 @@ class TestHealth(WebCase):
         with unittest.mock.patch.object(self.db, 'open', openLater):
             for _ in range(3):
                 self.assertEqual(readiness.seen().problem, 'the database does not answer')
+            self.assertTrue(isOpening.wait(PATIENCE))
             self.assertEqual(len(opened), 1)
             goOn.set()
-            patient = Readiness(self.db, patience=60)
+            patient = Readiness(self.db, patience=PATIENCE)
             self.assertIsNone(patient.seen().problem)
             for thread in threading.enumerate():
                 if thread.name == 'remotetask-ready':

@@ -22,7 +22,6 @@ from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.service import install
 from lovely.remotetask.testing.ports import freePort
-from lovely.remotetask.web.health import FRESH
 from lovely.remotetask.xmlrpc.access import PAIR_LIMIT
 from lovely.remotetask.xmlrpc.access import Authenticator
 from test_cli import PATIENCE
@@ -198,12 +197,8 @@ class TestWeb(WebProcessCase):
         self.assertEqual(self.health('health', '--ready', '--url', url)[0], 0)
         self.server.kill()
         self.server.wait()
-        killed = time.monotonic()
-        while True:
-            asked = time.monotonic()
-            code, output, errors = self.health('health', '--ready', '--url', url)
-            if code or asked > killed + FRESH:      # what was seen before is told for so long
-                break
+        # What was seen before is told for a second.
+        code, output, errors = waitUntil(lambda: (said := self.health('health', '--ready', '--url', url))[0] and said)
         self.assertEqual((code, output), (1, ''))
         self.assertRegex(errors, r'\Aremotetask: not ready: the database [^\n]+\n\Z')
         self.assertEqual(self.health('health', '--url', url), (0, 'alive\n', ''))

@@ -16,6 +16,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageTransactionError
 
 from lovely.remotetask import errors
+from lovely.remotetask.common.internals import serverOf
 from lovely.remotetask.database.storedfiles import WrongPart
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.testing import temporaryZEO
@@ -528,7 +529,8 @@ class TestOverZEO(LogCase):
         with self.server.database().transaction() as connection:
             connection.root()['/'] = PersistentMapping()
             connection.root()['/unseen'] = PersistentMapping()
-        self.db = ZODB.DB(self.server.storage(wait_timeout=1, min_disconnect_poll=0.1, max_disconnect_poll=0.2))
+        self.db = ZODB.DB(self.server.storage(min_disconnect_poll=0.1, max_disconnect_poll=0.2))
+        serverOf(self.db.storage).timeout = 1           # only now that it is connected
         self.addCleanup(self.db.close)
 
     def test_writer_outlives_the_server(self):
