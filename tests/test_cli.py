@@ -786,6 +786,10 @@ class ServerTestCase(CommandTestCase):
         path = os.path.join(self.directory, name)
         waitUntil(lambda: os.path.exists(path) and text in pathlib.Path(path).read_text(), f'{text!r} in {path}')
 
+    def awaitStatus(self, jobid, status):
+        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
+                  lambda: self.remotetask('status', jobid)[1])
+
     def refuses(self, code, message, *arguments):
         """Start a server that can't; it ends with this code and one line with this message."""
         process = self.start(*arguments)
@@ -961,10 +965,6 @@ class ManyProcessesTest(ServerTestCase):
         result = self.remotetask(*arguments)
         self.assertEqual(result[0], code, result)
         return result
-
-    def awaitStatus(self, jobid, status):
-        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
-                  lambda: self.remotetask('status', jobid)[1])
 
     def test_name_taken(self):
         database = self.zeo()

@@ -136,6 +136,23 @@ class TestRescue(RescueCase):
         self.ledger.release(group[0])
         self.assertEqual([self.claimGroup() for _ in range(3)], [group[1:2], group[2:], jobids[3:6]])
 
+    def test_a_group_is_as_small_as_each_of_its_suspects_says(self):
+        jobids = self.suspects(3, 1, 3, 2, 2)
+        self.assertEqual([self.claimGroup() for _ in range(4)], [jobids[:1], jobids[1:2], jobids[2:4], jobids[4:]])
+
+    def test_no_group_is_larger_than_a_host_can_bear(self):
+        jobids = self.suspects(*[1000] * (claiming.TOGETHER + 1))
+        self.assertEqual([self.claimGroup(), self.claimGroup()], [jobids[:-1], jobids[-1:]])
+
+    def suspects(self, *sizes):
+        """Return the ids of new suspects, one for each number of those that may run together with it."""
+        jobids = [self.service.add('echo') for _ in sizes]
+        for jobid, size in zip(jobids, sizes):
+            ready.dequeue(self.service, jobid)
+            self.service.jobs[jobid].suspect = size
+            ready.enqueue(self.service, self.service.jobs[jobid])
+        return jobids
+
     def claimGroup(self):
         """Claim the next suspects, as a host does that has threads for many; return their ids."""
         claims = claiming.claimSuspects(self.service, 0, self.ledger, group=claiming.Group(1000))
