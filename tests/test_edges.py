@@ -388,12 +388,13 @@ class TestProcessor(ProcessorCase):
         self.assertEqual((one.waitTime, one.loop.idleTime()), (0, claimloop.LEAST_WAIT))
 
     def test_it_tells_when_the_database_is_away_for_long_and_when_it_is_back(self):
-        self.enterContext(unittest.mock.patch.object(claimloop, 'LONG_AWAY', 0.0))
-        host, isBack = self.start(), threading.Event()
-        iterate, failures = host.cycle.iterate, iter([ClientDisconnected(), ClientDisconnected('no answer')])
+        moments, isBack = [0.0], threading.Event()
+        host = self.start(monotonic=lambda: moments[-1])
+        iterate, failures = host.cycle.iterate, iter([ClientDisconnected('no answer'), ClientDisconnected()])
 
         def fail(work):
             if (error := next(failures, None)) is not None:
+                moments.append(moments[-1] + 0.6 * claimloop.LONG_AWAY)
                 raise error
             if host.loop.failures == 0:
                 isBack.set()

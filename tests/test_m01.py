@@ -671,7 +671,7 @@ class TestThreads(RemoteProcessorCase):
             "INFO Scheduler 'films-scheduler' started", "INFO Processor 'films-worker' started",
             "INFO Processor 'films-worker' already running", "INFO Scheduler 'films-scheduler' stopped",
             "INFO Processor 'films-worker' stopped"])
-        self.assertEqual(self.threads(), [])
+        waitUntil(lambda: not self.threads())
 
     def test_a_processor_that_is_in_no_database(self):
         rp = m01.RemoteProcessor()
@@ -845,6 +845,7 @@ class TestProcesses(unittest.TestCase):
                 start('startProcessor')
                 waitUntil(lambda: len(pathlib.Path(begun).read_text().split()) == 2)
                 pathlib.Path(directory, 'go').touch()
+                waitUntil(lambda: transaction.begin() and len(rp.jobs))
                 jobid, = rp.jobs
                 self.assertEqual(waitForJobs(rp.service, [int(jobid)], PATIENCE), ['completed'])
                 self.assertEqual(rp.getJobResult(jobid), 'done')
