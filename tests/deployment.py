@@ -5,11 +5,9 @@ import unittest
 
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
+from waits import PATIENCE
 from waits import waitUntil
 
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
 
 _SITE = """\
 <configure xmlns:remotetask="http://namespaces.lovelysystems.com/remotetask">

@@ -120,14 +120,14 @@ class Instance:
         self.write('host.conf', PROCESSOR_CONF.format(directory=self.directory, database=self.zeo.config))
         return self.process(*(arguments or ('-m', 'lovely.remotetask.cli.main')), '-C', 'host.conf', command)
 
-    def console(self, text):
-        """Run a script by `zconsole run`; return the exit code and the text that has been written."""
-        path = self.write('script.py', 'import json\n' + textwrap.dedent(text))
+    def console(self, *texts):
+        """Run a script of these parts by `zconsole run`; return the exit code and the text that has been written."""
+        path = self.write('script.py', 'import json\n' + ''.join(map(textwrap.dedent, texts)))
         return self.ended(self.process('-m', 'Zope2.utilities.zconsole', 'run', 'zope.conf', path))
 
-    def script(self, text):
-        """Run a script; return what it has printed last behind >>>, read as JSON, None when nothing."""
-        code, said = self.console(text)
+    def script(self, *texts):
+        """Run a script of these parts; return what it has printed last behind >>>, read as JSON, None when nothing."""
+        code, said = self.console(*texts)
         if code:
             raise AssertionError(said)
         lines = [line[4:] for line in said.splitlines() if line.startswith('>>> ')]

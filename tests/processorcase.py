@@ -21,6 +21,7 @@ from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from waits import PATIENCE
 
 
 PATH = ('TaskService',)
@@ -71,7 +72,7 @@ class ProcessorCase(unittest.TestCase):
     def start(self, **arguments):
         processor = self.factory(self.db, PATH, **{'waitTime': 30.0, **arguments})
         processor.start()
-        self.addCleanup(lambda: self.assertTrue(processor.stop(20)))
+        self.addCleanup(lambda: self.assertTrue(processor.stop(PATIENCE)))
         return processor
 
     def add(self, *arguments, **keywords):
@@ -88,7 +89,7 @@ class ProcessorCase(unittest.TestCase):
             found = [self.service.getStatus(jobid) for jobid in jobids]
             if set(found) <= set(until):
                 return found
-            self.assertTrue(wakeup.wait(20), found)
+            self.assertTrue(wakeup.wait(PATIENCE), found)
             wakeup.clear()
 
     def left(self):

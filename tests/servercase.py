@@ -22,10 +22,11 @@ from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from threads import inThread
+from waits import PATIENCE
 from waits import waitUntil
 
 
-WAIT = 30       # seconds for what happens at once, should it never happen
+WAIT = PATIENCE
 
 CALL = xmlrpc.client.dumps((), 'getAvailableTasks').encode()
 

@@ -9,11 +9,8 @@ from unittest.mock import patch
 
 from lovely.remotetask.testing import temporaryPostgreSQL
 from lovely.remotetask.testing.postgresql import TemporaryPostgreSQL
+from waits import PATIENCE
 from waits import waitUntil
-
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
 
 
 class PostgreSQL:

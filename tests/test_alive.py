@@ -42,6 +42,8 @@ from lovely.remotetask.testing import Clock
 from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import ProcessorCase
+from waits import PATIENCE
+from waits import waitUntil
 
 
 #: Seconds of the lease of the cycles here, whose clock the tests set.
@@ -50,7 +52,6 @@ LEASE = 30
 #: Seconds of the lease of the processors here, which live in real time.
 SHORT = 1.5
 
-PATIENCE = 30
 
 FAR = 'elsewhere/boot/1'
 
@@ -528,7 +529,7 @@ class TestLost(ProcessorCase):
         self.assertEqual((ends, dict(self.service.data), self.left()), (['told', False], {'runs': 1}, []))
 
     def test_a_thread_that_a_lost_run_keeps(self):
-        begun, go, pause = threading.Event(), threading.Event(), threading.Event()
+        begun, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)
         self.provide('wait', lambda input: (begun.set(), go.wait(PATIENCE))[1])
         processor = self.start(name='late', maxThreads=1)
@@ -537,10 +538,7 @@ class TestLost(ProcessorCase):
         self.manager.begin()
         rescue.rescue(self.service, 'late', 0, LEASE)
         self.manager.commit()
-        for _ in range(PATIENCE * 100):
-            if processor.inFlight.load(1).unwanted:
-                break
-            pause.wait(0.01)
+        waitUntil(lambda: processor.inFlight.load(1).unwanted)
         self.assertEqual(self.left(), [jobid])          # it claims nothing that would wait
         self.assertEqual(processor.loop.demand(processor.inFlight.load(1)), 0)
         go.set()

@@ -16,13 +16,11 @@ import xmlrpc.client
 
 from lovely.remotetask.testing import Process
 from threads import inThread
+from waits import PATIENCE
 
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-WAIT = 60
 
 #: Seconds that an honest client waits for an answer.
-PATIENCE = 20
+HONEST = 20
 
 #: Bytes that the process may take more than before an attack; far less than what the attackers send.
 MEMORY = 250 * 1024 * 1024
@@ -45,7 +43,7 @@ class _Transport(xmlrpc.client.Transport):
 
     def make_connection(self, host):
         connection = super().make_connection(host)
-        connection.timeout = PATIENCE
+        connection.timeout = HONEST
         return connection
 
 
@@ -116,7 +114,7 @@ class AttackTest(unittest.TestCase):
         self.assertLess(self.resident() - self.memory, MEMORY)
 
     def connect(self):
-        connection = socket.create_connection(self.address, WAIT)
+        connection = socket.create_connection(self.address, PATIENCE)
         self.addCleanup(connection.close)
         return connection
 
@@ -163,7 +161,7 @@ class AttackTest(unittest.TestCase):
 
         def stop():
             over.set()
-            thread.join(WAIT)
+            thread.join(PATIENCE)
         self.addCleanup(stop)
         return stop
 
@@ -188,7 +186,7 @@ class AttackTest(unittest.TestCase):
 
         def join():
             for thread, outcome in callers:
-                thread.join(WAIT)
+                thread.join(PATIENCE)
                 self.assertEqual(outcome, [None])
         return join
 
@@ -354,7 +352,7 @@ class TestHTTP(AttackTest):
         threads = [inThread(self.answer, data) for _ in range(5)]
         self.assertServing()
         for thread, _ in threads:
-            thread.join(WAIT)
+            thread.join(PATIENCE)
         for _, outcome in threads:
             self.assertRegex(outcome[0], b'HTTP/1.1 (200|408|503) ')        # it is no call
         self.assertServing()
@@ -381,7 +379,7 @@ class TestHTTP(AttackTest):
         threads = [inThread(self.answer, head(len(bomb), 'Content-Encoding: gzip') + bomb) for _ in range(20)]
         self.assertServing()
         for thread, outcome in threads:
-            thread.join(WAIT)
+            thread.join(PATIENCE)
             self.assertRegex(outcome[0], b'^HTTP/1.1 400 ')
 
     def test_entities(self):
@@ -399,7 +397,7 @@ class TestHTTP(AttackTest):
         answer = self.receive(connection)
         self.assertEqual(answer.count(b'HTTP/1.1 200 OK'), 10_000)
         self.assertEqual(answer.count(b'Connection: close'), 1)
-        thread.join(WAIT)
+        thread.join(PATIENCE)
 
     def sendAll(self, connection, data):
         with contextlib.suppress(OSError):

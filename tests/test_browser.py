@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 import unittest
 
 import axe_playwright_python
@@ -24,6 +23,8 @@ from lovely.remotetask.task import TaskError
 from lovely.remotetask.testing import waitForJobs
 from lovely.remotetask.web.application import application
 from lovely.remotetask.web.server import Server
+from waits import PATIENCE
+from waits import waitUntil
 from webcase import MARKUP
 from webcase import PASSWORDS
 from webcase import USERS
@@ -33,8 +34,8 @@ from webcase import ServiceCase
 
 AXE = pathlib.Path(axe_playwright_python.__file__).parent / 'axe.min.js'
 
-#: Milliseconds after which what should have happened long ago makes a test fail.
-PATIENCE = 30_000
+#: Milliseconds, for the browser.
+LONG = 1000 * PATIENCE
 
 #: What a page has to be good for: colours, and width and height in pixels.
 DESK, PHONE = {'width': 1200, 'height': 900}, {'width': 390, 'height': 844}
@@ -61,7 +62,7 @@ class Wait(SimpleTask):
 
     def __call__(self, service, jobid, input):
         service.setProgress(jobid, 0.25, 'first reel')
-        self.event.wait(120)
+        self.event.wait(PATIENCE)
         return input
 
 
@@ -89,7 +90,7 @@ class BrowserCase(ServiceCase):
             with open(os.open(users, os.O_WRONLY | os.O_CREAT, 0o600), 'w', encoding='utf-8') as file:
                 file.write(self.users)
         server = Server(application(self.db, users), ('127.0.0.1', 0), 4)
-        self.addCleanup(server.stop, 30)
+        self.addCleanup(server.stop, PATIENCE)
         server.start()
         self.url = 'http://{}:{}'.format(*server.address)
         self.complaints = []
@@ -106,7 +107,7 @@ class BrowserCase(ServiceCase):
         """Have a host process the service until the end of the test."""
         processor = MultiProcessor(self.db, ('TaskService',), name='processor-1', waitTime=0.1, maxThreads=2)
         processor.start()
-        self.addCleanup(processor.stop, 30)
+        self.addCleanup(processor.stop, PATIENCE)
         self.addCleanup(self.goOn.set)
 
     def open(self, path, answer=True, **options):
@@ -118,7 +119,7 @@ class BrowserCase(ServiceCase):
         options.setdefault('viewport', DESK)
         context = self.browser.new_context(**options)
         self.addCleanup(context.close)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(LONG)
         page = context.new_page()
         page.on('console', lambda message: message.type == 'error' and self.complaints.append(message.text))
         page.on('pageerror', lambda error: self.complaints.append(str(error)))
@@ -136,13 +137,10 @@ class BrowserCase(ServiceCase):
             service.add('echo', startLater=True)
         self.process()
         with self.db.transaction() as connection:
-            waitForJobs(connection.root()['Application']['TaskService'], [*ended, failed], 60)
+            waitForJobs(connection.root()['Application']['TaskService'], [*ended, failed], PATIENCE)
             connection.transaction_manager.abort()
         running = self.do('add', 'wait', 'x')
-        until = time.monotonic() + 60
-        while self.do('getProgress', running) is None:
-            self.assertLess(time.monotonic(), until)
-            self.goOn.wait(0.05)                    # it tells of its progress once a second
+        waitUntil(lambda: self.do('getProgress', running))      # it tells of its progress once a second
         return failed, schedule
 
     def barriers(self, page, rules):
@@ -278,7 +276,7 @@ class TestButtons(BrowserCase):
         expect(page.get_by_role('alert')).to_contain_text('Type 150')
         page.get_by_label('Type 150 to confirm it').fill('150')
         page.get_by_role('button', name='Cancel them all').click()
-        expect(page.locator('#r-job .status')).to_have_text('completed', timeout=PATIENCE)     # by itself
+        expect(page.locator('#r-job .status')).to_have_text('completed', timeout=LONG)     # by itself
         expect(page.locator('#r-output')).to_contain_text('changed: 150')
         self.assertEqual(self.do('countJobs')['cancelled'], 150)
 

@@ -8,9 +8,7 @@ from ZODB.MappingStorage import MappingStorage
 
 from lovely.remotetask.cli.burst import Burst
 from lovely.remotetask.service import install
-
-
-PATIENCE = 30
+from waits import PATIENCE
 
 
 class LateProcessor:

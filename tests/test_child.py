@@ -32,6 +32,7 @@ from lovely.remotetask.execution.control import Interrupted
 from lovely.remotetask.execution.control import current
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.task import SimpleTask
+from waits import PATIENCE
 
 
 class Doubled(Exception):
@@ -203,7 +204,7 @@ class TestOutcome(unittest.TestCase):
     def test_prints_do_not_disturb(self):
         code = 'import test_child; print(repr(test_child.run(test_child.printMuch)))'
         done = subprocess.run([sys.executable, '-c', code], env=hostEnvironment(), input='input', text=True,
-                              capture_output=True, timeout=60)
+                              capture_output=True, timeout=PATIENCE)
         self.assertEqual((done.stdout, done.stderr), ('printed' * 10000 + "\n''\n", 'printed\n'))
 
     def test_what_is_said_is_in_the_log(self):
@@ -285,7 +286,7 @@ class TestOutcome(unittest.TestCase):
         code = ('import test_child\ndef f(input): pass\n'
                 'try:\n    test_child.run(f)\nexcept test_child.TaskError as error:\n    print(error)')
         done = subprocess.run([sys.executable, '-c', code], env=hostEnvironment(), text=True, capture_output=True,
-                              timeout=60)
+                              timeout=PATIENCE)
         self.assertIn('the child process cannot load the task or its input: AttributeError', done.stdout)
 
     def test_progress(self):
@@ -325,7 +326,7 @@ class TestEnd(unittest.TestCase):
 
     def assertEnd(self, reader):
         """All of them end within moments: nobody has the pipe any more."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         rest = b''
         while select.select([reader], [], [], max(0, deadline - time.monotonic()))[0] and (data := reader.read(1000)):
             rest += data

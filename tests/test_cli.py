@@ -32,13 +32,11 @@ from lovely.remotetask.cli import users
 from lovely.remotetask.cli.words import COMMANDS
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc import faults
+from waits import PATIENCE
 from waits import waitUntil
 
 
 OPERATING = pathlib.Path(users.__file__).parent.parent / 'documents' / 'operating.txt'
-
-#: Seconds after which a process or thread that should have ended long ago makes a test fail.
-PATIENCE = 60
 
 
 def environment(**more):
@@ -827,6 +825,10 @@ class ServerTestCase(CommandTestCase):
         path = os.path.join(self.directory, name)
         waitUntil(lambda: os.path.exists(path) and text in pathlib.Path(path).read_text(), f'{text!r} in {path}')
 
+    def awaitStatus(self, jobid, status):
+        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
+                  lambda: self.remotetask('status', jobid)[1])
+
     def refuses(self, code, message, *arguments):
         """Start a server that can't; it ends with this code and one line with this message."""
         process = self.start(*arguments)
@@ -1002,10 +1004,6 @@ class ManyProcessesTest(ServerTestCase):
         result = self.remotetask(*arguments)
         self.assertEqual(result[0], code, result)
         return result
-
-    def awaitStatus(self, jobid, status):
-        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
-                  lambda: self.remotetask('status', jobid)[1])
 
     def test_name_taken(self):
         database = self.zeo()

@@ -37,7 +37,6 @@ from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
 from test_cli import start
-from waits import waitUntil
 
 
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
@@ -310,7 +309,7 @@ class BulkTest(OperatorCase):
             service.process()
         host = MultiProcessor(self.db, ('TaskService',), name='p-1', waitTime=0.05, maxThreads=2)
         host.start()
-        self.addCleanup(host.stop, 30)
+        self.addCleanup(host.stop, PATIENCE)
         found = self.remotetask('retry', '--filter', 'task:fail', '--yes', '--wait')
         self.assertEqual(found[:2], (0, '150\n'), found)
         with contextlib.closing(self.db.open()) as connection:
@@ -682,10 +681,6 @@ class ProcessesTest(ServerTestCase):
                          rf' ERROR lovely.remotetask job {jobid} \(fail, request \w+\) failed: OSError: no$')
         self.assertEqual(lines[first + 1], 'Traceback (most recent call last):')
         self.assertNotIn('ZODB.blob', '\n'.join(lines))
-
-    def awaitStatus(self, jobid, status):
-        waitUntil(lambda: self.remotetask('status', jobid)[1].strip() == status, f'job {jobid} in status {status}',
-                  lambda: self.remotetask('status', jobid)[1])
 
 
 if __name__ == '__main__':

@@ -27,6 +27,7 @@ from lovely.remotetask.config import web
 from lovely.remotetask.config.limits import Limits
 from lovely.remotetask.errors import ConfigurationError
 from lovely.remotetask.service import getAutostartServiceNames
+from waits import PATIENCE
 
 
 PACKAGE, ROOT = pathlib.Path(lovely.remotetask.__file__).parent, pathlib.Path(__file__).parent.parent
@@ -563,7 +564,7 @@ class LoggingTest(ConfigTestCase):
                    'log.info("loud")\n' + more)
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
         return subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True,
-                              timeout=60, check=True)
+                              timeout=PATIENCE, check=True)
 
     def test_default(self):
         done = self.run_('')

@@ -33,6 +33,8 @@ from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
 from processorcase import PATH
 from processorcase import claimOne
+from waits import PATIENCE
+from waits import waitUntil
 
 
 class Relay:
@@ -80,7 +82,7 @@ class Relay:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(PATIENCE)
 
 
 class TestClients(unittest.TestCase):
@@ -145,11 +147,11 @@ class TestClients(unittest.TestCase):
             connection.root()['Application']['TaskService'].data = PersistentMapping()
         relay = Relay(self.zeo.address)
         self.addCleanup(relay.close)
-        tasks = SeparateClient(lambda: DB(ClientStorage(relay.address, wait_timeout=20)), lambda db: db.close())
+        tasks = SeparateClient(lambda: DB(ClientStorage(relay.address, wait_timeout=PATIENCE)), lambda db: db.close())
         self.addCleanup(tasks.close)
         host = MultiProcessor(database.db, PATH, maxThreads=1, taskClient=tasks)
         host.start()
-        self.addCleanup(host.stop, 20)
+        self.addCleanup(host.stop, PATIENCE)
         self.addCleanup(relay.passes.set)
 
         def add(value):
@@ -166,18 +168,15 @@ class TestClients(unittest.TestCase):
                     service = connection.root()['Application']['TaskService']
                     if service.getStatus(jobid) in FINAL:
                         return service.getResult(jobid)
-                self.assertTrue(wakeup.wait(20))
+                self.assertTrue(wakeup.wait(PATIENCE))
                 wakeup.clear()
 
         client = self.database().db
         self.assertEqual(result(add('first')), 'first')     # in memory now, where the next run looks
-        self.assertTrue(begun.acquire(timeout=20))
+        self.assertTrue(begun.acquire(timeout=PATIENCE))
         relay.passes.clear()
-        jobid, pause = add('second'), threading.Event()
-        for _ in range(2000):
-            if host.inFlight.executions():                     # a thread has taken it
-                break
-            pause.wait(0.01)
+        jobid = add('second')
+        waitUntil(host.inFlight.executions)                 # a thread has taken it
         self.assertFalse(begun.acquire(timeout=0.3))
         relay.passes.set()
         self.assertEqual(result(jobid), 'second')
@@ -196,7 +195,7 @@ class TestClients(unittest.TestCase):
             jobid = service.add('write', 1)
         relay = Relay(self.zeo.address)
         self.addCleanup(relay.close)
-        behind = DB(ClientStorage(relay.address, wait_timeout=20))
+        behind = DB(ClientStorage(relay.address, wait_timeout=PATIENCE))
         self.addCleanup(behind.close)
         # For its clock no time goes by: else it has a heartbeat to write, or others to look at, when this takes long.
         host = MultiProcessor(behind, PATH, taskClient=direct.taskClient, schedule=False, monotonic=lambda: 100.0)
@@ -211,13 +210,11 @@ class TestClients(unittest.TestCase):
         self.assertLess(behind.lastTransaction(), reports[0].tid)
         turn = threading.Thread(target=host.loop.iterate, daemon=True)
         turn.start()
-        turn.join(20)
+        turn.join(PATIENCE)
         self.assertFalse(turn.is_alive())               # it has nothing to write
         self.assertEqual(host.loop.reports, reports)
         relay.passes.set()
-        pause = threading.Event()
-        while behind.lastTransaction() < reports[0].tid:
-            pause.wait(0.01)
+        waitUntil(lambda: behind.lastTransaction() >= reports[0].tid)
         host.loop.iterate()
         self.assertEqual(host.loop.reports, [])
         with direct.db.transaction() as connection:
@@ -229,7 +226,7 @@ class TestClients(unittest.TestCase):
         direct, relay = self.database().db, Relay(self.zeo.address)
         self.addCleanup(relay.close)
         install(direct)
-        behind = DB(ClientStorage(relay.address, wait_timeout=20))
+        behind = DB(ClientStorage(relay.address, wait_timeout=PATIENCE))
         self.addCleanup(behind.close)
 
         def run():
@@ -249,9 +246,9 @@ class TestClients(unittest.TestCase):
             jobid = run()
             relay.asked.clear()
             waiting = waits.submit(waitForJobs, service, [jobid])
-            relay.asked.wait(20)
+            self.assertTrue(relay.asked.wait(PATIENCE))
             relay.passes.set()
-            self.assertEqual(waiting.result(20), [COMPLETED])
+            self.assertEqual(waiting.result(PATIENCE), [COMPLETED])
             service._p_jar.transaction_manager.abort()
 
     def test_idle_hosts_have_one_client(self):
@@ -270,11 +267,11 @@ class TestClients(unittest.TestCase):
                                                      lambda db: (close(db), closed.set()))
             hosts.append(MultiProcessor(database.db, PATH, name=f'host-{number}', taskClient=database.taskClient))
             hosts[-1].start()
-            self.addCleanup(hosts[-1].stop, 20)
-        self.assertTrue(closed.wait(20))
+            self.addCleanup(hosts[-1].stop, PATIENCE)
+        self.assertTrue(closed.wait(PATIENCE))
         self.assertEqual(opened, [1])
         for host in hosts[:-1]:
-            self.assertTrue(host.stop(20))
+            self.assertTrue(host.stop(PATIENCE))
         wakeup = threading.Event()
         notifierOf(databases[0].db).subscribe(wakeup)
         manager = transaction.TransactionManager()
@@ -284,7 +281,7 @@ class TestClients(unittest.TestCase):
                     service = connection.root()['Application']['TaskService']
                     jobid = service.add('double', 4)
             while service.getStatus(jobid) not in FINAL:
-                self.assertTrue(wakeup.wait(20))
+                self.assertTrue(wakeup.wait(PATIENCE))
                 wakeup.clear()
                 manager.begin()
             self.assertEqual(service.getResult(jobid), 8)
@@ -298,7 +295,7 @@ class TestClients(unittest.TestCase):
         def touch(service, jobid, input):
             begun.append(jobid)
             wakeup.set()
-            go.wait(20)
+            go.wait(PATIENCE)
             service.schedule.scheduler                     # of a database that has been closed by now
 
         provideUtility(touch, ITask, 'touch')
@@ -311,7 +308,7 @@ class TestClients(unittest.TestCase):
         wakeup = threading.Event()
         host.start()
         while len(begun) < 2:
-            self.assertTrue(wakeup.wait(20))
+            self.assertTrue(wakeup.wait(PATIENCE))
             wakeup.clear()
         os.kill(self.zeo.pid, signal.SIGSTOP)           # from now on its own thread waits for the database
         try:
@@ -320,7 +317,7 @@ class TestClients(unittest.TestCase):
                 database.close()
                 go.set()
                 for thread in (host.thread, *host.threads):
-                    thread.join(20)
+                    thread.join(PATIENCE)
                     self.assertFalse(thread.is_alive())
         finally:
             os.kill(self.zeo.pid, signal.SIGCONT)

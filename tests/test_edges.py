@@ -8,7 +8,6 @@ import os
 import pathlib
 import tempfile
 import threading
-import time
 import unittest
 import unittest.mock
 
@@ -53,10 +52,11 @@ from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.faults import BadArguments
 from processorcase import PATH
 from processorcase import ProcessorCase
-from servercase import WAIT
 from servercase import ServerCase
 from test_cli import CommandTestCase
 from test_xmlrpc_methods import call
+from waits import PATIENCE
+from waits import waitUntil
 
 
 NAN, INF, HUGE, DIGITS = float('nan'), float('inf'), 10 ** 400, 10 ** 5000
@@ -388,13 +388,14 @@ class TestProcessor(ProcessorCase):
         self.assertEqual((one.waitTime, one.loop.idleTime()), (0, claimloop.LEAST_WAIT))
 
     def test_it_tells_when_the_database_is_away_for_long_and_when_it_is_back(self):
-        self.enterContext(unittest.mock.patch.object(claimloop, 'LONG_AWAY', 0.0))
-        host, isBack = self.start(), threading.Event()
+        moments, isBack = [0.0], threading.Event()
+        host = self.start(monotonic=lambda: moments[-1])
         iterate = host.cycle.iterate
-        failures = iter([ValueError('a fault'), ClientDisconnected(), ClientDisconnected('no answer')])
+        failures = iter([ClientDisconnected('not for long'), ValueError('a fault'), ClientDisconnected()])
 
         def fail(work):
             if (error := next(failures, None)) is not None:
+                moments.append(moments[-1] + 0.6 * claimloop.LONG_AWAY)
                 raise error
             if host.loop.failures == 0:
                 isBack.set()
@@ -402,8 +403,7 @@ class TestProcessor(ProcessorCase):
 
         with self.assertLogs('lovely.remotetask', 'INFO') as caught:
             with unittest.mock.patch.object(host.cycle, 'iterate', fail):
-                while not isBack.wait(0.01):
-                    host._wakeup.set()
+                waitUntil(lambda: host._wakeup.set() or isBack.is_set())
         said = [record.getMessage() for record in caught.records if getattr(record, 'event', '').startswith('database')]
         self.assertEqual(said, [f'processing host {host.name} waits for the database: ClientDisconnected',
                                 f'processing host {host.name} has the database again'])
@@ -430,21 +430,16 @@ class TestProcessor(ProcessorCase):
         for _ in range(2):
             self.assertTrue(MultiProcessor(self.db, PATH).processNext())
         self.start(keep={'completed': 0})
-        wakeup, until = threading.Event(), time.monotonic() + WAIT
-        self.manager.begin()
-        while jobid in self.service.jobs:
-            self.assertLess(time.monotonic(), until)
-            wakeup.wait(0.02)
-            self.manager.begin()
+        waitUntil(lambda: self.manager.begin() and jobid not in self.service.jobs)
         self.assertEqual(self.service.getStatus(failed), 'error')
 
     def test_stop_at_once(self):
         begun, end = threading.Event(), threading.Event()
         self.addCleanup(end.set)
-        self.provide('wait', lambda input: (begun.set(), end.wait(20)))
+        self.provide('wait', lambda input: (begun.set(), end.wait(PATIENCE)))
         one = self.start(maxThreads=1)
         jobid = self.add('wait')
-        self.assertTrue(begun.wait(20))
+        self.assertTrue(begun.wait(PATIENCE))
         self.assertTrue(one.stop(0))
         self.manager.begin()
         self.assertEqual(self.service.getStatus(jobid), 'queued')

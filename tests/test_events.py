@@ -24,10 +24,7 @@ from lovely.remotetask.storage.ledger import Ledger
 from processorcase import PATH
 from processorcase import ProcessorCase
 from test_rescue import endedProcess
-
-
-#: Seconds until a test gives up.
-PATIENCE = 20
+from waits import PATIENCE
 
 
 class TestEvents(ProcessorCase):
@@ -226,6 +223,8 @@ class TestEvents(ProcessorCase):
             jobids += [self.add('echo') for _ in range(9)]
             self.assertEqual(set(self.statuses(*jobids)), {'completed'})
             self.assertTrue(host.stop(PATIENCE))
+        release.set()
+        host._notices._thread.join(PATIENCE)            # else it tells the next test the events that are left
         self.assertEqual([record.getMessage() for record in logged.records], [
             'events are dropped: their subscribers are too slow, 3 are waiting',
             'the host stops, and does not wait for subscribers: 4 events may not reach them'])

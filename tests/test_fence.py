@@ -575,7 +575,7 @@ class TestThreads(RunCase):
         with self.assertLogs('lovely.remotetask', logging.ERROR) as logs:
             host.inFlight.acquire = end
             jobid = self.add('echo')
-            host.thread.join(20)
+            host.thread.join(PATIENCE)
         self.assertFalse(host.thread.is_alive() or host.running)
         self.assertIn('a thread that runs jobs has ended', logs.output[0])
         self.start(name=host.name)

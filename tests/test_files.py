@@ -53,6 +53,7 @@ from lovely.remotetask.xmlrpc.faults import BadArguments
 from lovely.remotetask.xmlrpc.faults import ResultTooLarge
 from lovely.remotetask.xmlrpc.results import plain
 from processorcase import ProcessorCase
+from waits import PATIENCE
 from waits import waitUntil
 
 
@@ -397,18 +398,18 @@ class TestBlobs(BlobCase):
 
         def work(input):
             begun.set()
-            go.wait(20)
+            go.wait(PATIENCE)
             return bytesOf(MB)
 
         self.provide('work', work)
         processor = self.start()
         jobid = self.add('work')
-        self.assertTrue(begun.wait(20))
+        self.assertTrue(begun.wait(PATIENCE))
         self.manager.begin()
         self.service.cancel(jobid)
         self.manager.commit()
         go.set()
-        self.assertTrue(processor.stop(20))
+        self.assertTrue(processor.stop(PATIENCE))
         self.assertEqual((self.blobs(), self.leftovers()), ([], []))
 
     def test_pack_removes_what_no_job_has(self):
@@ -621,9 +622,9 @@ class TestProcesses(DeploymentCase):
         return jobid
 
     def ended(self, jobid):
-        while jobid not in self.service.jobs:           # what the front end has committed comes a moment later
-            transaction.abort()
-        self.assertEqual(waitForJobs(self.service, [jobid], 60), ['completed'],
+        # What the front end has committed comes a moment later.
+        waitUntil(lambda: transaction.abort() or jobid in self.service.jobs)
+        self.assertEqual(waitForJobs(self.service, [jobid], PATIENCE), ['completed'],
                          self.service.getError(jobid) + ''.join(self.host.said))
         return self.service.jobs[jobid]
 

@@ -27,11 +27,9 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
 from lovely.remotetask.xmlrpc.gateway import Gateway
+from waits import PATIENCE
 from waits import waitUntil
 
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
 
 #: Bytes on the disk.
 SIZE = 1024 * 1024

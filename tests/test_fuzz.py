@@ -54,6 +54,7 @@ from lovely.remotetask.xmlrpc.results import CYCLIC
 from lovely.remotetask.xmlrpc.results import TOO_DEEP
 from lovely.remotetask.xmlrpc.results import dumpResponse
 from servercase import ServerCase
+from waits import PATIENCE
 
 
 LONG = 'REMOTETASK_FUZZ' in os.environ
@@ -415,7 +416,7 @@ class FuzzCase(ServerCase):
         provideUtility(SimpleTask(lambda input: self.given), name='give')
         self.given = None               # what the task 'give' returns
         self.processor = SimpleProcessor(self.db, (DEFAULT_SERVICE,))
-        self.client = http.client.HTTPConnection(*self.frontend.address, timeout=30)
+        self.client = http.client.HTTPConnection(*self.frontend.address, timeout=PATIENCE)
         self.addCleanup(self.client.close)
         # The server is to have nothing to complain of either.
         self.complaints = []

@@ -35,10 +35,7 @@ from lovely.remotetask.storage.generations import Step
 from lovely.remotetask.storage.ledger import Ledger
 from processorcase import PATH
 from processorcase import ProcessorCase
-
-
-#: Seconds for what happens at once.
-PATIENCE = 30
+from waits import PATIENCE
 
 
 def now():
@@ -113,11 +110,11 @@ class TestRefusal(GenerationCase):
         processor = MultiProcessor(self.db, PATH, name='host')
         self.manager.abort()
         processor.start()
-        self.addCleanup(processor.stop, 20)
+        self.addCleanup(processor.stop, PATIENCE)
         self.statuses(self.jobid)
         with self.assertLogs('lovely.remotetask', 'ERROR') as logged:
             self.outdate()
-            processor.thread.join(20)
+            processor.thread.join(PATIENCE)
         self.assertFalse(processor.thread.is_alive())
         self.assertIn('processing host host stops: the task service /TaskService is of generation 3', logged.output[0])
 
@@ -235,7 +232,7 @@ class TestUpgrade(GenerationCase):
                                                      r'cannot work with it after the upgrade: alpha \(\S+\)$'):
             generations.upgrade(self.db, PATH, now, patience=0)
         self.assertEqual((dict(self.data), self.numbers()), ({}, before))
-        processor.stop(20)
+        processor.stop(PATIENCE)
         self.assertTrue(generations.upgrade(self.db, PATH, now, patience=0))
 
     def test_hosts_go_on_beside_an_upgrade_that_they_may_ignore(self):

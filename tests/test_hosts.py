@@ -38,9 +38,10 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import HostCase
-from servers import PATIENCE
 from test_connections import Relay
 from threads import inThread
+from waits import PATIENCE
+from waits import waitUntil
 
 
 class Cable(Relay):
@@ -89,7 +90,7 @@ class TestHosts(HostCase):
 
         def attach(cycle):
             self.addCleanup(cycle.close)
-            barrier.wait(60)
+            barrier.wait(PATIENCE)
             cycle.attach()
             return cycle.owner['token']
 
@@ -328,7 +329,7 @@ class TestHosts(HostCase):
                 all.clear()
                 with db.transaction() as connection:
                     change(connection.root()['Application']['TaskService'])
-                self.assertTrue(all.wait(20))
+                self.assertTrue(all.wait(PATIENCE))
                 return wakeup.is_set()
 
             self.provide('double', lambda input: 2 * input)
@@ -346,7 +347,7 @@ class TestHosts(HostCase):
             claims = cycle.iterate(Work(want=2)).claims
             self.assertEqual({claim.jobid for claim in claims}, set(jobids))
             wakeup.interest = cycle.state.interest
-            self.assertTrue(seen.wait(20))
+            self.assertTrue(seen.wait(PATIENCE))
             for change in (lambda service: service.cancel(jobids[0]),           # writes no queue
                            lambda service: service.pause()):
                 self.assertTrue(rings(change))
@@ -383,9 +384,7 @@ class TestHosts(HostCase):
         self.assertTrue(cycle.peers.hasNeighbours)
         self.assertFalse(cycle.peers.hasNeighbourEnded())
         processor = self.start(name='a', lease=1000)        # without a look it would do nothing for 30 seconds
-        until = threading.Event()
-        while not processor.cycle.peers.hasNeighbours:
-            until.wait(0.01)
+        waitUntil(lambda: processor.cycle.peers.hasNeighbours)
         neighbour.kill()
         self.assertEqual(self.statuses(jobid), ['completed'])
         self.assertTrue(cycle.peers.hasNeighbourEnded())
@@ -395,7 +394,7 @@ class TestHosts(HostCase):
         processor = self.start(name='a')
         with self.assertRaises(NameTaken):
             self.factory(self.db, PATH, name='a').start()
-        self.assertTrue(processor.stop(20))
+        self.assertTrue(processor.stop(PATIENCE))
         self.start(name='a')
 
     def test_unnamed_hosts(self):
@@ -427,12 +426,12 @@ class TestHosts(HostCase):
             service.data['runs'] = service.data.get('runs', 0) + 1
             if not begun.is_set():
                 begun.set()
-                go.wait(20)
+                go.wait(PATIENCE)
 
         provideUtility(write, ITask, name='write')
         self.start(name='late', maxThreads=1)
         jobid = self.add('write')
-        self.assertTrue(begun.wait(20))
+        self.assertTrue(begun.wait(PATIENCE))
         self.manager.begin()
         rescue.rescue(self.service, 'late', 0)
         self.manager.commit()
@@ -444,14 +443,13 @@ class TestHosts(HostCase):
         self.assertEqual((dict(self.service.data), self.service.jobs[jobid].run), ({'runs': 1}, 1))
 
     def test_it_ends_when_running_is_set_to_false(self):
-        processor, pause = self.start(waitTime=1000, lease=10000), threading.Event()
-        while processor._wakeup.interest is None:                   # then it waits, for long if nobody wakes it
-            pause.wait(0.01)
+        processor = self.start(waitTime=1000, lease=10000)
+        waitUntil(lambda: processor._wakeup.interest is not None)   # then it waits, for long if nobody wakes it
         with self.assertRaises(ValueError):
             processor.running = True
         self.assertTrue(processor.running)
         processor.running = False
-        processor.thread.join(20)
+        processor.thread.join(PATIENCE)
         self.assertFalse(processor.thread.is_alive() or processor.running or processor.isStopping)
         self.manager.begin()
         self.assertIsNone(self.service.ledgers[processor.name].owner)
@@ -459,10 +457,10 @@ class TestHosts(HostCase):
     def test_stop_gives_back(self):
         begun, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)
-        self.provide('wait', lambda input: (begun.set(), go.wait(20), None)[-1])
+        self.provide('wait', lambda input: (begun.set(), go.wait(PATIENCE), None)[-1])
         processor = self.start(maxThreads=1)
         jobids = [self.add('wait') for _ in range(3)]
-        self.assertTrue(begun.wait(20))
+        self.assertTrue(begun.wait(PATIENCE))
         self.assertTrue(processor.stop(0))
         self.assertEqual(sorted(self.left()), sorted(jobids))
         self.assertEqual({self.service.getStatus(jobid) for jobid in jobids}, {'queued'})

@@ -13,6 +13,7 @@ from lovely.remotetask.processing.in_flight import InFlight
 from lovely.remotetask.processing.iteration import Snapshot
 from lovely.remotetask.storage.transitions import Claim
 from lovely.remotetask.storage.transitions import Returned
+from waits import PATIENCE
 
 
 class TestSerialized(unittest.TestCase):
@@ -325,16 +326,16 @@ class TestTheEnd(unittest.TestCase):
 
         def work():
             queue = self.inFlight.newQueue()
-            barrier.wait(20)
-            while (acquired := self.inFlight.acquire(queue, 20)) is not ENDED:
+            barrier.wait(PATIENCE)
+            while (acquired := self.inFlight.acquire(queue, PATIENCE)) is not ENDED:
                 begun.append(acquired[0].claim.jobid)
                 if len(begun) >= 100:
                     isMany.set()
                 self.inFlight.end(acquired[0], None)
 
         def giveUp():
-            barrier.wait(20)
-            isMany.wait(20)                                 # the others are at work
+            barrier.wait(PATIENCE)
+            isMany.wait(PATIENCE)                                 # the others are at work
             self.inFlight.giveUp('the end')
             self.inFlight.close()
 
@@ -342,7 +343,7 @@ class TestTheEnd(unittest.TestCase):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
         self.assertFalse(any(thread.is_alive() for thread in threads))
         self.assertEqual(sorted([*begun, *self.inFlight.withdrawUnstarted()]), list(jobids))
 
@@ -376,7 +377,7 @@ class TestExecution(unittest.TestCase):
                 thread.start()
                 thread.join(0.05)
                 self.assertEqual((thread.is_alive(), self.state()), (True, before))
-            thread.join(20)
+            thread.join(PATIENCE)
             self.assertNotEqual(self.state(), before)
 
     def state(self):

@@ -27,6 +27,7 @@ import lovely.remotetask
 from lovely.remotetask.common import internals
 from lovely.remotetask.database.zeo import leaveIfSilent
 from lovely.remotetask.testing import temporaryZEO
+from waits import PATIENCE
 
 
 PACKAGE = pathlib.Path(lovely.remotetask.__file__).parent
@@ -175,7 +176,7 @@ class TestReleases(unittest.TestCase):
                 internals.forgetNewIds(storage)
                 self.assertEqual(storage._oids, [])
                 server = internals.serverOf(storage)
-                self.assertIsNone(server.call('ping', wait=False, timeout=0).result(20))
+                self.assertIsNone(server.call('ping', wait=False, timeout=0).result(PATIENCE))
                 self.assertTrue(server.loop.is_running())
                 for name in 'register', 'invalidateTransaction':
                     self.assertTrue(callable(getattr(server.client, name)))

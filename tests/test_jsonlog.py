@@ -35,6 +35,7 @@ from lovely.remotetask.xmlrpc import accesslog
 from lovely.remotetask.xmlrpc.access import Authenticator
 from lovely.remotetask.xmlrpc.access import Unauthorized
 from test_rescue import RescueCase
+from waits import PATIENCE
 from webcase import NOW
 from webcase import WebCase
 
@@ -183,7 +184,7 @@ class TestEvents(LogCase, WebCase):
             with self.db.transaction() as connection:
                 waitForJobs(connection.root()['Application']['TaskService'], [secretive, once, failing], 60)
         finally:
-            self.assertTrue(processor.stop(30))
+            self.assertTrue(processor.stop(PATIENCE))
         said = self.stream.getvalue()
         self.assertNotIn('secret-', said)
         found = {}
@@ -263,7 +264,7 @@ class TestChildren(LogCase, WebCase):
             with self.db.transaction() as connection:
                 waitForJobs(connection.root()['Application']['TaskService'], [jobid], 60)
         finally:
-            self.assertTrue(processor.stop(30))
+            self.assertTrue(processor.stop(PATIENCE))
         line, = self.lines()
         self.assertEqual(line['logger'], logger.name)
         self.assertTrue(line['message'].endswith('(chatty, request r-1): careful'), line)

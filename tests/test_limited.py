@@ -1,9 +1,7 @@
 """Hosts that take some tasks only: they leave the jobs of other tasks to other hosts, and hold nobody up."""
 # SPDX-License-Identifier: ZPL-2.1
-import threading
 import unittest.mock
 
-from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.execution.tasks import takes
 from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import FEW
@@ -22,6 +20,8 @@ from lovely.remotetask.storage.transitions import Returned
 from lovely.remotetask.testing import Clock
 from processorcase import PATH
 from processorcase import ProcessorCase
+from waits import PATIENCE
+from waits import waitUntil
 
 
 class TestPatterns(unittest.TestCase):
@@ -72,7 +72,7 @@ class TestLimitedHosts(ProcessorCase):
                 self.factory = factory
                 processor = self.start(tasks=['avi2*'], waitTime=100, lease=1000)       # longer than anybody waits here
                 self.assertEqual(self.statuses(mine), ['completed'])
-                self.assertTrue(processor.stop(20))
+                self.assertTrue(processor.stop(PATIENCE))
 
     def test_jobs_that_were_left_do_not_run_twice(self):
         self.start(tasks=['avi2*'], name='films')
@@ -185,17 +185,12 @@ class TestLimitedHosts(ProcessorCase):
         self.assertEqual(self.ran, ['avi2flv', 'echo'])
 
     def awaitUnclaimable(self, expected):
-        """Wait until the statistics say this of tasks that nobody takes, woken by commits; return the statistics."""
-        wakeup = threading.Event()
-        notifierOf(self.db).subscribe(wakeup)
-        self.addCleanup(notifierOf(self.db).unsubscribe, wakeup)
-        while True:
+        """Wait until the statistics say this of tasks that nobody takes; return the statistics."""
+        def look():                     # nobody in this process is told when a host puts jobs aside
             self.manager.begin()
             found = self.service.getStatistics()
-            if found['unclaimable'] == expected:
-                return found
-            self.assertTrue(wakeup.wait(20), found)
-            wakeup.clear()
+            return found['unclaimable'] == expected and found
+        return waitUntil(look)
 
     def test_what_no_living_host_takes(self):
         films = self.start(tasks=['avi2*'], name='films')
@@ -204,7 +199,7 @@ class TestLimitedHosts(ProcessorCase):
         self.assertEqual((found['stranded'], found['retrying']), (2, 0))
         self.assertEqual([host['tasks'] for host in found['hosts']], [['avi2*']])
         self.statuses(jobids[1])
-        self.assertTrue(films.stop(20))
+        self.assertTrue(films.stop(PATIENCE))
         with self.assertNoLogs('lovely.remotetask', 'WARNING'):
             self.factory = Scheduler                            # it runs nothing, so it takes nothing
             self.start(name='scheduler')

@@ -6,8 +6,6 @@ import logging
 import pathlib
 import random
 import tempfile
-import threading
-import time
 import unittest
 
 import transaction
@@ -43,13 +41,12 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.storage.transitions import Outcome
 from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.task import SimpleTask
+from waits import PATIENCE
+from waits import waitUntil
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
 PATH = ('TaskService',)
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 60
 
 
 def ids(jobs):
@@ -685,10 +682,7 @@ class TestHosts(StorageCase):
             self.looked()
         for jobid in later:
             self.commit(lambda service: service.startJob(jobid))
-        wakeup, until = threading.Event(), time.monotonic() + PATIENCE
-        while sum((counts := self.counts()).values()) > sum(counts[status] for status in FINAL):
-            self.assertLess(time.monotonic(), until)
-            wakeup.wait(0.05)
+        waitUntil(lambda: all(status in FINAL or not count for status, count in self.counts().items()))
         for processor in processors:
             self.assertTrue(processor.stop(PATIENCE))
         self.looked()

@@ -16,6 +16,7 @@ from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.shards import BITS
 from processorcase import PATH
 from processorcase import HostCase
+from waits import PATIENCE
 
 
 class TestLoadSharing(HostCase):
@@ -204,7 +205,7 @@ class TestLoadSharing(HostCase):
     def test_long_jobs_after_short_ones_are_shared(self):
         begun = threading.Barrier(8)
         self.provide('double', lambda input: 2 * input)
-        self.provide('meet', lambda input: begun.wait(20) and None)
+        self.provide('meet', lambda input: begun.wait(PATIENCE) and None)
         for name in 'ab':
             self.start(name=name, maxThreads=4)
         self.manager.begin()

@@ -41,6 +41,7 @@ from lovely.remotetask.testing import PATIENCE
 from lovely.remotetask.testing import Process
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
+from waits import waitUntil
 
 
 UTC = datetime.timezone.utc
@@ -670,7 +671,7 @@ class TestThreads(RemoteProcessorCase):
             "INFO Scheduler 'films-scheduler' started", "INFO Processor 'films-worker' started",
             "INFO Processor 'films-worker' already running", "INFO Scheduler 'films-scheduler' stopped",
             "INFO Processor 'films-worker' stopped"])
-        self.assertEqual(self.threads(), [])
+        waitUntil(lambda: not self.threads())
 
     def test_a_processor_that_is_in_no_database(self):
         rp = m01.RemoteProcessor()
@@ -839,25 +840,17 @@ class TestProcesses(unittest.TestCase):
                         item.nextCallTime = PAST
                         rp.schedules.arrange()
                 begun = os.path.join(directory, 'begun')
-                self.waitFor(db, lambda: os.path.exists(begun), lambda: ''.join(scheduler.said + worker.said))
+                waitUntil(lambda: os.path.exists(begun), 'a run', lambda: ''.join(scheduler.said + worker.said))
                 worker.end(signal.SIGKILL)
                 start('startProcessor')
-                self.waitFor(db, lambda: len(pathlib.Path(begun).read_text().split()) == 2)
+                waitUntil(lambda: len(pathlib.Path(begun).read_text().split()) == 2)
                 pathlib.Path(directory, 'go').touch()
+                waitUntil(lambda: transaction.begin() and len(rp.jobs))
                 jobid, = rp.jobs
                 self.assertEqual(waitForJobs(rp.service, [int(jobid)], PATIENCE), ['completed'])
                 self.assertEqual(rp.getJobResult(jobid), 'done')
             transaction.abort()
             connection.close()
-
-    def waitFor(self, db, condition, said=str):
-        wakeup, until = threading.Event(), time.monotonic() + PATIENCE
-        notifierOf(db).subscribe(wakeup)
-        while not condition():
-            self.assertLess(time.monotonic(), until, said())
-            wakeup.wait(0.05)
-            wakeup.clear()
-            transaction.begin()
 
 
 if __name__ == '__main__':

@@ -49,6 +49,7 @@ from lovely.remotetask.testing import TemporaryZEO
 from lovely.remotetask.xmlrpc import faults
 from machines import ImpossibleHere
 from machines import network
+from waits import PATIENCE
 
 
 #: Seconds that a call of an application may take; those that a front end waits for its database, and a busy machine.
@@ -56,9 +57,6 @@ TIMEOUT, DEADLINE, LATE = 2, 1, 10
 
 #: Jobs a second, and how many there may be.
 RATE, ORDERS = 15, 4000
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 60
 
 #: Seconds by which the clock of a host is wrong.  With a day, the host would drop what applications have just sent.
 AHEAD = 3600

@@ -36,6 +36,7 @@ from lovely.remotetask.xmlrpc.signature import REPEATS
 from lovely.remotetask.xmlrpc.signature import WRITES
 from test_rescue import endedProcess
 from test_services import DatabaseCase
+from waits import PATIENCE
 from webcase import MARKUP
 from webcase import NOW
 from webcase import WebCase
@@ -275,7 +276,7 @@ class TestHosts(HistoryCase):
             with self.db.transaction() as connection:
                 waitForJobs(findService(connection.root()['Application'], '/'), jobids, 60)
         finally:
-            self.assertTrue(processor.stop(30))
+            self.assertTrue(processor.stop(PATIENCE))
         return [note for note in self.noted() if note != 'remotetask claim on alpha in /TaskService']
 
     def test_the_commit_that_completes_a_job_is_marked(self):

@@ -31,9 +31,7 @@ from lovely.remotetask.storage.transitions import Recorded
 from lovely.remotetask.storage.transitions import Returned
 from processorcase import PATH
 from processorcase import ProcessorCase
-
-
-PATIENCE = 20
+from waits import PATIENCE
 
 
 class OrderCase(ProcessorCase):

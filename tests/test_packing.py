@@ -23,10 +23,8 @@ from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import ProcessorCase
 from test_cli import ServerTestCase
+from waits import PATIENCE
 from waits import waitUntil
-
-
-PATIENCE = 20
 
 
 class TestRetention(ProcessorCase):
@@ -135,16 +133,13 @@ class TestCommands(ServerTestCase):
             self.assertEqual(self.remotetask('add', 'fail', '--wait')[0], 4)
             proxy = xmlrpc.client.ServerProxy(self.url)
             self.addCleanup(proxy('close'))
-            while proxy.getStatus(int(failed)) != 'error':
-                pass
+            waitUntil(lambda: proxy.getStatus(int(failed)) == 'error')
             self.assertEqual(self.remotetask('retry', failed), (0, '1\n', ''))
-            while proxy.getStatus(int(failed)) != 'error':
-                pass
+            waitUntil(lambda: proxy.getStatus(int(failed)) == 'error')
             self.assertEqual(self.remotetask('retry', '--task', 'fail'), (0, '2\n', ''))
             self.fails(2, 'give an ID', 'retry', '--all', '--task', 'fail')
             self.fails(1, 'nothing is known of its progress', 'progress', failed)
-            while proxy.getStatus(int(failed)) != 'error':
-                pass
+            waitUntil(lambda: proxy.getStatus(int(failed)) == 'error')
             self.assertEqual(self.remotetask('clean', '--status', 'completed'), (0, '1\n', ''))
             pack = Process(['-m', 'lovely.remotetask.cli.main', '-C', os.path.join(self.directory, 'frontend.conf'),
                             'pack'], self.directory)

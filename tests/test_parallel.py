@@ -7,6 +7,8 @@ import sys
 import tempfile
 import unittest
 
+from waits import PATIENCE
+
 
 HERE = pathlib.Path(__file__).parent
 
@@ -70,7 +72,7 @@ class TestParallel(unittest.TestCase):
             for name, text in modules.items():
                 pathlib.Path(directory, f'test_{name}.py').write_text(text)
             ended = subprocess.run([sys.executable, 'run.py', '-j2'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   text=True, timeout=120, cwd=directory,
+                                   text=True, timeout=PATIENCE, cwd=directory,
                                    env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(HERE), *sys.path])})
         return ended.returncode, ended.stdout
 

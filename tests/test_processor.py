@@ -35,6 +35,7 @@ from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.storage import transitions
 from processorcase import PATH
 from processorcase import ProcessorCase
+from waits import PATIENCE
 
 
 class TestProcessing(ProcessorCase):
@@ -234,7 +235,7 @@ class TestProcessing(ProcessorCase):
             if input:
                 service.data['written'] = True
             begun.set()
-            go.wait(20)
+            go.wait(PATIENCE)
 
         provideUtility(wait, ITask, name='wait')
         self.provide('echo', lambda input: input)
@@ -242,7 +243,7 @@ class TestProcessing(ProcessorCase):
         for writes in (False, True):
             begun.clear(), go.clear()
             jobid = self.add('wait', writes)
-            self.assertTrue(begun.wait(20))
+            self.assertTrue(begun.wait(PATIENCE))
             self.assertEqual(self.statuses(jobid, until=('processing',)), ['processing'])
             self.service.cancel(jobid)
             self.manager.commit()
@@ -294,13 +295,13 @@ class TestWhileAnotherCommits(ProcessorCase):
             storage.tpc_begin(txn)
             storage.store(self.data._p_oid, *reversed(storage.load(self.data._p_oid)), '', txn)
             storage.tpc_vote(txn)
-            storage.tpc_finish(txn, lambda tid: (self.waits.set(), self.go.wait(20)))
+            storage.tpc_finish(txn, lambda tid: (self.waits.set(), self.go.wait(PATIENCE)))
 
         thread = threading.Thread(target=run)
         self.addCleanup(thread.join)
         self.addCleanup(self.go.set)
         thread.start()
-        self.assertTrue(self.waits.wait(20))
+        self.assertTrue(self.waits.wait(PATIENCE))
         return thread
 
     def test_the_last_transaction_is_known(self):

@@ -9,7 +9,6 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-import time
 import unittest
 import urllib.parse
 import xmlrpc.client
@@ -34,6 +33,7 @@ from servercase import WAIT
 from test_users import HASH
 from test_users import PASSWORD
 from threads import inThread
+from waits import waitUntil
 
 
 NGINX = shutil.which('nginx', path=os.environ.get('PATH', '') + ':/usr/sbin:/usr/local/sbin')
@@ -89,9 +89,7 @@ class NginxCase(unittest.TestCase):
         nginx = None
         while nginx is None or nginx.poll() is not None and 'Address already in use' in self.text('errors'):
             nginx = self.tryToStartProxy(frontend, pages)
-            until = time.monotonic() + WAIT
-            while not self.text('nginx.pid') and nginx.poll() is None and time.monotonic() < until:
-                time.sleep(0.01)
+            waitUntil(lambda: self.text('nginx.pid') or nginx.poll() is not None)
         self.assertIsNone(nginx.poll(), self.text('errors'))
 
     def tryToStartProxy(self, frontend, pages):

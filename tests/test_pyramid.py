@@ -10,9 +10,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from waits import PATIENCE
 
-#: Seconds after which what should have happened long ago makes a test fail.
-PATIENCE = 60
 
 #: What pages.txt shows, and a server for it.
 PROGRAM = '''

@@ -6,7 +6,6 @@ import logging
 import pickle
 import tempfile
 import threading
-import time
 import unittest
 import zlib
 
@@ -45,6 +44,7 @@ from processorcase import ProcessorCase
 from servercase import WAIT
 from servercase import ServerCase
 from threads import inThread
+from waits import waitUntil
 
 
 NAN, INF = float('nan'), float('inf')
@@ -635,10 +635,7 @@ class TestHost(ProcessorCase):
         self.assertEqual(set(self.statuses(*broken, *schedules)), {'error'})
         last = self.add('echo', 'last')
         self.assertEqual(self.statuses(last), ['completed'])
-        wakeup, until = threading.Event(), time.monotonic() + WAIT
-        while self.left():
-            self.assertLess(time.monotonic(), until)
-            wakeup.wait(0.02)
+        waitUntil(lambda: not self.left())
         self.assertEqual({status: count for status, count in self.service.countJobs().items() if count},
                          {'completed': 21, 'error': len(broken) + len(schedules)})
         self.service.clean()
@@ -678,9 +675,7 @@ class TestFrontend(ServerCase):
         jobid, other = proxy.add('echo', 'x'), proxy.add('echo', 'x')
         callers = [inThread(self.proxy().waitFor, [jobid], 60),
                    inThread(self.proxy().waitFor, [jobid, other], 60, True)]
-        wakeup = threading.Event()
-        while self.frontend.statistics()['waitingForJobs'] < len(callers):
-            self.assertFalse(wakeup.wait(0.01))
+        waitUntil(lambda: self.frontend.statistics()['waitingForJobs'] == len(callers))
         proxy.add('echo', 'x')                          # has the waiting jobs looked at again
         self.assertEqual(proxy.waitFor([jobid], 0), ['queued'])
         self.spoil(jobid)

@@ -38,10 +38,11 @@ from lovely.remotetask.storage.shards import BITS
 from lovely.remotetask.task import SimpleTask
 from processorcase import PATH
 from processorcase import ProcessorCase
+from waits import PATIENCE
+from waits import waitUntil
 
 
 DATA = pathlib.Path(__file__).parent / 'data'
-PATIENCE = 20
 
 
 def endedProcess():
@@ -134,6 +135,23 @@ class TestRescue(RescueCase):
         self.assertEqual(self.claimGroup(), group[:1])
         self.ledger.release(group[0])
         self.assertEqual([self.claimGroup() for _ in range(3)], [group[1:2], group[2:], jobids[3:6]])
+
+    def test_a_group_is_as_small_as_each_of_its_suspects_says(self):
+        jobids = self.suspects(3, 1, 3, 2, 2)
+        self.assertEqual([self.claimGroup() for _ in range(4)], [jobids[:1], jobids[1:2], jobids[2:4], jobids[4:]])
+
+    def test_no_group_is_larger_than_a_host_can_bear(self):
+        jobids = self.suspects(*[1000] * (claiming.TOGETHER + 1))
+        self.assertEqual([self.claimGroup(), self.claimGroup()], [jobids[:-1], jobids[-1:]])
+
+    def suspects(self, *sizes):
+        """Return the ids of new suspects, one for each number of those that may run together with it."""
+        jobids = [self.service.add('echo') for _ in sizes]
+        for jobid, size in zip(jobids, sizes):
+            ready.dequeue(self.service, jobid)
+            self.service.jobs[jobid].suspect = size
+            ready.enqueue(self.service, self.service.jobs[jobid])
+        return jobids
 
     def claimGroup(self):
         """Claim the next suspects, as a host does that has threads for many; return their ids."""
@@ -404,13 +422,8 @@ class TestSuspects(ProcessorCase):
         with mock.patch.object(in_flight, 'LONG_AFTER', 0.01):
             self.start(name='host', maxThreads=2)
             jobid = self.add('note')
-            wakeup = threading.Event()
-            while True:
-                self.manager.begin()
-                started = self.service.ledgers['host'].started
-                if dict(started):
-                    break
-                self.assertFalse(wakeup.wait(0.01))       # its commit wakes nobody in this process
+            started = self.service.ledgers['host'].started
+            waitUntil(lambda: self.manager.begin() and len(started))        # its commit wakes nobody in this process
         self.assertEqual(dict(started), {jobid: LONG})
         go.set()
         self.statuses(jobid)
@@ -527,20 +540,19 @@ class TestRunning(ProcessorCase):
         self.provide('echo', lambda input: input)
         self.start(maxThreads=1)
         jobid = self.add('sleep', {'seconds': 3600})
-        wakeup = threading.Event()
-        while self.service.getStatus(jobid) != 'processing':
-            self.assertFalse(wakeup.wait(0.02))
-            self.manager.begin()
+        waitUntil(lambda: self.manager.begin() and self.service.getStatus(jobid) == 'processing')
         self.service.cancel(jobid)
         self.manager.commit()
         self.assertEqual(self.statuses(self.add('echo')), ['completed'])
         self.assertEqual((self.statuses(jobid), self.left()), (['cancelled'], []))
 
     def test_progress(self):
-        told, go = threading.Event(), threading.Event()
+        begin, told, go = threading.Event(), threading.Event(), threading.Event()
         self.addCleanup(go.set)
+        self.addCleanup(begin.set)
 
         def work(service, jobid, input):
+            begin.wait(PATIENCE)
             service.setProgress(jobid, 0.25, 'first quarter')
             for wrong in (2, -1, 'x', True):
                 with self.assertRaises(ValueError):
@@ -554,13 +566,9 @@ class TestRunning(ProcessorCase):
         self.start()
         jobid = self.add('work')
         self.assertIsNone(self.service.getProgress(jobid))
+        begin.set()
         self.assertTrue(told.wait(PATIENCE))
-        wakeup = threading.Event()
-        while True:
-            self.manager.begin()
-            if self.service.getProgress(jobid) == (0.5, 'half'):
-                break
-            self.assertFalse(wakeup.wait(0.02))
+        waitUntil(lambda: self.manager.begin() and self.service.getProgress(jobid) == (0.5, 'half'))
         go.set()
         self.assertEqual((self.statuses(jobid), self.service.getProgress(jobid)), (['completed'], None))
 
@@ -594,8 +602,8 @@ class TestRunning(ProcessorCase):
         self.addCleanup(go.set)
         self.provide('wait', lambda input: go.wait(PATIENCE))
         self.start(maxThreads=1)
-        jobid = self.add('wait', timeLimit=0.05, retryPolicy=RetryPolicy(attempts=1))
         with self.assertLogs('lovely.remotetask', 'ERROR'):
+            jobid = self.add('wait', timeLimit=0.05, retryPolicy=RetryPolicy(attempts=1))
             self.assertEqual(self.statuses(jobid), ['error'])
         self.assertEqual(self.service.getError(jobid),
                          'TimeLimitExceeded: the run took longer than its time limit of 0.05 s')

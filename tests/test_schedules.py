@@ -22,10 +22,10 @@ from lovely.remotetask.storage.ledger import KEPT_FAILED_RUNS
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.xmlrpc import methods
+from waits import PATIENCE
 from waits import waitUntil
 
 
-PATIENCE = 60
 HOUR = 3600
 
 

@@ -26,11 +26,12 @@ from lovely.remotetask.service import StartRemoteTasksEvent
 from lovely.remotetask.service import bootStrapSubscriber
 from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
+from waits import PATIENCE
 from waits import waitUntil
 
 
-#: Seconds for what happens at once, should it never happen; and between two looks when nothing is heard.
-PATIENCE, NEVER = 30, 3600.0
+#: Seconds between two looks when nothing is heard.
+NEVER = 3600.0
 
 
 class CountingStorage(MappingStorage):
@@ -219,7 +220,7 @@ class TestApplication(WatchCase):
             self.wait(lambda root: len(started._running) == 2)          # the watch, and the default service
         self.assertIn('INFO:lovely.remotetask:service Films on site root started', caught.output)
         self.db.close()
-        self.assertEqual([thread.name for thread in threading.enumerate() if 'remotetask' in thread.name], [])
+        waitUntil(lambda: not any('remotetask' in thread.name for thread in threading.enumerate()))
 
     def wait(self, condition):
         waitUntil(lambda: self.commit(condition))

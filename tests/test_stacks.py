@@ -31,12 +31,12 @@ from lovely.remotetask.xmlrpc.gateway import Gateway
 from lovely.remotetask.xmlrpc.server import Frontend
 from test_rescue import RescueCase
 from threads import inThread
+from waits import PATIENCE
 from waits import waitUntil
 from webcase import WebCase
 
 
 PATH = 'TaskService',
-PATIENCE = 30
 NOW = 1000.0
 
 
@@ -168,7 +168,7 @@ class TestHosts(WebCase):
         provideUtility(CommandTask('sleep {seconds}'), name='program')
         self.processor = MultiProcessor(self.db, PATH, name='alpha', waitTime=30.0)
         self.processor.start()
-        self.addCleanup(lambda: self.assertTrue(self.processor.stop(30)))
+        self.addCleanup(lambda: self.assertTrue(self.processor.stop(PATIENCE)))
         self.addCleanup(self.go.set)            # before the processor stops
         self.now = time.time()
 
@@ -192,19 +192,19 @@ class TestHosts(WebCase):
     def test_a_thread(self):
         jobid = self.do('add', 'waiting', 'a secret, too')
         self.assertTrue(self.begun.wait(PATIENCE))
-        text = self.answer(jobid)
-        self.assertRegex(text, r'File ".*test_stacks.py", line \d+, in waiting\n +self.go.wait\(PATIENCE\)')
-        self.assertNotIn('secret', text)
+        place = re.compile(r'File ".*test_stacks.py", line \d+, in waiting\n +self.go.wait\(PATIENCE\)')
+        waitUntil(lambda: place.search(self.answer(jobid)))                 # before, it is on its way there
+        self.assertNotIn('secret', self.answer(jobid))
 
     def test_a_child_process(self):
         path = self.directory + '/begun'
         jobid = self.do('add', 'sleeping', path)
         waitUntil(lambda: os.path.exists(path))
         for _ in range(2):
-            text = self.answer(jobid)
-            self.assertRegex(text, r'\Aprocess \d+: ')
-            self.assertRegex(text, r'File ".*test_stacks.py", line \d+, in sleeping\n +time.sleep\(PATIENCE\)')
-            self.assertNotIn(path, text)
+            place = re.compile(r'File ".*test_stacks.py", line \d+, in sleeping\n +time.sleep\(PATIENCE\)')
+            waitUntil(lambda: place.search(self.answer(jobid)))             # before, it is on its way there
+            self.assertRegex(self.answer(jobid), r'\Aprocess \d+: ')
+            self.assertNotIn(path, self.answer(jobid))
         self.assertEqual(self.status(jobid), 'processing')
         self.end(jobid)
 
@@ -225,10 +225,10 @@ class TestHosts(WebCase):
     def test_the_command(self):
         gateway = Gateway(self.db, lambda connection, path: findService(connection.root()['Application'], path))
         gateway.start()
-        self.addCleanup(gateway.stop, 10)
+        self.addCleanup(gateway.stop, PATIENCE)
         frontend = Frontend(('127.0.0.1', 0), gateway)
         inThread(frontend.serveForever)
-        self.addCleanup(frontend.stop, 10)
+        self.addCleanup(frontend.stop, PATIENCE)
 
         def stack(jobid):
             url = 'http://{}:{}/'.format(*frontend.address)

@@ -1,6 +1,7 @@
 """Processors of a process: those that are being started while the database hangs."""
 # SPDX-License-Identifier: ZPL-2.1
 import threading
+from unittest import mock
 
 from ZODB.Connection import TransactionMetaData
 
@@ -9,9 +10,7 @@ from lovely.remotetask.processor import MultiProcessor
 from processorcase import PATH
 from processorcase import ProcessorCase
 from threads import inThread
-
-
-WAIT = 30       # seconds for what happens at once, should it never happen
+from waits import PATIENCE
 
 
 class TestHangingDatabase(ProcessorCase):
@@ -37,7 +36,7 @@ class TestHangingDatabase(ProcessorCase):
             isMade.set()
             return made[0]
         start = inThread(started.start, self.key, make)
-        self.assertTrue(isMade.wait(WAIT))
+        self.assertTrue(isMade.wait(PATIENCE))
         return made[0], *start
 
     def check(self, stop, *arguments, returns):
@@ -45,14 +44,20 @@ class TestHangingDatabase(ProcessorCase):
         try:
             processor, starts, outcome = self.starting()
             stops, result = inThread(stop, *arguments)
-            stops.join(WAIT)
+            stops.join(PATIENCE)
             self.assertEqual(result, [returns])
             self.assertTrue(starts.is_alive())
         finally:
             goOn()
-        starts.join(WAIT)
+        starts.join(PATIENCE)
         self.assertEqual((outcome, processor.running), ([None], False))
         self.assertIsNone(started.running(self.key))
+
+    def noteWait(self, event):
+        """Return an event that is set when somebody waits for an event."""
+        isAwaited, wait = threading.Event(), event.wait
+        event.wait = lambda timeout: isAwaited.set() or wait(timeout)
+        return isAwaited
 
     def test_stopping_all_does_not_wait_for_ever(self):
         self.check(started.stopAll, self.db, returns=None)
@@ -63,14 +68,15 @@ class TestHangingDatabase(ProcessorCase):
     def test_all_are_stopped_after_a_start_that_goes_on(self):
         goOn = self.hang()
         processor, starts, outcome = self.starting()
-        closes, _ = inThread(started.stopAll, self.db)
-        closes.join(0.5)
-        waits = closes.is_alive()                   # it would have ended long ago
-        goOn()
-        self.assertTrue(waits)
-        closes.join(WAIT)
+        waits = self.noteWait(started._starting[self.key])
+        with mock.patch.object(started, 'EXIT_TIME', PATIENCE):
+            closes, _ = inThread(started.stopAll, self.db)
+            self.assertTrue(waits.wait(PATIENCE))
+            self.assertTrue(closes.is_alive())
+            goOn()
+            closes.join(PATIENCE)
         self.assertFalse(processor.running)         # the database can be closed
-        starts.join(WAIT)
+        starts.join(PATIENCE)
         self.assertEqual(outcome, [None])
 
     def test_it_is_started_once(self):
@@ -80,7 +86,7 @@ class TestHangingDatabase(ProcessorCase):
             self.assertIsNone(started.start(self.key, lambda: self.fail('a second one')))
         finally:
             goOn()
-        starts.join(WAIT)
+        starts.join(PATIENCE)
         self.assertEqual(outcome, [processor])
         self.assertIs(started.running(self.key), processor)
 

@@ -38,6 +38,7 @@ from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import SimpleProcessor
 from lovely.remotetask.service import install
 from lovely.remotetask.testing import temporaryZEO
+from waits import PATIENCE
 
 
 class Opaque:
@@ -102,7 +103,7 @@ class TestBase(unittest.TestCase):
         told, threads = threading.Event(), threading.active_count()
 
         def open():
-            self.assertTrue(told.wait(30))
+            self.assertTrue(told.wait(PATIENCE))
             return self.open(MappingStorage())
 
         handler = logging.NullHandler()
@@ -210,7 +211,7 @@ class TestWrappedClient(unittest.TestCase):
         def process(db):
             host = MultiProcessor(db, ('TaskService',), name='host')
             host.start()
-            self.assertTrue(host.stop(20))
+            self.assertTrue(host.stop(PATIENCE))
         with self.assertLogs('lovely.remotetask', logging.WARNING) as caught:
             process(lacking)
         self.assertRegex(caught.output[0], 'processing host host: .* no directory for blobs')
@@ -234,7 +235,7 @@ class TestWrappedClient(unittest.TestCase):
         notifierOf(db).subscribe(heard)
         self.zeo.kill()
         self.zeo.start()
-        self.assertTrue(heard.wait(30))
+        self.assertTrue(heard.wait(PATIENCE))
         self.assertEqual(client._oids, [])
 
 

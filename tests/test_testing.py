@@ -38,6 +38,7 @@ from lovely.remotetask.testing import runDueJobs
 from lovely.remotetask.testing import temporaryZEO
 from lovely.remotetask.testing import waitForJobs
 from lovely.remotetask.testing import zeo
+from waits import PATIENCE
 
 
 def provide(name, function, provides=ITask):
@@ -239,11 +240,11 @@ class TestWaitForJobs(unittest.TestCase):
     def process(self, **arguments):
         processor = MultiProcessor(self.db, ('TaskService',), **arguments)
         processor.start()
-        self.addCleanup(lambda: self.assertTrue(processor.stop(20)))
+        self.addCleanup(lambda: self.assertTrue(processor.stop(PATIENCE)))
 
     def test_statuses(self):
         go = threading.Event()
-        provide('wait', lambda input: go.wait(20))
+        provide('wait', lambda input: go.wait(PATIENCE))
         for explicit in False, True:
             with self.subTest(explicit=explicit):
                 manager, service = self.open(explicit=explicit)
@@ -373,7 +374,7 @@ class TestZEO(unittest.TestCase):
             timer.start()
             timer.join(1.5)
             self.assertTrue(timer.is_alive())   # it tries again and again
-        timer.join(20)
+        timer.join(PATIENCE)
         self.assertIsNotNone(server.pid)
 
     def test_another_port_is_tried(self):
@@ -422,7 +423,7 @@ class TestZEO(unittest.TestCase):
             jobids = [connection.root()['Application']['TaskService'].add('echo') for _ in range(3)]
         processor = MultiProcessor(server.database(), ('TaskService',))
         processor.start()
-        self.addCleanup(lambda: self.assertTrue(processor.stop(20)))
+        self.addCleanup(lambda: self.assertTrue(processor.stop(PATIENCE)))
         connection = db.open()
         self.addCleanup(connection.close)
         self.addCleanup(transaction.abort)

@@ -55,6 +55,7 @@ from test_files import BlobCase
 from test_files import bytesOf
 from test_files import peakMemory
 from test_files import sizeInChild
+from waits import PATIENCE
 
 
 class TestJoined(unittest.TestCase):
@@ -647,7 +648,7 @@ class TestProcesses(DeploymentCase):
             # A front end that is killed meanwhile, and started anew.
             data = bytesOf(5 * CHUNK + 5)
             jobid = client.add('measure', File(Pausing(data, 3, self.restart)))
-            self.assertEqual(client.wait(jobid, 60), hashlib.md5(data).hexdigest())
+            self.assertEqual(client.wait(jobid, PATIENCE), hashlib.md5(data).hexdigest())
 
     def checkMemory(self, client):
         """Send a file, and see that it is in nobody's memory."""

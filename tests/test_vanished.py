@@ -6,10 +6,8 @@ import unittest
 from lovely.remotetask.common.keepalive import VANISHED
 from lovely.remotetask.testing import Process
 from machines import network
+from waits import PATIENCE
 
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 60
 
 PORT = 9000
 

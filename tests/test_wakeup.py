@@ -28,10 +28,12 @@ from processorcase import PATH
 from servers import PostgreSQL
 from servers import emptyPostgreSQL
 from test_xmlrpc_gateway import GatewayCase
+from waits import PATIENCE
+from waits import waitUntil
 
 
-#: Seconds for what happens at once, should it never happen; and between two looks when nothing is heard.
-PATIENCE, NEVER = 30, 3600.0
+#: Seconds between two looks when nothing is heard.
+NEVER = 3600.0
 
 
 class WakeupCase(unittest.TestCase):
@@ -157,8 +159,7 @@ class TestWatcher(WakeupCase):
         self.during.append(fail)
         with self.assertLogs('lovely.remotetask', 'WARNING'):
             self.heard(self.cancel(first))
-            while self.during or not self.watcher.isAway:
-                self.assertFalse(events[0].wait(0.001))
+            waitUntil(lambda: not self.during and self.watcher.isAway)
         self.heard(self.cancel(second))
         for event in events:
             self.assertTrue(event.wait(PATIENCE))
@@ -204,9 +205,7 @@ class TestHost(WakeupCase):
         self.commit(lambda service: service.pause())
         self.host.start()
         self.addCleanup(lambda: self.assertTrue(self.host.stop(PATIENCE)))
-        pause = threading.Event()
-        while self.host.cycle.state.interest is None:
-            pause.wait(0.01)
+        waitUntil(lambda: self.host.cycle.state.interest is not None)
 
     def clock(self):
         """Return a time, after something that happens in the middle of a turn."""

@@ -23,6 +23,7 @@ from lovely.remotetask.web import changepages
 from lovely.remotetask.web.actions import VERBS
 from lovely.remotetask.web.application import application
 from servers import holdBack
+from waits import PATIENCE
 from webcase import NOW
 from webcase import USERS
 from webcase import WebCase
@@ -242,7 +243,7 @@ class TestBulk(WebCase):
         jobid = self.bulk('cancel', 'status:start-later', expected='5')
         processor = MultiProcessor(self.db, ('TaskService',), name='one', waitTime=0.1)
         processor.start()
-        self.addCleanup(processor.stop, 30)
+        self.addCleanup(processor.stop, PATIENCE)
         with self.db.transaction() as connection:
             service = connection.root()['Application']['TaskService']
             self.assertEqual(waitForJobs(service, [jobid], 60), ['completed'])
@@ -350,17 +351,17 @@ class TestAudit(WebCase):
 
         def pack(storage, references, stop, gc):
             packs.set()
-            goOn.wait(60)
+            goOn.wait(PATIENCE)
 
         self.post('pause', 'ann')
         with unittest.mock.patch.object(self.db.storage, 'packer', pack), ThreadPoolExecutor(1) as threads:
             packing = threads.submit(self.db.pack)
-            self.assertTrue(packs.wait(60))
+            self.assertTrue(packs.wait(PATIENCE))
             page = self.get('/changes', 'bob', status=503).text
             self.assertIn('is being packed', page)
             self.assertNotIn('No such changes', page)
             goOn.set()
-            packing.result(60)
+            packing.result(PATIENCE)
         self.now = time.time() + 60
         self.assertIn('<td>ann</td>', self.get('/changes', 'bob').text)
 

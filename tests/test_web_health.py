@@ -61,6 +61,7 @@ from lovely.remotetask.web.server import Server
 from lovely.remotetask.web.server import checkReach
 from lovely.remotetask.xmlrpc import counting
 from lovely.remotetask.xmlrpc.access import Authenticator
+from waits import PATIENCE
 from webcase import NOW
 from webcase import USERS
 from webcase import WebCase
@@ -88,31 +89,33 @@ class TestHealth(WebCase):
 
     def test_a_database_that_does_not_answer(self):
         """One look goes on, whoever asks, and nobody waits for long."""
-        opened, goOn, open = [], threading.Event(), self.db.open
+        opened, isOpening, goOn, open = [], threading.Event(), threading.Event(), self.db.open
 
         def openLater(*arguments):
             opened.append(None)
-            goOn.wait(60)
+            isOpening.set()
+            goOn.wait(PATIENCE)
             return open(*arguments)
 
         readiness = Readiness(self.db, patience=0.05)
         with unittest.mock.patch.object(self.db, 'open', openLater):
             for _ in range(3):
                 self.assertEqual(readiness.seen().problem, 'the database does not answer')
+            self.assertTrue(isOpening.wait(PATIENCE))
             self.assertEqual(len(opened), 1)
             goOn.set()
-            patient = Readiness(self.db, patience=60)
+            patient = Readiness(self.db, patience=PATIENCE)
             self.assertIsNone(patient.seen().problem)
             for thread in threading.enumerate():
                 if thread.name == 'remotetask-ready':
-                    thread.join(60)
+                    thread.join(PATIENCE)
 
     def test_a_database_that_hangs_holds_up_the_pages_only(self):
         goOn, waiting, open = threading.Event(), threading.Semaphore(0), self.db.open
 
         def openLater(*arguments):
             waiting.release()
-            goOn.wait(60)
+            goOn.wait(PATIENCE)
             return open(*arguments)
 
         self.application = application(self.db, clock=lambda: NOW, concurrent=2)
@@ -120,13 +123,13 @@ class TestHealth(WebCase):
         with unittest.mock.patch.object(self.db, 'open', openLater):
             for thread in threads:
                 thread.start()
-                self.assertTrue(waiting.acquire(timeout=60))
+                self.assertTrue(waiting.acquire(timeout=PATIENCE))
             self.assertIn('too many requests', self.get('/jobs', status=503).text)
             self.get('/live')
             self.get('/static/pages.css')
             goOn.set()
             for thread in threads:
-                thread.join(60)
+                thread.join(PATIENCE)
         self.get('/jobs')
 
     def test_no_service(self):
@@ -430,7 +433,7 @@ class TestCounts(unittest.TestCase):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         self.assertEqual(counted.numbers()['late_outcomes'], {(): 8000})
         self.assertEqual(counted.durations()['commit_seconds']['task',], (2000.0, (0,) * 5 + (8000,) + (0,) * 11))
 
@@ -564,7 +567,7 @@ class TestServer(unittest.TestCase):
 
     def start(self, answer):
         server = Server(answer, ('127.0.0.1', 0), 2)
-        self.addCleanup(server.stop, 5)
+        self.addCleanup(server.stop, PATIENCE)
         server.start()
         return server
 
@@ -576,32 +579,32 @@ class TestServer(unittest.TestCase):
         server = self.start(answer)
         url = 'http://{}:{}/x?y'.format(*server.address)
         with self.assertLogs('lovely.remotetask.access', 'INFO') as logged:
-            with urllib.request.urlopen(url, timeout=30) as response:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
                 self.assertEqual(response.read(), b'hi')
         self.assertIn('"GET /x?y" 200 2', logged.output[0])
-        self.assertTrue(server.stop(30))
-        self.assertTrue(server.stop(30))
+        self.assertTrue(server.stop(PATIENCE))
+        self.assertTrue(server.stop(PATIENCE))
         with self.assertRaises(OSError):
-            socket.create_connection(server.address, timeout=30)
+            socket.create_connection(server.address, timeout=PATIENCE)
 
     def test_a_slow_request_ends_in_peace(self):
         begun, goOn = threading.Event(), threading.Event()
 
         def answer(environ, start_response):
             begun.set()
-            goOn.wait(60)
+            goOn.wait(PATIENCE)
             start_response('200 OK', [('Content-Length', '2')])
             return [b'hi']
 
         server, found = self.start(answer), []
         thread = threading.Thread(target=lambda: found.append(
-            urllib.request.urlopen('http://{}:{}/'.format(*server.address), timeout=60).read()))
+            urllib.request.urlopen('http://{}:{}/'.format(*server.address), timeout=PATIENCE).read()))
         thread.start()
-        self.assertTrue(begun.wait(60))
+        self.assertTrue(begun.wait(PATIENCE))
         goOn.set()
-        thread.join(60)
+        thread.join(PATIENCE)
         self.assertEqual(found, [b'hi'])
-        self.assertTrue(server.stop(30))
+        self.assertTrue(server.stop(PATIENCE))
 
     def test_where_it_will_not_listen(self):
         def answer(environ, start_response):

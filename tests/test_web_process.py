@@ -22,7 +22,6 @@ from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.service import install
 from lovely.remotetask.testing.ports import freePort
-from lovely.remotetask.web.health import FRESH
 from lovely.remotetask.xmlrpc.access import PAIR_LIMIT
 from lovely.remotetask.xmlrpc.access import Authenticator
 from test_cli import PATIENCE
@@ -30,6 +29,7 @@ from test_cli import ServerTestCase
 from test_cli import environment
 from test_users import HASH
 from test_users import PASSWORD
+from waits import waitUntil
 
 
 WEB = '<web>\naddress 0\n</web>\n'
@@ -178,9 +178,7 @@ class TestWeb(WebProcessCase):
         url = self.pages(self.untilReady(web))
         with Client(self.url) as client:
             jobid = client.add('echo', 'over ZEO', startLater=True)
-        until = time.monotonic() + PATIENCE
-        while f'"/jobs/{jobid}"' not in self.read(f'{url}jobs'):        # it hears of commits a moment later
-            self.assertLess(time.monotonic(), until)
+        waitUntil(lambda: f'"/jobs/{jobid}"' in self.read(f'{url}jobs'))      # it hears of commits a moment later
         page = self.read(f'{url}jobs/{jobid}')
         token = page.partition('name="token" value="')[2].partition('"')[0]
         request = urllib.request.Request(f'{url}do/start', f'token={token}&jobid={jobid}'.encode(),
@@ -199,12 +197,8 @@ class TestWeb(WebProcessCase):
         self.assertEqual(self.health('health', '--ready', '--url', url)[0], 0)
         self.server.kill()
         self.server.wait()
-        killed = time.monotonic()
-        while True:
-            asked = time.monotonic()
-            code, output, errors = self.health('health', '--ready', '--url', url)
-            if code or asked > killed + FRESH:      # what was seen before is told for so long
-                break
+        # What was seen before is told for a second.
+        code, output, errors = waitUntil(lambda: (said := self.health('health', '--ready', '--url', url))[0] and said)
         self.assertEqual((code, output), (1, ''))
         self.assertRegex(errors, r'\Aremotetask: not ready: the database [^\n]+\n\Z')
         self.assertEqual(self.health('health', '--url', url), (0, 'alive\n', ''))

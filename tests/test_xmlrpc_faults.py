@@ -31,6 +31,7 @@ from lovely.remotetask.xmlrpc.calls import RESULT_SIZE
 from lovely.remotetask.xmlrpc.dispatcher import faultOf
 from servercase import ServerCase
 from test_xmlrpc_server import Raising
+from waits import PATIENCE
 
 
 class TestTable(unittest.TestCase):
@@ -189,7 +190,7 @@ class TestEachCode(ServerCase):
         with self.assertLogs(level='ERROR'):
             self.assertTold(faults.OUTCOME_UNKNOWN, str(faults.OutcomeUnknown()), proxy.add, 'echo')
         self.storage.tpc_finish = finish
-        self.gateway.stop(30)
+        self.gateway.stop(PATIENCE)
         self.assertTold(faults.STOPPING, str(faults.Stopping()), proxy.add, 'echo')
         self.gateway.start()
 

@@ -16,6 +16,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageTransactionError
 
 from lovely.remotetask import errors
+from lovely.remotetask.common.internals import serverOf
 from lovely.remotetask.database.storedfiles import WrongPart
 from lovely.remotetask.files import NoFile
 from lovely.remotetask.testing import temporaryZEO
@@ -30,10 +31,11 @@ from lovely.remotetask.xmlrpc.faults import Stopping
 from lovely.remotetask.xmlrpc.gateway import Gathering
 from servers import holdBack
 from threads import inThread
+from waits import PATIENCE
 from waits import waitUntil
 
 
-WAIT = 30       # seconds for what happens at once, should it never happen
+WAIT = PATIENCE
 
 
 class FailingStorage(FileStorage):
@@ -540,7 +542,8 @@ class TestOverZEO(LogCase):
         with self.server.database().transaction() as connection:
             connection.root()['/'] = PersistentMapping()
             connection.root()['/unseen'] = PersistentMapping()
-        self.db = ZODB.DB(self.server.storage(wait_timeout=1, min_disconnect_poll=0.1, max_disconnect_poll=0.2))
+        self.db = ZODB.DB(self.server.storage(min_disconnect_poll=0.1, max_disconnect_poll=0.2))
+        serverOf(self.db.storage).timeout = 1           # only now that it is connected
         self.addCleanup(self.db.close)
 
     def test_writer_outlives_the_server(self):
@@ -559,12 +562,7 @@ class TestOverZEO(LogCase):
         with self.assertRaises(DatabaseUnavailable), self.assertLogs('ZODB', 'ERROR'):
             gateway.read('/unseen', len)                # which the client's cache does not hold
         self.server.start()
-        connected = threading.Event()
-        timer = threading.Timer(WAIT, connected.set)
-        timer.start()
-        self.addCleanup(timer.cancel)
-        while not self.db.storage.is_connected():
-            self.assertFalse(connected.wait(0.01), 'the client did not find the server again')
+        waitUntil(self.db.storage.is_connected)
         self.assertEqual(gateway.write('/', add), 2)
         self.assertEqual(gateway.read('/unseen', len), 0)
 

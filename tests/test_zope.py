@@ -39,6 +39,22 @@ SITE_ZCML = """\
 </configure>
 """
 
+#: Begins a script: a folder with a service, of which a host runs a job.
+RUNNING = """\
+import time
+import transaction
+from OFS.Folder import Folder
+from lovely.remotetask.application import addService
+app._setObject('depot', Folder('depot'))
+service = addService(app.depot, 'tasks')
+jobid = service.add('late')
+transaction.commit()
+service.startProcessing()
+while service.getStatus(jobid) != 'processing':
+    time.sleep(0.01)
+    transaction.begin()
+"""
+
 #: A product: Zope imports it before ZCML is loaded, and initializes it afterwards.
 GOODS = """\
 from zope.interface import provider
@@ -605,19 +621,7 @@ class TestSetup(ZopeCase):
         self.assertIn("[('tasks',), ('films', 'encoder')]", said)
 
     def test_a_copy_is_paused_and_no_host_has_it(self):
-        self.assertEqual(self.zope.script("""
-            import time
-            import transaction
-            from OFS.Folder import Folder
-            from lovely.remotetask.application import addService
-            app._setObject('depot', Folder('depot'))
-            service = addService(app.depot, 'tasks')
-            jobid = service.add('late')
-            transaction.commit()
-            service.startProcessing()
-            while service.getStatus(jobid) != 'processing':
-                time.sleep(0.01)
-                transaction.begin()
+        self.assertEqual(self.zope.script(RUNNING, """
             app.manage_pasteObjects(app.manage_copyObjects(['depot']))
             copy, owners = app.copy_of_depot.tasks, lambda service: [l.owner is None for l in service.ledgers.values()]
             print('>>> ' + json.dumps([copy.paused, owners(copy), copy.getStatus(jobid), list(copy.zopePath),
@@ -630,28 +634,16 @@ class TestSetup(ZopeCase):
 
     def test_one_that_is_imported_is_paused_and_no_host_has_it(self):
         """From a file of an export, at its own path as well, where the original was deleted before."""
-        self.assertEqual(self.zope.script("""
-            import os
-            import time
-            import transaction
-            from OFS.Folder import Folder
-            from lovely.remotetask.application import addService
-            app._setObject('yard', Folder('yard'))
-            service, seen = addService(app.yard, 'tasks'), []
-            jobid = service.add('late')
-            transaction.commit()
-            service.startProcessing()
-            while service.getStatus(jobid) != 'processing':
-                time.sleep(0.01)
-                transaction.begin()
+        self.assertEqual(self.zope.script(RUNNING, """
+            seen = []
             transaction.abort()
-            with open('yard.zexp', 'wb') as file:
-                app._p_jar.exportFile(app.yard._p_oid, file)
+            with open('depot.zexp', 'wb') as file:
+                app._p_jar.exportFile(app.depot._p_oid, file)
             app._setObject('fence', Folder('fence'))
 
             def imported(folder, suppress):
-                folder._importObjectFromFile('yard.zexp', verify=0, suppress_events=suppress)
-                return folder.yard.tasks
+                folder._importObjectFromFile('depot.zexp', verify=0, suppress_events=suppress)
+                return folder.depot.tasks
 
             def told(one):
                 one._p_jar.cacheMinimize()
@@ -663,16 +655,16 @@ class TestSetup(ZopeCase):
             copy.resume()
             transaction.commit()
             seen += [told(copy)[0], told(service)[0]]
-            app.fence.manage_delObjects(['yard'])
+            app.fence.manage_delObjects(['depot'])
             seen.append(told(imported(app.fence, True))[0])
             transaction.abort()
             service.stopProcessing()
-            app.manage_delObjects(['yard', 'fence'])
+            app.manage_delObjects(['depot', 'fence'])
             seen.append(told(imported(app, False)))
-            app.manage_delObjects(['yard'])
+            app.manage_delObjects(['depot'])
             transaction.commit()
             print('>>> ' + json.dumps(seen))
-            """), [[False, [False], 'processing'], [True, [True], 'queued'], False, ['fence', 'yard', 'tasks'],
+            """), [[False, [False], 'processing'], [True, [True], 'queued'], False, ['fence', 'depot', 'tasks'],
                    False, False, True, [True, [True], 'queued']])
 
     def test_export_takes_nothing_else_along(self):

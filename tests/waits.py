@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: ZPL-2.1
 import time
 
+from lovely.remotetask.testing import PATIENCE
 
-#: Seconds for what happens within one, should it never happen; and seconds between two looks.
-PATIENCE, PAUSE = 60, 0.01
+
+#: Seconds between two looks.
+PAUSE = 0.01
 
 
 def waitUntil(condition, what='a condition', said=str, patience=PATIENCE):

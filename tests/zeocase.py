@@ -10,10 +10,7 @@ from zope.component import testing
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.service import install
 from lovely.remotetask.testing import temporaryZEO
-
-
-#: Seconds after which something that should have happened long ago makes a test fail.
-PATIENCE = 30
+from waits import PATIENCE
 
 
 class ZEOCase(unittest.TestCase):

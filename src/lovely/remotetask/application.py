@@ -130,10 +130,12 @@ def retire(service: Any, event: Any) -> None:
 
 
 def pauseCopy(service: Any, event: Any) -> None:
-    """Pause a copy of a service, whose jobs would be run twice, and take them from the hosts that have the original's.
+    """Pause a copy of a service, whose jobs would be run twice, and queue those again that hosts have claimed.
+
+    These hosts run the jobs of the original, and know nothing of the copy.
 
     event -- the `IObjectAddedEvent` of the service, or of a folder above it: when it was copied, or imported from a
-        file.  Nothing is done with one that is no copy.
+        file.  A service that is no copy stays as it is.
     """
     # Imported here: a front end does not load what hosts need.
     from lovely.remotetask.processing.rescue import rescue

@@ -95,7 +95,7 @@ def run(arguments=None):
         return code or 0
     except click.UsageError as error:
         hint = f' (see {error.ctx.command_path} --help)' if error.ctx is not None else ''
-        return _fail((adviceOn(error) or error.format_message().rstrip('.')) + hint, error.exit_code)
+        return _fail((adviceOn(error) or _messageOf(error)) + hint, error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except ConfigurationError as error:
@@ -125,6 +125,14 @@ def main():
         except OSError:
             discard(stream)
     sys.exit(code)
+
+
+def _messageOf(error):
+    """Return what click says of a `click.UsageError`, without the full stop."""
+    # It suggests the option for help instead of many an unknown one, and nobody means that.
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        error.possibilities = [name for name in error.possibilities or () if name not in error.ctx.help_option_names]
+    return error.format_message().rstrip('.')
 
 
 def _fail(message, code):

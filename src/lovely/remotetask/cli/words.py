@@ -27,8 +27,6 @@ def adviceOn(error):
     if error.option_name in ('-C', '--config'):
         name = error.ctx.command_path.removeprefix('remotetask ')
         return f"'{error.option_name}' goes before the command: remotetask -C FILE {name}"
-    # Of the options of this command, the one for help is near to many words and meant by none.
-    error.possibilities = [name for name in error.possibilities or () if name not in error.ctx.help_option_names]
     if error.option_name in _LATER and error.ctx.info_name == 'add':
         return f"No such option '{error.option_name}'; to run it later, or again and again: remotetask schedule"
     return ''

@@ -37,7 +37,7 @@ def loopThatTells(note):
     """Return an event loop whose servers call `note` with the address of each client that is to speak TLS.
 
     The call and the handshake run in the same context (`contextvars`).  There is no public way to learn whose handshake
-    has failed: without the name, the log has no address.
+    has failed: without this method of asyncio's, the log has no address.
     """
     class Loop(asyncio.SelectorEventLoop):
         def _make_ssl_transport(self, *arguments, extra=None, **options):

@@ -102,7 +102,7 @@ def matching(connection, patterns, tell=log.log):
 
 
 def _sitesThatFit(root, pattern):
-    """Return the names and sites that the pattern of a site fits; None when it names one that is none."""
+    """Return pairs of name and site that the pattern of a site fits; None if it is a name that no site has."""
     if pattern == '*':
         return sitesOf(root) if ISite.providedBy(root) else [('root', root), *sitesOf(root)]
     if not pattern:

@@ -160,6 +160,6 @@ def _registered(site, name):
     try:
         return site.getSiteManager().utilities.registered((), ITaskService, name)
     except StateLoadError:
-        for _ in registeredServices(site):
+        for _ in registeredServices(site):          # raises what names the interface that is missing
             pass
         raise

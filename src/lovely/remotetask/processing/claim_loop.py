@@ -122,7 +122,8 @@ class ClaimLoop:
                 raise
             except Exception as error:
                 self.failures += 1
-                self._failingSince = began if self._failingSince is None else self._failingSince
+                if self._failingSince is None:
+                    self._failingSince = began
                 if not self._mayGoOn(error):
                     return
                 self._tellFailure(error)

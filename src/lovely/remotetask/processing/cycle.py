@@ -314,16 +314,16 @@ class Cycle:
         return leaveToOthers(self.state.leaving, claiming.declined(view.service, FEW, isLeft), view.moment)
 
     def _group(self, view, want):
-        """Return the `claiming.Group` for suspects: if they end their host, one of few has done that.
+        """Return the `claiming.Group` that the next suspects join: one without room while this host runs others.
 
-        None join it while others are in flight.
+        If these end the host, one of few has done it.
         """
         if SUSPECT in view.ledger.started.values():
             return claiming.Group(0)
         return claiming.Group(1 if self.ordered else want)
 
     def _claimSuspects(self, view, lacks, allowance, group):
-        """Claim suspects where other hosts claim none."""
+        """Claim suspects from a part of their queue that other hosts leave to this one."""
         skip = 0 if self.ordered else self.state.position.skip + TOGETHER * self.peers.survey.rank
         return claiming.claimSuspects(view.service, view.now, view.ledger, lacks, allowance, group, skip)
 

@@ -38,7 +38,7 @@ from lovely.remotetask.storage.transitions import interrupted
 from lovely.remotetask.storage.transitions import release
 
 
-#: Suspects run in groups that are so large that this many groups are enough.
+#: Suspects run in groups: as small ones as this many groups allow.
 GROUPS = 32
 
 

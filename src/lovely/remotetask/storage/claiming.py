@@ -40,9 +40,9 @@ def declined(service, most, isLeft):
 
 
 class Group:
-    """The suspects that a host claims to run at the same time: each says of how many it may be one.
+    """Counts the suspects that a host claims to run at the same time.
 
-    most -- how many these are at the most.
+    most -- how many there may be, if none of them asks for fewer: see `Job.suspect`.
     """
 
     def __init__(self, most):
@@ -54,7 +54,7 @@ class Group:
         return self.most - self.size
 
     def admits(self, job):
-        """Return whether a job, or None for one that is gone, may be claimed besides these."""
+        """Return whether a job may be claimed besides these: one that is no suspect, or is gone (None), always may."""
         return job is None or not job.suspect or self.size < min(self.most, job.suspect)
 
     def join(self, claims):

@@ -18,6 +18,9 @@ from lovely.remotetask.testing.process import Process
 #: Seconds before a port is tried again that was in use.
 PAUSE = 0.1
 
+#: Seconds for which a client waits for a server that is away, until it raises an error.
+WAIT = 30.0
+
 _ZEO_CONF = """\
 <zeo>
   address {host}:{port}
@@ -40,7 +43,7 @@ _ZODB_CONF = """\
 <zodb>
   <clientstorage>
     server {host}:{port}
-    wait-timeout {patience:.0f}
+    wait-timeout {wait:.0f}
     blob-dir {directory}/blobs
     shared-blob-dir yes
   </clientstorage>
@@ -92,7 +95,7 @@ class TemporaryZEO:
 
         options -- arguments of `ClientStorage`; default: wait for the server, and share its directory of blobs.
         """
-        options = {'wait_timeout': PATIENCE, 'blob_dir': os.path.join(self.directory, 'blobs'),
+        options = {'wait_timeout': WAIT, 'blob_dir': os.path.join(self.directory, 'blobs'),
                    'shared_blob_dir': True, **options}
         storage = ClientStorage(self.address, **options)
         self._storages.append(storage)
@@ -156,7 +159,7 @@ class TemporaryZEO:
                 process.end(number)
 
     def _fill(self, template, address):
-        return template.format(host=address[0], port=address[1], patience=PATIENCE,
+        return template.format(host=address[0], port=address[1], wait=WAIT,
                                directory=self.directory.replace('$', '$$'))     # a $ starts a substitution
 
 

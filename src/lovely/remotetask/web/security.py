@@ -67,8 +67,7 @@ class Guard:
         return not self._isOpen and self._identify is None
 
     def isAtHome(self, request):
-        """Return whether a `webob.Request` may see everything without a password: there are no users, it is from here.
-        """
+        """Return whether a `webob.Request` may see all without a password: there are no users, and it is local."""
         return self._isOpen and isLocal(request)
 
     def callerOf(self, request):
@@ -79,7 +78,7 @@ class Guard:
         if self._identify is not None:
             return self._identify(request.environ)
         address = request.remote_addr or ''
-        if self._isOpen and not self.isAtHome(request):
+        if self._isOpen and not isLocal(request):
             log.warning('refused %s: the pages have no users, and answer this machine only', address,
                         extra=about('login.refused', address=address))
             raise NotLocal('there are no users: the pages answer only requests from this machine, to localhost or '
