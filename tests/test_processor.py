@@ -9,6 +9,8 @@ from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
 from datetime import tzinfo
+from pickle import PickleBuffer
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import transaction
@@ -98,7 +100,8 @@ class TestProcessing(ProcessorCase):
         self.provide('echo', lambda input: input)
         lock = threading.Lock()
         generator = (n for n in range(3))
-        for input in lock, {'lock': lock}, [lambda: None], {1: [generator]}, types.SimpleNamespace(lock=lock):
+        for input in (lock, {'lock': lock}, [lambda: None], {1: [generator]}, types.SimpleNamespace(lock=lock),
+                      mock.Mock(), PickleBuffer(b'')):          # has any attribute; needs a newer kind of pickle
             with self.assertRaisesRegex(InvalidInput, '^input: the value cannot be stored: .*ickle'):
                 self.service.add('echo', input)
             with self.assertRaisesRegex(InvalidInput, r'ickle.* \(jobs\[1\]\)$'):
@@ -115,6 +118,15 @@ class TestProcessing(ProcessorCase):
         self.start()
         self.assertEqual(self.statuses(jobid), ['completed'])
         self.assertEqual(self.service.getResult(jobid), [1, True, Exception])
+
+    def test_an_object_of_another_connection_is_refused_when_a_job_is_added(self):
+        self.provide('echo', lambda input: input)
+        connection = self.db.open(transaction.TransactionManager())
+        self.addCleanup(connection.close)
+        other = connection.get(self.data._p_oid)
+        with self.assertRaisesRegex(InvalidInput, 'an object of the class .* is of another connection$'):
+            self.service.add('echo', [other])
+        self.assertEqual(self.left(), [])
 
     def test_moments_of_time_zones_as_results(self):
         class Zone(tzinfo):             # nobody can import it

@@ -16,6 +16,8 @@ from ZODB.blob import Blob
 from ZODB.blob import rename_or_copy_blob
 from ZODB.interfaces import BlobError
 from ZODB.interfaces import IBlobStorage
+from ZODB.POSException import InvalidObjectReference
+from ZODB.serialize import ObjectWriter
 from ZODB.utils import mktemp
 
 from lovely.remotetask.common.internals import storageOf
@@ -136,30 +138,42 @@ def toStore(value: Any, jar: Any, tries: bool = False) -> Any:
         raise NotStorable(str(error)) from None
     kept = _exchanged(value, jar) if _isSpecial(value) else value
     if tries and hasObjects:
-        _tryToPickle(kept)
+        _tryToPickle(kept, jar)
     return kept
 
 
-class _Trial(pickle.Pickler):
-    """Pickles a value as the database will, without the objects in it that have records of their own."""
+class _Trial(ObjectWriter):
+    """Pickles a value as the database will, without the objects in it that have records of their own.
+
+    jar -- the connection of the job.
+    """
+
+    def __init__(self, jar: Any) -> None:
+        super().__init__()
+        self._jars = None, *jar.connections.values()
 
     def persistent_id(self, obj: Any) -> Any:
-        """Return something for these objects."""
-        if isinstance(obj, (Persistent, WeakRef)) or not isinstance(obj, type) and hasattr(obj, '_p_oid'):
-            return True
-        return None
+        """Return something for these objects; refuse one that only another transaction could store."""
+        if not isinstance(obj, (Persistent, WeakRef)):
+            return None
+        if isinstance(obj, Persistent) and obj._p_jar not in self._jars:
+            raise InvalidObjectReference(f'an object of the class {type(obj).__name__} is of another connection')
+        return True
 
 
-class _Nowhere:
-    """Takes bytes, and forgets them."""
+class _Tried:
+    """Has a value as its state."""
 
-    def write(self, data: Any) -> None:
-        """See `io.BufferedWriter`."""
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __getstate__(self) -> Any:
+        return self._value
 
 
-def _tryToPickle(value: Any) -> None:
+def _tryToPickle(value: Any, jar: Any) -> None:
     try:
-        _Trial(_Nowhere(), _PROTOCOL).dump(value)
+        _Trial(jar).serialize(_Tried(value))
     except Exception as error:          # of a class of the application's own, it may be anything
         raise NotStorable(f'{type(error).__name__}: {error}') from error
 
