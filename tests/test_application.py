@@ -48,6 +48,7 @@ from lovely.remotetask.execution import started
 from lovely.remotetask.interfaces import IStartRemoteTasksEvent
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.interfaces import ITaskService
+from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import STORED
 from lovely.remotetask.service import StartRemoteTasksEvent
 from lovely.remotetask.service import TaskService
@@ -57,6 +58,7 @@ from lovely.remotetask.service import install
 from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import PATIENCE
 from lovely.remotetask.testing import Process
+from lovely.remotetask.testing import waitForJobs
 
 
 class DatabaseTestCase(unittest.TestCase):
@@ -226,6 +228,49 @@ class TestCopy(DatabaseTestCase):
             self.assertEqual((service.paused, service.isCopy), (False, False))
             service._p_deactivate()
             self.assertEqual((service.paused, service.isCopy), (False, False))
+
+    def test_the_host_of_the_original_takes_a_copy_that_no_event_has_told_of(self):
+        service, copy, jobid = self.copyWhileRunning()
+        self.assertEqual((copy.paused, copy.isCopy, copy.getStatus(jobid)), (True, True, 'processing'))
+        self.start('Copy')
+        self.connection.sync()
+        self.assertEqual((copy.paused, copy.isCopy, copy.getStatus(jobid)), (True, False, 'queued'))
+        copy.resume()
+        self.commit()
+        self.assertTrue(self.begun.acquire(timeout=PATIENCE))
+        self.go.set()
+        self.assertEqual([waitForJobs(one, [jobid]) for one in (service, copy)], [['completed']] * 2)
+        self.assertFalse(self.begun.acquire(timeout=0))
+
+    def test_who_resumes_a_copy_takes_its_jobs_from_the_hosts_of_the_original(self):
+        service, copy, jobid = self.copyWhileRunning()
+        copy.resume()
+        self.commit()
+        for one in service, copy:
+            one._p_deactivate()
+        self.assertEqual([(one.paused, one.isCopy, one.getStatus(jobid)) for one in (service, copy)],
+                         [(False, False, 'processing'), (False, False, 'queued')])
+
+    def copyWhileRunning(self):
+        """Return a service, a copy of it, and the id of a job that has begun, and runs until the event `go`."""
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+        provideUtility(SimpleTask(lambda input: (self.begun.release(), self.go.wait(PATIENCE))[0]), name='wait')
+        self.install()
+        service = getService(self.connection)
+        jobid = service.add('wait')
+        self.commit()
+        self.start('TaskService')
+        self.addCleanup(self.go.set)
+        self.assertTrue(self.begun.acquire(timeout=PATIENCE))
+        self.connection.sync()
+        copy = self.connection.root()['Application']['Copy'] = self.copy(service)
+        self.commit()
+        return service, copy, jobid
+
+    def start(self, name):
+        host = MultiProcessor(self.db, (name,), name='alpha')
+        host.start()
+        self.addCleanup(host.stop, PATIENCE)
 
     def copy(self, service):
         """Return a copy of the service, as ZODB exports and imports it."""

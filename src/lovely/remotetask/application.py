@@ -137,15 +137,8 @@ def pauseCopy(service: Any, event: Any) -> None:
     event -- the `IObjectAddedEvent` of the service, or of a folder above it: when it was copied, or imported from a
         file.  A service that is no copy stays as it is.
     """
-    # Imported here: a front end does not load what hosts need.
-    from lovely.remotetask.processing.rescue import rescue
-
-    if not getattr(service, 'isCopy', False):
-        return
-    service.paused = True               # stores it, and so it is one of its own from now on
-    for name, ledger in service.ledgers.items():
-        if ledger.owner is not None:
-            rescue(service, name, time.time())
+    if isinstance(service, TaskService):
+        service.settleCopy(time.time())
 
 
 def _retire(service: Any, parent: Any) -> None:

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import random
 import sys
+import time
 import weakref
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -126,9 +127,8 @@ class TaskService(Item, Contained, Persistent):
     paused = False
     generation = needs = 0  # see `storage.generations`; releases up to 0.5 did not say
     release = ''            # the one that made the service, or upgraded it
-    storedAs = None         # the id of the object, in what is stored: in that of a copy it is another one
+    storedAs = None         # the id of the object, once it is loaded; that of the original in a copy until `settleCopy`
 
-    _v_isCopy = False       # whether it was made from what is stored by another id, and is not stored itself
     _v_nextid = None        # before the service is in a database; see `_nextIds`
     _v_cancelling = None    # the number of the shard whose ledger has what this connection cancels; None for any one
     _v_transaction = None   # where the hook of `_wake` has been added last
@@ -152,22 +152,38 @@ class TaskService(Item, Contained, Persistent):
     def __setstate__(self, state):
         """Load the service, paused if it is a copy; set aside what this release must not work with."""
         super().__setstate__(state)
-        if self.storedAs not in (None, self._p_oid):
-            self.paused = self._v_isCopy = True
+        if self.isCopy:
+            self.paused = True
         if not generations.isFit(self):
             self._v_aside = {name: self.__dict__.pop(name) for name in STORED if name in self.__dict__}
 
     def __getstate__(self):
-        """Return what is to be stored, and with it what was set aside, and the id that it is stored by."""
+        """Return what is to be stored, and with it what was set aside, and the id that it is first stored by."""
         state = {**super().__getstate__(), **self.__dict__.get('_v_aside', {})}
         if self._p_oid is not None:
-            state['storedAs'], self._v_isCopy = self._p_oid, False
+            state.setdefault('storedAs', self._p_oid)
         return state
 
     @property
     def isCopy(self) -> bool:
-        """Whether nobody has written it since it was copied or imported: the original runs the same jobs."""
-        return self._v_isCopy
+        """Whether it was copied or imported, and not settled since: the original runs the same jobs."""
+        return self.storedAs not in (None, self._p_oid)
+
+    def settleCopy(self, now: float) -> None:
+        """Make a copy a service of its own: pause it, and take its jobs from the hosts, which run the original's.
+
+        Nothing is done with one that is no copy.
+        """
+        if not self.isCopy:
+            return
+        # Imported here: a front end does not load what hosts need.
+        from lovely.remotetask.processing.rescue import rescue
+
+        del self.storedAs
+        self.paused = True
+        for name, ledger in self.ledgers.items():
+            if ledger.owner is not None:
+                rescue(self, name, now)
 
     def reachAll(self):
         """Bring back what was set aside, until the service is loaded again: an upgrade works with it."""
@@ -602,6 +618,7 @@ class TaskService(Item, Contained, Persistent):
     def resume(self) -> None:
         """See `ITaskService`."""
         self.checkGeneration()
+        self.settleCopy(time.time())
         if self.paused:
             self.paused = False
             self._wake()

@@ -64,6 +64,7 @@ class Ownership:
 
     def _take(self, service, silent, now):
         """Take the ledger; return its name, which is this host's once that is committed, and what `take` returns."""
+        service.settleCopy(now)
         name = _freeName(service) if self.name is None else self.name
         ledger = service.ledgers.get(name)
         if ledger is None:
