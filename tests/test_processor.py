@@ -98,7 +98,8 @@ class TestProcessing(ProcessorCase):
         self.provide('echo', lambda input: input)
         lock = threading.Lock()
         generator = (n for n in range(3))
-        for input in lock, {'lock': lock}, [lambda: None], {1: [generator]}, types.SimpleNamespace(lock=lock):
+        for input in (lock, {'lock': lock}, [lambda: None], {1: [generator]}, types.SimpleNamespace(lock=lock),
+                      type('Missing', (PersistentMapping,), {})):
             with self.assertRaisesRegex(InvalidInput, '^input: the value cannot be stored: .*ickle'):
                 self.service.add('echo', input)
             with self.assertRaisesRegex(InvalidInput, r'ickle.* \(jobs\[1\]\)$'):

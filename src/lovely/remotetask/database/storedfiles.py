@@ -11,7 +11,6 @@ from typing import Any
 from typing import BinaryIO
 
 from persistent import Persistent
-from persistent.wref import WeakRef
 from ZODB.blob import Blob
 from ZODB.blob import rename_or_copy_blob
 from ZODB.interfaces import BlobError
@@ -144,10 +143,8 @@ class _Trial(pickle.Pickler):
     """Pickles a value as the database will, without the objects in it that have records of their own."""
 
     def persistent_id(self, obj: Any) -> Any:
-        """Return something for these objects."""
-        if isinstance(obj, (Persistent, WeakRef)) or not isinstance(obj, type) and hasattr(obj, '_p_oid'):
-            return True
-        return None
+        """Return something for one of these objects, or a weak reference to it; None for others, and for classes."""
+        return True if hasattr(obj, '_p_oid') and not isinstance(obj, type) else None
 
 
 class _Nowhere:
