@@ -211,6 +211,16 @@ class TestSuspects(OrderCase):
     def claimSuspects(self, host, view):
         return host.cycle._claimSuspects(view, lambda task: None, claiming.Allowance(), claiming.Group(9))
 
+    def test_who_keeps_the_order_claims_one_at_a_time(self):
+        gone, host = self.host('gone'), self.host('host')
+        jobids = self.addMany(2 * rescue.GROUPS)
+        self.claim(gone, len(jobids), jobids[0] >> BITS)
+        self.manager.begin()
+        rescue.rescue(self.service, 'gone', 100.0)
+        self.manager.commit()
+        host.cycle.ordered = True
+        self.assertEqual([claim.suspect for claim in host.cycle.iterate(Work(want=5)).claims], [2])
+
     def test_several_hosts_claim_at_the_same_time(self):
         gone, hosts = self.host('gone'), [self.host(name) for name in 'abc']
         jobids = self.addMany(4 * TOGETHER)

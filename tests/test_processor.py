@@ -101,6 +101,7 @@ class TestProcessing(ProcessorCase):
         lock = threading.Lock()
         generator = (n for n in range(3))
         for input in (lock, {'lock': lock}, [lambda: None], {1: [generator]}, types.SimpleNamespace(lock=lock),
+                      type('Missing', (PersistentMapping,), {}),
                       mock.Mock(), PickleBuffer(b'')):          # has any attribute; needs a newer kind of pickle
             with self.assertRaisesRegex(InvalidInput, '^input: the value cannot be stored: .*ickle'):
                 self.service.add('echo', input)
