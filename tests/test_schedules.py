@@ -139,8 +139,8 @@ class WhereTest(unittest.TestCase):
                 rescue.rescue(self.service, 'alpha', began + 10)
             logs = self.enterContext(self.assertLogs('lovely.remotetask', 'WARNING'))
         # The host, which lives, may have told already that it lost its jobs.
-        self.assertIn(('ERROR', f'job {jobid} (wait) failed: the processing host alpha ended while the job was running'),
-                      [(record.levelname, record.getMessage()) for record in logs.records])
+        said = f'job {jobid} (wait) failed: the processing host alpha ended while the job was running'
+        self.assertIn(('ERROR', said), [(record.levelname, record.getMessage()) for record in logs.records])
         self.assertEqual(self.service.getStatus(jobid), 'error')
         self.assertEqual(self.service.getRun(jobid), ('alpha', began, False))
         processor.running = False
