@@ -409,7 +409,7 @@ class TestProcessor(ProcessorCase):
                                 f'processing host {host.name} has the database again'])
 
     def test_it_does_not_tell_that_the_database_is_away_for_a_moment(self):
-        loop = self.start().loop
+        loop = MultiProcessor(self.db, PATH).loop
         loop.failures, loop._failingSince = 10, loop.monotonic()
         with self.assertNoLogs('lovely.remotetask', 'INFO'):
             loop._tellFailure(ClientDisconnected())
