@@ -689,6 +689,12 @@ class TestRepetition(ScriptCase):
         with self.assertRaisesRegex(NoAnswer, 'did not answer within 0.05 seconds'):
             client.getStatus(1)
 
+    def test_silence_after_an_answer(self):
+        # The reason is what the front end has said.
+        client = self.script([fault(faults.DATABASE_UNAVAILABLE)], [None], timeout=3.0)
+        with self.assertRaisesRegex(NoAnswer, 'did not answer within 3 seconds; before that: it is so'):
+            client.getStatus(1)
+
     def test_answer_that_drips(self):
         client = self.script([b'HTTP/1.1 200 OK\r\n\r\n<methodResponse>', None], timeout=0.05)
         with self.assertRaises((NoAnswer, ConnectionBroken)):
@@ -860,7 +866,8 @@ class TestRemoteFault(unittest.TestCase):
                 errors.NameTaken('a', 'pid 1'), errors.ConfigurationError('line 1'), errors.WrongGeneration('it is so'),
                 errors.UnknownUpload('a1'), errors.TooManyUploads('there are 100 uploads'), JobFailed(5, 'no film'),
                 JobCancelled(5), StillRunning({5: 'queued'}, 1.5), NotConnected('http://a', 'refused', True),
-                ConnectionBroken('http://a', 'reset'), NoAnswer('http://a', 60), BadAnswer('http://a', 'HTTP', 'x'),
+                ConnectionBroken('http://a', 'reset'), NoAnswer('http://a', 60, OSError()),
+                BadAnswer('http://a', 'HTTP', 'x'),
                 HttpError('http://a', 503, 'Busy', 5.0), NotAuthorized('http://a', 401, 'Unauthorized'),
                 remoteFault(faults.UNKNOWN_JOB, 'there is no job 5'), faults.BadArguments('add: it is so'),
                 faults.ResultTooLarge(5), faults.UnknownMethod('ad'), faults.Stopping(), faults.OutcomeUnknown(),

@@ -11,6 +11,7 @@ from lovely.remotetask import errors
 from lovely.remotetask.client.transport import ConnectionBroken
 from lovely.remotetask.client.transport import ConnectionPool
 from lovely.remotetask.client.transport import HttpError
+from lovely.remotetask.client.transport import NoAnswer
 from lovely.remotetask.client.transport import NotConnected
 from lovely.remotetask.client.transport import RemoteFault
 from lovely.remotetask.common.checks import check
@@ -156,10 +157,12 @@ class RepeatingClient:
         """
         body = bodyOf(method, needed(method, arguments))
         seconds = self.timeout + more
-        until = time.monotonic() + seconds
+        until, before = time.monotonic() + seconds, None
         for attempt in itertools.count():
             try:
                 return self._connections.post(body, seconds, until, fresh=attempt > 0 or not repeatable)
+            except NoAnswer as error:
+                raise error if before is None else NoAnswer(self.url, seconds, before) from before
             except errors.RemoteTaskError as error:
                 pause = pauseAfter(error, attempt, repeatable, self._connections.answered)
                 if pause is None:
@@ -167,4 +170,5 @@ class RepeatingClient:
                 pause *= random.uniform(1, 1.5)             # not all who were sent away come back together
                 if time.monotonic() + pause >= until:
                     raise
+                before = error
             time.sleep(pause)

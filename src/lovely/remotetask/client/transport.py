@@ -88,8 +88,10 @@ class ConnectionBroken(errors.RemoteTaskError):
 class NoAnswer(errors.RemoteTaskError, TimeoutError):
     """No answer came in time: whether the call was carried out is unknown."""
 
-    def __init__(self, url: str, seconds: float) -> None:
-        super().__init__(f'{url} did not answer within {seconds:g} seconds')
+    def __init__(self, url: str, seconds: float, before: Exception | None = None) -> None:
+        """`before` is why the call was repeated."""
+        reason = '' if before is None else f'; before that: {before}'
+        super().__init__(f'{url} did not answer within {seconds:g} seconds{reason}')
 
 
 class BadAnswer(errors.RemoteTaskError):
