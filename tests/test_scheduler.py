@@ -51,6 +51,13 @@ class TestScheduler(ZEOCase):
         self.until(lambda: self.service.getStatus(other) == 'completed')
         self.assertEqual((self.service.getStatus(jobid), self.service.schedule.scheduler), ('delayed', None))
 
+    def commit(self, function):
+        """Call a function with the service, and commit that; again if a host, which wakes others, writes its record."""
+        for attempt in self.manager.attempts(10):
+            with attempt:
+                result = function(self.service)
+        return result
+
     def test_pause_and_resume(self):
         go = threading.Event()
         self.addCleanup(go.set)
@@ -59,15 +66,12 @@ class TestScheduler(ZEOCase):
         running = [self.service.add('wait') for _ in range(2)]
         self.manager.commit()
         self.until(lambda: all(self.service.getStatus(jobid) == 'processing' for jobid in running))
-        self.service.pause()
-        waiting = self.service.add('wait')
-        self.manager.commit()
+        waiting = self.commit(lambda service: service.pause() or service.add('wait'))
         go.set()
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in running))
         self.assertEqual(self.service.getStatus(waiting), 'queued')
         self.assertFalse(any(host['processing'] for host in self.service.getProcessingHosts()))
-        self.service.resume()
-        self.manager.commit()
+        self.commit(lambda service: service.resume())
         self.until(lambda: self.service.getStatus(waiting) == 'completed')
 
     def test_a_paused_host_returns_what_it_has_in_store(self):
@@ -83,13 +87,11 @@ class TestScheduler(ZEOCase):
         self.assertTrue(begun.wait(PATIENCE))
         claimed = self.service.ledgers['host'].claimed
         self.until(lambda: len(claimed) > 1)
-        self.service.pause()
-        self.manager.commit()
+        self.commit(lambda service: service.pause())
         self.until(lambda: len(claimed) == 1)
         self.assertEqual(ready.waiting(self.service), 19)
         go.set()
-        self.service.resume()
-        self.manager.commit()
+        self.commit(lambda service: service.resume())
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
         self.assertEqual({self.service.jobs[jobid].run for jobid in jobids}, {0})          # none was begun twice
         self.assertTrue(processor.running)
