@@ -51,13 +51,6 @@ class TestScheduler(ZEOCase):
         self.until(lambda: self.service.getStatus(other) == 'completed')
         self.assertEqual((self.service.getStatus(jobid), self.service.schedule.scheduler), ('delayed', None))
 
-    def commit(self, function):
-        """Call a function with the service, and commit that; again if a host, which wakes others, writes its record."""
-        for attempt in self.manager.attempts(10):
-            with attempt:
-                result = function(self.service)
-        return result
-
     def test_pause_and_resume(self):
         go = threading.Event()
         self.addCleanup(go.set)
@@ -164,8 +157,7 @@ class TestTwoSchedulers(ZEOCase):
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
         self.assertEqual(self.service.schedule.scheduler, 'second')
         self.until(lambda: len(self.service.jobs[repeated].history) >= 3)
-        self.service.cancel(repeated)
-        self.manager.commit()
+        self.commit(lambda service: service.cancel(repeated))
         self.until(lambda: not ready.waiting(self.service) and not self.service.ledgers['host'].claimed)
         self.assertEqual(sorted(number for number in ran if number != 'again'), list(range(50)))
         history = self.service.jobs[repeated].history
