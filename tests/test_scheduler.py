@@ -59,15 +59,12 @@ class TestScheduler(ZEOCase):
         running = [self.service.add('wait') for _ in range(2)]
         self.manager.commit()
         self.until(lambda: all(self.service.getStatus(jobid) == 'processing' for jobid in running))
-        self.service.pause()
-        waiting = self.service.add('wait')
-        self.manager.commit()
+        waiting = self.commit(lambda service: service.pause() or service.add('wait'))
         go.set()
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in running))
         self.assertEqual(self.service.getStatus(waiting), 'queued')
         self.assertFalse(any(host['processing'] for host in self.service.getProcessingHosts()))
-        self.service.resume()
-        self.manager.commit()
+        self.commit(lambda service: service.resume())
         self.until(lambda: self.service.getStatus(waiting) == 'completed')
 
     def test_a_paused_host_returns_what_it_has_in_store(self):
@@ -83,13 +80,11 @@ class TestScheduler(ZEOCase):
         self.assertTrue(begun.wait(PATIENCE))
         claimed = self.service.ledgers['host'].claimed
         self.until(lambda: len(claimed) > 1)
-        self.service.pause()
-        self.manager.commit()
+        self.commit(lambda service: service.pause())
         self.until(lambda: len(claimed) == 1)
         self.assertEqual(ready.waiting(self.service), 19)
         go.set()
-        self.service.resume()
-        self.manager.commit()
+        self.commit(lambda service: service.resume())
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
         self.assertEqual({self.service.jobs[jobid].run for jobid in jobids}, {0})          # none was begun twice
         self.assertTrue(processor.running)
@@ -162,8 +157,7 @@ class TestTwoSchedulers(ZEOCase):
         self.until(lambda: all(self.service.getStatus(jobid) == 'completed' for jobid in jobids))
         self.assertEqual(self.service.schedule.scheduler, 'second')
         self.until(lambda: len(self.service.jobs[repeated].history) >= 3)
-        self.service.cancel(repeated)
-        self.manager.commit()
+        self.commit(lambda service: service.cancel(repeated))
         self.until(lambda: not ready.waiting(self.service) and not self.service.ledgers['host'].claimed)
         self.assertEqual(sorted(number for number in ran if number != 'again'), list(range(50)))
         history = self.service.jobs[repeated].history

@@ -347,17 +347,22 @@ class TestWrite(GatewayCase):
         self.assertEqual(self.stored(), {})
 
     def test_deadline_while_the_database_commits(self):
-        gateway = self.makeGateway(deadline=0.05)
-        go = threading.Event()
+        gateway, commits, go = self.makeGateway(), threading.Event(), threading.Event()
         self.addCleanup(go.set)
         finish = self.storage.tpc_finish
 
         def slowFinish(*arguments):
+            commits.set()
             go.wait(WAIT)
             return finish(*arguments)
         self.storage.tpc_finish = slowFinish
+        call = gateways.Gateway.write(gateway, '/', append('a'))
+        gateway.flush()
+        self.assertTrue(commits.wait(WAIT))
+        call.deadline = time.monotonic()
+        call.last = call.deadline + 0.05
         with self.assertRaises(OutcomeUnknown):
-            gateway.write('/', append('a'))
+            gateway.resultOf(call)
         go.set()
         self.assertTrue(gateway.stop(WAIT))
         self.assertEqual(len(self.stored()), 1)

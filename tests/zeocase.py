@@ -42,6 +42,13 @@ class ZEOCase(unittest.TestCase):
             self.wakeup.wait(max(0, end - time.monotonic()))
         self.fail('waited in vain')
 
+    def commit(self, function):
+        """Call a function with the service, and commit that; again if a host has written the same."""
+        for attempt in self.manager.attempts(10):
+            with attempt:
+                result = function(self.service)
+        return result
+
     def start(self, factory, name, **arguments):
         processor = factory(self.db, ('TaskService',), name=name, **{'waitTime': 30.0, **arguments})
         processor.start()
