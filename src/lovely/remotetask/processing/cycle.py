@@ -316,9 +316,13 @@ class Cycle:
     def _group(self, view, want):
         """Return the `claiming.Group` for suspects: if they end their host, one of few has done that.
 
-        None join it while others are in flight.
+        None join it while others are in flight, unless nobody waits for these any more: a run may go on for long after
+        its job was cancelled.
         """
-        if SUSPECT in view.ledger.started.values():
+        jobs, claimed = view.service.jobs, view.ledger.claimed
+        suspects = [transitions.Recorded(jobid, claimed[jobid]) for jobid, mark in view.ledger.started.items()
+                    if mark == SUSPECT]
+        if any(transitions.holds(jobs.get(suspect.jobid), suspect) for suspect in suspects):
             return claiming.Group(0)
         return claiming.Group(1 if self.ordered else want)
 
