@@ -377,6 +377,20 @@ class TestSuspects(ProcessorCase):
         go.set()
         self.assertEqual(set(self.statuses(*jobids)), {'completed'})
 
+    def test_a_cancelled_one_that_goes_on_holds_up_no_others(self):
+        begun, go, waited = threading.Event(), threading.Event(), []
+        self.addCleanup(go.set)
+        self.provide('note', lambda input: None if input else (begun.set(), waited.append(go.wait(PATIENCE))))
+        first, *others = self.suspects(3)
+        self.start(name='host', maxThreads=2)
+        self.assertTrue(begun.wait(PATIENCE))
+        self.manager.begin()
+        self.service.cancel(first)
+        self.manager.commit()
+        self.assertEqual(set(self.statuses(*others)), {'completed'})
+        self.assertEqual(waited, [])
+        go.set()
+
     def test_stopped_while_some_wait(self):
         begun, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)

@@ -316,9 +316,12 @@ class Cycle:
     def _group(self, view, want):
         """Return the `claiming.Group` that the next suspects join: one without room while this host runs others.
 
-        If these end the host, one of few has done it.
+        If these end the host, one of few has done it.  Runs that go on after their jobs were cancelled do not count.
         """
-        if SUSPECT in view.ledger.started.values():
+        jobs, claimed = view.service.jobs, view.ledger.claimed
+        suspects = [transitions.Recorded(jobid, claimed[jobid]) for jobid, mark in view.ledger.started.items()
+                    if mark == SUSPECT]
+        if any(transitions.holds(jobs.get(suspect.jobid), suspect) for suspect in suspects):
             return claiming.Group(0)
         return claiming.Group(1 if self.ordered else want)
 
