@@ -14,6 +14,7 @@ import unittest
 import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -228,6 +229,26 @@ class TestCopy(DatabaseTestCase):
             self.assertEqual((service.paused, service.isCopy), (False, False))
             service._p_deactivate()
             self.assertEqual((service.paused, service.isCopy), (False, False))
+
+    def test_one_from_another_database_that_has_the_id_of_the_original(self):
+        databases = [DB(None), DB(None)]
+        for each in databases:
+            self.addCleanup(each.close)
+        original, imported = [self.enterContext(each.transaction()) for each in databases]
+        folder = original.root()['folder'] = PersistentMapping(Films=TaskService())
+        original.transaction_manager.commit()
+        file = self.enterContext(original.exportFile(folder._p_oid))
+        file.seek(0)
+        folder = imported.root()['folder'] = imported.importFile(file)
+        service = folder['Films']
+        self.assertEqual((service._p_oid, service.storedAs, service.paused), (service.storedAs,) * 2 + (False,))
+        pauseCopy(service, ObjectAddedEvent(service))
+        imported.transaction_manager.commit()
+        service._p_deactivate()
+        self.assertEqual((service.paused, service.isCopy), (True, False))
+        service.resume()
+        pauseCopy(service, ObjectAddedEvent(service))
+        self.assertFalse(service.paused)
 
     def test_the_host_of_the_original_takes_a_copy_that_no_event_has_told_of(self):
         service, copy, jobid = self.copyWhileRunning()

@@ -138,7 +138,7 @@ def pauseCopy(service: Any, event: Any) -> None:
         file.  A service that is no copy stays as it is.
     """
     if isinstance(service, TaskService):
-        service.settleCopy(time.time())
+        service.settleCopy(time.time(), isImported=service.isUncommitted)
 
 
 def _retire(service: Any, parent: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from ZODB.utils import z64
 from zope.component import queryUtility
 from zope.component.interfaces import ISite
 from zope.container.contained import Contained
@@ -169,12 +170,19 @@ class TaskService(Item, Contained, Persistent):
         """Whether it was copied or imported, and not settled since: the original runs the same jobs."""
         return self.storedAs not in (None, self._p_oid)
 
-    def settleCopy(self, now: float) -> None:
+    @property
+    def isUncommitted(self) -> bool:
+        """Whether it was loaded from what no transaction has committed yet, as from a file that is being imported."""
+        return self.storedAs is not None and self._p_serial == z64
+
+    def settleCopy(self, now: float, isImported: bool = False) -> None:
         """Make a copy a service of its own: pause it, and take its jobs from the hosts, which run the original's.
+
+        isImported -- whether it is a copy in any case: one from another database may have the id of its original.
 
         Nothing is done with one that is no copy.
         """
-        if not self.isCopy:
+        if not (self.isCopy or isImported):
             return
         # Imported here: a front end does not load what hosts need.
         from lovely.remotetask.processing.rescue import rescue
