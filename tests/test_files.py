@@ -30,7 +30,7 @@ from lovely.remotetask.database.storedfiles import LARGE
 from lovely.remotetask.database.storedfiles import StoredFile
 from lovely.remotetask.encoding.plain import NESTING
 from lovely.remotetask.encoding.plain import TooDeep
-from lovely.remotetask.encoding.plain import checkNesting
+from lovely.remotetask.encoding.plain import holdsObjects
 from lovely.remotetask.encoding.rows import BESIDE
 from lovely.remotetask.errors import InvalidInput
 from lovely.remotetask.execution.inline import claimNext
@@ -163,23 +163,23 @@ class TestNesting(unittest.TestCase):
 
     def test_the_limit(self):
         for deeper in DEEPER:
-            checkNesting(nested(deeper, NESTING))
+            holdsObjects(nested(deeper, NESTING))
             with self.assertRaisesRegex(TooDeep, f'more than {NESTING} deep'):
-                checkNesting(nested(deeper, NESTING + 1))
+                holdsObjects(nested(deeper, NESTING + 1))
         key = nested(lambda value: (value,), NESTING)
         with self.assertRaises(TooDeep):
-            checkNesting({key: 1})
+            holdsObjects({key: 1})
         with self.assertRaises(TooDeep):
-            checkNesting(nested(lambda value: frozenset([value]), NESTING + 1))
+            holdsObjects(nested(lambda value: frozenset([value]), NESTING + 1))
 
     def test_what_is_no_deeper(self):
-        checkNesting(Secretive(nested(DEEPER[0], 100000)))
-        checkNesting([File] * 1000)
+        holdsObjects(Secretive(nested(DEEPER[0], 100000)))
+        holdsObjects([File] * 1000)
         shared = nested(lambda value: [value, value], NESTING)          # 2 ** NESTING paths lead down
-        checkNesting(shared)
+        holdsObjects(shared)
         circle = []
         circle.append(circle)
-        checkNesting(circle)
+        holdsObjects(circle)
 
     def test_what_fits_can_be_pickled(self):
         def within(frames):

@@ -24,7 +24,7 @@ from lovely.remotetask.common.internals import storageOf
 from lovely.remotetask.database.joinedfiles import joined
 from lovely.remotetask.encoding.plain import NotPlain
 from lovely.remotetask.encoding.plain import TooDeep
-from lovely.remotetask.encoding.plain import checkNesting
+from lovely.remotetask.encoding.plain import holdsObjects
 from lovely.remotetask.encoding.plain import plainCopy
 from lovely.remotetask.files import CHUNK
 from lovely.remotetask.files import File
@@ -133,7 +133,7 @@ def toStore(value: Any, jar: Any, tries: bool = False) -> Any:
     deeply, or cannot be pickled.
     """
     try:
-        hasObjects = checkNesting(value)
+        hasObjects = holdsObjects(value)
     except TooDeep as error:
         raise NotStorable(str(error)) from None
     kept = _exchanged(value, jar) if _isSpecial(value) else value

@@ -53,18 +53,18 @@ class TooDeep(ValueError):
     """The value is nested more deeply than can be stored."""
 
 
-def checkNesting(value):
-    """Return whether there are objects in a value; raise `TooDeep` for one that is nested more than `NESTING` deep.
+def holdsObjects(value):
+    """Return whether a value holds objects; raise `TooDeep` for one that is nested more than `NESTING` deep.
 
     A level is a list, dict, tuple or set, or an object that is stored with its attributes.  A part that was met before
     does not count again: a value that contains itself is as deep as its parts.
     """
-    met, levels, hasObjects = set(), [iter((value,))], False
+    met, levels, found = set(), [iter((value,))], False
     while levels:
         for item in levels[-1]:
             if type(item) in ATOMS or id(item) in met:
                 continue
-            hasObjects = hasObjects or type(item) not in CONTAINERS
+            found = found or type(item) not in CONTAINERS
             members = _membersOf(item)
             if members is not None:
                 if len(levels) > NESTING:
@@ -74,7 +74,7 @@ def checkNesting(value):
                 break
         else:
             levels.pop()
-    return hasObjects
+    return found
 
 
 def _membersOf(value):
