@@ -1,6 +1,7 @@
 """Events of runs: what subscribers are told by a real processing host, and what they cannot do to it."""
 # SPDX-License-Identifier: ZPL-2.1
 import queue
+import sys
 import threading
 import time
 import unittest
@@ -24,6 +25,7 @@ from lovely.remotetask.storage.ledger import Ledger
 from processorcase import PATH
 from processorcase import ProcessorCase
 from test_rescue import endedProcess
+from threads import noMoreThreads
 from waits import PATIENCE
 
 
@@ -204,6 +206,28 @@ class TestEvents(ProcessorCase):
         self.assertEqual([record.getMessage() for record in logged.records],
                          [f'a subscriber to JobStarted failed, of job {jobid}' for jobid in jobids])
         self.assertEqual(self.statuses(*jobids), ['completed', 'completed'])
+
+    def test_a_subscriber_that_would_end_the_thread(self):
+        self.provide('echo', lambda input: input)
+        provideHandler(lambda event: sys.exit(1), [events.IJobStarted])
+        told = self.subscribe(events.IJobCompleted)
+        self.start()
+        for _ in range(2):
+            jobid = self.add('echo')
+            self.assertEqual(told.get(timeout=PATIENCE).jobid, jobid)
+
+    def test_without_room_for_a_thread_events_wait(self):
+        self.provide('echo', lambda input: input)
+        self.start()
+        self.assertEqual(self.statuses(self.add('echo')), ['completed'])        # the threads that run jobs are there
+        told = self.subscribe()
+        with noMoreThreads(), self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+            jobids = [self.add('echo')]
+            self.assertEqual(self.statuses(*jobids), ['completed'])
+        self.assertEqual(logged.records[0].getMessage(), "events wait: can't start new thread")
+        jobids.append(self.add('echo'))
+        self.assertEqual(self.kinds(told, 4), [(kind, jobid) for jobid in jobids
+                                               for kind in ('JobStarted', 'JobCompleted')])
 
     def test_a_slow_subscriber_holds_up_nobody(self):
         begun, release = threading.Event(), threading.Event()

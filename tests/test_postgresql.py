@@ -65,6 +65,7 @@ from servers import replicatedPostgreSQL
 from test_away import CountingCase
 from test_backup import DOCUMENT
 from test_backup import commands
+from threads import noMoreThreads
 
 
 #: Where Debian and its kin have the pooler.
@@ -162,6 +163,18 @@ class GatewayTest(PostgreSQLCase):
         """Return id -> number of all jobs."""
         return self.ask(self.gateway.read('/', lambda service: [
             [jobid, job.input] for jobid, job in service.jobs.items()]))
+
+    def test_callers_that_wait_while_no_thread_can_be_started_are_woken(self):
+        """The first of them would start what hears of the commits of others."""
+        jobid, woken = self.add(0), threading.Event()
+        with noMoreThreads(), self.assertLogs('lovely.remotetask', 'WARNING') as logs:
+            self.gateway.watch(waiting.Wait('/', [jobid], False, woken.set))
+            self.waitUntil(lambda: logs.records, 'a failed look')
+        self.assertIn("jobs cannot be watched: RuntimeError: can't start new thread", logs.output[0])
+        with self.server.database().transaction() as connection:
+            findService(connection.root()[ROOT_NAME], '/').cancel(jobid)
+        self.assertTrue(woken.wait(PATIENCE))
+        self.waitUntil(lambda: notifierOf(self.db).hearsOthers, 'notifications')
 
     def test_calls_after_a_fault_succeed_at_the_first_try(self):
         jobs = [[self.add(0), 0]]
@@ -518,6 +531,33 @@ class HangTest(PostgreSQLCase):
             self.waitUntil(lambda: self.tryCount(count), 'a commit')
             self.assertRegex(logs.output[0], r'the process \d+ of PostgreSQL has not answered for 2 seconds, but')
         self.assertTrue(notifierOf(db).hearsOthers)
+
+    def test_a_front_end_whose_callers_do_not_wait_for_jobs(self):
+        """Nobody has subscribed to commits: what leaves a server that hangs is there from the beginning."""
+        database = Database(lambda: databaseFromString(self.server.config))
+        self.addCleanup(database.close)
+        with database.db.transaction() as connection:
+            connection.root()['/'] = PersistentMapping()
+        gateway = Gateway(database.db, lambda connection, path: connection.root()[path], deadline=1)
+        gateway.start()
+        self.addCleanup(gateway.stop, PATIENCE)
+
+        def write():
+            call, ended = gateway.write('/', lambda service: service.update(x=1)), threading.Event()
+            call.add_done_callback(lambda call: ended.set())
+            gateway.flush()
+            if not ended.wait(PATIENCE / 10):
+                gateway.giveUp(call)
+                return False
+            with contextlib.suppress(*EXPECTED):
+                call.result()
+                return True
+
+        self.waitUntil(write, 'a commit')
+        with self.assertLogs('lovely.remotetask', 'WARNING'):
+            for pid in self.backendsOf('RS: Load') + self.backendsOf('RS: Store'):
+                os.kill(pid, signal.SIGSTOP)
+            self.waitUntil(write, 'another commit')
 
     def test_statements_that_take_long(self):
         db, count = self.open()

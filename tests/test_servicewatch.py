@@ -14,6 +14,8 @@ import missing
 from deployment import DeploymentCase
 from lovely.remotetask.application import addService
 from lovely.remotetask.application import removeService
+from lovely.remotetask.cli.grace import GracePeriod
+from lovely.remotetask.cli.hosts import Hosts
 from lovely.remotetask.client import Client
 from lovely.remotetask.config import products
 from lovely.remotetask.config import servicewatch
@@ -29,6 +31,9 @@ from lovely.remotetask.task import SimpleTask
 from waits import PATIENCE
 from waits import waitUntil
 
+
+#: The size of a stack, in bytes, with which no thread can be started.
+NO_STACK = 1 << 46
 
 #: Seconds between two looks when nothing is heard.
 NEVER = 3600.0
@@ -271,6 +276,51 @@ class TestProcessor(WatchCase):
         self.remove('TaskService')
         install(self.db)
         self.assertEqual(self.commit(list), [])
+
+
+class FullProcessor(MultiProcessor):
+    """With its threads the process has as many as it may have."""
+
+    isLast = True
+
+    def start(self):
+        super().start()
+        waitUntil(lambda: len(self.threads) == self.maxThreads)
+        if self.isLast:
+            threading.stack_size(NO_STACK)
+
+
+class TestNoMoreThreads(WatchCase):
+    """A process takes up a service, and there is no room for another thread."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(threading.stack_size, threading.stack_size())
+        self.ended = []
+        self.hosts = Hosts(self.db, ['*'], lambda path, number: FullProcessor(self.db, path, name='host'),
+                           self.ended.append)
+        self.addCleanup(lambda: waitUntil(lambda: not self.hosts.processors))
+        self.addCleanup(self.hosts.stop, GracePeriod(PATIENCE))
+
+    def checkAnotherTry(self):
+        threading.stack_size(0)
+        self.enterContext(patch.object(FullProcessor, 'isLast', False))
+        one, = self.hosts.start()                       # under the same name
+        jobid = self.commit(lambda root: root['TaskService'].add('echo', 1))
+        waitUntil(lambda: self.commit(lambda root: root['TaskService'].getStatus(jobid)) == 'completed')
+        self.assertFalse(self.ended)
+
+    def test_for_the_processor(self):
+        threading.stack_size(NO_STACK)
+        with self.assertRaises(RuntimeError):
+            self.hosts.start()
+        self.checkAnotherTry()
+
+    def test_for_what_waits_for_its_end(self):
+        with self.assertRaises(RuntimeError):
+            self.hosts.start()
+        self.assertFalse(self.hosts.processors)
+        self.checkAnotherTry()
 
 
 class TestProcesses(DeploymentCase):

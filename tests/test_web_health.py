@@ -74,6 +74,37 @@ TABLES = metrics.GAUGES, metrics.TASK_COUNTERS, metrics.TASK_DURATIONS, COUNTERS
 ALERTS, PROMTOOL = pathlib.Path(metrics.__file__).parent / 'alerts.yaml', shutil.which('promtool')
 
 
+#: A program in which the server of the pages accepts a connection when no file is left, and later some are.
+WITHOUT_FILES = '''
+import logging, os, queue, resource, socket
+from logging.handlers import QueueHandler
+from lovely.remotetask.web.server import Server
+
+def answer(environ, start_response):
+    start_response('200 OK', [('Content-Length', '2')])
+    return [b'hi']
+
+logging.getLogger().addHandler(QueueHandler(said := queue.Queue()))
+server, client, files = Server(answer, ('127.0.0.1', 0), 1), socket.socket(), []
+server.start()
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+try:
+    while True:
+        files.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    client.connect(server.address)
+print(said.get().getMessage())
+for file in files:
+    os.close(file)
+client.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')
+found = client.makefile('rb').read()
+while not said.empty():
+    print(said.get().getMessage())
+print(found[-2:])
+server.stop()
+'''
+
+
 class TestHealth(WebCase):
 
     def test_live_and_ready(self):
@@ -609,6 +640,12 @@ class TestServer(unittest.TestCase):
         thread.join(PATIENCE)
         self.assertEqual(found, [b'hi'])
         self.assertTrue(server.stop(PATIENCE))
+
+    def test_without_another_file_it_says_so_once_and_goes_on(self):
+        done = subprocess.run([sys.executable, '-c', WITHOUT_FILES], capture_output=True, text=True, timeout=PATIENCE,
+                              env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path))))
+        self.assertEqual(done.stdout.splitlines(), ['the pages cannot accept connections: Too many open files',
+                                                    "b'hi'"], done.stderr)
 
     def test_where_it_will_not_listen(self):
         def answer(environ, start_response):

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: ZPL-2.1
 import base64
 import contextlib
+import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.error
@@ -20,10 +22,12 @@ from lovely.remotetask.cli.pages import startPages
 from lovely.remotetask.client import Client
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
+from lovely.remotetask.database.sites import findService
 from lovely.remotetask.service import install
 from lovely.remotetask.testing.ports import freePort
 from lovely.remotetask.xmlrpc.access import PAIR_LIMIT
 from lovely.remotetask.xmlrpc.access import Authenticator
+from lovely.remotetask.xmlrpc.gateway import Gateway
 from test_cli import PATIENCE
 from test_cli import ServerTestCase
 from test_cli import environment
@@ -165,6 +169,43 @@ class TestThrottle(unittest.TestCase):
                 with self.assertRaises(urllib.error.HTTPError) as caught:
                     urllib.request.urlopen(request, timeout=PATIENCE)
                 self.assertEqual(caught.exception.code, 429)
+
+
+class TestFrontend(unittest.TestCase):
+    """The pages of a front end that reads, and does not commit."""
+
+    def test_it_is_not_ready_until_it_commits_again(self):
+        letGo = threading.Event()
+        site = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (site / 'remotetask.conf').write_text('<zodb>\n<mappingstorage>\n</mappingstorage>\n</zodb>\n' + WEB)
+        configuration = load(site / 'remotetask.conf')
+        with contextlib.ExitStack() as closing:
+            db = closing.enter_context(contextlib.closing(DB(None)))
+            install(db)
+            gateway = Gateway(db, lambda connection, path: findService(connection.root()['Application'], path), 0.1)
+            gateway.start()
+            closing.callback(gateway.stop)
+            closing.callback(letGo.set)
+            url = startPages(configuration, db, closing, GracePeriod(5.0), None, gateway).removeprefix('pages: ')
+            self.assertEqual(self.problem(url), None)
+            gateway.write('/', lambda service: letGo.wait(PATIENCE))
+            gateway.flush()
+            waitUntil(lambda: self.problem(url) is not None)
+            self.assertRegex(self.problem(url), 'a commit of calls has been going on for [0-9]+ seconds')
+            with urllib.request.urlopen(f'{url}metrics', timeout=PATIENCE) as answer:
+                told = answer.read().decode()
+            self.assertIn('remotetask_ready 0.0', told)
+            self.assertIn('remotetask_hosts{', told)            # the database can be read
+            letGo.set()
+            waitUntil(lambda: self.problem(url) is None)
+
+    def problem(self, url):
+        try:
+            with urllib.request.urlopen(f'{url}ready', timeout=PATIENCE) as answer:
+                return json.load(answer)['problem']
+        except urllib.error.HTTPError as error:
+            self.assertEqual(error.code, 503)
+            return json.load(error)['problem']
 
 
 class TestWeb(WebProcessCase):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -219,6 +220,28 @@ class TestWrite(GatewayCase):
         self.waitUntil(lambda: not gateway._isGathering)
         self.assertEqual(gateway.write('/', append('b')), 1)
         self.assertEqual(self.stored(), {1: 'b'})
+
+    def test_callers_that_cannot_be_told_do_not_end_the_threads(self):
+        gateway = self.makeGateway(readers=1)
+        for begin in gateways.Gateway.write, gateways.Gateway.read:
+            with self.subTest(begin.__name__), self.assertLogs('lovely.remotetask', 'ERROR') as logged:
+                call = begin(gateway, '/', append('a'))
+                call.add_done_callback(lambda call: sys.exit(1))
+                gateway.flush()
+                self.waitUntil(lambda: logged.records)
+                self.assertEqual(logged.records[0].getMessage(), 'the front end failed 1 call')
+                self.assertEqual(call.result(), 1 if begin is gateways.Gateway.write else 2)
+        self.assertEqual(gateway.write('/', append('b')), 2)
+        self.assertEqual(gateway.read('/', len), 2)
+        self.assertIsNone(gateway.problem)
+
+    def test_a_commit_that_takes_too_long_is_a_problem_until_it_ends(self):
+        gateway = self.makeGateway(deadline=0.1)
+        letGo = self.holdUp(gateway)
+        self.waitUntil(lambda: gateway.problem)
+        self.assertRegex(gateway.problem, 'a commit of calls has been going on for [0-9]+ seconds')
+        letGo()
+        self.waitUntil(lambda: gateway.problem is None)
 
     def test_who_stops_does_not_wait_for_more(self):
         gateway = self.expecting(1000)

@@ -1,5 +1,6 @@
 """Functions that tests run in threads of their own."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
 import threading
 
 
@@ -15,3 +16,13 @@ def inThread(function, *arguments):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, outcome
+
+
+@contextlib.contextmanager
+def noMoreThreads():
+    """While entered, this process can start no thread: the system has no room for a stack of that size."""
+    before = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)

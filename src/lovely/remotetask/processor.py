@@ -171,7 +171,13 @@ class MultiProcessor:
         self._attach()
         self.thread = threading.Thread(target=self._process, name='.'.join((self.threadName,) + self.servicePath),
                                        daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:                    # there are as many threads as may be: another try is to find nothing
+            with contextlib.suppress(Exception):
+                self.cycle.leave()
+            self._close()
+            raise
 
     def __call__(self):
         """See `IProcessor`."""
@@ -197,9 +203,9 @@ class MultiProcessor:
         self.inFlight.giveUp('the processing host stops')
 
     def _attach(self):
+        notifierOf(self.db).subscribe(self._wakeup)
         self._notices.rescued(self.cycle.attach())
         self._lifecycle.begin()
-        notifierOf(self.db).subscribe(self._wakeup)
         client = clientOf(self.db)
         if client is not None and lacksBlobs(client):       # only in an application: `Database` refuses it
             log.warning('processing host %s: the client of the database server has no directory for blobs (blob_dir): '
@@ -224,15 +230,18 @@ class MultiProcessor:
             with contextlib.suppress(Exception):        # else others see that it is gone
                 self.cycle.leave(self.inFlight.withdrawUnstarted())
         finally:
-            self._lifecycle.halt()
-            isIdle = self.inFlight.isIdle
-            self.inFlight.close()
-            self._giveUp()
-            self._pool.join(LAST_JOIN if isIdle else 0.1)
-            self._notices.close()
-            notifierOf(self.db).unsubscribe(self._wakeup)
-            self.cycle.close()
-            self._lifecycle.end()
+            self._close()
+
+    def _close(self):
+        self._lifecycle.halt()
+        isIdle = self.inFlight.isIdle
+        self.inFlight.close()
+        self._giveUp()
+        self._pool.join(LAST_JOIN if isIdle else 0.1)
+        self._notices.close()
+        notifierOf(self.db).unsubscribe(self._wakeup)
+        self.cycle.close()
+        self._lifecycle.end()
 
     def _about(self, event):
         return about(event, service=pathText(self.servicePath), host=self.name)

@@ -68,7 +68,13 @@ class Hosts:
             isLate = self._isStopping
         if isLate:
             one.stop(0)
-        threading.Thread(target=self._attend, args=(found, one), name='remotetask-watch', daemon=True).start()
+        try:
+            threading.Thread(target=self._attend, args=(found, one), name='remotetask-watch', daemon=True).start()
+        except RuntimeError:                            # nobody would see it end
+            one.stop(0)
+            with self._lock:
+                del self._running[found.key]
+            raise
 
     def _end(self, found):
         with self._lock:

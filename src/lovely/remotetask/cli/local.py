@@ -267,10 +267,10 @@ def _start(configuration, hasFrontend, hasProcessor, schedulesOnly, hasPages, si
         closing.callback(hosts.stop, grace)
     if hasFrontend:
         # Beside processors it takes the client that their tasks take: `db` is for the ledgers then.
-        authenticator = _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db,
-                                       signals, closing, grace)
+        front = _startFrontend(configuration, database.taskClient.acquire() if hasProcessor else database.db,
+                               signals, closing, grace)
     if hasPages:
-        said = startPages(configuration, database.db, closing, grace, authenticator if hasFrontend else None)
+        said = startPages(configuration, database.db, closing, grace, *(front if hasFrontend else (None,)))
         if said is not None:
             _say(said)
     for section, isThere in ('frontend', hasFrontend), ('processor', hasProcessor and not schedulesOnly):
@@ -345,6 +345,7 @@ def openDatabase(configuration, *arguments):
 
 
 def _startFrontend(configuration, db, signals, closing, grace):
+    """Start the front end; return its `Authenticator` and its `Gateway`."""
     settings = configuration.frontend
     sys.setswitchinterval(SWITCH_INTERVAL)
     if not settings.allowInsecure:
@@ -373,7 +374,7 @@ def _startFrontend(configuration, db, signals, closing, grace):
 
     threading.Thread(target=serveForever, name='remotetask-frontend', daemon=True).start()
     _say(f'listening on {urlOf(server.address, "https" if certificate else "http")}')
-    return authenticator
+    return authenticator, gateway
 
 
 def _hostsOf(configuration, database, schedulesOnly, signals):

@@ -28,7 +28,7 @@ def arePagesInstalled():
     return all(importlib.util.find_spec(name) is not None for name in NEEDED)
 
 
-def startPages(configuration, db, closing, grace, authenticator):
+def startPages(configuration, db, closing, grace, authenticator, gateway=None):
     """Start the pages, and return what is to be said of them, a line; None when there are to be none.
 
     configuration -- the `config.settings.Configuration`.
@@ -38,6 +38,7 @@ def startPages(configuration, db, closing, grace, authenticator):
     authenticator -- the `Authenticator` of the front end in this process, with which they count wrong passwords.  None
         without a front end: then the user asked for the pages by the command; else by <web>, or without a configuration
         file not at all: then they may be missing.
+    gateway -- the `Gateway` of the front end in this process: /ready says when it does not commit.
 
     Raise `CommandFailure` when they cannot be started, or `ConfigurationError`.
     """
@@ -59,6 +60,8 @@ def startPages(configuration, db, closing, grace, authenticator):
         checkReach(settings.address, users is not None)
     pages = application(db, _whoAsks(users, configuration.frontend.users, authenticator), mask=settings.mask,
                         concurrent=settings.threads)
+    if gateway is not None:
+        pages.readiness.own = lambda: gateway.problem
     try:
         server = Server(pages, settings.address, settings.threads + MORE_THREADS, path=settings.path)
     except ConfigurationError as error:

@@ -20,7 +20,7 @@ class CommitNotifier:
     #: Whether commits of other processes are told of.
     hearsOthers = False
 
-    #: The `CommitListener` that hears of them, started for the first who wants to be woken; None where there is none.
+    #: The `CommitListener` that hears of them, started by `Database`, or for the first who wants to be woken; or None.
     listener = None
 
     def __init__(self):

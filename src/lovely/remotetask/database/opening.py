@@ -81,8 +81,9 @@ class Database:
             cleanUpFailures(file)
         elif postgresql is not None:
             try:
-                notifierOf(db)                   # which adds to what it connects with
+                listener = notifierOf(db).listener          # which adds to what it connects with
                 checkPooler(postgresql.connmanager)
+                listener.start()                # it also leaves a server that hangs, whoever waits for that
             except BaseException:
                 closeDatabase(db)
                 raise

@@ -301,9 +301,11 @@ class CommitListener:
         """Start to listen, unless that was done before.  It takes some time until the notifier hears of commits."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
-                self._waking, self._woken = socket.socketpair()
-                self._thread = threading.Thread(target=self._run, name='remotetask-listener', daemon=True)
-                self._thread.start()
+                if self._waking is None:
+                    self._waking, self._woken = socket.socketpair()
+                thread = threading.Thread(target=self._run, name='remotetask-listener', daemon=True)
+                thread.start()              # else the next who subscribes tries again
+                self._thread = thread
 
     def stop(self):
         """Ask it to end, and wait for nothing.  Twice is fine."""

@@ -161,14 +161,10 @@ class ClaimLoop:
         if result.isWritten:
             self._durations.append(self.monotonic() - began)
         self.reports = unseen
-        self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
-                              self.cycle.name)
-        self._notices.rescued(result.rescued)
-        if not self._lifecycle.isRunning:
-            self._returned.update(result.returned)
-        if seen:
-            notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
-        self._handOut(work, result)
+        try:
+            self._tell(work, result)
+        finally:                                # whatever happens, what is claimed is run
+            self._handOut(result)
 
     def _returnStale(self, load):
         """Give back what has waited for long: jobs take longer than was thought, and other hosts may be free."""
@@ -224,13 +220,23 @@ class ClaimLoop:
         return demand(self._settings.threads, load.unwanted, load.duration, len(self.cycle.openClaims) - ended,
                       self._settings.isOrdered, store(self._durations))
 
-    def _handOut(self, work, result):
-        """Pass on what has come out of an iteration to those who run jobs."""
+    def _tell(self, work, result):
+        """Tell what has come out of an iteration to those who run jobs, or wait for them."""
+        self._notices.settled([*((report.jobid, report.run) for report in work.reports), *result.lost], result.outcomes,
+                              self.cycle.name)
+        self._notices.rescued(result.rescued)
+        if not self._lifecycle.isRunning:
+            self._returned.update(result.returned)
+        if work.reports:
+            notifierOf(self.cycle.db).notify(but=self.wakeup)      # whoever waits for results in this process
         self._inFlight.confirm(work.snapshot)
         self._inFlight.interrupt(result.unwanted, 'the job has been cancelled, or is run elsewhere')
         if result.lost:
             self._inFlight.drop(result.lost, 'others took this processing host for silent, and run the job')
         self._inFlight.lookAt(result.asked)
+
+    def _handOut(self, result):
+        """Pass on what is claimed to those who run jobs."""
         self._notices.claimed(result.claims)
         self._inFlight.add(result.claims, self._ledgerTid())
         if result.state.paused and self._return() or not mayClaim(self.failures) or result.state.hasMore:

@@ -125,16 +125,26 @@ class Notices:
         with self._lock:
             if self._isClosed:
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._notify, name='remotetask-events', daemon=True)
-                self._thread.start()
             if self._events.qsize() < WAITING_EVENTS:
                 self._events.put(event)
+                self._start()
                 return
             self._dropped += 1
             isFirst = self._dropped == 1
         if isFirst:
             log.error('events are dropped: their subscribers are too slow, %d are waiting', WAITING_EVENTS)
+
+    def _start(self):
+        """Start the thread, if there is none; when that cannot be done, the next event tries again."""
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._notify, name='remotetask-events', daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:       # there are as many as may be; that is no error of the run
+            log.error('events wait: %s', error)
+        else:
+            self._thread = thread
 
     def close(self, timeout=LAST_EVENTS):
         """Tell what is left, for `timeout` seconds at the most, and take no more."""
@@ -153,8 +163,9 @@ class Notices:
     def _notify(self):
         while (event := self._events.get()) is not None:
             try:
-                zope.event.notify(event)
-            except Exception:
+                try:
+                    zope.event.notify(event)
+                finally:
+                    transaction.abort()     # if the subscriber has left one
+            except BaseException:           # such as SystemExit: nothing ends the thread
                 log.exception('a subscriber to %s failed, of job %d', type(event).__name__, event.jobid)
-            finally:
-                transaction.abort()         # if the subscriber has left one

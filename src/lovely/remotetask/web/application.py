@@ -213,7 +213,9 @@ class Application:
         if path == '/live':
             found = {'problem': None}
         else:
-            found = self.readiness.seen().told(self.guard.isAtHome(request))
+            seen = self.readiness.seen()
+            seen = seen._replace(problem=seen.problem or self.readiness.own())
+            found = seen.told(self.guard.isAtHome(request))
         return webob.Response(json.dumps(found), content_type='application/json', charset='utf-8',
                               status=200 if found['problem'] is None else 503)
 
@@ -223,7 +225,8 @@ class Application:
             found = self._databaseMetrics(request, caller)
         elif METHODS['getStatistics'].role not in caller.roles or caller.tasks is not None:
             raise Refused(403, 'the metrics are of all tasks')
-        text = metrics.textOf([metrics.readiness(seen.problem is None), *found, *processmetrics.families()])
+        isReady = seen.problem is None and self.readiness.own() is None
+        text = metrics.textOf([metrics.readiness(isReady), *found, *processmetrics.families()])
         return webob.Response(text, headerlist=[('Content-Type', metrics.CONTENT_TYPE)])
 
     def _databaseMetrics(self, request, caller):

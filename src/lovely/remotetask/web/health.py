@@ -46,6 +46,8 @@ class Readiness:
         patience -- seconds that a look may take.
         """
         self._db, self._patience = db, patience
+        #: Returns why this process cannot do its work, whatever the database does, a sentence; None when it can.
+        self.own = lambda: None
         self._changed = threading.Condition()       # guards what follows
         self._isLooking = False
         self._at, self._seen = float('-inf'), Seen('nobody has looked yet', {})
@@ -65,15 +67,15 @@ class Readiness:
 
     def _begin(self):
         if not self._isLooking:
-            self._isLooking = True
             threading.Thread(target=self._look, name='remotetask-ready', daemon=True).start()
+            self._isLooking = True              # if there could be a thread: else the next who asks tries again
 
     def _look(self):
         try:
             seen = lookAt(self._db)
         except RemoteTaskError as error:
             seen = Seen('the task services cannot be looked at', {}, str(error))
-        except Exception as error:              # each kind of storage has errors of its own
+        except BaseException as error:          # each kind of storage has errors of its own
             log.warning('not ready: %s: %s', type(error).__name__, error)
             seen = Seen(f'the database fails: {type(error).__name__}', {})
         with self._changed:

@@ -18,6 +18,9 @@ log = logging.getLogger('lovely.remotetask')
 #: Connections at a time, and seconds after which a silent one is closed.
 CONNECTIONS, SILENCE = 200, 60
 
+#: Seconds to wait after a connection could not be accepted: there may be no more files until another one is closed.
+PAUSE = 0.1
+
 #: Bytes of a request's head.
 HEAD_SIZE = 64 * 1024
 
@@ -51,6 +54,8 @@ class Server:
             max_request_body_size=FORM_SIZE, url_prefix=path,
             # These say that a proxy stands in front of us, which the application has to know.
             clear_untrusted_proxy_headers=False)
+        self._name, self._canAccept, self._tryToAccept = name, True, self._server.accept
+        self._server.accept = self._accept
         self._thread = threading.Thread(target=self._run, name='remotetask-pages', daemon=True)
 
     def start(self):
@@ -59,7 +64,23 @@ class Server:
 
     def _run(self):
         while not self._stopping.is_set():
-            wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
+            try:
+                wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
+            except Exception:                   # no error ends the thread
+                log.exception('%s had an error', self._name)
+                self._stopping.wait(PAUSE)
+
+    def _accept(self):
+        """Accept a connection for waitress, which would try again at once, and log each try, when no file is left."""
+        try:
+            accepted, self._canAccept = self._tryToAccept(), True
+            return accepted
+        except OSError as error:
+            if self._canAccept:
+                log.warning('%s cannot accept connections: %s', self._name, error.strerror)
+            self._canAccept = False
+            self._stopping.wait(PAUSE)
+            return None
 
     def stop(self, timeout=None):
         """Take no more requests, and wait up to `timeout` seconds for the end of those that are being answered.

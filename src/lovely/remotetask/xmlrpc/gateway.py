@@ -1,10 +1,13 @@
 """The front end's way to the database: reads side by side, writes of concurrent calls in one transaction."""
 # SPDX-License-Identifier: ZPL-2.1
+import contextlib
+import logging
 import queue
 import threading
 import time
 from collections import deque
 
+from lovely.remotetask.common.checks import counted
 from lovely.remotetask.database.freshness import fresh
 from lovely.remotetask.xmlrpc.committing import Committer
 from lovely.remotetask.xmlrpc.faults import DatabaseUnavailable
@@ -17,6 +20,8 @@ from lovely.remotetask.xmlrpc.session import ReadManager
 from lovely.remotetask.xmlrpc.session import Session
 from lovely.remotetask.xmlrpc.waiting import JobWatcher
 
+
+logger = logging.getLogger('lovely.remotetask')
 
 #: Writes that are committed together at most.
 BATCH = 500
@@ -54,6 +59,14 @@ class _Reader:
     def __init__(self, db, attempts):
         self.session = Session(db, ReadManager, attempts)
         self.wakeup = queue.SimpleQueue()       # gets something when the reader is idle and is to go on
+
+
+def _endFailed(calls, error):
+    """End those of some calls that have not ended, and log an exception that there should not be."""
+    logger.error('the front end failed %s', counted(len(calls), 'call'), exc_info=error)
+    for call in calls:
+        with contextlib.suppress(BaseException):        # of who waits for the call
+            call.end(None, OutcomeUnknown())
 
 
 class Gateway:
@@ -100,6 +113,7 @@ class Gateway:
         self._begun = 0.0                       # when a reader has taken a read last, by time.monotonic
         self._running = False
         self._isGathering = False               # whether the writer waits for more writes
+        self._writeBegan = None                 # when the writer has begun with its writes, by time.monotonic
         self._silent = False                    # whether the database has answered nothing since a call was given up
         self._watcher = JobWatcher(db, resolve)
         self._committer = Committer(db, resolve, attempts, self._noteAnswer)    # of the writer's thread alone
@@ -163,6 +177,16 @@ class Gateway:
     def isSilent(self):
         """Whether the database does not answer, as far as the watcher has noticed."""
         return self._watcher.isAway
+
+    @property
+    def problem(self):
+        """Why calls that change something are not carried out, a sentence; None if they are, as far as is known."""
+        began, threads = self._writeBegan, self._threads
+        if self._running and not threads[0].is_alive():
+            return 'the thread that commits calls has ended'
+        if began is not None and (seconds := time.monotonic() - began) > self.deadline:
+            return f'a commit of calls has been going on for {seconds:.0f} seconds'
+        return None
 
     def _noteAnswer(self):
         self._silent = False
@@ -276,7 +300,10 @@ class Gateway:
                     if not isinstance(caught, DatabaseUnavailable):
                         self._noteAnswer()
                     result, error = None, caught
-                read.end(result, error)
+                try:
+                    read.end(result, error)
+                except BaseException as failure:
+                    _endFailed([read], failure)
                 # An idle reader is not to keep the caller's input and the result alive.
                 del read, result, error
         finally:
@@ -319,8 +346,13 @@ class Gateway:
                 writes = self._next()
                 if not writes:
                     return
-                began = time.monotonic()
-                self._committer.acknowledge(writes)
+                self._writeBegan = began = time.monotonic()
+                try:
+                    self._committer.acknowledge(writes)
+                except BaseException as error:          # no error ends the writer
+                    self._committer.close()
+                    _endFailed(writes, error)
+                self._writeBegan = None
                 with self._changed:
                     self.gathering.note(min(self.batch, len(writes) + len(self._waiting)), time.monotonic() - began)
                 # An idle writer is not to keep the callers' input and futures alive.

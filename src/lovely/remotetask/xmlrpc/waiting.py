@@ -148,8 +148,7 @@ class JobWatcher:
                 began, changed = time.monotonic(), self._wakeup.take()
                 self._carryOutOrders()
                 if self._waits:
-                    notifier.subscribe(self._wakeup)
-                    self._tryToLook(changed)
+                    self._tryToLook(notifier, changed)
                 else:
                     notifier.unsubscribe(self._wakeup)
                     self._close()               # invalidations would pile up in it
@@ -183,12 +182,13 @@ class JobWatcher:
                 if not watched.waits:
                     del self._jobs[key]
 
-    def _tryToLook(self, changed):
+    def _tryToLook(self, notifier, changed):
         self._lookBegan = time.monotonic()
         try:
+            notifier.subscribe(self._wakeup)    # which may start what hears of commits, if there can be another thread
             self._look(changed)
             self._failed = False
-        except Exception as error:              # no error ends the thread
+        except BaseException as error:          # no error ends the thread
             if not self._failed:
                 logger.warning('jobs cannot be watched: %s: %s', type(error).__name__, error)
             self._failed = True
