@@ -48,16 +48,21 @@ class Relay:
     def __init__(self, server):
         self.passes, self.asked = threading.Event(), threading.Event()
         self.passes.set()
-        self._listener = socket.create_server(('127.0.0.1', 0))
-        self.address = self._listener.getsockname()
-        self._server, self._sockets = server, [self._listener]
+        self._server, self._listener = server, self._listen()
+        self.address, self._sockets = self._listener.getsockname(), [self._listener]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
+
+    def _listen(self):
+        return socket.create_server(('127.0.0.1', 0))
+
+    def _connect(self):
+        return socket.create_connection(self._server)
 
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
-                client, server = self._listener.accept()[0], socket.create_connection(self._server)
+                client, server = self._listener.accept()[0], self._connect()
                 self._sockets += client, server
                 for arguments in (client, server, False), (server, client, True):
                     self._threads.append(threading.Thread(target=self._pass, args=arguments))

@@ -35,6 +35,7 @@ from lovely.remotetask.storage import scheduling
 from lovely.remotetask.storage import transitions
 from lovely.remotetask.storage.ledger import Ledger
 from lovely.remotetask.storage.shards import BITS
+from lovely.remotetask.task import SimpleTask
 from lovely.remotetask.testing import temporaryZEO
 from processorcase import PATH
 from processorcase import HostCase
@@ -52,6 +53,9 @@ class Cable(Relay):
     goesOn -- an event: the server gets the message.
     """
 
+    #: What the client says when it votes, and in that last message.
+    vote, finish = b'vote', b'tpc_finish'
+
     def __init__(self, server):
         self.cuts, self.voted, self.goesOn = threading.Event(), threading.Event(), threading.Event()
         super().__init__(server)
@@ -59,7 +63,7 @@ class Cable(Relay):
     def _pass(self, source, target, isHeld):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if self.cuts.is_set() and b'tpc_finish' in data:
+                if self.cuts.is_set() and self.finish in data:
                     self.cuts.clear()
                     self.voted.clear()
                     source.shutdown(socket.SHUT_RDWR)
@@ -67,7 +71,7 @@ class Cable(Relay):
                     target.sendall(data)
                     return
                 target.sendall(data)
-                if b'vote' in data and not self.cuts.is_set():
+                if self.vote in data and not self.cuts.is_set():
                     self.voted.set()
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
@@ -75,6 +79,32 @@ class Cable(Relay):
     def close(self):
         self.goesOn.set()
         super().close()
+
+
+def finishLate(case, db, cable, clients, error):
+    """Let the server finish a commit of a host late, and check that the host then knows of all that it has claimed.
+
+    db -- a `ZODB.DB`, and `clients` another one, over the `Cable`.
+    error -- what a host raises whose connection has broken.
+    """
+    provideUtility(SimpleTask(len), name='echo')
+    cycle = Cycle(clients, PATH, 'a')
+    case.addCleanup(cycle.close)
+    cycle.attach()
+    cycle.iterate(Work())
+    with db.transaction() as connection:
+        jobid = connection.root()['Application']['TaskService'].add('echo')
+    if isinstance(clients.storage, ClientStorage):
+        clients.storage.ping()
+    cable.cuts.set()
+    with case.assertLogs(), case.assertRaises(error):
+        cycle.iterate(Work(want=1))
+    thread, outcome = inThread(cycle.iterate, Work())
+    case.assertTrue(cable.voted.wait(PATIENCE))
+    cable.goesOn.set()
+    thread.join(PATIENCE)
+    case.assertIsInstance(outcome[0], ConflictError)
+    case.assertEqual([claim.jobid for claim in cycle.iterate(Work()).claims], [jobid])
 
 
 class TestHosts(HostCase):
@@ -197,28 +227,12 @@ class TestHosts(HostCase):
 
     def test_a_commit_that_the_server_finishes_late(self):
         # The last message of a commit is still under way when the connection has broken, and the client has another.
-        self.provide('double', lambda input: 2 * input)
         server = self.enterContext(temporaryZEO())
         db = self.enterContext(contextlib.closing(server.database()))
         install(db)
         cable = self.enterContext(contextlib.closing(Cable(server.address)))
         clients = self.enterContext(contextlib.closing(DB(ClientStorage(cable.address, wait_timeout=PATIENCE))))
-        cycle = Cycle(clients, PATH, 'a')
-        self.addCleanup(cycle.close)
-        cycle.attach()
-        cycle.iterate(Work())
-        with db.transaction() as connection:
-            jobid = connection.root()['Application']['TaskService'].add('double', 1)
-        clients.storage.ping()
-        cable.cuts.set()
-        with self.assertLogs(), self.assertRaises(ClientDisconnected):
-            cycle.iterate(Work(want=1))
-        thread, outcome = inThread(cycle.iterate, Work())
-        self.assertTrue(cable.voted.wait(PATIENCE))
-        cable.goesOn.set()
-        thread.join(PATIENCE)
-        self.assertIsInstance(outcome[0], ConflictError)
-        self.assertEqual([claim.jobid for claim in cycle.iterate(Work()).claims], [jobid])
+        finishLate(self, db, cable, clients, ClientDisconnected)
 
     def test_a_run_that_is_over_on_record_and_goes_on(self):
         # Somebody has changed the schedule, and the host has claimed the next run: it has its own marks and progress.

@@ -65,6 +65,8 @@ from servers import replicatedPostgreSQL
 from test_away import CountingCase
 from test_backup import DOCUMENT
 from test_backup import commands
+from test_hosts import Cable
+from test_hosts import finishLate
 from threads import noMoreThreads
 
 
@@ -84,6 +86,41 @@ ignore_startup_parameters = options
 
 #: What a call may meet while the database is away.
 EXPECTED = (DatabaseUnavailable, OutcomeUnknown)
+
+
+class SocketCable(Cable):
+    """One to a server at a Unix socket; `address` is where the client finds another one, in a new directory."""
+
+    vote, finish = b'lock_objects_and_detect_conflicts', b'lock_and_choose_tid_and_move'
+
+    def __init__(self, server, directory):
+        self._path = os.path.join(directory, os.path.basename(server))
+        super().__init__(server)
+
+    def _listen(self):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self._path)
+        listener.listen()
+        return listener
+
+    def _connect(self):
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self._server)
+        return server
+
+
+class HostTest(PostgreSQLCase):
+
+    level = 2
+
+    def test_a_commit_that_the_server_finishes_late(self):
+        self.addCleanup(componentTesting.tearDown)
+        db = self.server.database()
+        install(db)
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        cable = self.enterContext(contextlib.closing(SocketCable(f'{self.server._server}/.s.PGSQL.5432', directory)))
+        clients = self.enterContext(contextlib.closing(databaseFromString(self.server._configFor(directory))))
+        finishLate(self, db, cable, clients, psycopg2.OperationalError)
 
 
 class ServerTest(PostgreSQLCase):

@@ -104,7 +104,7 @@ class TestRescue(RescueCase):
         jobids = self.claimed(LONG, SUSPECT, None)
         self.rescue()
         self.assertEqual(self.states(jobids),
-                         [('queued', 0, 1, 0), ('queued', 1, 1, 1), ('queued', 0, 1, 1)])
+                         [('queued', 0, 1, 1), ('queued', 1, 1, 1), ('queued', 0, 1, 1)])
 
     def test_a_poison_ends_in_error(self):
         jobid, = self.claimed(None)
@@ -118,6 +118,24 @@ class TestRescue(RescueCase):
         self.assertIn('ended while the job was running', self.service.getError(jobid))
         self.assertFalse(ready.waiting(self.service))
 
+    def test_a_poison_that_takes_a_while_costs_the_suspect_beside_it_one_attempt(self):
+        poison, innocent = self.claimed(LONG, None)
+        self.rescue()
+        self.assertEqual(self.states([poison, innocent]), [('queued', 1, 1, 0), ('queued', 0, 1, 1)])
+        claiming.claim(self.service, 1, 0, 0, self.ledger)
+        self.ledger.mark(poison, LONG)
+        self.assertEqual(self.claimGroup(), [innocent])
+        self.rescue()
+        self.assertEqual(self.states([poison, innocent]), [('queued', 1, 2, 1), ('queued', 1, 2, 1)])
+        while ready.waiting(self.service):
+            if self.claimGroup() == [innocent]:
+                outcome = transitions.Outcome(innocent, 2, 'completed', 1, 2)
+                transitions.acknowledge(self.service, self.ledger, outcome, 2)
+            else:
+                self.rescue()
+        self.assertEqual((self.service.getStatus(poison), len(self.service.jobs[poison].errors)), ('error', 4))
+        self.assertEqual((self.service.getStatus(innocent), len(self.service.jobs[innocent].errors)), ('completed', 1))
+
     def test_many_suspects_run_in_groups_that_become_smaller(self):
         jobids = self.claimed(*[None] * (2 * rescue.GROUPS + 1))
         self.rescue()
@@ -128,7 +146,7 @@ class TestRescue(RescueCase):
         self.ledger.mark(group[1], LONG, 7.0)
         self.rescue()                                   # any of the group may have done it, or what nobody knows of
         self.assertEqual(self.states(group), [('queued', 0, 2, 1)] * 3)
-        self.assertEqual(self.states([long, other]), [('queued', 0, 1, 0), ('queued', 0, 1, 1)])
+        self.assertEqual(self.states([long, other]), [('queued', 0, 1, 1), ('queued', 0, 1, 1)])
         self.assertEqual(self.claimGroup(), group[:1])
         self.rescue()
         self.assertEqual(self.states(group), [('queued', 1, 3, 1), ('queued', 0, 2, 1), ('queued', 0, 2, 1)])

@@ -66,9 +66,9 @@ def rescue(service, name, now, silent=None):
 
     One of them may be the reason why the host was lost.  Those that were being run, as far as that is on record, have
     used up an attempt: all of them, or, if there was a single suspect among them, it alone.  Those of a group of
-    suspects have not: they are run one at a time.  Of others nobody knows, so they become suspects: they are run in
-    small groups, on record before they begin.  So each job that ends its hosts runs without other suspects at last.  A
-    job that must not be begun twice ends.
+    suspects have not: they are run one at a time.  Of others nobody knows, or of those that ran beside suspects, so
+    they become suspects: they are run in small groups, on record before they begin.  So each job that ends its hosts
+    runs without other suspects at last.  A job that must not be begun twice ends.
     """
     ledger = service.ledgers[name]
     ledger.owner = None                 # even where it was None: who rescues writes the record of the ledger
@@ -93,11 +93,12 @@ def _judge(jobids, marks):
     marks -- see `Ledger.started`.
     """
     group = {jobid for jobid in jobids if marks.get(jobid) == SUSPECT}
-    unknown = [jobid for jobid in jobids if jobid not in marks]
+    long = {jobid for jobid in jobids if marks.get(jobid) == LONG}
+    unknown = [jobid for jobid in jobids if jobid not in marks or group and jobid in long]
     suspects = dict.fromkeys(unknown, -(-len(unknown) // GROUPS))
     if len(group) > 1:
         return set(), {**suspects, **dict.fromkeys(group, 1)}
-    return group or {jobid for jobid in jobids if marks.get(jobid) == LONG}, suspects
+    return group or long, suspects
 
 
 def _interrupted(service, ledger, jobid, mark, error, now):
