@@ -223,6 +223,16 @@ class TestCronJobs(ScheduleCase):
                 self.service.updateCronJob(jobid, **changes)
         self.assertEqual(self.service.jobs[jobid].hour, (2,))
 
+    def test_a_change_ends_the_claim_of_a_caller(self):
+        jobid = self.add(minute=(0,))
+        self.service.runNow(jobid, 1)
+        self.assertEqual(self.service.claimNextJob(1), jobid)
+        self.service.updateCronJob(jobid, now=2, minute=(), delay=5)
+        with self.assertRaisesRegex(WrongState, 'delayed'):
+            self.service.processNext(2, jobid)
+        self.assertEqual(dict(ready.shardOf(self.service, jobid).ledger.claimed), {})
+        self.assertEqual([self.process(now) for now in (2, 7)], [0, 1])
+
     def test_a_change_to_none_is_one_to_the_default(self):
         jobid = self.add(delay=60, newJobs=True, overlap=True, active=False, misfire='skip', timeZone='Europe/Berlin')
         self.service.updateCronJob(jobid, **dict.fromkeys(SCHEDULE))

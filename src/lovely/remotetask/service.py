@@ -381,6 +381,7 @@ class TaskService(Item, Contained, Persistent):
         if job.pending and job.status == DELAYED:
             # It was a cron job, of which a run is queued or going on: that run is not wanted now.
             ready.dequeue(self, jobid)
+            ready.shardOf(self, jobid).ledger.release(jobid)
             job.pending, job.askedFor = False, None
             job.run += 1
         if not job.pending:
