@@ -1,7 +1,8 @@
 """Processing until nothing is left to do, while a service is removed."""
 # SPDX-License-Identifier: ZPL-2.1
-import threading
+import queue
 import unittest
+from types import SimpleNamespace
 
 from ZODB.DB import DB
 from ZODB.MappingStorage import MappingStorage
@@ -30,8 +31,23 @@ class TestRemovedService(unittest.TestCase):
         db = DB(MappingStorage())
         self.addCleanup(db.close)
         install(db)
-        finished = threading.Event()
-        burst = Burst(db, [LateProcessor()], finished.set)
+        ends = queue.SimpleQueue()
+        burst = Burst(db, [LateProcessor()], ends.put)
         burst.start()
-        self.assertTrue(finished.wait(PATIENCE))
+        self.assertIsNone(ends.get(timeout=PATIENCE))
         self.assertEqual(burst.failures, 0)
+
+
+class TestDamage(unittest.TestCase):
+
+    def test_what_cannot_be_looked_at_ends_the_process(self):
+        db = DB(MappingStorage())
+        self.addCleanup(db.close)
+        install(db)
+        with db.transaction() as connection:
+            connection.root()['Application']['TaskService'].ledgers = None
+        ends = queue.SimpleQueue()
+        processor = SimpleNamespace(running=True, isServiceRemoved=False, servicePath=('TaskService',), name='host')
+        with self.assertLogs('lovely.remotetask', 'ERROR'):
+            Burst(db, [processor], ends.put).start()
+            self.assertIsInstance(ends.get(timeout=PATIENCE), TypeError)

@@ -379,6 +379,28 @@ class TestHosts(HostCase):
             self.assertEqual(processor.cycle.openClaims, claimed)
             self.assertEqual(processor._wakeup.is_set(), not claimed)     # it goes on at once
 
+    def test_what_is_claimed_is_run_whatever_is_asked_meanwhile(self):
+        """The stack of a run cannot be told: the loader of its module gives no source."""
+        class Loader:
+            def get_source(self, name):
+                raise ValueError('I have none')
+
+        begun, goOn = threading.Event(), threading.Event()
+        names = {'__name__': 'generated', '__loader__': Loader(), 'begun': begun, 'goOn': goOn}
+        exec(compile('def wait(input):\n    begun.set()\n    goOn.wait()', 'generated.py', 'exec'), names)
+        self.provide('wait', names['wait'])
+        self.provide('echo', lambda input: input)
+        self.start(maxThreads=2)
+        self.addCleanup(goOn.set)
+        waiting = self.add('wait')
+        self.assertTrue(begun.wait(PATIENCE))
+        self.manager.begin()
+        self.service.askStack(waiting)
+        self.assertEqual(self.statuses(self.add('echo')), ['completed'])        # claimed with the question
+        waitUntil(lambda: self.manager.begin() and self.service.getStack(waiting).answered)
+        self.assertEqual(self.service.getStack(waiting).text,
+                         'it cannot be told where the run is: ValueError: I have none')
+
     def test_the_end_of_a_neighbour_is_seen_at_once(self):
         self.provide('double', lambda input: 2 * input)
         neighbour = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)

@@ -1,6 +1,7 @@
 """Processing until nothing is left to do."""
 # SPDX-License-Identifier: ZPL-2.1
 import contextlib
+import logging
 import threading
 import time
 
@@ -12,6 +13,9 @@ from lovely.remotetask.database.sites import atPath
 from lovely.remotetask.errors import UnknownService
 from lovely.remotetask.statuses import ERROR
 from lovely.remotetask.storage.ledger import microseconds
+
+
+log = logging.getLogger('lovely.remotetask')
 
 
 @contextlib.contextmanager
@@ -31,14 +35,14 @@ class Burst:
 
     db -- the `ZODB.DB`.
     processors -- those of this process, which have been started.
-    finish -- called when there is nothing left to do.
+    end -- called with None when there is nothing left to do, or with an exception when that cannot be known.
     """
 
     #: Seconds between two looks.
     POLL_INTERVAL = 0.1
 
-    def __init__(self, db, processors, finish):
-        self._db, self._processors, self._finish, self._began = db, processors, finish, time.time()
+    def __init__(self, db, processors, end):
+        self._db, self._processors, self._end, self._began = db, processors, end, time.time()
         self.failures = None            # how many jobs ended in an error, and runs failed; None until it is known
         self._thread = threading.Thread(target=self._watch, name='remotetask-burst', daemon=True)
 
@@ -53,13 +57,15 @@ class Burst:
                 there = self._there()
                 if not any(map(self._isLeft, there)):
                     self.failures = sum(map(self._failuresOf, there))
-                    self._finish()
+                    self._end(None)
                     return
             except UnknownService:
                 pass                    # it was removed: its processor sees that in a moment
             except Exception as error:
                 if not isDatabaseError(error):
-                    raise
+                    log.exception('nobody knows whether something is left to do')
+                    self._end(error)
+                    return
                 # The processors wait for the database, too.
             pause.wait(self.POLL_INTERVAL)
 

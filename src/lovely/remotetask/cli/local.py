@@ -212,7 +212,7 @@ def _run(configurationPath, hasFrontend, hasProcessor, schedulesOnly=False, unti
                                      closing, grace)
             _say('ready')
             if untilEmpty:
-                burst = Burst(database.db, hosts.processors, signals.finish)
+                burst = Burst(database.db, hosts.processors, signals.fail)
                 burst.start()
             elif hosts is not None:
                 hosts.follow()

@@ -80,10 +80,6 @@ class Signals:
         """Ask the process to stop because of an exception in one of its threads; None for none."""
         self._requests.put(error)
 
-    def finish(self):
-        """Ask the process to stop, because there is nothing left to do."""
-        self.fail(None)
-
     def _attend(self):
         """Obey each signal; leave to `_work` what may take a while."""
         while True:

@@ -220,7 +220,10 @@ class InFlight:
         for jobid in new:
             answer = functools.partial(self._noteStack, jobid)
             if jobid in executions:
-                executions[jobid].control.look(answer)
+                try:
+                    executions[jobid].control.look(answer)
+                except Exception as error:      # the loader of a module may fail to give its source
+                    answer(f'it cannot be told where the run is: {type(error).__name__}: {error}')
             else:
                 answer('the job has not begun, or has just ended')
 
