@@ -117,6 +117,10 @@ class TestGrowth(unittest.TestCase):
     def test_the_warm_up_is_no_growth(self):
         self.assertEqual(self.seen('memory in MiB', 10, 20, 50, 52, 51, 50, 53, 54, 55).violations, [])
 
+    def test_descriptors_of_a_process_and_of_many(self):
+        self.assertEqual(self.seen('descriptors', 0, 1020, 1034).violations, [])
+        self.assertEqual(self.seen('descriptors', 0, 16, 26).violations, ['host grows: descriptors 16.0 -> 26.0'])
+
     def test_a_moment_is_no_growth(self):
         self.assertEqual(self.seen('threads', 5, 5, 5, 5, 5, 5, 5, 90, 5).violations, [])
 

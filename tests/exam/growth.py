@@ -21,7 +21,8 @@ class Allowance(NamedTuple):
 #: By quantity, with its unit.
 ALLOWANCES = {
     'memory in MiB': Allowance(0.05, 5),
-    'descriptors': Allowance(0, 8),
+    # Each of the many processes of PostgreSQL opens the files of more tables, up to a limit of its own.
+    'descriptors': Allowance(0.05, 8),
     'threads': Allowance(0, 3),
     'database in MiB': Allowance(0.2, 10),
 }
