@@ -18,12 +18,12 @@ from zope.component import testing
 from lovely.remotetask.common.release import release
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.database.opening import Database
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import FINAL
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor

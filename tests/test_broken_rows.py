@@ -17,6 +17,7 @@ from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
@@ -27,7 +28,6 @@ from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import Failure
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy

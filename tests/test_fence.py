@@ -18,13 +18,13 @@ from lovely.remotetask.database.failures import isDatabaseError
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import TimeLimitExceeded
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import CANCELLED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import DELAYED
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy

@@ -17,11 +17,11 @@ from zope.component import provideUtility
 
 from lovely.remotetask.database.notifications import notifierOf
 from lovely.remotetask.errors import NameTaken
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.execution.run import failed
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.job import Failure
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import CLAIMING
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.iteration import Snapshot

@@ -21,6 +21,7 @@ from zope.component import testing
 
 from lovely.remotetask import service as services
 from lovely.remotetask.errors import RemoteTaskError
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import ERROR
@@ -29,7 +30,6 @@ from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STARTLATER
 from lovely.remotetask.job import Failure
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import claiming
 from lovely.remotetask.storage import cleanup

@@ -23,8 +23,8 @@ from lovely.remotetask.common.logs import logError
 from lovely.remotetask.config.settings import load
 from lovely.remotetask.config.users import Users
 from lovely.remotetask.errors import ConfigurationError
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.execution.relay import Relay
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.storage import scheduling

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: ZPL-2.1
 import unittest.mock
 
+from lovely.remotetask.execution import rescue
+from lovely.remotetask.execution.rescue import GROUPS
 from lovely.remotetask.execution.tasks import takes
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.claim_strategy import FEW
 from lovely.remotetask.processing.claim_strategy import LEFT
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processing.peers import IDLE_SURVEY
-from lovely.remotetask.processing.rescue import GROUPS
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.processor import Scheduler
 from lovely.remotetask.processor import SimpleProcessor

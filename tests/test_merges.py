@@ -18,6 +18,7 @@ from lovely.remotetask import testing
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import CRONJOB
 from lovely.remotetask.interfaces import ERROR
@@ -26,7 +27,6 @@ from lovely.remotetask.interfaces import PROCESSING
 from lovely.remotetask.interfaces import QUEUED
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.interfaces import ITask
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.service import install

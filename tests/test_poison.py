@@ -7,7 +7,7 @@ import sys
 
 from zope.component import provideUtility
 
-from lovely.remotetask.processing.rescue import GROUPS
+from lovely.remotetask.execution.rescue import GROUPS
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.task import SimpleTask
 from zeocase import PATIENCE

@@ -22,10 +22,10 @@ from lovely.remotetask.encoding import rowcheck
 from lovely.remotetask.encoding import rows
 from lovely.remotetask.errors import UnknownJob
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import STATUSES
 from lovely.remotetask.job import BrokenJob
 from lovely.remotetask.job import Failure
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import claiming

@@ -18,9 +18,9 @@ from lovely.remotetask.errors import NameTaken
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import ITask
 from lovely.remotetask.processing import in_flight
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.cycle import Cycle
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy

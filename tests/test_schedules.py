@@ -11,7 +11,7 @@ from zope.component import testing
 
 from lovely.remotetask.errors import TaskError
 from lovely.remotetask.errors import WrongState
-from lovely.remotetask.processing import rescue
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.processor import MultiProcessor
 from lovely.remotetask.retry import RetryPolicy
 from lovely.remotetask.service import TaskService

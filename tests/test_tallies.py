@@ -11,10 +11,10 @@ from zope.component import provideUtility
 from lovely.remotetask.common.counts import BOUNDS
 from lovely.remotetask.errors import Retry
 from lovely.remotetask.errors import TaskError
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.interfaces import COMPLETED
 from lovely.remotetask.interfaces import ERROR
 from lovely.remotetask.interfaces import QUEUED
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.iteration import Work
 from lovely.remotetask.service import TaskService
 from lovely.remotetask.storage import claiming

@@ -54,6 +54,7 @@ from lovely.remotetask.execution import bulk
 from lovely.remotetask.execution import started
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import current
+from lovely.remotetask.execution.rescue import rescue
 from lovely.remotetask.execution.tasks import AddableTasks
 from lovely.remotetask.execution.tasks import checkJob
 from lovely.remotetask.execution.tasks import findTasks
@@ -184,9 +185,6 @@ class TaskService(Item, Contained, Persistent):
         """
         if not (self.isCopy or isImported):
             return
-        # Imported here: a front end does not load what hosts need.
-        from lovely.remotetask.processing.rescue import rescue
-
         del self.storedAs
         self.paused = True
         for name, ledger in self.ledgers.items():

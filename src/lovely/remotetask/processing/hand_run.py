@@ -11,11 +11,11 @@ from lovely.remotetask.database.connections import ThreadConnection
 from lovely.remotetask.database.sites import pathText
 from lovely.remotetask.errors import RemoteTaskError
 from lovely.remotetask.errors import WrongState
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.execution.control import Control
 from lovely.remotetask.execution.control import running
 from lovely.remotetask.execution.tasks import lacking
 from lovely.remotetask.execution.tasks import queryTask
-from lovely.remotetask.processing import rescue
 from lovely.remotetask.processing.ownership import ATTEMPTS
 from lovely.remotetask.processing.session import once
 from lovely.remotetask.processing.worker import Worker

@@ -7,7 +7,7 @@ import time
 from BTrees.IOBTree import IOBTree
 
 from lovely.remotetask.errors import NameTaken
-from lovely.remotetask.processing import rescue
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.storage import hosts
 from lovely.remotetask.storage.ledger import Ledger
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: ZPL-2.1
 from lovely.remotetask.common.checks import counted
 from lovely.remotetask.common.logs import about
-from lovely.remotetask.processing import rescue
+from lovely.remotetask.execution import rescue
 from lovely.remotetask.processing.iteration import Message
 from lovely.remotetask.processing.load_sharing import Survey
 from lovely.remotetask.processing.ownership import POLL_INTERVAL
