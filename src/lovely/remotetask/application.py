@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ZODB.interfaces import IConnection
+from ZODB.utils import z64
 from zope.component import getGlobalSiteManager
 from zope.component.interfaces import ISite
 from zope.site import LocalSiteManager
@@ -138,7 +139,9 @@ def pauseCopy(service: Any, event: Any) -> None:
         file.  A service that is no copy stays as it is.
     """
     if isinstance(service, TaskService):
-        service.settleCopy(time.time(), isImported=service.isUncommitted)
+        # What is imported is loaded before it is committed.  In another database its original may have the same id.
+        isImported = service.storedAs is not None and service._p_serial == z64
+        service.settleCopy(time.time(), isImported)
 
 
 def _retire(service: Any, parent: Any) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
-from ZODB.utils import z64
 from zope.component import queryUtility
 from zope.component.interfaces import ISite
 from zope.container.contained import Contained
@@ -170,11 +169,6 @@ class TaskService(Item, Contained, Persistent):
     def isCopy(self) -> bool:
         """Whether it was copied or imported, and not settled since: the original runs the same jobs."""
         return self.storedAs not in (None, self._p_oid)
-
-    @property
-    def isUncommitted(self) -> bool:
-        """Whether it was loaded from what no transaction has committed yet, as from a file that is being imported."""
-        return self.storedAs is not None and self._p_serial == z64
 
     def settleCopy(self, now: float, isImported: bool = False) -> None:
         """Make a copy a service of its own: pause it, and take its jobs from the hosts, which run the original's.
